@@ -1,0 +1,60 @@
+# make demo   see the main job on the sample data
+# make test   run everything that must pass
+# make bench  measure the loader beside a plain loop
+
+PYTHON ?= python3
+VENV := .venv
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+SHELL := /bin/sh
+# Not make's default, so that every line goes through a shell and finds that PATH.
+.SHELLFLAGS := -e -c
+PIP := python -m pip --disable-pip-version-check install --quiet
+
+.PHONY: demo test lint bench clean
+
+demo: $(VENV)/.demo
+	@rm -rf demo && mkdir demo
+	@echo
+	@echo "The sample data: four synthetic hearts with hand-drawn contours, as files."
+	fastseg link data/phantom -o demo/links.csv
+	@echo
+	fastseg build demo/links.csv -o demo/heart.h5
+	@echo
+	fastseg info demo/heart.h5
+	@echo
+	python examples/one_epoch.py demo/heart.h5
+	@echo
+	fastseg show demo/heart.h5 -o demo/picture.png
+	@echo
+	@echo "Done. The store is demo/heart.h5, the picture demo/picture.png."
+
+test: $(VENV)/.test lint
+	pytest
+	NUMBA_DISABLE_JIT=1 pytest -m kernel
+
+lint: $(VENV)/.test
+	ruff check
+	ruff format --check
+	mypy
+
+bench: $(VENV)/.bench
+	python benchmarks/epoch_rate.py
+
+clean:
+	rm -rf $(VENV) demo dist
+
+$(VENV)/pyvenv.cfg:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "fastseg needs Python 3.11 or newer, this is %s: make PYTHON=/path/to/python3.11" % sys.version.split()[0])'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: pyproject.toml $(VENV)/pyvenv.cfg
+	$(PIP) --editable ".[show]"
+	@touch $@
+
+$(VENV)/.test: pyproject.toml $(VENV)/pyvenv.cfg
+	$(PIP) --editable ".[test]"
+	@touch $@
+
+$(VENV)/.bench: pyproject.toml $(VENV)/pyvenv.cfg
+	$(PIP) --editable ".[bench]"
+	@touch $@

@@ -1,0 +1,23 @@
+"""One epoch of batches from a store: python examples/one_epoch.py heart.h5."""
+
+import sys
+import time
+
+import fastseg
+
+store = fastseg.open(sys.argv[1])
+loader = fastseg.Loader(
+    store, batch_size=8, size=96, normalize="zscore", masks="labels"
+)
+print(loader.store)
+
+for batch in loader:  # the first batch compiles the kernels, or finds them on disk
+    share = (batch.mask > 0).mean()
+    print(
+        f"image {batch.image.dtype} {batch.image.shape}, "
+        f"mask {batch.mask.dtype} {batch.mask.shape}, {share:.1%} labelled"
+    )
+
+start = time.perf_counter()
+samples = sum(len(batch) for _ in range(50) for batch in loader)
+print(f"{samples / (time.perf_counter() - start):,.0f} samples/s over 50 epochs")

@@ -1,0 +1,62 @@
+"""Medical images and hand-drawn contours into training batches.
+
+    DICOM files ─┐
+                 ├─ link ──> links.csv ── build ──> store.h5 ── Loader ──> batches
+    contours ────┘
+
+The public names below are imported when first used, so that `import fastseg`
+costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from fastseg.builder import BuildReport as BuildReport
+    from fastseg.builder import build as build
+    from fastseg.errors import FastsegError as FastsegError
+    from fastseg.links import Link as Link
+    from fastseg.links import LinkTable as LinkTable
+    from fastseg.loading.loader import Batch as Batch
+    from fastseg.loading.loader import Loader as Loader
+    from fastseg.phantom import make_phantom as make_phantom
+    from fastseg.pictures import show as show
+    from fastseg.raster import rasterize as rasterize
+    from fastseg.sources import link as link
+    from fastseg.store.reader import Sample as Sample
+    from fastseg.store.reader import Store as Store
+    from fastseg.store.reader import open_store as open
+
+_HOME = {
+    "Batch": "fastseg.loading.loader",
+    "BuildReport": "fastseg.builder",
+    "FastsegError": "fastseg.errors",
+    "Link": "fastseg.links",
+    "LinkTable": "fastseg.links",
+    "Loader": "fastseg.loading.loader",
+    "Sample": "fastseg.store.reader",
+    "Store": "fastseg.store.reader",
+    "build": "fastseg.builder",
+    "link": "fastseg.sources",
+    "open": "fastseg.store.reader",
+    "make_phantom": "fastseg.phantom",
+    "rasterize": "fastseg.raster",
+    "show": "fastseg.pictures",
+}
+_NAME_THERE = {"open": "open_store"}
+
+__all__ = ["__version__", *_HOME]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_HOME[name]), _NAME_THERE.get(name, name))
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,282 @@
+"""LinkTable: which contour belongs to which image, and what did not fit."""
+
+import csv
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from fastseg.errors import LinkError, PathError
+
+StrPath = str | os.PathLike[str]
+
+
+class Reject(NamedTuple):
+    """Some input that was not used: its file, 1-based line if one is at fault, why."""
+
+    file: str
+    line: int | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Link:
+    """One row: this contour of this class belongs to this image.
+
+    Paths are relative to the table's folder, with forward slashes.
+
+    patient      : ID of the patient
+    dicom_path   : image file
+    contour_path : contour file, "" for an image without contours
+    frame        : frame of the image file, counted from 0
+    label        : class of the contour, "" without one
+    contour_key  : which contour of its file, where a file holds several
+    format       : how the contour file is read, a name of `sources.READERS`
+    root         : folder that both paths must stay in
+    """
+
+    patient: str
+    dicom_path: str
+    contour_path: str = ""
+    frame: int = 0
+    label: str = ""
+    contour_key: str = ""
+    format: str = ""
+    root: str = "."
+
+
+COLUMNS = tuple(field.name for field in fields(Link))
+REQUIRED = ("patient", "dicom_path", "contour_path", "label")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkTable:
+    """The links of a data set.
+
+    base       : folder that the links' paths are relative to
+    links      : sorted
+    rejects    : what was found and does not fit
+    unlabelled : number of images without a contour, where known
+    ignored    : files that are neither images nor contours
+    """
+
+    base: Path
+    links: tuple[Link, ...]
+    rejects: tuple[Reject, ...] = ()
+    unlabelled: int | None = None
+    ignored: tuple[str, ...] = field(default=(), repr=False)
+
+    def __len__(self) -> int:
+        return len(self.links)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes, sorted."""
+        return tuple(sorted({link.label for link in self.links if link.label}))
+
+    @property
+    def images(self) -> int:
+        """How many images the links name."""
+        return len({(link.dicom_path, link.frame) for link in self.links})
+
+    def counts(self) -> Mapping[str, int]:
+        """Return the number of links of each class."""
+        labels = Counter(link.label for link in self.links if link.label)
+        return {name: labels[name] for name in self.classes}
+
+    def save(self, path: StrPath) -> Path:
+        """Write the table as CSV, its paths relative to where it is written.
+
+        Its rejects are listed beside it in `<path>.rejects.csv`. Raises LinkError where no relative path leads from there to the data.
+        """
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        moved = _relative_to(self.links, self.base, target.parent)
+        partial = target.with_name(target.name + ".partial")
+        with partial.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+            writer.writeheader()
+            for link in moved:
+                writer.writerow({name: getattr(link, name) for name in COLUMNS})
+        partial.replace(target)
+        save_rejects(target, self.rejects)
+        return target
+
+    @classmethod
+    def load(cls, path: StrPath) -> "LinkTable":
+        """Read a table; rows that do not fit are in its `rejects`.
+
+        Raises LinkError for a file that is no links table, FileNotFoundError.
+        """
+        source = Path(path)
+        links: list[Link] = []
+        rejects: list[Reject] = []
+        paths = Paths(source.parent)
+        for line, row in read_csv(source, REQUIRED, rejects):
+            try:
+                link = _parse_row(row)
+                paths.resolve(link.dicom_path, link.root)
+                paths.resolve(link.contour_path or link.dicom_path, link.root)
+                links.append(link)
+            except LinkError as exc:
+                rejects.append(Reject(str(source), line, str(exc)))
+        return cls(
+            base=source.parent,
+            links=tuple(sorted(links, key=sort_key)),
+            rejects=tuple(rejects),
+        )
+
+
+class Paths:
+    """Resolves the paths of a table and refuses those that leave their root."""
+
+    def __init__(self, base: Path):
+        self._base = base
+        # Links of a patient share folders; resolving one costs a dozen system
+        # calls, so each is resolved once.
+        self._real: dict[str, str] = {}
+
+    def resolve(self, path: str, root: str) -> Path:
+        """Return the real path, or raise PathError."""
+        folder, name = os.path.split(os.path.join(self._base, path))  # noqa: PTH118
+        real = os.path.join(self._realpath(folder), name)  # noqa: PTH118
+        if os.path.islink(real):  # noqa: PTH114
+            real = os.path.realpath(real)
+        home = self._realpath(os.path.join(self._base, root))  # noqa: PTH118
+        if not is_inside(real, home):
+            raise PathError(
+                f"{path} leads outside its root {root!r}; links may not climb out "
+                "of the data folder, also not through symbolic links"
+            )
+        return Path(real)
+
+    def _realpath(self, folder: str) -> str:
+        if folder not in self._real:
+            self._real[folder] = os.path.realpath(folder)
+        return self._real[folder]
+
+
+def is_inside(real_path: StrPath, real_folder: StrPath) -> bool:
+    """Return whether a resolved path lies in a resolved folder."""
+    return Path(real_path).is_relative_to(real_folder)
+
+
+def sort_key(link: Link) -> tuple[object, ...]:
+    """Order links by patient, image, frame and class; 2.dcm comes before 10.dcm."""
+    return (
+        natural_key(link.patient),
+        natural_key(link.dicom_path),
+        link.frame,
+        link.label,
+        natural_key(link.contour_path),
+        natural_key(link.contour_key),
+    )
+
+
+def natural_key(text: str) -> tuple[tuple[int, int, str], ...]:
+    """Return a sort key in which runs of digits compare as numbers."""
+    return tuple(
+        (0, int(run), run) if run[0] in "0123456789" else (1, 0, run)
+        for run in re.findall(r"[0-9]+|[^0-9]+", text)
+    )
+
+
+def read_csv(
+    path: Path, required: Sequence[str], rejects: list[Reject]
+) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield (1-based line, row) of a UTF-8 table with a header, BOM or not.
+
+    Rows with too few or too many fields go to `rejects`. Raises LinkError for
+    what is no such table, FileNotFoundError.
+    """
+    expected = f"expected a table with the columns {', '.join(required)}"
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.reader(file, strict=True)
+        try:
+            names = [name.strip() for name in next(reader, [])]
+            missing = [name for name in required if name not in names]
+            if missing:
+                raise LinkError(
+                    f"{path}, line 1: no column {', '.join(missing)}; {expected}"
+                )
+            for row in reader:
+                if len(row) == len(names):
+                    values = (value.strip() for value in row)
+                    yield reader.line_num, dict(zip(names, values, strict=True))
+                elif row:
+                    reason = f"the row has {len(row)} fields, expected {len(names)}"
+                    rejects.append(Reject(str(path), reader.line_num, reason))
+        except UnicodeDecodeError as exc:
+            reason = f"is not UTF-8 text ({exc.reason})"
+            raise LinkError(f"{path}: {reason}; {expected}") from None
+        except csv.Error as exc:
+            place = f"{path}, line {reader.line_num}"
+            raise LinkError(f"{place}: {exc}; {expected}") from None
+
+
+def rejects_path(output: StrPath) -> Path:
+    """Return where the rejects of a step with that output are listed."""
+    return Path(f"{os.fspath(output)}.rejects.csv")
+
+
+def save_rejects(output: StrPath, rejects: Iterable[Reject]) -> Path | None:
+    """List rejects beside the output; without any, remove an older list."""
+    path = rejects_path(output)
+    rows = list(rejects)
+    if not rows:
+        path.unlink(missing_ok=True)
+        return None
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(Reject._fields)
+        writer.writerows(rows)
+    return path
+
+
+def _parse_row(row: Mapping[str, str]) -> Link:
+    values = {name: row[name] for name in COLUMNS if row.get(name)}
+    for name in ("patient", "dicom_path"):
+        if name not in values:
+            raise LinkError(f"the field {name} is empty")
+    if bool(row["contour_path"]) != bool(row["label"]):
+        raise LinkError("contour_path and label must be given together or not at all")
+    for name in ("dicom_path", "contour_path", "root"):
+        _check_relative(name, values.get(name, ""))
+    frame = values.pop("frame", "0")
+    if not (frame.isascii() and frame.isdigit()):
+        raise LinkError(f"frame is {frame!r}, expected a whole number from 0")
+    link = Link(**values, frame=int(frame))  # type: ignore[arg-type]
+    if link.contour_path and not link.format:
+        link = replace(link, format="sunnybrook")
+    return link
+
+
+def _check_relative(name: str, text: str) -> None:
+    if "\\" in text or "\0" in text or ":" in text.partition("/")[0]:
+        raise PathError(f"{name} is {text!r}, expected a path with forward slashes")
+    if PurePosixPath(text).is_absolute():
+        raise PathError(f"{name} is {text!r}, expected a path relative to the table")
+
+
+def _relative_to(links: Iterable[Link], base: Path, folder: Path) -> Iterable[Link]:
+    # Real paths, because `..` after a symbolic link leads elsewhere.
+    try:
+        way = os.path.relpath(os.path.realpath(base), os.path.realpath(folder))
+    except ValueError as exc:
+        raise LinkError(f"no relative path from {folder} to {base}: {exc}") from None
+    prefix = Path(way).as_posix()
+
+    def move(path: str) -> str:
+        return os.path.normpath(f"{prefix}/{path}").replace(os.sep, "/")
+
+    for link in links:
+        yield replace(
+            link,
+            dicom_path=move(link.dicom_path),
+            contour_path=move(link.contour_path) if link.contour_path else "",
+            root=move(link.root),
+        )

@@ -1,0 +1,257 @@
+"""Loader: batches made by threads, a few ahead of the consumer."""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from operator import index as whole
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastseg._kernels import gather
+from fastseg.errors import OptionError, one_of
+from fastseg.loading.sampling import batch_count, epoch_order
+from fastseg.loading.scaling import Scaling
+from fastseg.store.reader import Store
+
+MASKS = ("bits", "labels", "onehot")
+# More threads than this do not help: two fill a memory bus, and a training script
+# has other uses for cores.
+MOST_THREADS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Stacked samples, yours to keep; `image, mask = batch` takes them apart.
+
+    image : float32 (B, 1, h, w)
+    mask  : as the loader's `masks` says
+    index : int64 (B,), the samples' places in the store
+    """
+
+    image: NDArray[np.float32]
+    mask: NDArray[Any]
+    index: NDArray[np.int64]
+
+    def __iter__(self) -> Iterator[NDArray[Any]]:
+        return iter((self.image, self.mask))
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+
+class Loader:
+    """Iterates over a store in batches; each `for` loop over it is one epoch.
+
+    store      : what `fastseg.open` returns
+    batch_size : samples in a batch
+    shuffle    : a new order in every epoch, a function of (seed, epoch) alone
+    seed       : 0 to 2**64 - 1
+    threads    : how many make batches; by default one per core, at most 4
+    prefetch   : batches made ahead of the consumer, at least 1
+    size       : (h, w) of the batches, or one number for a square: images are cut
+        or padded round their centre; by default the images' own, if all have one
+    normalize, percentiles : see `loading.scaling.Scaling`
+    pad        : value around images smaller than `size`, in normalized units
+    masks      : "bits"    the store's bit fields (B, h, w)
+                 "labels"  uint8 (B, h, w): 0 background, k + 1 for class k
+                 "onehot"  uint8 (B, K, h, w): a channel of 0 and 1 per class
+                 a class   uint8 (B, h, w): 0 and 1
+    priority   : classes from top to bottom, for "labels" where classes overlap; by
+        default the class with the smaller mean area lies on top
+    drop_last  : leave out the last batch if it is not full
+
+    The batches of an epoch depend on the store, the options and (seed, epoch), not
+    on threads, prefetch or timing. `loader.epoch` is the number of the next epoch.
+    What fails in a thread is raised by the loop, with a note that names the batch's
+    samples. Threads live while a loop runs; when it is left, however, they end.
+
+    Raises OptionError or UnknownClassError for arguments that do not fit the store.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        batch_size: int = 16,
+        shuffle: bool = True,
+        seed: int = 0,
+        threads: int | None = None,
+        prefetch: int = 4,
+        size: int | tuple[int, int] | None = None,
+        normalize: str = "zscore",
+        percentiles: tuple[float, float] = (1.0, 99.0),
+        pad: float = 0.0,
+        masks: str = "bits",
+        priority: Sequence[str] | None = None,
+        drop_last: bool = False,
+    ):
+        self.store = store
+        self.batch_size = _at_least_one("batch_size", batch_size)
+        if self.batch_size > len(store):
+            raise OptionError(
+                f"batch_size is {batch_size}, the store has {len(store)} samples"
+            )
+        self.shuffle = shuffle
+        self.seed = whole(seed)
+        if not 0 <= self.seed < 2**64:
+            raise OptionError(f"seed is {seed}, expected 0 to 2**64 - 1")
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
+        usual = min(cores or os.cpu_count() or 1, MOST_THREADS)
+        self.threads = _at_least_one("threads", usual if threads is None else threads)
+        self.prefetch = _at_least_one("prefetch", prefetch)
+        self.size = _common_size(store) if size is None else _pair(size)
+        self.scaling = Scaling(normalize=normalize, percentiles=percentiles)
+        self.scaling.check(store)
+        self.pad = np.float32(pad)
+        self.drop_last = drop_last
+        self.priority = _priority(store, priority)
+        self.masks = masks
+        self._gather_masks = self._mask_gatherer(masks)
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return batch_count(len(self.store), self.batch_size, self.drop_last)
+
+    def __iter__(self) -> Iterator[Batch]:
+        epoch, self.epoch = self.epoch, self.epoch + 1
+        return self._run(epoch)
+
+    def _run(self, epoch: int) -> Iterator[Batch]:
+        order = epoch_order(len(self.store), self.seed, epoch, self.shuffle)
+        pool = ThreadPoolExecutor(self.threads, thread_name_prefix="fastseg-loader")
+        pending: deque[Future[Batch]] = deque()
+        try:
+            for k in range(len(self)):
+                samples = order[k * self.batch_size : (k + 1) * self.batch_size]
+                pending.append(pool.submit(self._make_named, epoch, k, samples))
+                if len(pending) > self.prefetch:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            # Also when the loop is left early: a generator that is dropped is
+            # closed. Batches under way take milliseconds to end.
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _make_named(self, epoch: int, k: int, samples: NDArray[np.int64]) -> Batch:
+        try:
+            return self._make(samples)
+        except Exception as exc:
+            patients = sorted({self.store[i].patient for i in samples.tolist()})
+            exc.add_note(
+                f"while making batch {k} of epoch {epoch} from samples "
+                f"{samples.tolist()} of {self.store.path}, patients {patients}"
+            )
+            raise
+
+    def _make(self, samples: NDArray[np.int64]) -> Batch:
+        store = self.store
+        store.check_size()
+        image = np.empty((len(samples), 1, *self.size), np.float32)
+        mask = self._empty_masks(len(samples))
+        shift, gain = self.scaling.shift_and_gain(store, samples)
+        low, high = self.scaling.limits
+        buckets, rows = store.items["bucket"][samples], store.items["row"][samples]
+        for bucket, name in enumerate(store.buckets):
+            slots = np.flatnonzero(buckets == bucket)
+            if not len(slots):
+                continue
+            gather.gather_images(
+                store.images[name],
+                rows[slots],
+                slots,
+                shift[slots],
+                gain[slots],
+                low,
+                high,
+                self.pad,
+                image[:, 0],
+            )
+            self._gather_masks(store.masks[name], rows[slots], slots, mask)
+        return Batch(image, mask, samples)
+
+    def _empty_masks(self, count: int) -> NDArray[Any]:
+        if self.masks == "bits":
+            dtype = next(iter(self.store.masks.values())).dtype
+            return np.empty((count, *self.size), dtype)
+        channels = (len(self.store.classes),) if self.masks == "onehot" else ()
+        return np.empty((count, *channels, *self.size), np.uint8)
+
+    def _mask_gatherer(self, masks: str) -> Callable[..., None]:
+        """Return a function of (masks, rows, slots, out)."""
+        if masks == "bits":
+            return gather.gather_bits
+        if masks == "labels":
+            bits = [self.store.class_index(name) for name in self.priority]
+            order = np.array(bits, np.int64)
+            return lambda source, rows, slots, out: gather.gather_labels(
+                source, rows, slots, order, out
+            )
+        if masks == "onehot":
+            every = np.arange(len(self.store.classes))
+            return lambda source, rows, slots, out: gather.gather_classes(
+                source, rows, slots, every, out
+            )
+        if masks in self.store.classes:
+            one = np.array([self.store.class_index(masks)], np.int64)
+            return lambda source, rows, slots, out: gather.gather_classes(
+                source, rows, slots, one, out[:, None]
+            )
+        raise OptionError(one_of("masks", masks, (*MASKS, *self.store.classes)))
+
+
+def _at_least_one(name: str, value: Any) -> int:
+    try:
+        number = whole(value)
+    except TypeError:
+        raise OptionError(f"{name} is {value!r}, expected a whole number") from None
+    if number < 1:
+        raise OptionError(f"{name} is {number}, expected at least 1")
+    return number
+
+
+def _pair(size: Any) -> tuple[int, int]:
+    try:
+        height, width = (size, size) if np.ndim(size) == 0 else size
+    except (TypeError, ValueError):
+        raise OptionError(f"size is {size!r}, expected (height, width)") from None
+    return _at_least_one("size", height), _at_least_one("size", width)
+
+
+def _common_size(store: Store) -> tuple[int, int]:
+    shapes = sorted({bucket.shape for bucket in store.buckets.values()})
+    if len(shapes) > 1:
+        listed = ", ".join(f"{height}x{width}" for height, width in shapes)
+        largest = tuple(max(sides) for sides in zip(*shapes, strict=True))
+        raise OptionError(
+            f"the store has images of several shapes ({listed}): give the size of the "
+            f"batches, as in size={largest}, to which images are cut or padded"
+        )
+    return shapes[0]
+
+
+def _priority(store: Store, names: Sequence[str] | None) -> tuple[str, ...]:
+    if names is None:
+        labelled = store.items["labelled"]
+        pixels = store.items["pixels"].sum(axis=0)
+        counts = [
+            int(((labelled >> labelled.dtype.type(k)) & labelled.dtype.type(1)).sum())
+            for k in range(len(store.classes))
+        ]
+        areas = [
+            total / max(count, 1)
+            for total, count in zip(pixels.tolist(), counts, strict=True)
+        ]
+        order = sorted(range(len(areas)), key=areas.__getitem__)
+        return tuple(store.classes[k] for k in order)
+    for name in names:
+        store.class_index(name)
+    if sorted(names) != sorted(store.classes):
+        raise OptionError(
+            f"priority is {tuple(names)}, expected each class once: {store.classes}"
+        )
+    return tuple(names)

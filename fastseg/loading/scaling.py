@@ -1,0 +1,132 @@
+"""How stored values become network input: (value - shift) * gain, clipped.
+
+Image values are slope * stored + intercept; the slope is negative where a
+MONOCHROME1 image was inverted. Each way of scaling is folded into one shift and
+gain per sample, so that a pixel costs one subtraction and one product.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastseg.errors import OptionError, one_of
+from fastseg.store.reader import Store
+
+Column = NDArray[np.float64]
+
+# Narrowest range, in stored values, over which a window rises from 0 to 1: a DICOM
+# window of width 1 is a threshold and has none.
+NARROWEST_WINDOW = 1e-6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scaling:
+    """What to do with stored values.
+
+    normalize   : "none"       image values
+                  "window"     the DICOM window to [0, 1], clipped (PS3.3
+                               C.11.2.1.2, function LINEAR)
+                  "zscore"     mean 0, standard deviation 1 of each image
+                  "percentile" the `percentiles` of each image to 0 and 1, clipped
+    percentiles : (lower, upper), two of those that the store holds
+
+    A constant image becomes zeros under "zscore" and "percentile".
+    """
+
+    normalize: str
+    percentiles: tuple[float, float] = (1.0, 99.0)
+
+    def check(self, store: Store) -> None:
+        """Raise OptionError if the store's samples cannot be scaled like this."""
+        if self.normalize not in _WAYS:
+            raise OptionError(one_of("normalize", self.normalize, _WAYS))
+        if self.normalize == "percentile":
+            low, high = _percentile_places(self, store)
+            if low >= high:
+                raise OptionError(
+                    f"percentiles are {self.percentiles}, expected (lower, upper)"
+                )
+        if self.normalize == "window":
+            missing = int(np.isnan(store.items["window"][:, 0]).sum())
+            if missing:
+                raise OptionError(
+                    f"normalize is 'window', but {missing} of {len(store)} samples have "
+                    "no window in their DICOM header; use 'percentile' or 'zscore'"
+                )
+
+    @property
+    def limits(self) -> tuple[np.float32, np.float32]:
+        """(low, high), to which scaled values are clipped."""
+        bounded = self.normalize in ("window", "percentile")
+        low, high = (0.0, 1.0) if bounded else (-np.inf, np.inf)
+        return np.float32(low), np.float32(high)
+
+    def shift_and_gain(
+        self, store: Store, samples: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return shift and gain of each sample, float32 (n,)."""
+        shift, gain = _WAYS[self.normalize](self, store, samples)
+        return shift.astype(np.float32), gain.astype(np.float32)
+
+
+def _no_scaling(
+    scaling: Scaling, store: Store, samples: NDArray[np.int64]
+) -> tuple[Column, Column]:
+    slope = store.items["slope"][samples]
+    return -store.items["intercept"][samples] / slope, slope
+
+
+def _window(
+    scaling: Scaling, store: Store, samples: NDArray[np.int64]
+) -> tuple[Column, Column]:
+    centre, width = store.items["window"][samples].T
+    slope = store.items["slope"][samples]
+    intercept = store.items["intercept"][samples]
+    black = (centre - 0.5 - (width - 1) / 2 - intercept) / slope
+    rise = np.maximum((width - 1) / np.abs(slope), NARROWEST_WINDOW)
+    return black, np.sign(slope) / rise
+
+
+def _zscore(
+    scaling: Scaling, store: Store, samples: NDArray[np.int64]
+) -> tuple[Column, Column]:
+    deviation = store.items["std"][samples]
+    sign = np.sign(store.items["slope"][samples])
+    return store.items["mean"][samples], sign * _reciprocal(deviation)
+
+
+def _percentile(
+    scaling: Scaling, store: Store, samples: NDArray[np.int64]
+) -> tuple[Column, Column]:
+    values = store.items["percentiles"][samples]
+    low, high = (values[:, place] for place in _percentile_places(scaling, store))
+    upright = store.items["slope"][samples] > 0
+    black = np.where(upright, low, high)
+    return black, np.where(upright, 1.0, -1.0) * _reciprocal(high - low)
+
+
+def _percentile_places(scaling: Scaling, store: Store) -> tuple[int, int]:
+    ranks = store.percentile_ranks
+    for rank in scaling.percentiles:
+        if rank not in ranks:
+            raise OptionError(one_of("percentile", float(rank), map(str, ranks)))
+    low, high = scaling.percentiles
+    return ranks.index(low), ranks.index(high)
+
+
+def _reciprocal(values: Column) -> Column:
+    """Return 1 / values, and 0 for 0: a constant image has nothing to scale."""
+    return np.divide(1.0, values, out=np.zeros_like(values), where=values != 0)
+
+
+_WAYS: dict[
+    str,
+    Callable[[Scaling, Store, NDArray[np.int64]], tuple[Column, Column]],
+] = {
+    "none": _no_scaling,
+    "window": _window,
+    "zscore": _zscore,
+    "percentile": _percentile,
+}

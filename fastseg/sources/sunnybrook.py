@@ -1,0 +1,404 @@
+"""The Sunnybrook cardiac MR data: text contours, in both published layouts.
+
+The middle number of a contour's file name is not that of its image's series; the
+last number is the InstanceNumber of its image. Patients have one ID on images and
+another on contours; the second may be zero-padded in one place and not in another.
+"""
+
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastseg import dicom
+from fastseg.errors import (
+    ContourError,
+    DicomError,
+    GeometryError,
+    LinkError,
+    OptionError,
+    one_of,
+)
+from fastseg.links import (
+    Link,
+    LinkTable,
+    Reject,
+    is_inside,
+    natural_key,
+    read_csv,
+    sort_key,
+)
+from fastseg.progress import Progress
+from fastseg.raster import as_ring
+
+CLASSES = ("icontour", "ocontour", "p1contour", "p2contour")
+CONTOUR_NAME = re.compile(
+    rf"IM-\d+-(?P<number>\d+)-(?P<label>{'|'.join(CLASSES)})-manual\.txt",
+    re.IGNORECASE,
+)
+# What editors and file managers leave behind.
+JUNK_NAME = re.compile(r"\..*|.*~|.*\.sw[a-p]|Thumbs\.db|desktop\.ini", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """How one publication of the data arranges its files.
+
+    id_file, image_id, contour_id : the table of patients and its two columns
+    images   : pattern of a patient's image folders, {} stands for the ID
+    contours : folder of the patients' contour folders
+    marks    : patterns that only this layout matches
+    """
+
+    outline: str
+    id_file: str
+    image_id: str
+    contour_id: str
+    images: str
+    contours: str
+    marks: tuple[str, ...]
+
+
+CHALLENGE = Layout(
+    outline="link.csv with dicoms/<patient_id>/*.dcm and "
+    "contourfiles/<original_id>/ (Sunnybrook, challenge layout)",
+    id_file="link.csv",
+    image_id="patient_id",
+    contour_id="original_id",
+    images="dicoms/{}",
+    contours="contourfiles",
+    marks=("link.csv", "contourfiles", "dicoms"),
+)
+ORIGINAL = Layout(
+    outline="scd_patientdata.csv with SCD_IMAGES_*/<PatientID>/CINESAX_*/*.dcm "
+    "and SCD_ManualContours/<OriginalID>/ (Sunnybrook, original layout)",
+    id_file="scd_patientdata.csv",
+    image_id="PatientID",
+    contour_id="OriginalID",
+    images="SCD_IMAGES_*/{}/CINESAX*",
+    contours="SCD_ManualContours",
+    marks=("scd_patientdata.csv", "SCD_ManualContours", "SCD_IMAGES_*"),
+)
+LAYOUTS = (CHALLENGE, ORIGINAL)
+
+
+def detect_layouts(root: Path) -> list[Layout]:
+    """Return the layouts of which a folder shows a mark."""
+    return [
+        layout
+        for layout in LAYOUTS
+        if any(next(root.glob(mark), None) for mark in layout.marks)
+    ]
+
+
+def find_links(
+    root: Path,
+    layout: Layout,
+    labels: Iterable[str] | None,
+    keep_unlabelled: bool,
+    progress: Progress,
+) -> LinkTable:
+    """Join the images and contours of all listed patients.
+
+    Raises LinkError for a missing or malformed table of patients, OptionError for
+    an unknown class.
+    """
+    wanted = CLASSES if labels is None else tuple(labels)
+    for name in wanted:
+        if name not in CLASSES:
+            raise OptionError(one_of("label", name, CLASSES))
+    survey = _Survey(root)
+    patients = list(survey.patients(layout))
+    files = [(patient, path) for patient in patients for path in patient.image_files]
+    instances: dict[str, dict[int, list[Path]]] = defaultdict(lambda: defaultdict(list))
+    for patient, path in progress(files, "read headers", len(files)):
+        number = survey.instance_number(path)
+        if number is not None:
+            instances[patient.image_id][number].append(path)
+    links: list[Link] = []
+    unlabelled = 0
+    for patient in patients:
+        images = survey.unambiguous(instances[patient.image_id])
+        contours = survey.join(patient, images, wanted)
+        links += contours
+        labelled = {link.dicom_path for link in contours}
+        bare = [
+            Link(patient=patient.image_id, dicom_path=path)
+            for path in map(survey.relative, images.values())
+            if path not in labelled
+        ]
+        unlabelled += len(bare)
+        if keep_unlabelled:
+            links += bare
+    return LinkTable(
+        base=root,
+        links=tuple(sorted(links, key=sort_key)),
+        rejects=tuple(survey.rejects),
+        unlabelled=unlabelled,
+        ignored=tuple(survey.ignored),
+    )
+
+
+def read_rings(data: bytes, name: str, key: str) -> list[NDArray[np.float64]]:
+    """Read a contour file: one vertex a line, x and y in pixels, one ring.
+
+    Byte order marks, CRLF, blank lines and a repeated last vertex are fine.
+    Raises ContourError with the line at fault.
+    """
+    if key:
+        raise ContourError(f"{name}: holds one contour, but contour_key is {key!r}")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as exc:
+        raise ContourError(f"{name}: is not a text file ({exc.reason})") from None
+    vertices = []
+    for line, row in enumerate(text.splitlines(), 1):
+        fields = row.split()
+        if not fields:
+            continue
+        try:
+            x, y = map(float, fields)
+            well_formed = "_" not in row  # which float() takes for a separator
+        except ValueError:
+            well_formed = False
+        if not well_formed:
+            raise ContourError(
+                f"{name}, line {line}: {row[:60]!r} is not a vertex, expected x and y "
+                "in pixels with white space between",
+                line,
+            )
+        if not (abs(x) < np.inf and abs(y) < np.inf):
+            raise ContourError(f"{name}, line {line}: {row!r} is not finite", line)
+        vertices.append((x, y))
+    if not vertices:
+        raise ContourError(f"{name}: is empty")
+    try:
+        return [as_ring(vertices)]
+    except GeometryError as exc:
+        raise ContourError(f"{name}: {exc}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class _Patient:
+    """A listed patient and the files found."""
+
+    image_id: str
+    image_files: list[Path]
+    contour_files: list[Path]
+
+
+@dataclass(slots=True)
+class _Survey:
+    """Walks one data set and keeps account of what does not fit."""
+
+    root: Path
+    rejects: list[Reject] = field(default_factory=list)
+    ignored: list[str] = field(default_factory=list)
+
+    def relative(self, path: Path) -> str:
+        return path.relative_to(self.root).as_posix()
+
+    def reject(self, path: Path, reason: str, line: int | None = None) -> None:
+        self.rejects.append(Reject(str(path), line, reason))
+
+    def patients(self, layout: Layout) -> Iterator[_Patient]:
+        """Yield the listed patients whose folders are present."""
+        id_file = self.root / layout.id_file
+        try:
+            rows = list(
+                read_csv(id_file, (layout.image_id, layout.contour_id), self.rejects)
+            )
+        except FileNotFoundError:
+            raise LinkError(
+                f"{id_file}: is missing; it must list the patients under the columns "
+                f"{layout.image_id}, {layout.contour_id}"
+            ) from None
+        contour_folders = self._contour_folders(layout)
+        image_folders_seen: set[Path] = set()
+        seen: set[str] = set()
+        for line, row in rows:
+            image_id, contour_id = row[layout.image_id], row[layout.contour_id]
+            key = _plain_id(contour_id)
+            problem = _id_problem(image_id) or _id_problem(contour_id)
+            if not problem and {f"image {image_id}", f"contour {key}"} & seen:
+                problem = f"{image_id} or {contour_id} is listed twice"
+            if problem:
+                self.reject(id_file, problem, line)
+                continue
+            seen |= {f"image {image_id}", f"contour {key}"}
+            images = sorted(self.root.glob(layout.images.format(image_id)))
+            image_folders_seen.update(images)
+            contours = contour_folders.pop(key, [])
+            wanted = layout.images.format(image_id)
+            if not images:
+                self.reject(id_file, f"there is no image folder {wanted}", line)
+                continue
+            if not contours:
+                missing = f"{layout.contours}/{contour_id}"
+                self.reject(id_file, f"there is no contour folder {missing}", line)
+            elif len(contours) > 1:
+                several = ", ".join(map(self.relative, contours))
+                self.reject(id_file, f"several contour folders: {several}", line)
+                contours = []
+            yield _Patient(
+                image_id,
+                [
+                    path
+                    for folder in images
+                    for path in self._files(folder)
+                    if self._is_image(path)
+                ],
+                [
+                    path
+                    for folder in contours
+                    for path in self._files(folder)
+                    if self._is_contour(path)
+                ],
+            )
+        for folders in contour_folders.values():
+            for folder in folders:
+                self.reject(folder, f"is not listed in {layout.id_file}")
+        for folder in sorted(self.root.glob(layout.images.format("*"))):
+            if folder not in image_folders_seen and not JUNK_NAME.fullmatch(
+                folder.name
+            ):
+                self.reject(folder, f"is not listed in {layout.id_file}")
+
+    def instance_number(self, path: Path) -> int | None:
+        """Return an image's InstanceNumber; None after rejecting the file."""
+        try:
+            header = dicom.read_header(path)
+        except (DicomError, OSError) as exc:
+            self.reject(path, _without_path(exc, path))
+            return None
+        if header.instance is None:
+            self.reject(path, "has no InstanceNumber, by which contours are matched")
+            return None
+        if header.frames > 1:
+            self.reject(path, f"has {header.frames} frames; contours name no frame")
+            return None
+        return header.instance
+
+    def unambiguous(self, instances: dict[int, list[Path]]) -> dict[int, Path]:
+        """Return the images that no other file claims to be."""
+        images = {}
+        for number, paths in sorted(instances.items()):
+            if len(paths) == 1:
+                images[number] = paths[0]
+                continue
+            for path in paths:
+                others = ", ".join(self.relative(p) for p in paths if p != path)
+                self.reject(
+                    path, f"claims InstanceNumber {number} as does {others}; keep one"
+                )
+        return images
+
+    def join(
+        self, patient: _Patient, images: dict[int, Path], wanted: tuple[str, ...]
+    ) -> list[Link]:
+        """Return the links of a patient's contours."""
+        claims: dict[tuple[int, str], list[Path]] = defaultdict(list)
+        for path in patient.contour_files:
+            name = CONTOUR_NAME.fullmatch(path.name)
+            assert name is not None  # _is_contour let it in
+            claims[int(name["number"]), name["label"].lower()].append(path)
+        links = []
+        for (number, label), paths in sorted(claims.items()):
+            if label not in wanted:
+                continue
+            for path in paths:
+                if len(paths) > 1:
+                    others = ", ".join(self.relative(p) for p in paths if p != path)
+                    reason = f"claims {label} of image {number} as does {others}"
+                    self.reject(path, f"{reason}; keep one")
+                elif number not in images:
+                    self.reject(
+                        path,
+                        f"patient {patient.image_id} has no usable image with "
+                        f"InstanceNumber {number}",
+                    )
+                else:
+                    links.append(
+                        Link(
+                            patient=patient.image_id,
+                            dicom_path=self.relative(images[number]),
+                            contour_path=self.relative(path),
+                            label=label,
+                            format="sunnybrook",
+                        )
+                    )
+        return links
+
+    def _contour_folders(self, layout: Layout) -> dict[str, list[Path]]:
+        folders: dict[str, list[Path]] = defaultdict(list)
+        parent = self.root / layout.contours
+        if not parent.is_dir():
+            return folders
+        for path in sorted(parent.iterdir(), key=lambda path: natural_key(path.name)):
+            if JUNK_NAME.fullmatch(path.name):
+                continue
+            if path.is_dir():
+                folders[_plain_id(path.name)].append(path)
+            else:
+                self.ignored.append(self.relative(path))
+        return folders
+
+    def _files(self, folder: Path) -> Iterator[Path]:
+        """Yield the files in a folder and below that stay inside the root."""
+        home = os.path.realpath(self.root)
+        if not is_inside(os.path.realpath(folder), home):
+            self.reject(folder, "leads outside the data folder by a symbolic link")
+            return
+        for path in sorted(folder.iterdir(), key=lambda path: natural_key(path.name)):
+            if JUNK_NAME.fullmatch(path.name):
+                continue
+            if path.is_symlink() and not is_inside(os.path.realpath(path), home):
+                self.reject(path, "leads outside the data folder by a symbolic link")
+            elif path.is_dir() and path.is_symlink():  # it may lead round in a circle
+                self.reject(path, "is a symbolic link to a folder; links to files work")
+            elif path.is_dir():
+                yield from self._files(path)
+            else:
+                yield path
+
+    def _is_image(self, path: Path) -> bool:
+        if path.suffix.lower() == ".dcm":
+            return True
+        self.ignored.append(self.relative(path))
+        return False
+
+    def _is_contour(self, path: Path) -> bool:
+        if CONTOUR_NAME.fullmatch(path.name):
+            return True
+        if "contour" in path.name.lower():
+            self.reject(
+                path,
+                "is named neither IM-<n>-<InstanceNumber>-<class>-manual.txt nor like "
+                f"junk; the classes are {', '.join(CLASSES)}",
+            )
+        else:
+            self.ignored.append(self.relative(path))
+        return False
+
+
+def _id_problem(name: str) -> str | None:
+    """Say why an ID cannot be the name of a folder; it comes from a file."""
+    if not name:
+        return "an ID is empty"
+    if name in (".", "..") or re.search(r"[/\\\0:*?\[\]]", name):
+        return f"the ID {name!r} is not the name of a folder inside the data folder"
+    return None
+
+
+def _plain_id(name: str) -> str:
+    """Drop leading zeros of numbers: SC-HF-I-01 is SC-HF-I-1."""
+    return re.sub(r"\d+", lambda number: str(int(number[0])), name)
+
+
+def _without_path(exc: Exception, path: Path) -> str:
+    return str(exc).removeprefix(f"{path}: ")

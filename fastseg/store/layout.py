@@ -1,0 +1,170 @@
+"""The file format, version 1, on one page.
+
+A store is a plain HDF5 file, little-endian throughout. All datasets are contiguous
+and unfiltered, so that each can be mapped at its offset. Strings are UTF-8 of
+fixed length, padded with NUL. "Item" and "sample" are the same thing, counted
+from 0 in the order of the links table.
+
+Root attributes
+
+    format           "fastseg-store"
+    version          1
+    classes          (K,) names; bit k of a mask says that class k covers the pixel
+    buckets          (B,) names of the datasets in /images and /masks, sorted
+    options          JSON: origin, edges, fill of the masks
+    software         JSON: versions of what wrote the file
+    fingerprint      SHA-256 in hex over content and options (see `fingerprint`)
+    complete         1, written last
+
+/images/<bucket>     (n, H, W) stored values as in the DICOM file; a bucket holds
+                     the images of one shape and dtype, `256x256_int16`
+/masks/<bucket>      (n, H, W) bit field, the smallest unsigned integer for K bits
+
+/items/<column>      first axis: the item
+    bucket           uint16      index into the attribute `buckets`
+    row              int64       index into the bucket's first axis
+    patient          string
+    series           string      SeriesInstanceUID
+    instance         int64       InstanceNumber, -1 if absent
+    source           int64       index into /sources
+    frame            int64       frame of the source, from 0
+    spacing_mm       float64 (2) between rows, between columns; NaN if absent
+    slope, intercept float64     image value = slope * stored + intercept; negative
+                                 slope where MONOCHROME1 was inverted
+    window           float64 (2) centre and width in image values; NaN if absent
+    mean, std        float64     of the stored values; std divides by their number
+    min, max         float64     of the stored values
+    percentiles      float64 (7) of the stored values, nearest rank, at the
+                                 attribute `q` of this dataset
+    labelled         as masks    bit k: class k has a contour, be it off the image
+    pixels           int64 (K)   pixels per class
+    bbox             int64 (K,4) top, left, bottom, right (the last two exclusive)
+                                 of each class; zeros if it has no pixel
+    contours         int64 (2)   start and stop in /contours, rings of this item
+    image_xxh3, mask_xxh3, contour_xxh3
+                     uint64      XXH3-64 of the bytes of the image, the mask and
+                                 the vertices of the item
+
+/contours/...        rings, by item and class
+    points           float64 (P, 2)  x, y in pixels, pixel centres at integers
+    offsets          int64 (R + 1)   ring r is points[offsets[r]:offsets[r + 1]]
+    item             int64 (R)
+    class            int64 (R)
+    source           int64 (R)       index into /sources
+
+/sources/...         the files that the store was made from, sorted by path
+    path             string          relative to the root of the data set
+    size             int64           bytes
+    xxh3             uint64          XXH3-64 of the content
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+FORMAT = "fastseg-store"
+VERSION = 1
+MAX_CLASSES = 64
+PERCENTILES = (0.5, 1.0, 5.0, 50.0, 95.0, 99.0, 99.5)
+
+# Large datasets begin on a page, so that maps and direct reads are aligned.
+PAGE = 4096
+ALIGN_FROM = 65536
+
+# Which columns depend on where the data lay and not on what they are.
+PROVENANCE = ("source",)
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """The place of all images of one shape and dtype."""
+
+    shape: tuple[int, int]
+    dtype: np.dtype[Any]
+
+    @property
+    def name(self) -> str:
+        """Its dataset's name, as in 256x256_int16."""
+        return f"{self.shape[0]}x{self.shape[1]}_{self.dtype.name}"
+
+
+def mask_dtype(classes: Sequence[str]) -> np.dtype[Any]:
+    """Return the smallest unsigned integer with a bit for each class."""
+    for bits in (8, 16, 32):
+        if len(classes) <= bits:
+            return np.dtype(f"<u{bits // 8}")
+    return np.dtype("<u8")
+
+
+def column_layout(classes: Sequence[str]) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Return dtype and trailing shape of each numeric column of /items."""
+    k = len(classes)
+    return {
+        "bucket": ("<u2", ()),
+        "row": ("<i8", ()),
+        "instance": ("<i8", ()),
+        "source": ("<i8", ()),
+        "frame": ("<i8", ()),
+        "spacing_mm": ("<f8", (2,)),
+        "slope": ("<f8", ()),
+        "intercept": ("<f8", ()),
+        "window": ("<f8", (2,)),
+        "mean": ("<f8", ()),
+        "std": ("<f8", ()),
+        "min": ("<f8", ()),
+        "max": ("<f8", ()),
+        "percentiles": ("<f8", (len(PERCENTILES),)),
+        "labelled": (mask_dtype(classes).str, ()),
+        "pixels": ("<i8", (k,)),
+        "bbox": ("<i8", (k, 4)),
+        "contours": ("<i8", (2,)),
+        "image_xxh3": ("<u8", ()),
+        "mask_xxh3": ("<u8", ()),
+        "contour_xxh3": ("<u8", ()),
+    }
+
+
+STRING_COLUMNS = ("patient", "series")
+CONTOUR_COLUMNS = {
+    "points": ("<f8", (2,)),
+    "offsets": ("<i8", ()),
+    "item": ("<i8", ()),
+    "class": ("<i8", ()),
+    "source": ("<i8", ()),
+}
+
+
+def fingerprint(
+    classes: Sequence[str],
+    buckets: Sequence[str],
+    options: Mapping[str, Any],
+    items: Mapping[str, NDArray[Any]],
+) -> str:
+    """Return the SHA-256, in hex, of what a store holds and how it was made.
+
+    Hashed are the version, classes, buckets and options as canonical JSON, then
+    each column of /items but those of provenance, by name: its name, dtype, shape
+    and bytes. The checksums among the columns stand for pixels and vertices.
+    """
+    head = {
+        "version": VERSION,
+        "classes": list(classes),
+        "buckets": list(buckets),
+        "options": dict(options),
+    }
+    digest = hashlib.sha256(canonical_json(head).encode())
+    for name in sorted(set(items) - set(PROVENANCE)):
+        column = np.ascontiguousarray(items[name])
+        digest.update(f"\n{name} {column.dtype.str} {column.shape}\n".encode())
+        digest.update(column.data if column.size else b"")
+    return digest.hexdigest()
+
+
+def canonical_json(value: Any) -> str:
+    """Return JSON with sorted keys and no spaces: equal values give equal text."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
