@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from fastseg.sources import link as link
     from fastseg.store.reader import Sample as Sample
     from fastseg.store.reader import Store as Store
-    from fastseg.store.reader import open_store as open
+    from fastseg.store.reader import open_store
+
+    open = open_store
 
 _HOME = {
     "Batch": "fastseg.loading.loader",
@@ -46,11 +48,14 @@ _HOME = {
     "show": "fastseg.pictures",
 }
 _NAME_THERE = {"open": "open_store"}
+_ROOMS = ("dicom", "errors")
 
-__all__ = ["__version__", *_HOME]
+__all__ = ["__version__", *_HOME, *_ROOMS]
 
 
 def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return import_module(f"fastseg.{name}")
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(_HOME[name]), _NAME_THERE.get(name, name))

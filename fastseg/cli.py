@@ -6,7 +6,6 @@ cannot be meant, 3 if some input was rejected, 130 after Ctrl-C.
 
 import functools
 import inspect
-import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -186,13 +185,13 @@ def link(
     )
     table.save(out)
     counts = ", ".join(f"{count} {name}" for name, count in table.counts().items())
-    output.say(f"{out}: {table.images} images, {counts or 'no contours'}")
+    output.say(f"{out}: {_many(table.images, 'image')}, {counts or 'no contours'}")
     if table.unlabelled:
         fate = "kept" if keep_unlabelled else "left out (--keep-unlabelled keeps them)"
-        output.say(f"{table.unlabelled} images have no contour: {fate}")
+        output.say(f"{_many(table.unlabelled, 'image')} without a contour: {fate}")
     if table.ignored:
         output.say(
-            f"{len(table.ignored)} files are neither images nor contours: ignored"
+            f"ignored {_many(len(table.ignored), 'file')} of another kind"
             + ("" if output.verbose else " (--verbose lists them)")
         )
         for name in table.ignored:
@@ -228,14 +227,14 @@ def build(
     seconds = time.perf_counter() - start
     size = out.stat().st_size / 1e6
     output.say(
-        f"{out}: {report.samples} samples, {report.links} contours, {size:.1f} MB in "
-        f"{seconds:.1f} s"
+        f"{out}: {_many(report.samples, 'sample')}, "
+        f"{_many(report.links, 'contour')}, {size:.1f} MB in {seconds:.1f} s"
     )
     output.detail(f"fingerprint {report.fingerprint}")
     if report.off_image:
         output.say(
-            f"{len(report.off_image)} contours cover no pixel of their image: their "
-            "masks are empty" + ("" if output.verbose else " (--verbose lists them)")
+            f"{_many(len(report.off_image), 'empty mask')}: the contour covers no "
+            "pixel of its image" + ("" if output.verbose else " (--verbose lists them)")
         )
         for name in report.off_image:
             output.detail(f"  covers no pixel: {name}")
@@ -284,6 +283,10 @@ def info(
     if output.verbose:
         for patient in opened.patients:
             output.say(f"patient {patient}")
+
+
+def _many(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _range(values: Any) -> str:
@@ -345,7 +348,8 @@ def phantom(
         progress=output.progress,
         **sizes,  # type: ignore[arg-type]
     )
-    output.say(f"{out}: {patients} patients, {patients * slices * phases} images")
+    images = _many(patients * slices * phases, "image")
+    output.say(f"{out}: {_many(patients, 'patient')}, {images}")
 
 
 def _print_version(wanted: bool) -> None:
@@ -379,4 +383,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

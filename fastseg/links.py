@@ -90,7 +90,8 @@ class LinkTable:
     def save(self, path: StrPath) -> Path:
         """Write the table as CSV, its paths relative to where it is written.
 
-        Its rejects are listed beside it in `<path>.rejects.csv`. Raises LinkError where no relative path leads from there to the data.
+        Its rejects are listed beside it in `<path>.rejects.csv`. Raises LinkError
+        where no relative path leads from there to the data.
         """
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)

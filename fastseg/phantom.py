@@ -15,6 +15,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +26,7 @@ from fastseg.errors import BuildError, OptionError
 from fastseg.links import StrPath
 from fastseg.progress import Progress, silent
 
-Array = NDArray[np.float64]
+Array = NDArray[np.floating[Any]]
 
 # Field of view across the columns; pixels are square.
 FIELD_MM = 250.0
@@ -67,7 +68,7 @@ class Ring:
 
     def vertices(self, count: int) -> Array:
         """Return (count, 2) points of the curve."""
-        angle = np.arange(count) * (2 * np.pi / count)
+        angle: Array = np.arange(count) * (2 * np.pi / count)
         reach = self.reach(angle)
         return np.column_stack(
             [self.x + reach * np.cos(angle), self.y + reach * np.sin(angle)]
@@ -304,7 +305,7 @@ def _dataset(
 ) -> Dataset:
     """Return an MR image object (PS3.3 A.4) of one frame."""
 
-    def uid(*parts: object) -> str:
+    def uid(*parts: object) -> Any:
         return generate_uid(entropy_srcs=["fastseg phantom", *map(str, parts)])
 
     seed, patient = key[:2]
@@ -373,7 +374,8 @@ def _uniform(key: tuple[int, int, int, int], count: int) -> Array:
     seed, patient, place, phase = key
     words = np.array([seed, patient << 40 | place << 20 | phase], np.uint64)
     raw = np.random.Philox(key=words).random_raw(count)
-    return ((raw >> np.uint64(12)) + 0.5) * 2.0**-52
+    numbers: Array = ((raw >> np.uint64(12)) + 0.5) * 2.0**-52
+    return numbers
 
 
 def _normal(key: tuple[int, int, int, int], count: int) -> Array:

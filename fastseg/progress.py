@@ -14,7 +14,9 @@ T = TypeVar("T")
 class Progress(Protocol):
     """Wraps `items` and yields them unchanged; `total` is their number."""
 
-    def __call__(self, items: Iterable[T], label: str, total: int) -> Iterable[T]: ...
+    def __call__(  # noqa: D102
+        self, items: Iterable[T], label: str, total: int
+    ) -> Iterable[T]: ...
 
 
 def silent(items: Iterable[T], label: str, total: int) -> Iterable[T]:

@@ -132,9 +132,18 @@ def shoelace_area(points: NDArray[np.float64], offsets: NDArray[np.int64]) -> fl
 
 
 def _is_one_ring(contours: Any) -> bool:
+    """Return whether this is a sequence of (x, y) pairs and not of rings."""
     if isinstance(contours, np.ndarray):
         return contours.ndim != 3
-    if not isinstance(contours, Sequence) or isinstance(contours, str | bytes):
-        return False
-    # A sequence of (x, y) pairs, not of rings.
-    return len(contours) > 0 and np.ndim(contours[0]) == 1
+    return (
+        _is_nested(contours)
+        and len(contours) > 0
+        and _is_nested(contours[0])
+        and not (len(contours[0]) and _is_nested(contours[0][0]))
+    )
+
+
+def _is_nested(value: Any) -> bool:
+    if isinstance(value, np.ndarray):
+        return value.ndim > 0
+    return isinstance(value, Sequence) and not isinstance(value, str | bytes)

@@ -1,5 +1,8 @@
 """Samples to a batch: one pass from the map into place.
 
+Inner loops run over slices of rows, indexed from 0: compilers turn only such loops
+into vector instructions.
+
 All kernels take the rows of one bucket and the slots of the batch that they go to:
 sample rows[j] of the bucket fills out[slots[j]], every cell of it. Where the batch
 is larger than the sample, the sample stands in its centre; where it is smaller, its
@@ -37,10 +40,11 @@ def gather_images(images, rows, slots, shift, gain, low, high, pad, out):
         image = images[rows[j]]
         shift_j, gain_j = shift[j], gain[j]
         for y in range(height):
+            line = image[first_y + y, first_x : first_x + width]
+            place = target[to_y + y, to_x : to_x + width]
             for x in range(width):
-                value = np.float32(image[first_y + y, first_x + x])
-                value = (value - shift_j) * gain_j
-                target[to_y + y, to_x + x] = min(max(value, low), high)
+                value = (np.float32(line[x]) - shift_j) * gain_j
+                place[x] = min(max(value, low), high)
 
 
 @kernel
@@ -54,8 +58,10 @@ def gather_bits(masks, rows, slots, out):
             target[:] = 0
         mask = masks[rows[j]]
         for y in range(height):
+            line = mask[first_y + y, first_x : first_x + width]
+            place = target[to_y + y, to_x : to_x + width]
             for x in range(width):
-                target[to_y + y, to_x + x] = mask[first_y + y, first_x + x]
+                place[x] = line[x]
 
 
 @kernel
@@ -76,9 +82,10 @@ def gather_classes(masks, rows, slots, classes, out):
                 target[:] = 0
             bit = np.uint64(classes[c])
             for y in range(height):
+                line = mask[first_y + y, first_x : first_x + width]
+                place = target[to_y + y, to_x : to_x + width]
                 for x in range(width):
-                    bits = np.uint64(mask[first_y + y, first_x + x])
-                    target[to_y + y, to_x + x] = (bits >> bit) & np.uint64(1)
+                    place[x] = (np.uint64(line[x]) >> bit) & np.uint64(1)
 
 
 @kernel
@@ -96,10 +103,12 @@ def gather_labels(masks, rows, slots, priority, out):
         target[:] = 0
         mask = masks[rows[j]]
         for y in range(height):
+            line = mask[first_y + y, first_x : first_x + width]
+            place = target[to_y + y, to_x : to_x + width]
             for x in range(width):
-                bits = np.uint64(mask[first_y + y, first_x + x])
+                bits = np.uint64(line[x])
                 if bits:
                     for k in priority:
                         if (bits >> np.uint64(k)) & np.uint64(1):
-                            target[to_y + y, to_x + x] = k + 1
+                            place[x] = k + 1
                             break

@@ -141,11 +141,13 @@ class Loader:
         try:
             return self._make(samples)
         except Exception as exc:
-            patients = sorted({self.store[i].patient for i in samples.tolist()})
             exc.add_note(
                 f"while making batch {k} of epoch {epoch} from samples "
-                f"{samples.tolist()} of {self.store.path}, patients {patients}"
+                f"{samples.tolist()} of {self.store.path}"
             )
+            if self.store.is_whole:  # else its columns cannot be read any more
+                patients = {self.store[i].patient for i in samples.tolist()}
+                exc.add_note(f"patients {', '.join(sorted(patients))}")
             raise
 
     def _make(self, samples: NDArray[np.int64]) -> Batch:
@@ -181,10 +183,11 @@ class Loader:
         channels = (len(self.store.classes),) if self.masks == "onehot" else ()
         return np.empty((count, *channels, *self.size), np.uint8)
 
-    def _mask_gatherer(self, masks: str) -> Callable[..., None]:
+    def _mask_gatherer(self, masks: str) -> Callable[..., Any]:
         """Return a function of (masks, rows, slots, out)."""
         if masks == "bits":
-            return gather.gather_bits
+            gatherer: Callable[..., Any] = gather.gather_bits
+            return gatherer
         if masks == "labels":
             bits = [self.store.class_index(name) for name in self.priority]
             order = np.array(bits, np.int64)

@@ -16,6 +16,8 @@ from fastseg.store.reader import Store
 
 Column = NDArray[np.float64]
 
+_PAIR_WANTED = "percentiles is {}, expected (lower, upper)"
+
 # Narrowest range, in stored values, over which a window rises from 0 to 1: a DICOM
 # window of width 1 is a threshold and has none.
 NARROWEST_WINDOW = 1e-6
@@ -43,17 +45,15 @@ class Scaling:
         if self.normalize not in _WAYS:
             raise OptionError(one_of("normalize", self.normalize, _WAYS))
         if self.normalize == "percentile":
-            low, high = _percentile_places(self, store)
-            if low >= high:
-                raise OptionError(
-                    f"percentiles are {self.percentiles}, expected (lower, upper)"
-                )
+            places = _percentile_places(self, store)
+            if places[0] >= places[1]:
+                raise OptionError(_PAIR_WANTED.format(self.percentiles))
         if self.normalize == "window":
             missing = int(np.isnan(store.items["window"][:, 0]).sum())
             if missing:
                 raise OptionError(
-                    f"normalize is 'window', but {missing} of {len(store)} samples have "
-                    "no window in their DICOM header; use 'percentile' or 'zscore'"
+                    f"normalize is 'window', but {missing} of {len(store)} samples "
+                    "have no window in their DICOM header; use 'percentile' or 'zscore'"
                 )
 
     @property
@@ -109,10 +109,13 @@ def _percentile(
 
 def _percentile_places(scaling: Scaling, store: Store) -> tuple[int, int]:
     ranks = store.percentile_ranks
-    for rank in scaling.percentiles:
+    try:
+        low, high = (float(rank) for rank in scaling.percentiles)
+    except (TypeError, ValueError):
+        raise OptionError(_PAIR_WANTED.format(scaling.percentiles)) from None
+    for rank in (low, high):
         if rank not in ranks:
-            raise OptionError(one_of("percentile", float(rank), map(str, ranks)))
-    low, high = scaling.percentiles
+            raise OptionError(one_of("percentile", rank, map(str, ranks)))
     return ranks.index(low), ranks.index(high)
 
 

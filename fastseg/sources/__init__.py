@@ -30,7 +30,8 @@ def link(
     keep_unlabelled : link images without contours as well
 
     Returns a LinkTable. What does not fit is in its `rejects` with file, line and
-    reason, and a RejectedWarning tells so; the images without contours are counted in `unlabelled`.
+    reason, and a RejectedWarning tells so; the images without contours are counted
+    in `unlabelled`.
 
     Raises LinkError where the folder has none of the layouts or its list of
     patients cannot be read, OptionError for an unknown class.

@@ -120,12 +120,17 @@ class Store:
             raise UnknownClassError(one_of("class", name, self.classes))
         return self.classes.index(name)
 
-    def check_size(self) -> None:
-        """Raise StoreError if the file has become shorter since it was opened.
+    @property
+    def is_whole(self) -> bool:
+        """Whether the file is still as long as when it was opened.
 
         Reading beyond the end of a mapped file ends the process.
         """
-        if self._map.size() < len(self._map):
+        return self._map.size() >= len(self._map)
+
+    def check_size(self) -> None:
+        """Raise StoreError if the file has become shorter since it was opened."""
+        if not self.is_whole:
             raise StoreError(f"{self.path}: was truncated while it was in use")
 
     def _check_columns(self) -> None:
@@ -172,19 +177,22 @@ class Sample:
     def image(self) -> NDArray[Any]:
         """Stored values (H, W), read-only."""
         name, row = self._place()
-        return self._store.images[name][row]
+        image: NDArray[Any] = self._store.images[name][row]
+        return image
 
     @property
     def mask(self) -> NDArray[Any]:
         """Bit field (H, W), read-only: bit k says that class k covers the pixel."""
         name, row = self._place()
-        return self._store.masks[name][row]
+        mask: NDArray[Any] = self._store.masks[name][row]
+        return mask
 
     def mask_of(self, name: str) -> NDArray[np.bool_]:
         """Return one class's mask, bool (H, W), or raise UnknownClassError."""
         mask = self.mask
         bit = mask.dtype.type(1 << self._store.class_index(name))
-        return (mask & bit) != 0
+        covered: NDArray[np.bool_] = (mask & bit) != 0
+        return covered
 
     @property
     def contours(self) -> dict[str, list[NDArray[np.float64]]]:

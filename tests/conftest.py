@@ -1,0 +1,78 @@
+"""What several tests share: sample data, real data, a store."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+import fastseg
+
+# The first example of a kernel compiles it, so no example has a deadline.
+settings.register_profile("fastseg", deadline=None)
+settings.load_profile("fastseg")
+
+PROJECT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def sample_study():
+    """The committed phantom; not to be written to."""
+    return PROJECT / "data" / "phantom"
+
+
+@pytest.fixture(scope="session")
+def small_study(tmp_path_factory):
+    """A phantom of two patients with images of different shapes; read only."""
+    return fastseg.make_phantom(
+        tmp_path_factory.mktemp("small") / "study",
+        patients=2,
+        sizes=(40, "48x36"),
+        slices=2,
+        phases=3,
+    )
+
+
+@pytest.fixture
+def study(small_study, tmp_path):
+    """A copy of the small phantom, to be spoiled."""
+    return shutil.copytree(small_study, tmp_path / "study")
+
+
+@pytest.fixture(scope="session")
+def store(sample_study, tmp_path_factory):
+    """A store of the committed phantom: two shapes, four classes."""
+    path = tmp_path_factory.mktemp("store") / "heart.h5"
+    fastseg.build(fastseg.link(sample_study), path)
+    return fastseg.open(path)
+
+
+@pytest.fixture(scope="session")
+def real_data():
+    """The folder of real data; tests are skipped where it is absent."""
+    folder = Path(
+        os.environ.get("FASTSEG_REAL_DATA", PROJECT.parent / "shared" / "data")
+    )
+    if not (folder / "sunnybrook").is_dir():
+        pytest.skip(f"no real data at {folder}; set FASTSEG_REAL_DATA to its folder")
+    return folder
+
+
+@pytest.fixture
+def fastseg_command(tmp_path):
+    """Runs the command line in tmp_path and returns the finished process."""
+
+    def run(*arguments, cwd=tmp_path):
+        return subprocess.run(
+            [sys.executable, "-m", "fastseg.cli", *map(str, arguments)],
+            cwd=cwd,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+    return run

@@ -1,0 +1,44 @@
+"""Inputs for property tests, drawn so that they shrink to something readable."""
+
+import numpy as np
+from hypothesis import strategies as st
+
+# Halves of pixels, where every tie happens.
+half_pixels = st.integers(-8, 32).map(lambda k: k / 2)
+
+
+@st.composite
+def near_pixel_centres(draw):
+    """An integer or one of its neighbours among the floating-point numbers."""
+    value = float(draw(st.integers(-3, 14)))
+    way = draw(st.sampled_from([0.0, -np.inf, np.inf]))
+    return float(np.nextafter(value, way)) if way else value
+
+
+# Anything finite: down to 5e-324 and up to 1.7e308.
+any_finite = st.floats(allow_nan=False, allow_infinity=False)
+inside = st.floats(-4, 16, allow_nan=False)
+coordinates = st.one_of(half_pixels, near_pixel_centres(), inside, any_finite)
+
+
+def rings(coordinate=coordinates, most=9):
+    """Rings of 3 or more vertices, at least 3 of them distinct."""
+    vertex = st.tuples(coordinate, coordinate)
+    return st.lists(vertex, min_size=3, max_size=most).filter(
+        # -0.0 and 0.0 are one place
+        lambda ring: len({(x + 0.0, y + 0.0) for x, y in ring}) >= 3
+    )
+
+
+shapes = st.tuples(st.integers(1, 12), st.integers(1, 14))
+
+
+@st.composite
+def rings_split_at_a_chord(draw, coordinate=coordinates):
+    """(whole, left, right): a ring and the two parts that a chord cuts it into."""
+    ring = draw(rings(coordinate))
+    first = draw(st.integers(0, len(ring) - 1))
+    second = draw(st.integers(first, len(ring) - 1))
+    left = ring[first : second + 1]
+    right = ring[second:] + ring[: first + 1]
+    return ring, left, right

@@ -1,0 +1,169 @@
+"""The command line, run as a user runs it."""
+
+import json
+import re
+
+import pytest
+
+VERBS = ("link", "build", "info", "show", "phantom")
+
+
+@pytest.fixture
+def heart(fastseg_command, study, tmp_path):
+    """A store built by the command line from the small study."""
+    for arguments in (("link", study), ("build", "links.csv", "-o", "heart.h5")):
+        assert fastseg_command(*arguments).returncode == 0
+    return tmp_path / "heart.h5"
+
+
+def test_the_main_job(fastseg_command, study, tmp_path):
+    """link, build, info and show each say in a line what they did."""
+    run = fastseg_command("link", study, "-o", "links.csv")
+    assert (run.returncode, run.stderr) == (0, "")
+    assert "links.csv: 8 images, 8 icontour, 4 ocontour" in run.stdout
+    assert "4 images without a contour" in run.stdout
+    run = fastseg_command("build", "links.csv", "-o", "heart.h5")
+    assert (run.returncode, run.stderr) == (0, "")
+    assert "heart.h5: 8 samples, 20 contours" in run.stdout
+    run = fastseg_command("info", "heart.h5")
+    assert (run.returncode, run.stderr) == (0, "")
+    for text in ("samples", "40x40_uint16", "48x36_uint16", "icontour", "fingerprint"):
+        assert text in run.stdout
+    run = fastseg_command("show", "heart.h5", "-o", "picture.png", "-n", "2")
+    assert (run.returncode, run.stderr) == (0, "")
+    assert (tmp_path / "picture.png").read_bytes()[:4] == b"\x89PNG"
+    assert not list(tmp_path.glob("*.partial"))
+    assert not list(tmp_path.glob("*.rejects.csv"))
+
+
+def test_rejects_are_listed_and_told_by_the_exit_status(
+    fastseg_command, study, tmp_path
+):
+    """What is lost is printed, written to a file and makes the status 3."""
+    (
+        study / "contourfiles/PH-1/i-contours/IM-0001-0099-icontour-manual.txt"
+    ).write_text("1 1\n2 2\n1 2\n")
+    contour = study / "contourfiles/PH-2/i-contours/IM-0001-0001-icontour-manual.txt"
+    contour.write_text("1 1\n2 x\n")
+    run = fastseg_command("link", study, "-o", "links.csv")
+    assert run.returncode == 3
+    assert "8 images" in run.stdout
+    assert "1 rejected, listed in links.csv.rejects.csv" in run.stderr
+    assert "0099" in (tmp_path / "links.csv.rejects.csv").read_text()
+    assert fastseg_command("link", study, "--allow-rejects").returncode == 0
+    run = fastseg_command("build", "links.csv", "-o", "heart.h5")
+    assert run.returncode == 3
+    assert "IM-0001-0001-icontour-manual.txt:2: " in run.stderr
+    listed = (tmp_path / "heart.h5.rejects.csv").read_text().splitlines()
+    assert listed[0] == "file,line,reason"
+    assert len(listed) == 2
+    run = fastseg_command("build", "links.csv", "-o", "heart.h5", "--allow-rejects")
+    assert run.returncode == 0
+    contour.write_text("9 9\n12 9\n12 12\n")
+    assert fastseg_command("build", "links.csv", "-o", "heart.h5").returncode == 0
+    assert not (tmp_path / "heart.h5.rejects.csv").exists()
+
+
+def test_a_build_of_nothing_lists_why(fastseg_command, study, tmp_path):
+    """If all is rejected there is no store, but the list and status 3."""
+    assert fastseg_command("link", study).returncode == 0
+    for path in study.glob("dicoms/*/*.dcm"):
+        path.write_text("gone")
+    run = fastseg_command("build", "links.csv", "-o", "heart.h5", "--allow-rejects")
+    assert run.returncode == 3
+    assert "error: nothing to build" in run.stderr
+    assert "is not a DICOM file" in run.stderr
+    assert (tmp_path / "heart.h5.rejects.csv").exists()
+    assert not (tmp_path / "heart.h5").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (("link", "nowhere"), "error: nowhere: is not a folder"),
+        (
+            ("link", "."),
+            "error: .: has no layout that fastseg knows; did you mean study",
+        ),
+        (("link", "study", "--label", "icontuor"), "did you mean 'icontour'"),
+        (("build", "none.csv"), "No such file or directory: 'none.csv'"),
+        (("build", "study/link.csv"), "line 1: no column patient, dicom_path"),
+        (("info", "study/link.csv"), "is no HDF5 file"),
+        (("info", "none.h5"), "No such file"),
+        (("show", "none.h5"), "No such file"),
+        (("phantom", "study"), "study: is not empty"),
+        (("phantom", "new", "--size", "9"), "size is 9x9"),
+    ],
+)
+def test_errors_are_one_readable_line(fastseg_command, study, arguments, text):
+    """The status is 1, nothing is printed but one line, and no traceback."""
+    run = fastseg_command(*arguments)
+    assert run.returncode == 1
+    assert run.stdout == ""
+    assert text in run.stderr
+    assert run.stderr.startswith("error: ")
+    assert run.stderr.count("\n") == 1
+
+
+def test_debug_shows_the_traceback(fastseg_command):
+    """Where in the code an error arose is shown when asked for."""
+    run = fastseg_command("link", "nowhere", "--debug")
+    assert run.returncode == 1
+    assert "Traceback" in run.stderr
+    assert "LinkError" in run.stderr
+
+
+def test_quiet_and_verbose(fastseg_command, study):
+    """--quiet prints nothing when all is well, --verbose prints what is left out."""
+    (study / "notes.txt").write_text("mine")
+    (study / "dicoms/PHANTOM0001/notes.txt").write_text("mine")
+    run = fastseg_command("link", study, "-q")
+    assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
+    run = fastseg_command("link", study)
+    assert "ignored 1 file of another kind" in run.stdout
+    run = fastseg_command("link", study, "-v")
+    assert "ignored dicoms/PHANTOM0001/notes.txt" in run.stderr
+    run = fastseg_command("build", "links.csv", "-v")
+    assert "fingerprint" in run.stderr
+    run = fastseg_command("info", "store.h5", "-v")
+    assert "patient PHANTOM0002" in run.stdout
+
+
+def test_a_contour_off_its_image_is_counted(fastseg_command, study):
+    """An empty mask is no loss, but is told."""
+    name = "contourfiles/PH-1/i-contours/IM-0001-0001-icontour-manual.txt"
+    (study / name).write_text("900 900\n910 900\n910 910\n")
+    fastseg_command("link", study)
+    run = fastseg_command("build", "links.csv", "-v")
+    assert run.returncode == 0
+    assert "empty masks: the contour covers no pixel" in run.stdout
+    assert name in run.stderr
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_has_an_example_that_is_a_command(fastseg_command, verb):
+    """Every verb's --help shows a line that starts with its name."""
+    run = fastseg_command(verb, "--help")
+    assert run.returncode == 0
+    assert re.search(rf"Example: fastseg {verb} \S+", run.stdout)
+
+
+def test_the_version_is_the_packages(fastseg_command):
+    """--version prints it and nothing else."""
+    import fastseg
+
+    assert fastseg_command("--version").stdout == f"fastseg {fastseg.__version__}\n"
+
+
+def test_a_misspelt_option_is_status_2(fastseg_command):
+    """What cannot be meant is told apart from what went wrong."""
+    assert fastseg_command("link", "--labels").returncode == 2
+    assert fastseg_command("links").returncode == 2
+
+
+def test_facts_of_a_built_store_are_plain(heart):
+    """Facts of a sample go through JSON."""
+    import fastseg
+
+    facts = fastseg.open(heart)[0].facts
+    assert json.loads(json.dumps(facts)) == facts

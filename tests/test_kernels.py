@@ -1,0 +1,134 @@
+"""Kernels that fill batches and measure images, held against numpy."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from numpy.testing import assert_array_equal
+
+from fastseg._kernels import gather, tone
+
+pytestmark = pytest.mark.kernel
+
+sides = st.integers(1, 9)
+image_dtypes = st.sampled_from(["u1", "i1", "<u2", "<i2", "<u4", "<i4"])
+mask_dtypes = st.sampled_from(["u1", "<u2", "<u4", "<u8"])
+
+
+def place(image, size, fill):
+    """Bring an image to a size about its centre, the slow and obvious way."""
+    out = np.full(size, fill, np.result_type(image, type(fill)))
+    (y0, ty, h), (x0, tx, w) = (
+        ((s - t) // 2, 0, t) if s >= t else (0, (t - s) // 2, s)
+        for s, t in zip(image.shape, size, strict=True)
+    )
+    out[ty : ty + h, tx : tx + w] = image[y0 : y0 + h, x0 : x0 + w]
+    return out
+
+
+def stacks(dtypes, count=3):
+    return st.builds(lambda d, h, w: (d, (count, h, w)), dtypes, sides, sides).flatmap(
+        lambda pair: arrays(*pair)
+    )
+
+
+def stale(shape, dtype):
+    """Return memory with rubbish in it: kernels must fill every cell."""
+    return np.full(shape, 77, dtype)
+
+
+ROWS, SLOTS = np.array([2, 0]), np.array([1, 3])
+
+
+@given(stacks(image_dtypes), sides, sides)
+def test_images_are_scaled_and_placed(images, height, width):
+    """Every cell of the listed slots is filled as numpy does it; others are left."""
+    out = stale((4, height, width), np.float32)
+    shift, gain = np.array([3, -1], np.float32), np.array([0.5, -2], np.float32)
+    low, high, pad = np.float32(-100), np.float32(100), np.float32(-7)
+    gather.gather_images(images, ROWS, SLOTS, shift, gain, low, high, pad, out)
+    for j, (row, slot) in enumerate(zip(ROWS, SLOTS, strict=True)):
+        scaled = (images[row].astype(np.float32) - shift[j]) * gain[j]
+        expected = place(np.clip(scaled, low, high), (height, width), np.float32(-7))
+        assert_array_equal(out[slot], expected)
+    assert (out[[0, 2]] == 77).all()
+
+
+@given(stacks(mask_dtypes), sides, sides)
+def test_bits_are_copied_and_placed(masks, height, width):
+    """Bit fields arrive unchanged, with zeros around them."""
+    out = stale((4, height, width), masks.dtype)
+    gather.gather_bits(masks, ROWS, SLOTS, out)
+    for row, slot in zip(ROWS, SLOTS, strict=True):
+        assert_array_equal(out[slot], place(masks[row], (height, width), 0))
+    assert (out[[0, 2]] == 77).all()
+
+
+@given(stacks(mask_dtypes), sides, sides, st.data())
+def test_classes_become_channels(masks, height, width, data):
+    """Channel c is 1 where bit classes[c] is set and 0 elsewhere."""
+    bit = st.integers(0, 8 * masks.dtype.itemsize - 1)
+    classes = np.array(data.draw(st.lists(bit, min_size=1, max_size=3)))
+    out = stale((4, len(classes), height, width), np.uint8)
+    gather.gather_classes(masks, ROWS, SLOTS, classes, out)
+    for row, slot in zip(ROWS, SLOTS, strict=True):
+        for c, k in enumerate(classes.tolist()):
+            expected = (masks[row] >> masks.dtype.type(k)) & masks.dtype.type(1)
+            assert_array_equal(out[slot, c], place(expected, (height, width), 0))
+    assert (out[[0, 2]] == 77).all()
+
+
+@given(stacks(mask_dtypes), sides, sides, st.permutations(range(8)))
+def test_labels_show_the_class_on_top(masks, height, width, priority):
+    """A pixel's label is that of the first class in priority that covers it."""
+    out = stale((4, height, width), np.uint8)
+    gather.gather_labels(masks, ROWS, SLOTS, np.array(priority), out)
+    for row, slot in zip(ROWS, SLOTS, strict=True):
+        expected = np.zeros(masks.shape[1:], np.uint8)
+        for k in reversed(priority):
+            one = masks.dtype.type(1)
+            expected[(masks[row] >> masks.dtype.type(k)) & one == 1] = k + 1
+        assert_array_equal(out[slot], place(expected, (height, width), 0))
+
+
+@given(sides, sides)
+def test_padding_and_cutting_undo_each_other(small, more):
+    """What was padded to a larger size is found again by cutting it back."""
+    large = small + more
+    start, target, length = gather.centre_overlap(small, large)
+    assert (start, length) == (0, small)
+    assert gather.centre_overlap(large, small) == (target, 0, small)
+
+
+@given(stacks(image_dtypes, count=1))
+def test_sums_are_exact(stack):
+    """Min, max, sum and the sum of squares are those of whole numbers."""
+    image = stack[0]
+    values = [int(v) for v in image.ravel()]
+    least, greatest, total, high, low = tone.sum_values(image)
+    assert (least, greatest, total) == (min(values), max(values), sum(values))
+    assert (int(high) << 32) + int(low) == sum(v * v for v in values)
+
+
+@given(arrays("<i2", (5, 7), elements=st.integers(-50, 50)))
+def test_ranks_are_those_of_sorting(image):
+    """Counting finds the same order statistics as sorting."""
+    ranks = np.array([0, 0, 3, 17, 33, 34])
+    found = np.empty(len(ranks))
+    tone.rank_values(image, np.int64(image.min()), np.int64(image.max()), ranks, found)
+    assert_array_equal(found, np.sort(image, axis=None)[ranks])
+
+
+@given(stacks(mask_dtypes, count=1))
+def test_classes_are_measured(stack):
+    """Pixels and bounding box of each bit are those that numpy finds."""
+    mask = stack[0]
+    count = 8 * mask.dtype.itemsize
+    pixels, boxes = stale(count, np.int64), stale((count, 4), np.int64)
+    tone.measure_classes(mask, pixels, boxes)
+    for k in range(count):
+        where = np.argwhere((mask >> mask.dtype.type(k)) & mask.dtype.type(1))
+        assert pixels[k] == len(where)
+        box = [*where.min(axis=0), *where.max(axis=0) + 1] if len(where) else [0] * 4
+        assert_array_equal(boxes[k], box)

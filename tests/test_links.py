@@ -1,0 +1,334 @@
+"""The links table: read with suspicion, written alike everywhere."""
+
+import csv
+import itertools
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+import fastseg
+from fastseg.errors import LinkError
+from fastseg.links import (
+    COLUMNS,
+    Link,
+    LinkTable,
+    Reject,
+    natural_key,
+    rejects_path,
+    save_rejects,
+)
+
+HEADER = ",".join(COLUMNS)
+# A field that is left out of a row below is empty.
+GOOD = {"patient": "P1", "dicom_path": "a/2.dcm"}
+ALSO_GOOD = {"patient": "P1", "dicom_path": "a/10.dcm"}
+
+
+def row(fields):
+    return ",".join(fields.get(name, "") for name in COLUMNS)
+
+
+def write(path, *rows, header=HEADER):
+    path.write_text("\n".join([header, *rows, ""]), encoding="utf-8", newline="")
+    return path
+
+
+def files(table):
+    """The real files that the links of a table name."""
+    base = table.base
+    return [
+        ((base / link.dicom_path).resolve(), (base / link.contour_path).resolve())
+        for link in table.links
+    ]
+
+
+# Writing
+
+
+def test_a_table_beside_its_data_survives_saving_and_loading(study):
+    """What is loaded equals what was saved, images without contours included."""
+    table = fastseg.link(study, keep_unlabelled=True)
+    loaded = LinkTable.load(table.save(study / "links.csv"))
+    assert loaded.links == table.links
+    assert loaded.base == study
+    assert loaded.rejects == ()
+
+
+@pytest.mark.parametrize("place", ["links.csv", "far/away/links.csv", "short/l.csv"])
+def test_a_table_elsewhere_leads_to_the_same_files(study, tmp_path, place):
+    """A table in another folder, even one behind a symbolic link, names the data."""
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    (tmp_path / "short").symlink_to(tmp_path / "deep" / "er")
+    table = fastseg.link(study)
+    loaded = LinkTable.load(table.save(tmp_path / place))
+    assert files(loaded) == files(table)
+    assert {(loaded.base / link.root).resolve() for link in loaded.links} == {study}
+    away = place != "links.csv"
+    assert all(link.dicom_path.startswith("../") == away for link in loaded.links)
+
+
+def test_a_table_that_comes_home_is_as_if_it_had_never_left(study, tmp_path):
+    """The way by which a table reached its place leaves no trace in it."""
+    table = fastseg.link(study)
+    away = LinkTable.load(table.save(tmp_path / "far" / "links.csv"))
+    home = away.save(study / "links.csv").read_bytes()
+    assert home == table.save(study / "direct.csv").read_bytes()
+
+
+def test_relative_folders_give_the_same_table(study, tmp_path, monkeypatch):
+    """How a folder is spelled on the way in makes no difference on the way out."""
+    absolute = fastseg.link(study).save(tmp_path / "out" / "a.csv").read_bytes()
+    monkeypatch.chdir(tmp_path)
+    assert fastseg.link("study").save("out/b.csv").read_bytes() == absolute
+    monkeypatch.chdir(study)
+    assert fastseg.link(".").save("../out/c.csv").read_bytes() == absolute
+
+
+def test_the_same_data_give_the_same_bytes(study, tmp_path):
+    """Neither the order in which files came nor that of rows reaches the table."""
+    (study / "dicoms" / "PHANTOM0001" / "5.dcm").rename(
+        study / "dicoms" / "PHANTOM0001" / "10.dcm"
+    )
+    other = tmp_path / "other"
+    for path in sorted(study.rglob("*.*"), reverse=True):
+        (other / path.relative_to(study)).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, other / path.relative_to(study))
+    saved = fastseg.link(study).save(study / "links.csv").read_bytes()
+    assert fastseg.link(other).save(other / "links.csv").read_bytes() == saved
+    header, *rows = saved.decode().splitlines()
+    names = [row.split(",")[1].rsplit("/")[-1] for row in rows if "PHANTOM0001" in row]
+    assert list(dict.fromkeys(names)) == ["1.dcm", "2.dcm", "4.dcm", "10.dcm"]
+    shuffled = write(study / "shuffled.csv", *rows[::-1], header=header)
+    assert LinkTable.load(shuffled).save(study / "s.csv").read_bytes() == saved
+
+
+def test_counts_follow_from_the_links():
+    """Classes, images and counts are those of the links; "" is no class."""
+    links = (
+        Link(patient="P", dicom_path="a", contour_path="x", label="b"),
+        Link(patient="P", dicom_path="a", contour_path="y", label="a"),
+        Link(patient="P", dicom_path="a", frame=1, contour_path="x", label="b"),
+        Link(patient="P", dicom_path="c"),
+    )
+    table = LinkTable(base=Path(), links=links)
+    assert len(table) == 4
+    assert table.images == 3
+    assert table.classes == ("a", "b")
+    assert dict(table.counts()) == {"a": 1, "b": 2}
+
+
+def test_rejects_are_listed_beside_the_output_and_removed_again(tmp_path):
+    """Rejects become a CSV with a header; without any, an older list goes away."""
+    output = tmp_path / "new" / "links.csv"
+    rejects = [Reject("a,b.dcm", None, 'said "no"'), Reject("c", 3, "two\nlines")]
+    path = save_rejects(output, rejects)
+    assert path == rejects_path(output) == tmp_path / "new" / "links.csv.rejects.csv"
+    with path.open(encoding="utf-8", newline="") as file:
+        assert list(csv.reader(file)) == [
+            ["file", "line", "reason"],
+            ["a,b.dcm", "", 'said "no"'],
+            ["c", "3", "two\nlines"],
+        ]
+    assert save_rejects(output, []) is None
+    assert not path.exists()
+    assert save_rejects(output, []) is None
+
+
+def test_saving_a_table_saves_its_rejects(study):
+    """The rejects of a table are listed with it, and nothing partial stays."""
+    table = fastseg.link(study)
+    before = set(study.iterdir())
+    spoiled = replace(table, rejects=(Reject("x", 1, "no"),))
+    path = spoiled.save(study / "links.csv")
+    assert set(study.iterdir()) - before == {path, rejects_path(path)}
+    table.save(path)
+    assert set(study.iterdir()) - before == {path}
+
+
+# Reading
+
+
+def test_the_required_columns_are_enough(tmp_path):
+    """Without the other columns a link has their defaults."""
+    header = "patient,dicom_path,contour_path,label"
+    rows = "P1,a/2.dcm,c/2.txt,heart", "P1,a/3.dcm,,"
+    loaded = LinkTable.load(write(tmp_path / "t.csv", *rows, header=header))
+    assert loaded.rejects == ()
+    assert loaded.links == (
+        Link(
+            patient="P1",
+            dicom_path="a/2.dcm",
+            contour_path="c/2.txt",
+            label="heart",
+            format="sunnybrook",
+        ),
+        Link(patient="P1", dicom_path="a/3.dcm"),
+    )
+
+
+@pytest.mark.parametrize(
+    "spell",
+    [
+        lambda text: b"\xef\xbb\xbf" + text,
+        lambda text: text.replace(b"\n", b"\r\n"),
+        lambda text: b"\xef\xbb\xbf" + text.replace(b"\n", b"\r\n"),
+        lambda text: text.replace(b"\n", b"\r"),
+        lambda text: text.replace(b"\n", b"\n\n"),
+        lambda text: text.replace(b",", b" , "),
+        lambda text: text.replace(b"\n", b",more\n"),
+        lambda text: text.rstrip(b"\n"),
+        lambda text: text.replace(b"P1", b'"P1"'),
+    ],
+    ids=["bom", "crlf", "both", "cr", "blank", "spaces", "column", "end", "quotes"],
+)
+def test_tables_that_other_tools_wrote_are_read(tmp_path, spell):
+    """Byte order marks, line ends, blank lines, spaces and quotes change nothing."""
+    plain = write(tmp_path / "plain.csv", row(GOOD), row(ALSO_GOOD))
+    spelled = tmp_path / "spelled.csv"
+    spelled.write_bytes(spell(plain.read_bytes()))
+    expected, loaded = LinkTable.load(plain), LinkTable.load(spelled)
+    assert len(expected) == 2
+    assert (loaded.links, loaded.rejects) == (expected.links, ())
+
+
+def test_a_missing_table_is_a_missing_file(tmp_path):
+    """A path that leads nowhere is told as the builtin error with its name."""
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.csv"):
+        LinkTable.load(tmp_path / "nowhere.csv")
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (b"", ", line 1: no column patient, dicom_path, contour_path, label;"),
+        (b"patient,dicom_path,contour_path\n", ", line 1: no column label;"),
+        (b"patient;dicom_path;contour_path;label\n", ", line 1: no column patient,"),
+        ((HEADER + "\nJürgen,a.dcm").encode("latin-1"), ": is not UTF-8 text"),
+        (HEADER.encode("utf-16"), ": is not UTF-8 text"),
+        (f'{HEADER}\n\n"P1,a.dcm,,,,,,\n'.encode(), ", line 3: unexpected end"),
+        (f'{HEADER}\n"P"1,a.dcm,,,,,,\n'.encode(), ", line 2: "),
+        (HEADER.encode() + b"\n" + b"x" * 200_000, ", line 2: field larger"),
+    ],
+    ids=["empty", "column", "commas", "latin", "utf16", "unclosed", "quote", "huge"],
+)
+def test_what_is_no_table_is_refused(tmp_path, content, text):
+    """A file that cannot be a links table raises LinkError with file and line."""
+    path = tmp_path / "t.csv"
+    path.write_bytes(content)
+    with pytest.raises(LinkError) as caught:
+        LinkTable.load(path)
+    assert str(caught.value).startswith(f"{path}{text}")
+
+
+CONTOUR = {"contour_path": "c.txt", "label": "heart"}
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        ("P1,a.dcm", "the row has 2 fields, expected 8"),
+        (row(GOOD) + ",", "the row has 9 fields, expected 8"),
+        ({"patient": ""}, "the field patient is empty"),
+        ({"patient": "P\0"}, "patient"),
+        ({"dicom_path": " "}, "the field dicom_path is empty"),
+        ({"frame": "-1"}, "frame is '-1', expected a whole number"),
+        ({"frame": "x"}, "frame is 'x'"),
+        ({"frame": "1.5"}, "frame is '1.5'"),
+        ({"frame": "٣"}, "frame is '٣'"),
+        ({"frame": "²"}, "frame is '²'"),
+        ({"frame": "9" * 5000}, "frame"),
+        ({"label": "heart"}, "contour_path and label must be given together"),
+        ({"contour_path": "c.txt"}, "contour_path and label must be given together"),
+        ({"dicom_path": "/a.dcm"}, "expected a path relative to the table"),
+        (CONTOUR | {"contour_path": "/c.txt"}, "contour_path is '/c.txt'"),
+        ({"root": "/"}, "root is '/'"),
+        ({"dicom_path": r"a\2.dcm"}, "expected a path with forward slashes"),
+        (CONTOUR | {"contour_path": r"\c.txt"}, "expected a path with forward slashes"),
+        ({"dicom_path": "C:/a.dcm"}, "expected a path with forward slashes"),
+        ({"dicom_path": "C:a.dcm"}, "expected a path with forward slashes"),
+        ({"dicom_path": "a\0.dcm"}, "expected a path with forward slashes"),
+        ({"dicom_path": "../a.dcm"}, "leads outside its root"),
+        ({"dicom_path": "a/../../a.dcm"}, "leads outside its root"),
+        ({"dicom_path": ".."}, "leads outside its root"),
+        (CONTOUR | {"contour_path": "../c.txt"}, "leads outside its root"),
+        (CONTOUR | {"contour_path": "a/../.."}, "leads outside its root"),
+        ({"root": "b"}, "a/2.dcm leads outside its root 'b'"),
+        ({"root": "a", "dicom_path": "a/../b.dcm"}, "leads outside its root 'a'"),
+    ],
+)
+def test_a_bad_row_is_rejected_and_the_others_stay(tmp_path, bad, reason):
+    """A row that does not fit is in `rejects` with file, line and reason, alone."""
+    text = bad if isinstance(bad, str) else row(GOOD | bad)
+    path = write(tmp_path / "t.csv", row(GOOD), text, row(ALSO_GOOD))
+    loaded = LinkTable.load(path)
+    assert [link.dicom_path for link in loaded.links] == ["a/2.dcm", "a/10.dcm"]
+    (reject,) = loaded.rejects
+    assert reject[:2] == (str(path), 3)
+    assert reason in reject.reason
+
+
+@pytest.mark.parametrize(
+    "door", ["file.dcm", "folder/x.dcm", "deep/../x.dcm", "chain.dcm"]
+)
+@pytest.mark.parametrize("column", ["dicom_path", "contour_path"])
+def test_symbolic_links_do_not_lead_out_of_the_root(tmp_path, door, column):
+    """Neither a linked file nor a linked folder on the way opens what is outside."""
+    (tmp_path / "secret" / "down").mkdir(parents=True)
+    (tmp_path / "secret" / "x.dcm").touch()
+    base = tmp_path / "base"
+    base.mkdir()
+    (base / "file.dcm").symlink_to(tmp_path / "secret" / "x.dcm")
+    (base / "folder").symlink_to(tmp_path / "secret")
+    (base / "deep").symlink_to(tmp_path / "secret" / "down")
+    (base / "chain.dcm").symlink_to(base / "file.dcm")
+    assert (base / door).exists()
+    path = write(base / "t.csv", row(GOOD | CONTOUR | {column: door}), row(ALSO_GOOD))
+    loaded = LinkTable.load(path)
+    assert [link.dicom_path for link in loaded.links] == ["a/10.dcm"]
+    (reject,) = loaded.rejects
+    assert reject[:2] == (str(path), 2)
+    assert f"{door} leads outside its root" in reject.reason
+
+
+def test_symbolic_links_inside_the_root_are_followed(tmp_path):
+    """A linked file, folder or table folder within the data is as good as any."""
+    (tmp_path / "real" / "a").mkdir(parents=True)
+    (tmp_path / "real" / "a" / "x.dcm").touch()
+    (tmp_path / "real" / "file.dcm").symlink_to("a/x.dcm")
+    (tmp_path / "real" / "b").symlink_to("a")
+    (tmp_path / "base").symlink_to("real")
+    paths = ["b/x.dcm", "file.dcm", "a/../file.dcm"]
+    rows = [row(GOOD | {"dicom_path": path}) for path in paths]
+    loaded = LinkTable.load(write(tmp_path / "base" / "t.csv", *rows))
+    assert loaded.rejects == ()
+    assert {link.dicom_path for link in loaded.links} == set(paths)
+
+
+# Order
+
+names = st.text("0123459ab./-٣²", max_size=8)
+
+
+@given(st.lists(names, max_size=5))
+def test_natural_keys_order_all_texts(texts):
+    """Any two texts compare, and only equal ones are equal."""
+    expected = sorted(texts, key=natural_key)
+    for other in itertools.islice(itertools.permutations(texts), 24):
+        assert sorted(other, key=natural_key) == expected
+
+
+@given(names, st.integers(0, 10**30), st.integers(0, 10**30), names)
+def test_natural_keys_order_numbers_as_numbers(before, low, high, after):
+    """Names that differ in one number are in the order of that number."""
+    assume(low < high)
+    keys = [natural_key(f"{before}{number}{after}") for number in (low, high)]
+    assert keys[0] < keys[1]
+
+
+def test_natural_keys_have_no_longest_number():
+    """A name of thousands of digits, which Python refuses to convert, has its place."""
+    assert natural_key("9" * 4999) < natural_key("9" * 5000)

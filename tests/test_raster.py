@@ -1,0 +1,180 @@
+"""Contours to masks, held against rational arithmetic."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from numpy.testing import assert_array_equal
+
+from fastseg import rasterize
+from fastseg._kernels import polygon
+from fastseg.errors import GeometryError, OptionError
+from fastseg.raster import as_rings, shoelace_area
+from tests.reference import rasterize_exact
+from tests.strategies import (
+    coordinates,
+    inside,
+    rings,
+    rings_split_at_a_chord,
+    shapes,
+)
+
+# The arithmetic overflows on purpose; compiled code says nothing about it.
+pytestmark = [
+    pytest.mark.kernel,
+    pytest.mark.filterwarnings("ignore:.*encountered in.*:RuntimeWarning"),
+]
+
+SQUARE = [(1, 1), (4, 1), (4, 3), (1, 3)]
+
+
+@given(st.lists(rings(), min_size=1, max_size=3), shapes)
+def test_masks_equal_rational_arithmetic(contours, shape):
+    """Every finite input gives the mask of exact arithmetic, several rings included."""
+    assert_array_equal(rasterize(contours, shape), rasterize_exact(contours, shape))
+
+
+@given(rings_split_at_a_chord(inside))
+def test_a_shared_edge_leaves_no_seam(case):
+    """Cutting a ring along a chord loses and duplicates no pixel."""
+    whole, *parts = case
+    masks = []
+    for part in parts:
+        assume(len({(x + 0.0, y + 0.0) for x, y in part}) >= 3)
+        masks.append(rasterize([part], (12, 14)))
+    assert_array_equal(rasterize([whole], (12, 14)), masks[0] ^ masks[1])
+
+
+@given(rings(), shapes, st.integers(0, 8), st.data())
+def test_the_way_a_ring_is_written_makes_no_difference(ring, shape, turn, data):
+    """Direction, first vertex, repeats and an explicit closing change nothing."""
+    mask = rasterize(ring, shape)
+    turn %= len(ring)
+    repeats = data.draw(st.lists(st.integers(1, 3), min_size=len(ring), max_size=9))
+    doubled = [v for v, n in zip(ring, repeats, strict=False) for _ in range(n)]
+    for other in (
+        ring[::-1],
+        ring[turn:] + ring[:turn],
+        [*ring, ring[0]],
+        [*doubled, *ring[len(repeats) :]],
+    ):
+        assert_array_equal(rasterize(other, shape), mask)
+
+
+@given(rings(inside), st.integers(1, 6), st.integers(1, 6))
+def test_a_canvas_cuts_and_changes_nothing(ring, rows, columns):
+    """A small canvas shows a part of what a large one shows."""
+    large = rasterize(ring, (17, 17))
+    assert_array_equal(rasterize(ring, (rows, columns)), large[:rows, :columns])
+
+
+def test_edges_are_half_open():
+    """Centres on the top and left edge are in, on the bottom and right edge out."""
+    mask = rasterize(SQUARE, (5, 6))
+    expected = np.zeros((5, 6), bool)
+    expected[1:3, 1:4] = True
+    assert_array_equal(mask, expected)
+
+
+def test_a_second_ring_inside_is_a_hole():
+    """Even-odd: what two rings cover is outside."""
+    outer = [(0, 0), (6, 0), (6, 6), (0, 6)]
+    mask = rasterize([outer, [(2, 2), (4, 2), (4, 4), (2, 4)]], (6, 6))
+    assert mask.sum() == 36 - 4
+    assert not mask[2:4, 2:4].any()
+
+
+def test_the_corner_origin_lies_half_a_pixel_up_and_left():
+    """With origin="corner" a square on pixel borders covers just these pixels."""
+    mask = rasterize([(1, 1), (4, 1), (4, 3), (1, 3)], (5, 6), origin="corner")
+    assert_array_equal(np.argwhere(mask)[[0, -1]], [[1, 1], [2, 3]])
+    assert_array_equal(
+        rasterize(np.array(SQUARE) + 0.25, (5, 6), origin="corner"),
+        rasterize(np.array(SQUARE) - 0.25, (5, 6)),
+    )
+
+
+def test_a_contour_off_the_image_is_empty():
+    """Nothing is drawn, and nothing raised, for a ring beside the image."""
+    for dx, dy in ((100, 0), (-100, 0), (0, 100), (0, -100)):
+        assert not rasterize(np.array(SQUARE) + (dx, dy), (5, 6)).any()
+
+
+@pytest.mark.parametrize(
+    "contours",
+    [
+        SQUARE,
+        np.array(SQUARE),
+        np.array(SQUARE, np.float32),
+        np.array(SQUARE, np.uint8),
+        np.array(SQUARE, np.float64, order="F"),
+        np.array([[v, v] for v in SQUARE], float)[:, 0],
+        [SQUARE],
+        np.array([SQUARE]),
+        (np.array(SQUARE),),
+    ],
+)
+def test_rings_come_in_any_form(contours):
+    """Lists, integers, float32, strided arrays and lists of rings give one mask."""
+    assert rasterize(contours, (5, 6)).sum() == 6
+
+
+def test_no_contours_give_an_empty_mask():
+    """An empty list of rings covers nothing."""
+    assert not rasterize([], (3, 4)).any()
+
+
+@pytest.mark.parametrize(
+    ("contours", "text"),
+    [
+        ([(0, 0), (1, math.nan), (1, 1)], r"contours\[1\] is \(1.0, nan\)"),
+        ([[(0, 0), (1, 0), (math.inf, 1)]], r"contours\[0\]\[2\] is \(inf, 1.0\)"),
+        ([(0, 0), (1, 1)], "2 distinct vertices"),
+        ([(0, 0), (1, 1), (0, 0), (1, 1)], "2 distinct vertices"),
+        ([SQUARE, [(1, 1)]], r"contours\[1\] has 1 distinct"),
+        (np.zeros((0, 2)), "0 distinct"),
+        (np.zeros(6), r"shape \(6,\)"),
+        (np.zeros((4, 3)), r"shape \(4, 3\)"),
+        (np.zeros((4, 2), complex), "dtype complex128"),
+        ([("a", "b"), ("c", "d"), ("e", "f")], "expected real numbers"),
+        ([[(1, 2), (3,), (4, 5)]], r"contours\[0\] is not an"),
+        (7, "contours is int"),
+    ],
+)
+def test_bad_vertices_are_named(contours, text):
+    """What is no region is refused with the place at fault."""
+    with pytest.raises(GeometryError, match=text):
+        rasterize(contours, (5, 6))
+
+
+@pytest.mark.parametrize("shape", [(0, 5), (5, -1), 5, (5, 6, 7), "ab", None])
+def test_bad_shapes_are_refused(shape):
+    """A shape is two positive integers."""
+    with pytest.raises(OptionError, match="shape is"):
+        rasterize(SQUARE, shape)
+
+
+def test_a_bad_origin_is_refused_with_the_near_miss():
+    """The error lists what is allowed."""
+    with pytest.raises(OptionError, match=r"did you mean 'center'"):
+        rasterize(SQUARE, (5, 6), origin="centre")
+
+
+@given(*[coordinates] * 4, st.integers(0, 20), st.integers(0, 20))
+def test_the_side_of_an_edge_is_exact(xa, ya, xb, yb, column, row):
+    """The accumulator gives the sign that rational arithmetic gives."""
+    from fractions import Fraction
+
+    limbs = np.zeros(polygon.LIMBS, np.int64)
+    side = polygon.side_of_edge(xa, ya, xb, yb, float(column), float(row), limbs)
+    ax, ay, bx, by = map(Fraction, (xa, ya, xb, yb))
+    exact = (column - ax) * (by - ay) - (row - ay) * (bx - ax)
+    assert side == (exact > 0) - (exact < 0)
+
+
+def test_the_shoelace_area_of_rings_adds_up():
+    """Each ring counts with its own area, whichever way round it goes."""
+    points, offsets = as_rings([SQUARE, SQUARE[::-1]])
+    assert shoelace_area(points, offsets) == 12
