@@ -8,7 +8,7 @@ work for the same samples in the same order: a float32 image scaled to mean 0 an
 standard deviation 1, and a mask of the inner contour, stacked in batches. The plain
 loop is what people write: pydicom, numpy.loadtxt-like parsing, PIL's polygon.
 
-The table is printed and saved to benchmarks/results/epoch_rate.md.
+The table is printed, saved to benchmarks/results/epoch_rate.md and put into the README.
 """
 
 import argparse
@@ -142,6 +142,17 @@ def main():
         target = PROJECT / "benchmarks" / "results" / "epoch_rate.md"
         target.parent.mkdir(exist_ok=True)
         target.write_text(text, encoding="utf-8")
+        put_into_readme("epoch_rate", text)
+
+
+def put_into_readme(mark, text):
+    """Replace what stands between <!-- mark --> and <!-- /mark --> in the README."""
+    readme = PROJECT / "README.md"
+    first, last = f"<!-- {mark} -->\n", f"<!-- /{mark} -->"
+    before, _, rest = readme.read_text(encoding="utf-8").partition(first)
+    _, _, after = rest.partition(last)
+    assert after, f"README.md has no {first.strip()} ... {last}"
+    readme.write_text(before + first + text + last + after, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -46,9 +46,6 @@ def files(table):
     ]
 
 
-# Writing
-
-
 def test_a_table_beside_its_data_survives_saving_and_loading(study):
     """What is loaded equals what was saved, images without contours included."""
     table = fastseg.link(study, keep_unlabelled=True)
@@ -147,9 +144,6 @@ def test_saving_a_table_saves_its_rejects(study):
     assert set(study.iterdir()) - before == {path, rejects_path(path)}
     table.save(path)
     assert set(study.iterdir()) - before == {path}
-
-
-# Reading
 
 
 def test_the_required_columns_are_enough(tmp_path):
@@ -307,8 +301,6 @@ def test_symbolic_links_inside_the_root_are_followed(tmp_path):
     assert loaded.rejects == ()
     assert {link.dicom_path for link in loaded.links} == set(paths)
 
-
-# Order
 
 names = st.text("0123459ab./-٣²", max_size=8)
 
