@@ -7,6 +7,7 @@ mean.
 
 import math
 import os
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,16 +19,25 @@ from typing import Any, BinaryIO
 import numpy as np
 import pydicom
 from numpy.typing import NDArray
+from pydicom.multival import MultiValue
 from pydicom.pixels import get_decoder, pixel_array
-from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import (
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
 
-from fastseg.errors import DicomError, missing_extra
+from fastseg.errors import DicomError, FastsegError, missing_extra
 
 # A file may ask for no more memory than this for its pixels: a damaged header
 # must not take the machine down.
 MAX_PIXEL_BYTES = 2**30
 
 DEFLATED = b"1.2.840.10008.1.2.1.99"
+# Longest file meta group that is searched for it, in bytes.
+MOST_META = 2**20
+# `catch_warnings` changes and restores what belongs to the whole process.
+_WARNINGS = threading.RLock()
 FACTS = (
     "SeriesInstanceUID",
     "InstanceNumber",
@@ -44,6 +54,7 @@ FACTS = (
     "PixelRepresentation",
     "WindowCenter",
     "WindowWidth",
+    "VOILUTFunction",
     "RescaleIntercept",
     "RescaleSlope",
     "ModalityLUTSequence",
@@ -67,7 +78,8 @@ class Header:
     bits_stored : how many of the allocated bits carry the value
     photometric : "MONOCHROME1" (low is white) or "MONOCHROME2" (low is black)
     slope, intercept : the file's rescale, 1 and 0 where it has none
-    window      : (centre, width) in rescaled values, the first if several
+    window      : (centre, width) of a linear ramp as PS3.3 C.11.2.1.2 defines it for
+        LINEAR, in rescaled values; the first if there are several
     spacing_mm  : (between rows, between columns)
     series      : SeriesInstanceUID, "" if absent
     instance    : InstanceNumber
@@ -103,7 +115,10 @@ class Header:
         if self.window is None or self.photometric == "MONOCHROME2":
             return self.window
         centre, width = self.window
-        return self.slope * self._range_sum + 2 * self.intercept - centre, width
+        # PS3.3 C.11.2.1.2: the window's middle is half a value below its centre,
+        # and its mirror image half a value below the new one.
+        middle = self.slope * self._range_sum + 2 * self.intercept - (centre - 0.5)
+        return middle + 0.5, width
 
     @property
     def _range_sum(self) -> int:
@@ -160,7 +175,9 @@ def decode(
             f"{name}: frame {frame} asked for, the file has {header.frames} "
             "(counted from 0)"
         )
-    if "PixelData" not in dataset:
+    with _pydicom_failures(name):
+        has_pixels = bool(dataset.get("PixelData"))
+    if not has_pixels:
         if "FloatPixelData" in dataset or "DoubleFloatPixelData" in dataset:
             raise DicomError(f"{name}: floating-point pixel data are not supported")
         raise DicomError(f"{name}: has no pixel data; it is damaged or no image")
@@ -171,13 +188,13 @@ def decode(
             f"need {bits // 8} bytes, over the limit of {max_pixel_bytes}; raise "
             "max_pixel_bytes if the file is sound"
         )
-    _set_transfer_syntax(dataset)
-    syntax = dataset.file_meta.TransferSyntaxUID
-    if syntax.is_encapsulated:
-        _require_decoder(syntax, name)
-    else:
-        _check_length(len(dataset.PixelData), -(-bits // 8), name)
     with _pydicom_failures(name):
+        _set_transfer_syntax(dataset)
+        syntax = dataset.file_meta.TransferSyntaxUID
+        if syntax.is_encapsulated:
+            _require_decoder(syntax, name)
+        else:
+            _check_length(len(dataset.PixelData), -(-bits // 8), name)
         pixels = pixel_array(dataset, raw=True, index=frame)
     if pixels.shape != (header.rows, header.columns):
         raise DicomError(
@@ -188,11 +205,15 @@ def decode(
 
 
 def _parse(file: BinaryIO, name: str, tags: tuple[str, ...], **options: Any) -> Any:
-    head = file.read(2048)
-    file.seek(0)
+    head = file.read(144)
     if not head:
         raise DicomError(f"{name}: is empty")
-    if DEFLATED in head:
+    # The file meta group, whose length is the value of its first element.
+    meta_length = int.from_bytes(head[140:144], "little")
+    is_known = head[128:138] == b"DICM\2\0\0\0UL"
+    meta = file.read(min(meta_length if is_known else 2048, MOST_META))
+    file.seek(0)
+    if DEFLATED in meta:
         # pydicom inflates without a bound: a 1 MB file can become 1 GB.
         raise DicomError(f"{name}: deflated files are not supported; inflate it first")
     with _pydicom_failures(name):
@@ -212,10 +233,10 @@ def _pydicom_failures(name: str) -> Iterator[None]:
     # is caught and its text kept. Its warnings concern values that are not used
     # or are checked here (UIDs, lengths).
     try:
-        with warnings.catch_warnings():
+        with _WARNINGS, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
-    except DicomError:
+    except FastsegError:
         raise
     except Exception as exc:
         text = " ".join(str(exc).split()) or type(exc).__name__
@@ -224,7 +245,7 @@ def _pydicom_failures(name: str) -> Iterator[None]:
 
 def _header(dataset: Any, name: str) -> Header:
     with _pydicom_failures(name):
-        samples = int(dataset.get("SamplesPerPixel") or 1)
+        samples = _whole(dataset, "SamplesPerPixel", name)
         photometric = str(dataset.get("PhotometricInterpretation") or "").strip()
         if samples != 1 or photometric not in ("MONOCHROME1", "MONOCHROME2"):
             raise DicomError(
@@ -237,8 +258,8 @@ def _header(dataset: Any, name: str) -> Header:
                 f"{name}: has a Modality LUT; only linear rescale is supported"
             )
         allocated = _whole(dataset, "BitsAllocated", name)
-        stored = _whole(dataset, "BitsStored", name, default=allocated)
-        signed = _whole(dataset, "PixelRepresentation", name, default=0)
+        stored = _whole(dataset, "BitsStored", name)
+        signed = _whole(dataset, "PixelRepresentation", name)
         if allocated not in (8, 16, 32) or not 0 < stored <= allocated:
             raise DicomError(
                 f"{name}: {stored} bits stored in {allocated} allocated; expected "
@@ -262,6 +283,10 @@ def _header(dataset: Any, name: str) -> Header:
                 f"{name}: {frames} frames of {rows} x {columns} hold no pixel"
             )
         instance = dataset.get("InstanceNumber")
+        window = _numbers(dataset, "WindowCenter", name)[:1]
+        window += _numbers(dataset, "WindowWidth", name)[:1]
+        spacing = _numbers(dataset, "PixelSpacing", name)
+        spacing = spacing or _numbers(dataset, "ImagerPixelSpacing", name)
         return Header(
             rows=rows,
             columns=columns,
@@ -271,8 +296,8 @@ def _header(dataset: Any, name: str) -> Header:
             photometric=photometric,
             slope=slope,
             intercept=_number(dataset, "RescaleIntercept", name, default=0.0),
-            window=_window(dataset),
-            spacing_mm=_spacing(dataset),
+            window=_window(window, str(dataset.get("VOILUTFunction") or "LINEAR")),
+            spacing_mm=_spacing(spacing, name),
             series=str(dataset.get("SeriesInstanceUID") or "").strip(),
             instance=None if instance is None else int(instance),
         )
@@ -288,44 +313,53 @@ def _whole(dataset: Any, keyword: str, name: str, default: int | None = None) ->
 
 
 def _number(dataset: Any, keyword: str, name: str, default: float) -> float:
+    numbers = _numbers(dataset, keyword, name) or [default]
+    if len(numbers) > 1:
+        raise DicomError(f"{name}: {keyword} is {numbers}, expected one number")
+    if not math.isfinite(numbers[0]):
+        raise DicomError(f"{name}: {keyword} is {numbers[0]}, expected a finite number")
+    return numbers[0]
+
+
+def _numbers(dataset: Any, keyword: str, name: str) -> list[float]:
+    """Return the values of an element, none if it is absent or empty."""
     value = dataset.get(keyword)
-    number = default if value is None or value == "" else float(value)
-    if not math.isfinite(number):
-        raise DicomError(f"{name}: {keyword} is {number}")
-    return number
+    if value is None or value == "":
+        return []
+    try:
+        several = isinstance(value, MultiValue | list | tuple)
+        return [float(number) for number in (value if several else [value])]
+    except (TypeError, ValueError):
+        raise DicomError(f"{name}: {keyword} is {value!r}, no number") from None
 
 
-def _window(dataset: Any) -> tuple[float, float] | None:
-    pair = [dataset.get("WindowCenter"), dataset.get("WindowWidth")]
-    if any(value is None or value == "" for value in pair):
+def _window(pair: list[float], function: str) -> tuple[float, float] | None:
+    """Return (centre, width) of the function LINEAR (PS3.3 C.11.2.1.2)."""
+    if len(pair) < 2 or not all(map(math.isfinite, pair)):
         return None
-    centre, width = (
-        float(value if isinstance(value, int | float | str) else value[0])
-        for value in pair
-    )
-    # PS3.3 C.11.2.1.2: a width below 1 means nothing.
-    if not (math.isfinite(centre) and math.isfinite(width) and width >= 1):
-        return None
-    return centre, width
+    centre, width = pair
+    if function == "LINEAR_EXACT" and width > 0:  # the same ramp in LINEAR's terms
+        return centre + 0.5, width + 1
+    # A width below 1 means nothing in LINEAR; SIGMOID is no ramp.
+    return (centre, width) if function == "LINEAR" and width >= 1 else None
 
 
-def _spacing(dataset: Any) -> tuple[float, float] | None:
-    value = dataset.get("PixelSpacing") or dataset.get("ImagerPixelSpacing")
-    if not value:
+def _spacing(pair: list[float], name: str) -> tuple[float, float] | None:
+    if not pair:
         return None
-    down, across = (float(number) for number in value)
-    if not (0 < down < math.inf and 0 < across < math.inf):
-        return None
-    return down, across
+    if len(pair) != 2:
+        raise DicomError(f"{name}: PixelSpacing is {pair}, expected two numbers")
+    known = all(0 < number < math.inf for number in pair)
+    return (pair[0], pair[1]) if known else None
 
 
 def _set_transfer_syntax(dataset: Any) -> None:
     """Name the syntax of a file without a file meta group by how it was parsed."""
     if "TransferSyntaxUID" not in dataset.file_meta:
-        implicit, _ = dataset.original_encoding
-        dataset.file_meta.TransferSyntaxUID = (
-            ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
-        )
+        implicit, little = dataset.original_encoding
+        explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+        syntax = ImplicitVRLittleEndian if implicit else explicit
+        dataset.file_meta.TransferSyntaxUID = syntax
 
 
 def _require_decoder(syntax: Any, name: str) -> None:

@@ -11,6 +11,7 @@ made in any order, and the same call gives the same files.
 
 import csv
 import math
+import operator
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -79,7 +80,7 @@ def make_phantom(
     output: StrPath,
     *,
     patients: int = 4,
-    sizes: Sequence[int | str | tuple[int, int]] = (96, 96, 96, "120x88"),
+    sizes: int | str | Sequence[int | str | tuple[int, int]] = (96, 96, 96, "120x88"),
     slices: int = 4,
     phases: int = 6,
     seed: int = 0,
@@ -90,7 +91,7 @@ def make_phantom(
     output   : a new or empty folder
     patients : how many
     sizes    : (rows, columns) of the patients' images, "ROWSxCOLUMNS", or one number
-        for a square; taken in turn
+        for a square; several are taken in turn
     slices, phases : images of a patient along the heart and over the heartbeat
 
     Raises OptionError for what cannot be drawn, BuildError if the folder has files.
@@ -102,14 +103,15 @@ def make_phantom(
     ):
         if value < least:
             raise OptionError(f"{name} is {value}, expected at least {least}")
-    if not sizes:
-        raise OptionError("sizes is empty, expected at least one")
     if not 0 <= seed < 2**64:
         raise OptionError(f"seed is {seed}, expected 0 to 2**64 - 1")
-    shapes = [parse_size(size) for size in sizes]
+    several = [sizes] if isinstance(sizes, int | str) else list(sizes)
+    if not several:
+        raise OptionError("sizes is empty, expected at least one")
+    shapes = [parse_size(size) for size in several]
     root = Path(output)
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        raise BuildError(f"{root}: is not empty; choose a new folder")
+        raise BuildError(f"{root}: is not an empty folder; choose a new folder")
     root.mkdir(parents=True, exist_ok=True)
     with (root / "link.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
@@ -142,7 +144,13 @@ def parse_size(size: int | str | tuple[int, int]) -> tuple[int, int]:
             raise OptionError(f"size is {size!r}, expected as in 96 or 120x88")
         rows, columns = int(match[1]), int(match[2] or match[1])
     else:
-        rows, columns = (size, size) if isinstance(size, int) else size
+        try:
+            sides: Any = size if isinstance(size, Sequence) else (size, size)
+            rows, columns = (operator.index(side) for side in sides)
+        except (TypeError, ValueError):
+            raise OptionError(
+                f"size is {size!r}, expected rows and columns, or one number"
+            ) from None
     if not all(SMALLEST_SIDE <= side <= LARGEST_SIDE for side in (rows, columns)):
         raise OptionError(
             f"size is {rows}x{columns}, expected {SMALLEST_SIDE} to {LARGEST_SIDE}"
@@ -306,7 +314,8 @@ def _dataset(
     """Return an MR image object (PS3.3 A.4) of one frame."""
 
     def uid(*parts: object) -> Any:
-        return generate_uid(entropy_srcs=["fastseg phantom", *map(str, parts)])
+        # With separators: it joins what it is given, and 1, 10 is not 11, 0.
+        return generate_uid(entropy_srcs=[f"fastseg phantom {parts}"])
 
     seed, patient = key[:2]
     meta = FileMetaDataset()

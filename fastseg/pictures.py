@@ -7,7 +7,7 @@ import numpy as np
 
 from fastseg.errors import OptionError, missing_extra
 from fastseg.links import StrPath
-from fastseg.loading.sampling import epoch_order
+from fastseg.loading.sampling import check_seed, epoch_order
 from fastseg.store.reader import Sample, Store
 
 # Okabe and Ito's palette: told apart by people of any colour vision.
@@ -36,7 +36,10 @@ def show(
         from matplotlib.figure import Figure
     except ImportError:
         raise missing_extra("drawing pictures", "show") from None
-    chosen = epoch_order(len(store), seed, 0, shuffle=True)[:count]
+    path = Path(output)
+    if not path.suffix or path.is_dir():
+        raise OptionError(f"{path}: expected the name of a picture, as in {path}.png")
+    chosen = epoch_order(len(store), check_seed(seed), 0, shuffle=True)[:count]
     figure = Figure(
         figsize=(12, 2.95 * len(chosen) + 0.7), facecolor=DARK, layout="constrained"
     )
@@ -49,7 +52,6 @@ def show(
     ):
         axis.set_title(title, color="white", fontsize=13)
     _draw_legend(figure, store)
-    path = Path(output)
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         figure.savefig(path, dpi=dpi, facecolor=DARK)
@@ -78,6 +80,7 @@ def _draw_sample(axes: Any, store: Store, sample: Sample) -> None:
         axis.set_yticks([])
         for spine in axis.spines.values():
             spine.set_visible(False)
+    axes[3].autoscale(False)  # a contour may leave the image
     for name, rings in sample.contours.items():
         for ring in rings:
             closed = np.vstack([ring, ring[:1]])
@@ -86,13 +89,13 @@ def _draw_sample(axes: Any, store: Store, sample: Sample) -> None:
     facts = sample.facts
     # The file name tells what the instance number does; both are short.
     text = f"#{sample.index}  {facts['patient']}\n{Path(facts['source']).name}"
-    axes[0].set_ylabel(text, color="white", fontsize=10)
+    axes[0].set_ylabel(text, color="white", fontsize=10, parse_math=False)
 
 
 def _grey(sample: Sample) -> Any:
-    """Return the image in [0, 1] for display, between its 1st and 99.5th percentile."""
+    """Return the image in [0, 1] for display, from its 0.5th to 99.5th percentile."""
     facts, values = sample.facts, sample.image.astype(np.float64)
-    low, high = facts["percentiles"][1], facts["percentiles"][-1]
+    low, *_, high = facts["percentiles"]
     grey = np.clip((values - low) / ((high - low) or 1), 0, 1)
     return 1 - grey if facts["slope"] < 0 else grey
 
@@ -101,7 +104,7 @@ def _draw_legend(figure: Any, store: Store) -> None:
     from matplotlib.patches import Patch
 
     if store.classes:
-        figure.legend(
+        legend = figure.legend(
             handles=[
                 Patch(color=_colour(k), label=name)
                 for k, name in enumerate(store.classes)
@@ -112,6 +115,8 @@ def _draw_legend(figure: Any, store: Store) -> None:
             labelcolor="white",
             fontsize=12,
         )
+        for text in legend.get_texts():
+            text.set_parse_math(False)  # a class may be called a$b$
 
 
 def _colour(k: int) -> str:

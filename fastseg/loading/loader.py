@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from fastseg._kernels import gather
 from fastseg.errors import OptionError, one_of
-from fastseg.loading.sampling import batch_count, epoch_order
+from fastseg.loading.sampling import batch_count, check_seed, epoch_order
 from fastseg.loading.scaling import Scaling
 from fastseg.store.reader import Store
 
@@ -96,9 +96,7 @@ class Loader:
                 f"batch_size is {batch_size}, the store has {len(store)} samples"
             )
         self.shuffle = shuffle
-        self.seed = whole(seed)
-        if not 0 <= self.seed < 2**64:
-            raise OptionError(f"seed is {seed}, expected 0 to 2**64 - 1")
+        self.seed = check_seed(seed)
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
         usual = min(cores or os.cpu_count() or 1, MOST_THREADS)
         self.threads = _at_least_one("threads", usual if threads is None else threads)

@@ -1,7 +1,12 @@
 """The order of samples: pure functions of (seed, epoch) and the number of samples."""
 
+import operator
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
+
+from fastseg.errors import OptionError
 
 
 def epoch_order(count: int, seed: int, epoch: int, shuffle: bool) -> NDArray[np.int64]:
@@ -17,6 +22,17 @@ def epoch_order(count: int, seed: int, epoch: int, shuffle: bool) -> NDArray[np.
     key = np.array([seed, epoch], dtype=np.uint64)
     keys = np.random.Philox(key=key).random_raw(count)
     return np.argsort(keys, kind="stable")
+
+
+def check_seed(seed: Any) -> int:
+    """Return a seed as an int from 0 to 2**64 - 1, or raise OptionError."""
+    try:
+        number = operator.index(seed)
+    except TypeError:
+        raise OptionError(f"seed is {seed!r}, expected a whole number") from None
+    if not 0 <= number < 2**64:
+        raise OptionError(f"seed is {number}, expected 0 to 2**64 - 1")
+    return number
 
 
 def batch_count(count: int, batch_size: int, drop_last: bool) -> int:

@@ -157,8 +157,9 @@ class _Filling:
             key=lambda source: source.path,
         )
         place = {source: k for k, source in enumerate(sources)}
+        count = len(self.item_sources)
         items = {
-            name: np.array(self.columns[name], dtype).reshape(-1, *shape)
+            name: np.array(self.columns[name], dtype).reshape(count, *shape)
             for name, (dtype, shape) in layout.column_layout(self.classes).items()
         }
         items["source"] = np.array([place[source] for source in self.item_sources])

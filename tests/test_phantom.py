@@ -1,0 +1,221 @@
+"""The synthetic study: the same everywhere, sound DICOM, contours that fit."""
+
+import numpy as np
+import pydicom
+import pytest
+
+import fastseg
+from fastseg import dicom, make_phantom
+from fastseg.errors import BuildError, OptionError
+from fastseg.phantom import parse_size
+
+SMALL = {"slices": 1, "phases": 3, "sizes": (32, "40x34")}
+
+
+def contents(root):
+    """Return the bytes of all files under a folder by relative path."""
+    files = (path for path in root.rglob("*") if path.is_file())
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in files}
+
+
+def images(root):
+    """Return the datasets of all images under a folder by relative path."""
+    paths = {path.relative_to(root).as_posix(): path for path in root.rglob("*.dcm")}
+    return {name: pydicom.dcmread(path) for name, path in sorted(paths.items())}
+
+
+def test_the_same_call_gives_the_same_bytes(tmp_path):
+    """Every byte is a function of the arguments, and of the seed among them."""
+    first, second, other = (
+        contents(make_phantom(tmp_path / name, patients=2, seed=seed, **SMALL))
+        for name, seed in (("first", 7), ("second", 7), ("other", 8))
+    )
+    assert first == second
+    assert first.keys() == other.keys()
+    same = {name for name, data in first.items() if other[name] == data}
+    assert same == {"link.csv"}
+
+
+def test_a_patient_does_not_depend_on_the_others(tmp_path):
+    """Patient 1 of 1 is patient 1 of 3, and no two of the three are alike."""
+    one, three = (
+        contents(make_phantom(tmp_path / str(n), patients=n, **SMALL)) for n in (1, 3)
+    )
+    csv = one.pop("link.csv"), three.pop("link.csv")
+    assert csv[1].startswith(csv[0])
+    assert one.items() <= three.items()
+    assert len(set(three.values())) == len(three)
+
+
+def test_the_committed_study_is_what_the_code_makes(sample_study, tmp_path):
+    """data/phantom equals make_phantom(), but for the name of the writing library."""
+    made = make_phantom(tmp_path / "made")
+    committed, fresh = contents(sample_study), contents(made)
+    assert committed.keys() == fresh.keys()
+    for name in committed:
+        if not name.endswith(".dcm"):
+            assert committed[name] == fresh[name], name
+    old, new = images(sample_study), images(made)
+    for name, dataset in old.items():
+        assert dataset == new[name], name
+        for meta in (dataset.file_meta, new[name].file_meta):
+            del meta.ImplementationClassUID, meta.ImplementationVersionName
+            meta.FileMetaInformationGroupLength = 0
+        assert dataset.file_meta == new[name].file_meta, name
+
+
+def test_the_committed_study_is_small_and_varied(sample_study):
+    """Under 3 MB; 96 images of two shapes, one not square; 80 contours on 32."""
+    assert sum(map(len, contents(sample_study).values())) < 3e6
+    table = fastseg.link(sample_study)
+    assert not table.rejects
+    assert (len(table), table.images, table.unlabelled) == (80, 32, 64)
+    assert list(table.counts().items()) == [
+        ("icontour", 32),
+        ("ocontour", 16),
+        ("p1contour", 16),
+        ("p2contour", 16),
+    ]
+    headers = [dicom.read_header(path) for path in sample_study.rglob("*.dcm")]
+    assert len(headers) == 96
+    assert {(header.rows, header.columns) for header in headers} == {
+        (96, 96),
+        (120, 88),
+    }
+
+
+def check_elements(dataset):
+    """Let pydicom check the value of each element; reading alone checks but some."""
+    strict = {"validation_mode": pydicom.config.RAISE}
+    for element in dataset:
+        pydicom.DataElement(element.tag, element.VR, element.value, **strict)
+
+
+def test_every_image_is_valid_dicom(sample_study):
+    """pydicom finds no fault in any element of any file, and can show it all."""
+    for name, dataset in images(sample_study).items():
+        check_elements(dataset)
+        check_elements(dataset.file_meta)
+        # A warning is an error here.
+        assert "Pixel Data" in str(dataset), name
+        assert dataset.file_meta.MediaStorageSOPInstanceUID == dataset.SOPInstanceUID
+        assert dataset.file_meta.MediaStorageSOPClassUID == dataset.SOPClassUID
+        assert dataset.pixel_array.max() < 2**dataset.BitsStored
+
+
+@pytest.mark.parametrize(
+    "fault", [("StudyDate", "today"), ("Modality", "mr"), ("SliceThickness", "1" * 17)]
+)
+def test_a_faulty_element_would_be_noticed(sample_study, fault):
+    """The check above tells values that DICOM does not allow."""
+    dataset = pydicom.dcmread(next(sample_study.rglob("1.dcm")))
+    with pydicom.config.disable_value_validation():
+        setattr(dataset, *fault)
+    with pytest.raises((ValueError, OverflowError), match=r"Invalid value|<= 16"):
+        check_elements(dataset)
+
+
+def test_no_two_images_share_an_identity(tmp_path):
+    """SOPInstanceUIDs differ also where slices and phases have two digits."""
+    study = make_phantom(tmp_path / "a", patients=1, slices=12, phases=11, sizes=[32])
+    names = [dataset.SOPInstanceUID for dataset in images(study).values()]
+    assert len(set(names)) == len(names) == 12 * 11
+
+
+def outlined(store):
+    """Yield (image, contours) of the samples with all four classes: end diastole."""
+    samples = [sample for sample in store if len(sample.contours) == 4]
+    assert len(samples) == 16
+    for sample in samples:
+        rings = {name: ring for name, (ring,) in sample.contours.items()}
+        yield sample.image.astype(float), rings
+
+
+def contrast(image, rings, dx=0, dy=0):
+    """Return blood minus muscle, as means over the regions that the rings bound."""
+    masks = {
+        name: fastseg.rasterize(ring + (dx, dy), image.shape)
+        for name, ring in rings.items()
+    }
+    blood = masks["icontour"] & ~masks["p1contour"] & ~masks["p2contour"]
+    muscle = masks["ocontour"] & ~masks["icontour"]
+    return image[blood].mean() - image[muscle].mean()
+
+
+def test_contours_lie_where_the_picture_says(store):
+    """Blood is much brighter than muscle, less so for contours half a pixel off."""
+    for image, rings in outlined(store):
+        there = contrast(image, rings)
+        assert there > 150
+        for dx, dy in ((0.5, 0), (-0.5, 0), (0, 0.5), (0, -0.5)):
+            assert contrast(image, rings, dx, dy) < there
+
+
+def test_contours_are_nested(store):
+    """The outer contour contains the inner one, that both papillary muscles, apart."""
+    for image, rings in outlined(store):
+        inner, outer, first, second = (
+            fastseg.rasterize(rings[name], image.shape)
+            for name in ("icontour", "ocontour", "p1contour", "p2contour")
+        )
+        assert first.any()
+        assert second.any()
+        assert not (first & second).any()
+        assert not ((first | second) & ~inner).any()
+        assert not (inner & ~outer).any()
+        assert inner.sum() < outer.sum()
+
+
+@pytest.mark.parametrize(
+    ("option", "text"),
+    [
+        ({"patients": 0}, "patients is 0, expected at least 1"),
+        ({"slices": 0}, "slices is 0"),
+        ({"phases": 1}, "phases is 1, expected at least 2"),
+        ({"sizes": ()}, "sizes is empty"),
+        ({"sizes": (96, 8)}, "size is 8x8, expected 32 to 4096"),
+        ({"sizes": ["4097x96"]}, "size is 4097x96"),
+        ({"sizes": ["axb"]}, "size is 'axb', expected as in 96 or 120x88"),
+        ({"sizes": ["96x"]}, "size is '96x'"),
+        ({"sizes": [(96,)]}, "size is"),
+        ({"seed": -1}, "seed is -1"),
+        ({"seed": 2**64}, "seed is 18446744073709551616"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused(tmp_path, option, text):
+    """Such an option is an OptionError, and nothing is written."""
+    with pytest.raises(OptionError, match=text):
+        make_phantom(tmp_path / "a", **option)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("size", "shape"),
+    [
+        ((120, 88), (120, 88)),
+        ([120, 88], (120, 88)),
+        ("120x88", (120, 88)),
+        (" 120×88 ", (120, 88)),
+        ("96", (96, 96)),
+        (96, (96, 96)),
+        (np.int64(96), (96, 96)),
+    ],
+)
+def test_sizes_come_in_several_forms(size, shape):
+    """A size is rows and columns, as a pair or as text; one number is a square."""
+    assert parse_size(size) == shape
+
+
+def test_a_folder_with_files_is_left_alone(tmp_path):
+    """A folder that is not empty, or a file, is refused and unchanged."""
+    (tmp_path / "link.csv").write_text("mine")
+    for output in (tmp_path, tmp_path / "link.csv"):
+        with pytest.raises(BuildError, match="choose a new folder"):
+            make_phantom(output, patients=1, **SMALL)
+    assert contents(tmp_path) == {"link.csv": b"mine"}
+
+
+def test_an_empty_folder_is_used(tmp_path):
+    """A folder that is there and empty is filled, and returned."""
+    assert make_phantom(tmp_path, patients=1, **SMALL) == tmp_path
+    assert len(images(tmp_path)) == 3

@@ -1,0 +1,130 @@
+"""Pictures of samples, drawn by matplotlib and looked at."""
+
+import re
+import sys
+
+import numpy as np
+import pydicom
+import pytest
+from matplotlib import rc_context
+from matplotlib.image import imread
+
+import fastseg
+from fastseg import make_phantom, show
+from fastseg.errors import MissingExtraError, OptionError
+from fastseg.pictures import _grey
+
+# A patient with two contoured images of three.
+SMALL = {"patients": 1, "sizes": [40], "slices": 1, "phases": 3}
+
+
+def build(study, name="heart.h5", **options):
+    """Return a store of a study, beside it."""
+    path = study.with_name(name)
+    fastseg.build(fastseg.link(study, **options), path)
+    return fastseg.open(path)
+
+
+def drawn_samples(store, path, **options):
+    """Return the numbers of the samples in a picture, as its labels tell."""
+    with rc_context({"svg.fonttype": "none"}):
+        text = show(store, path, **options).read_text(encoding="utf-8")
+    return [int(number) for number in re.findall(r">#(\d+)\s", text)]
+
+
+def colourful(path):
+    """Return the share of pixels that are neither grey nor the dark background."""
+    pixels = imread(path)[..., :3]
+    return (np.ptp(pixels, axis=2) > 0.1).mean()
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_png_has_a_row_a_sample(store, tmp_path, count):
+    """The picture is 12 inches wide and 2.95 high for each sample, at the given dpi."""
+    path = tmp_path / "new" / "folder" / "picture.png"
+    assert show(store, path, count=count, dpi=50) == path
+    height, width, _ = imread(path).shape
+    assert width == 12 * 50
+    assert height == pytest.approx((2.95 * count + 0.7) * 50, abs=1)
+
+
+def test_a_seed_gives_the_same_bytes(store, tmp_path):
+    """Two pictures of one seed are one file."""
+    first, second = (
+        show(store, tmp_path / name, count=2, seed=3, dpi=50)
+        for name in ("first.png", "second.png")
+    )
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_another_seed_chooses_other_samples(store, tmp_path):
+    """The seed decides which samples are drawn, each at most once."""
+    chosen = [
+        drawn_samples(store, tmp_path / "picture.svg", count=4, seed=seed)
+        for seed in (0, 1, 0)
+    ]
+    assert chosen[0] == chosen[2]
+    assert set(chosen[0]) != set(chosen[1])
+    assert len(set(chosen[0])) == len(set(chosen[1])) == 4
+
+
+def test_a_store_without_classes_is_drawn(store, tmp_path):
+    """Samples without contours make a grey picture, those with contours a coloured."""
+    study = make_phantom(tmp_path / "study", **SMALL)
+    for path in study.rglob("*.txt"):
+        path.unlink()
+    bare = build(study, keep_unlabelled=True)
+    assert bare.classes == ()
+    assert colourful(show(bare, tmp_path / "bare.png", count=2)) == 0
+    assert colourful(show(store, tmp_path / "full.png", count=2)) > 0.01
+
+
+def test_more_samples_than_there_are(tmp_path):
+    """A count beyond the store draws all of its samples once."""
+    small = build(make_phantom(tmp_path / "study", **SMALL))
+    drawn = drawn_samples(small, tmp_path / "picture.svg", count=99)
+    assert sorted(drawn) == list(range(len(small))) == [0, 1]
+
+
+def test_monochrome1_is_drawn_inverted(tmp_path):
+    """The same stored values are drawn as the negative where low is white."""
+    study = make_phantom(tmp_path / "study", **SMALL)
+    stores = [build(study, "upright.h5")]
+    for path in study.rglob("*.dcm"):
+        dataset = pydicom.dcmread(path)
+        dataset.PhotometricInterpretation = "MONOCHROME1"
+        dataset.save_as(path)
+    stores.append(build(study, "inverted.h5"))
+    for upright, inverted in zip(*stores, strict=True):
+        np.testing.assert_array_equal(upright.image, inverted.image)
+        grey = _grey(upright)
+        assert (grey.min(), grey.max()) == (0, 1)
+        np.testing.assert_array_equal(_grey(inverted), 1 - grey)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "text"),
+    [
+        ("a.png", {"count": 0}, "count is 0, expected at least 1"),
+        ("a.png", {"count": -2}, "count is -2"),
+        ("a.png", {"seed": -1}, "seed is -1"),
+        ("a.png", {"dpi": 0}, "dpi"),
+        ("a.xyz", {}, "a.xyz: .*png"),
+        ("a", {}, "png"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused(store, tmp_path, name, options, text):
+    """Such an option or ending is an OptionError, and no file is written."""
+    with pytest.raises(OptionError, match=text):
+        show(store, tmp_path / name, **{"count": 1, **options})
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_matplotlib_the_extra_is_named(store, tmp_path, monkeypatch):
+    """MissingExtraError tells the line that installs it, and nothing is written."""
+    for name in [*sys.modules, "matplotlib"]:
+        if name.split(".")[0] == "matplotlib":
+            monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(MissingExtraError, match=r'pip install "fastseg\[show\]"'):
+        show(store, tmp_path / "a.png")
+    assert not list(tmp_path.iterdir())
