@@ -29,9 +29,17 @@ from fastseg.errors import (
     StoreError,
     one_of,
 )
-from fastseg.links import Link, LinkTable, Paths, Reject, StrPath, save_rejects
+from fastseg.links import (
+    Link,
+    LinkTable,
+    Paths,
+    Reject,
+    StrPath,
+    reason_of,
+    save_rejects,
+)
 from fastseg.progress import Progress, silent
-from fastseg.raster import ORIGINS, as_rings, shift_origin
+from fastseg.raster import ORIGINS, join_rings, shift_origin
 from fastseg.store import layout
 from fastseg.store.layout import Bucket
 from fastseg.store.reader import open_store
@@ -170,6 +178,7 @@ def _plan_sample(
     links: list[Link], paths: Paths, rejects: list[Reject]
 ) -> _Sample | None:
     link = links[0]
+    file = Path(link.dicom_path)
     try:
         file = paths.resolve(link.dicom_path, link.root)
         patients = {other.patient for other in links}
@@ -179,7 +188,8 @@ def _plan_sample(
         if link.frame >= header.frames:
             raise LinkError(f"has {header.frames} frames, no frame {link.frame}")
     except (DicomError, LinkError, OSError) as exc:
-        _reject_image(link, links, exc, rejects)
+        reason = reason_of(exc, file, link.dicom_path)
+        _reject_image(link, links, reason, rejects)
         return None
     seen = Counter(other.label for other in links)
     contours = []
@@ -195,7 +205,8 @@ def _plan_sample(
             contours.append(_read_contour(other, paths))
         except (ContourError, LinkError, OSError) as exc:
             line = exc.line if isinstance(exc, ContourError) else None
-            rejects.append(Reject(other.contour_path, line, _reason(exc)))
+            reason = reason_of(exc, other.contour_path)
+            rejects.append(Reject(other.contour_path, line, reason))
     if not contours and any(other.contour_path for other in links):
         rejects.append(
             Reject(link.dicom_path, None, "left out: none of its contours can be used")
@@ -232,7 +243,7 @@ def _item(
             raise DicomError("has changed while the store was built; build again")
     except (DicomError, ImportError, OSError) as exc:
         links = [replace(link, contour_path=c.file) for c in sample.contours]
-        _reject_image(link, links, exc, rejects)
+        _reject_image(link, links, reason_of(exc, link.dicom_path), rejects)
         return None
     mask = np.zeros(image.pixels.shape, layout.mask_dtype(table.classes))
     inside = np.empty(image.pixels.shape, np.bool_)
@@ -240,7 +251,7 @@ def _item(
     for contour in sample.contours:
         moved = [shift_origin(ring, origin) for ring in contour.rings]
         k = table.classes.index(contour.label)
-        polygon.fill_rings(*as_rings(moved), inside)
+        polygon.fill_rings(*join_rings(moved), inside)
         mask |= inside.astype(mask.dtype) << mask.dtype.type(k)
         rings.append((k, contour.source, moved))
         if not inside.any():
@@ -271,10 +282,9 @@ def _item(
 
 
 def _reject_image(
-    link: Link, links: Iterable[Link], exc: Exception, rejects: list[Reject]
+    link: Link, links: Iterable[Link], reason: str, rejects: list[Reject]
 ) -> None:
     """Reject an image and, so that nothing is lost silently, each of its contours."""
-    reason = _reason(exc).removeprefix(f"{link.dicom_path}: ")
     rejects.append(Reject(link.dicom_path, None, reason))
     for other in links:
         if other.contour_path:
@@ -283,12 +293,6 @@ def _reject_image(
                     other.contour_path, None, f"its image {link.dicom_path} is rejected"
                 )
             )
-
-
-def _reason(exc: Exception) -> str:
-    if isinstance(exc, OSError) and exc.strerror:
-        return exc.strerror
-    return str(exc)
 
 
 def _source(path: str, root: str, data: bytes) -> Source:

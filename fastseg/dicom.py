@@ -282,7 +282,7 @@ def _header(dataset: Any, name: str) -> Header:
             raise DicomError(
                 f"{name}: {frames} frames of {rows} x {columns} hold no pixel"
             )
-        instance = dataset.get("InstanceNumber")
+        instance = _numbers(dataset, "InstanceNumber", name)
         window = _numbers(dataset, "WindowCenter", name)[:1]
         window += _numbers(dataset, "WindowWidth", name)[:1]
         spacing = _numbers(dataset, "PixelSpacing", name)
@@ -299,7 +299,7 @@ def _header(dataset: Any, name: str) -> Header:
             window=_window(window, str(dataset.get("VOILUTFunction") or "LINEAR")),
             spacing_mm=_spacing(spacing, name),
             series=str(dataset.get("SeriesInstanceUID") or "").strip(),
-            instance=None if instance is None else int(instance),
+            instance=int(instance[0]) if instance else None,
         )
 
 

@@ -144,7 +144,7 @@ class Paths:
         """Return the real path, or raise PathError."""
         folder, name = os.path.split(os.path.join(self._base, path))  # noqa: PTH118
         real = os.path.join(self._realpath(folder), name)  # noqa: PTH118
-        if os.path.islink(real):  # noqa: PTH114
+        if name in ("", ".", "..") or os.path.islink(real):  # noqa: PTH114
             real = os.path.realpath(real)
         home = self._realpath(os.path.join(self._base, root))  # noqa: PTH118
         if not is_inside(real, home):
@@ -177,12 +177,25 @@ def sort_key(link: Link) -> tuple[object, ...]:
     )
 
 
-def natural_key(text: str) -> tuple[tuple[int, int, str], ...]:
+def natural_key(text: str) -> tuple[tuple[int, int, str, int], ...]:
     """Return a sort key in which runs of digits compare as numbers."""
+    # A number is compared by its digits: of equal length, they sort as it does.
     return tuple(
-        (0, int(run), run) if run[0] in "0123456789" else (1, 0, run)
+        (0, len(run.lstrip("0")), run.lstrip("0"), len(run))
+        if run[0] in "0123456789"
+        else (1, 0, run, 0)
         for run in re.findall(r"[0-9]+|[^0-9]+", text)
     )
+
+
+def reason_of(exc: Exception, *paths: StrPath) -> str:
+    """Return why a file is rejected, without the path that is told beside it."""
+    if isinstance(exc, OSError) and exc.strerror:
+        return exc.strerror
+    text = str(exc)
+    for path in paths:
+        text = text.removeprefix(f"{os.fspath(path)}: ")
+    return text
 
 
 def read_csv(
@@ -231,7 +244,10 @@ def save_rejects(output: StrPath, rejects: Iterable[Reject]) -> Path | None:
         path.unlink(missing_ok=True)
         return None
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8", newline="") as file:
+    # File names need not be text; what is not is written as an escape.
+    with path.open(
+        "w", encoding="utf-8", newline="", errors="backslashreplace"
+    ) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(Reject._fields)
         writer.writerows(rows)
@@ -243,12 +259,15 @@ def _parse_row(row: Mapping[str, str]) -> Link:
     for name in ("patient", "dicom_path"):
         if name not in values:
             raise LinkError(f"the field {name} is empty")
+    for name, value in values.items():
+        if not value.isprintable() and "path" not in name:
+            raise LinkError(f"{name} is {value!r}, expected printable text")
     if bool(row["contour_path"]) != bool(row["label"]):
         raise LinkError("contour_path and label must be given together or not at all")
     for name in ("dicom_path", "contour_path", "root"):
         _check_relative(name, values.get(name, ""))
     frame = values.pop("frame", "0")
-    if not (frame.isascii() and frame.isdigit()):
+    if not re.fullmatch("[0-9]{1,9}", frame):
         raise LinkError(f"frame is {frame!r}, expected a whole number from 0")
     link = Link(**values, frame=int(frame))  # type: ignore[arg-type]
     if link.contour_path and not link.format:
@@ -265,14 +284,14 @@ def _check_relative(name: str, text: str) -> None:
 
 def _relative_to(links: Iterable[Link], base: Path, folder: Path) -> Iterable[Link]:
     # Real paths, because `..` after a symbolic link leads elsewhere.
-    try:
-        way = os.path.relpath(os.path.realpath(base), os.path.realpath(folder))
-    except ValueError as exc:
-        raise LinkError(f"no relative path from {folder} to {base}: {exc}") from None
-    prefix = Path(way).as_posix()
+    start, end = os.path.realpath(folder), os.path.realpath(base)
 
     def move(path: str) -> str:
-        return os.path.normpath(f"{prefix}/{path}").replace(os.sep, "/")
+        try:
+            way = os.path.relpath(os.path.join(end, path), start)  # noqa: PTH118
+        except ValueError as exc:  # another drive
+            raise LinkError(f"no relative path from {start} to {end}: {exc}") from None
+        return way.replace(os.sep, "/")
 
     for link in links:
         yield replace(

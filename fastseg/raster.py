@@ -84,6 +84,13 @@ def as_rings(contours: Any) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
                 "of (x, y) vertices or a sequence of them"
             ) from None
         rings = [as_ring(item, f"contours[{k}]") for k, item in enumerate(items)]
+    return join_rings(rings)
+
+
+def join_rings(
+    rings: Sequence[NDArray[np.float64]],
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Return points and offsets of rings that `as_ring` has checked."""
     offsets = np.zeros(len(rings) + 1, dtype=np.int64)
     np.cumsum([len(ring) for ring in rings], out=offsets[1:])
     points = np.concatenate(rings) if rings else np.empty((0, 2))

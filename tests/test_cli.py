@@ -91,7 +91,7 @@ def test_a_build_of_nothing_lists_why(fastseg_command, study, tmp_path):
         (("info", "study/link.csv"), "is no HDF5 file"),
         (("info", "none.h5"), "No such file"),
         (("show", "none.h5"), "No such file"),
-        (("phantom", "study"), "study: is not empty"),
+        (("phantom", "study"), "study: is not an empty folder"),
         (("phantom", "new", "--size", "9"), "size is 9x9"),
     ],
 )

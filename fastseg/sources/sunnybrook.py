@@ -31,6 +31,7 @@ from fastseg.links import (
     is_inside,
     natural_key,
     read_csv,
+    reason_of,
     sort_key,
 )
 from fastseg.progress import Progress
@@ -231,7 +232,7 @@ class _Survey:
                 self.reject(id_file, problem, line)
                 continue
             seen |= {f"image {image_id}", f"contour {key}"}
-            images = sorted(self.root.glob(layout.images.format(image_id)))
+            images = self._image_folders(layout, image_id)
             image_folders_seen.update(images)
             contours = contour_folders.pop(key, [])
             wanted = layout.images.format(image_id)
@@ -263,10 +264,8 @@ class _Survey:
         for folders in contour_folders.values():
             for folder in folders:
                 self.reject(folder, f"is not listed in {layout.id_file}")
-        for folder in sorted(self.root.glob(layout.images.format("*"))):
-            if folder not in image_folders_seen and not JUNK_NAME.fullmatch(
-                folder.name
-            ):
+        for folder in self._image_folders(layout, "*"):
+            if folder not in image_folders_seen:
                 self.reject(folder, f"is not listed in {layout.id_file}")
 
     def instance_number(self, path: Path) -> int | None:
@@ -274,7 +273,7 @@ class _Survey:
         try:
             header = dicom.read_header(path)
         except (DicomError, OSError) as exc:
-            self.reject(path, _without_path(exc, path))
+            self.reject(path, reason_of(exc, path))
             return None
         if header.instance is None:
             self.reject(path, "has no InstanceNumber, by which contours are matched")
@@ -334,6 +333,17 @@ class _Survey:
                     )
         return links
 
+    def _image_folders(self, layout: Layout, image_id: str) -> list[Path]:
+        folders = []
+        for path in sorted(self.root.glob(layout.images.format(image_id))):
+            if JUNK_NAME.fullmatch(path.name):
+                continue
+            if path.is_dir():
+                folders.append(path)
+            elif image_id == "*":
+                self.ignored.append(self.relative(path))
+        return folders
+
     def _contour_folders(self, layout: Layout) -> dict[str, list[Path]]:
         folders: dict[str, list[Path]] = defaultdict(list)
         parent = self.root / layout.contours
@@ -359,6 +369,8 @@ class _Survey:
                 continue
             if path.is_symlink() and not is_inside(os.path.realpath(path), home):
                 self.reject(path, "leads outside the data folder by a symbolic link")
+            elif not _is_text(path.name):
+                self.reject(path, "has a name that is no Unicode text; rename it")
             elif path.is_dir() and path.is_symlink():  # it may lead round in a circle
                 self.reject(path, "is a symbolic link to a folder; links to files work")
             elif path.is_dir():
@@ -390,15 +402,19 @@ def _id_problem(name: str) -> str | None:
     """Say why an ID cannot be the name of a folder; it comes from a file."""
     if not name:
         return "an ID is empty"
-    if name in (".", "..") or re.search(r"[/\\\0:*?\[\]]", name):
-        return f"the ID {name!r} is not the name of a folder inside the data folder"
+    if name in (".", "..") or re.search(r"[/\\\0:*?\[\]]", name) or len(name) > 200:
+        return f"the ID {name[:80]!r} is not the name of a folder in the data folder"
     return None
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _plain_id(name: str) -> str:
     """Drop leading zeros of numbers: SC-HF-I-01 is SC-HF-I-1."""
-    return re.sub(r"\d+", lambda number: str(int(number[0])), name)
-
-
-def _without_path(exc: Exception, path: Path) -> str:
-    return str(exc).removeprefix(f"{path}: ")
+    return re.sub(r"\d+", lambda number: number[0].lstrip("0") or "0", name)

@@ -1,0 +1,329 @@
+"""Building a store, held against plain computation; what is bad stays out."""
+
+import csv
+import os
+import shutil
+from dataclasses import replace
+from fractions import Fraction
+from math import sqrt
+
+import h5py
+import numpy as np
+import pydicom
+import pytest
+from numpy.testing import assert_array_equal
+from xxhash import xxh3_64_intdigest
+
+import fastseg
+from fastseg.errors import BuildError, NothingBuiltError, RejectedWarning
+from fastseg.links import LinkTable, rejects_path
+
+# The second sample of a store: an image and its only contour.
+SECOND = "dicoms/PHANTOM0001/2.dcm"
+DRAWN = "contourfiles/PH-1/i-contours/IM-0001-0002-icontour-manual.txt"
+
+
+def build(table, path, **options):
+    """Build a store and open it."""
+    return fastseg.open(fastseg.build(table, path, **options).path)
+
+
+def edit(path, pixels, **elements):
+    """Give a DICOM file other pixels and elements."""
+    dataset = pydicom.dcmread(path)
+    dataset.BitsAllocated = dataset.BitsStored = 8 * pixels.itemsize
+    dataset.HighBit = 8 * pixels.itemsize - 1
+    dataset.PixelRepresentation = int(pixels.dtype.kind == "i")
+    dataset.Rows, dataset.Columns = pixels.shape
+    dataset.PixelData = pixels.tobytes()
+    for name, value in elements.items():
+        setattr(dataset, name, value)
+    dataset.save_as(path, enforce_file_format=True)
+
+
+def statistics(pixels, ranks):
+    """Return what rational arithmetic says of an image."""
+    values = pixels.ravel().tolist()
+    mean = Fraction(sum(values), len(values))
+    variance = Fraction(sum(value * value for value in values), len(values)) - mean**2
+    facts = {"mean": float(mean), "min": min(values), "max": max(values)}
+    facts["std"] = pytest.approx(sqrt(variance), rel=2**-52, abs=0)  # the last place
+    ranked = np.percentile(values, ranks, method="inverted_cdf")
+    return facts | {"percentiles": ranked.tolist()}
+
+
+def bounding_box(mask):
+    y, x = np.nonzero(mask)
+    return [y.min(), x.min(), y.max() + 1, x.max() + 1] if mask.any() else [0] * 4
+
+
+@pytest.mark.parametrize("origin", ["center", "corner"])
+def test_a_store_holds_what_a_plain_computation_gives(study, tmp_path, origin):
+    """Images, masks, contours and facts are those of the linked files, in order."""
+    table = fastseg.link(study, keep_unlabelled=True)
+    (study / DRAWN).write_text("1005 5\n1009 5\n1005 9\n")  # off the image
+    report = fastseg.build(table, tmp_path / "new" / "heart.h5", origin=origin)
+    store = fastseg.open(report.path)
+    paths = list(dict.fromkeys(link.dicom_path for link in table.links))
+    assert (report.samples, report.links, report.rejects) == (len(paths), 20, ())
+    assert (report.path, report.fingerprint) == (store.path, store.fingerprint)
+    assert (store.classes, store.options["origin"]) == (table.classes, origin)
+    assert list(store.images) == list(store.masks) == ["40x40_uint16", "48x36_uint16"]
+    empty = []
+    for sample, path in zip(store, paths, strict=True):
+        image = fastseg.dicom.read_image(study / path).pixels
+        assert_array_equal(sample.image, image, strict=True)
+        links = [link for link in table.links if link.label and link.dicom_path == path]
+        covered = np.zeros((4, *image.shape), bool)
+        for link in links:
+            ring = np.loadtxt(study / link.contour_path)
+            inside = fastseg.rasterize(ring, image.shape, origin=origin)
+            covered[store.class_index(link.label)] = inside
+            empty += [] if inside.any() else [link.contour_path]
+            moved = ring - (0.5 if origin == "corner" else 0)
+            assert_array_equal(sample.contours[link.label], [moved])
+        mask = sum(part.astype(np.uint8) << k for k, part in enumerate(covered))
+        assert_array_equal(sample.mask, mask, strict=True)
+        rings = [ring for (ring,) in sample.contours.values()]
+        header = pydicom.dcmread(study / path)
+        facts = sample.facts
+        assert np.diff(facts.pop("contours")) == len(rings) == len(links)
+        number = header.InstanceNumber
+        expected = {"source": path, "frame": 0, "instance": number, "row": number - 1}
+        expected |= {"patient": header.PatientID, "series": header.SeriesInstanceUID}
+        expected |= {"window": [header.WindowCenter, header.WindowWidth]}
+        expected |= {"slope": 1, "intercept": 0, "spacing_mm": [*header.PixelSpacing]}
+        expected |= {"bucket": f"{header.Rows}x{header.Columns}_uint16"}
+        expected |= statistics(image, store.percentile_ranks)
+        expected |= {
+            "labelled": sum(1 << store.class_index(link.label) for link in links),
+            "pixels": [part.sum() for part in covered],
+            "bbox": [bounding_box(part) for part in covered],
+            "image_xxh3": xxh3_64_intdigest(image.tobytes()),
+            "mask_xxh3": xxh3_64_intdigest(mask.tobytes()),
+            "contour_xxh3": xxh3_64_intdigest(b"".join(map(bytes, rings))),
+        }
+        assert facts == expected
+    assert {DRAWN} <= set(empty) == set(report.off_image)
+
+
+def test_a_store_knows_its_sources(study, tmp_path):
+    """Each file used is listed once with path, size and checksum, and leads back."""
+    table = fastseg.link(study)
+    store = build(table.save(tmp_path / "far" / "links.csv"), tmp_path / "s.h5")
+    paths = [bytes(path).decode() for path in store.sources["path"]]
+    used = {path for x in table.links for path in (x.dicom_path, x.contour_path)}
+    assert paths == sorted(used)
+    data = [(study / path).read_bytes() for path in paths]
+    assert_array_equal(store.sources["size"], [len(content) for content in data])
+    assert_array_equal(store.sources["xxh3"], [xxh3_64_intdigest(x) for x in data])
+    contours = [link.contour_path for link in table.links]
+    assert [paths[k] for k in store.contours["source"]] == contours
+
+
+def test_the_same_inputs_give_the_same_bytes(study, tmp_path):
+    """Neither repetition, the table's place nor remains of a build change a bit."""
+    table = fastseg.link(study)
+    first = fastseg.build(table, tmp_path / "a.h5").path.read_bytes()
+    (tmp_path / "b.h5.partial").write_text("remains of a build that was killed")
+    assert fastseg.build(table, tmp_path / "b.h5").path.read_bytes() == first
+    copy = fastseg.link(shutil.copytree(study, tmp_path / "copy"))
+    for other in (table.save(tmp_path / "far" / "away" / "links.csv"), copy):
+        assert fastseg.build(other, tmp_path / "a.h5").path.read_bytes() == first
+
+
+def test_no_clock_is_in_the_bytes(store):
+    """No dataset bears HDF5's time stamp, with which each build would differ."""
+    with h5py.File(store.path) as file:
+        datasets = [file[group][name] for group in file for name in file[group]]
+        times = {h5py.h5g.get_objinfo(dataset.id).mtime for dataset in datasets}
+    assert times == {0}
+
+
+def change(path, place):
+    data = bytearray(path.read_bytes())
+    data[place] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "origin", "same"),
+    [
+        (lambda s: (s / SECOND).rename(s / SECOND.replace("2", "02")), "center", True),
+        (lambda s: change(s / SECOND, -1), "center", False),  # a pixel
+        (lambda s: change(s / DRAWN, -2), "center", False),  # a vertex
+        (lambda s: None, "corner", False),
+    ],
+)
+def test_the_fingerprint_tells_content(study, tmp_path, spoil, origin, same):
+    """One pixel, one vertex or the origin change it; the name of a file does not."""
+    before = fastseg.build(fastseg.link(study), tmp_path / "s.h5").fingerprint
+    spoil(study)
+    after = fastseg.build(fastseg.link(study), tmp_path / "s.h5", origin=origin)
+    assert (after.fingerprint == before) == same
+
+
+def test_a_contour_that_the_shift_makes_a_point_is_kept(study, tmp_path):
+    """A triangle too small for half a pixel's shift stops no build."""
+    (study / DRAWN).write_text("0 0\n1e-20 0\n0 1e-20\n")
+    store = build(fastseg.link(study), tmp_path / "s.h5", origin="corner")
+    assert_array_equal(store[1].contours["icontour"], np.full((1, 3, 2), -0.5))
+
+
+@pytest.mark.parametrize("dtype", ["<u2", "<i2"])
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+def test_slope_and_intercept_lead_to_image_values(study, tmp_path, photometric, dtype):
+    """Stored values are kept; slope and intercept rescale, and invert MONOCHROME1."""
+    low, high = (-2048, 2047) if dtype == "<i2" else (0, 4095)
+    pixels = np.linspace(low, high, 40 * 40).astype(dtype).reshape(40, 40)
+    stored = {"BitsStored": 12, "HighBit": 11, "PhotometricInterpretation": photometric}
+    edit(study / SECOND, pixels, **stored, RescaleSlope=2, RescaleIntercept=-10)
+    store = build(fastseg.link(study), tmp_path / "s.h5")
+    assert_array_equal(store[1].image, pixels, strict=True)
+    facts, values = store[1].facts, pixels.astype(float) * 2 - 10
+    if photometric == "MONOCHROME1":
+        values = values.min() + values.max() - values
+    assert_array_equal(pixels * facts["slope"] + facts["intercept"], values)
+
+
+draw = np.random.default_rng(0).integers
+HUGE = {
+    "unsigned": draw(2**32, size=(41, 37), dtype=np.uint32),
+    "signed": draw(-(2**31), 2**31, (40, 50), np.int32),
+    "constant": np.full((40, 40), 2**32 - 1, np.uint32),
+    "extremes": np.where(np.eye(64) > 0, np.int32(-(2**31)), np.int32(2**31 - 1)),
+    "narrow": np.arange(2**32 - 40_000, 2**32, dtype=np.uint32).reshape(200, 200),
+}
+
+
+@pytest.mark.parametrize("pixels", HUGE.values(), ids=HUGE)
+def test_statistics_of_huge_values_are_exact(study, tmp_path, pixels):
+    """Statistics of 32-bit images are those of rational arithmetic."""
+    edit(study / SECOND, pixels)
+    store = build(fastseg.link(study), tmp_path / "s.h5")
+    assert_array_equal(store[1].image, pixels, strict=True)
+    expected = statistics(pixels, store.percentile_ranks)
+    assert {name: store[1].facts[name] for name in expected} == expected
+
+
+@pytest.mark.parametrize("count", [1, 8, 9, 16, 17, 32, 33, 64])
+def test_a_mask_has_a_bit_for_each_class(study, tmp_path, count):
+    """The mask is the smallest unsigned integer for its classes; 64 is the most."""
+    (link,) = [link for link in fastseg.link(study).links if link.contour_path == DRAWN]
+    links = tuple(replace(link, label=f"c{k:02}") for k in range(65))
+    store = build(LinkTable(base=study, links=links[:count]), tmp_path / "s.h5")
+    full = np.array(2**count - 1, np.min_scalar_type(2**count - 1))
+    inside = fastseg.rasterize(np.loadtxt(study / DRAWN), (40, 40))
+    assert_array_equal(store[0].mask, inside * full, strict=True)
+    assert_array_equal(store[0].mask_of(f"c{count - 1:02}"), inside)
+    assert store[0].facts["labelled"] == full
+    with pytest.raises(BuildError, match="65 classes, a store holds at most 64"):
+        fastseg.build(LinkTable(base=study, links=links), tmp_path / "s.h5")
+
+
+def test_images_alone_make_a_store(study, tmp_path):
+    """A table without a single contour is built into a store without classes."""
+    store = build(fastseg.link(study, labels=[], keep_unlabelled=True), tmp_path / "s")
+    assert (len(store), store.classes, store[0].mask.any()) == (12, (), False)
+
+
+def test_what_is_bad_is_listed_and_the_rest_built(study, tmp_path):
+    """All misfits are told at once; the store is as if they had not been linked."""
+    table, output = fastseg.link(study), tmp_path / "s.h5"
+    links = table.links
+    cut, text, alone = links[5], links[10], links[14]
+    empty, infinite = links[1].contour_path, links[17].contour_path
+    expected = {
+        (cut.dicom_path, None): "bytes of pixel data, its header says 3200",
+        (text.dicom_path, None): "is not a DICOM file",
+        (alone.dicom_path, None): "left out: none of its contours can be used",
+        (alone.contour_path, None): "No such file",
+        (empty, None): "is empty",
+        (infinite, 3): "is not finite",
+    }
+    gone = [x for x in links if x.dicom_path in (cut.dicom_path, text.dicom_path)]
+    expected |= {(x.contour_path, None): f"its image {x.dicom_path} is" for x in gone}
+    os.truncate(study / cut.dicom_path, 4000)
+    (study / text.dicom_path).write_text("no image")
+    (study / alone.contour_path).unlink()
+    (study / empty).write_text("")
+    (study / infinite).write_text("1 2\n5 2\nnan 5\n")
+    with pytest.warns(RejectedWarning, match=f"^{len(expected)} links or") as caught:
+        report = fastseg.build(table, output)
+    assert caught[0].filename == __file__
+    assert {(file, line) for file, line, _ in report.rejects} == set(expected)
+    assert all(expected[file, line] in why for file, line, why in report.rejects)
+    _, *rows = csv.reader(rejects_path(output).read_text().splitlines())
+    assert rows == [[file, str(line or ""), why] for file, line, why in report.rejects]
+    bad = {file for file, _ in expected}
+    good = tuple(x for x in links if not bad & {x.dicom_path, x.contour_path})
+    assert (report.links, report.samples, len(report.rejects)) == (len(good), 5, 14)
+    data = output.read_bytes()
+    again = fastseg.build(replace(table, links=good), output)
+    assert again.off_image == report.off_image != ()
+    assert output.read_bytes() == data
+    assert not rejects_path(output).exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"patient": "PHANTOM0009"}, "is linked to several patients"),
+        ({"label": "icontour"}, "is one of 2 links of class icontour"),
+        ({"format": "sunybrook"}, "format is 'sunybrook', expected one of 'sunnybr"),
+        ({"contour_path": "../outside.txt"}, "../outside.txt leads outside its root"),
+        ({"dicom_path": "link.csv"}, "is not a DICOM file"),
+    ],
+)
+def test_a_link_that_cannot_be_meant_is_rejected(study, tmp_path, changes, reason):
+    """What contradicts its files or another link is told, its path said once."""
+    table = fastseg.link(study)
+    links = (table.links[0], replace(table.links[1], **changes), *table.links[2:])
+    with pytest.warns(RejectedWarning):
+        report = fastseg.build(replace(table, links=links), tmp_path / "s.h5")
+    told = {x.file for x in report.rejects if x.reason.startswith(reason)}
+    assert told & {links[1].dicom_path, links[1].contour_path}
+
+
+def stumble(items, label, total):
+    for k, item in enumerate(items):
+        if (label, k) == ("build", 3):
+            raise RuntimeError("stumbled")
+        yield item
+
+
+@pytest.mark.parametrize("end", [10, -10, None])
+def test_a_build_that_fails_leaves_the_older_store(study, tmp_path, end):
+    """Only a list of rejects, if any, tells of a build that came to nothing."""
+    table = fastseg.link(study)
+    old, new = tmp_path / "old.h5", tmp_path / "new.h5"
+    before = fastseg.build(table, old, origin="corner").path.read_bytes()
+    for path in study.rglob("*.dcm"):
+        path.write_bytes(path.read_bytes()[:end])
+    for output in (old, new):
+        with pytest.raises(NothingBuiltError if end else RuntimeError) as caught:
+            fastseg.build(table, output, **({} if end else {"progress": stumble}))
+        assert len(getattr(caught.value, "rejects", ())) == (28 if end else 0)
+    lists = {rejects_path(old), rejects_path(new)} if end else set()
+    assert set(tmp_path.iterdir()) == {study, old} | lists
+    assert old.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda path, store: path.mkdir(),
+        lambda path, store: path.write_text("mine"),
+        lambda path, store: path.write_bytes(store.path.read_bytes()[:-10]),
+        lambda path, store: h5py.File(path, "w").close(),
+    ],
+)
+def test_only_a_store_is_replaced(study, store, tmp_path, make):
+    """A folder or a file that is no sound store is refused and not touched."""
+    target = tmp_path / "target"
+    make(target, store)
+    before = target.is_dir() or target.read_bytes()
+    with pytest.raises(BuildError, match="target"):
+        fastseg.build(fastseg.link(study), target)
+    assert (target.is_dir() or target.read_bytes()) == before
+    assert set(tmp_path.iterdir()) == {study, target}
