@@ -15,7 +15,7 @@ from fastseg.errors import ContourError, LinkError, OptionError, RejectedWarning
 from fastseg.links import LinkTable, rejects_path
 from fastseg.sources.sunnybrook import read_rings
 
-BAD_IDS = ["/etc", "..", ".", "", "a/b", r"a\b", "*", "a\0", "a" * 300, "9" * 5000]
+BAD_IDS = ["/etc", "..", ".", "", "a/b", r"a\b", "*", "a\0", "ü" * 150, "9" * 5000]
 ID_ROWS = ["patient_id,original_id", "PHANTOM0001,PH-1", "PHANTOM0002,PH-2"]
 IMAGE = "dicoms/PHANTOM0001/4.dcm"
 # The only contour of its image.
