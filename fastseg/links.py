@@ -193,8 +193,10 @@ def reason_of(exc: Exception, *paths: StrPath) -> str:
     if isinstance(exc, OSError) and exc.strerror:
         return exc.strerror
     text = str(exc)
+    line = getattr(exc, "line", None)
     for path in paths:
         text = text.removeprefix(f"{os.fspath(path)}: ")
+        text = text.removeprefix(f"{os.fspath(path)}, line {line}: ")
     return text
 
 
@@ -260,8 +262,8 @@ def _parse_row(row: Mapping[str, str]) -> Link:
         if name not in values:
             raise LinkError(f"the field {name} is empty")
     for name, value in values.items():
-        if not value.isprintable() and "path" not in name:
-            raise LinkError(f"{name} is {value!r}, expected printable text")
+        if re.search(r"[\0-\x1f\x7f]", value) and "path" not in name:
+            raise LinkError(f"{name} is {value!r}, expected text without controls")
     if bool(row["contour_path"]) != bool(row["label"]):
         raise LinkError("contour_path and label must be given together or not at all")
     for name in ("dicom_path", "contour_path", "root"):

@@ -109,6 +109,7 @@ def find_links(
     Raises LinkError for a missing or malformed table of patients, OptionError for
     an unknown class.
     """
+    labels = [labels] if isinstance(labels, str) else labels
     wanted = CLASSES if labels is None else tuple(labels)
     for name in wanted:
         if name not in CLASSES:
@@ -125,13 +126,15 @@ def find_links(
     unlabelled = 0
     for patient in patients:
         images = survey.unambiguous(instances[patient.image_id])
-        contours = survey.join(patient, images, wanted)
-        links += contours
-        labelled = {link.dicom_path for link in contours}
+        claims = survey.claims(patient)
+        links += survey.join(patient, images, claims, wanted)
+        # Not those whose contours were rejected or not asked for: as images without
+        # a contour they would teach that there is nothing.
+        labelled = {number for number, _ in claims}
         bare = [
-            Link(patient=patient.image_id, dicom_path=path)
-            for path in map(survey.relative, images.values())
-            if path not in labelled
+            Link(patient=patient.image_id, dicom_path=survey.relative(path))
+            for number, path in images.items()
+            if number not in labelled
         ]
         unlabelled += len(bare)
         if keep_unlabelled:
@@ -158,13 +161,14 @@ def read_rings(data: bytes, name: str, key: str) -> list[NDArray[np.float64]]:
     except UnicodeDecodeError as exc:
         raise ContourError(f"{name}: is not a text file ({exc.reason})") from None
     vertices = []
-    for line, row in enumerate(text.splitlines(), 1):
+    for line, row in enumerate(re.split("\r\n|\r|\n", text), 1):
         fields = row.split()
         if not fields:
             continue
         try:
             x, y = map(float, fields)
-            well_formed = "_" not in row  # which float() takes for a separator
+            # float() also takes separators and the digits of other scripts.
+            well_formed = "_" not in row and row.isascii()
         except ValueError:
             well_formed = False
         if not well_formed:
@@ -297,15 +301,23 @@ class _Survey:
                 )
         return images
 
-    def join(
-        self, patient: _Patient, images: dict[int, Path], wanted: tuple[str, ...]
-    ) -> list[Link]:
-        """Return the links of a patient's contours."""
+    def claims(self, patient: _Patient) -> dict[tuple[int, str], list[Path]]:
+        """Return a patient's contour files by InstanceNumber and class."""
         claims: dict[tuple[int, str], list[Path]] = defaultdict(list)
         for path in patient.contour_files:
             name = CONTOUR_NAME.fullmatch(path.name)
             assert name is not None  # _is_contour let it in
             claims[int(name["number"]), name["label"].lower()].append(path)
+        return claims
+
+    def join(
+        self,
+        patient: _Patient,
+        images: dict[int, Path],
+        claims: dict[tuple[int, str], list[Path]],
+        wanted: tuple[str, ...],
+    ) -> list[Link]:
+        """Return the links of a patient's contours of the wanted classes."""
         links = []
         for (number, label), paths in sorted(claims.items()):
             if label not in wanted:
@@ -369,8 +381,10 @@ class _Survey:
                 continue
             if path.is_symlink() and not is_inside(os.path.realpath(path), home):
                 self.reject(path, "leads outside the data folder by a symbolic link")
-            elif not _is_text(path.name):
-                self.reject(path, "has a name that is no Unicode text; rename it")
+            elif not _fits_table(path.name):
+                self.reject(
+                    path, "has a name that is no text, or a backslash; rename it"
+                )
             elif path.is_dir() and path.is_symlink():  # it may lead round in a circle
                 self.reject(path, "is a symbolic link to a folder; links to files work")
             elif path.is_dir():
@@ -402,17 +416,21 @@ def _id_problem(name: str) -> str | None:
     """Say why an ID cannot be the name of a folder; it comes from a file."""
     if not name:
         return "an ID is empty"
-    if name in (".", "..") or re.search(r"[/\\\0:*?\[\]]", name) or len(name) > 200:
+    if (
+        name in (".", "..")
+        or re.search(r"[/\\\0:*?\[\]]", name)
+        or len(name.encode()) > 255
+    ):
         return f"the ID {name[:80]!r} is not the name of a folder in the data folder"
     return None
 
 
-def _is_text(name: str) -> bool:
+def _fits_table(name: str) -> bool:
+    """Return whether a links table can hold a file's name."""
     try:
-        name.encode()
+        return "\\" not in name and bool(name.encode())
     except UnicodeEncodeError:
         return False
-    return True
 
 
 def _plain_id(name: str) -> str:
