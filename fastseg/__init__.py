@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from fastseg.phantom import make_phantom as make_phantom
     from fastseg.pictures import show as show
     from fastseg.raster import rasterize as rasterize
+    from fastseg.raster import rasterize_batch as rasterize_batch
+    from fastseg.raster import rasterize_labels as rasterize_labels
     from fastseg.sources import link as link
     from fastseg.store.reader import Sample as Sample
     from fastseg.store.reader import Store as Store
@@ -45,6 +47,8 @@ _HOME = {
     "open": "fastseg.store.reader",
     "make_phantom": "fastseg.phantom",
     "rasterize": "fastseg.raster",
+    "rasterize_batch": "fastseg.raster",
+    "rasterize_labels": "fastseg.raster",
     "show": "fastseg.pictures",
 }
 _NAME_THERE = {"open": "open_store"}

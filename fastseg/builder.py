@@ -4,7 +4,7 @@ import posixpath
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from functools import cache
 from importlib.metadata import version
@@ -17,17 +17,15 @@ from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
 from fastseg import __version__, dicom, sources
-from fastseg._kernels import polygon, tone
+from fastseg._kernels import tone
 from fastseg.errors import (
     BuildError,
     ContourError,
     DicomError,
     LinkError,
     NothingBuiltError,
-    OptionError,
     RejectedWarning,
     StoreError,
-    one_of,
 )
 from fastseg.links import (
     Link,
@@ -39,7 +37,7 @@ from fastseg.links import (
     save_rejects,
 )
 from fastseg.progress import Progress, silent
-from fastseg.raster import ORIGINS, join_rings, shift_origin
+from fastseg.raster import Rules, draw_rings, join_rings, shift_origin
 from fastseg.store import layout
 from fastseg.store.layout import Bucket
 from fastseg.store.reader import open_store
@@ -73,6 +71,8 @@ def build(
     links: LinkTable | StrPath,
     output: StrPath,
     *,
+    edges: str = "half-open",
+    fill: str = "even-odd",
     origin: str = "center",
     progress: Progress = silent,
 ) -> BuildReport:
@@ -81,16 +81,14 @@ def build(
     links  : a table, or the path of one
     output : the store; one that is there already is replaced when the new one is
         complete
-    origin : where contours have their zero: "center" of the first pixel or its
-        "corner"
+    edges, fill, origin : what belongs to a region, see `raster.Rules`
 
     What cannot be used is left out, listed in `<output>.rejects.csv` and told by a
     RejectedWarning; the rest is built. Raises NothingBuiltError where nothing is left,
     BuildError where the target may not be replaced, LinkError for a malformed table,
     OptionError, OSError.
     """
-    if origin not in ORIGINS:
-        raise OptionError(one_of("origin", origin, ORIGINS))
+    rules = Rules(edges=edges, fill=fill, origin=origin)
     table = links if isinstance(links, LinkTable) else LinkTable.load(links)
     target = Path(output)
     _check_target(target)
@@ -106,13 +104,13 @@ def build(
         # A header may promise more than its file holds. What fails now is left out
         # and the store is written again, as if it had never been linked.
         off_image.clear()
-        items = (_item(sample, table, origin, rejects, off_image) for sample in samples)
+        items = (_item(sample, table, rules, rejects, off_image) for sample in samples)
         failed = write_store(
             target,
             progress(items, "build", len(samples)),
             buckets=[sample.bucket for sample in samples],
             classes=table.classes,
-            options={"origin": origin, "edges": "half-open", "fill": "even-odd"},
+            options=asdict(rules),
             software=_versions(),
         )
         if not failed:
@@ -230,12 +228,13 @@ def _read_contour(link: Link, paths: Paths) -> _Contour:
 def _item(
     sample: _Sample,
     table: LinkTable,
-    origin: str,
+    rules: Rules,
     rejects: list[Reject],
     off_image: list[str],
 ) -> Item | None:
     """Read the pixels and draw the contours; None after rejecting the image."""
     link = sample.link
+    centred = replace(rules, origin="center")
     try:
         data = sample.file.read_bytes()
         image = dicom.decode(data, link.dicom_path, link.frame)
@@ -246,19 +245,19 @@ def _item(
         _reject_image(link, links, reason_of(exc, link.dicom_path), rejects)
         return None
     mask = np.zeros(image.pixels.shape, layout.mask_dtype(table.classes))
-    inside = np.empty(image.pixels.shape, np.bool_)
     rings = []
     for contour in sample.contours:
-        moved = [shift_origin(ring, origin) for ring in contour.rings]
+        # In the frame of the pixel centres, in which they are stored as well.
+        moved = [shift_origin(ring, rules.origin) for ring in contour.rings]
         k = table.classes.index(contour.label)
-        polygon.fill_rings(*join_rings(moved), inside)
-        mask |= inside.astype(mask.dtype) << mask.dtype.type(k)
+        draw_rings(*join_rings(moved), mask, k, centred)
         rings.append((k, contour.source, moved))
-        if not inside.any():
-            off_image.append(contour.file)
     pixels = np.empty(len(table.classes), np.int64)
     boxes = np.empty((len(table.classes), 4), np.int64)
     tone.measure_classes(mask, pixels, boxes)
+    for (k, *_), contour in zip(rings, sample.contours, strict=True):
+        if not pixels[k]:
+            off_image.append(contour.file)
     slope, intercept = image.header.value_map
     return Item(
         image=image.pixels,

@@ -1,6 +1,8 @@
 """Contours to masks: the public face of the polygon kernels."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -10,51 +12,210 @@ from numpy.typing import ArrayLike, NDArray
 from fastseg._kernels import polygon
 from fastseg.errors import GeometryError, OptionError, one_of
 
+EDGES = ("half-open", "closed", "open")
+FILLS = ("even-odd", "nonzero")
 ORIGINS = ("center", "corner")
+MOST_CLASSES = 64
 # Masks are indexed by 32-bit rows and columns in the kernels' loops.
 LARGEST_SIDE = 2**31 - 1
+# Winding numbers are kept for so many pixels at a time; larger masks go by bands.
+WINDING_CELLS = 2**22
+
+Contours = ArrayLike | Sequence[ArrayLike]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """What belongs to a region.
+
+    edges  : "half-open" centres on a top or left edge are in, on a bottom or right
+                         edge out: regions that share an edge own each pixel once
+             "closed"    all centres on the outline are in (DICOM PS3.3 C.8.8.6.3)
+             "open"      none is
+    fill   : "even-odd"  what an odd number of rings surrounds
+             "nonzero"   what rings wind around, however often
+    origin : "center"    pixel [r, c] has its centre at (x=c, y=r), as in DICOM
+             "corner"    it spans [c, c+1] x [r, r+1]
+
+    Raises OptionError for anything else.
+    """
+
+    edges: str = "half-open"
+    fill: str = "even-odd"
+    origin: str = "center"
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("edges", EDGES), ("fill", FILLS), ("origin", ORIGINS)):
+            if getattr(self, name) not in allowed:
+                raise OptionError(one_of(name, getattr(self, name), allowed))
+
+    @property
+    def shift(self) -> float:
+        """Where the first pixel has its centre, in both coordinates."""
+        return 0.5 if self.origin == "corner" else 0.0
 
 
 def rasterize(
-    contours: ArrayLike | Sequence[ArrayLike],
+    contours: Contours,
     shape: tuple[int, int],
     *,
+    edges: str = "half-open",
+    fill: str = "even-odd",
     origin: str = "center",
 ) -> NDArray[np.bool_]:
     """Return the mask of the pixels whose centre lies inside the contours.
 
     contours : one ring, array-like (n, 2), or a sequence of rings; columns (x, y)
-        in pixels, closed implicitly (a repeated last vertex is fine). Several
-        rings are filled by the even-odd rule: holes are further rings.
+        in pixels, closed implicitly (a repeated last vertex is fine)
     shape : (rows, columns) of the mask
-    origin : "center" if pixel [r, c] has its centre at (x=c, y=r), as in DICOM;
-        "corner" if it spans [c, c+1] x [r, r+1]
+    edges, fill, origin : see `Rules`; holes are further rings
 
-    Returns a bool array of that shape, `[row, column]`.
+    Returns a bool array of that shape, `[row, column]`. Parts outside the image are
+    cut off; a contour wholly outside gives an empty mask.
 
-    Edges are half-open: a centre exactly on a top or left edge is in, on a bottom
-    or right edge out, so regions that share an edge own each pixel exactly once
-    and the area is unbiased. The answer is the one that rational arithmetic on
-    the given numbers gives, for every finite input (see `_kernels.polygon`).
-    Parts outside the image are cut off; a contour wholly outside gives an empty
-    mask.
+    The answer is the one that rational arithmetic on the given numbers gives, for
+    every finite input: floating-point arithmetic decides where its error bound
+    allows, and what is left is decided by the sign of a sum of products that is
+    never rounded (see `_kernels.polygon` and `_kernels.exact`). So it depends
+    neither on the direction of a ring, its first vertex or repeated vertices, nor on
+    the canvas or the machine.
 
     Raises GeometryError for vertices that are not finite numbers in an (n, 2)
     array or a ring with fewer than three distinct ones, OptionError for a bad
-    shape or origin.
+    shape or rule.
     """
-    rows, columns = check_shape(shape)
-    points, offsets = as_rings(contours)
-    mask = np.empty((rows, columns), dtype=np.bool_)
-    polygon.fill_rings(shift_origin(points, origin), offsets, mask)
+    rules = Rules(edges=edges, fill=fill, origin=origin)
+    mask = np.empty(check_shape(shape), np.uint8)
+    draw_rings(*as_rings(contours), mask, 0, rules, clear=True)
+    return mask.view(np.bool_)
+
+
+def rasterize_labels(
+    classes: Mapping[str, Contours] | Sequence[Contours],
+    shape: tuple[int, int],
+    *,
+    edges: str = "half-open",
+    fill: str = "even-odd",
+    origin: str = "center",
+) -> NDArray[np.unsignedinteger[Any]]:
+    """Return a bit field: bit k of a pixel says that class k covers it.
+
+    classes : the contours of each class, as `rasterize` takes them; of a mapping,
+        the values in its order. At most 64; an empty sequence covers nothing.
+    shape, edges, fill, origin : as for `rasterize`
+
+    Returns the smallest unsigned integers that hold all classes, (rows, columns).
+    Raises as `rasterize` does.
+    """
+    rules = Rules(edges=edges, fill=fill, origin=origin)
+    regions = list(classes.values() if isinstance(classes, Mapping) else classes)
+    if len(regions) > MOST_CLASSES:
+        raise OptionError(
+            f"{len(regions)} classes given, a mask holds at most {MOST_CLASSES}"
+        )
+    mask = np.zeros(check_shape(shape), np.min_scalar_type(2 ** len(regions) - 1))
+    for k, contours in enumerate(regions):
+        draw_rings(*as_rings(contours), mask, k, rules)
     return mask
 
 
-def shift_origin(points: NDArray[np.float64], origin: str) -> NDArray[np.float64]:
-    """Return points (n, 2) in the frame in which pixel centres are integers."""
-    if origin not in ORIGINS:
-        raise OptionError(one_of("origin", origin, ORIGINS))
-    return points - 0.5 if origin == "corner" else points
+def rasterize_batch(
+    points: ArrayLike,
+    offsets: ArrayLike,
+    shape: tuple[int, int],
+    out: NDArray[Any] | None = None,
+    *,
+    groups: ArrayLike | None = None,
+    threads: int = 1,
+    edges: str = "half-open",
+    fill: str = "even-odd",
+    origin: str = "center",
+) -> NDArray[Any]:
+    """Fill many masks in one call.
+
+    points  : (P, 2), (x, y) in pixels, the vertices of all rings one after another
+    offsets : integers (R + 1,), ring k is points[offsets[k]:offsets[k + 1]]
+    shape   : (rows, columns) of each mask
+    out     : bool or uint8 (n, rows, columns), C-contiguous; every cell is written.
+        By default a new bool array.
+    groups  : integers (n + 1,), mask m is filled from rings groups[m] to
+        groups[m + 1]; by default each ring has a mask of its own
+    threads : how many share the masks; the result does not depend on it
+    edges, fill, origin : as for `rasterize`
+
+    Returns `out`. Raises GeometryError, naming argument and index, for vertices as
+    `rasterize` does and for offsets or groups that do not ascend from 0 to the end,
+    OptionError for anything else.
+    """
+    rules = Rules(edges=edges, fill=fill, origin=origin)
+    height, width = check_shape(shape)
+    vertices = _as_vertices(points, "points")
+    ends = _as_offsets(offsets, "offsets", len(vertices))
+    _check_rings(vertices, ends, "offsets")
+    if groups is None:
+        parts = np.arange(len(ends), dtype=np.int64)
+    else:
+        parts = _as_offsets(groups, "groups", len(ends) - 1)
+    count = len(parts) - 1
+    if out is None:
+        out = np.empty((count, height, width), np.bool_)
+    _check_out(out, (count, height, width))
+    if threads < 1:
+        raise OptionError(f"threads is {threads}, expected at least 1")
+    cells = out.view(np.uint8)
+
+    def fill_share(first: int, last: int) -> None:
+        polygon.fill_masks(
+            vertices,
+            ends,
+            parts,
+            rules.shift,
+            EDGES.index(rules.edges),
+            cells,
+            first,
+            last,
+            *_scratch((height, width), ends, rules),
+        )
+
+    shares = np.linspace(0, count, threads + 1).astype(int).tolist()
+    if threads == 1:
+        fill_share(0, count)
+    else:
+        with ThreadPoolExecutor(threads, "fastseg-raster") as pool:
+            list(pool.map(fill_share, shares[:-1], shares[1:]))
+    return out
+
+
+def draw_rings(
+    points: NDArray[np.float64],
+    offsets: NDArray[np.int64],
+    mask: NDArray[Any],
+    bit: int,
+    rules: Rules,
+    *,
+    clear: bool = False,
+) -> None:
+    """Set one bit of a mask where rings cover it; all is as `as_rings` checked it.
+
+    mask  : unsigned (H, W), C-contiguous
+    clear : whether to set all other pixels to 0
+    """
+    height, width = mask.shape
+    polygon.fill_mask(
+        points,
+        offsets,
+        0,
+        len(offsets) - 1,
+        rules.shift,
+        EDGES.index(rules.edges),
+        mask.reshape(-1),
+        0,
+        height,
+        width,
+        mask.dtype.type(1 << bit),
+        clear,
+        *_scratch((height, width), offsets, rules),
+    )
 
 
 def check_shape(shape: Any) -> tuple[int, int]:
@@ -71,59 +232,49 @@ def check_shape(shape: Any) -> tuple[int, int]:
 def as_rings(contours: Any) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Return points float64 (P, 2) and offsets int64 (R + 1,) of one or more rings.
 
-    Raises GeometryError that names the ring at fault.
+    Raises GeometryError that names the ring and vertex at fault.
     """
     if _is_one_ring(contours):
-        rings = [as_ring(contours, "contours")]
-    else:
-        try:
-            items = list(contours)
-        except TypeError:
-            raise GeometryError(
-                f"contours is {type(contours).__name__}, expected an (n, 2) array "
-                "of (x, y) vertices or a sequence of them"
-            ) from None
-        rings = [as_ring(item, f"contours[{k}]") for k, item in enumerate(items)]
-    return join_rings(rings)
+        points = _as_vertices(contours, "contours")
+        offsets = np.array([0, len(points)])
+        _check_rings(points, offsets, "contours", one=True)
+        return points, offsets
+    try:
+        items = list(contours)
+    except TypeError:
+        raise GeometryError(
+            f"contours is {type(contours).__name__}, expected an (n, 2) array "
+            "of (x, y) vertices or a sequence of them"
+        ) from None
+    rings = [_as_vertices(item, f"contours[{k}]") for k, item in enumerate(items)]
+    points, offsets = join_rings(rings)
+    _check_rings(points, offsets, "contours")
+    return points, offsets
+
+
+def as_ring(vertices: Any, name: str = "contour") -> NDArray[np.float64]:
+    """Return one ring as C-contiguous float64 (n, 2), or raise GeometryError."""
+    ring = _as_vertices(vertices, name)
+    _check_rings(ring, np.array([0, len(ring)]), name, one=True)
+    return ring
 
 
 def join_rings(
     rings: Sequence[NDArray[np.float64]],
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Return points and offsets of rings that `as_ring` has checked."""
+    """Return points and offsets of rings."""
     offsets = np.zeros(len(rings) + 1, dtype=np.int64)
     np.cumsum([len(ring) for ring in rings], out=offsets[1:])
     points = np.concatenate(rings) if rings else np.empty((0, 2))
     return points, offsets
 
 
-def as_ring(vertices: Any, name: str = "contour") -> NDArray[np.float64]:
-    """Return one ring as C-contiguous float64 (n, 2), or raise GeometryError."""
-    try:
-        array = np.asarray(vertices)
-    except ValueError as exc:
-        raise GeometryError(f"{name} is not an (n, 2) array: {exc}") from None
-    if array.dtype.kind not in "iuf" and array.size:
-        raise GeometryError(
-            f"{name} has dtype {array.dtype}, expected real numbers; convert it first"
-        )
-    if array.ndim != 2 or array.shape[1] != 2:
-        raise GeometryError(
-            f"{name} has shape {array.shape}, expected (n, 2): columns x and y"
-        )
-    ring = np.ascontiguousarray(array, dtype=np.float64)
-    if not np.isfinite(ring).all():
-        bad = int(np.flatnonzero(~np.isfinite(ring).all(axis=1))[0])
-        raise GeometryError(
-            f"{name}[{bad}] is ({ring[bad, 0]}, {ring[bad, 1]}); "
-            "vertices must be finite, remove or repair it"
-        )
-    distinct = polygon.count_distinct(ring, 3)
-    if distinct < 3:
-        raise GeometryError(
-            f"{name} has {distinct} distinct vertices, a region needs at least 3"
-        )
-    return ring
+def shift_origin(points: NDArray[np.float64], origin: str) -> NDArray[np.float64]:
+    """Return points (n, 2) in the frame in which pixel centres are integers.
+
+    Numbers below 0.5 may be rounded by half a unit in their last place.
+    """
+    return points - Rules(origin=origin).shift
 
 
 def shoelace_area(points: NDArray[np.float64], offsets: NDArray[np.int64]) -> float:
@@ -154,3 +305,86 @@ def _is_nested(value: Any) -> bool:
     if isinstance(value, np.ndarray):
         return value.ndim > 0
     return isinstance(value, Sequence) and not isinstance(value, str | bytes)
+
+
+def _scratch(shape: tuple[int, int], offsets: NDArray[np.int64], rules: Rules) -> Any:
+    """Return the scratch that `_kernels.polygon` describes, in its order."""
+    height, width = shape
+    words = width // 64 + 1
+    nonzero = rules.fill == "nonzero"
+    rows = min(height, max(1, WINDING_CELLS // (width + 1))) if nonzero else height
+    marked = (rows, words) if rules.edges != "half-open" else (0, 0)
+    longest = int(np.diff(offsets).max(initial=0))
+    return (
+        np.zeros((rows, words), np.uint64),
+        np.zeros(marked, np.uint64),
+        np.zeros((rows, width + 1) if nonzero else (0, 0), np.int32),
+        np.empty(longest, np.int64),
+        np.empty(4, np.int64),
+    )
+
+
+def _as_vertices(vertices: Any, name: str) -> NDArray[np.float64]:
+    try:
+        array = np.asarray(vertices)
+    except ValueError as exc:
+        raise GeometryError(f"{name} is not an (n, 2) array: {exc}") from None
+    if array.dtype.kind not in "iuf" and array.size:
+        raise GeometryError(
+            f"{name} has dtype {array.dtype}, expected real numbers; convert it first"
+        )
+    if array.ndim != 2 or array.shape[1] != 2:
+        raise GeometryError(
+            f"{name} has shape {array.shape}, expected (n, 2): columns x and y"
+        )
+    return np.ascontiguousarray(array, dtype=np.float64)
+
+
+def _check_rings(
+    points: NDArray[np.float64],
+    offsets: NDArray[np.int64],
+    name: str,
+    one: bool = False,
+) -> None:
+    ring, fault = polygon.check_rings(points, offsets)
+    if ring < 0:
+        return
+    place = name if one else f"{name}[{ring}]"
+    if fault < 0:
+        raise GeometryError(
+            f"{place} has {-1 - fault} distinct vertices, a region needs at least 3"
+        )
+    x, y = points[offsets[ring] + fault].tolist()
+    raise GeometryError(
+        f"{place}[{fault}] is ({x}, {y}); vertices must be finite, remove or repair it"
+    )
+
+
+def _as_offsets(values: Any, name: str, total: int) -> NDArray[np.int64]:
+    array = np.asarray(values)
+    if array.ndim != 1 or len(array) < 1 or array.dtype.kind not in "iu":
+        raise GeometryError(
+            f"{name} is {array.dtype} {array.shape}, expected integers (n + 1,)"
+        )
+    offsets = np.ascontiguousarray(array, dtype=np.int64)
+    down = np.flatnonzero(np.diff(offsets) < 0)
+    if len(down):
+        k = int(down[0]) + 1
+        raise GeometryError(
+            f"{name}[{k}] is {offsets[k]} after {offsets[k - 1]}; {name} must ascend"
+        )
+    if offsets[0] != 0 or offsets[-1] != total:
+        raise GeometryError(
+            f"{name} goes from {offsets[0]} to {offsets[-1]}, expected 0 to {total}"
+        )
+    return offsets
+
+
+def _check_out(out: Any, shape: tuple[int, int, int]) -> None:
+    if not isinstance(out, np.ndarray) or out.dtype not in (np.bool_, np.uint8):
+        kind = getattr(out, "dtype", type(out).__name__)
+        raise OptionError(f"out is {kind}, expected an array of bool or uint8")
+    if out.shape != shape:
+        raise OptionError(f"out has shape {out.shape}, expected {shape}")
+    if not (out.flags.c_contiguous and out.flags.writeable):
+        raise OptionError("out must be C-contiguous and writeable; pass out.copy()")

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
 from fastseg import rasterize
-from fastseg._kernels import polygon
+from fastseg._kernels import exact
 from fastseg.errors import GeometryError, OptionError
 from fastseg.raster import as_rings, shoelace_area
 from tests.reference import rasterize_exact
@@ -167,11 +167,12 @@ def test_the_side_of_an_edge_is_exact(xa, ya, xb, yb, column, row):
     """The accumulator gives the sign that rational arithmetic gives."""
     from fractions import Fraction
 
-    limbs = np.zeros(polygon.LIMBS, np.int64)
-    side = polygon.side_of_edge(xa, ya, xb, yb, float(column), float(row), limbs)
     ax, ay, bx, by = map(Fraction, (xa, ya, xb, yb))
-    exact = (column - ax) * (by - ay) - (row - ay) * (bx - ax)
-    assert side == (exact > 0) - (exact < 0)
+    truth = (column - ax) * (by - ay) - (row - ay) * (bx - ax)
+    sign = (truth > 0) - (truth < 0)
+    place = xa, ya, xb, yb, float(column), float(row)
+    assert exact.sum_side(*place) == sign
+    assert exact.side_of_edge(*place) == sign
 
 
 def test_the_shoelace_area_of_rings_adds_up():

@@ -95,10 +95,7 @@ class Bucket:
 
 def mask_dtype(classes: Sequence[str]) -> np.dtype[Any]:
     """Return the smallest unsigned integer with a bit for each class."""
-    for bits in (8, 16, 32):
-        if len(classes) <= bits:
-            return np.dtype(f"<u{bits // 8}")
-    return np.dtype("<u8")
+    return np.min_scalar_type(2 ** len(classes) - 1).newbyteorder("<")
 
 
 def column_layout(classes: Sequence[str]) -> dict[str, tuple[str, tuple[int, ...]]]:
