@@ -206,6 +206,16 @@ def build(
     out: Annotated[Path, typer.Option("--out", "-o", help="Store to write.")] = Path(
         "store.h5"
     ),
+    edges: Annotated[
+        str,
+        typer.Option(
+            help="Pixels centred on an outline: `half-open` (top and left in), "
+            "`closed` (all in) or `open` (none in)."
+        ),
+    ] = "half-open",
+    fill: Annotated[
+        str, typer.Option(help="Overlapping rings: `even-odd` or `nonzero`.")
+    ] = "even-odd",
     origin: Annotated[
         str,
         typer.Option(
@@ -220,7 +230,14 @@ def build(
     """
     start = time.perf_counter()
     try:
-        report = fastseg.build(links, out, origin=origin, progress=output.progress)
+        report = fastseg.build(
+            links,
+            out,
+            edges=edges,
+            fill=fill,
+            origin=origin,
+            progress=output.progress,
+        )
     except fastseg.errors.NothingBuiltError as exc:
         output.rejects(exc.rejects, out, allow=True)
         _fail(output, str(exc), EXIT_REJECTS)

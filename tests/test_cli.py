@@ -87,6 +87,7 @@ def test_a_build_of_nothing_lists_why(fastseg_command, study, tmp_path):
         ),
         (("link", "study", "--label", "icontuor"), "did you mean 'icontour'"),
         (("build", "none.csv"), "No such file or directory: 'none.csv'"),
+        (("build", "none.csv", "--edges", "shut"), "edges is 'shut', expected one of"),
         (("build", "study/link.csv"), "line 1: no column patient, dicom_path"),
         (("info", "study/link.csv"), "is no HDF5 file"),
         (("info", "none.h5"), "No such file"),

@@ -1,0 +1,171 @@
+"""The rasterizer beside its peers: make bench-raster.
+
+Each case is an ordinary pytest-benchmark test; run one with, for instance,
+
+    pytest benchmarks/test_raster.py --benchmark-enable -k "sunnybrook and cv2"
+
+Every tool works on one thread and does what a user of it would: clear or make the
+mask, fill one contour. What it gives is compared with the exact mask (closed = "a
+pixel whose centre is on the outline is in", half-open as we do by default), and the
+worse of the two counts of differing pixels is not hidden: the better is shown, since
+a tool may follow either rule.
+"""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import fastseg
+from fastseg.raster import as_rings, rasterize, rasterize_batch, shoelace_area
+
+PROJECT = Path(__file__).parents[1]
+REAL = Path(os.environ.get("FASTSEG_REAL_DATA", PROJECT.parent / "shared" / "data"))
+
+SIDES = (256, 512, 1024, 4096)
+VERTICES = (16, 64, 256, 4096, 100_000)
+# skimage takes minutes for the largest cells and PIL seconds; they are measured
+# up to these sizes of side * side * vertices.
+MOST_WORK = {"skimage": 256 * 256 * 4096}
+
+
+def noisy_star(side, count):
+    """Return a smooth star with noise: float64 (count, 2)."""
+    rng = np.random.Generator(np.random.Philox(key=[side, count]))
+    angle = np.arange(count) * (2 * np.pi / count)
+    reach = 0.4 * side * (1 + 0.15 * np.cos(5 * angle) + 0.01 * rng.random(count))
+    centre = side / 2 - 0.5
+    return centre + reach[:, None] * np.column_stack([np.cos(angle), np.sin(angle)])
+
+
+def sunnybrook_contours():
+    folder = REAL / "sunnybrook" / "contourfiles"
+    return [np.loadtxt(path) for path in sorted(folder.glob("*/*/*.txt"))]
+
+
+def phantom_contours():
+    folder = PROJECT / "data" / "phantom" / "contourfiles"
+    return [np.loadtxt(path) for path in sorted(folder.glob("*/[io]-*/*.txt"))]
+
+
+CASES = {
+    "phantom": lambda: (256, [ring + 80 for ring in phantom_contours()]),
+    **{
+        f"{side}-{count}": lambda side=side, count=count: (
+            side,
+            [noisy_star(side, count)],
+        )
+        for side in SIDES
+        for count in VERTICES
+    },
+}
+if (REAL / "sunnybrook").is_dir():
+    CASES = {"sunnybrook": lambda: (256, sunnybrook_contours()), **CASES}
+
+
+def fastseg_batch(side, contours):
+    """One call for all contours, into an array that is there already."""
+    points, offsets = as_rings(contours)
+    out = np.empty((len(contours), side, side), np.bool_)
+    return lambda: rasterize_batch(points, offsets, (side, side), out)
+
+
+def fastseg_single(side, contours):
+    """One call of rasterize() a contour, from a float array, checks included."""
+    return lambda: [rasterize(ring, (side, side)) for ring in contours]
+
+
+def cv2_fixed(side, contours):
+    """cv2.fillPoly into one mask; vertices are fixed-point numbers beforehand."""
+    cv2 = pytest.importorskip("cv2")
+    cv2.setNumThreads(1)
+    fixed = [np.round(ring * 256).astype(np.int32)[None] for ring in contours]
+    mask = np.empty((side, side), np.uint8)
+
+    def fill(keep=False):
+        masks = []
+        for ring in fixed:
+            mask[:] = 0
+            cv2.fillPoly(mask, ring, 1, shift=8)
+            if keep:
+                masks.append(mask.astype(bool))
+        return masks
+
+    return fill
+
+
+def cv2_float(side, contours):
+    """cv2.fillPoly from float arrays, conversion and a mask of its own included."""
+    cv2 = pytest.importorskip("cv2")
+    cv2.setNumThreads(1)
+
+    def fill_one(ring):
+        mask = np.zeros((side, side), np.uint8)
+        fixed = np.round(ring * 256).astype(np.int32)
+        return cv2.fillPoly(mask, [fixed], 1, shift=8)
+
+    return lambda: [fill_one(ring) for ring in contours]
+
+
+def pil(side, contours):
+    """PIL.ImageDraw.polygon with the outline drawn."""
+    image = pytest.importorskip("PIL.Image")
+    draw = pytest.importorskip("PIL.ImageDraw")
+    flat = [[tuple(vertex) for vertex in ring.tolist()] for ring in contours]
+
+    def fill_one(ring):
+        mask = image.new("1", (side, side))
+        draw.Draw(mask).polygon(ring, outline=1, fill=1)
+        return np.asarray(mask)
+
+    return lambda: [fill_one(ring) for ring in flat]
+
+
+def skimage(side, contours):
+    """skimage.draw.polygon2mask; its axes are (row, column)."""
+    polygon2mask = pytest.importorskip("skimage.draw").polygon2mask
+    turned = [ring[:, ::-1] for ring in contours]
+    return lambda: [polygon2mask((side, side), ring) for ring in turned]
+
+
+TOOLS = {
+    "fastseg": fastseg_batch,
+    "fastseg-single": fastseg_single,
+    "cv2": cv2_fixed,
+    "cv2-float": cv2_float,
+    "pil": pil,
+    "skimage": skimage,
+}
+
+
+def cells():
+    """Yield (case, tool) of what is measured."""
+    for case in CASES:
+        for tool in TOOLS:
+            small = case in ("sunnybrook", "phantom")
+            if small or tool in ("fastseg", "cv2"):
+                yield case, tool
+
+
+@pytest.mark.parametrize(("case", "tool"), list(cells()))
+def test_fill(benchmark, case, tool):
+    """Times one tool on one case and notes how far it is from the exact mask."""
+    side, contours = CASES[case]()
+    fill = TOOLS[tool](side, contours)
+    masks = np.asarray(fill(keep=True) if tool == "cv2" else fill()).astype(bool)
+    points, offsets = as_rings(contours)
+    truths = [
+        rasterize_batch(points, offsets, (side, side), edges=edges)
+        for edges in ("half-open", "closed")
+    ]
+    area = sum(shoelace_area(*as_rings(ring)) for ring in contours)
+    benchmark.extra_info.update(
+        case=case,
+        tool=tool,
+        masks=len(contours),
+        differing=min(int((masks != truth).sum()) for truth in truths),
+        bias=float(masks.sum() / area - 1),
+        version=fastseg.__version__,
+    )
+    benchmark(fill)

@@ -1,0 +1,268 @@
+"""All rules of the rasterizer, its batches and labels."""
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from numpy.testing import assert_array_equal
+
+from fastseg import raster, rasterize, rasterize_batch, rasterize_labels
+from fastseg.errors import GeometryError, OptionError
+from fastseg.raster import as_rings
+from tests.reference import rasterize_exact
+from tests.strategies import half_pixels, inside, rings, shapes
+
+# The arithmetic overflows on purpose; compiled code says nothing about it.
+pytestmark = [
+    pytest.mark.kernel,
+    pytest.mark.filterwarnings("ignore:.*encountered in.*:RuntimeWarning"),
+]
+
+rules = st.fixed_dictionaries(
+    {
+        "edges": st.sampled_from(raster.EDGES),
+        "fill": st.sampled_from(raster.FILLS),
+        "origin": st.sampled_from(raster.ORIGINS),
+    }
+)
+several_rings = st.lists(rings(most=7), min_size=1, max_size=3)
+
+
+@settings(max_examples=400)
+@given(several_rings, shapes, rules)
+def test_every_rule_equals_rational_arithmetic(contours, shape, rule):
+    """For every finite input and every rule the mask is the exact one."""
+    expected = rasterize_exact(contours, shape, **rule)
+    assert_array_equal(rasterize(contours, shape, **rule), expected)
+
+
+@settings(max_examples=200)
+@given(st.lists(rings(half_pixels, 7), min_size=1, max_size=2), shapes, rules)
+def test_ties_are_decided_exactly(contours, shape, rule):
+    """Vertices and edges on pixel centres follow the rule to the letter."""
+    expected = rasterize_exact(contours, shape, **rule)
+    assert_array_equal(rasterize(contours, shape, **rule), expected)
+
+
+@given(several_rings, st.integers(60, 70), rules)
+def test_wide_masks_are_filled_across_words(contours, width, rule):
+    """Where runs cross a boundary of 64 columns nothing changes."""
+    moved = [[(x + 60, y) for x, y in ring] for ring in contours]
+    try:
+        expected = rasterize_exact(moved, (2, width + 4), **rule)
+        mask = rasterize(moved, (2, width + 4), **rule)
+    except GeometryError:  # the move made two vertices one
+        assume(False)
+    assert_array_equal(mask, expected)
+
+
+@given(several_rings, shapes, rules)
+def test_bands_make_no_difference(contours, shape, rule):
+    """A mask larger than the scratch is filled in bands to the same result."""
+    whole = rasterize(contours, shape, **rule)
+    cells, raster.WINDING_CELLS = raster.WINDING_CELLS, 2 * shape[1] + 2
+    try:
+        assert_array_equal(rasterize(contours, shape, **rule), whole)
+    finally:
+        raster.WINDING_CELLS = cells
+
+
+@given(rings(), shapes, rules, st.integers(0, 8))
+def test_the_way_a_ring_is_written_makes_no_difference(ring, shape, rule, turn):
+    """Under every rule direction, start, repeats and closing change nothing."""
+    mask = rasterize(ring, shape, **rule)
+    turn %= len(ring)
+    doubled = [vertex for vertex in ring for _ in range(2)]
+    for other in (ring[::-1], ring[turn:] + ring[:turn], [*ring, ring[0]], doubled):
+        assert_array_equal(rasterize(other, shape, **rule), mask)
+
+
+@given(rings(half_pixels), st.integers(0, 5), st.integers(0, 5), rules)
+def test_a_mask_moves_with_its_ring(ring, down, right, rule):
+    """A ring moved by whole pixels gives the moved mask, cut off at the border."""
+    large = rasterize([(x + right, y + down) for x, y in ring], (14, 15), **rule)
+    cut = large[down:, right:]
+    assert_array_equal(rasterize(ring, cut.shape, **rule), cut)
+
+
+@given(rings(inside, 6), st.sampled_from(["even-odd", "nonzero"]))
+def test_open_lies_within_half_open_within_closed(ring, fill):
+    """The rules for edges differ on the outline alone."""
+    closed, half, opened = (
+        rasterize(ring, (12, 12), edges=edges, fill=fill)
+        for edges in ("closed", "half-open", "open")
+    )
+    assert (opened <= half).all()
+    assert (half <= closed).all()
+
+
+def star(count, radius=5.0, centre=6.0):
+    angle = np.arange(count) * (2 * np.pi / count)
+    reach = radius * (1 + 0.3 * np.cos(5 * angle))
+    return centre + reach[:, None] * np.column_stack([np.cos(angle), np.sin(angle)])
+
+
+@given(st.integers(5, 30), inside, inside)
+def test_a_triangulated_polygon_owns_each_pixel_once(count, x, y):
+    """A fan of half-open triangles about any point covers what the polygon covers."""
+    ring = star(count)
+    total = np.zeros((13, 13), int)
+    for a, b in zip(ring, np.roll(ring, -1, axis=0), strict=True):
+        corners = {tuple(a.tolist()), tuple(b.tolist()), (x, y)}
+        if len(corners) == 3:
+            turn = np.cross([*(b - a), 0], [x - a[0], y - a[1], 0])[2]
+            total += np.sign(turn).astype(int) * rasterize([a, b, (x, y)], (13, 13))
+    assert_array_equal(np.abs(total), rasterize(ring, (13, 13)))
+
+
+def test_holes_and_overlaps_follow_the_fill():
+    """Even-odd takes the overlap out; nonzero keeps it unless a ring turns back."""
+    one, two = [(0, 0), (6, 0), (6, 6), (0, 6)], [(3, 3), (9, 3), (9, 9), (3, 9)]
+    overlap = (slice(3, 6), slice(3, 6))
+    assert not rasterize([one, two], (9, 9))[overlap].any()
+    assert rasterize([one, two], (9, 9), fill="nonzero")[overlap].all()
+    assert not rasterize([one, two[::-1]], (9, 9), fill="nonzero")[overlap].any()
+    assert rasterize([one, one], (9, 9), fill="nonzero").sum() == 36
+    assert rasterize([one, one], (9, 9)).sum() == 0
+
+
+def test_a_ring_that_winds_many_times_is_inside():
+    """Winding numbers of 256 and 65 536 do not come out as zero."""
+    square = [(1, 1), (5, 1), (5, 4), (1, 4)]
+    for turns in (255, 256, 257):
+        mask = rasterize(square * turns, (6, 7), fill="nonzero")
+        assert mask.sum() == 12
+        assert rasterize(square * turns, (6, 7)).sum() == 12 * (turns % 2)
+
+
+def test_closed_and_open_are_shapely_s():
+    """closed = covers and open = contains_properly, on polygons with a hole."""
+    shapely = pytest.importorskip("shapely")
+    rng = np.random.default_rng(5)
+    grid = shapely.points(*np.meshgrid(np.arange(13), np.arange(13)))
+    for _ in range(60):
+        ring = np.round(star(17, 4 + rng.random()) * 2) / 2
+        hole = [(6, 6), (7.5, 6), (7, 7.5)]
+        polygon = shapely.Polygon(ring, [hole])
+        if not polygon.is_valid:
+            continue
+        closed = rasterize([ring, hole], (13, 13), edges="closed")
+        opened = rasterize([ring, hole], (13, 13), edges="open")
+        assert_array_equal(closed, shapely.covers(polygon, grid))
+        assert_array_equal(opened, shapely.contains_properly(polygon, grid))
+
+
+@given(
+    st.lists(rings(most=6), max_size=5), shapes, rules, st.sampled_from([1, 2, 3, 8])
+)
+def test_a_batch_is_a_loop(contours, shape, rule, threads):
+    """Many masks at once are those made one by one, for any number of threads."""
+    points, offsets = as_rings(contours)
+    out = np.full((len(contours), *shape), 99, np.uint8)
+    masks = rasterize_batch(points, offsets, shape, out, threads=threads, **rule)
+    assert masks is out
+    for mask, ring in zip(masks, contours, strict=True):
+        assert_array_equal(mask, rasterize(ring, shape, **rule))
+    fresh = rasterize_batch(points, offsets, shape, threads=threads, **rule)
+    assert fresh.dtype == np.bool_
+    assert_array_equal(fresh, out)
+
+
+def test_groups_of_rings_share_a_mask():
+    """With groups, a mask is filled from several rings, or from none."""
+    one, hole = [(0, 0), (6, 0), (6, 6), (0, 6)], [(2, 2), (4, 2), (4, 4), (2, 4)]
+    points, offsets = as_rings([one, hole, hole])
+    masks = rasterize_batch(points, offsets, (6, 6), groups=[0, 2, 2, 3])
+    assert masks.sum(axis=(1, 2)).tolist() == [32, 0, 4]
+
+
+def test_a_batch_writes_into_a_mapped_file(tmp_path):
+    """The caller's array may be a map; all of it is written."""
+    path = tmp_path / "masks.bin"
+    out = np.memmap(path, np.uint8, "w+", shape=(2, 5, 6))
+    out[:] = 7
+    points, offsets = as_rings([[(1, 1), (4, 1), (4, 3), (1, 3)]] * 2)
+    rasterize_batch(points, offsets, (5, 6), out)
+    out.flush()
+    again = np.fromfile(path, np.uint8).reshape(2, 5, 6)
+    assert_array_equal(again[1], rasterize([(1, 1), (4, 1), (4, 3), (1, 3)], (5, 6)))
+
+
+@given(st.lists(st.lists(rings(most=5), max_size=2), max_size=10), shapes, rules)
+def test_labels_are_masks_in_bits(classes, shape, rule):
+    """Bit k is the mask of class k; the dtype is the smallest that holds all."""
+    bits = rasterize_labels(classes, shape, **rule)
+    assert bits.dtype == (np.uint8 if len(classes) <= 8 else np.uint16)
+    for k, contours in enumerate(classes):
+        mask = (bits >> bits.dtype.type(k)) & bits.dtype.type(1)
+        assert_array_equal(mask, rasterize(contours, shape, **rule))
+    named = {str(k): contours for k, contours in enumerate(classes)}
+    assert_array_equal(rasterize_labels(named, shape, **rule), bits)
+
+
+def test_up_to_64_classes_fit():
+    """The dtype grows with the classes; a 65th is refused."""
+    square = [(0, 0), (1, 0), (1, 1), (0, 1)]
+    for count, dtype in ((8, "u1"), (9, "u2"), (17, "u4"), (33, "u8"), (64, "u8")):
+        bits = rasterize_labels([square] * count, (2, 2))
+        assert bits.dtype == dtype
+        assert int(bits[0, 0]) == 2**count - 1
+    with pytest.raises(OptionError, match="65 classes given, a mask holds at most 64"):
+        rasterize_labels([square] * 65, (2, 2))
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "text"),
+    [
+        ({"points": np.zeros((6, 3))}, GeometryError, r"points has shape \(6, 3\)"),
+        ({"points": np.zeros((6, 2), "c8")}, GeometryError, "points has dtype complex"),
+        ({"points": np.full((6, 2), "1")}, GeometryError, "points has dtype <U1"),
+        ({"points": np.full((6, 2), None)}, GeometryError, "points has dtype object"),
+        ({"offsets": [0, 4, 3, 6]}, GeometryError, r"offsets\[2\] is 3 after 4"),
+        ({"offsets": [0, 3, 7]}, GeometryError, "offsets goes from 0 to 7, expected 0"),
+        ({"offsets": [1, 3, 6]}, GeometryError, "offsets goes from 1 to 6"),
+        ({"offsets": [0, 2, 6]}, GeometryError, r"offsets\[0\] has 2 distinct"),
+        ({"offsets": [0.0, 3, 6]}, GeometryError, "offsets is float64"),
+        ({"offsets": []}, GeometryError, "offsets is float64"),
+        ({"groups": [0, 3]}, GeometryError, "groups goes from 0 to 3, expected 0 to 2"),
+        ({"groups": [0, 2, 1, 2]}, GeometryError, r"groups\[2\] is 1 after 2"),
+        ({"out": np.zeros((2, 5, 5), bool)}, OptionError, r"out has shape \(2, 5, 5\)"),
+        ({"out": np.zeros((2, 5, 6))}, OptionError, "out is float64"),
+        (
+            {"out": np.zeros((2, 6, 5), bool).swapaxes(1, 2)},
+            OptionError,
+            "C-contiguous",
+        ),
+        ({"out": [1]}, OptionError, "out is list"),
+        ({"shape": (5,)}, OptionError, r"shape is \(5,\)"),
+        ({"threads": 0}, OptionError, "threads is 0"),
+        ({"edges": "shut"}, OptionError, "edges is 'shut', expected one of"),
+        ({"fill": "evenodd"}, OptionError, "did you mean 'even-odd'"),
+        ({"origin": "middle"}, OptionError, "origin is 'middle'"),
+    ],
+)
+def test_bad_batches_are_refused(changes, error, text):
+    """The error names argument, index and remedy."""
+    triangle = [(0.0, 0.0), (4.0, 0.0), (0.0, 4.0)]
+    good = {"points": triangle * 2, "offsets": [0, 3, 6], "shape": (5, 6)}
+    with pytest.raises(error, match=text):
+        rasterize_batch(**{**good, **changes})
+
+
+def test_a_batch_names_the_vertex_that_is_not_finite():
+    """The ring and the vertex within it are told."""
+    points = np.array([(0, 0), (4, 0), (0, 4)] * 2, float)
+    points[4, 1] = np.nan
+    with pytest.raises(GeometryError, match=r"offsets\[1\]\[1\] is \(4.0, nan\)"):
+        rasterize_batch(points, [0, 3, 6], (5, 6))
+
+
+def test_a_zigzag_gives_its_comb():
+    """Hundreds of crossings in a row are all in their place."""
+    teeth = 200
+    x = np.repeat(np.arange(2 * teeth), 2) + 0.25
+    y = np.tile([-1.0, 9.0, 9.0, -1.0], teeth)
+    mask = rasterize(np.column_stack([x, y]), (8, 2 * teeth + 2))
+    assert_array_equal(
+        mask[:, : 2 * teeth - 1], np.arange(2 * teeth - 1) % 2 == [[1]] * 8
+    )
