@@ -1,6 +1,7 @@
 # make demo   see the main job on the sample data
 # make test   run everything that must pass
-# make bench  measure the loader beside a plain loop
+# make bench         measure the loader beside a plain loop
+# make bench-raster  measure the rasterizer beside its peers
 
 PYTHON ?= python3
 VENV := .venv
@@ -10,7 +11,7 @@ SHELL := /bin/sh
 .SHELLFLAGS := -e -c
 PIP := python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench bench-raster clean
 
 demo: $(VENV)/.demo
 	@rm -rf demo && mkdir demo
@@ -39,6 +40,12 @@ lint: $(VENV)/.test
 
 bench: $(VENV)/.bench
 	python benchmarks/epoch_rate.py
+
+bench-raster: $(VENV)/.bench
+	pytest benchmarks/test_raster.py --quiet --benchmark-enable \
+		--benchmark-disable-gc --benchmark-warmup=on --benchmark-max-time=0.5 \
+		--benchmark-columns=median,iqr,rounds --benchmark-json=$(VENV)/raster.json
+	python benchmarks/raster_table.py $(VENV)/raster.json
 
 clean:
 	rm -rf $(VENV) demo dist

@@ -30,9 +30,9 @@ VERTICES = (16, 64, 256, 4096, 100_000)
 MOST_WORK = {"skimage": 256 * 256 * 4096}
 
 
-def noisy_star(side, count):
-    """Return a smooth star with noise: float64 (count, 2)."""
-    rng = np.random.Generator(np.random.Philox(key=[side, count]))
+def noisy_star(side, count, k):
+    """Return the k-th smooth star with noise: float64 (count, 2)."""
+    rng = np.random.Generator(np.random.Philox(key=[side * 1000 + k, count]))
     angle = np.arange(count) * (2 * np.pi / count)
     reach = 0.4 * side * (1 + 0.15 * np.cos(5 * angle) + 0.01 * rng.random(count))
     centre = side / 2 - 0.5
@@ -40,11 +40,13 @@ def noisy_star(side, count):
 
 
 def sunnybrook_contours():
+    """Return the 54 real contours."""
     folder = REAL / "sunnybrook" / "contourfiles"
     return [np.loadtxt(path) for path in sorted(folder.glob("*/*/*.txt"))]
 
 
 def phantom_contours():
+    """Return the inner and outer contours of the sample data."""
     folder = PROJECT / "data" / "phantom" / "contourfiles"
     return [np.loadtxt(path) for path in sorted(folder.glob("*/[io]-*/*.txt"))]
 
@@ -54,7 +56,7 @@ CASES = {
     **{
         f"{side}-{count}": lambda side=side, count=count: (
             side,
-            [noisy_star(side, count)],
+            [noisy_star(side, count, k) for k in range(16 if side < 1024 else 2)],
         )
         for side in SIDES
         for count in VERTICES
@@ -65,9 +67,9 @@ if (REAL / "sunnybrook").is_dir():
 
 
 def fastseg_batch(side, contours):
-    """One call for all contours, into an array that is there already."""
-    points, offsets = as_rings(contours)
+    """One call for all contours, checks included, into an array that is there."""
     out = np.empty((len(contours), side, side), np.bool_)
+    points, offsets = as_rings(contours)
     return lambda: rasterize_batch(points, offsets, (side, side), out)
 
 

@@ -16,6 +16,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from fastseg.builder import BuildReport as BuildReport
     from fastseg.builder import build as build
+    from fastseg.distance import signed_distance as signed_distance
     from fastseg.errors import FastsegError as FastsegError
     from fastseg.links import Link as Link
     from fastseg.links import LinkTable as LinkTable
@@ -50,6 +51,7 @@ _HOME = {
     "rasterize_batch": "fastseg.raster",
     "rasterize_labels": "fastseg.raster",
     "show": "fastseg.pictures",
+    "signed_distance": "fastseg.distance",
 }
 _NAME_THERE = {"open": "open_store"}
 _ROOMS = ("dicom", "errors")

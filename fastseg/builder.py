@@ -234,7 +234,6 @@ def _item(
 ) -> Item | None:
     """Read the pixels and draw the contours; None after rejecting the image."""
     link = sample.link
-    centred = replace(rules, origin="center")
     try:
         data = sample.file.read_bytes()
         image = dicom.decode(data, link.dicom_path, link.frame)
@@ -247,10 +246,10 @@ def _item(
     mask = np.zeros(image.pixels.shape, layout.mask_dtype(table.classes))
     rings = []
     for contour in sample.contours:
-        # In the frame of the pixel centres, in which they are stored as well.
-        moved = [shift_origin(ring, rules.origin) for ring in contour.rings]
         k = table.classes.index(contour.label)
-        draw_rings(*join_rings(moved), mask, k, centred)
+        draw_rings(*join_rings(contour.rings), mask, k, rules)
+        # Stored in the frame in which pixel centres are integers.
+        moved = [shift_origin(ring, rules.origin) for ring in contour.rings]
         rings.append((k, contour.source, moved))
     pixels = np.empty(len(table.classes), np.int64)
     boxes = np.empty((len(table.classes), 4), np.int64)

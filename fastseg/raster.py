@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 from typing import Any
 
@@ -50,6 +51,11 @@ class Rules:
                 raise OptionError(one_of(name, getattr(self, name), allowed))
 
     @property
+    def edges_code(self) -> int:
+        """The rule for edges as `_kernels.polygon` numbers it."""
+        return EDGES.index(self.edges)
+
+    @property
     def shift(self) -> float:
         """Where the first pixel has its centre, in both coordinates."""
         return 0.5 if self.origin == "corner" else 0.0
@@ -58,19 +64,22 @@ class Rules:
 def rasterize(
     contours: Contours,
     shape: tuple[int, int],
+    out: NDArray[Any] | None = None,
     *,
     edges: str = "half-open",
     fill: str = "even-odd",
     origin: str = "center",
-) -> NDArray[np.bool_]:
+) -> NDArray[Any]:
     """Return the mask of the pixels whose centre lies inside the contours.
 
     contours : one ring, array-like (n, 2), or a sequence of rings; columns (x, y)
         in pixels, closed implicitly (a repeated last vertex is fine)
     shape : (rows, columns) of the mask
+    out : bool or uint8 of that shape, C-contiguous; every cell is written. By
+        default a new bool array.
     edges, fill, origin : see `Rules`; holes are further rings
 
-    Returns a bool array of that shape, `[row, column]`. Parts outside the image are
+    Returns `out`, indexed `[row, column]`. Parts outside the image are
     cut off; a contour wholly outside gives an empty mask.
 
     The answer is the one that rational arithmetic on the given numbers gives, for
@@ -84,10 +93,16 @@ def rasterize(
     array or a ring with fewer than three distinct ones, OptionError for a bad
     shape or rule.
     """
-    rules = Rules(edges=edges, fill=fill, origin=origin)
-    mask = np.empty(check_shape(shape), np.uint8)
-    draw_rings(*as_rings(contours), mask, 0, rules, clear=True)
-    return mask.view(np.bool_)
+    rules = _rules(edges, fill, origin)
+    size = check_shape(shape)
+    if out is None:
+        out = np.empty(size, np.bool_)
+    else:
+        _check_out(out, size)
+    points, offsets, name = _convert_rings(contours)
+    cells = out.view(np.uint8)
+    draw_rings(points, offsets, cells, 0, rules, clear=True, name=name)
+    return out
 
 
 def rasterize_labels(
@@ -107,7 +122,7 @@ def rasterize_labels(
     Returns the smallest unsigned integers that hold all classes, (rows, columns).
     Raises as `rasterize` does.
     """
-    rules = Rules(edges=edges, fill=fill, origin=origin)
+    rules = _rules(edges, fill, origin)
     regions = list(classes.values() if isinstance(classes, Mapping) else classes)
     if len(regions) > MOST_CLASSES:
         raise OptionError(
@@ -115,7 +130,8 @@ def rasterize_labels(
         )
     mask = np.zeros(check_shape(shape), np.min_scalar_type(2 ** len(regions) - 1))
     for k, contours in enumerate(regions):
-        draw_rings(*as_rings(contours), mask, k, rules)
+        points, offsets, name = _convert_rings(contours)
+        draw_rings(points, offsets, mask, k, rules, name=name)
     return mask
 
 
@@ -147,11 +163,11 @@ def rasterize_batch(
     `rasterize` does and for offsets or groups that do not ascend from 0 to the end,
     OptionError for anything else.
     """
-    rules = Rules(edges=edges, fill=fill, origin=origin)
+    rules = _rules(edges, fill, origin)
     height, width = check_shape(shape)
     vertices = _as_vertices(points, "points")
     ends = _as_offsets(offsets, "offsets", len(vertices))
-    _check_rings(vertices, ends, "offsets")
+    _check_rings(vertices, ends, "offsets[{}]")
     if groups is None:
         parts = np.arange(len(ends), dtype=np.int64)
     else:
@@ -163,24 +179,16 @@ def rasterize_batch(
     if threads < 1:
         raise OptionError(f"threads is {threads}, expected at least 1")
     cells = out.view(np.uint8)
+    rows = _scratch_rows(height, width, rules)
+    options = rules.shift, rules.edges_code, rules.fill == "nonzero", rows
 
     def fill_share(first: int, last: int) -> None:
-        polygon.fill_masks(
-            vertices,
-            ends,
-            parts,
-            rules.shift,
-            EDGES.index(rules.edges),
-            cells,
-            first,
-            last,
-            *_scratch((height, width), ends, rules),
-        )
+        polygon.fill_many(vertices, ends, parts, *options, cells, first, last)
 
-    shares = np.linspace(0, count, threads + 1).astype(int).tolist()
     if threads == 1:
         fill_share(0, count)
     else:
+        shares = [count * k // threads for k in range(threads + 1)]
         with ThreadPoolExecutor(threads, "fastseg-raster") as pool:
             list(pool.map(fill_share, shares[:-1], shares[1:]))
     return out
@@ -194,34 +202,35 @@ def draw_rings(
     rules: Rules,
     *,
     clear: bool = False,
+    name: str = "contours",
 ) -> None:
-    """Set one bit of a mask where rings cover it; all is as `as_rings` checked it.
+    """Set one bit of a mask where rings cover it.
 
+    points, offsets : as `join_rings` returns them
     mask  : unsigned (H, W), C-contiguous
     clear : whether to set all other pixels to 0
+
+    Raises GeometryError that names the ring and vertex at fault.
     """
-    height, width = mask.shape
-    polygon.fill_mask(
+    ring, fault = polygon.fill_one(
         points,
         offsets,
-        0,
-        len(offsets) - 1,
         rules.shift,
-        EDGES.index(rules.edges),
-        mask.reshape(-1),
-        0,
-        height,
-        width,
+        rules.edges_code,
+        rules.fill == "nonzero",
+        _scratch_rows(mask.shape[0], mask.shape[1], rules),
+        mask,
         mask.dtype.type(1 << bit),
         clear,
-        *_scratch((height, width), offsets, rules),
     )
+    if ring >= 0:
+        raise _fault(points, offsets, ring, fault, name)
 
 
 def check_shape(shape: Any) -> tuple[int, int]:
     """Return shape as two ints, or raise OptionError."""
     try:
-        rows, columns = (int(side) for side in shape)
+        rows, columns = map(int, shape)
     except (TypeError, ValueError):
         raise OptionError(f"shape is {shape!r}, expected (rows, columns)") from None
     if not (0 < rows <= LARGEST_SIDE and 0 < columns <= LARGEST_SIDE):
@@ -234,11 +243,18 @@ def as_rings(contours: Any) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
 
     Raises GeometryError that names the ring and vertex at fault.
     """
+    points, offsets, name = _convert_rings(contours)
+    _check_rings(points, offsets, name)
+    return points, offsets
+
+
+def _convert_rings(
+    contours: Any,
+) -> tuple[NDArray[np.float64], NDArray[np.int64], str]:
+    """Return points, offsets and how to name a ring; vertices are not looked at."""
     if _is_one_ring(contours):
         points = _as_vertices(contours, "contours")
-        offsets = np.array([0, len(points)])
-        _check_rings(points, offsets, "contours", one=True)
-        return points, offsets
+        return points, np.array([0, len(points)]), "contours"
     try:
         items = list(contours)
     except TypeError:
@@ -247,15 +263,13 @@ def as_rings(contours: Any) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
             "of (x, y) vertices or a sequence of them"
         ) from None
     rings = [_as_vertices(item, f"contours[{k}]") for k, item in enumerate(items)]
-    points, offsets = join_rings(rings)
-    _check_rings(points, offsets, "contours")
-    return points, offsets
+    return *join_rings(rings), "contours[{}]"
 
 
 def as_ring(vertices: Any, name: str = "contour") -> NDArray[np.float64]:
     """Return one ring as C-contiguous float64 (n, 2), or raise GeometryError."""
     ring = _as_vertices(vertices, name)
-    _check_rings(ring, np.array([0, len(ring)]), name, one=True)
+    _check_rings(ring, np.array([0, len(ring)]), name)
     return ring
 
 
@@ -307,21 +321,17 @@ def _is_nested(value: Any) -> bool:
     return isinstance(value, Sequence) and not isinstance(value, str | bytes)
 
 
-def _scratch(shape: tuple[int, int], offsets: NDArray[np.int64], rules: Rules) -> Any:
-    """Return the scratch that `_kernels.polygon` describes, in its order."""
-    height, width = shape
-    words = width // 64 + 1
-    nonzero = rules.fill == "nonzero"
-    rows = min(height, max(1, WINDING_CELLS // (width + 1))) if nonzero else height
-    marked = (rows, words) if rules.edges != "half-open" else (0, 0)
-    longest = int(np.diff(offsets).max(initial=0))
-    return (
-        np.zeros((rows, words), np.uint64),
-        np.zeros(marked, np.uint64),
-        np.zeros((rows, width + 1) if nonzero else (0, 0), np.int32),
-        np.empty(longest, np.int64),
-        np.empty(4, np.int64),
-    )
+# Checked once for each choice, and not again in every call of a loop.
+@cache
+def _rules(edges: str, fill: str, origin: str) -> Rules:
+    return Rules(edges=edges, fill=fill, origin=origin)
+
+
+def _scratch_rows(height: int, width: int, rules: Rules) -> int:
+    """Return how many rows to fill at a time."""
+    if rules.fill == "even-odd":
+        return height
+    return min(height, max(1, WINDING_CELLS // (width + 1)))
 
 
 def _as_vertices(vertices: Any, name: str) -> NDArray[np.float64]:
@@ -340,24 +350,31 @@ def _as_vertices(vertices: Any, name: str) -> NDArray[np.float64]:
     return np.ascontiguousarray(array, dtype=np.float64)
 
 
-def _check_rings(
+def _fault(
     points: NDArray[np.float64],
     offsets: NDArray[np.int64],
+    ring: int,
+    fault: int,
     name: str,
-    one: bool = False,
-) -> None:
-    ring, fault = polygon.check_rings(points, offsets)
-    if ring < 0:
-        return
-    place = name if one else f"{name}[{ring}]"
+) -> GeometryError:
+    """Return the error for what `polygon.check_rings` found; {} is the ring."""
+    place = name.format(ring)
     if fault < 0:
-        raise GeometryError(
+        return GeometryError(
             f"{place} has {-1 - fault} distinct vertices, a region needs at least 3"
         )
     x, y = points[offsets[ring] + fault].tolist()
-    raise GeometryError(
+    return GeometryError(
         f"{place}[{fault}] is ({x}, {y}); vertices must be finite, remove or repair it"
     )
+
+
+def _check_rings(
+    points: NDArray[np.float64], offsets: NDArray[np.int64], name: str
+) -> None:
+    ring, fault = polygon.check_rings(points, offsets)
+    if ring >= 0:
+        raise _fault(points, offsets, ring, fault, name)
 
 
 def _as_offsets(values: Any, name: str, total: int) -> NDArray[np.int64]:
@@ -367,9 +384,9 @@ def _as_offsets(values: Any, name: str, total: int) -> NDArray[np.int64]:
             f"{name} is {array.dtype} {array.shape}, expected integers (n + 1,)"
         )
     offsets = np.ascontiguousarray(array, dtype=np.int64)
-    down = np.flatnonzero(np.diff(offsets) < 0)
-    if len(down):
-        k = int(down[0]) + 1
+    falls = offsets[1:] < offsets[:-1]
+    if falls.any():
+        k = int(falls.argmax()) + 1
         raise GeometryError(
             f"{name}[{k}] is {offsets[k]} after {offsets[k - 1]}; {name} must ascend"
         )
@@ -380,7 +397,7 @@ def _as_offsets(values: Any, name: str, total: int) -> NDArray[np.int64]:
     return offsets
 
 
-def _check_out(out: Any, shape: tuple[int, int, int]) -> None:
+def _check_out(out: Any, shape: tuple[int, ...]) -> None:
     if not isinstance(out, np.ndarray) or out.dtype not in (np.bool_, np.uint8):
         kind = getattr(out, "dtype", type(out).__name__)
         raise OptionError(f"out is {kind}, expected an array of bool or uint8")

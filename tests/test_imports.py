@@ -15,7 +15,7 @@ PACKAGE = Path(fastseg.__file__).parent
 FLOORS = [
     {"fastseg", "fastseg.errors", "fastseg.progress"},
     {"fastseg._kernels"},
-    {"fastseg.raster", "fastseg.dicom"},
+    {"fastseg.raster", "fastseg.distance", "fastseg.areas", "fastseg.dicom"},
     {"fastseg.links", "fastseg.sources", "fastseg.store"},
     {"fastseg.builder", "fastseg.loading"},
     {"fastseg.pictures", "fastseg.phantom"},

@@ -16,15 +16,16 @@ column, and the runs between set bits are written to the mask. That is linear in
 vertices, crossings and pixels, however a ring winds.
 
     bits    : uint64 (rows, words), zero between calls; words = width // 64 + 1
+    touched : uint64 (rows,), which groups of words of a row have bits set
     marks   : like bits, for centres on the outline; (0, 0) if edges are half-open
     winding : int32 (rows, width + 1), zero between calls; (0, 0) for even-odd
-    crossed : int64 (n,) for rings of up to n vertices
+    after   : int32 (n,), the first row at or below each vertex of a ring
+    crossed : int32 (n,), the edges that cross a row
+    columns : int32 (rows,), the first column right of an edge in each of its rows
     box     : int64 (4,), first and last + 1 row, first and last column touched
 
 Masks larger than the scratch are filled in bands of its rows.
 """
-
-import math
 
 import numpy as np
 
@@ -40,6 +41,8 @@ RELATIVE_ERROR = 16 * 2.0**-53
 SMALLEST_SLOPE = 1e-280
 # With a larger bound than this, many columns would have to be looked at.
 LARGEST_ERROR = 0.25
+
+EXPONENT = np.int64(0x7FF0000000000000)
 
 # Pixels cleared in one go: half of a usual first-level cache.
 CLEARED_AT_ONCE = 16384
@@ -68,11 +71,41 @@ def slope_and_error(xa, ya, xb, yb):
 @inlined
 def index_after(x, low, high):
     """Return the first whole number at or after x, in [low, high]."""
-    return math.ceil(min(max(x, low), high))
+    # 32 bits, because processors convert those by vector instructions.
+    return np.int32(np.ceil(min(max(x, low), high)))
+
+
+@inlined
+def group_shift(words):
+    """Return the shift that maps words to at most 64 groups of them."""
+    shift = 0
+    while words > (64 << shift):
+        shift += 1
+    return shift
 
 
 @kernel
-def toggle_ring(ring, shift, top, rows, width, bits, winding, crossed, box):
+def settle_columns(xa, ya, xb, yb, first, stop, shift, width, columns):
+    """Find the columns of an edge in rows [first, stop), each by the surest means."""
+    slope, error = slope_and_error(xa, ya, xb, yb)
+    right = float(width)
+    for r in range(first, stop):
+        y = float(r) + shift
+        if y == ya:
+            column = index_after(xa - shift, 0.0, right)
+        else:
+            x = xa + (y - ya) * slope - shift
+            column = index_after(x - error, 0.0, right)
+            limit = index_after(x + error, 0.0, right)
+            if column != limit:
+                column = first_column(xa, ya, xb, yb, y, column, limit, shift)
+        columns[r - first] = column
+
+
+@kernel
+def toggle_ring(
+    ring, shift, top, rows, width, bits, touched, winding, after, crossed, columns, box
+):
     """Toggle the first column right of each edge, in rows [top, top + rows).
 
     ring : float64 (n, 2), (x, y) in pixels, closed implicitly
@@ -80,12 +113,16 @@ def toggle_ring(ring, shift, top, rows, width, bits, winding, crossed, box):
     nonzero = winding.shape[0] > 0
     low, high, right = float(top), float(top + rows), float(width)
     count = len(ring)
-    # First the edges that cross a row at all: without a branch, since a third of a
-    # drawn contour's edges do and no processor can guess which (twice as fast).
-    found = 0
-    before = index_after(ring[count - 1, 1] - shift, low, high)
+    group = group_shift(bits.shape[1])
+    # First the rows of all vertices, by vector instructions; then the edges that
+    # cross a row at all, without a branch, since a third of a drawn contour's edges
+    # do and no processor can guess which: both twice as fast as one plain loop.
     for k in range(count):
-        here = index_after(ring[k, 1] - shift, low, high)
+        after[k] = index_after(ring[k, 1] - shift, low, high)
+    found = 0
+    before = after[count - 1]
+    for k in range(count):
+        here = after[k]
         crossed[u64(found)] = k
         found += here != before
         before = here
@@ -101,30 +138,37 @@ def toggle_ring(ring, shift, top, rows, width, bits, winding, crossed, box):
         ya = y0 if down else y1
         xb = x1 if down else x0
         yb = y1 if down else y0
-        row = index_after(ya - shift, low, high)
-        stop = index_after(yb - shift, low, high)
+        row = min(after[u64(j)], after[u64(k)])
+        stop = max(after[u64(j)], after[u64(k)])
         first_row = min(first_row, row)
         last_row = max(last_row, stop)
-        slope, error = 0.0, 0.0
-        if float(row) + shift != ya or stop - row > 1:
+        crossings = stop - row
+        if crossings == 1 and float(row) + shift == ya:
+            # The usual edge of a drawn contour: one row, and that at its upper end.
+            columns[0] = index_after(xa - shift, 0.0, right)
+        else:
+            # All rows of the edge at once, by vector instructions, and a note whether
+            # any is too close to a whole number to be decided like this.
             slope, error = slope_and_error(xa, ya, xb, yb)
-        for r in range(row, stop):
-            y = float(r) + shift
-            if y == ya:
-                column = index_after(xa - shift, 0.0, right)
-            else:
-                x = xa + (y - ya) * slope - shift
-                column = index_after(x - error, 0.0, right)
-                limit = index_after(x + error, 0.0, right)
-                if column != limit:
-                    column = first_column(xa, ya, xb, yb, y, column, limit, shift)
+            sure = True
+            for i in range(crossings):
+                x = xa + (float(row + i) + shift - ya) * slope - shift
+                column = index_after(x, 0.0, right)
+                columns[i] = column
+                sure &= error < float(column) - x < 1.0 - error
+            if not sure:
+                settle_columns(xa, ya, xb, yb, row, stop, shift, width, columns)
+        for i in range(crossings):
+            column = columns[u64(i)]
+            word = column >> 6
+            line = u64(row - top + i)
             bit = ONE << u64(column & 63)
-            line, word = u64(r - top), u64(column >> 6)
             if nonzero:
                 winding[line, u64(column)] += 1 if down else -1
-                bits[line, word] |= bit
+                bits[line, u64(word)] |= bit
             else:
-                bits[line, word] ^= bit
+                bits[line, u64(word)] ^= bit
+            touched[line] |= ONE << u64(word >> group)
             first_col = min(first_col, column)
             last_col = max(last_col, column)
     box[0], box[1], box[2], box[3] = first_row, last_row, first_col, last_col
@@ -204,7 +248,7 @@ def unwind(bits, winding, row, first_word, last_word):
 
 
 @kernel
-def apply_marks(bits, marks, row, first_word, last_word, closed):
+def apply_marks(bits, touched, marks, row, first_word, last_word, closed):
     """Add the marked columns to the runs of a row of bits, or take them out."""
     inside = ZERO  # all ones within a run of the region
     before = ZERO  # whether the column before this word is in the result
@@ -221,6 +265,7 @@ def apply_marks(bits, marks, row, first_word, last_word, closed):
         marks[row, word] = 0
         bits[row, word] = filled ^ ((filled << ONE) | before)
         before = filled >> u64(63)
+    touched[row] = ~ZERO
 
 
 @inlined
@@ -259,17 +304,23 @@ def add_run(cells, start, stop, value):
 
 
 @inlined
-def write_runs(bits, row, first_word, last_word, cells, line, value, fresh):
+def write_runs(bits, touched, row, cells, line, value, fresh):
     """Write the runs between the set bits of a row; the bits are cleared.
 
-    fresh : whether the row is zero, so that nothing need be read from it
     cells : 1-D view of the masks; line : uint64, place of the row's first pixel
+    fresh : whether the row is zero, so that nothing need be read from it
     """
     inside = False
     start = line
-    for word in range(first_word, last_word + 1):
-        pending = bits[u64(row), u64(word)]
-        if pending:
+    words = bits.shape[1]
+    group = group_shift(words)
+    groups = touched[u64(row)]
+    touched[u64(row)] = 0
+    while groups:
+        first = trailing_zeros(groups) << group
+        groups &= groups - ONE
+        for word in range(first, min(first + (1 << group), words)):
+            pending = bits[u64(row), u64(word)]
             bits[u64(row), u64(word)] = 0
             origin = line + u64(word << 6)
             while pending:
@@ -288,7 +339,7 @@ def write_runs(bits, row, first_word, last_word, cells, line, value, fresh):
 def fill_mask(
     points, offsets, first, last, shift, edges,
     cells, base, height, width, value, clear,
-    bits, marks, winding, crossed, box,
+    bits, touched, marks, winding, after, crossed, columns, box,
 ):  # fmt: skip
     """Set the bits of value in one mask where rings [first, last) cover it.
 
@@ -308,7 +359,10 @@ def fill_mask(
         box[0], box[1], box[2], box[3] = height, 0, width, 0
         for k in range(first, last):
             ring = points[offsets[k] : offsets[k + 1]]
-            toggle_ring(ring, shift, top, rows, width, bits, winding, crossed, box)
+            toggle_ring(
+                ring, shift, top, rows, width,
+                bits, touched, winding, after, crossed, columns, box,
+            )  # fmt: skip
             if edges != HALF_OPEN:
                 mark_ring(ring, shift, top, rows, width, marks, box)
         first_word, last_word = box[2] >> 6, box[3] >> 6
@@ -323,33 +377,79 @@ def fill_mask(
                 unwind(bits, winding, row - top, first_word, last_word)
             if edges != HALF_OPEN:
                 apply_marks(
-                    bits, marks, row - top, first_word, last_word, edges == CLOSED
+                    bits,
+                    touched,
+                    marks,
+                    row - top,
+                    first_word,
+                    last_word,
+                    edges == CLOSED,
                 )
             line = u64(base + row * width)
-            write_runs(
-                bits, row - top, first_word, last_word, cells, line, value, clear
-            )
+            write_runs(bits, touched, row - top, cells, line, value, clear)
     if clear:
         cells[base + cleared * width : base + height * width] = 0
 
 
 @kernel
-def fill_masks(
-    points, offsets, groups, shift, edges, masks, start, stop,
-    bits, marks, winding, crossed, box,
-):  # fmt: skip
-    """Overwrite masks [start, stop): mask m is filled from rings groups[m:m + 2].
+def make_scratch(rows, width, vertices, edges, nonzero):
+    """Return bits, touched, marks, winding, after, crossed, columns and box."""
+    words = width // 64 + 1
+    return (
+        np.zeros((rows, words), np.uint64),
+        np.zeros(rows, np.uint64),
+        np.zeros((rows if edges != HALF_OPEN else 0, words), np.uint64),
+        np.zeros((rows if nonzero else 0, width + 1), np.int32),
+        np.empty(vertices, np.int32),
+        np.empty(vertices, np.int32),
+        np.empty(rows, np.int32),
+        np.empty(4, np.int64),
+    )
+
+
+@kernel
+def fill_one(points, offsets, shift, edges, nonzero, rows, mask, value, clear):
+    """Check rings and set the bits of value in a mask where they cover it.
+
+    rows : of the scratch, at most those of the mask
+    mask : unsigned (H, W), C-contiguous; clear says whether to set the rest to 0
+
+    Returns what `check_rings` does; the mask is left alone if there is a fault.
+    """
+    ring, fault = check_rings(points, offsets)
+    if ring < 0:
+        height, width = mask.shape
+        bits, touched, marks, winding, after, crossed, columns, box = make_scratch(
+            rows, width, len(points), edges, nonzero
+        )
+        fill_mask(
+            points, offsets, 0, len(offsets) - 1, shift, edges,
+            mask.reshape(mask.size), 0, height, width, value, clear,
+            bits, touched, marks, winding, after, crossed, columns, box,
+        )  # fmt: skip
+    return ring, fault
+
+
+@kernel
+def fill_many(points, offsets, groups, shift, edges, nonzero, rows, masks, first, last):
+    """Overwrite masks [first, last): mask m is filled from rings groups[m:m + 2].
 
     groups : int64 (n + 1,)
     masks  : uint8 (n, H, W), C-contiguous
     """
     height, width = masks.shape[1], masks.shape[2]
     cells = masks.reshape(masks.size)
-    for m in range(start, stop):
+    longest = 0
+    for k in range(len(offsets) - 1):
+        longest = max(longest, offsets[k + 1] - offsets[k])
+    bits, touched, marks, winding, after, crossed, columns, box = make_scratch(
+        rows, width, longest, edges, nonzero
+    )
+    for m in range(first, last):
         fill_mask(
-            points, offsets, groups[m], groups[m + 1], shift, edges, cells,
-            m * height * width, height, width, np.uint8(1), True,
-            bits, marks, winding, crossed, box,
+            points, offsets, groups[m], groups[m + 1], shift, edges,
+            cells, m * height * width, height, width, np.uint8(1), True,
+            bits, touched, marks, winding, after, crossed, columns, box,
         )  # fmt: skip
 
 
@@ -360,20 +460,31 @@ def check_rings(points, offsets):
     vertex is that of a number that is not finite, or -1 - d for a ring of d < 3
     distinct vertices.
     """
+    # As whole numbers, whose maximum is found by vector instructions: the exponent
+    # of what is not finite is all ones.
+    highest = np.int64(0)
+    words = points.reshape(points.size).view(np.int64)
+    for k in range(len(words)):
+        highest = max(highest, words[k] & EXPONENT)
+    finite = highest < EXPONENT
     for ring in range(len(offsets) - 1):
+        first, stop = offsets[ring], offsets[ring + 1]
+        if not finite:
+            for k in range(first, stop):
+                if not (abs(points[k, 0]) < np.inf and abs(points[k, 1]) < np.inf):
+                    return ring, k - first
         distinct = 0
         one = two = 0
-        for k in range(offsets[ring], offsets[ring + 1]):
+        for k in range(first, stop):
             x, y = points[k, 0], points[k, 1]
-            if not (abs(x) < np.inf and abs(y) < np.inf):
-                return ring, k - offsets[ring]
             if distinct == 0:
                 distinct, one = 1, k
-            elif distinct < 3 and (x != points[one, 0] or y != points[one, 1]):
+            elif x != points[one, 0] or y != points[one, 1]:
                 if distinct == 1:
                     distinct, two = 2, k
                 elif x != points[two, 0] or y != points[two, 1]:
                     distinct = 3
+                    break
         if distinct < 3:
             return ring, -1 - distinct
     return -1, -1

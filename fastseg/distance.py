@@ -1,0 +1,178 @@
+"""Contours to signed distances: the public face of the distance kernels."""
+
+import math
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastseg._kernels import distance
+from fastseg.errors import OptionError
+from fastseg.raster import (
+    Contours,
+    Rules,
+    as_rings,
+    check_shape,
+    draw_rings,
+    shift_origin,
+)
+
+# Edges that reach farther than this, in units and in image sides, are cut to the
+# part that matters, in rational arithmetic: floating-point numbers would lose the
+# place where a long edge passes the image. Within it they err by 1e-10 units.
+REACH, REACH_IN_SIDES = 2.0**16, 4
+# From here on the square of a coordinate might overflow, and an image is a point.
+FAR = 2.0**400
+# Exponent by which the unit is raised if nothing is nearer than that.
+RAISE = 600
+
+
+def signed_distance(
+    contours: Contours,
+    shape: tuple[int, int],
+    spacing: tuple[float, float] = (1.0, 1.0),
+    *,
+    fill: str = "even-odd",
+    origin: str = "center",
+) -> NDArray[np.float32]:
+    """Return how far each pixel centre is from the contours, negative inside.
+
+    contours : one ring, array-like (n, 2), or a sequence of rings; columns (x, y)
+        in pixels, closed implicitly
+    shape : (rows, columns) of the image
+    spacing : millimetres between rows and between columns, as in DICOM PixelSpacing
+    fill, origin : see `Rules`; holes are further rings
+
+    Returns float32 (rows, columns), `[row, column]`, in millimetres: the Euclidean
+    distance from the centre to the nearest point of any edge of any ring, and so
+    also of edges that bound nothing, such as those of one ring within another under
+    `fill="nonzero"`. It is negative where `rasterize` covers the centre and 0 on the
+    outline. Without contours it is +inf everywhere, and it is infinite where the
+    distance is too large for float32.
+
+    The distance is that to the polygon, not to a mask of it. For every finite input,
+    and images of up to a million rows and columns, it is off by at most 1e-6 of
+    itself, plus 1e-9 of the larger spacing, plus the smallest float32. The nearest
+    edge is found by branch and bound over blocks of pixels, which skips no edge that
+    could be nearest (see `_kernels.distance`).
+
+    Raises GeometryError and OptionError as `rasterize` does, and OptionError for a
+    spacing that is not two positive finite numbers.
+    """
+    rules = Rules(fill=fill, origin=origin)
+    height, width = check_shape(shape)
+    row_mm, column_mm = _check_spacing(spacing)
+    points, offsets = as_rings(contours)
+    if not len(points):
+        return np.full((height, width), np.inf, np.float32)
+    inside = np.empty((height, width), np.uint8)
+    draw_rings(points, offsets, inside, 0, rules, clear=True)
+
+    # Each spacing is a weight in [1, 2) times a power of two; that of the larger is
+    # the unit. Scaling by powers of two rounds nothing.
+    wx, power_x = _split(column_mm)
+    wy, power_y = _split(row_mm)
+    power = max(power_x, power_y)
+    steps = np.ldexp(1.0, [power_x - power, power_y - power])
+    ends = _edges(shift_origin(points, origin) * steps, offsets)
+    right, bottom = (width - 1) * float(steps[0]), (height - 1) * float(steps[1])
+    limit = max(REACH, REACH_IN_SIDES * max(right, bottom))
+    for k in np.flatnonzero(np.abs(ends).max(axis=1) > limit):
+        ends[k] = _cut_to_image(ends[k], right, bottom, wx, wy)
+    far = np.abs(ends).max(axis=1) > FAR
+    raised = 0
+    if far.all():
+        raised = RAISE
+        ends, steps = np.ldexp(ends, -raised), np.ldexp(steps, -raised)
+    elif far.any():
+        ends = ends[~far]
+
+    count = len(ends)
+    segments = np.empty((count, 7))
+    distance.prepare_segments(ends, wx, wy, segments)
+    out = np.empty((height, width), np.float32)
+    distance.measure_distances(
+        segments,
+        np.arange(width) * steps[0],
+        *steps.tolist(),
+        wx,
+        wy,
+        math.ldexp(1.0, power),
+        math.ldexp(1.0, raised),
+        inside,
+        np.arange(count, dtype=np.int32),
+        np.empty((distance.LEVELS, count), np.int32),
+        np.empty(distance.LEVELS, np.int64),
+        np.empty((4 * distance.LEVELS, 4), np.int64),
+        np.empty((3, count)),
+        np.empty(distance.FIRST_SIDE),
+        out,
+    )
+    return out
+
+
+def _check_spacing(spacing: Any) -> tuple[float, float]:
+    """Return spacing as two floats, or raise OptionError."""
+    try:
+        rows, columns = (float(step) for step in spacing)
+    except (TypeError, ValueError, OverflowError):
+        rows = columns = math.nan
+    if not (0 < rows < math.inf and 0 < columns < math.inf):
+        raise OptionError(
+            f"spacing is {spacing!r}, expected millimetres (between rows, between "
+            "columns), two positive finite numbers"
+        )
+    return rows, columns
+
+
+def _split(step: float) -> tuple[float, int]:
+    """Return (weight in [1, 2), power) with weight * 2**power == step."""
+    weight, power = math.frexp(step)
+    return 2 * weight, power - 1
+
+
+def _edges(
+    points: NDArray[np.float64], offsets: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Return the edges of all rings, (P, 4): x, y of the start and of the end."""
+    following = np.arange(1, len(points) + 1)
+    following[offsets[1:] - 1] = offsets[:-1]
+    return np.hstack([points, points[following]])
+
+
+def _cut_to_image(
+    edge: NDArray[np.float64],
+    right: float,
+    bottom: float,
+    wx: float,
+    wy: float,
+) -> tuple[float, float, float, float]:
+    """Return the ends of the part of an edge that is nearest to any of the image.
+
+    edge : float64 (4,), ax, ay, bx, by
+
+    The image spans [0, right] x [0, bottom]; its corners, projected onto the edge,
+    bound that part. Computed without rounding, but for the result.
+    """
+    x, y, end_x, end_y = (Fraction(number) for number in edge.tolist())
+    dx, dy = end_x - x, end_y - y
+    px, py = dx * Fraction(wx) ** 2, dy * Fraction(wy) ** 2
+    square = dx * px + dy * py
+    if not square:
+        return float(x), float(y), float(end_x), float(end_y)
+    places = [
+        ((column - x) * px + (row - y) * py) / square
+        for column in (Fraction(0), Fraction(right))
+        for row in (Fraction(0), Fraction(bottom))
+    ]
+    first, last = (
+        min(max(place, Fraction(0)), Fraction(1))
+        for place in (min(places), max(places))
+    )
+    return (
+        float(x + first * dx),
+        float(y + first * dy),
+        float(x + last * dx),
+        float(y + last * dy),
+    )

@@ -1,0 +1,292 @@
+"""Signed distances, held against rational arithmetic, shapely and circles."""
+
+import math
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.testing import assert_allclose, assert_array_equal
+
+from fastseg.distance import signed_distance
+from fastseg.errors import GeometryError, OptionError
+from fastseg.raster import rasterize
+from tests.strategies import any_finite, half_pixels, inside, rings
+
+# The arithmetic overflows on purpose; compiled code says nothing about it.
+pytestmark = [
+    pytest.mark.kernel,
+    pytest.mark.filterwarnings("ignore:.*encountered in.*:RuntimeWarning"),
+]
+
+# What the docstring promises: relative to the distance, and to the larger spacing.
+RELATIVE, OF_SPACING = 1e-6, 1e-9
+LARGEST = float(np.finfo(np.float32).max)
+SMALLEST = float(np.finfo(np.float32).smallest_subnormal)
+
+SQUARE = [(1, 1), (4, 1), (4, 3), (1, 3)]
+
+small_shapes = st.tuples(st.integers(1, 3), st.integers(1, 4))
+steps = st.one_of(st.sampled_from([1.0, 0.5, 3.0]), st.floats(0.1, 10))
+spacings = st.tuples(steps, steps)
+any_step = st.floats(0, exclude_min=True, allow_infinity=False)
+origins = st.sampled_from(["center", "corner"])
+fills = st.sampled_from(["even-odd", "nonzero"])
+
+
+def square_exact(ring, x, y, spacing):
+    """Return the squared distance from (x, y) to a ring in rational arithmetic."""
+    down, right = (Fraction(step) ** 2 for step in spacing)
+    points = [(Fraction(u) - x, Fraction(v) - y) for u, v in ring]
+    least = None
+    for (ax, ay), (bx, by) in zip(points, points[1:] + points[:1], strict=True):
+        dx, dy = bx - ax, by - ay
+        length = right * dx * dx + down * dy * dy
+        along = -(right * ax * dx + down * ay * dy) / length if length else 0
+        along = min(max(along, 0), 1)
+        u, v = ax + along * dx, ay + along * dy
+        square = right * u * u + down * v * v
+        least = square if least is None else min(least, square)
+    return least
+
+
+def root(square):
+    """Return the square root of a rational number as a float, inf from 2**1000 on."""
+    if not square:
+        return 0.0
+    half = (square.numerator.bit_length() - square.denominator.bit_length()) // 2
+    if half > 1000:
+        return math.inf
+    return math.ldexp(math.sqrt(square / Fraction(4) ** half), half)
+
+
+def measure_exact(contours, shape, spacing, origin="center"):
+    """Return the unsigned distances of pixel centres: slow and obviously right."""
+    shift = Fraction(1, 2) if origin == "corner" else Fraction(0)
+    distances = np.empty(shape)
+    for r, c in np.ndindex(shape):
+        distances[r, c] = root(
+            min(square_exact(ring, c + shift, r + shift, spacing) for ring in contours)
+        )
+    return distances
+
+
+def measure_plainly(ring, shape, spacing):
+    """Return the unsigned distances in float64, every pixel against every edge."""
+    y, x = np.indices(shape) * np.reshape(spacing, (2, 1, 1))
+    points = np.asarray(ring, float) * spacing[::-1]
+    least = np.full(shape, np.inf)
+    for (ax, ay), (bx, by) in zip(points, np.roll(points, -1, axis=0), strict=True):
+        dx, dy = bx - ax, by - ay
+        length = dx * dx + dy * dy
+        along = ((x - ax) * dx + (y - ay) * dy) / length if length else np.zeros(shape)
+        along = np.clip(along, 0, 1)
+        least = np.minimum(least, np.hypot(ax + along * dx - x, ay + along * dy - y))
+    return least
+
+
+def assert_distances(found, truth, spacing):
+    """Compare |found| with the truth as closely as the docstring promises."""
+    assert found.dtype == np.float32
+    assert not np.isnan(found).any()
+    found = np.abs(found.astype(float))
+    allowed = RELATIVE * truth + OF_SPACING * max(spacing) + SMALLEST
+    finite = np.isfinite(found)
+    assert (truth[~finite] + allowed[~finite] >= LARGEST).all()
+    assert (np.abs(found[finite] - truth[finite]) <= allowed[finite]).all()
+
+
+@settings(max_examples=60)
+@given(st.lists(rings(most=5), min_size=1, max_size=2), small_shapes, spacings, origins)
+def test_distances_equal_rational_arithmetic(contours, shape, spacing, origin):
+    """Any finite rings, edges up to 1e308 long included, give the exact distance."""
+    found = signed_distance(contours, shape, spacing, origin=origin)
+    truth = measure_exact(contours, shape, spacing, origin)
+    assert_distances(found, truth, spacing)
+
+
+@settings(max_examples=60)
+@given(rings(any_finite, most=4), small_shapes, st.tuples(any_step, any_step))
+def test_any_finite_spacing_will_do(ring, shape, spacing):
+    """Spacings from 5e-324 to 1e308 mm, in any ratio, overflow nowhere but at last."""
+    found = signed_distance(ring, shape, spacing)
+    assert_distances(found, measure_exact([ring], shape, spacing), spacing)
+
+
+def circle(radius, count, x=0.0, y=0.0):
+    angle = np.arange(count) * 2 * np.pi / count
+    return np.stack([x + radius * np.cos(angle), y + radius * np.sin(angle)], axis=1)
+
+
+def star(count):
+    radius = np.where(np.arange(count) % 2, 30.0, 8.0)[:, None]
+    return circle(1, count) * radius + (33, 31)
+
+
+def comb(count):
+    """Teeth one pixel wide: many edges equally near."""
+    x = np.repeat(np.arange(count), 2) * 0.5 + 20
+    y = np.tile([5.0, 60.0, 60.0, 5.0], count)[: 2 * count]
+    return np.stack([x, y], axis=1)
+
+
+BIG_RINGS = {
+    "random": np.random.default_rng(0).uniform(-20, 90, (30, 2)),
+    "clustered": np.random.default_rng(1).normal((5, 60), 1.5, (40, 2)),
+    "circle about a centre": circle(25, 60, 32, 32),
+    "circle far away": circle(25, 60, 5000, -3000),
+    "circle around all": circle(3000, 80, 30, 30),
+    "star": star(40),
+    "comb": comb(24),
+    "repeated vertices": np.repeat(circle(20, 12, 40, 20), 3, axis=0),
+}
+
+
+@pytest.mark.parametrize("spacing", [(1.0, 1.0), (3.0, 0.4)], ids=str)
+@pytest.mark.parametrize("name", BIG_RINGS)
+def test_dropping_segments_changes_nothing(name, spacing):
+    """Over several blocks, branch and bound finds what comparing all edges finds."""
+    shape = (70, 67)
+    found = signed_distance(BIG_RINGS[name], shape, spacing)
+    assert_distances(found, measure_plainly(BIG_RINGS[name], shape, spacing), spacing)
+
+
+@settings(max_examples=25)
+@given(rings(st.floats(-10, 50), most=40), spacings)
+def test_dropping_segments_is_safe_for_any_ring(ring, spacing):
+    """Random rings of up to 40 vertices agree with comparing all edges."""
+    shape = (33, 40)
+    truth = measure_plainly(ring, shape, spacing)
+    assert_distances(signed_distance(ring, shape, spacing), truth, spacing)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_polygons_with_holes_agree_with_shapely(seed):
+    """The boundary of a shapely polygon with holes is as far, the inside negative."""
+    shapely = pytest.importorskip("shapely")
+    rng = np.random.default_rng(seed)
+    outer = circle(1, 24) * rng.uniform(14, 19, (24, 1)) + (20.3, 19.8)
+    holes = [
+        circle(1, 9) * rng.uniform(1, 4, (9, 1)) + place
+        for place in ((14.2, 17.1), (26.0, 22.5))
+    ]
+    polygon = shapely.Polygon(outer, holes)
+    assert polygon.is_valid
+    y, x = np.indices((40, 42))
+    points = shapely.points(x, y)
+    truth = shapely.distance(polygon.boundary, points)
+    truth[shapely.contains(polygon, points)] *= -1
+    found = signed_distance([outer, *holes], (40, 42))
+    assert_allclose(found, truth, rtol=1e-6, atol=1e-9)
+
+
+@given(
+    st.lists(rings(), min_size=1, max_size=2), small_shapes, spacings, fills, origins
+)
+def test_the_sign_is_that_of_the_mask(contours, shape, spacing, fill, origin):
+    """Off the outline, negative is inside for `rasterize` and positive outside."""
+    found = signed_distance(contours, shape, spacing, fill=fill, origin=origin)
+    mask = rasterize(contours, shape, fill=fill, origin=origin)
+    off = found != 0
+    assert_array_equal((found < 0)[off], mask[off])
+
+
+@settings(max_examples=50)
+@given(rings(half_pixels, most=6), spacings, origins)
+def test_the_distance_is_zero_exactly_on_the_outline(ring, spacing, origin):
+    """With vertices at half pixels, a distance is 0.0 on the outline and only there."""
+    shape = (6, 7)
+    on = measure_exact([ring], shape, spacing, origin) == 0
+    assert_array_equal(signed_distance(ring, shape, spacing, origin=origin) == 0, on)
+
+
+def test_spacing_is_rows_then_columns():
+    """Between rows counts along y and between columns along x, both in mm."""
+    found = signed_distance([(0, 0), (10, 0), (10, 10), (0, 10)], (14, 13), (2, 0.5))
+    assert found[5, 3] == -1.5
+    assert found[1, 5] == -2.0
+    assert found[12, 5] == 4.0
+    assert found[5, 12] == 1.0
+    assert found[13, 12] == pytest.approx(math.hypot(6, 1), rel=1e-6)
+
+
+def test_a_mask_knows_the_distance_only_to_about_a_pixel():
+    """Around a circle, scipy's transform of its mask errs by 0.4 to 1.1 pixels."""
+    ndimage = pytest.importorskip("scipy.ndimage")
+    x, y, radius, shape = 23.3, 22.6, 15.2, (48, 46)
+    ring = circle(radius, 4000, x, y)  # never farther than 5e-6 from the circle
+    rows, columns = np.indices(shape)
+    truth = np.hypot(columns - x, rows - y) - radius
+    mask = rasterize(ring, shape)
+    transform = ndimage.distance_transform_edt
+    of_mask = np.abs(transform(~mask) - transform(mask) - truth).max()
+    of_ring = np.abs(signed_distance(ring, shape) - truth).max()
+    assert 0.4 < of_mask < 1.1, f"scipy {of_mask:.3f} px, fastseg {of_ring:.1e} px"
+    assert of_ring < 1e-5, f"scipy {of_mask:.3f} px, fastseg {of_ring:.1e} px"
+
+
+@given(rings(inside), small_shapes, spacings, st.integers(0, 8))
+def test_the_way_a_ring_is_written_hardly_matters(ring, shape, spacing, turn):
+    """Direction, first vertex and an explicit closing change rounding at most."""
+    found = signed_distance(ring, shape, spacing)
+    turn %= len(ring)
+    for other in (ring[::-1], ring[turn:] + ring[:turn], [*ring, ring[0]]):
+        again = signed_distance(other, shape, spacing)
+        assert_allclose(again, found, rtol=1e-6, atol=1e-9 * max(spacing))
+
+
+@given(rings(half_pixels), spacings, st.integers(0, 6), st.integers(0, 6))
+def test_moving_by_whole_pixels_moves_the_distances(ring, spacing, down, right):
+    """A ring moved by whole pixels gives the same field, moved."""
+    large = signed_distance(ring, (14, 15), spacing)
+    moved = signed_distance(np.array(ring) - (right, down), (8, 9), spacing)
+    expected = large[down : down + 8, right : right + 9]
+    assert_allclose(moved, expected, rtol=1e-6, atol=1e-9 * max(spacing))
+
+
+def test_no_contours_are_infinitely_far():
+    """Without contours every pixel is outside, at +inf."""
+    found = signed_distance([], (3, 4))
+    assert found.dtype == np.float32
+    assert_array_equal(found, np.full((3, 4), np.inf))
+
+
+def test_a_long_edge_keeps_its_place():
+    """An edge of 1e300 pixels passes the image where it should."""
+    ring = [(-1e300, -1e300), (1e300, 1e300), (-1e300, 1e300)]
+    rows, columns = np.indices((20, 70))
+    truth = (columns - rows) / math.sqrt(2)
+    assert_allclose(signed_distance(ring, (20, 70)), truth, rtol=1e-6, atol=1e-9)
+
+
+def test_what_is_too_far_for_float32_is_infinite():
+    """Distances beyond 3.4e38 mm are inf with their sign, smaller ones are finite."""
+    ring = np.array([(-1e300, -1e300), (1e300, -1e300), (0, 1e300)])
+    assert_array_equal(signed_distance(ring, (2, 3)), np.full((2, 3), -np.inf))
+    assert_array_equal(signed_distance(ring + (0, 9e300), (1, 1)), [[np.inf]])
+    near = signed_distance(ring, (2, 3), (1e-300, 1e-300))
+    assert_allclose(near, -1 / math.sqrt(5), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "spacing",
+    [(0, 1), (1, -1), (math.nan, 1), (1, math.inf), 1.0, (1, 1, 1), "ab", None],
+    ids=str,
+)
+def test_bad_spacings_are_refused(spacing):
+    """A spacing is two positive finite numbers."""
+    with pytest.raises(OptionError, match="spacing is"):
+        signed_distance(SQUARE, (5, 6), spacing)
+
+
+def test_other_bad_input_is_refused_as_by_rasterize():
+    """Vertices, shape and rules are checked, with the place at fault."""
+    with pytest.raises(GeometryError, match=r"contours\[1\] is \(1.0, nan\)"):
+        signed_distance([(0, 0), (1, math.nan), (1, 1)], (5, 6))
+    with pytest.raises(OptionError, match="shape is"):
+        signed_distance(SQUARE, (0, 6))
+    with pytest.raises(OptionError, match="fill is"):
+        signed_distance(SQUARE, (5, 6), fill="odd")
+    with pytest.raises(OptionError, match="did you mean 'center'"):
+        signed_distance(SQUARE, (5, 6), origin="centre")
