@@ -9,7 +9,7 @@ from numpy.testing import assert_array_equal
 from fastseg import raster, rasterize, rasterize_batch, rasterize_labels
 from fastseg.errors import GeometryError, OptionError
 from fastseg.raster import as_rings
-from tests.reference import rasterize_exact
+from tests.reference import rasterize_exact, rasterize_whole
 from tests.strategies import half_pixels, inside, rings, shapes
 
 # The arithmetic overflows on purpose; compiled code says nothing about it.
@@ -34,6 +34,14 @@ def test_every_rule_equals_rational_arithmetic(contours, shape, rule):
     """For every finite input and every rule the mask is the exact one."""
     expected = rasterize_exact(contours, shape, **rule)
     assert_array_equal(rasterize(contours, shape, **rule), expected)
+
+
+@settings(max_examples=200)
+@given(several_rings, shapes, rules)
+def test_the_oracle_of_the_soak_is_exact(contours, shape, rule):
+    """Whole numbers give the mask of rational arithmetic, for every input and rule."""
+    expected = rasterize_exact(contours, shape, **rule)
+    assert_array_equal(rasterize_whole(contours, shape, **rule), expected)
 
 
 @settings(max_examples=200)
