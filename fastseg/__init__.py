@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from fastseg.areas import coverage as coverage
     from fastseg.builder import BuildReport as BuildReport
     from fastseg.builder import build as build
     from fastseg.distance import signed_distance as signed_distance
@@ -44,6 +45,7 @@ _HOME = {
     "Sample": "fastseg.store.reader",
     "Store": "fastseg.store.reader",
     "build": "fastseg.builder",
+    "coverage": "fastseg.areas",
     "link": "fastseg.sources",
     "open": "fastseg.store.reader",
     "make_phantom": "fastseg.phantom",

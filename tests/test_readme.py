@@ -36,9 +36,10 @@ def test_commands_and_code_run_in_order(fastseg_command, tmp_path, monkeypatch, 
     assert "dicoms/PHANTOM0001/1.dcm" in printed
 
 
-def test_the_table_is_the_measured_one():
-    """The figures are those that the benchmark wrote."""
-    measured = (PROJECT / "benchmarks/results/epoch_rate.md").read_text("utf-8")
+@pytest.mark.parametrize("table", ["epoch_rate", "raster"])
+def test_the_tables_are_the_measured_ones(table):
+    """The figures are those that the benchmarks wrote."""
+    measured = (PROJECT / f"benchmarks/results/{table}.md").read_text("utf-8")
     assert measured.strip() in README
 
 

@@ -16,9 +16,10 @@ column, and the runs between set bits are written to the mask. That is linear in
 vertices, crossings and pixels, however a ring winds.
 
     bits    : uint64 (rows, words), zero between calls; words = width // 64 + 1
-    touched : uint64 (rows,), which groups of words of a row have bits set
-    marks   : like bits, for centres on the outline; (0, 0) if edges are half-open
-    winding : int32 (rows, width + 1), zero between calls; (0, 0) for even-odd
+    touched : uint64 (rows,), which groups of words of a row have bits; zero between
+              calls
+    marks   : like bits, for centres on the outline; no rows if edges are half-open
+    winding : int32 (rows, width + 1), zero between calls; no rows for even-odd
     after   : int32 (n,), the first row at or below each vertex of a ring
     crossed : int32 (n,), the edges that cross a row
     columns : int32 (rows,), the first column right of an edge in each of its rows
@@ -127,8 +128,8 @@ def toggle_ring(
         found += here != before
         before = here
     first_row, last_row, first_col, last_col = box[0], box[1], box[2], box[3]
-    for i in range(found):
-        k = crossed[i]
+    for edge in range(found):
+        k = crossed[edge]
         j = k - 1 if k > 0 else count - 1
         x0, y0 = ring[u64(j), 0], ring[u64(j), 1]
         x1, y1 = ring[u64(k), 0], ring[u64(k), 1]
