@@ -43,7 +43,7 @@ bench: $(VENV)/.bench
 
 bench-raster: $(VENV)/.bench
 	pytest benchmarks/test_raster.py --quiet --benchmark-enable \
-		--benchmark-disable-gc --benchmark-warmup=on --benchmark-max-time=0.5 \
+		--benchmark-disable-gc --benchmark-warmup=on --benchmark-max-time=0.3 \
 		--benchmark-columns=median,iqr,rounds --benchmark-json=$(VENV)/raster.json
 	python benchmarks/raster_table.py $(VENV)/raster.json
 
