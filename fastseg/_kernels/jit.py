@@ -3,7 +3,9 @@
 nogil
     threads of the loader and the builder run kernels side by side
 cache
-    compiled code is kept on disk, so that a second process starts at once
+    compiled code is kept on disk, so that a second process starts at once; numba
+    notices when a kernel's own file changes, not when one that it calls does: after
+    editing those, delete the *.nbi and *.nbc files (`make test` does)
 error_model="numpy"
     a division by zero gives inf or NaN, as in numpy; no branch, no exception
 no fastmath
