@@ -25,6 +25,7 @@ from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
 from fastseg.errors import BuildError, OptionError
 from fastseg.links import StrPath
+from fastseg.loading.sampling import check_seed
 from fastseg.progress import Progress, silent
 
 Array = NDArray[np.floating[Any]]
@@ -103,8 +104,7 @@ def make_phantom(
     ):
         if value < least:
             raise OptionError(f"{name} is {value}, expected at least {least}")
-    if not 0 <= seed < 2**64:
-        raise OptionError(f"seed is {seed}, expected 0 to 2**64 - 1")
+    seed = check_seed(seed)
     several = [sizes] if isinstance(sizes, int | str) else list(sizes)
     if not several:
         raise OptionError("sizes is empty, expected at least one")
