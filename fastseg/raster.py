@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -176,8 +177,8 @@ def rasterize_batch(
     if out is None:
         out = np.empty((count, height, width), np.bool_)
     _check_out(out, (count, height, width))
-    if threads < 1:
-        raise OptionError(f"threads is {threads}, expected at least 1")
+    if not (isinstance(threads, Integral) and threads > 0):
+        raise OptionError(f"threads is {threads!r}, expected a whole number from 1")
     cells = out.view(np.uint8)
     rows = _scratch_rows(height, width, rules)
     options = rules.shift, rules.edges_code, rules.fill == "nonzero", rows
@@ -384,13 +385,13 @@ def _as_offsets(values: Any, name: str, total: int) -> NDArray[np.int64]:
             f"{name} is {array.dtype} {array.shape}, expected integers (n + 1,)"
         )
     offsets = np.ascontiguousarray(array, dtype=np.int64)
-    falls = offsets[1:] < offsets[:-1]
-    if falls.any():
-        k = int(falls.argmax()) + 1
+    fault = polygon.check_offsets(offsets, total)
+    if fault > 0:
         raise GeometryError(
-            f"{name}[{k}] is {offsets[k]} after {offsets[k - 1]}; {name} must ascend"
+            f"{name}[{fault}] is {offsets[fault]} after {offsets[fault - 1]}; "
+            f"{name} must ascend"
         )
-    if offsets[0] != 0 or offsets[-1] != total:
+    if fault == 0:
         raise GeometryError(
             f"{name} goes from {offsets[0]} to {offsets[-1]}, expected 0 to {total}"
         )
@@ -398,7 +399,7 @@ def _as_offsets(values: Any, name: str, total: int) -> NDArray[np.int64]:
 
 
 def _check_out(out: Any, shape: tuple[int, ...]) -> None:
-    if not isinstance(out, np.ndarray) or out.dtype not in (np.bool_, np.uint8):
+    if not isinstance(out, np.ndarray) or out.dtype.char not in "?B":
         kind = getattr(out, "dtype", type(out).__name__)
         raise OptionError(f"out is {kind}, expected an array of bool or uint8")
     if out.shape != shape:
