@@ -25,6 +25,7 @@ REAL = Path(os.environ.get("FASTSEG_REAL_DATA", PROJECT.parent / "shared" / "dat
 
 SIDES = (256, 512, 1024, 4096)
 COMPARED_S = 0.4
+THREADED_TIMES = 40
 VERTICES = (16, 64, 256, 4096, 100_000)
 # So many masks a call; one of the largest is more than caches hold.
 STARS = {256: 16, 512: 8, 1024: 4, 4096: 1}
@@ -71,6 +72,13 @@ def fastseg_batch(side, contours):
     out = np.empty((len(contours), side, side), np.bool_)
     points, offsets = as_rings(contours)
     return lambda: rasterize_batch(points, offsets, (side, side), out)
+
+
+def fastseg_closed(side, contours):
+    """The same with all centres on the outline in, DICOM's reading."""
+    out = np.empty((len(contours), side, side), np.bool_)
+    points, offsets = as_rings(contours)
+    return lambda: rasterize_batch(points, offsets, (side, side), out, edges="closed")
 
 
 def fastseg_single(side, contours):
@@ -154,6 +162,7 @@ def skimage(side, contours):
 
 TOOLS = {
     "fastseg": fastseg_batch,
+    "fastseg-closed": fastseg_closed,
     "fastseg-single": fastseg_single,
     "fastseg-coverage": fastseg_coverage,
     "cv2": cv2_fixed,
@@ -200,6 +209,28 @@ def test_fill(benchmark, case, tool):
         ratios = compare(fill, fastseg_batch(side, contours))
         benchmark.extra_info["ratio"] = ratios
     benchmark(fill)
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case == "sunnybrook"])
+def test_two_threads(benchmark, case):
+    """Times two threads on the real contours, each forty times, beside one."""
+    side, contours = CASES[case]()
+    points, offsets = as_rings(contours * THREADED_TIMES)
+    out = np.empty((len(offsets) - 1, side, side), np.bool_)
+
+    def fill(threads):
+        return rasterize_batch(points, offsets, (side, side), out, threads=threads)
+
+    truth = fill(1).copy()
+    assert np.array_equal(fill(2), truth)
+    benchmark.extra_info.update(
+        case=case,
+        tool="threads",
+        masks=len(out),
+        cores=os.cpu_count(),
+        ratio=compare(lambda: fill(1), lambda: fill(2)),
+    )
+    benchmark(lambda: fill(2))
 
 
 def compare(theirs, ours):

@@ -244,6 +244,8 @@ def test_up_to_64_classes_fit():
         ({"out": [1]}, OptionError, "out is list"),
         ({"shape": (5,)}, OptionError, r"shape is \(5,\)"),
         ({"threads": 0}, OptionError, "threads is 0"),
+        ({"threads": 1.5}, OptionError, "threads is 1.5, expected a whole number"),
+        ({"threads": "2"}, OptionError, "threads is '2'"),
         ({"edges": "shut"}, OptionError, "edges is 'shut', expected one of"),
         ({"fill": "evenodd"}, OptionError, "did you mean 'even-odd'"),
         ({"origin": "middle"}, OptionError, "origin is 'middle'"),

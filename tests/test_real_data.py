@@ -108,3 +108,26 @@ def test_unlabelled_images_can_be_kept(real_data, tmp_path):
     store = fastseg.open(report.path)
     assert len(store) == 500
     assert int((store.items["labelled"] != 0).sum()) == 36
+
+
+def test_real_masks_are_shapely_s(real_data):
+    """closed = covers and open = contains_properly, pixel for pixel, on all 54."""
+    shapely = pytest.importorskip("shapely")
+    files = sorted((real_data / "sunnybrook/contourfiles").glob("*/*/*.txt"))
+    assert len(files) == 54
+    for file in files:
+        ring = np.loadtxt(file)
+        polygon = shapely.Polygon(ring)
+        assert polygon.is_valid
+        shapely.prepare(polygon)
+        left, top = ring.min(axis=0).astype(int) - 1
+        right, bottom = ring.max(axis=0).astype(int) + 3
+        grid = np.meshgrid(np.arange(left, right), np.arange(top, bottom))
+        window = np.s_[top:bottom, left:right]
+        for edges, judge in (
+            ("closed", shapely.covers),
+            ("open", shapely.contains_properly),
+        ):
+            mask = fastseg.rasterize(ring, (256, 256), edges=edges)
+            assert_array_equal(mask[window], judge(polygon, shapely.points(*grid)))
+            assert mask.sum() == mask[window].sum()
