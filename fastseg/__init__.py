@@ -32,6 +32,11 @@ if TYPE_CHECKING:
     from fastseg.store.reader import Sample as Sample
     from fastseg.store.reader import Store as Store
     from fastseg.store.reader import open_store
+    from fastseg.store.selection import prove_split as prove_split
+    from fastseg.store.splits import read_split as read_split
+    from fastseg.store.splits import write_split as write_split
+    from fastseg.store.verify import VerifyReport as VerifyReport
+    from fastseg.store.verify import verify as verify
 
     open = open_store
 
@@ -44,16 +49,21 @@ _HOME = {
     "Loader": "fastseg.loading.loader",
     "Sample": "fastseg.store.reader",
     "Store": "fastseg.store.reader",
+    "VerifyReport": "fastseg.store.verify",
     "build": "fastseg.builder",
     "coverage": "fastseg.areas",
     "link": "fastseg.sources",
     "open": "fastseg.store.reader",
     "make_phantom": "fastseg.phantom",
+    "prove_split": "fastseg.store.selection",
     "rasterize": "fastseg.raster",
     "rasterize_batch": "fastseg.raster",
     "rasterize_labels": "fastseg.raster",
+    "read_split": "fastseg.store.splits",
     "show": "fastseg.pictures",
     "signed_distance": "fastseg.distance",
+    "verify": "fastseg.store.verify",
+    "write_split": "fastseg.store.splits",
 }
 _NAME_THERE = {"open": "open_store"}
 _ROOMS = ("dicom", "errors")

@@ -1,50 +1,34 @@
 """Links to store: the only room that sees images, contours and the store together."""
 
-import posixpath
+import os
 import warnings
-from collections import Counter, defaultdict
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
-from fractions import Fraction
-from functools import cache
+from contextlib import closing
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from math import ceil, nan, sqrt
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from xxhash import xxh3_64_intdigest
-
-from fastseg import __version__, dicom, sources
-from fastseg._kernels import tone
+from fastseg import __version__
 from fastseg.errors import (
     BuildError,
-    ContourError,
-    DicomError,
-    LinkError,
     NothingBuiltError,
     RejectedWarning,
     StoreError,
+    whole_number,
 )
-from fastseg.links import (
-    Link,
-    LinkTable,
-    Paths,
-    Reject,
-    StrPath,
-    reason_of,
-    save_rejects,
-)
-from fastseg.progress import Progress, silent
-from fastseg.raster import Rules, draw_rings, join_rings, shift_origin
+from fastseg.links import LinkTable, Paths, Reject, StrPath, save_rejects
+from fastseg.making import Maker
+from fastseg.planning import Planned, Refusal, plan_build
+from fastseg.progress import Progress, in_order, silent
+from fastseg.raster import Rules
 from fastseg.store import layout
-from fastseg.store.layout import Bucket
-from fastseg.store.reader import open_store
-from fastseg.store.writer import Item, Source, write_store
+from fastseg.store.partial import Partial, Work, remove_work, sole_builder
+from fastseg.store.reader import Store, open_store
+from fastseg.store.records import Record
+from fastseg.store.reuse import Finished
 
-# Order statistics are counted up to this range of values and sorted beyond it.
-WIDEST_COUNT = 2**20
+# More threads than this wait for one another: a third of an image's time is Python's.
+MOST_WORKERS = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +37,8 @@ class BuildReport:
 
     path      : the store
     samples   : how many it holds
+    kept      : how many of them were taken from an earlier store under that name or
+        from an interrupted build, because nothing of theirs has changed
     links     : how many contours were drawn
     rejects   : what was not used, as listed in `<path>.rejects.csv`
     off_image : contour files whose contour covers no pixel of its image
@@ -61,6 +47,7 @@ class BuildReport:
 
     path: Path
     samples: int
+    kept: int
     links: int
     rejects: tuple[Reject, ...]
     off_image: tuple[str, ...]
@@ -74,55 +61,46 @@ def build(
     edges: str = "half-open",
     fill: str = "even-odd",
     origin: str = "center",
+    workers: int | None = None,
     progress: Progress = silent,
 ) -> BuildReport:
     """Read all linked images and contours and write them into a store.
 
     links  : a table, or the path of one
     output : the store; one that is there already is replaced when the new one is
-        complete
+        complete, and left alone if nothing has changed
     edges, fill, origin : what belongs to a region, see `raster.Rules`
+    workers : threads that share the work, by default one a core up to four; the bytes
+        of the store do not depend on it
 
-    What cannot be used is left out, listed in `<output>.rejects.csv` and told by a
-    RejectedWarning; the rest is built. Raises NothingBuiltError where nothing is left,
-    BuildError where the target may not be replaced, LinkError for a malformed table,
-    OptionError, OSError.
+    A build that was interrupted, however, goes on where it stopped when it is called
+    again. What cannot be used is left out, listed in `<output>.rejects.csv` and told
+    by a RejectedWarning; the rest is built. Raises NothingBuiltError where nothing is
+    left, BuildError where the target may not be replaced or somebody else is building
+    it, LinkError for a malformed table, OptionError, OSError.
     """
     rules = Rules(edges=edges, fill=fill, origin=origin)
+    if workers is None:
+        workers = min(os.cpu_count() or 1, MOST_WORKERS)
+    workers = whole_number("workers", workers, 1)
     table = links if isinstance(links, LinkTable) else LinkTable.load(links)
     target = Path(output)
-    _check_target(target)
     if len(table.classes) > layout.MAX_CLASSES:
         raise BuildError(
             f"the links have {len(table.classes)} classes, a store holds at most "
             f"{layout.MAX_CLASSES}; link fewer labels"
         )
-    rejects = list(table.rejects)
-    samples = _plan(table, rejects, progress)
-    off_image: list[str] = []
-    while samples:
-        # A header may promise more than its file holds. What fails now is left out
-        # and the store is written again, as if it had never been linked.
-        off_image.clear()
-        items = (_item(sample, table, rules, rejects, off_image) for sample in samples)
-        failed = write_store(
-            target,
-            progress(items, "build", len(samples)),
-            buckets=[sample.bucket for sample in samples],
-            classes=table.classes,
-            options=asdict(rules),
-            software=_versions(),
-        )
-        if not failed:
-            break
-        samples = [sample for k, sample in enumerate(samples) if k not in failed]
+    with sole_builder(target):
+        work = _Build(table, target, rules, workers, progress)
+        store = work.run()
+    rejects = tuple(dict.fromkeys(work.rejects))
     listed = save_rejects(output, rejects)
-    if not samples:
+    if store is None:
         raise NothingBuiltError(
             f"nothing to build: {len(rejects)} rejected, see {listed}"
             if rejects
             else "nothing to build: the table has no links",
-            tuple(rejects),
+            rejects,
         )
     if rejects:
         warnings.warn(
@@ -132,221 +110,184 @@ def build(
         )
     return BuildReport(
         path=target,
-        samples=len(samples),
-        links=sum(len(sample.contours) for sample in samples),
-        rejects=tuple(rejects),
-        off_image=tuple(off_image),
-        fingerprint=open_store(target).fingerprint,
+        samples=len(store),
+        kept=work.kept,
+        links=work.drawn,
+        rejects=rejects,
+        off_image=tuple(work.off_image),
+        fingerprint=store.fingerprint,
     )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Contour:
-    label: str
-    file: str
-    source: Source
-    rings: list[NDArray[np.float64]]
+class _Outcome:
+    """What became of an item: a record of what is stored, None if nothing is."""
+
+    record: Record | None
+    rejects: list[Reject]
+    kept: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Sample:
-    """An image that is to be built, and its contours."""
+class _Build:
+    """One build. Its workers share it; `_make` and what it calls change nothing."""
 
-    link: Link
-    file: Path
-    bucket: Bucket
-    contours: list[_Contour]
+    def __init__(
+        self,
+        table: LinkTable,
+        target: Path,
+        rules: Rules,
+        workers: int,
+        progress: Progress,
+    ):
+        self.table, self.target = table, target
+        self.workers, self.progress = workers, progress
+        self.options, self.software = asdict(rules), _versions()
+        self.maker = Maker(Paths(table.base), table.classes, rules)
+        self.older = self._find_older()
+        self.rejects = list(table.rejects)
+        self.off_image: list[str] = []
+        self.kept = self.drawn = 0
 
-
-def _plan(table: LinkTable, rejects: list[Reject], progress: Progress) -> list[_Sample]:
-    """Look at every file but the pixels, so that the store's shape is known."""
-    groups: dict[tuple[str, int], list[Link]] = defaultdict(list)
-    for link in table.links:
-        groups[link.dicom_path, link.frame].append(link)
-    paths = Paths(table.base)
-    samples = []
-    for group in progress(groups.values(), "check", len(groups)):
-        sample = _plan_sample(group, paths, rejects)
-        if sample is not None:
-            samples.append(sample)
-    return samples
-
-
-def _plan_sample(
-    links: list[Link], paths: Paths, rejects: list[Reject]
-) -> _Sample | None:
-    link = links[0]
-    file = Path(link.dicom_path)
-    try:
-        file = paths.resolve(link.dicom_path, link.root)
-        patients = {other.patient for other in links}
-        if len(patients) > 1:
-            raise LinkError(f"is linked to several patients: {sorted(patients)}")
-        header = dicom.read_header(file)
-        if link.frame >= header.frames:
-            raise LinkError(f"has {header.frames} frames, no frame {link.frame}")
-    except (DicomError, LinkError, OSError) as exc:
-        reason = reason_of(exc, file, link.dicom_path)
-        _reject_image(link, links, reason, rejects)
-        return None
-    seen = Counter(other.label for other in links)
-    contours = []
-    for other in links:
-        if not other.contour_path:
-            continue
-        try:
-            if seen[other.label] > 1:
-                raise LinkError(
-                    f"is one of {seen[other.label]} links of class {other.label} to "
-                    f"{other.dicom_path}, frame {other.frame}; keep one"
-                )
-            contours.append(_read_contour(other, paths))
-        except (ContourError, LinkError, OSError) as exc:
-            line = exc.line if isinstance(exc, ContourError) else None
-            reason = reason_of(exc, other.contour_path)
-            rejects.append(Reject(other.contour_path, line, reason))
-    if not contours and any(other.contour_path for other in links):
-        rejects.append(
-            Reject(link.dicom_path, None, "left out: none of its contours can be used")
+    def run(self) -> Store | None:
+        """Build, and return the store; None if there is nothing to build."""
+        planned, rejects = plan_build(
+            self.table, self.maker.paths, self.progress, self.workers
         )
+        self.rejects += rejects
+        if self.older is not None and self._is_up_to_date(self.older, planned):
+            remove_work(self.target)
+            return self.older.store
+        # A header may promise more than its file holds. What fails now is left out and
+        # the store begun again; what is finished is taken over, not made again.
+        while planned:
+            with Partial(
+                self.target,
+                buckets=[item.bucket for item in planned],
+                links=[item.hash for item in planned],
+                classes=self.maker.classes,
+                options=self.options,
+                software=self.software,
+            ) as partial:
+                failed = self._fill(partial, planned)
+                if not failed:
+                    partial.publish()
+                    return open_store(self.target)
+            planned = [item for k, item in enumerate(planned) if k not in failed]
+        remove_work(self.target)
         return None
-    bucket = Bucket((header.rows, header.columns), header.dtype)
-    return _Sample(link=link, file=file, bucket=bucket, contours=contours)
 
+    def _fill(self, partial: Partial, planned: list[Planned]) -> set[int]:
+        """Make all items; return the places of those that cannot be made."""
+        self.off_image, self.kept, self.drawn = [], 0, 0
+        failed = set()
 
-def _read_contour(link: Link, paths: Paths) -> _Contour:
-    data = paths.resolve(link.contour_path, link.root).read_bytes()
-    rings = sources.read_rings(data, link.contour_path, link.format, link.contour_key)
-    return _Contour(
-        label=link.label,
-        file=link.contour_path,
-        source=_source(link.contour_path, link.root, data),
-        rings=rings,
-    )
+        def make(task: tuple[int, tuple[Work, Record] | None]) -> _Outcome:
+            k, left = task
+            return self._make(partial, k, planned[k], left)
 
+        # Only this thread reads and writes the journal.
+        tasks = ((k, partial.kept(k)) for k in range(len(planned)))
+        with closing(in_order(make, tasks, self.workers)) as outcomes:
+            told = self.progress(outcomes, "build", len(planned))
+            for k, outcome in enumerate(told):
+                self.rejects += outcome.rejects
+                if outcome.record is None:
+                    failed.add(k)
+                else:
+                    partial.add(k, outcome.record)
+                    self._count(planned[k], outcome.record.facts, outcome.kept)
+        return failed
 
-def _item(
-    sample: _Sample,
-    table: LinkTable,
-    rules: Rules,
-    rejects: list[Reject],
-    off_image: list[str],
-) -> Item | None:
-    """Read the pixels and draw the contours; None after rejecting the image."""
-    link = sample.link
-    try:
-        data = sample.file.read_bytes()
-        image = dicom.decode(data, link.dicom_path, link.frame)
-        if Bucket(image.pixels.shape, image.pixels.dtype) != sample.bucket:
-            raise DicomError("has changed while the store was built; build again")
-    except (DicomError, ImportError, OSError) as exc:
-        links = [replace(link, contour_path=c.file) for c in sample.contours]
-        _reject_image(link, links, reason_of(exc, link.dicom_path), rejects)
-        return None
-    mask = np.zeros(image.pixels.shape, layout.mask_dtype(table.classes))
-    rings = []
-    for contour in sample.contours:
-        k = table.classes.index(contour.label)
-        draw_rings(*join_rings(contour.rings), mask, k, rules)
-        # Stored in the frame in which pixel centres are integers.
-        moved = [shift_origin(ring, rules.origin) for ring in contour.rings]
-        rings.append((k, contour.source, moved))
-    pixels = np.empty(len(table.classes), np.int64)
-    boxes = np.empty((len(table.classes), 4), np.int64)
-    tone.measure_classes(mask, pixels, boxes)
-    for (k, *_), contour in zip(rings, sample.contours, strict=True):
-        if not pixels[k]:
-            off_image.append(contour.file)
-    slope, intercept = image.header.value_map
-    return Item(
-        image=image.pixels,
-        mask=mask,
-        rings=rings,
-        source=_source(link.dicom_path, link.root, data),
-        facts={
-            "patient": link.patient,
-            "series": image.header.series,
-            "instance": _or(image.header.instance, -1),
-            "frame": link.frame,
-            "spacing_mm": _or(image.header.spacing_mm, (nan, nan)),
-            "slope": slope,
-            "intercept": intercept,
-            "window": _or(image.header.value_window, (nan, nan)),
-            "pixels": pixels,
-            "bbox": boxes,
-            **_statistics(image.pixels),
-        },
-    )
-
-
-def _reject_image(
-    link: Link, links: Iterable[Link], reason: str, rejects: list[Reject]
-) -> None:
-    """Reject an image and, so that nothing is lost silently, each of its contours."""
-    rejects.append(Reject(link.dicom_path, None, reason))
-    for other in links:
-        if other.contour_path:
-            rejects.append(
-                Reject(
-                    other.contour_path, None, f"its image {link.dicom_path} is rejected"
-                )
-            )
-
-
-def _source(path: str, root: str, data: bytes) -> Source:
-    return Source(
-        path=posixpath.relpath(path, root), size=len(data), xxh3=xxh3_64_intdigest(data)
-    )
-
-
-def _statistics(image: NDArray[Any]) -> dict[str, Any]:
-    """Return the statistics columns of stored values, exact before the last rounding.
-
-    Sums are whole numbers, so they depend on neither order nor machine.
-    """
-    least, greatest, total, high, low = tone.sum_values(image)
-    squares = (int(high) << 32) + int(low)
-    count, total = image.size, int(total)
-    variance = Fraction(count * squares - total * total, count * count)
-    ranks = _percentile_ranks(count)
-    if greatest - least < WIDEST_COUNT:
-        percentiles = np.empty(len(ranks))
-        tone.rank_values(image, least, greatest, ranks, percentiles)
-    else:
-        percentiles = np.partition(image, ranks, axis=None)[ranks].astype(np.float64)
-    return {
-        "mean": total / count,
-        "std": sqrt(variance),
-        "min": float(least),
-        "max": float(greatest),
-        "percentiles": percentiles,
-    }
-
-
-@cache
-def _percentile_ranks(count: int) -> NDArray[np.int64]:
-    """Return the nearest ranks (0 the smallest) of `layout.PERCENTILES`."""
-    shares = (Fraction(str(q)) / 100 for q in layout.PERCENTILES)
-    return np.array([max(ceil(share * count), 1) - 1 for share in shares], np.int64)
-
-
-def _check_target(target: Path) -> None:
-    if target.is_dir():
-        raise BuildError(f"{target}: is a folder, expected the name of a store")
-    if target.exists():
+    def _make(
+        self, partial: Partial, k: int, item: Planned, left: tuple[Work, Record] | None
+    ) -> _Outcome:
+        """Put an item into the file, from earlier work if that will do."""
+        if left is not None and left[1].stamps == self.maker.stamps(item):
+            taken = partial.take(k, *left)
+            if taken is not None:
+                return _Outcome(record=taken, rejects=[], kept=True)
         try:
-            open_store(target)
+            material = self.maker.read(item)
+            index = self.older.find(material.hash) if self.older else None
+            if self.older and index is not None:
+                pixels = self.older.pixels(index)
+                if pixels is not None:
+                    partial.write(k, *pixels)
+                    record = self.older.record(
+                        index,
+                        links=0 if material.rejects else item.hash,
+                        places=partial.places(k),
+                        stamps=material.stamps,
+                    )
+                    return _Outcome(record=record, rejects=material.rejects, kept=True)
+            image = self.maker.decode(item, material)
+        except Refusal as exc:
+            return _Outcome(record=None, rejects=exc.rejects)
+        record, mask = self.maker.make(item, material, image, partial.places(k))
+        partial.write(k, image.pixels, mask)
+        return _Outcome(record=record, rejects=material.rejects)
+
+    def _find_older(self) -> Finished | None:
+        """Return the store that is to be replaced, if its items can be used again."""
+        if self.target.is_dir():
+            raise BuildError(f"{self.target}: is a folder, expected a store's name")
+        if not self.target.exists():
+            return None
+        try:
+            store = open_store(self.target)
         except StoreError as exc:
             raise BuildError(
-                f"{target}: exists and is no sound store ({exc}); remove it or choose "
-                "another name"
+                f"{self.target}: exists and is no sound store ({exc}); remove it or "
+                "choose another name"
             ) from None
+        made = store.classes, store.options, store.software
+        alike = made == (self.maker.classes, self.options, self.software)
+        return Finished(store) if alike else None
+
+    def _is_up_to_date(self, older: Finished, planned: list[Planned]) -> bool:
+        """Return whether a build would give the same store again.
+
+        Contents decide, so every file is read; nothing is written.
+        """
+        found, rejects = [], []
+
+        def look(item: Planned) -> tuple[int | None, list[Reject]]:
+            try:
+                material = self.maker.read(item)
+                index = older.find(material.hash)
+                if index is None:  # it is new, unless it cannot be used anyway
+                    self.maker.decode(item, material)
+                return index, material.rejects
+            except Refusal as exc:
+                return -1, exc.rejects
+
+        with closing(in_order(look, planned, self.workers)) as looks:
+            told = self.progress(looks, "compare", len(planned))
+            for item, (index, rejected) in zip(planned, told, strict=False):
+                if index is None:
+                    return False
+                if index >= 0:
+                    found.append(index)
+                    facts = {n: c[index] for n, c in older.store.items.items()}
+                    self._count(item, facts, kept=True)
+                rejects += rejected
+        if found != list(range(len(older.store))):
+            return False
+        self.rejects += rejects
+        return True
+
+    def _count(self, item: Planned, facts: Any, kept: bool) -> None:
+        """Count an item of the store for the report."""
+        self.kept += kept
+        files = {link.label: link.contour_path for link in item.links}
+        labelled = int(facts["labelled"])
+        for bit, name in enumerate(self.maker.classes):
+            if labelled >> bit & 1:
+                self.drawn += 1
+                if not facts["pixels"][bit]:
+                    self.off_image.append(files[name])
 
 
 def _versions() -> dict[str, str]:
     packages = ("h5py", "numpy", "pydicom")
     return {"fastseg": __version__, **{name: version(name) for name in packages}}
-
-
-def _or(value: Any, default: Any) -> Any:
-    return default if value is None else value

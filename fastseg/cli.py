@@ -1,159 +1,27 @@
-"""The command line: thin verbs over the library.
+"""The command line: thin verbs over the library."""
 
-Exit status: 0 if all was done and nothing lost, 1 for an error, 2 for a command that
-cannot be meant, 3 if some input was rejected, 130 after Ctrl-C.
-"""
-
-import functools
-import inspect
 import time
-import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
 from rich.table import Table
 
 import fastseg
-from fastseg.errors import FastsegError, RejectedWarning
-from fastseg.links import Reject, rejects_path
-
-T = TypeVar("T")
-
-# A bar appears for what takes longer than this.
-BAR_AFTER_S = 1.0
-# So many rejects are printed; all are in the file.
-REJECTS_SHOWN = 5
-EXIT_ERROR, EXIT_REJECTS, EXIT_INTERRUPT = 1, 3, 130
-
-app = typer.Typer(
-    name="fastseg",
-    help="Medical images and hand-drawn contours into training batches.",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode="markdown",
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+from fastseg.errors import OptionError
+from fastseg.store.selection import has_class, torn
+from fastseg.terminal import (
+    EXIT_ERROR,
+    EXIT_REJECTS,
+    REJECTS_SHOWN,
+    AllowRejects,
+    Output,
+    app,
+    fail,
+    many,
+    verb,
 )
-
-
-class Output:
-    """Where a verb prints: results on stdout, everything else on stderr."""
-
-    def __init__(self, verbose: bool, quiet: bool):
-        self.verbose, self.quiet = verbose, quiet
-        self.out = Console(quiet=quiet, highlight=False, soft_wrap=True, markup=False)
-        self.err = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
-
-    def say(self, text: str) -> None:
-        """Print a line of the result, unless quiet."""
-        self.out.print(text)
-
-    def detail(self, text: str) -> None:
-        """Print a line that only a curious reader wants."""
-        if self.verbose:
-            self.err.print(text)
-
-    def progress(self, items: Iterable[T], label: str, total: int) -> Iterator[T]:
-        """Yield items under a bar, if a person is watching and it takes a while."""
-        watched = self.err.is_terminal and not self.quiet
-        start, bar, task = time.monotonic(), None, None
-        try:
-            for done, item in enumerate(items):
-                if watched and bar is None and time.monotonic() - start > BAR_AFTER_S:
-                    columns = (TextColumn(f"{label:>12}"), BarColumn())
-                    counters = (MofNCompleteColumn(), TimeRemainingColumn())
-                    bar = Bar(*columns, *counters, console=self.err, transient=True)
-                    bar.start()
-                    task = bar.add_task(label, total=total)
-                if bar is not None and task is not None:
-                    bar.update(task, completed=done)
-                yield item
-        finally:
-            if bar is not None:
-                bar.stop()
-
-    def rejects(self, rejects: Iterable[Reject], output: Path, allow: bool) -> None:
-        """Say what was rejected and leave with status 3 unless that is allowed."""
-        rows = list(rejects)
-        if not rows:
-            return
-        listed = rejects_path(output)
-        self.err.print(f"{len(rows)} rejected, listed in {listed}:", style="yellow")
-        for reject in rows if self.verbose else rows[:REJECTS_SHOWN]:
-            place = (
-                reject.file if reject.line is None else f"{reject.file}:{reject.line}"
-            )
-            self.err.print(f"  {place}: {reject.reason}")
-        if len(rows) > REJECTS_SHOWN and not self.verbose:
-            self.err.print(f"  and {len(rows) - REJECTS_SHOWN} more")
-        if not allow:
-            self.err.print(
-                "the rest is done; exit status 3 says that something is missing "
-                "(--allow-rejects accepts it)"
-            )
-            raise typer.Exit(EXIT_REJECTS)
-
-
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
-
-
-def verb(function: Callable[..., None]) -> Callable[..., None]:
-    """Make a command of a function whose first argument is the Output."""
-
-    @functools.wraps(function)
-    def run(
-        *args: Any, verbose: bool, quiet: bool, debug: bool, **options: Any
-    ) -> None:
-        # Rejects are told in full by the verbs themselves.
-        warnings.simplefilter("ignore", RejectedWarning)
-        output = Output(verbose, quiet)
-        try:
-            function(output, *args, **options)
-        except (typer.Exit, typer.Abort):
-            raise
-        except KeyboardInterrupt:
-            _fail(output, "interrupted", EXIT_INTERRUPT)
-        except Exception as exc:
-            if debug:
-                raise
-            known = isinstance(exc, FastsegError | OSError)
-            text = str(exc) if known else f"{type(exc).__name__}: {exc}"
-            hint = "" if known else " (a defect of fastseg; --debug shows where)"
-            _fail(output, f"{text}{hint}", EXIT_ERROR)
-
-    signature = inspect.signature(function)
-    shared = [
-        inspect.Parameter(
-            name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=a
-        )
-        for name, a in (("verbose", Verbose), ("quiet", Quiet), ("debug", Debug))
-    ]
-    own = [
-        parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
-        for parameter in list(signature.parameters.values())[1:]
-    ]
-    run.__signature__ = signature.replace(parameters=own + shared)  # type: ignore[attr-defined]
-    return app.command()(run)
-
-
-def _fail(output: Output, text: str, status: int) -> NoReturn:
-    output.err.print(f"error: {text}", style="bold red")
-    raise typer.Exit(status)
-
-
-AllowRejects = Annotated[
-    bool,
-    typer.Option(
-        "--allow-rejects", help="Exit with status 0 even if some input was rejected."
-    ),
-]
 
 
 @verb
@@ -185,13 +53,13 @@ def link(
     )
     table.save(out)
     counts = ", ".join(f"{count} {name}" for name, count in table.counts().items())
-    output.say(f"{out}: {_many(table.images, 'image')}, {counts or 'no contours'}")
+    output.say(f"{out}: {many(table.images, 'image')}, {counts or 'no contours'}")
     if table.unlabelled:
         fate = "kept" if keep_unlabelled else "left out (--keep-unlabelled keeps them)"
-        output.say(f"{_many(table.unlabelled, 'image')} without a contour: {fate}")
+        output.say(f"{many(table.unlabelled, 'image')} without a contour: {fate}")
     if table.ignored:
         output.say(
-            f"ignored {_many(len(table.ignored), 'file')} of another kind"
+            f"ignored {many(len(table.ignored), 'file')} of another kind"
             + ("" if output.verbose else " (--verbose lists them)")
         )
         for name in table.ignored:
@@ -222,9 +90,16 @@ def build(
             help="Zero of the contours: `center` of the first pixel or its `corner`."
         ),
     ] = "center",
+    workers: Annotated[
+        int | None,
+        typer.Option(help="Threads that share the work; one a core, up to four."),
+    ] = None,
     allow_rejects: AllowRejects = False,
 ) -> None:
     """Read all images and contours of a table into a store.
+
+    A build that was interrupted goes on where it stopped when the same command is
+    given again; one that is repeated makes anew only what has changed.
 
     Example: `fastseg build links.csv -o heart.h5`
     """
@@ -236,21 +111,30 @@ def build(
             edges=edges,
             fill=fill,
             origin=origin,
+            workers=workers,
             progress=output.progress,
         )
+    except (KeyboardInterrupt, OSError):
+        if Path(f"{out}.partial").exists():
+            output.err.print(
+                "what is finished is kept; the same command goes on from there"
+            )
+        raise
     except fastseg.errors.NothingBuiltError as exc:
         output.rejects(exc.rejects, out, allow=True)
-        _fail(output, str(exc), EXIT_REJECTS)
+        fail(output, str(exc), EXIT_REJECTS)
     seconds = time.perf_counter() - start
     size = out.stat().st_size / 1e6
     output.say(
-        f"{out}: {_many(report.samples, 'sample')}, "
-        f"{_many(report.links, 'contour')}, {size:.1f} MB in {seconds:.1f} s"
+        f"{out}: {many(report.samples, 'sample')}, "
+        f"{many(report.links, 'contour')}, {size:.1f} MB in {seconds:.1f} s"
     )
+    if report.kept:
+        output.say(f"{report.kept} of them unchanged, taken from earlier work")
     output.detail(f"fingerprint {report.fingerprint}")
     if report.off_image:
         output.say(
-            f"{_many(len(report.off_image), 'empty mask')}: the contour covers no "
+            f"{many(len(report.off_image), 'empty mask')}: the contour covers no "
             "pixel of its image" + ("" if output.verbose else " (--verbose lists them)")
         )
         for name in report.off_image:
@@ -283,8 +167,10 @@ def info(
     output.out.print(head)
     output.say("")
     shapes = Table("bucket", "samples", "spacing (mm)", "values", box=None)
-    for k, (name, images) in enumerate(opened.images.items()):
-        here = items["bucket"] == k
+    order, start = items["bucket"].argsort(kind="stable"), 0
+    for name, images in opened.images.items():
+        here = order[start : start + len(images)]
+        start += len(images)
         spacing = items["spacing_mm"][here]
         values = f"{items['min'][here].min():g} to {items['max'][here].max():g}"
         shapes.add_row(name, str(len(images)), _range(spacing), values)
@@ -292,7 +178,7 @@ def info(
     output.say("")
     classes = Table("class", "bit", "samples", "mean area (pixels)", box=None)
     for k, name in enumerate(opened.classes):
-        labelled = (items["labelled"] >> items["labelled"].dtype.type(k)) & 1 == 1
+        labelled = has_class(items["labelled"], k)
         count = int(labelled.sum())
         area = items["pixels"][labelled, k].mean() if count else 0.0
         classes.add_row(name, str(k), str(count), f"{area:.0f}")
@@ -302,10 +188,6 @@ def info(
             output.say(f"patient {patient}")
 
 
-def _many(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
 def _range(values: Any) -> str:
     """Return a text for the least and greatest of some numbers, NaN if unknown."""
     if len(values) == 0 or (values != values).all():
@@ -313,6 +195,128 @@ def _range(values: Any) -> str:
     known = values[values == values]
     least, greatest = known.min(), known.max()
     return f"{least:g}" if least == greatest else f"{least:g} to {greatest:g}"
+
+
+@verb
+def verify(
+    output: Output,
+    store: Annotated[Path, typer.Argument(help="Store to prove.")],
+    sources: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of the data set: compare the original files as well."
+        ),
+    ] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(help="How many read and hash.", show_default="one per core"),
+    ] = None,
+) -> None:
+    """Prove that a store is what it was when it was written.
+
+    Reads all of it and recomputes every checksum; the exit status is 1 if anything
+    has changed.
+
+    Example: `fastseg verify heart.h5 --sources data/sunnybrook`
+    """
+    start = time.perf_counter()
+    report = fastseg.verify(
+        store, sources=sources, threads=threads, progress=output.progress
+    )
+    seconds, size = time.perf_counter() - start, report.bytes_read / 1e9
+    output.say(
+        f"{store}: {'damaged' if report.damages else 'sound'}, "
+        f"{many(report.samples, 'sample')}, {size:.3f} GB in {seconds:.1f} s "
+        f"({size / seconds:.1f} GB/s)"
+    )
+    output.say(f"fingerprint {report.fingerprint}")
+    _list(output, "damaged", report.damages)
+    _list(output, "changed since the store was built", report.changed_sources)
+    if not report.is_sound:
+        raise typer.Exit(EXIT_ERROR)
+
+
+def _list(output: Output, what: str, rows: Sequence[Any]) -> None:
+    if not rows:
+        return
+    output.err.print(f"{len(rows)} {what}:", style="yellow")
+    for row in rows if output.verbose else rows[:REJECTS_SHOWN]:
+        output.err.print(f"  {row}")
+    if len(rows) > REJECTS_SHOWN and not output.verbose:
+        output.err.print(f"  and {len(rows) - REJECTS_SHOWN} more (--verbose lists)")
+
+
+@verb
+def split(
+    output: Output,
+    store: Annotated[Path, typer.Argument(help="Store to split.")],
+    part: Annotated[
+        list[str],
+        typer.Option(help="A part and its fraction; repeat it for each part."),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Table to write.")] = Path(
+        "splits.csv"
+    ),
+    by: Annotated[
+        str, typer.Option(help="What stays whole: `patient`, `series` or `sample`.")
+    ] = "patient",
+    seed: Annotated[int, typer.Option(help="Which split.")] = 0,
+    stratify: Annotated[
+        str | None,
+        typer.Option(help="Make parts alike in labelled `classes` or image `shape`."),
+    ] = None,
+    label: Annotated[
+        list[str] | None,
+        typer.Option(help="Only samples with this class; repeat for several."),
+    ] = None,
+) -> None:
+    """Split a store into parts that share no patient, and write them as a table.
+
+    Example: `fastseg split heart.h5 -o splits.csv --part train=0.8 --part val=0.2`
+    """
+    opened = fastseg.open(store)
+    chosen = opened.select(classes=label or None)
+    parts = opened.split(
+        _fractions(part), by=by, seed=seed, stratify=stratify, indices=chosen
+    )
+    fastseg.write_split(out, opened, parts, by=by)
+    table = Table("", *parts, box=None)
+    patients = [set(opened.items["patient"][part].tolist()) for part in parts.values()]
+    table.add_row("samples", *(str(len(part)) for part in parts.values()))
+    table.add_row("share", *(f"{len(p) / len(chosen):.1%}" for p in parts.values()))
+    table.add_row("patients", *(str(len(group)) for group in patients))
+    for k, name in enumerate(opened.classes):
+        labelled = has_class(opened.items["labelled"], k)
+        table.add_row(name, *(str(labelled[p].sum()) for p in parts.values()))
+    output.out.print(table)
+    count = torn(opened, parts, by="patient")
+    shared = many(count, "patient") if count else "no patient"
+    output.say(
+        f"{out}: {many(len(chosen), 'sample')} by {by}, seed {seed}; "
+        f"{shared} in more than one part"
+    )
+    if output.verbose:
+        for name, group in zip(parts, patients, strict=True):
+            for patient in sorted(group):
+                output.say(f"{name} {patient.decode()}")
+
+
+def _fractions(parts: list[str]) -> dict[str, float]:
+    """Return the fractions that texts like train=0.8 give."""
+    given: dict[str, float] = {}
+    for text in parts:
+        name, equals, share = text.partition("=")
+        try:
+            fraction = float(share)
+        except ValueError:
+            equals = ""
+        if not equals or name in given:
+            raise OptionError(
+                f"--part is {text!r}, expected a new name and a fraction, as in "
+                "train=0.8"
+            )
+        given[name] = fraction
+    return given
 
 
 @verb
@@ -365,8 +369,8 @@ def phantom(
         progress=output.progress,
         **sizes,  # type: ignore[arg-type]
     )
-    images = _many(patients * slices * phases, "image")
-    output.say(f"{out}: {_many(patients, 'patient')}, {images}")
+    images = many(patients * slices * phases, "image")
+    output.say(f"{out}: {many(patients, 'patient')}, {images}")
 
 
 def _print_version(wanted: bool) -> None:

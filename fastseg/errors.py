@@ -7,6 +7,7 @@ FastsegError
 ├── PathError          (LinkError)    a path or ID that leads outside its root
 ├── ContourError       (ValueError)   a contour file that cannot be read
 ├── DicomError         (ValueError)   an image file that cannot be read
+├── FileChangedError   (OSError)      a file that was written to while it was read
 ├── StoreError         (ValueError)   a file that is not a complete, sound store
 ├── BuildError         (ValueError)   a build that may not write where it was told
 │   └── NothingBuiltError             everything that was linked was rejected
@@ -18,6 +19,7 @@ what was expected, what came, where, and what to do next; it names files and
 IDs, never patients.
 """
 
+import operator
 from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Any
@@ -61,6 +63,10 @@ class DicomError(FastsegError, ValueError):
     """An image file is not DICOM, is damaged, or holds what cannot be used."""
 
 
+class FileChangedError(FastsegError, OSError):
+    """Somebody wrote to a file while it was read."""
+
+
 class StoreError(FastsegError, ValueError):
     """A file is not a store, is incomplete, truncated or of a newer version."""
 
@@ -97,6 +103,17 @@ def missing_extra(purpose: str, extra: str) -> MissingExtraError:
     return MissingExtraError(
         f'{purpose} needs an optional package: pip install "fastseg[{extra}]"'
     )
+
+
+def whole_number(name: str, value: Any, least: int) -> int:
+    """Return an option as an int from `least` on, or raise OptionError."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = least - 1
+    if number < least:
+        raise OptionError(f"{name} is {value!r}, expected a whole number from {least}")
+    return number
 
 
 def one_of(what: str, given: object, allowed: Iterable[str]) -> str:

@@ -135,29 +135,35 @@ class Paths:
     """Resolves the paths of a table and refuses those that leave their root."""
 
     def __init__(self, base: Path):
-        self._base = base
+        self._base = os.fspath(base)
         # Links of a patient share folders; resolving one costs a dozen system
-        # calls, so each is resolved once.
-        self._real: dict[str, str] = {}
+        # calls, so each is resolved once: its real path, and whether it is inside.
+        self._folders: dict[tuple[str, str], tuple[str, bool]] = {}
 
-    def resolve(self, path: str, root: str) -> Path:
+    def resolve(self, path: str, root: str) -> str:
         """Return the real path, or raise PathError."""
-        folder, name = os.path.split(os.path.join(self._base, path))  # noqa: PTH118
-        real = os.path.join(self._realpath(folder), name)  # noqa: PTH118
+        folder, slash, name = path.rpartition("/")
+        home, inside = self._folder(folder + slash, root)
+        real = f"{home}{os.sep}{name}"
         if name in ("", ".", "..") or os.path.islink(real):  # noqa: PTH114
             real = os.path.realpath(real)
-        home = self._realpath(os.path.join(self._base, root))  # noqa: PTH118
-        if not is_inside(real, home):
+            inside = is_inside(real, self._folder(root, root)[0])
+        if not inside:
             raise PathError(
                 f"{path} leads outside its root {root!r}; links may not climb out "
                 "of the data folder, also not through symbolic links"
             )
-        return Path(real)
+        return real
 
-    def _realpath(self, folder: str) -> str:
-        if folder not in self._real:
-            self._real[folder] = os.path.realpath(folder)
-        return self._real[folder]
+    def _folder(self, folder: str, root: str) -> tuple[str, bool]:
+        """Return the real path of a folder and whether it lies in the root."""
+        if (folder, root) not in self._folders:
+            real, home = (
+                os.path.realpath(os.path.join(self._base, path))  # noqa: PTH118
+                for path in (folder, root)
+            )
+            self._folders[folder, root] = real, is_inside(real, home)
+        return self._folders[folder, root]
 
 
 def is_inside(real_path: StrPath, real_folder: StrPath) -> bool:

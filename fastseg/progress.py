@@ -1,14 +1,21 @@
-"""How long-running steps tell how far they are.
+"""How long-running steps share their work and tell how far they are.
 
 A step wraps the items it works through: `for item in progress(items, "read", n)`.
 The library is silent unless it is given something louder; the command line draws
 a bar.
 """
 
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from typing import Protocol, TypeVar
 
 T = TypeVar("T")
+R = TypeVar("R")
+
+# Items that a worker takes at a time: handing over costs 50 us.
+SHARE = 16
 
 
 class Progress(Protocol):
@@ -22,3 +29,34 @@ class Progress(Protocol):
 def silent(items: Iterable[T], label: str, total: int) -> Iterable[T]:
     """Show nothing."""
     return items
+
+
+def in_order(
+    function: Callable[[T], R], items: Iterable[T], workers: int
+) -> Generator[R, None, None]:
+    """Yield the results of a function for each item, in their order.
+
+    workers : how many threads share the work; 1 needs none
+
+    Only a few results are ahead of what is taken. To be closed, or exhausted: then no
+    thread is left.
+    """
+    if workers == 1:
+        yield from map(function, items)
+        return
+    rest = iter(items)
+    pool = ThreadPoolExecutor(workers, "fastseg-build")
+    ahead: deque[Future[list[R]]] = deque()
+    try:
+        while share := list(islice(rest, SHARE)):
+            ahead.append(pool.submit(_map, function, share))
+            if len(ahead) > 2 * workers:
+                yield from ahead.popleft().result()
+        while ahead:
+            yield from ahead.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _map(function: Callable[[T], R], items: list[T]) -> list[R]:
+    return [function(item) for item in items]

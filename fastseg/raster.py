@@ -5,14 +5,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
-from numbers import Integral
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastseg._kernels import polygon
-from fastseg.errors import GeometryError, OptionError, one_of
+from fastseg.errors import GeometryError, OptionError, one_of, whole_number
 
 EDGES = ("half-open", "closed", "open")
 FILLS = ("even-odd", "nonzero")
@@ -177,8 +176,7 @@ def rasterize_batch(
     if out is None:
         out = np.empty((count, height, width), np.bool_)
     _check_out(out, (count, height, width))
-    if not (isinstance(threads, Integral) and threads > 0):
-        raise OptionError(f"threads is {threads!r}, expected a whole number from 1")
+    threads = whole_number("threads", threads, 1)
     cells = out.view(np.uint8)
     rows = _scratch_rows(height, width, rules)
     options = rules.shift, rules.edges_code, rules.fill == "nonzero", rows

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-VERBS = ("link", "build", "info", "show", "phantom")
+VERBS = ("link", "build", "info", "verify", "split", "show", "phantom")
 
 
 @pytest.fixture
@@ -64,6 +64,46 @@ def test_rejects_are_listed_and_told_by_the_exit_status(
     assert not (tmp_path / "heart.h5.rejects.csv").exists()
 
 
+def test_verify_proves_a_store(fastseg_command, heart, study):
+    """A sound store is status 0 and its fingerprint is that of `info`."""
+    run = fastseg_command("verify", "heart.h5", "--sources", study, "--threads", 2)
+    assert (run.returncode, run.stderr) == (0, "")
+    first, second = run.stdout.splitlines()
+    assert re.fullmatch(
+        r"heart\.h5: sound, 8 samples, 0\.\d{3} GB in \d+\.\d s \(\d+\.\d GB/s\)", first
+    )
+    digest = second.removeprefix("fingerprint ")
+    assert digest in fastseg_command("info", "heart.h5").stdout
+    assert fastseg_command("verify", "heart.h5", "-q").stdout == ""
+
+
+def test_verify_names_what_is_damaged(fastseg_command, heart, study):
+    """Each damaged item and changed file is a line, at most five unless asked."""
+    import fastseg
+
+    opened = fastseg.open(heart)
+    offset = opened.offsets["masks/40x40_uint16"]
+    size = opened.masks["40x40_uint16"].nbytes
+    with heart.open("r+b") as file:
+        file.seek(offset)
+        file.write(bytes([255]) * size)
+    for path in study.rglob("*.dcm"):
+        path.unlink()
+    run = fastseg_command("verify", "heart.h5")
+    assert run.returncode == 1
+    assert "heart.h5: damaged, 8 samples" in run.stdout
+    assert "4 damaged:" in run.stderr
+    line = "  sample 0 (dicoms/PHANTOM0001/1.dcm): mask differs from what was written"
+    assert line in run.stderr.splitlines()
+    run = fastseg_command("verify", "heart.h5", "--sources", study)
+    assert run.returncode == 1
+    assert "8 changed since the store was built:" in run.stderr
+    assert "  dicoms/PHANTOM0001/1.dcm: is missing" in run.stderr
+    assert "  and 3 more (--verbose lists)" in run.stderr
+    run = fastseg_command("verify", "heart.h5", "--sources", study, "-v")
+    assert run.stderr.count("is missing") == 8
+
+
 def test_a_build_of_nothing_lists_why(fastseg_command, study, tmp_path):
     """If all is rejected there is no store, but the list and status 3."""
     assert fastseg_command("link", study).returncode == 0
@@ -91,7 +131,10 @@ def test_a_build_of_nothing_lists_why(fastseg_command, study, tmp_path):
         (("build", "study/link.csv"), "line 1: no column patient, dicom_path"),
         (("info", "study/link.csv"), "is no HDF5 file"),
         (("info", "none.h5"), "No such file"),
+        (("verify", "none.h5"), "No such file"),
+        (("verify", "study/link.csv"), "is no HDF5 file"),
         (("show", "none.h5"), "No such file"),
+        (("split", "none.h5", "--part", "train=1"), "No such file"),
         (("phantom", "study"), "study: is not an empty folder"),
         (("phantom", "new", "--size", "9"), "size is 9x9"),
     ],
@@ -128,6 +171,58 @@ def test_quiet_and_verbose(fastseg_command, study):
     assert "fingerprint" in run.stderr
     run = fastseg_command("info", "store.h5", "-v")
     assert "patient PHANTOM0002" in run.stdout
+
+
+def test_a_store_is_split_into_a_table(fastseg_command, store, tmp_path):
+    """The parts are counted, the table is read back, and patients are not named."""
+    arguments = ("split", store.path, "--part", "train=0.5", "--part", "val=0.5")
+    run = fastseg_command(*arguments, "--seed", 4, "--stratify", "classes")
+    assert (run.returncode, run.stderr) == (0, "")
+    lines = [line.split() for line in run.stdout.splitlines()]
+    assert ["train", "val"] in lines
+    assert ["samples", "16", "16"] in lines
+    assert ["share", "50.0%", "50.0%"] in lines
+    assert ["patients", "2", "2"] in lines
+    assert ["icontour", "16", "16"] in lines
+    assert ["ocontour", "8", "8"] in lines
+    assert "splits.csv: 32 samples by patient, seed 4; no patient in" in run.stdout
+    assert "PHANTOM" not in run.stdout
+    import fastseg
+
+    expected = store.split({"train": 0.5, "val": 0.5}, seed=4, stratify="classes")
+    parts = fastseg.read_split(tmp_path / "splits.csv", store)
+    assert {k: v.tolist() for k, v in parts.items()} == {
+        k: v.tolist() for k, v in expected.items()
+    }
+    run = fastseg_command(*arguments, "-o", "few.csv", "--label", "ocontour", "-v")
+    assert "few.csv: 16 samples by patient" in run.stdout
+    assert "PHANTOM0001" in run.stdout
+    run = fastseg_command(*arguments, "-q", "--by", "sample")
+    assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
+    run = fastseg_command(*arguments, "--by", "sample")
+    assert " patients in more than one part" in run.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (("--part", "train"), "--part is 'train', expected a new name and a fraction"),
+        (("--part", "train=x"), "--part is 'train=x', expected"),
+        (("--part", "a=0.5", "--part", "a=0.5"), "--part is 'a=0.5', expected a new"),
+        (("--part", "a=0.5"), "sum to 0.5, expected 1"),
+        (("--part", "a=1", "--by", "patients"), "did you mean 'patient'"),
+        (("--part", "a=1", "--label", "icontuor"), "did you mean 'icontour'"),
+    ],
+)
+def test_a_split_that_cannot_be_meant_is_one_line(
+    fastseg_command, store, tmp_path, options, text
+):
+    """Nothing is written, the status is 1, and the line says what was expected."""
+    run = fastseg_command("split", store.path, *options)
+    assert (run.returncode, run.stdout) == (1, "")
+    assert text in run.stderr
+    assert run.stderr.count("\n") == 1
+    assert not (tmp_path / "splits.csv").exists()
 
 
 def test_a_contour_off_its_image_is_counted(fastseg_command, study):

@@ -13,12 +13,16 @@ PACKAGE = Path(fastseg.__file__).parent
 
 # Rooms by floor; a room imports from its own floor and those below it.
 FLOORS = [
-    {"fastseg", "fastseg.errors", "fastseg.progress"},
+    {"fastseg", "fastseg.errors"},
+    {"fastseg.files", "fastseg.progress"},
     {"fastseg._kernels"},
     {"fastseg.raster", "fastseg.distance", "fastseg.areas", "fastseg.dicom"},
     {"fastseg.links", "fastseg.sources", "fastseg.store"},
+    {"fastseg.planning"},
+    {"fastseg.making"},
     {"fastseg.builder", "fastseg.loading"},
     {"fastseg.pictures", "fastseg.phantom"},
+    {"fastseg.terminal"},
     {"fastseg.cli"},
 ]
 FORBIDDEN = {

@@ -187,7 +187,7 @@ def test_several_shapes_without_a_size_are_refused(store):
     ("options", "text"),
     [
         ({"batch_size": 0}, "batch_size is 0, expected at least 1"),
-        ({"batch_size": 33}, "batch_size is 33, the store has 32 samples"),
+        ({"batch_size": 33}, "batch_size is 33, 32 samples are chosen"),
         ({"batch_size": 2.5}, "expected a whole number"),
         ({"threads": 0}, "threads is 0"),
         ({"prefetch": 0}, "prefetch is 0"),
@@ -325,3 +325,18 @@ def test_a_batch_belongs_to_its_holder(square):
         list(loader)
     for batch, copy in zip(kept, copies, strict=True):
         assert_array_equal(batch.image, copy)
+
+
+def test_a_part_of_a_split_is_loaded_by_itself(store):
+    """An epoch over chosen samples holds each once and no other."""
+    for part in store.split({"train": 0.75, "val": 0.25}).values():
+        loader = fastseg.Loader(store, indices=part, batch_size=3, size=96)
+        seen = np.concatenate([batch.index for batch in loader])
+        assert_array_equal(np.sort(seen), part)
+        assert len(loader) == -(-len(part) // 3)
+
+
+def test_chosen_samples_of_one_shape_need_no_size(store):
+    """Only the shapes of what is loaded must agree."""
+    square = store.select(shape=96)
+    assert fastseg.Loader(store, indices=square, batch_size=4).size == (96, 96)

@@ -9,8 +9,9 @@ import numpy as np
 
 from fastseg._kernels.jit import inlined, kernel
 
-META_START = 132  # after the preamble and "DICM"
-META_LENGTH = 0x00020000
+META_START = 132  # after the preamble and this word
+DICM = int.from_bytes(b"DICM", "little")
+META_LENGTH, LAST_META = 0x00020000, 0x0002FFFF
 TRANSFER_SYNTAX = 0x00020010
 CHARACTER_SET = 0x00080005
 PIXEL_DATA = 0x7FE00010
@@ -29,13 +30,14 @@ def vr_code(name: str) -> int:
     return int.from_bytes(name.encode(), "little")
 
 
-UL, UI, SQ, OB, OW = map(vr_code, ("UL", "UI", "SQ", "OB", "OW"))
-# Bytes from the tag of an element to its value; 0 where its VR is unknown (PS3.5 7.1.2).
+UL, US, UI, SQ, OB, OW = map(vr_code, ("UL", "US", "UI", "SQ", "OB", "OW"))
+# Bytes from tag to value, by the two letters of a VR (PS3.5 7.1.2); 0 if unknown.
 HEADER_SIZES = np.zeros((256, 256), np.uint8)
-for vr in "AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split():
-    HEADER_SIZES[tuple(vr.encode())] = 8
-for vr in "OB OD OF OL OV OW SQ SV UC UN UR UT UV".split():
-    HEADER_SIZES[tuple(vr.encode())] = 12
+for size, names in [
+    (8, b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US"),
+    (12, b"OB OD OF OL OV OW SQ SV UC UN UR UT UV"),
+]:
+    HEADER_SIZES[list(names[::3]), list(names[1::3])] = size
 
 
 @inlined
@@ -80,11 +82,10 @@ def read_meta(data):
     size = len(data)
     if size < META_START + 12:
         return 0, False
-    for k in range(4):
-        if data[META_START - 4 + k] != b"DICM"[k]:
-            return 0, False
     tag, vr, value, length = read_element(data, META_START, True)
-    if value == 0 or tag != META_LENGTH or vr != UL or length != 4:
+    if u32(data, META_START - 4) != DICM or tag != META_LENGTH or vr != UL:
+        return 0, False
+    if length != 4:
         return 0, False
     implicit = explicit = False
     while True:
@@ -109,96 +110,104 @@ def read_meta(data):
 
 
 @inlined
-def skip_sequence(data, start, explicit):
-    """Return the place after a sequence of undefined length, 0 if it is refused.
-
-    start : where its first item is
-    """
-    size, at, depth, in_item = len(data), start, 0, False
-    ends = np.empty(DEEPEST, np.int64)  # of the open items, -1 where undefined
+def end_of_sequence(data, at, explicit):
+    """Return the place after a sequence of undefined length, 0 if it is refused."""
+    size, depth, in_item = len(data), 0, False
+    ends = np.empty(DEEPEST, np.int64)  # of the open items; -1 where undefined
     while at + 8 <= size:
         if in_item and at == ends[depth]:
             in_item = False
             continue
         tag = read_tag(data, at)
-        if tag >= DELIMITERS:
-            length = u32(data, at + 4)
-            at += 8
-            if not in_item and tag == ITEM and length == UNDEFINED:
-                ends[depth], in_item = -1, True
-            elif not in_item and tag == ITEM and length <= size - at:
-                ends[depth], in_item = at + length, True
-            elif in_item and tag == ITEM_END and length == 0 and ends[depth] < 0:
-                in_item = False
-            elif not in_item and tag == SEQUENCE_END and length == 0:
-                if depth == 0:
-                    break
-                depth, in_item = depth - 1, True
+        if tag < DELIMITERS:
+            tag, vr, value, length = read_element(data, at, explicit)
+            # A character set of its own would have to be one that is known.
+            if not in_item or value == 0 or tag == CHARACTER_SET:
+                return 0
+            if length != UNDEFINED:
+                # Behind the end of its item only the end of the data follows.
+                at = value + length
+            elif explicit and vr == SQ and depth + 1 < DEEPEST:
+                at, depth, in_item = value, depth + 1, False
             else:
                 return 0
             continue
-        tag, vr, value, length = read_element(data, at, explicit)
-        # A character set of its own would have to be one that is known.
-        if not in_item or value == 0 or tag == CHARACTER_SET:
-            return 0
-        if length == UNDEFINED:
-            if not explicit or vr != SQ or depth + 1 == DEEPEST:
-                return 0
-            at, depth, in_item = value, depth + 1, False
+        length = u32(data, at + 4)
+        at += 8
+        if tag == ITEM and not in_item:
+            ends[depth] = -1 if length == UNDEFINED else at + length
+            in_item = True
+        elif tag == ITEM_END and in_item and ends[depth] < 0 and length == 0:
+            in_item = False
+        elif tag == SEQUENCE_END and not in_item and length == 0:
+            if depth == 0:
+                return at
+            depth, in_item = depth - 1, True
         else:
-            at = value + length
-            end = ends[depth] if ends[depth] >= 0 else size
-            if at > end:
-                return 0
-    else:
-        return 0
+            return 0
+    return 0
+
+
+@inlined
+def skip_sequence(data, start, explicit):
+    """Return the place after a sequence of undefined length, 0 if it is refused.
+
+    start : where its first item is
+    """
+    end = end_of_sequence(data, start, explicit)
     if not explicit:
-        # What is no sequence in pydicom's dictionary, it ends at the first delimiter.
-        for k in range(start, at - 8):
-            if read_tag(data, k) == SEQUENCE_END:
+        # What pydicom's dictionary does not call a sequence may end for it at the
+        # first delimiter, wherever that is.
+        for at in range(start, end - 8):
+            if read_tag(data, at) == SEQUENCE_END:
                 return 0
-    return at
+    return end
 
 
 @kernel
-def find_elements(data, wanted, spans):
-    """Find elements of a file; return whether it is understood and has pixels.
+def find_elements(data, wanted, found):
+    """Find elements of a file; return how many, 0 if it is not understood.
 
     data   : uint8 (n,), the file or its beginning
     wanted : int64 (k, 2), tag and VR (`vr_code`), tags ascending, the last PixelData;
         a file that has one with VR 0 is refused
-    spans  : int64 (k, 2), place and length of each value, all zero for an absent one
+    found  : int64 (k, 3), for each in turn its row in wanted, the place of its value,
+        or of a US the value, and the length; the last is PixelData
 
     Pixels may reach beyond the data. Elements behind them are looked at if any of
     them is in the data.
     """
-    spans[:] = 0
-    size, k = len(data), 0
+    size, k, count, last = len(data), 0, 0, LAST_META
     at, explicit = read_meta(data)
-    last = 0
     while 0 < at < size:
         tag, vr, value, length = read_element(data, at, explicit)
         if value == 0 or tag <= last or tag >= DELIMITERS:
-            return False
+            return 0
         last = tag
         while k < len(wanted) and wanted[k, 0] < tag:
             k += 1
         is_wanted = k < len(wanted) and wanted[k, 0] == tag
         if length == UNDEFINED:
             if is_wanted or (explicit and vr != SQ):
-                return False
+                return 0
             at = skip_sequence(data, value, explicit)
             continue
         at = value + length
         if length & 1:
-            return False
+            return 0
         if is_wanted:
             alike = vr == wanted[k, 1] or (vr == OB and tag == PIXEL_DATA)
             if wanted[k, 1] == 0 or (explicit and not alike):
-                return False
+                return 0
             if length > LONGEST and tag != PIXEL_DATA:
-                return False
-            spans[k, 0], spans[k, 1] = value, length
+                return 0
+            found[count, 0], found[count, 1], found[count, 2] = k, value, length
+            if wanted[k, 1] == US:
+                if length != 2 or at > size:
+                    return 0
+                found[count, 1] = u16(data, value)
+            count += 1
             if tag == PIXEL_DATA and at > size:
-                return True
-    return at == size and spans[-1, 0] > 0
+                return count
+    has_pixels = count > 0 and found[count - 1, 0] == len(wanted) - 1
+    return count if at == size and has_pixels else 0

@@ -9,13 +9,14 @@ from operator import index as whole
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from fastseg._kernels import gather
 from fastseg.errors import OptionError, one_of
 from fastseg.loading.sampling import batch_count, check_seed, epoch_order
 from fastseg.loading.scaling import Scaling
 from fastseg.store.reader import Store
+from fastseg.store.selection import check_indices
 
 MASKS = ("bits", "labels", "onehot")
 # More threads than this do not help: two fill a memory bus, and a training script
@@ -47,6 +48,8 @@ class Loader:
     """Iterates over a store in batches; each `for` loop over it is one epoch.
 
     store      : what `fastseg.open` returns
+    indices    : places of the samples to load, as `Store.select` and `Store.split`
+        return them; by default all
     batch_size : samples in a batch
     shuffle    : a new order in every epoch, a function of (seed, epoch) alone
     seed       : 0 to 2**64 - 1
@@ -76,6 +79,7 @@ class Loader:
         self,
         store: Store,
         *,
+        indices: ArrayLike | None = None,
         batch_size: int = 16,
         shuffle: bool = True,
         seed: int = 0,
@@ -91,9 +95,10 @@ class Loader:
     ):
         self.store = store
         self.batch_size = _at_least_one("batch_size", batch_size)
-        if self.batch_size > len(store):
+        self.indices = check_indices(store, indices)
+        if self.batch_size > len(self.indices):
             raise OptionError(
-                f"batch_size is {batch_size}, the store has {len(store)} samples"
+                f"batch_size is {batch_size}, {len(self.indices)} samples are chosen"
             )
         self.shuffle = shuffle
         self.seed = check_seed(seed)
@@ -101,7 +106,7 @@ class Loader:
         usual = min(cores or os.cpu_count() or 1, MOST_THREADS)
         self.threads = _at_least_one("threads", usual if threads is None else threads)
         self.prefetch = _at_least_one("prefetch", prefetch)
-        self.size = _common_size(store) if size is None else _pair(size)
+        self.size = _common_size(store, self.indices) if size is None else _pair(size)
         self.scaling = Scaling(normalize=normalize, percentiles=percentiles)
         self.scaling.check(store)
         self.pad = np.float32(pad)
@@ -112,14 +117,15 @@ class Loader:
         self.epoch = 0
 
     def __len__(self) -> int:
-        return batch_count(len(self.store), self.batch_size, self.drop_last)
+        return batch_count(len(self.indices), self.batch_size, self.drop_last)
 
     def __iter__(self) -> Iterator[Batch]:
         epoch, self.epoch = self.epoch, self.epoch + 1
         return self._run(epoch)
 
     def _run(self, epoch: int) -> Iterator[Batch]:
-        order = epoch_order(len(self.store), self.seed, epoch, self.shuffle)
+        count = len(self.indices)
+        order = self.indices[epoch_order(count, self.seed, epoch, self.shuffle)]
         pool = ThreadPoolExecutor(self.threads, thread_name_prefix="fastseg-loader")
         pending: deque[Future[Batch]] = deque()
         try:
@@ -223,8 +229,10 @@ def _pair(size: Any) -> tuple[int, int]:
     return _at_least_one("size", height), _at_least_one("size", width)
 
 
-def _common_size(store: Store) -> tuple[int, int]:
-    shapes = sorted({bucket.shape for bucket in store.buckets.values()})
+def _common_size(store: Store, indices: NDArray[np.int64]) -> tuple[int, int]:
+    buckets = list(store.buckets.values())
+    used = np.unique(store.items["bucket"][indices])
+    shapes: list[tuple[int, int]] = sorted({buckets[k].shape for k in used.tolist()})
     if len(shapes) > 1:
         listed = ", ".join(f"{height}x{width}" for height, width in shapes)
         largest = tuple(max(sides) for sides in zip(*shapes, strict=True))

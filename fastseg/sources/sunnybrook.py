@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +44,8 @@ CONTOUR_NAME = re.compile(
     re.IGNORECASE,
 )
 # What editors and file managers leave behind.
+NUMBER = r"[-+]?+(?:[0-9]++(?:\.[0-9]*+)?+|\.[0-9]++)(?:[eE][-+]?+[0-9]++)?+"
+PLAIN_VERTICES = re.compile(rf"(?:{NUMBER} {NUMBER}(?:\r\n|\n))+")
 JUNK_NAME = re.compile(r"\..*|.*~|.*\.sw[a-p]|Thumbs\.db|desktop\.ini", re.IGNORECASE)
 
 
@@ -160,6 +163,10 @@ def read_rings(data: bytes, name: str, key: str) -> list[NDArray[np.float64]]:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as exc:
         raise ContourError(f"{name}: is not a text file ({exc.reason})") from None
+    if PLAIN_VERTICES.fullmatch(text):  # five times as fast as line by line
+        plain = np.array(list(map(float, text.split()))).reshape(-1, 2)
+        if np.isfinite(plain).all():
+            return [_ring(plain, name)]
     vertices = []
     for line, row in enumerate(re.split("\r\n|\r|\n", text), 1):
         fields = row.split()
@@ -182,8 +189,12 @@ def read_rings(data: bytes, name: str, key: str) -> list[NDArray[np.float64]]:
         vertices.append((x, y))
     if not vertices:
         raise ContourError(f"{name}: is empty")
+    return [_ring(vertices, name)]
+
+
+def _ring(vertices: Any, name: str) -> NDArray[np.float64]:
     try:
-        return [as_ring(vertices)]
+        return as_ring(vertices)
     except GeometryError as exc:
         raise ContourError(f"{name}: {exc}") from None
 

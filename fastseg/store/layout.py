@@ -13,6 +13,9 @@ Root attributes
     buckets          (B,) names of the datasets in /images and /masks, sorted
     options          JSON: origin, edges, fill of the masks
     software         JSON: versions of what wrote the file
+    checksums        JSON: XXH3-64, in 16 hex digits, of the bytes of each dataset in
+                     /items, /contours and /sources, by its name, and of the text of
+                     `software`; the points have theirs by item, in contour_xxh3
     fingerprint      SHA-256 in hex over content and options (see `fingerprint`)
     complete         1, written last
 
@@ -34,18 +37,21 @@ Root attributes
     window           float64 (2) centre and width in image values; NaN if absent
     mean, std        float64     of the stored values; std divides by their number
     min, max         float64     of the stored values
-    percentiles      float64 (7) of the stored values, nearest rank, at the
-                                 attribute `q` of this dataset
+    percentiles      float64 (7) of the stored values, nearest rank, at the attribute
+                                 `q` of this dataset: 0.5, 1, 5, 50, 95, 99, 99.5
     labelled         as masks    bit k: class k has a contour, be it off the image
     pixels           int64 (K)   pixels per class
     bbox             int64 (K,4) top, left, bottom, right (the last two exclusive)
                                  of each class; zeros if it has no pixel
-    contours         int64 (2)   start and stop in /contours, rings of this item
+    contours         int64 (2)   start and stop in /contours: the rings of this item,
+                                 which begin where those of the item before it end
     image_xxh3, mask_xxh3, contour_xxh3
                      uint64      XXH3-64 of the bytes of the image, the mask and
                                  the vertices of the item
+    inputs_xxh3      uint64      XXH3-64 of what the item was made from: its links and
+                                 the content of its files; a later build compares it
 
-/contours/...        rings, by item and class
+/contours/...        rings, by item
     points           float64 (P, 2)  x, y in pixels, pixel centres at integers
     offsets          int64 (R + 1)   ring r is points[offsets[r]:offsets[r + 1]]
     item             int64 (R)
@@ -65,7 +71,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from xxhash import xxh3_64_hexdigest
 
 FORMAT = "fastseg-store"
 VERSION = 1
@@ -76,8 +82,16 @@ PERCENTILES = (0.5, 1.0, 5.0, 50.0, 95.0, 99.0, 99.5)
 PAGE = 4096
 ALIGN_FROM = 65536
 
-# Which columns depend on where the data lay and not on what they are.
-PROVENANCE = ("source",)
+# What tells where the data lay and who wrote them, and not what they are.
+PROVENANCE = {
+    "items/source",
+    "items/inputs_xxh3",
+    "contours/source",
+    "sources/path",
+    "sources/size",
+    "sources/xxh3",
+    "software",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +137,7 @@ def column_layout(classes: Sequence[str]) -> dict[str, tuple[str, tuple[int, ...
         "image_xxh3": ("<u8", ()),
         "mask_xxh3": ("<u8", ()),
         "contour_xxh3": ("<u8", ()),
+        "inputs_xxh3": ("<u8", ()),
     }
 
 
@@ -134,32 +149,58 @@ CONTOUR_COLUMNS = {
     "class": ("<i8", ()),
     "source": ("<i8", ()),
 }
+SOURCE_COLUMNS = {"path": ("|S", ()), "size": ("<i8", ()), "xxh3": ("<u8", ())}
+
+
+def tables(classes: Sequence[str]) -> dict[str, dict[str, tuple[str, tuple[int, ...]]]]:
+    """Return the columns of /items, /contours and /sources as `column_layout` does.
+
+    The dtype of strings, of whatever length, is "|S".
+    """
+    strings: dict[str, tuple[str, tuple[int, ...]]]
+    strings = dict.fromkeys(STRING_COLUMNS, ("|S", ()))
+    return {
+        "items": {**column_layout(classes), **strings},
+        "contours": dict(CONTOUR_COLUMNS),
+        "sources": dict(SOURCE_COLUMNS),
+    }
+
+
+def checksum_names(classes: Sequence[str]) -> set[str]:
+    """Return what the attribute `checksums` has an entry for."""
+    columns = {
+        f"{table}/{name}" for table, names in tables(classes).items() for name in names
+    }
+    return columns - {"contours/points"} | {"software"}
+
+
+def checksum(data: Any) -> str:
+    """Return the XXH3-64 of bytes or of a contiguous array's, in 16 hex digits."""
+    return xxh3_64_hexdigest(data)
 
 
 def fingerprint(
     classes: Sequence[str],
     buckets: Sequence[str],
     options: Mapping[str, Any],
-    items: Mapping[str, NDArray[Any]],
+    checksums: Mapping[str, str],
 ) -> str:
     """Return the SHA-256, in hex, of what a store holds and how it was made.
 
-    Hashed are the version, classes, buckets and options as canonical JSON, then
-    each column of /items but those of provenance, by name: its name, dtype, shape
-    and bytes. The checksums among the columns stand for pixels and vertices.
+    Hashed are the version, classes, buckets, options and all checksums but those of
+    provenance, as canonical JSON in UTF-8. Among what has a checksum are the columns
+    of checksums that stand for pixels and vertices.
     """
-    head = {
+    content = {
         "version": VERSION,
         "classes": list(classes),
         "buckets": list(buckets),
         "options": dict(options),
+        "checksums": {
+            name: text for name, text in checksums.items() if name not in PROVENANCE
+        },
     }
-    digest = hashlib.sha256(canonical_json(head).encode())
-    for name in sorted(set(items) - set(PROVENANCE)):
-        column = np.ascontiguousarray(items[name])
-        digest.update(f"\n{name} {column.dtype.str} {column.shape}\n".encode())
-        digest.update(column.data if column.size else b"")
-    return digest.hexdigest()
+    return hashlib.sha256(canonical_json(content).encode()).hexdigest()
 
 
 def canonical_json(value: Any) -> str:

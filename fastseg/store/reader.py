@@ -5,21 +5,21 @@ holds no HDF5 handle: threads read it side by side, and it can be pickled and
 forked.
 """
 
-import json
 import mmap
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from io import FileIO
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from fastseg.errors import StoreError, UnknownClassError, one_of
 from fastseg.links import StrPath
-from fastseg.store import layout
+from fastseg.store import checks, selection
 from fastseg.store.layout import Bucket
 
 
@@ -45,6 +45,8 @@ class Store:
     options     : how the masks were made
     software    : versions of what wrote it
     fingerprint : SHA-256 over content and options
+    checksums   : XXH3-64 of each column, by the name of its dataset
+    offsets     : where in the file each dataset begins, by its name
 
     All arrays are read-only views of the map: they cost no memory and live as long
     as something refers to them. `store[i]` is a Sample, `len(store)` their number.
@@ -52,31 +54,37 @@ class Store:
 
     def __init__(self, path: StrPath):
         self.path = Path(os.path.abspath(path))  # noqa: PTH100  resolves no links
-        with self.path.open("rb") as raw, _open_hdf5(self.path) as file:
-            _check_format(file, self.path)
-            size = os.fstat(raw.fileno()).st_size
+        with self.path.open("rb") as raw, checks.reading(self.path) as file:
+            self._stat = os.fstat(raw.fileno())
+            if not os.path.samestat(self._stat, self.path.stat()):
+                raise StoreError("was replaced while it was opened; open it again")
+            head = checks.read_head(file)
+            self.classes, self.fingerprint = head.classes, head.fingerprint
+            self.options, self.software = head.options, head.software
+            self.checksums = head.checksums
             self._map = mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ)
-            view = _View(self.path, self._map, size)
-            attributes = file.attrs
-            self.classes = _texts(attributes["classes"])
-            self.options: Mapping[str, Any] = json.loads(attributes["options"])
-            self.software: Mapping[str, str] = json.loads(attributes["software"])
-            self.fingerprint = str(attributes["fingerprint"])
-            names = _texts(attributes["buckets"])
-            self.images = {name: view.of(file, f"images/{name}") for name in names}
-            self.masks = {name: view.of(file, f"masks/{name}") for name in names}
+            datasets = checks.Datasets(file, self._map)
+            self.images: dict[str, NDArray[Any]] = {}
+            self.masks: dict[str, NDArray[Any]] = {}
+            for name in head.buckets:
+                self.images[name], self.masks[name] = datasets.bucket(
+                    name, self.classes
+                )
             self.items, self.contours, self.sources = (
-                {name: view.of(file, f"{group}/{name}") for name in file[group]}
-                for group in ("items", "contours", "sources")
+                datasets.table(name, self.classes)
+                for name in ("items", "contours", "sources")
             )
-            self.percentile_ranks: tuple[float, ...] = tuple(
-                file["items/percentiles"].attrs["q"].tolist()
+            self.percentile_ranks = datasets.percentile_ranks()
+            self.offsets: Mapping[str, int] = datasets.offsets
+            counts = [len(images) for images in self.images.values()]
+            checks.check_columns(
+                self.items, self.contours, self.sources, counts, datasets.release
             )
         self.buckets = {
             name: Bucket(images.shape[1:], images.dtype)
             for name, images in self.images.items()
         }
-        self._check_columns()
+        self._bucket_names = tuple(self.buckets)
 
     def __len__(self) -> int:
         return len(self.items["row"])
@@ -106,7 +114,7 @@ class Store:
     def __reduce__(self) -> Any:
         return _reopen, (self.path, self.fingerprint)
 
-    @property
+    @cached_property
     def patients(self) -> tuple[str, ...]:
         """The patients' IDs, each once, in order of their first sample."""
         column = self.items["patient"]
@@ -119,6 +127,76 @@ class Store:
         if name not in self.classes:
             raise UnknownClassError(one_of("class", name, self.classes))
         return self.classes.index(name)
+
+    def select(
+        self,
+        *,
+        classes: str | Sequence[str] | None = None,
+        match: str = "all",
+        min_pixels: int = 0,
+        patients: str | Sequence[str] | None = None,
+        series: str | Sequence[str] | None = None,
+        shape: int | tuple[int, int] | None = None,
+        indices: ArrayLike | None = None,
+    ) -> NDArray[np.int64]:
+        """Return the samples that meet all conditions: sorted places, int64 (n,).
+
+        classes    : have a contour of these classes, and at least `min_pixels`
+            pixels of each
+        match      : "all" of the classes, or "any" of them
+        patients   : are of one of these
+        series     : are of one of these SeriesInstanceUIDs
+        shape      : have images of this (height, width); one number for a square
+        indices    : are among these places
+
+        None may be left: then the array is empty. Raises UnknownClassError, or
+        OptionError for what the store does not hold.
+        """
+        self.check_size()
+        return selection.select(
+            self,
+            classes=classes,
+            match=match,
+            min_pixels=min_pixels,
+            patients=patients,
+            series=series,
+            shape=shape,
+            indices=indices,
+        )
+
+    def split(
+        self,
+        parts: Mapping[str, float],
+        *,
+        by: str = "patient",
+        seed: int = 0,
+        stratify: str | ArrayLike | None = None,
+        indices: ArrayLike | None = None,
+    ) -> dict[str, NDArray[np.int64]]:
+        """Return the samples of each part: sorted places, int64, by the part's name.
+
+        parts    : fractions of the samples, as in {"train": 0.8, "val": 0.2}
+        by       : what is never torn apart: "patient"; "series", of which those
+            without a UID count as one per patient; or "sample"
+        seed     : 0 to 2**64 - 1
+        stratify : let the parts be alike in this too: "classes", in how many samples
+            have a contour of each; "shape" of the images; or a text or number for
+            each sample of the store, at most 64 different
+        indices  : split only these places
+
+        Each sample is in one part, and so is each patient: that is proved before
+        the parts are returned. They are so near to their fractions that no patient
+        could move, nor two of up to 300 change places, and bring them nearer; none
+        is empty. Which patient goes where depends on the IDs, what there is of each,
+        and the seed, but not on the order of the samples.
+
+        Raises OptionError for arguments that cannot be meant, and if there are fewer
+        patients (series, samples) than parts.
+        """
+        self.check_size()
+        return selection.split(
+            self, parts, by=by, seed=seed, stratify=stratify, indices=indices
+        )
 
     @property
     def is_whole(self) -> bool:
@@ -133,36 +211,16 @@ class Store:
         if not self.is_whole:
             raise StoreError(f"{self.path}: was truncated while it was in use")
 
-    def _check_columns(self) -> None:
-        """Refuse what would lead a compiled loop outside the map."""
-        lengths = {name: len(column) for name, column in self.items.items()}
-        missing = set(layout.column_layout(self.classes)) - set(lengths)
-        if missing or len(set(lengths.values())) != 1:
-            raise StoreError(
-                f"{self.path}: the columns of /items are damaged: missing "
-                f"{sorted(missing)}, lengths {sorted(set(lengths.values()))}"
-            )
-        bucket, row = self.items["bucket"], self.items["row"]
-        counts = np.array([len(images) for images in self.images.values()])
-        masks = [array.shape for array in self.masks.values()]
-        sound = (
-            len(row) == counts.sum()
-            and bucket.max(initial=0) < len(counts)
-            and bool(((row >= 0) & (row < counts[bucket])).all())
-            and masks == [array.shape for array in self.images.values()]
-        )
-        rings = self.contours["offsets"]
-        points = self.contours["points"]
-        first, stop = self.items["contours"].T
-        sound = (
-            sound
-            and bool((rings[1:] >= rings[:-1]).all())
-            and rings[0] == 0
-            and rings[-1] == len(points)
-            and bool(((first >= 0) & (first <= stop) & (stop < len(rings))).all())
-        )
-        if not sound:
-            raise StoreError(f"{self.path}: /items points outside its data; damaged")
+    def open_file(self) -> FileIO:
+        """Open the mapped file for plain reads.
+
+        Raises StoreError if another file has taken its name, FileNotFoundError.
+        """
+        file = FileIO(self.path)
+        if not os.path.samestat(self._stat, os.fstat(file.fileno())):
+            file.close()
+            raise StoreError(f"{self.path}: was replaced since it was opened")
+        return file
 
 
 class Sample:
@@ -212,8 +270,8 @@ class Sample:
     def facts(self) -> dict[str, Any]:
         """What the columns of /items say of it, with the source's path."""
         items = self._store.items
-        facts = {name: _plain(column[self.index]) for name, column in items.items()}
-        facts["bucket"] = list(self._store.buckets)[facts["bucket"]]
+        facts = {name: _plain(column, self.index) for name, column in items.items()}
+        facts["bucket"] = self._store._bucket_names[facts["bucket"]]
         facts["source"] = _text(self._store.sources["path"][facts["source"]])
         return facts
 
@@ -228,62 +286,8 @@ class Sample:
 
     def _place(self) -> tuple[str, int]:
         items = self._store.items
-        name = list(self._store.buckets)[items["bucket"][self.index]]
+        name = self._store._bucket_names[items["bucket"][self.index]]
         return name, int(items["row"][self.index])
-
-
-class _View:
-    """Turns datasets into arrays over the map."""
-
-    def __init__(self, path: Path, map: mmap.mmap, size: int):
-        self.path, self.map, self.size = path, map, size
-
-    def of(self, file: Any, name: str) -> NDArray[Any]:
-        if name not in file:
-            raise StoreError(f"{self.path}: has no dataset {name}; damaged")
-        dataset = file[name]
-        dtype = np.dtype(dataset.dtype.str)  # without HDF5's notes on strings
-        if dtype.byteorder == ">" or dtype.hasobject:
-            raise StoreError(f"{self.path}: {name} is {dtype}, expected little-endian")
-        if dataset.size == 0:
-            return np.empty(dataset.shape, dtype)
-        offset = dataset.id.get_offset()
-        if offset is None:
-            raise StoreError(f"{self.path}: {name} is not contiguous, so not mappable")
-        if offset + dataset.nbytes > self.size:
-            raise StoreError(
-                f"{self.path}: {name} ends at byte {offset + dataset.nbytes}, the file "
-                f"has {self.size}; it is truncated"
-            )
-        array: NDArray[Any] = np.ndarray(dataset.shape, dtype, self.map, offset)
-        if not array.flags.aligned:
-            # Only what is smaller than ALIGN_FROM: kernels want aligned arrays.
-            array = array.copy()
-            array.flags.writeable = False
-        return array
-
-
-def _open_hdf5(path: Path) -> Any:
-    try:
-        return h5py.File(path, "r", locking=False)
-    except OSError as exc:
-        raise StoreError(
-            f"{path}: is no HDF5 file, or is truncated ({exc}); build it again"
-        ) from None
-
-
-def _check_format(file: Any, path: Path) -> None:
-    attributes = file.attrs
-    if attributes.get("format") != layout.FORMAT:
-        raise StoreError(f"{path}: is an HDF5 file, but no fastseg store")
-    version = attributes.get("version")
-    if version is None or version > layout.VERSION:
-        raise StoreError(
-            f"{path}: has version {version}, this fastseg reads {layout.VERSION}; "
-            "upgrade fastseg"
-        )
-    if attributes.get("complete") != 1:
-        raise StoreError(f"{path}: is incomplete; build it again")
 
 
 def _reopen(path: Path, fingerprint: str) -> Store:
@@ -301,5 +305,6 @@ def _texts(values: Any) -> tuple[str, ...]:
     return tuple(_text(value) for value in np.asarray(values).tolist())
 
 
-def _plain(value: Any) -> Any:
-    return value.decode() if isinstance(value, bytes) else value.tolist()
+def _plain(column: NDArray[Any], index: int) -> Any:
+    value = column.item(index) if column.ndim == 1 else column[index].tolist()
+    return value.decode() if isinstance(value, bytes) else value

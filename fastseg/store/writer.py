@@ -1,233 +1,342 @@
-"""Writes a store, once: beside its target first, then renamed into place."""
+"""Writes what HDF5 must know of a store: first where the pixels go, then the rest.
 
-import os
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+HDF5 never touches the pixels. It makes an index, a file with everything but them and
+holes in their place; what fills the holes is written by others, in any order and by
+many at a time. `merge_index` then puts the rest around the pixels.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
-from xxhash import xxh3_64_intdigest
+from xxhash import xxh3_64
 
 from fastseg.errors import BuildError
 from fastseg.store import layout
 from fastseg.store.layout import Bucket
+from fastseg.store.records import Record, Source, fact_dtype
 
-Rings = Sequence[NDArray[np.float64]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
-    """A file that the store is made from: path relative to the data set's root."""
-
-    path: str
-    size: int
-    xxh3: int
+# So many items are gathered before their columns are written.
+ITEMS_AT_ONCE = 4096
+COPIED_AT_ONCE = 2**20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Item:
-    """What the writer stores of one sample.
+class Shape:
+    """What decides where the pixels of a store lie.
 
-    image  : (H, W), the bucket's dtype
-    mask   : (H, W), bit field
-    rings  : (class index, source, rings) of each class that has a contour
-    facts  : values of the columns that the writer does not know itself
+    classes : names
+    buckets : of each item
     """
 
-    image: NDArray[Any]
-    mask: NDArray[Any]
-    rings: Sequence[tuple[int, Source, Rings]]
-    source: Source
-    facts: Mapping[str, Any]
+    classes: tuple[str, ...]
+    buckets: Sequence[Bucket]
+
+    def counts(self) -> list[tuple[Bucket, int]]:
+        """Return each bucket and how many items it has, by name."""
+        counts = Counter(self.buckets)
+        return sorted(counts.items(), key=lambda pair: pair[0].name)
 
 
-def write_store(
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Extents:
+    """Where datasets of pixels begin in the file, by name of the bucket; its size."""
+
+    images: Mapping[str, int]
+    masks: Mapping[str, int]
+    size: int
+
+
+@dataclass(slots=True)
+class Tally:
+    """What must be known of all records before the first column is written."""
+
+    rings: int = 0
+    points: int = 0
+    longest: dict[str, int] = field(
+        default_factory=lambda: dict.fromkeys(layout.STRING_COLUMNS, 1)
+    )
+    sources: set[Source] = field(default_factory=set)
+
+    def add(self, record: Record) -> None:
+        """Count a record in."""
+        self.rings += sum(len(rings.lengths) for rings in record.rings)
+        self.points += len(record.points)
+        for name in layout.STRING_COLUMNS:
+            length = len(getattr(record, name).encode())
+            self.longest[name] = max(self.longest[name], length)
+        self.sources.update(record.sources)
+
+
+def reserve_pixels(path: Path, shape: Shape) -> Extents:
+    """Return where the pixels of a store of that shape lie; path is for a moment."""
+    try:
+        with _create(path, shape) as file:
+            extents = _extents(file, shape)
+        return Extents(**{**extents, "size": path.stat().st_size})
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def write_index(
     path: Path,
-    items: Iterable[Item | None],
+    shape: Shape,
+    records: Callable[[], Iterable[Record]],
+    tally: Tally,
     *,
-    buckets: Sequence[Bucket],
-    classes: Sequence[str],
     options: Mapping[str, Any],
     software: Mapping[str, str],
-) -> set[int]:
-    """Write all items into a new store under `path`, replacing an older one.
+) -> Extents:
+    """Write a store without its pixels.
 
-    items   : in the order of `buckets`; None for one that could not be had
-    buckets : the bucket of each item; they are allocated before the first item is
-        asked for
+    records : gives the record of each item, in their order
+    tally   : of the same records
 
-    The file comes into being as `<path>.partial` and is renamed when it is
-    complete and on disk. Returns the places of the items that were None; if there
-    are any, nothing has been put under `path`. Raises BuildError if the items are
-    not those announced.
+    The same arguments give the same bytes.
     """
-    partial = path.with_name(path.name + ".partial")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with h5py.File(
-            partial,
-            "w",
-            alignment_threshold=layout.ALIGN_FROM,
-            alignment_interval=layout.PAGE,
-        ) as file:
-            filling = _Filling(file, buckets, classes, options)
-            filling.run(items)
-            if not filling.missing:
-                filling.finish(software)
-        if not filling.missing:
-            _sync(partial)
-            partial.replace(path)
-            _sync(path.parent)
-        return filling.missing
-    finally:
-        partial.unlink(missing_ok=True)
+    with _create(path, shape) as file:
+        extents = _extents(file, shape)
+        checksums = _write_columns(file, shape, records, tally)
+        file["items/percentiles"].attrs["q"] = layout.PERCENTILES
+        _write_attributes(file, shape, checksums, options, software)
+    return Extents(**{**extents, "size": path.stat().st_size})
 
 
-class _Filling:
-    """One pass over the items; columns gather in memory until all are known."""
+def merge_index(index: Path, output: BinaryIO, shape: Shape, extents: Extents) -> None:
+    """Copy an index into the file that holds the pixels, around them."""
+    holes = []
+    masks = layout.mask_dtype(shape.classes).itemsize
+    for bucket, count in shape.counts():
+        pixels = count * bucket.shape[0] * bucket.shape[1]
+        start = extents.images[bucket.name]
+        holes.append((start, start + pixels * bucket.dtype.itemsize))
+        start = extents.masks[bucket.name]
+        holes.append((start, start + pixels * masks))
+    output.truncate(extents.size)
+    with index.open("rb") as file:
+        start = 0
+        for first, stop in [*sorted(holes), (extents.size, extents.size)]:
+            file.seek(start)
+            output.seek(start)
+            while start < first:
+                data = file.read(min(first - start, COPIED_AT_ONCE))
+                output.write(data)
+                start += len(data)
+            start = stop
 
-    def __init__(
-        self,
-        file: Any,
-        buckets: Sequence[Bucket],
-        classes: Sequence[str],
-        options: Mapping[str, Any],
-    ):
-        self.file, self.classes, self.options = file, classes, options
-        self.buckets = buckets
-        self.names = sorted({bucket.name for bucket in buckets})
-        self.columns: dict[str, list[Any]] = {
-            name: [] for name in (*layout.column_layout(classes), "patient", "series")
-        }
-        self.points: list[NDArray[np.float64]] = []
-        self.rings: list[tuple[int, int, Source]] = []  # item, class, source
-        self.item_sources: list[Source] = []
-        self.missing: set[int] = set()
-        self.used = dict.fromkeys(self.names, 0)
-        counts = dict.fromkeys(self.names, 0)
-        for bucket in buckets:
-            counts[bucket.name] += 1
-        for bucket in sorted(set(buckets), key=lambda bucket: bucket.name):
-            shape = (counts[bucket.name], *bucket.shape)
-            self._allocate(f"images/{bucket.name}", shape, bucket.dtype)
-            masks = layout.mask_dtype(classes)
-            self._allocate(f"masks/{bucket.name}", shape, masks)
 
-    def run(self, items: Iterable[Item | None]) -> None:
-        for index, (item, bucket) in enumerate(zip(items, self.buckets, strict=True)):
-            if item is None:
-                self.missing.add(index)
-            else:
-                self._add(index, item, bucket)
+@contextmanager
+def _create(path: Path, shape: Shape) -> Iterator[Any]:
+    """Create an HDF5 file with room for the pixels."""
+    with h5py.File(
+        path,
+        "w",
+        alignment_threshold=layout.ALIGN_FROM,
+        alignment_interval=layout.PAGE,
+    ) as file:
+        masks = layout.mask_dtype(shape.classes)
+        for bucket, count in shape.counts():
+            size = (count, *bucket.shape)
+            _allocate(file, f"images/{bucket.name}", size, bucket.dtype)
+            _allocate(file, f"masks/{bucket.name}", size, masks)
+        yield file
 
-    def _add(self, index: int, item: Item, bucket: Bucket) -> None:
-        if Bucket(item.image.shape, item.image.dtype) != bucket:  # type: ignore[arg-type]
-            raise BuildError(f"item {index} is no {bucket.name} image as announced")
-        row = self.used[bucket.name]
-        self.used[bucket.name] += 1
-        self.file[f"images/{bucket.name}"][row] = item.image
-        self.file[f"masks/{bucket.name}"][row] = item.mask
-        start, labelled = len(self.points), 0
-        for k, source, rings in item.rings:
-            labelled |= 1 << k
-            self.points += rings
-            self.rings += [(index, k, source)] * len(rings)
-        vertices = b"".join(ring.tobytes() for ring in self.points[start:])
-        facts = {
-            **item.facts,
-            "bucket": self.names.index(bucket.name),
-            "row": row,
-            "source": -1,  # known when all are
-            "labelled": labelled,
-            "contours": (start, len(self.points)),
-            "image_xxh3": xxh3_64_intdigest(item.image.data),
-            "mask_xxh3": xxh3_64_intdigest(item.mask.data),
-            "contour_xxh3": xxh3_64_intdigest(vertices),
-        }
-        for name, values in self.columns.items():
-            values.append(facts[name])
-        self.item_sources.append(item.source)
 
-    def finish(self, software: Mapping[str, str]) -> None:
-        sources = sorted(
-            {*self.item_sources, *(source for _, _, source in self.rings)},
-            key=lambda source: source.path,
+def _extents(file: Any, shape: Shape) -> dict[str, Any]:
+    names = [bucket.name for bucket, _ in shape.counts()]
+    return {
+        group: {name: file[f"{group}/{name}"].id.get_offset() for name in names}
+        for group in ("images", "masks")
+    }
+
+
+class _Column:
+    """A dataset that is written from its beginning to its end."""
+
+    def __init__(self, file: Any, name: str, shape: tuple[int, ...], dtype: Any):
+        self._dataset = _allocate(file, name, shape, dtype)
+        self._dtype, self._shape = self._dataset.dtype, shape
+        self._hash, self._end = xxh3_64(), 0
+
+    def add(self, values: Any) -> None:
+        """Write the next values."""
+        array = np.ascontiguousarray(values, self._dtype)
+        if array.size:
+            self._dataset[self._end : self._end + len(array)] = array
+            self._hash.update(array.data)
+        self._end += len(array)
+
+    def checksum(self) -> str:
+        """Return the XXH3-64 of all that was written, which must be all there is."""
+        if self._end != self._shape[0]:
+            raise BuildError(
+                f"{self._dataset.name} got {self._end} of {self._shape[0]} values; "
+                "this is a defect of fastseg"
+            )
+        return str(self._hash.hexdigest())
+
+
+def _write_columns(
+    file: Any,
+    shape: Shape,
+    records: Callable[[], Iterable[Record]],
+    tally: Tally,
+) -> dict[str, str]:
+    """Write /items, /contours and /sources; return their checksums."""
+    count = len(shape.buckets)
+    lengths = {
+        "items": count,
+        "contours": tally.rings,
+        "sources": len(tally.sources),
+        "contours/offsets": tally.rings + 1,
+        "contours/points": tally.points,
+    }
+    sources = sorted(tally.sources)
+    widths = {f"items/{name}": width for name, width in tally.longest.items()}
+    paths = [source.path.encode() for source in sources]
+    widths["sources/path"] = max(map(len, paths), default=1)
+    columns = {}
+    for table, names in layout.tables(shape.classes).items():
+        for name, (kind, trailing) in names.items():
+            place = f"{table}/{name}"
+            strings = h5py.string_dtype("utf-8", widths.get(place, 1))
+            dtype = strings if kind == "|S" else np.dtype(kind)
+            size = (lengths.get(place, lengths[table]), *trailing)
+            columns[place] = _Column(file, place, size, dtype)
+    columns["sources/path"].add(paths)
+    columns["sources/size"].add([source.size for source in sources])
+    columns["sources/xxh3"].add(np.array([source.xxh3 for source in sources], "<u8"))
+    number = {source: k for k, source in enumerate(sources)}
+    columns["contours/offsets"].add([0])
+    rows = rows_of(shape)
+    start = rings = points = 0
+    for batch in _batched(records()):
+        stop = start + len(batch)
+        facts = np.frombuffer(
+            b"".join(record.facts.tobytes() for record in batch),
+            fact_dtype(shape.classes),
         )
-        place = {source: k for k, source in enumerate(sources)}
-        count = len(self.item_sources)
-        items = {
-            name: np.array(self.columns[name], dtype).reshape(count, *shape)
-            for name, (dtype, shape) in layout.column_layout(self.classes).items()
-        }
-        items["source"] = np.array([place[source] for source in self.item_sources])
+        for name in facts.dtype.names or ():
+            columns[f"items/{name}"].add(facts[name])
         for name in layout.STRING_COLUMNS:
-            items[name] = _strings(self.columns[name])
-        for name, values in items.items():
-            self._put(f"items/{name}", values)
-        self.file["items/percentiles"].attrs["q"] = layout.PERCENTILES
-        lengths = [len(ring) for ring in self.points]
-        contours = {
-            "points": np.concatenate([*self.points, np.empty((0, 2))]),
-            "offsets": np.cumsum([0, *lengths]),
-            "item": np.array([item for item, _, _ in self.rings]),
-            "class": np.array([k for _, k, _ in self.rings]),
-            "source": np.array([place[source] for _, _, source in self.rings]),
-        }
-        for name, (dtype, _) in layout.CONTOUR_COLUMNS.items():
-            self._put(f"contours/{name}", contours[name].astype(dtype))
-        self._put("sources/path", _strings([source.path for source in sources]))
-        sizes = np.array([source.size for source in sources], "<i8")
-        self._put("sources/size", sizes)
-        sums = np.array([source.xxh3 for source in sources], "<u8")
-        self._put("sources/xxh3", sums)
-        attributes = self.file.attrs
-        attributes["format"] = layout.FORMAT
-        attributes["version"] = layout.VERSION
-        attributes["classes"] = _strings(self.classes)
-        attributes["buckets"] = _strings(self.names)
-        attributes["options"] = layout.canonical_json(dict(self.options))
-        attributes["software"] = layout.canonical_json(dict(software))
-        attributes["fingerprint"] = layout.fingerprint(
-            self.classes, self.names, self.options, items
+            texts = [getattr(record, name).encode() for record in batch]
+            columns[f"items/{name}"].add(texts)
+        columns["items/bucket"].add(rows["bucket"][start:stop])
+        columns["items/row"].add(rows["row"][start:stop])
+        columns["items/source"].add([number[record.sources[0]] for record in batch])
+        # One entry a ring, record after record.
+        flat = [
+            (start + k, group.bit, number[record.sources[group.source]], length)
+            for k, record in enumerate(batch)
+            for group in record.rings
+            for length in group.lengths
+        ]
+        items, bits, files, sizes = np.array(flat, np.int64).reshape(-1, 4).T
+        ends = rings + np.cumsum(
+            [sum(len(group.lengths) for group in record.rings) for record in batch]
         )
-        attributes["complete"] = 1
-
-    def _put(self, name: str, values: NDArray[Any]) -> None:
-        dataset = self._allocate(name, values.shape, values.dtype)
-        if values.size:
-            dataset[...] = values
-
-    def _allocate(self, name: str, shape: tuple[int, ...], dtype: Any) -> Any:
-        # Allocated at once and never filled: offsets are known from the start, and
-        # the file stays sparse until real bytes arrive.
-        creation = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-        creation.set_layout(h5py.h5d.CONTIGUOUS)
-        creation.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
-        creation.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-        creation.set_obj_track_times(False)  # the same content gives the same bytes
-        links = h5py.h5p.create(h5py.h5p.LINK_CREATE)
-        links.set_create_intermediate_group(True)
-        space = h5py.h5s.create_simple(shape)
-        kind = h5py.h5t.py_create(dtype, logical=True)
-        h5py.h5d.create(self.file.id, name.encode(), kind, space, creation, links)
-        return self.file[name]
+        columns["items/contours"].add(np.column_stack([np.r_[rings, ends[:-1]], ends]))
+        columns["contours/item"].add(items)
+        columns["contours/class"].add(bits)
+        columns["contours/source"].add(files)
+        columns["contours/offsets"].add(points + np.cumsum(sizes))
+        columns["contours/points"].add(
+            np.concatenate([record.points for record in batch])
+        )
+        start, rings, points = stop, int(ends[-1]), points + int(sizes.sum())
+    return {name: column.checksum() for name, column in columns.items()}
 
 
-def _strings(texts: Sequence[str]) -> NDArray[np.bytes_]:
+def _write_attributes(
+    file: Any,
+    shape: Shape,
+    checksums: dict[str, str],
+    options: Mapping[str, Any],
+    software: Mapping[str, str],
+) -> None:
+    names = [bucket.name for bucket, _ in shape.counts()]
+    wrote = layout.canonical_json(dict(software))
+    del checksums["contours/points"]  # have theirs by item
+    checksums["software"] = layout.checksum(wrote.encode())
+    attributes = file.attrs
+    attributes["format"] = _text(layout.FORMAT)
+    attributes["version"] = layout.VERSION
+    attributes["classes"] = _texts(shape.classes)
+    attributes["buckets"] = _texts(names)
+    attributes["options"] = _text(layout.canonical_json(dict(options)))
+    attributes["software"] = _text(wrote)
+    attributes["checksums"] = _text(layout.canonical_json(checksums))
+    attributes["fingerprint"] = _text(
+        layout.fingerprint(shape.classes, names, options, checksums)
+    )
+    attributes["complete"] = 1
+
+
+def starts_of(shape: Shape, extents: Extents) -> NDArray[np.int64]:
+    """Return where image and mask of each item begin in the file: (n, 2)."""
+    masks = layout.mask_dtype(shape.classes).itemsize
+    rows = rows_of(shape)
+    first, size = [], []
+    for bucket, _ in shape.counts():
+        pixels = bucket.shape[0] * bucket.shape[1]
+        first.append((extents.images[bucket.name], extents.masks[bucket.name]))
+        size.append((pixels * bucket.dtype.itemsize, pixels * masks))
+    numbers = rows["bucket"]
+    return np.array(first, np.int64)[numbers] + (
+        np.array(size, np.int64)[numbers] * rows["row"][:, None]
+    )
+
+
+def rows_of(shape: Shape) -> dict[str, NDArray[np.int64]]:
+    """Return bucket and row of each item."""
+    number = {bucket: k for k, (bucket, _) in enumerate(shape.counts())}
+    buckets = np.array([number[bucket] for bucket in shape.buckets], np.int64)
+    rows = np.empty_like(buckets)
+    for k in range(len(number)):
+        here = buckets == k
+        rows[here] = np.arange(here.sum())
+    return {"bucket": buckets, "row": rows}
+
+
+def _batched(records: Iterable[Record]) -> Iterator[list[Record]]:
+    batch: list[Record] = []
+    for record in records:
+        batch.append(record)
+        if len(batch) == ITEMS_AT_ONCE:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _allocate(file: Any, name: str, shape: tuple[int, ...], dtype: Any) -> Any:
+    # Allocated at once and never filled: offsets are known from the start, and
+    # the file stays sparse until real bytes arrive.
+    creation = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    creation.set_layout(h5py.h5d.CONTIGUOUS)
+    creation.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    creation.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    creation.set_obj_track_times(False)  # the same content gives the same bytes
+    links = h5py.h5p.create(h5py.h5p.LINK_CREATE)
+    links.set_create_intermediate_group(True)
+    space = h5py.h5s.create_simple(shape)
+    kind = h5py.h5t.py_create(dtype, logical=True)
+    h5py.h5d.create(file.id, name.encode(), kind, space, creation, links)
+    return file[name]
+
+
+def _texts(texts: Sequence[str]) -> NDArray[np.bytes_]:
     encoded = [text.encode() for text in texts]
     length = max(map(len, encoded), default=0) or 1
     return np.array(encoded, h5py.string_dtype("utf-8", length))
 
 
-def _sync(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk."""
-    if os.name == "nt" and path.is_dir():
-        return  # Windows cannot open folders, and keeps its names by itself
-    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def _text(text: str) -> NDArray[np.bytes_]:
+    """Return a text as a string of fixed length: damaged, the others crash HDF5."""
+    return np.array(text.encode(), h5py.string_dtype("utf-8", len(text.encode())))

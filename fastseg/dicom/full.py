@@ -1,0 +1,202 @@
+"""Files of any kind, read through pydicom: what it says of a file is what counts."""
+
+import threading
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BufferedReader, BytesIO, FileIO
+from typing import Any, BinaryIO
+
+import numpy as np
+import pydicom
+from pydicom.filereader import read_dataset, read_preamble
+from pydicom.pixels import get_decoder, pixel_array
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
+
+from fastseg.dicom.header import (
+    FACTS,
+    MAX_OTHER_BYTES,
+    MAX_PIXEL_BYTES,
+    PIXELS,
+    Header,
+    Image,
+    check_header,
+    check_request,
+)
+from fastseg.errors import DicomError, FastsegError, missing_extra
+
+# `catch_warnings` changes and restores what belongs to the whole process.
+_WARNINGS = threading.RLock()
+# What an inflated dataset gets to stand behind: the shortest file meta group that
+# says that it is explicit and little-endian.
+INFLATED_HEAD = (
+    bytes(128)
+    + b"DICM\2\0\0\0UL\4\0\x1c\0\0\0"
+    + b"\2\0\x10\0UI\x14\0"
+    + ExplicitVRLittleEndian.encode()
+    + b"\0"
+)
+
+
+def read_header(raw: FileIO, name: str) -> Header:
+    """Read the listed facts of an open file without its pixels.
+
+    Raises DicomError for anything but a sound grey-scale header.
+    """
+    with _File(raw) as file:
+        limit = MAX_PIXEL_BYTES + MAX_OTHER_BYTES
+        dataset = _parse(file, name, FACTS, limit, stop_before_pixels=True)
+    with _pydicom_failures(name):
+        return check_header(dataset.get, name)
+
+
+def decode(data: bytes, name: str, frame: int, max_pixel_bytes: int) -> Image:
+    """Read one frame of a file's bytes.
+
+    Raises DicomError for anything but a sound grey-scale image, MissingExtraError
+    where a decoder is not installed.
+    """
+    limit = max_pixel_bytes + MAX_OTHER_BYTES
+    dataset = _parse(BytesIO(data), name, FACTS | PIXELS, limit)
+    with _pydicom_failures(name):
+        header = check_header(dataset.get, name)
+    check_request(header, frame, max_pixel_bytes, name)
+    with _pydicom_failures(name):
+        has_pixels = bool(dataset.get("PixelData"))
+    if not has_pixels:
+        if "FloatPixelData" in dataset or "DoubleFloatPixelData" in dataset:
+            raise DicomError(f"{name}: floating-point pixel data are not supported")
+        raise DicomError(f"{name}: has no pixel data; it is damaged or no image")
+    with _pydicom_failures(name):
+        _set_transfer_syntax(dataset)
+        syntax = dataset.file_meta.TransferSyntaxUID
+        if syntax.is_encapsulated:
+            _require_decoder(syntax, name)
+        else:
+            _check_length(len(dataset.PixelData), header.pixel_bytes, name)
+        pixels = pixel_array(dataset, raw=True, index=frame)
+    if pixels.shape != (header.rows, header.columns):
+        raise DicomError(
+            f"{name}: decodes to shape {pixels.shape}, its header says "
+            f"{(header.rows, header.columns)}"
+        )
+    return Image(np.ascontiguousarray(pixels, dtype=header.dtype), header)
+
+
+class _File(BufferedReader):
+    """Reads no further than the file goes: pydicom asks for any length it is told.
+
+    Without this, memory for a damaged length of 4 GB is allocated.
+    """
+
+    def __init__(self, raw: FileIO):
+        super().__init__(raw)
+        self.size = self.seek(0, 2)
+        self.seek(0)
+
+    def read(self, size: int | None = -1) -> bytes:
+        left = max(self.size - self.tell(), 0)
+        return super().read(left if size is None or size < 0 else min(size, left))
+
+
+def _parse(
+    file: BinaryIO, name: str, elements: dict[str, Any], limit: int, **options: Any
+) -> Any:
+    head = file.read(132)
+    if not head:
+        raise DicomError(f"{name}: is empty")
+    if not any(head):
+        # What was never written, for instance: pydicom would read it as elements of
+        # no length, eight zeros each, for minutes.
+        raise DicomError(f"{name}: begins with zeros only; it is damaged or no image")
+    with _pydicom_failures(name):
+        file = _inflated(file, name, limit)
+        file.seek(0)
+        dataset = pydicom.dcmread(
+            file, force=True, specific_tags=list(elements), **options
+        )
+    if "Rows" not in dataset or "Columns" not in dataset:
+        if head[128:] != b"DICM":
+            raise DicomError(f"{name}: is not a DICOM file")
+        raise DicomError(
+            f"{name}: has no Rows and Columns; it is truncated or no image"
+        )
+    return dataset
+
+
+def _inflated(file: BinaryIO, name: str, limit: int) -> BinaryIO:
+    """Return the file, or one that holds the same dataset uncompressed.
+
+    pydicom inflates without a bound: a 1 MB file can become 1 GB.
+    """
+    file.seek(0)
+    read_preamble(file, force=True)
+    meta = read_dataset(
+        file,
+        is_implicit_VR=False,
+        is_little_endian=True,
+        stop_when=lambda tag, vr, length: tag >> 16 != 2,
+    )
+    if meta.get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
+        return file
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    data = inflater.decompress(file.read(), limit + 1)
+    if len(data) > limit:
+        raise DicomError(
+            f"{name}: inflates to more than {limit} bytes; raise max_pixel_bytes if "
+            "the file is sound"
+        )
+    if not inflater.eof:
+        raise DicomError(f"{name}: its deflated data end too early; it is truncated")
+    return BytesIO(INFLATED_HEAD + data)
+
+
+@contextmanager
+def _pydicom_failures(name: str) -> Iterator[None]:
+    # On damaged files pydicom raises whatever its parser trips over, so all of it
+    # is caught and its text kept. Its warnings concern values that are not used
+    # or are checked here (UIDs, lengths).
+    try:
+        with _WARNINGS, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except FastsegError:
+        raise
+    except Exception as exc:
+        text = " ".join(str(exc).split()) or type(exc).__name__
+        raise DicomError(f"{name}: cannot be read: {text}") from exc
+
+
+def _set_transfer_syntax(dataset: Any) -> None:
+    """Name the syntax of a file without a file meta group by how it was parsed."""
+    if "TransferSyntaxUID" not in dataset.file_meta:
+        implicit, little = dataset.original_encoding
+        explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+        syntax = ImplicitVRLittleEndian if implicit else explicit
+        dataset.file_meta.TransferSyntaxUID = syntax
+
+
+def _require_decoder(syntax: Any, name: str) -> None:
+    try:
+        available = get_decoder(syntax).is_available
+    except NotImplementedError:
+        raise DicomError(
+            f"{name}: transfer syntax {syntax.name} cannot be decoded"
+        ) from None
+    if not available:
+        raise missing_extra(f"{name}: decoding {syntax.name}", "codecs")
+
+
+def _check_length(given: int, expected: int, name: str) -> None:
+    # DICOM pads values to an even length with one byte.
+    if given not in (expected, expected + expected % 2):
+        raise DicomError(
+            f"{name}: holds {given} bytes of pixel data, its header says {expected}; "
+            "it is truncated or damaged"
+        )

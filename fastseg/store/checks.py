@@ -1,0 +1,311 @@
+"""The door of a store: what is refused when one is opened, and why.
+
+HDF5 is asked once what the file holds and where it lies. The answer is compared with
+the page in `layout`, down to dtypes, lengths and indices, so that no loop over the
+map can leave it afterwards, whether a file is damaged or made to mislead.
+"""
+
+import json
+import math
+import mmap
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from fastseg.errors import StoreError
+from fastseg.store import layout
+from fastseg.store.layout import Bucket
+
+Columns = Mapping[str, NDArray[Any]]
+
+# Indices are checked in runs of so many samples, which fit into the caches of a core.
+RUN = 2**15
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[Any]:
+    """Open a file by HDF5; what turns out wrong inside is a StoreError that names it.
+
+    HDF5 and h5py tell of damage by errors of a dozen kinds, hence `Exception`.
+    """
+    try:
+        file = h5py.File(path, "r", locking=False)
+    except Exception as exc:
+        raise StoreError(
+            f"{path}: is no HDF5 file, or is truncated ({exc}); build it again"
+        ) from None
+    try:
+        with file:
+            yield file
+    except StoreError as exc:
+        raise StoreError(f"{path}: {exc}") from None
+    except Exception as exc:
+        raise StoreError(f"{path}: is damaged, HDF5 says: {exc}") from exc
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Head:
+    """The attributes of a store, see `layout`."""
+
+    classes: tuple[str, ...]
+    buckets: tuple[str, ...]
+    options: Mapping[str, Any]
+    software: Mapping[str, str]
+    checksums: Mapping[str, str]
+    fingerprint: str
+
+
+_ATTRIBUTES = ("format", "version", "complete", *Head.__dataclass_fields__)
+
+
+def read_head(file: Any) -> Head:
+    """Return the attributes of a complete store, or raise StoreError."""
+    attributes = {name: _attribute(file, name) for name in _ATTRIBUTES}
+    if not _is(attributes["format"], layout.FORMAT.encode()):
+        raise StoreError("is an HDF5 file, but no fastseg store")
+    version = attributes["version"]
+    if not isinstance(version, np.integer) or not 1 <= version <= layout.VERSION:
+        raise StoreError(
+            f"has version {version}, this fastseg reads {layout.VERSION}; "
+            "upgrade fastseg or build it again"
+        )
+    if not _is(attributes["complete"], 1):
+        raise StoreError("is incomplete; build it again")
+    head = Head(
+        classes=_names(attributes, "classes"),
+        buckets=_names(attributes, "buckets"),
+        options=_record(attributes, "options"),
+        software=_record(attributes, "software"),
+        checksums=_record(attributes, "checksums"),
+        fingerprint=_text(attributes, "fingerprint"),
+    )
+    if len(head.classes) > layout.MAX_CLASSES:
+        raise StoreError(
+            f"has {len(head.classes)} classes, at most {layout.MAX_CLASSES} can be"
+        )
+    if head.checksums.keys() != layout.checksum_names(head.classes):
+        raise StoreError("the attribute checksums has not one for each dataset")
+    if not all(_is_hex(text, 16) for text in head.checksums.values()):
+        raise StoreError("the attribute checksums holds other things; damaged")
+    if not _is_hex(head.fingerprint, 64):
+        raise StoreError(f"the fingerprint is {head.fingerprint!r}; damaged")
+    return head
+
+
+class Datasets:
+    """Turns the datasets of an open file into read-only arrays over its map.
+
+    offsets : the byte at which each dataset begins, by its name
+    """
+
+    def __init__(self, file: Any, map: mmap.mmap):
+        self._file, self._map = file, map
+        self._number = h5py.h5o.get_info(file.id).fileno
+        self.offsets: dict[str, int] = {}
+
+    def table(self, table: str, classes: Sequence[str]) -> dict[str, NDArray[Any]]:
+        """Return the columns of /items, /contours or /sources, by name."""
+        columns = layout.tables(classes)[table]
+        return {
+            name: self._array(f"{table}/{name}", dtype, trailing)
+            for name, (dtype, trailing) in columns.items()
+        }
+
+    def bucket(
+        self, name: str, classes: Sequence[str]
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Return images and masks of a bucket, (n, H, W) each."""
+        images = self._array(f"images/{name}")
+        is_stack = images.ndim == 3 and 0 not in images.shape[1:]
+        if not is_stack or images.dtype.kind not in "iuf":
+            raise StoreError(f"images/{name} holds {_form(images)}, no images; damaged")
+        bucket = Bucket(images.shape[1:], images.dtype)
+        if bucket.name != name:
+            raise StoreError(f"images/{name} holds {bucket.name}; damaged")
+        masks = self._array(
+            f"masks/{name}", layout.mask_dtype(classes).str, bucket.shape
+        )
+        if len(masks) != len(images):
+            raise StoreError(
+                f"masks/{name} has length {len(masks)}, its images {len(images)}"
+            )
+        return images, masks
+
+    def percentile_ranks(self) -> tuple[float, ...]:
+        """Return the attribute `q` of the column of percentiles."""
+        column = self._file["items/percentiles"]
+        ranks = tuple(np.ravel(_attribute(column, "q")).tolist())
+        if ranks != layout.PERCENTILES:
+            raise StoreError(
+                f"items/percentiles are at {ranks}, expected {layout.PERCENTILES}"
+            )
+        return ranks
+
+    def release(self) -> None:
+        """Let go of the pages that were looked at; the system keeps them cached."""
+        if hasattr(mmap, "MADV_DONTNEED"):
+            self._map.madvise(mmap.MADV_DONTNEED)
+
+    def _array(
+        self, name: str, dtype: str | None = None, trailing: tuple[int, ...] = ()
+    ) -> NDArray[Any]:
+        dataset = self._file.get(name)
+        if not isinstance(dataset, h5py.Dataset) or dataset.shape is None:
+            raise StoreError(f"has no dataset {name}; damaged")
+        if h5py.h5o.get_info(dataset.id).fileno != self._number:
+            raise StoreError(f"{name} is a link into another file")
+        shape = tuple(map(int, dataset.shape))
+        found = np.dtype(dataset.dtype.str)  # without HDF5's notes on strings
+        text = "|S" if found.kind == "S" else found.str
+        is_other = dtype is not None and (text, shape[1:]) != (dtype, trailing)
+        if is_other or not shape or found.byteorder == ">":
+            form = ", ".join(map(str, ("n", *trailing)))
+            expected = "little-endian" if dtype is None else f"{dtype} ({form})"
+            raise StoreError(f"{name} is {found.str} {shape}, expected {expected}")
+        size = math.prod(shape) * found.itemsize
+        offset = dataset.id.get_offset() if size else 0
+        if offset is None:
+            raise StoreError(f"{name} is not contiguous, so not mappable")
+        if offset + size > len(self._map):
+            raise StoreError(
+                f"{name} ends at byte {offset + size}, the file has {len(self._map)}; "
+                "it is truncated"
+            )
+        self.offsets[name] = offset
+        if not size:
+            return np.empty(shape, found)
+        array: NDArray[Any] = np.ndarray(shape, found, self._map, offset)
+        if not array.flags.aligned:
+            # Only what is smaller than ALIGN_FROM: kernels want aligned arrays.
+            array = array.copy()
+            array.flags.writeable = False
+        return array
+
+
+def check_columns(
+    items: Columns,
+    contours: Columns,
+    sources: Columns,
+    counts: Sequence[int],
+    release: Callable[[], None],
+) -> None:
+    """Refuse columns of unequal length, and indices that lead outside of their data.
+
+    counts  : length of each bucket
+    release : called after each run of samples, so that the memory of one is enough
+    """
+    samples = _common_length("items", items)
+    files = _common_length("sources", sources)
+    ends = {name: contours[name] for name in ("item", "class", "source")}
+    rings = _common_length("contours", {**ends, "offsets": contours["offsets"][1:]})
+    _need(samples == sum(counts), "items/row")
+    _need(len(contours["offsets"]) > 0, "contours/offsets")
+    classes, lengths = items["pixels"].shape[1], np.array([*counts, 0])
+    ring = point = 0
+    for start in range(0, samples, RUN):
+        run = slice(start, start + RUN)
+        bucket, row = items["bucket"][run], items["row"][run]
+        _need_index(bucket, len(counts), "items/bucket")
+        _need((_natural(row) < _natural(lengths)[bucket]).all(), "items/row")
+        _need_index(items["source"][run], files, "items/source")
+
+        first, stop = items["contours"][run].T
+        follows = first[0] == ring and (first[1:] == stop[:-1]).all()
+        _need(follows and (first <= stop).all(), "items/contours")
+        _need(stop[-1] <= rings, "items/contours")
+        own, ring = slice(ring, int(stop[-1])), int(stop[-1])
+        _need_index(contours["item"][own], samples, "contours/item")
+        _need_index(contours["class"][own], classes, "contours/class")
+        _need_index(contours["source"][own], files, "contours/source")
+
+        offsets = contours["offsets"][own.start : own.stop + 1]
+        _need(offsets[0] == point, "contours/offsets")
+        _need((offsets[1:] >= offsets[:-1]).all(), "contours/offsets")
+        point = int(offsets[-1])
+        release()
+    _need(ring == rings, "items/contours")
+    _need(contours["offsets"][0] == 0, "contours/offsets")
+    _need(point == len(contours["points"]), "contours/offsets")
+
+
+def _common_length(table: str, columns: Columns) -> int:
+    lengths = {len(column) for column in columns.values()}
+    if len(lengths) > 1:
+        raise StoreError(f"/{table} has columns of lengths {sorted(lengths)}; damaged")
+    return lengths.pop()
+
+
+def _need_index(values: NDArray[Any], count: int, name: str) -> None:
+    _need(values.size == 0 or _natural(values).max() < count, name)
+
+
+def _natural(values: NDArray[Any]) -> NDArray[Any]:
+    """Return whole numbers as unsigned ones; the negative become too large."""
+    natural: NDArray[Any] = values.view(f"u{values.itemsize}")
+    return natural
+
+
+def _need(sound: Any, name: str) -> None:
+    if not sound:
+        raise StoreError(f"{name} points outside its data; damaged")
+
+
+def _attribute(file: Any, name: str) -> Any:
+    """Return an attribute of the format's types, or None.
+
+    HDF5 is not asked for others: damaged strings of variable length crash it.
+    """
+    if name not in file.attrs:
+        return None
+    kind = file.attrs.get_id(name).get_type()
+    if isinstance(kind, h5py.h5t.TypeStringID):
+        plain = not kind.is_variable_str()
+    else:
+        plain = isinstance(kind, h5py.h5t.TypeIntegerID | h5py.h5t.TypeFloatID)
+    return file.attrs[name] if plain else None
+
+
+def _text(attributes: Mapping[str, Any], name: str) -> str:
+    try:
+        return bytes.decode(attributes[name])
+    except (TypeError, UnicodeDecodeError):
+        raise StoreError(f"the attribute {name} is no text; damaged") from None
+
+
+def _names(attributes: Mapping[str, Any], name: str) -> tuple[str, ...]:
+    array = np.asarray(attributes[name])
+    if array.ndim == 1 and array.dtype.kind == "S":
+        names = tuple(text.decode(errors="replace") for text in array.tolist())
+        if all(names) and len(set(names)) == len(names):
+            return names
+    raise StoreError(f"the attribute {name} is no list of names; damaged")
+
+
+def _record(attributes: Mapping[str, Any], name: str) -> dict[str, Any]:
+    try:
+        record = json.loads(_text(attributes, name))
+        layout.canonical_json(record).encode()  # some texts of JSON are no UTF-8
+    except (ValueError, RecursionError):
+        record = None
+    if not isinstance(record, dict):
+        raise StoreError(f"the attribute {name} is no JSON object; damaged")
+    return record
+
+
+def _is(value: Any, expected: Any) -> bool:
+    return np.ndim(value) == 0 and bool(value == expected)
+
+
+def _is_hex(text: Any, digits: int) -> bool:
+    return isinstance(text, str) and bool(re.fullmatch(f"[0-9a-f]{{{digits}}}", text))
+
+
+def _form(array: NDArray[Any]) -> str:
+    return f"{array.dtype} {array.shape}"

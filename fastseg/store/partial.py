@@ -1,0 +1,261 @@
+"""A store in the making: `<name>.partial` and its journal, beside the target.
+
+    <name>.partial          the pixels, at the places that they have in the store
+    <name>.partial.journal  a record of each finished item
+    <name>.partial.old, <name>.partial.old.journal
+                            those of an interrupted build of other items: what fits is
+                            taken from it, then it is removed
+    <name>.partial.index    what HDF5 must know, for the moment before the end
+    <name>.partial.lock     held while somebody builds
+
+The target is absent, or the older store, until the last step, a rename. All else can
+be lost or cut short at any moment: an item counts as finished only if its record is
+whole and its pixels have the checksums that the record tells.
+"""
+
+import contextlib
+import os
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from io import FileIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock, Timeout
+from numpy.typing import NDArray
+from xxhash import xxh3_64_intdigest
+
+from fastseg.errors import BuildError
+from fastseg.store import layout, writer
+from fastseg.store.layout import Bucket
+from fastseg.store.records import Journal, Record
+
+
+@contextlib.contextmanager
+def sole_builder(target: Path) -> Iterator[None]:
+    """Let nobody else build that store meanwhile, or raise BuildError.
+
+    The lock is the system's: it is gone when the process that holds it is.
+    """
+    path = beside(target, ".partial.lock")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(path, timeout=0):
+            try:
+                yield
+            finally:
+                # Windows keeps the name of a file that is open; it does no harm.
+                with contextlib.suppress(PermissionError):
+                    path.unlink(missing_ok=True)
+    except Timeout:
+        raise BuildError(
+            f"{target}: is being built by somebody else; wait until that is done or "
+            "choose another name"
+        ) from None
+
+
+class Partial:
+    """The files of an unfinished store.
+
+    One thread calls `kept`, `add` and `publish`; any number may call `write` and
+    `take`. To be used in `with`; leaving it closes the files, which stay.
+    """
+
+    def __init__(
+        self,
+        target: Path,
+        *,
+        buckets: Sequence[Bucket],
+        links: Sequence[int],
+        classes: Sequence[str],
+        options: Mapping[str, Any],
+        software: Mapping[str, str],
+    ):
+        """Begin a store, or go on where an earlier process stopped.
+
+        buckets, links : of each item, its bucket and the hash of its links
+        """
+        self.target, self.options, self.software = target, options, software
+        self.shape = writer.Shape(classes=tuple(classes), buckets=tuple(buckets))
+        self._links = links
+        self._index = beside(target, ".partial.index")
+        self._extents = writer.reserve_pixels(self._index, self.shape)
+        self._starts = writer.starts_of(self.shape, self._extents)
+        self._tally = writer.Tally()
+        self._at = np.full(len(links), -1, np.int64)
+        # What was made under other rules is of no use.
+        self._kind = layout.canonical_json(
+            [layout.VERSION, list(classes), dict(options), dict(software)]
+        ).encode()
+        self._open()
+
+    def __enter__(self) -> "Partial":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for work in self._works:
+            work.close()
+
+    def places(self, k: int) -> tuple[int, int]:
+        """Return where image and mask of an item begin in the file."""
+        image, mask = self._starts[k]
+        return int(image), int(mask)
+
+    def kept(self, k: int) -> "tuple[Work, Record] | None":
+        """Return what an interrupted build has left of an item, for `take`."""
+        for work in self._works:
+            found = work.journal.kept.get(self._links[k])
+            if found is not None:
+                return work, work.journal.read(found.at)
+        return None
+
+    def take(self, k: int, work: "Work", record: Record) -> Record | None:
+        """Put pixels that an interrupted build has left where they belong.
+
+        Returns the record of their new places, None if they are not what the record
+        says: then the item is to be made again.
+        """
+        bucket = self.shape.buckets[k]
+        masks = layout.mask_dtype(self.shape.classes)
+        image = work.read(record.places[0], bucket.shape, bucket.dtype)
+        mask = work.read(record.places[1], bucket.shape, masks)
+        if (
+            xxh3_64_intdigest(image.data) != record.facts["image_xxh3"]
+            or xxh3_64_intdigest(mask.data) != record.facts["mask_xxh3"]
+        ):
+            return None
+        if work is not self._works[0]:
+            self.write(k, image, mask)
+        return replace(record, places=self.places(k))
+
+    def write(self, k: int, image: NDArray[Any], mask: NDArray[Any] | None) -> None:
+        """Write the pixels of an item; None is a mask without any."""
+        places = self.places(k)
+        self._works[0].write(places[0], image)
+        if mask is not None:
+            self._works[0].write(places[1], mask)
+        elif not self._is_new:  # else there is a hole, which reads as zeros
+            empty = layout.mask_dtype(self.shape.classes)
+            self._works[0].write(places[1], np.zeros(image.shape, empty))
+
+    def add(self, k: int, record: Record) -> None:
+        """Note that an item is finished."""
+        self._tally.add(record)
+        journal = self._works[0].journal
+        found = journal.kept.get(self._links[k])
+        if found is None or journal.read(found.at).stamps != record.stamps:
+            self._at[k] = journal.append(record)
+        else:
+            self._at[k] = found.at
+
+    def publish(self) -> None:
+        """Complete the file and put it under its name. All items must be there."""
+        work = self._works[0]
+        extents = writer.write_index(
+            self._index,
+            self.shape,
+            lambda: map(work.journal.read, self._at.tolist()),
+            self._tally,
+            options=self.options,
+            software=self.software,
+        )
+        assert (extents.images, extents.masks) == (
+            self._extents.images,
+            self._extents.masks,
+        ), "HDF5 has moved the pixels"
+        with work.path.open("r+b") as file:
+            writer.merge_index(self._index, file, self.shape, extents)
+            file.flush()
+            os.fsync(file.fileno())
+        for other in self._works:
+            other.close()
+        work.path.replace(self.target)
+        _sync_folder(self.target.parent)
+        remove_work(self.target)
+
+    def _open(self) -> None:
+        path, old = beside(self.target, ".partial"), beside(self.target, ".partial.old")
+        journal = Journal(beside(path, ".journal"), self._kind, self.shape.classes)
+        kept = journal.kept
+        if any(
+            kept[links].places != self.places(k)
+            for k, links in enumerate(self._links)
+            if links in kept
+        ):
+            # The items are others now, and would be written over what is to be kept.
+            journal.close()
+            path.replace(old)
+            journal.path.replace(beside(old, ".journal"))
+            journal = Journal(journal.path, self._kind, self.shape.classes)
+        self._is_new = not journal.kept
+        with path.open("wb" if self._is_new else "ab") as file:
+            file.truncate(self._extents.size)
+        self._works = [Work(path, journal)]
+        if old.exists() and beside(old, ".journal").exists():
+            left = Journal(beside(old, ".journal"), self._kind, self.shape.classes)
+            self._works.append(Work(old, left))
+
+
+class Work:
+    """A file of pixels and the journal that tells what is in it."""
+
+    def __init__(self, path: Path, journal: Journal):
+        self.path, self.journal = path, journal
+        self._local = threading.local()
+        self._files: list[FileIO] = []
+
+    def read(self, place: int, shape: tuple[int, int], dtype: Any) -> NDArray[Any]:
+        """Return an array; zeros behind the end of the file."""
+        array = np.zeros(shape, dtype)
+        file, view, done = self._file(), memoryview(array).cast("B"), 0
+        file.seek(place)
+        while done < len(view) and (count := file.readinto(view[done:])):
+            done += count
+        return array
+
+    def write(self, place: int, array: NDArray[Any]) -> None:
+        """Write a C-contiguous array."""
+        file, view = self._file(), memoryview(array).cast("B")
+        file.seek(place)
+        while len(view):  # a full disk may take a part before it says so
+            view = view[file.write(view) :]
+
+    def close(self) -> None:
+        """Close the files, which stay."""
+        self.journal.close()
+        for file in self._files:
+            file.close()
+
+    def _file(self) -> FileIO:
+        # One for each thread, since each has a position of its own.
+        if not hasattr(self._local, "file"):
+            self._local.file = FileIO(os.fspath(self.path), "r+")
+            self._files.append(self._local.file)
+        file: FileIO = self._local.file
+        return file
+
+
+def beside(target: Path, suffix: str) -> Path:
+    """Return the path with a suffix added to the name."""
+    return target.with_name(target.name + suffix)
+
+
+def remove_work(target: Path) -> None:
+    """Remove what unfinished builds of a store have left."""
+    for suffix in (".partial", ".partial.old"):
+        for more in ("", ".journal"):
+            beside(target, suffix + more).unlink(missing_ok=True)
+    beside(target, ".partial.index").unlink(missing_ok=True)
+
+
+def _sync_folder(path: Path) -> None:
+    """Wait until the names in a folder are on the disk."""
+    if os.name == "nt":
+        return  # Windows cannot open folders, and keeps its names by itself
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

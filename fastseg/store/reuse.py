@@ -1,0 +1,67 @@
+"""What a finished store offers to the build of the next one."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from xxhash import xxh3_64_intdigest
+
+from fastseg.store.reader import Store
+from fastseg.store.records import Record, Rings, Source, pack_facts
+
+
+class Finished:
+    """The items of a store by the hash of what they were made from."""
+
+    def __init__(self, store: Store):
+        self.store = store
+        hashes = store.items["inputs_xxh3"].tolist()
+        self._index = {digest: k for k, digest in enumerate(hashes)}
+
+    def find(self, digest: int) -> int | None:
+        """Return which item was made from that, None if none was."""
+        return self._index.get(digest)
+
+    def pixels(self, index: int) -> tuple[NDArray[Any], NDArray[Any]] | None:
+        """Return image and mask, None if they are damaged."""
+        sample, items = self.store[index], self.store.items
+        image, mask = sample.image, sample.mask
+        sound = (
+            xxh3_64_intdigest(image.data) == items["image_xxh3"][index]
+            and xxh3_64_intdigest(mask.data) == items["mask_xxh3"][index]
+        )
+        return (image, mask) if sound else None
+
+    def record(self, index: int, **more: Any) -> Record:
+        """Return the record of an item; more are those fields that no store keeps."""
+        items, contours, store = self.store.items, self.store.contours, self.store
+        first, stop = items["contours"][index].tolist()
+        bounds = contours["offsets"][first : stop + 1]
+        lengths: dict[tuple[int, int], list[int]] = {}
+        for ring in range(first, stop):
+            key = int(contours["class"][ring]), int(contours["source"][ring])
+            lengths.setdefault(key, []).append(
+                int(bounds[ring - first + 1] - bounds[ring - first])
+            )
+        files = [int(items["source"][index]), *(file for _, file in lengths)]
+        return Record(
+            patient=items["patient"][index].decode(),
+            series=items["series"][index].decode(),
+            sources=tuple(self._source(file) for file in files),
+            rings=tuple(
+                Rings(bit, 1 + k, tuple(sizes))
+                for k, ((bit, _), sizes) in enumerate(lengths.items())
+            ),
+            facts=pack_facts(
+                {name: column[index] for name, column in items.items()},
+                store.classes,
+            ),
+            points=np.array(contours["points"][bounds[0] : bounds[-1]]),
+            **more,
+        )
+
+    def _source(self, file: int) -> Source:
+        path, size, digest = (
+            self.store.sources[name][file].item() for name in ("path", "size", "xxh3")
+        )
+        return Source(path.decode(), size, digest)

@@ -1,0 +1,202 @@
+"""The fast path never disagrees: what `plain` answers, pydicom says as well.
+
+Longer: python benchmarks/soak_dicom.py
+"""
+
+import random
+from collections import Counter
+from io import BytesIO
+
+import numba
+import pydicom
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from pydicom.dataset import Dataset
+
+from fastseg import dicom
+from fastseg._kernels import elements
+from fastseg.dicom import plain
+from fastseg.errors import DicomError, MissingExtraError
+from tests import dicom_damage as damage
+from tests.test_dicom import EXPLICIT, FRAMES, IMPLICIT, dicom_bytes
+
+pytestmark = pytest.mark.kernel
+# Files per test; interpreted kernels take longer.
+MANY = 250 if numba.config.DISABLE_JIT else 1500
+SHORT_PIECES = (200, 700)
+
+
+def tally(files, frames=(0, 0, 0, 1, 2)):
+    """Compare all files; count them by how many of their readings were answered."""
+    draw, answers = random.Random(0), Counter()
+    for data in files:
+        answered, differing = damage.compare(data, draw.choice(frames))
+        assert not differing, data
+        answers[answered] += 1
+    return answers
+
+
+@pytest.mark.parametrize("pieces", [plain.PIECES, SHORT_PIECES], ids=str)
+@pytest.mark.parametrize("seed", [1, 2])
+def test_made_and_spoilt_files(monkeypatch, seed, pieces):
+    """Facts, pixels and refusals agree on small files, of which half are spoilt."""
+    monkeypatch.setattr(plain, "PIECES", pieces)
+    rng = random.Random(seed)
+    answers = tally(damage.make_file(rng) for _ in range(MANY))
+    assert answers[3] > MANY / 10
+    assert answers[0] > MANY / 3
+
+
+def test_spoilt_sample_files(sample_study):
+    """The same holds for the sample data with bytes and elements changed."""
+    rng = random.Random(3)
+    paths = sorted(sample_study.glob("dicoms/*/*.dcm"))
+
+    def spoilt():
+        for _ in range(MANY // 2):
+            data = rng.choice(paths).read_bytes()
+            parts, end = damage.split_file(data)
+            if rng.random() < 0.5:
+                yield damage.spoil_bytes(rng, data, end)
+            else:
+                damage.spoil_elements(rng, parts)
+                yield damage.write_file(parts, explicit=True)
+
+    answers = tally(spoilt())
+    assert answers[3] > MANY / 20
+
+
+def test_spoilt_files_raise_nothing_else():
+    """Whatever is wrong with a file: an image, or our error that names it."""
+    rng, images = random.Random(4), 0
+    for _ in range(MANY // 3):
+        data = damage.make_file(rng)
+        told = damage.outcome(lambda data=data: dicom.decode(data, "a.dcm"))
+        if isinstance(told[0], type):
+            assert told[0] in (DicomError, MissingExtraError)
+            assert told[1].startswith("a.dcm: ")
+        images += not isinstance(told[0], type)
+    assert images > MANY / 20
+
+
+def with_sequences(data, depth, defined):
+    """Return a file with sequences inside sequences, their lengths defined or not."""
+    file = pydicom.dcmread(BytesIO(data))
+    inner = file
+    for _ in range(depth):
+        item = Dataset()
+        item.ReferencedSOPInstanceUID = "1.2.3"
+        item.is_undefined_length_sequence_item = not defined
+        inner.ReferencedImageSequence = [item, Dataset()]
+        inner["ReferencedImageSequence"].is_undefined_length = not defined
+        inner = item
+    file.save_as(written := BytesIO())
+    return written.getvalue()
+
+
+@pytest.mark.parametrize("defined", [True, False])
+@pytest.mark.parametrize("depth", [1, 3, 17])
+@pytest.mark.parametrize("syntax", [EXPLICIT, IMPLICIT], ids=["explicit", "implicit"])
+def test_what_pydicom_writes(syntax, depth, defined):
+    """Frames behind sequences are found, unless those are deep or hard to tell."""
+    texts = {"SpecificCharacterSet": ["", "ISO 2022 IR 87"], "PatientName": "A^B"}
+    numbers = {"RescaleSlope": "0.5", "PixelSpacing": [0.1, 0.2]}
+    data = dicom_bytes(FRAMES, syntax, BitsStored=12, HighBit=11, **texts, **numbers)
+    data = with_sequences(data, depth, defined)
+    assert (b"\xfe\xff\xdd\xe0" in data) == (not defined)
+    limit = elements.DEEPEST if syntax == EXPLICIT else 1
+    answered = 3 if defined or depth <= limit else 0
+    for frame in range(-1, 4):
+        assert damage.compare(data, frame) == (answered, {})
+
+
+def undefined(*insides, explicit=True, vr=b"SQ"):
+    """Return a sequence of undefined length that holds what is given."""
+    content = b"".join(inside.encode(explicit) for inside in insides)
+    end = damage.Element(damage.END, b"", b"").encode(True)
+    return damage.Element(0x00081140, vr, content + end, damage.UNDEFINED)
+
+
+def item(*insides, explicit=True, length=None):
+    """Return an item, its length by default the true one."""
+    content = b"".join(inside.encode(explicit) for inside in insides)
+    return damage.Element(damage.ITEM, b"", content, length)
+
+
+REFERENCE = damage.Element(0x00081150, b"UI", b"1.2\0")
+END = damage.Element(damage.END, b"", b"")
+ITEM_END = damage.Element(damage.ITEM_END, b"", b"")
+IMPLICIT_ITEM = item(REFERENCE._replace(value=END.encode(True)), explicit=False)
+DOUBTFUL = {
+    "no item": (undefined(REFERENCE), True),
+    "too short an item": (undefined(item(REFERENCE, length=10)), True),
+    "too long an item": (undefined(item(REFERENCE, length=100)), True),
+    "an end in a defined item": (undefined(item(ITEM_END, REFERENCE)), True),
+    "an end of a sequence in an item": (undefined(item(REFERENCE, END)), True),
+    "an item in an item": (undefined(item(item(REFERENCE))), True),
+    "its own characters": (undefined(item(REFERENCE._replace(tag=0x80005))), True),
+    "bytes of undefined length": (undefined(item(undefined(vr=b"OB"))), True),
+    "unknown of undefined length": (undefined(item(REFERENCE), vr=b"UN"), True),
+    "an end in a value": (undefined(IMPLICIT_ITEM, explicit=False), False),
+    "a length of two letters": (REFERENCE._replace(value=bytes(0x4344)), False),
+    "an odd length": (REFERENCE._replace(value=b"1.2"), True),
+    "no known VR": (REFERENCE._replace(vr=b"ZZ"), True),
+    "no letters as VR": (REFERENCE._replace(vr=b"\0\0"), True),
+    "a command": (REFERENCE._replace(tag=0x00000002), True),
+    "a descending tag": (REFERENCE._replace(tag=0x00800000), True),
+}
+
+
+@pytest.mark.parametrize("name", DOUBTFUL)
+def test_what_is_doubtful_is_left_to_pydicom(name):
+    """A sound file with something before it that could be meant in several ways."""
+    doubtful, explicit = DOUBTFUL[name]
+    parts = damage.make_elements(random.Random(0), explicit, 0)
+    assert damage.compare(damage.write_file(parts, explicit)) == (3, {})
+    assert damage.compare(damage.write_file([doubtful, *parts], explicit)) == (0, {})
+
+
+@given(
+    st.sampled_from(["WindowCenter", "RescaleSlope", "PixelSpacing", "InstanceNumber"]),
+    st.text("0123456789+-.eE \\\0", max_size=12) | st.text(max_size=8),
+)
+@example("WindowCenter", "1_0")
+@example("InstanceNumber", "9" * 16)
+@example("PixelSpacing", "1\\2\0")
+@example("RescaleSlope", "9" * 400)
+def test_numbers_are_read_as_pydicom_does(keyword, text):
+    """Any text in the place of a number means the same, or is left to pydicom."""
+    value = text.encode()
+    data = damage.write_file(parts_with(keyword, value + b" " * (len(value) % 2)), True)
+    assert not damage.compare(data)[1]
+
+
+def parts_with(keyword, value):
+    """Return the elements of a sound image with one of another value."""
+    parts = damage.make_elements(random.Random(0), True, 0)
+    tag, vr = dicom.FACTS[keyword]
+    changed = {e.tag: e for e in parts} | {tag: damage.Element(tag, vr.encode(), value)}
+    return sorted(changed.values())
+
+
+@given(st.binary(max_size=60), st.booleans())
+def test_any_bytes_can_stand_in_a_dataset(rubbish, explicit):
+    """Rubbish before the elements of a sound file neither crashes nor deceives."""
+    parts = damage.make_elements(random.Random(0), explicit, 0)
+    head = damage.file_head(explicit)
+    body = b"".join(element.encode(explicit) for element in parts)
+    for data in (head + rubbish + body, head + body + rubbish, head + rubbish):
+        assert not damage.compare(data)[1]
+
+
+@pytest.mark.parametrize("explicit", [True, False])
+def test_every_truncation_is_left_to_pydicom(explicit):
+    """A file cut anywhere is never an image; its header is there up to the pixels."""
+    parts = damage.make_elements(random.Random(0), explicit, 0)
+    data = damage.write_file(parts, explicit)
+    start = len(data) - len(parts[-1].value)
+    for cut in range(len(data)):
+        answered, differing = damage.compare(data[:cut])
+        assert not differing
+        assert answered == (cut >= start)

@@ -1,0 +1,297 @@
+"""Ways to the pixels: the fast path, deflated and compressed files, and dead ends."""
+
+import os
+import random
+import subprocess
+import sys
+import tracemalloc
+from io import FileIO
+
+import numpy as np
+import pydicom
+import pytest
+from numpy.testing import assert_array_equal
+from pydicom import uid
+from pydicom.pixels import get_decoder
+
+from fastseg import dicom
+from fastseg.dicom import full, plain
+from fastseg.errors import DicomError, MissingExtraError
+from tests import dicom_damage as damage
+from tests.test_dicom import (
+    EXPLICIT,
+    FRAMES,
+    IMPLICIT,
+    PIXELS,
+    dicom_bytes,
+    write_dicom,
+)
+
+DEFLATED = uid.DeflatedExplicitVRLittleEndian
+SCENE = np.random.default_rng(0).integers(0, 4096, (2, 16, 24), np.uint16)
+
+
+def is_plain(data):
+    """Return whether the fast path answers."""
+    return plain.decode(data, "a.dcm", 0, dicom.MAX_PIXEL_BYTES) is not None
+
+
+def test_sample_files_take_the_fast_path(sample_study):
+    """No file of the sample data needs pydicom, and it is not even imported."""
+    code = (
+        "import sys; from pathlib import Path; from fastseg import dicom\n"
+        "for path in Path(sys.argv[1]).glob('dicoms/*/*.dcm'):\n"
+        "    assert dicom.read_header(path) == dicom.read_image(path).header\n"
+        "print('pydicom' in sys.modules)"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code, sample_study],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert run.stdout.strip() == "False"
+
+
+def test_real_files_take_the_fast_path(real_data):
+    """No file of the real data needs pydicom, and it would say the same of them."""
+    for path in sorted((real_data / "sunnybrook").glob("dicoms/*/*.dcm"))[::7]:
+        assert damage.compare(path.read_bytes()) == (3, {})
+
+
+@pytest.mark.parametrize("syntax", [EXPLICIT, IMPLICIT], ids=["explicit", "implicit"])
+@pytest.mark.parametrize("bits", [16, 13])
+def test_pixels_are_a_view_of_the_bytes(syntax, bits):
+    """Clean pixels are not copied and cannot be written to; each frame is its own."""
+    data = dicom_bytes(FRAMES, syntax, BitsStored=bits, HighBit=bits - 1)
+    for frame, expected in enumerate(FRAMES):
+        image = dicom.decode(data, "a.dcm", frame)
+        assert_array_equal(image.pixels, expected)
+        assert np.shares_memory(image.pixels, np.frombuffer(data, np.uint8))
+        assert not image.pixels.flags.writeable
+
+
+def test_pixels_are_aligned():
+    """Pixels of four bytes that begin between two places for such are copied."""
+    seen = set()
+    for spare in ("", "12"):
+        data = dicom_bytes(PIXELS.astype("u4"), PatientID=spare)
+        pixels = dicom.decode(data, "a.dcm").pixels
+        assert_array_equal(pixels, PIXELS)
+        assert pixels.flags.aligned
+        seen.add(np.shares_memory(pixels, np.frombuffer(data, np.uint8)))
+    assert seen == {False, True}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        dicom_bytes(PIXELS, packed=True),
+        dicom_bytes(PIXELS, uid.ExplicitVRBigEndian),
+        dicom_bytes(PIXELS, DEFLATED),
+        dicom_bytes(PIXELS, bare=True),
+        dicom_bytes(PIXELS, SpecificCharacterSet="ISO_IR 100").replace(b"R 1", b"R 9"),
+        dicom_bytes(PIXELS, RescaleSlope="0_2"),
+        dicom_bytes(PIXELS) + bytes(2),
+    ],
+    ids=["packed", "big", "deflated", "bare", "charset", "number", "trailing zeros"],
+)
+def test_others_are_left_to_pydicom(data):
+    """What the fast path does not answer is read all the same."""
+    assert not is_plain(data)
+    assert_array_equal(dicom.decode(data, "a.dcm").pixels, PIXELS)
+
+
+def test_one_frame_of_a_large_file_is_read_alone(tmp_path, monkeypatch):
+    """Beyond the header and the frame asked for, nothing of the file is read."""
+    amounts = []
+
+    class Counted(FileIO):
+        def read(self, size=-1):
+            amounts.append(size)
+            return super().read(size)
+
+    frames = np.random.default_rng(1).integers(0, 2**16, (40, 200, 100), np.uint16)
+    path = write_dicom(tmp_path / "a.dcm", frames)
+    assert path.stat().st_size > dicom.SMALL_FILE
+    monkeypatch.setattr(dicom, "FileIO", Counted)
+    for frame in (0, 17, 39):
+        assert_array_equal(dicom.read_image(path, frame).pixels, frames[frame])
+    assert sum(amounts) == 3 * (plain.PIECES[0] + frames[0].nbytes)
+    with pytest.raises(DicomError, match=r"need 1600000 bytes, over the limit"):
+        dicom.read_image(path, max_pixel_bytes=1_599_999)
+    assert sum(amounts) < 5 * plain.PIECES[0] + 3 * frames[0].nbytes
+
+
+@pytest.mark.parametrize("tail", [b"", b"\xfc\xff\xfc\xffOB\0\0\2\0\0\0ab", b"tail"])
+def test_a_large_file_with_a_tail_is_read_whole(tmp_path, monkeypatch, tail):
+    """What stands behind the pixels changes nothing, whichever way it is read."""
+    monkeypatch.setattr(dicom, "SMALL_FILE", 0)
+    path = tmp_path / "a.dcm"
+    path.write_bytes(dicom_bytes(FRAMES) + tail)
+    assert_array_equal(dicom.read_image(path, 2).pixels, FRAMES[2])
+
+
+@pytest.mark.parametrize("pixels", [PIXELS, FRAMES, PIXELS.astype("i4")])
+def test_deflated_files_are_read(tmp_path, pixels):
+    """A deflated dataset gives its header, and each of its frames."""
+    path = write_dicom(tmp_path / "a.dcm", pixels, DEFLATED, RescaleSlope="2")
+    header = dicom.read_header(path)
+    assert header.slope == 2
+    for frame, expected in enumerate(pixels.reshape(-1, *pixels.shape[-2:])):
+        image = dicom.read_image(path, frame)
+        assert_array_equal(image.pixels, expected)
+        assert image.header == header
+
+
+def test_a_deflated_file_cannot_fill_the_memory(tmp_path, monkeypatch):
+    """Inflating stops at the limit: a small file that holds millions of zeros."""
+    monkeypatch.setattr(full, "MAX_OTHER_BYTES", 1000)
+    monkeypatch.setattr(full, "MAX_PIXEL_BYTES", 1000)
+    path = write_dicom(tmp_path / "a.dcm", np.zeros((4000, 4000), "u2"), DEFLATED)
+    assert path.stat().st_size < 100_000
+    tracemalloc.start()
+    try:
+        with pytest.raises(DicomError, match=r"a\.dcm: inflates to more than 3000 "):
+            dicom.read_image(path, max_pixel_bytes=2000)
+        with pytest.raises(DicomError, match=r"a\.dcm: inflates to more than 2000 "):
+            dicom.read_header(path)
+        assert tracemalloc.get_traced_memory()[1] < 4e6
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_cut_deflated_file_is_noticed():
+    """Wherever deflated data are cut off: a DicomError."""
+    data = dicom_bytes(PIXELS, DEFLATED)
+    for cut in range(len(data) - 1):
+        with pytest.raises(DicomError, match=r"^a\.dcm: "):
+            dicom.decode(data[:cut], "a.dcm")
+
+
+def compressed(tmp_path, syntax):
+    """Return a file of SCENE in a compressed transfer syntax, written by GDCM."""
+    gdcm = pytest.importorskip("gdcm")
+    source = write_dicom(tmp_path / "in.dcm", SCENE, BitsStored=12, HighBit=11)
+    reader, change = gdcm.ImageReader(), gdcm.ImageChangeTransferSyntax()
+    reader.SetFileName(str(source))
+    assert reader.Read()
+    change.SetTransferSyntax(gdcm.TransferSyntax(syntax))
+    change.SetInput(reader.GetImage())
+    assert change.Change()
+    writer = gdcm.ImageWriter()
+    writer.SetFile(reader.GetFile())
+    writer.SetImage(change.GetOutput())
+    writer.SetFileName(str(tmp_path / "out.dcm"))
+    assert writer.Write()
+    return tmp_path / "out.dcm"
+
+
+LOSSLESS = {
+    "JPEG lossless": ("JPEGLosslessProcess14_1", uid.JPEGLosslessSV1),
+    "JPEG-LS": ("JPEGLSLossless", uid.JPEGLSLossless),
+    "JPEG 2000": ("JPEG2000Lossless", uid.JPEG2000Lossless),
+    "RLE": ("RLELossless", uid.RLELossless),
+}
+
+
+@pytest.mark.parametrize("name", LOSSLESS)
+def test_compressed_files_are_read(tmp_path, name):
+    """Lossless codecs give back the pixels of each frame, and the header."""
+    gdcm = pytest.importorskip("gdcm")
+    kind, syntax = LOSSLESS[name]
+    path = compressed(tmp_path, getattr(gdcm.TransferSyntax, kind))
+    assert pydicom.dcmread(path).file_meta.TransferSyntaxUID == syntax
+    for frame, expected in enumerate(SCENE):
+        assert_array_equal(dicom.read_image(path, frame).pixels, expected)
+    assert dicom.read_header(path).frames == 2
+
+
+def test_a_missing_codec_is_named(tmp_path, monkeypatch):
+    """Without a decoder, the error prints the line that installs one."""
+    gdcm = pytest.importorskip("gdcm")
+    path = compressed(tmp_path, gdcm.TransferSyntax.JPEGLSLossless)
+    monkeypatch.setattr(get_decoder(uid.JPEGLSLossless), "_available", {})
+    with pytest.raises(
+        MissingExtraError, match=r'out\.dcm: .*pip install "fastseg\[codecs\]"'
+    ):
+        dicom.read_image(path)
+
+
+def element(tag, vr, value=b"", length=None):
+    return damage.Element(tag, vr, value, length)
+
+
+def file_with(*others, explicit=True):
+    """Return a sound file with other elements before its own."""
+    parts = damage.make_elements(random.Random(0), explicit, 0)
+    return damage.write_file([*others, *parts], explicit)
+
+
+ENDLESS = element(0x00081140, b"SQ", b"", damage.UNDEFINED).encode(True)
+ENDLESS += element(damage.ITEM, b"", b"", damage.UNDEFINED).encode(True)
+DEAD_ENDS = {
+    "a private element of 4 GB": file_with(element(0x00091010, b"UN", b"", 2**32 - 2)),
+    "another one": file_with(element(0x00091010, b"", b"", 2**32 - 2), explicit=False),
+    "a fact of 4 GB": file_with(element(0x00080018, b"UN", b"", 2**32 - 2)),
+    "one in an implicit file": damage.write_file(
+        [element(0x00280010, b"", b"", 2**32 - 2)], False
+    ),
+    "a character set of 4 GB": damage.write_file(
+        [element(0x00080005, b"UT", b"", 2**32 - 2)], True
+    ),
+    "sequences that never end": damage.file_head(True) + ENDLESS * 20_000,
+    "undefined length": file_with(element(0x00081030, b"OB", b"", damage.UNDEFINED)),
+    "text": b"patient_id,original_id\n" * 100,
+    "zeros": bytes(10**6),
+    "nothing": b"",
+}
+
+
+@pytest.mark.parametrize("name", DEAD_ENDS)
+def test_dead_ends_are_left_at_once(tmp_path, name):
+    """Lengths that nothing stands behind: our error, and no memory for them."""
+    path = tmp_path / "a.dcm"
+    path.write_bytes(DEAD_ENDS[name])
+    tracemalloc.start()
+    try:
+        for read in (dicom.read_header, dicom.read_image):
+            with pytest.raises(DicomError, match=r"/a\.dcm: "):
+                read(path)
+        assert tracemalloc.get_traced_memory()[1] < 5e7
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("change", [-25, -3, -2, -1, 1, 2, 25])
+@pytest.mark.parametrize("syntax", [EXPLICIT, IMPLICIT], ids=["explicit", "implicit"])
+def test_pixels_of_another_length_are_refused(syntax, change):
+    """Pixel data shorter or longer than the header says, of odd length or none."""
+    data = dicom_bytes(PIXELS, syntax)
+    given = len(PIXELS.tobytes()) + change
+    place = len(data) - PIXELS.nbytes - 4
+    spoilt = data[:place] + damage.word(max(given, 0)) + bytes(max(given, 0))
+    with pytest.raises(DicomError, match=r"^a\.dcm: .*pixel data"):
+        dicom.decode(spoilt, "a.dcm")
+
+
+def test_files_that_cannot_be_opened_are_named(tmp_path):
+    """A folder, a missing file and one without permission are OSErrors."""
+    locked = write_dicom(tmp_path / "locked.dcm", PIXELS)
+    locked.chmod(0)
+    cases = [(tmp_path, IsADirectoryError), (tmp_path / "none", FileNotFoundError)]
+    if os.geteuid():  # nothing is locked for root
+        cases.append((locked, PermissionError))
+    for path, error in cases:
+        for read in (dicom.read_header, dicom.read_image):
+            with pytest.raises(error, match=path.name):
+                read(path)
+
+
+def test_a_file_beyond_the_limit_is_not_read(tmp_path):
+    """A file of 32 GB (a hole) is refused by its size, its header is not."""
+    path = write_dicom(tmp_path / "a.dcm", PIXELS)
+    os.truncate(path, 2**35)
+    assert dicom.read_header(path).rows == 3
+    with pytest.raises(DicomError, match=r"a\.dcm: is 34359738368 bytes long"):
+        dicom.read_image(path)

@@ -1,0 +1,404 @@
+"""Proof: whatever has changed in a store, or in what it was made from, is named."""
+
+import errno
+import hashlib
+import os
+import random
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from xxhash import xxh3_64_hexdigest
+
+import fastseg
+from fastseg.errors import OptionError, StoreError
+from fastseg.store import layout, verify
+from fastseg.store.reader import Store
+
+PROJECT = Path(__file__).parents[1]
+MUTATIONS = 2000
+
+
+@pytest.fixture
+def copy(store, tmp_path):
+    """A copy of the store, to be spoiled."""
+    return Path(shutil.copy(store.path, tmp_path / "copy.h5"))
+
+
+def spoil(path, name, byte):
+    """Flip a bit of one byte of a dataset."""
+    offset = fastseg.open(path).offsets[name] + byte
+    with path.open("r+b") as file:
+        file.seek(offset)
+        (value,) = file.read(1)
+        file.seek(offset)
+        file.write(bytes([value ^ 16]))
+
+
+def arrays_of(store):
+    """Return all datasets of a store by name."""
+    tables = ("images", "masks", "items", "contours", "sources")
+    return {
+        f"{table}/{name}": array
+        for table in tables
+        for name, array in getattr(store, table).items()
+    }
+
+
+def test_an_untouched_store_is_sound(store):
+    """Nothing is found, and every byte of every dataset was read once."""
+    report = fastseg.verify(store)
+    assert report.is_sound
+    assert (report.damages, report.changed_sources) == ((), ())
+    assert report.path == store.path
+    assert report.fingerprint == store.fingerprint
+    assert report.samples == len(store)
+    assert report.bytes_read == sum(array.nbytes for array in arrays_of(store).values())
+    assert fastseg.verify(str(store.path)) == report
+
+
+def test_damage_is_named_with_its_sample(store, copy):
+    """A flipped bit of an image, a mask or a vertex is told with sample and file."""
+    sample = store[9]
+    name, row = sample.facts["bucket"], sample.facts["row"]
+    spoil(copy, f"images/{name}", row * sample.image.nbytes + 5)
+    spoil(copy, f"masks/{name}", (row + 1) * sample.mask.nbytes - 1)
+    ring = store.items["contours"][9, 0]
+    spoil(copy, "contours/points", int(store.contours["offsets"][ring]) * 16)
+    spoil(copy, "items/mean", 3)
+    report = fastseg.verify(copy)
+    assert not report.is_sound
+    facts = {(d.sample, d.patient, d.source) for d in report.damages[1:]}
+    assert facts == {(9, sample.patient, sample.facts["source"])}
+    assert [str(damage) for damage in report.damages] == [
+        "items/mean differs from what was written",
+        *(
+            f"sample 9 ({sample.facts['source']}): {part} differs from what was written"
+            for part in ("contours", "image", "mask")
+        ),
+    ]
+
+
+def test_every_dataset_is_covered(store, copy):
+    """One flipped bit anywhere is damage of that part, or the store does not open."""
+    draw = random.Random(0)
+    whole = copy.read_bytes()
+    refused = set()
+    for name, array in arrays_of(store).items():
+        for _ in range(3):
+            copy.write_bytes(whole)
+            spoil(copy, name, draw.randrange(array.nbytes))
+            try:
+                found = {damage.part for damage in fastseg.verify(copy).damages}
+            except StoreError:
+                refused.add(name)
+                continue
+            part = {"images": "image", "masks": "mask", "contours": "contours"}
+            table = name.split("/")[0]
+            assert found & {name, part.get(table)}, name
+    assert refused <= {
+        "items/bucket",
+        "items/row",
+        "items/source",
+        "items/contours",
+        "contours/offsets",
+        "contours/item",
+        "contours/class",
+        "contours/source",
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "part"),
+    [
+        ("classes", b"icontour", b"jcontour", "fingerprint"),
+        ("options", b"half-open", b"closed   ", "fingerprint"),
+        ("software", b"numpy", b"dumpy", "software"),
+        ("checksums", b'"items/mean":"', b'"items/mean":"', "items/mean"),
+        ("fingerprint", b"", b"", "fingerprint"),
+    ],
+)
+def test_attributes_are_covered(copy, name, old, new, part):
+    """What the attributes say is part of the proof."""
+    with h5py.File(copy, "r+") as file:
+        value = file.attrs[name]
+        if name == "classes":
+            changed = np.array([text.replace(old, new) for text in value], value.dtype)
+        elif old != new:
+            changed = value.replace(old, new)
+        else:  # turn the digit that follows
+            place = value.index(old) + len(old)
+            digit = b"1" if value[place : place + 1] == b"0" else b"0"
+            changed = value[:place] + digit + value[place + 1 :]
+        file.attrs.modify(name, changed)
+    report = fastseg.verify(copy)
+    assert part in {damage.part for damage in report.damages}
+
+
+def test_a_stranger_computes_the_checksums(store):
+    """The format page is enough to compute checksums and fingerprint with h5py."""
+    with h5py.File(store.path) as file:
+        checksums = {
+            f"{table}/{name}": xxh3_64_hexdigest(file[table][name][()].tobytes())
+            for table in ("items", "contours", "sources")
+            for name in file[table]
+        }
+        del checksums["contours/points"]
+        checksums["software"] = xxh3_64_hexdigest(file.attrs["software"])
+    assert checksums == store.checksums
+    assert store.checksums.keys() == layout.checksum_names(store.classes)
+    content = {
+        "version": 1,
+        "classes": list(store.classes),
+        "buckets": list(store.buckets),
+        "options": store.options,
+        "checksums": {
+            name: text
+            for name, text in checksums.items()
+            if name not in layout.PROVENANCE
+        },
+    }
+    text = layout.canonical_json(content)
+    assert store.fingerprint == hashlib.sha256(text.encode()).hexdigest()
+
+
+def test_the_fingerprint_is_that_of_the_content(study, tmp_path):
+    """It tells other pixels, vertices and classes, not where the files lay."""
+    path = tmp_path / "heart.h5"
+
+    def mark(**options):
+        fastseg.build(fastseg.link(study, **options), path)
+        assert fastseg.verify(path).is_sound
+        return fastseg.open(path).fingerprint
+
+    first = mark()
+    study = study.rename(tmp_path / "moved")
+    assert mark() == first
+    assert mark(labels=["icontour"]) != first
+    contour = next(study.rglob("*icontour*.txt"))
+    text = contour.read_text()
+    contour.write_text(text.replace(".", ".0", 1))
+    assert mark() != first
+    contour.write_text(text)
+    image = next(study.rglob("*.dcm"))
+    content = bytearray(image.read_bytes())
+    content[-2] ^= 1
+    image.write_bytes(content)
+    assert mark() != first
+
+
+def test_the_fingerprint_covers_all_but_provenance(store):
+    """Each checksum counts, unless it is of what tells where the data lay."""
+    head = store.classes, list(store.buckets), store.options
+    for name in store.checksums:
+        changed = {**store.checksums, name: "0" * 16}
+        same = layout.fingerprint(*head, changed) == store.fingerprint
+        assert same == (name in layout.PROVENANCE), name
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("block", [7, 1000, 2**20])
+def test_the_report_does_not_depend_on_how_it_is_read(
+    copy, monkeypatch, threads, block
+):
+    """Threads, the buffer and the length of stretches change nothing."""
+    spoil(copy, "images/96x96_uint16", 70_000)
+    spoil(copy, "masks/120x88_uint16", 9)
+    expected = fastseg.verify(copy)
+    assert len(expected.damages) == 2
+    monkeypatch.setattr(verify, "BLOCK", block)
+    for name in ("STRETCH", "SAMPLES"):
+        monkeypatch.setattr(verify, name, min(block, 50))
+    assert fastseg.verify(copy, threads=threads) == expected
+
+
+def test_a_bad_sector_is_damage_of_its_sample(store, copy, monkeypatch):
+    """What cannot be read is told; the rest is checked."""
+    sector = store.offsets["images/96x96_uint16"] + 3 * 96 * 96 * 2 + 100
+    read = verify._read
+
+    def fail(file, start, stop, buffer):
+        if start <= sector < stop:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return read(file, start, stop, buffer)
+
+    monkeypatch.setattr(verify, "_read", fail)
+    (damage,) = fastseg.verify(copy).damages
+    assert store[damage.sample].facts["row"] == 3
+    assert (damage.part, damage.reason) == (
+        "image",
+        "cannot be read: Input/output error",
+    )
+
+
+def test_a_store_that_shrinks_is_an_error(copy, monkeypatch):
+    """Cut while it is verified, a store is a StoreError and never a signal."""
+    open_file = Store.open_file
+
+    def cut(store):
+        file = open_file(store)
+        os.truncate(store.path, 9_000)
+        return file
+
+    monkeypatch.setattr(Store, "open_file", cut)
+    with pytest.raises(StoreError, match=r"copy\.h5: was truncated"):
+        fastseg.verify(copy)
+
+
+def test_a_store_that_is_replaced_is_an_error(store, copy):
+    """Plain reads are of the mapped file or of none."""
+    opened = fastseg.open(copy)
+    copy.unlink()
+    shutil.copy(store.path, copy)
+    with pytest.raises(StoreError, match="was replaced"):
+        opened.open_file()
+
+
+def test_what_cannot_be_opened_is_an_error(copy):
+    """A file that is no store is not verified."""
+    with copy.open("r+b") as file:
+        file.truncate(5000)
+    with pytest.raises(StoreError, match="truncated"):
+        fastseg.verify(copy)
+
+
+def test_progress_is_told_and_may_end_it(copy, monkeypatch):
+    """An interrupt leaves no thread behind and the rest undone."""
+    monkeypatch.setattr(verify, "STRETCH", 1)
+    done = []
+
+    def stop(items, label, total):
+        assert label == "verify"
+        for count, item in enumerate(items):
+            if count == 3:
+                assert total > 64
+                raise KeyboardInterrupt
+            done.append(item)
+            yield item
+
+    with pytest.raises(KeyboardInterrupt):
+        fastseg.verify(copy, threads=2, progress=stop)
+    assert len(done) == 3
+    assert not [t for t in threading.enumerate() if t.name.startswith("fastseg-verify")]
+
+
+@pytest.mark.parametrize("threads", [0, -1, 1.5, "two"])
+def test_threads_are_a_positive_number(store, threads):
+    """Anything else is an OptionError."""
+    with pytest.raises(OptionError, match="threads is"):
+        fastseg.verify(store, threads=threads)
+
+
+def test_original_files_are_compared(store, sample_study):
+    """The study that a store was made from is found unchanged."""
+    report = fastseg.verify(store, sources=sample_study)
+    assert report.is_sound
+    content = sum(array.nbytes for array in arrays_of(store).values())
+    assert report.bytes_read == content + store.sources["size"].sum()
+
+
+def test_changed_originals_are_listed(study, tmp_path, monkeypatch):
+    """Missing, longer, changed, made a folder, led astray: each with a reason."""
+    monkeypatch.setattr(verify, "FILES", 3)
+    path = tmp_path / "heart.h5"
+    fastseg.build(fastseg.link(study), path)
+    store = fastseg.open(path)
+    names = [name.decode() for name in store.sources["path"].tolist()]
+    (study / names[0]).unlink()
+    with (study / names[2]).open("ab") as file:
+        file.write(b"more")
+    size = (study / names[2]).stat().st_size
+    content = bytearray((study / names[5]).read_bytes())
+    content[-1] ^= 1
+    (study / names[5]).write_bytes(content)
+    (study / names[6]).unlink()
+    (study / names[6]).mkdir()
+    secret = tmp_path / "secret"
+    secret.write_bytes((study / names[7]).read_bytes())
+    (study / names[7]).unlink()
+    (study / names[7]).symlink_to(secret)
+    report = fastseg.verify(store, sources=study, threads=2)
+    assert not report.damages
+    assert not report.is_sound
+    found = {change.path: change.reason for change in report.changed_sources}
+    assert list(found) == [names[k] for k in (0, 2, 5, 6, 7)]
+    assert found[names[0]] == "is missing"
+    assert found[names[2]] == f"has {size} bytes, had {size - 4}"
+    assert found[names[5]] == "has other content"
+    assert found[names[6]] == "is no file"
+    assert "leads outside" in found[names[7]]
+    assert str(report.changed_sources[0]) == f"{names[0]}: is missing"
+
+
+def test_the_root_of_the_originals_is_a_folder(store, tmp_path):
+    """A wrong root is an error and not a list of all files."""
+    with pytest.raises(OptionError, match="no folder"):
+        fastseg.verify(store, sources=tmp_path / "none")
+
+
+def test_no_mutation_goes_unnoticed(small_study, tmp_path):
+    """With random bytes of HDF5's own data changed, a store is refused, or damaged,
+    or the same; HDF5 does not crash on it."""
+    path = tmp_path / "small.h5"
+    fastseg.build(fastseg.link(small_study), path)
+    code = f"from tests.test_verify import mutate; mutate({str(path)!r}, {MUTATIONS})"
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (run.returncode, run.stderr) == (0, "")
+    refused, damaged, same = map(int, run.stdout.split())
+    assert refused + damaged + same == MUTATIONS
+    assert refused > MUTATIONS / 2
+    assert min(damaged, same) > 0
+
+
+def mutate(path, count):
+    """Spoil a store `count` times and print how often it was refused, damaged, same."""
+    original = fastseg.open(path)
+    content, whole = contents(original), Path(path).read_bytes()
+    is_metadata = np.ones(len(whole), bool)
+    for name, array in arrays_of(original).items():
+        offset = original.offsets[name]
+        is_metadata[offset : offset + array.nbytes] = False
+    # Most of the metadata is padding, which nobody reads.
+    telling = np.flatnonzero(is_metadata & (np.frombuffer(whole, "u1") != 0)).tolist()
+    refused = damaged = same = 0
+    for seed in range(count):
+        draw = random.Random(seed)
+        changed = bytearray(whole)
+        for place in draw.sample(telling, draw.choice((1, 1, 2, 8))):
+            flipped = changed[place] ^ 1 << draw.randrange(8)
+            changed[place] = draw.choice((flipped, draw.randrange(256), 0, 255))
+        target = Path(f"{path}.mutated")
+        target.unlink(missing_ok=True)  # the former one may still be mapped
+        target.write_bytes(changed)
+        try:
+            opened = fastseg.open(target)
+        except StoreError:
+            refused += 1
+            continue
+        if not fastseg.verify(target, threads=1).is_sound:
+            damaged += 1
+        else:
+            assert contents(opened) == content, f"seed {seed}"
+            same += 1
+    print(refused, damaged, same)
+
+
+def contents(store):
+    """Return all that a store says, to be compared."""
+    head = (store.classes, store.options, store.software, store.fingerprint)
+    arrays = {
+        name: (array.dtype.str, array.shape, array.tobytes())
+        for name, array in arrays_of(store).items()
+    }
+    return head, store.checksums, list(store.buckets), arrays
