@@ -297,10 +297,11 @@ def rows_of(shape: Shape) -> dict[str, NDArray[np.int64]]:
     """Return bucket and row of each item."""
     number = {bucket: k for k, (bucket, _) in enumerate(shape.counts())}
     buckets = np.array([number[bucket] for bucket in shape.buckets], np.int64)
+    # Items of a bucket keep their order: the n-th has row n.
+    order = np.argsort(buckets, kind="stable")
+    counts = np.bincount(buckets, minlength=len(number))
     rows = np.empty_like(buckets)
-    for k in range(len(number)):
-        here = buckets == k
-        rows[here] = np.arange(here.sum())
+    rows[order] = np.arange(len(buckets)) - np.repeat(counts.cumsum() - counts, counts)
     return {"bucket": buckets, "row": rows}
 
 
@@ -327,8 +328,8 @@ def _allocate(file: Any, name: str, shape: tuple[int, ...], dtype: Any) -> Any:
     links.set_create_intermediate_group(True)
     space = h5py.h5s.create_simple(shape)
     kind = h5py.h5t.py_create(dtype, logical=True)
-    h5py.h5d.create(file.id, name.encode(), kind, space, creation, links)
-    return file[name]
+    made = h5py.h5d.create(file.id, name.encode(), kind, space, creation, links)
+    return h5py.Dataset(made)
 
 
 def _texts(texts: Sequence[str]) -> NDArray[np.bytes_]:
