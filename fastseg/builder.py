@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fastseg import __version__
+from fastseg.dicom import MAX_PIXEL_BYTES
 from fastseg.errors import (
     BuildError,
     NothingBuiltError,
@@ -62,6 +63,7 @@ def build(
     fill: str = "even-odd",
     origin: str = "center",
     workers: int | None = None,
+    max_pixel_bytes: int = MAX_PIXEL_BYTES,
     progress: Progress = silent,
 ) -> BuildReport:
     """Read all linked images and contours and write them into a store.
@@ -72,6 +74,8 @@ def build(
     edges, fill, origin : what belongs to a region, see `raster.Rules`
     workers : threads that share the work, by default one a core up to four; the bytes
         of the store do not depend on it
+    max_pixel_bytes : an image file whose header promises more, all frames together,
+        is rejected before anything is allocated
 
     A build that was interrupted, however, goes on where it stopped when it is called
     again. What cannot be used is left out, listed in `<output>.rejects.csv` and told
@@ -83,6 +87,7 @@ def build(
     if workers is None:
         workers = min(os.cpu_count() or 1, MOST_WORKERS)
     workers = whole_number("workers", workers, 1)
+    max_pixel_bytes = whole_number("max_pixel_bytes", max_pixel_bytes, 1)
     table = links if isinstance(links, LinkTable) else LinkTable.load(links)
     target = Path(output)
     if len(table.classes) > layout.MAX_CLASSES:
@@ -91,7 +96,7 @@ def build(
             f"{layout.MAX_CLASSES}; link fewer labels"
         )
     with sole_builder(target):
-        work = _Build(table, target, rules, workers, progress)
+        work = _Build(table, target, rules, workers, max_pixel_bytes, progress)
         store = work.run()
     rejects = tuple(dict.fromkeys(work.rejects))
     listed = save_rejects(output, rejects)
@@ -137,12 +142,14 @@ class _Build:
         target: Path,
         rules: Rules,
         workers: int,
+        max_pixel_bytes: int,
         progress: Progress,
     ):
         self.table, self.target = table, target
         self.workers, self.progress = workers, progress
         self.options, self.software = asdict(rules), _versions()
-        self.maker = Maker(Paths(table.base), table.classes, rules)
+        paths = Paths(table.base)
+        self.maker = Maker(paths, table.classes, rules, max_pixel_bytes)
         self.older = self._find_older()
         self.rejects = list(table.rejects)
         self.off_image: list[str] = []
@@ -151,7 +158,11 @@ class _Build:
     def run(self) -> Store | None:
         """Build, and return the store; None if there is nothing to build."""
         planned, rejects = plan_build(
-            self.table, self.maker.paths, self.progress, self.workers
+            self.table,
+            self.maker.paths,
+            self.progress,
+            self.workers,
+            self.maker.max_pixel_bytes,
         )
         self.rejects += rejects
         if self.older is not None and self._is_up_to_date(self.older, planned):

@@ -94,6 +94,10 @@ def build(
         int | None,
         typer.Option(help="Threads that share the work; one a core, up to four."),
     ] = None,
+    max_pixel_bytes: Annotated[
+        int,
+        typer.Option(help="Reject image files whose header promises more than this."),
+    ] = 2**30,
     allow_rejects: AllowRejects = False,
 ) -> None:
     """Read all images and contours of a table into a store.
@@ -112,6 +116,7 @@ def build(
             fill=fill,
             origin=origin,
             workers=workers,
+            max_pixel_bytes=max_pixel_bytes,
             progress=output.progress,
         )
     except (KeyboardInterrupt, OSError):

@@ -19,14 +19,17 @@ class Stamp(NamedTuple):
     inode: int
 
 
-def read_file(path: str) -> tuple[bytes, Stamp]:
+def read_file(path: str, most: int) -> tuple[bytes, Stamp]:
     """Return the content of a regular file and its stamp.
 
-    Raises OSError, and FileChangedError if somebody wrote to it meanwhile.
+    Raises OSError, also for a file of more than `most` bytes, and FileChangedError if
+    somebody wrote to it meanwhile.
     """
     handle = os.open(path, READ_ONLY)
     try:
         before = _stamp(os.fstat(handle), path)
+        if before.size > most:
+            raise OSError(f"is {before.size} bytes long, over the limit of {most}")
         data = os.read(handle, before.size)
         while len(data) < before.size and (more := os.read(handle, before.size)):
             data += more

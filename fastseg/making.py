@@ -26,6 +26,8 @@ from fastseg.store.records import Record, Rings, Source, pack_facts
 
 # Order statistics are counted up to this range of values and sorted beyond it.
 WIDEST_COUNT = 2**17
+# No file of contours is longer; the largest known has 10 MB.
+MAX_CONTOUR_BYTES = 2**30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,8 +61,11 @@ class Material:
 class Maker:
     """Makes items by one set of rules; threads share it, and it never changes."""
 
-    def __init__(self, paths: Paths, classes: Sequence[str], rules: Rules):
+    def __init__(
+        self, paths: Paths, classes: Sequence[str], rules: Rules, max_pixel_bytes: int
+    ):
         self.paths, self.rules = paths, rules
+        self.max_pixel_bytes = max_pixel_bytes
         self.classes = tuple(classes)
         self._masks = layout.mask_dtype(classes)
         self._last = threading.local()
@@ -93,7 +98,7 @@ class Maker:
                 continue
             try:
                 path = self.paths.resolve(other.contour_path, other.root)
-                text, stamp = read_file(path)
+                text, stamp = read_file(path, MAX_CONTOUR_BYTES)
                 stamps.append(stamp)
                 source = _source(within_root(other.contour_path, other), text)
                 alike = labels.count(other.label)
@@ -132,7 +137,7 @@ class Maker:
         if frame and last and last[0] == path and last[2] == stamp_of(path):
             _, data, stamp = last
             return data, stamp
-        data, stamp = read_file(path)
+        data, stamp = read_file(path, self.max_pixel_bytes + dicom.MAX_OTHER_BYTES)
         self._last.file = path, data, stamp
         return data, stamp
 
@@ -140,7 +145,12 @@ class Maker:
         """Return the pixels of an item, or raise Refusal."""
         link = item.links[0]
         try:
-            image = dicom.decode(material.data, link.dicom_path, link.frame)
+            image = dicom.decode(
+                material.data,
+                link.dicom_path,
+                link.frame,
+                max_pixel_bytes=self.max_pixel_bytes,
+            )
             if Bucket(image.pixels.shape, image.pixels.dtype) != item.bucket:
                 raise DicomError("has changed while the store was built; build again")
         except (DicomError, ImportError) as exc:

@@ -57,7 +57,11 @@ class Refusal(Exception):
 
 
 def plan_build(
-    table: LinkTable, paths: Paths, progress: Progress, workers: int
+    table: LinkTable,
+    paths: Paths,
+    progress: Progress,
+    workers: int,
+    max_pixel_bytes: int,
 ) -> tuple[list[Planned], list[Reject]]:
     """Look at the header of every image, so that the store's shape is known.
 
@@ -70,7 +74,7 @@ def plan_build(
 
     def look(links: list[Link]) -> Planned | list[Reject]:
         try:
-            bucket = _find_bucket(links, paths)
+            bucket = _find_bucket(links, paths, max_pixel_bytes)
         except Refusal as exc:
             return exc.rejects
         return Planned(
@@ -100,7 +104,7 @@ def within_root(path: str, link: Link) -> str:
     return posixpath.relpath(path, link.root)
 
 
-def _find_bucket(links: list[Link], paths: Paths) -> Bucket:
+def _find_bucket(links: list[Link], paths: Paths, max_pixel_bytes: int) -> Bucket:
     link = links[0]
     file = link.dicom_path
     try:
@@ -110,8 +114,7 @@ def _find_bucket(links: list[Link], paths: Paths) -> Bucket:
             raise LinkError(f"is linked to several patients: {sorted(patients)}")
         stamp_of(file)
         header = dicom.read_header(file)
-        if link.frame >= header.frames:
-            raise LinkError(f"has {header.frames} frames, no frame {link.frame}")
+        dicom.check_request(header, link.frame, max_pixel_bytes, file)
     except (DicomError, LinkError, OSError) as exc:
         raise Refusal(links, reason_of(exc, file, link.dicom_path), ()) from None
     return Bucket((header.rows, header.columns), header.dtype)

@@ -16,8 +16,13 @@ from numpy.testing import assert_array_equal
 from xxhash import xxh3_64_intdigest
 
 import fastseg
-from fastseg.errors import BuildError, NothingBuiltError, RejectedWarning
-from fastseg.links import LinkTable, rejects_path
+from fastseg.errors import (
+    BuildError,
+    NothingBuiltError,
+    OptionError,
+    RejectedWarning,
+)
+from fastseg.links import Link, LinkTable, rejects_path
 
 # The second sample of a store: an image and its only contour.
 SECOND = "dicoms/PHANTOM0001/2.dcm"
@@ -330,3 +335,43 @@ def test_only_a_store_is_replaced(study, store, tmp_path, make):
         fastseg.build(fastseg.link(study), target)
     assert (target.is_dir() or target.read_bytes()) == before
     assert set(tmp_path.iterdir()) == {study, target}
+
+
+def test_each_frame_is_an_image(study, tmp_path):
+    """The frames that the links name are read from one file, and no others."""
+    frames = np.random.default_rng(3).integers(0, 4000, (5, 7, 9)).astype("u2")
+    dataset = pydicom.dcmread(study / SECOND)
+    dataset.NumberOfFrames, (dataset.Rows, dataset.Columns) = 5, frames.shape[1:]
+    dataset.PixelData = frames.tobytes()
+    dataset.save_as(study / SECOND, enforce_file_format=True)
+    links = tuple(
+        Link(patient="PHANTOM0001", dicom_path=SECOND, frame=frame)
+        for frame in (0, 3, 4)
+    )
+    store = build(LinkTable(base=study, links=links), tmp_path / "s.h5")
+    assert store.items["frame"].tolist() == [0, 3, 4]
+    for sample in store:
+        assert_array_equal(sample.image, frames[sample.facts["frame"]])
+    beyond = (*links, replace(links[0], frame=5))
+    with pytest.warns(RejectedWarning):
+        report = fastseg.build(LinkTable(base=study, links=beyond), tmp_path / "t.h5")
+    assert "frame 5 asked for, the file has 5" in report.rejects[0].reason
+
+
+def test_the_budget_is_an_option(study, tmp_path):
+    """Images whose header promises more than allowed are rejected, the rest built."""
+    table = fastseg.link(study)
+    sizes = {link.dicom_path: 2 * pixels(study, link) for link in table.links}
+    least, most = min(sizes.values()), max(sizes.values())
+    assert least < most
+    with pytest.warns(RejectedWarning):
+        report = fastseg.build(table, tmp_path / "s.h5", max_pixel_bytes=most - 1)
+    refused = {x.file for x in report.rejects if "raise max_pixel_bytes" in x.reason}
+    assert refused == {path for path, size in sizes.items() if size == most}
+    with pytest.raises(OptionError, match="max_pixel_bytes is 0, expected"):
+        fastseg.build(table, tmp_path / "t.h5", max_pixel_bytes=0)
+
+
+def pixels(study, link):
+    header = pydicom.dcmread(study / link.dicom_path, stop_before_pixels=True)
+    return header.Rows * header.Columns

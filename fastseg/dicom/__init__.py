@@ -21,6 +21,7 @@ from fastseg.dicom.header import (
     PIXELS,
     Header,
     Image,
+    check_request,
 )
 from fastseg.errors import DicomError
 
@@ -31,6 +32,7 @@ __all__ = [
     "PIXELS",
     "Header",
     "Image",
+    "check_request",
     "decode",
     "read_header",
     "read_image",
