@@ -181,6 +181,7 @@ class _Build:
             ) as partial:
                 failed = self._fill(partial, planned)
                 if not failed:
+                    self.older = None  # Windows replaces no file that is mapped
                     partial.publish()
                     return open_store(self.target)
             planned = [item for k, item in enumerate(planned) if k not in failed]
@@ -206,7 +207,9 @@ class _Build:
                     failed.add(k)
                 else:
                     partial.add(k, outcome.record)
-                    self._count(planned[k], outcome.record.facts, outcome.kept)
+                    facts = outcome.record.facts
+                    labelled, pixels = facts["labelled"], facts["pixels"]
+                    self._count(planned[k], labelled, pixels, outcome.kept)
         return failed
 
     def _make(
@@ -279,23 +282,26 @@ class _Build:
                     return False
                 if index >= 0:
                     found.append(index)
-                    facts = {n: c[index] for n, c in older.store.items.items()}
-                    self._count(item, facts, kept=True)
+                    items = older.store.items
+                    labelled, pixels = items["labelled"][index], items["pixels"][index]
+                    self._count(item, labelled, pixels, kept=True)
                 rejects += rejected
         if found != list(range(len(older.store))):
             return False
         self.rejects += rejects
         return True
 
-    def _count(self, item: Planned, facts: Any, kept: bool) -> None:
+    def _count(self, item: Planned, labelled: Any, pixels: Any, kept: bool) -> None:
         """Count an item of the store for the report."""
         self.kept += kept
+        bits = int(labelled)
+        if not bits:
+            return
         files = {link.label: link.contour_path for link in item.links}
-        labelled = int(facts["labelled"])
         for bit, name in enumerate(self.maker.classes):
-            if labelled >> bit & 1:
+            if bits >> bit & 1:
                 self.drawn += 1
-                if not facts["pixels"][bit]:
+                if not pixels[bit]:
                     self.off_image.append(files[name])
 
 
