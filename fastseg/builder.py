@@ -1,6 +1,5 @@
 """Links to store: the only room that sees images, contours and the store together."""
 
-import os
 import warnings
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -20,7 +19,7 @@ from fastseg.errors import (
 from fastseg.links import LinkTable, Paths, Reject, StrPath, save_rejects
 from fastseg.making import Maker
 from fastseg.planning import Planned, Refusal, plan_build
-from fastseg.progress import Progress, in_order, silent
+from fastseg.progress import Progress, in_order, silent, usable_cores
 from fastseg.raster import Rules
 from fastseg.store import layout
 from fastseg.store.partial import Partial, Work, remove_work, sole_builder
@@ -84,9 +83,8 @@ def build(
     it, LinkError for a malformed table, OptionError, OSError.
     """
     rules = Rules(edges=edges, fill=fill, origin=origin)
-    if workers is None:
-        workers = min(os.cpu_count() or 1, MOST_WORKERS)
-    workers = whole_number("workers", workers, 1)
+    usual = min(usable_cores(), MOST_WORKERS)
+    workers = whole_number("workers", usual if workers is None else workers, 1)
     max_pixel_bytes = whole_number("max_pixel_bytes", max_pixel_bytes, 1)
     table = links if isinstance(links, LinkTable) else LinkTable.load(links)
     target = Path(output)

@@ -105,14 +105,15 @@ def missing_extra(purpose: str, extra: str) -> MissingExtraError:
     )
 
 
-def whole_number(name: str, value: Any, least: int) -> int:
-    """Return an option as an int from `least` on, or raise OptionError."""
+def whole_number(name: str, value: Any, least: int, most: int | None = None) -> int:
+    """Return an option as an int from least to most, or raise OptionError."""
     try:
         number = operator.index(value)
     except TypeError:
-        number = least - 1
-    if number < least:
-        raise OptionError(f"{name} is {value!r}, expected a whole number from {least}")
+        raise OptionError(f"{name} is {value!r}, expected a whole number") from None
+    if number < least or (most is not None and number > most):
+        limits = f"at least {least}" if most is None else f"{least} to {most}"
+        raise OptionError(f"{name} is {number}, expected {limits}")
     return number
 
 

@@ -5,6 +5,7 @@ The library is silent unless it is given something louder; the command line draw
 a bar.
 """
 
+import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -29,6 +30,12 @@ class Progress(Protocol):
 def silent(items: Iterable[T], label: str, total: int) -> Iterable[T]:
     """Show nothing."""
     return items
+
+
+def usable_cores() -> int:
+    """Return how many cores this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def in_order(

@@ -1,20 +1,19 @@
 """Loader: batches made by threads, a few ahead of the consumer."""
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from operator import index as whole
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastseg._kernels import gather
-from fastseg.errors import OptionError, one_of
+from fastseg.errors import OptionError, one_of, whole_number
 from fastseg.loading.sampling import batch_count, check_seed, epoch_order
 from fastseg.loading.scaling import Scaling
+from fastseg.progress import usable_cores
 from fastseg.store.reader import Store
 from fastseg.store.selection import check_indices
 
@@ -94,7 +93,7 @@ class Loader:
         drop_last: bool = False,
     ):
         self.store = store
-        self.batch_size = _at_least_one("batch_size", batch_size)
+        self.batch_size = whole_number("batch_size", batch_size, 1)
         self.indices = check_indices(store, indices)
         if self.batch_size > len(self.indices):
             raise OptionError(
@@ -102,10 +101,9 @@ class Loader:
             )
         self.shuffle = shuffle
         self.seed = check_seed(seed)
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
-        usual = min(cores or os.cpu_count() or 1, MOST_THREADS)
-        self.threads = _at_least_one("threads", usual if threads is None else threads)
-        self.prefetch = _at_least_one("prefetch", prefetch)
+        usual = min(usable_cores(), MOST_THREADS)
+        self.threads = whole_number("threads", usual if threads is None else threads, 1)
+        self.prefetch = whole_number("prefetch", prefetch, 1)
         self.size = _common_size(store, self.indices) if size is None else _pair(size)
         self.scaling = Scaling(normalize=normalize, percentiles=percentiles)
         self.scaling.check(store)
@@ -211,22 +209,12 @@ class Loader:
         raise OptionError(one_of("masks", masks, (*MASKS, *self.store.classes)))
 
 
-def _at_least_one(name: str, value: Any) -> int:
-    try:
-        number = whole(value)
-    except TypeError:
-        raise OptionError(f"{name} is {value!r}, expected a whole number") from None
-    if number < 1:
-        raise OptionError(f"{name} is {number}, expected at least 1")
-    return number
-
-
 def _pair(size: Any) -> tuple[int, int]:
     try:
         height, width = (size, size) if np.ndim(size) == 0 else size
     except (TypeError, ValueError):
         raise OptionError(f"size is {size!r}, expected (height, width)") from None
-    return _at_least_one("size", height), _at_least_one("size", width)
+    return whole_number("size", height, 1), whole_number("size", width, 1)
 
 
 def _common_size(store: Store, indices: NDArray[np.int64]) -> tuple[int, int]:

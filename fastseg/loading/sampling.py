@@ -1,12 +1,11 @@
 """The order of samples: pure functions of (seed, epoch) and the number of samples."""
 
-import operator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastseg.errors import OptionError
+from fastseg.errors import whole_number
 
 
 def epoch_order(count: int, seed: int, epoch: int, shuffle: bool) -> NDArray[np.int64]:
@@ -26,13 +25,7 @@ def epoch_order(count: int, seed: int, epoch: int, shuffle: bool) -> NDArray[np.
 
 def check_seed(seed: Any) -> int:
     """Return a seed as an int from 0 to 2**64 - 1, or raise OptionError."""
-    try:
-        number = operator.index(seed)
-    except TypeError:
-        raise OptionError(f"seed is {seed!r}, expected a whole number") from None
-    if not 0 <= number < 2**64:
-        raise OptionError(f"seed is {number}, expected 0 to 2**64 - 1")
-    return number
+    return whole_number("seed", seed, 0, 2**64 - 1)
 
 
 def batch_count(count: int, batch_size: int, drop_last: bool) -> int:

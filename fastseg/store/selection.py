@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastseg.errors import OptionError, one_of
+from fastseg.errors import OptionError, one_of, whole_number
 from fastseg.store.dealing import deal
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def select(
     chosen = check_indices(store, indices)
     if _choice("match", match, MATCH) and classes is not None:
         bits = [store.class_index(name) for name in _names("classes", classes)]
-        area = _whole("min_pixels", min_pixels, 0, 2**63 - 1)
+        area = whole_number("min_pixels", min_pixels, 0, 2**63 - 1)
         labelled, pixels = store.items["labelled"][chosen], store.items["pixels"]
         met = [has_class(labelled, k) & (pixels[chosen, k] >= area) for k in bits]
         chosen = chosen[np.all(met, axis=0) if match == "all" else np.any(met, axis=0)]
@@ -74,7 +74,7 @@ def split(
 ) -> dict[str, Indices]:
     """Return the samples of each part; see `Store.split`."""
     fractions = _fractions(parts)
-    seed = _whole("seed", seed, 0, 2**64 - 1)
+    seed = whole_number("seed", seed, 0, 2**64 - 1)
     chosen = check_indices(store, indices)
     keys, group = _groups(store, by)
     used = np.bincount(group[chosen], minlength=len(keys)) > 0
@@ -261,16 +261,6 @@ def _choice(what: str, given: Any, allowed: Sequence[str]) -> str:
     if given not in allowed:
         raise OptionError(one_of(what, given, allowed))
     return str(given)
-
-
-def _whole(what: str, value: Any, least: int, most: int) -> int:
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise OptionError(f"{what} is {value!r}, expected a whole number") from None
-    if not least <= number <= most:
-        raise OptionError(f"{what} is {number}, expected {least} to {most}")
-    return number
 
 
 def _fractions(parts: Mapping[str, Any]) -> list[float]:

@@ -4,7 +4,6 @@ All content is read again and hashed: images, masks and vertices by sample, colu
 whole. The fingerprint ties the columns to what the attributes say.
 """
 
-import os
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +11,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from io import FileIO
 from itertools import pairwise
-from operator import index as whole
 from pathlib import Path
 from queue import SimpleQueue
 from stat import S_ISREG
@@ -22,9 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 from xxhash import xxh3_64, xxh3_64_intdigest
 
-from fastseg.errors import OptionError, StoreError
+from fastseg.errors import OptionError, StoreError, whole_number
 from fastseg.links import Paths, StrPath, reason_of
-from fastseg.progress import Progress, silent
+from fastseg.progress import Progress, silent, usable_cores
 from fastseg.store import layout
 from fastseg.store.reader import Store, open_store
 
@@ -118,7 +116,7 @@ def verify(
     Damage raises nothing: it is listed in the report. Raises StoreError if the file
     cannot be opened as a store or becomes shorter meanwhile, OptionError, OSError.
     """
-    count = _thread_count(threads)
+    count = whole_number("threads", usable_cores() if threads is None else threads, 1)
     opened = open_store(store.path if isinstance(store, Store) else store)
     findings, bytes_read = _attribute_findings(opened), 0
     changed: list[ChangedSource] = []
@@ -400,16 +398,3 @@ def _damage(store: Store, sample: int, part: str, reason: str) -> Damage:
 def _text(value: bytes) -> str:
     # What is damaged need not be UTF-8.
     return bytes(value).decode(errors="replace")
-
-
-def _thread_count(threads: int | None) -> int:
-    if threads is None:
-        affinity = getattr(os, "sched_getaffinity", None)
-        return len(affinity(0)) if affinity else os.cpu_count() or 1
-    try:
-        count = whole(threads)
-    except TypeError:
-        raise OptionError(f"threads is {threads!r}, expected a whole number") from None
-    if count < 1:
-        raise OptionError(f"threads is {count}, expected at least 1")
-    return count
