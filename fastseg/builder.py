@@ -76,11 +76,12 @@ def build(
     max_pixel_bytes : an image file whose header promises more, all frames together,
         is rejected before anything is allocated
 
-    A build that was interrupted, however, goes on where it stopped when it is called
-    again. What cannot be used is left out, listed in `<output>.rejects.csv` and told
-    by a RejectedWarning; the rest is built. Raises NothingBuiltError where nothing is
-    left, BuildError where the target may not be replaced or somebody else is building
-    it, LinkError for a malformed table, OptionError, OSError.
+    A build that was interrupted goes on where it stopped when it is called again, and
+    one that is repeated makes anew only what has changed. What cannot be used is left
+    out, listed in `<output>.rejects.csv` and told by a RejectedWarning; the rest is
+    built. Raises NothingBuiltError where nothing is left, BuildError where the target
+    may not be replaced or somebody else is building it, LinkError for a malformed
+    table, OptionError, OSError.
     """
     rules = Rules(edges=edges, fill=fill, origin=origin)
     usual = min(usable_cores(), MOST_WORKERS)
