@@ -1,13 +1,15 @@
 """Kernels that fill batches and measure images, held against numpy."""
 
+import math
+
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.testing import assert_array_equal
 
-from fastseg._kernels import gather, tone
+from fastseg._kernels import decimals, gather, tone
 
 pytestmark = pytest.mark.kernel
 
@@ -135,3 +137,49 @@ def test_classes_are_measured(stack):
         assert pixels[k] == len(where)
         box = [*where.min(axis=0), *where.max(axis=0) + 1] if len(where) else [0] * 4
         assert_array_equal(boxes[k], box)
+
+
+@given(st.from_regex(r"[-+]?([0-9]{1,17}\.?[0-9]{0,17}|\.[0-9]{1,17})", fullmatch=True))
+@example("9" * 15)
+@example("999999999999999.")
+@example("0." + "0" * 21 + "1")
+@example("0." + "0" * 23 + "1")
+@example("-0.0")
+def test_decimals_are_the_nearest_floats(text):
+    """A decimal is read as Python reads it, sign of zero included, or left alone."""
+    data = np.frombuffer(text.encode(), np.uint8)
+    value, end = decimals.parse_decimal(data, 0, len(data))
+    if end == len(data):
+        assert (value, math.copysign(1, value)) == (
+            float(text),
+            math.copysign(1, float(text)),
+        )
+    digits = text.strip("+-").replace(".", "").lstrip("0")
+    if len(digits) <= 14 and len(text.partition(".")[2]) <= 20:
+        assert end == len(data)
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        (b"", 0),
+        (b"1 2\n3.5 -4\r\n", 2),
+        (b"1 2", -1),
+        (b"1 2\n\n", -1),
+        (b"1  2\n", -1),
+        (b"1 2 3\n", -1),
+        (b"1 2\r3 4\n", -1),
+        (b"1e1 2\n", -1),
+        (b". 2\n", -1),
+        (b"- 2\n", -1),
+        (b"1.2.3 2\n", -1),
+        (b"nan 2\n", -1),
+    ],
+)
+def test_only_plain_lines_are_read(text, count):
+    """Two decimals and one space, or the whole file is left to Python."""
+    out = np.full((9, 2), np.nan)
+    data = np.frombuffer(text, np.uint8)
+    assert decimals.parse_pairs(data, out) == count
+    if count == 2:
+        assert out[:2].tolist() == [[1, 2], [3.5, -4]]

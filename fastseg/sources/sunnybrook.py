@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastseg import dicom
+from fastseg._kernels import decimals
 from fastseg.errors import (
     ContourError,
     DicomError,
@@ -44,8 +45,8 @@ CONTOUR_NAME = re.compile(
     re.IGNORECASE,
 )
 # What editors and file managers leave behind.
-NUMBER = r"[-+]?+(?:[0-9]++(?:\.[0-9]*+)?+|\.[0-9]++)(?:[eE][-+]?+[0-9]++)?+"
-PLAIN_VERTICES = re.compile(rf"(?:{NUMBER} {NUMBER}(?:\r\n|\n))+")
+# A line of a contour file is at least so long: "0 0" and its end.
+SHORTEST_LINE = 4
 JUNK_NAME = re.compile(r"\..*|.*~|.*\.sw[a-p]|Thumbs\.db|desktop\.ini", re.IGNORECASE)
 
 
@@ -159,14 +160,14 @@ def read_rings(data: bytes, name: str, key: str) -> list[NDArray[np.float64]]:
     """
     if key:
         raise ContourError(f"{name}: holds one contour, but contour_key is {key!r}")
+    plain = np.empty((len(data) // SHORTEST_LINE, 2))
+    count = decimals.parse_pairs(np.frombuffer(data, np.uint8), plain)
+    if count > 0:  # nearly always, and some fifty times as fast as what follows
+        return [_ring(plain[:count], name)]
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as exc:
         raise ContourError(f"{name}: is not a text file ({exc.reason})") from None
-    if PLAIN_VERTICES.fullmatch(text):  # five times as fast as line by line
-        plain = np.array(list(map(float, text.split()))).reshape(-1, 2)
-        if np.isfinite(plain).all():
-            return [_ring(plain, name)]
     vertices = []
     for line, row in enumerate(re.split("\r\n|\r|\n", text), 1):
         fields = row.split()
