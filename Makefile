@@ -2,6 +2,9 @@
 # make test   run everything that must pass
 # make bench         measure the loader beside a plain loop
 # make bench-raster  measure the rasterizer beside its peers
+# make bench-build   measure building beside a plain loop and the disk's limit
+# make bench-scale   measure a store of a million samples
+# make bench-compress  measure compressed stores beside plain ones
 
 PYTHON ?= python3
 VENV := .venv
@@ -11,7 +14,7 @@ SHELL := /bin/sh
 .SHELLFLAGS := -e -c
 PIP := python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test lint bench bench-raster clean
+.PHONY: demo test lint bench bench-raster bench-build bench-scale bench-compress clean
 
 demo: $(VENV)/.demo
 	@rm -rf demo && mkdir demo
@@ -48,6 +51,15 @@ bench-raster: $(VENV)/.bench
 		--benchmark-disable-gc --benchmark-warmup=on --benchmark-max-time=0.3 \
 		--benchmark-columns=median,iqr,rounds --benchmark-json=$(VENV)/raster.json
 	python benchmarks/raster_table.py $(VENV)/raster.json
+
+bench-build: $(VENV)/.bench
+	python benchmarks/build_speed.py
+
+bench-scale: $(VENV)/.bench
+	python benchmarks/scale.py
+
+bench-compress: $(VENV)/.bench
+	python benchmarks/compress.py
 
 clean:
 	rm -rf $(VENV) demo dist

@@ -21,7 +21,8 @@ from fastseg.making import Maker
 from fastseg.planning import Planned, Refusal, plan_build
 from fastseg.progress import Progress, in_order, silent, usable_cores
 from fastseg.raster import Rules
-from fastseg.store import layout
+from fastseg.store import compression, layout
+from fastseg.store.packed import CompressedPartial
 from fastseg.store.partial import Partial, Work, remove_work, sole_builder
 from fastseg.store.reader import Store, open_store
 from fastseg.store.records import Record
@@ -63,6 +64,7 @@ def build(
     origin: str = "center",
     workers: int | None = None,
     max_pixel_bytes: int = MAX_PIXEL_BYTES,
+    compress: bool = False,
     progress: Progress = silent,
 ) -> BuildReport:
     """Read all linked images and contours and write them into a store.
@@ -75,18 +77,22 @@ def build(
         of the store do not depend on it
     max_pixel_bytes : an image file whose header promises more, all frames together,
         is rejected before anything is allocated
+    compress : compress images and masks, which readers of the store then decompress:
+        fewer bytes, the same content and the same fingerprint
 
     A build that was interrupted goes on where it stopped when it is called again, and
     one that is repeated makes anew only what has changed. What cannot be used is left
     out, listed in `<output>.rejects.csv` and told by a RejectedWarning; the rest is
     built. Raises NothingBuiltError where nothing is left, BuildError where the target
     may not be replaced or somebody else is building it, LinkError for a malformed
-    table, OptionError, OSError.
+    table, MissingExtraError, OptionError, OSError.
     """
     rules = Rules(edges=edges, fill=fill, origin=origin)
     usual = min(usable_cores(), MOST_WORKERS)
     workers = whole_number("workers", usual if workers is None else workers, 1)
     max_pixel_bytes = whole_number("max_pixel_bytes", max_pixel_bytes, 1)
+    if compress:
+        compression.require("building a compressed store")
     table = links if isinstance(links, LinkTable) else LinkTable.load(links)
     target = Path(output)
     if len(table.classes) > layout.MAX_CLASSES:
@@ -95,7 +101,9 @@ def build(
             f"{layout.MAX_CLASSES}; link fewer labels"
         )
     with sole_builder(target):
-        work = _Build(table, target, rules, workers, max_pixel_bytes, progress)
+        work = _Build(
+            table, target, rules, workers, max_pixel_bytes, compress, progress
+        )
         store = work.run()
     rejects = tuple(dict.fromkeys(work.rejects))
     listed = save_rejects(output, rejects)
@@ -142,11 +150,15 @@ class _Build:
         rules: Rules,
         workers: int,
         max_pixel_bytes: int,
+        compress: bool,
         progress: Progress,
     ):
         self.table, self.target = table, target
         self.workers, self.progress = workers, progress
-        self.options, self.software = asdict(rules), _versions()
+        self.partial = CompressedPartial if compress else Partial
+        self.options, self.versions = asdict(rules), _versions()
+        zstd = {compression.NAME: compression.version()} if compress else {}
+        self.software = {**self.versions, **zstd}
         paths = Paths(table.base)
         self.maker = Maker(paths, table.classes, rules, max_pixel_bytes)
         self.older = self._find_older()
@@ -170,7 +182,7 @@ class _Build:
         # A header may promise more than its file holds. What fails now is left out and
         # the store begun again; what is finished is taken over, not made again.
         while planned:
-            with Partial(
+            with self.partial(
                 self.target,
                 buckets=[item.bucket for item in planned],
                 links=[item.hash for item in planned],
@@ -225,19 +237,18 @@ class _Build:
             if self.older and index is not None:
                 pixels = self.older.pixels(index)
                 if pixels is not None:
-                    partial.write(k, *pixels)
                     record = self.older.record(
                         index,
                         links=0 if material.rejects else item.hash,
-                        places=partial.places(k),
                         stamps=material.stamps,
                     )
+                    record = partial.write(k, record, *pixels)
                     return _Outcome(record=record, rejects=material.rejects, kept=True)
             image = self.maker.decode(item, material)
         except Refusal as exc:
             return _Outcome(record=None, rejects=exc.rejects)
-        record, mask = self.maker.make(item, material, image, partial.places(k))
-        partial.write(k, image.pixels, mask)
+        record, mask = self.maker.make(item, material, image)
+        record = partial.write(k, record, image.pixels, mask)
         return _Outcome(record=record, rejects=material.rejects)
 
     def _find_older(self) -> Finished | None:
@@ -253,8 +264,10 @@ class _Build:
                 f"{self.target}: exists and is no sound store ({exc}); remove it or "
                 "choose another name"
             ) from None
-        made = store.classes, store.options, store.software
-        alike = made == (self.maker.classes, self.options, self.software)
+        # Pixels are the same, whether compressed or not, and by which zstd.
+        versions = {n: v for n, v in store.software.items() if n != compression.NAME}
+        made = store.classes, store.options, versions
+        alike = made == (self.maker.classes, self.options, self.versions)
         return Finished(store) if alike else None
 
     def _is_up_to_date(self, older: Finished, planned: list[Planned]) -> bool:
@@ -262,6 +275,10 @@ class _Build:
 
         Contents decide, so every file is read; nothing is written.
         """
+        store = older.store
+        made = store.compression, store.software
+        if made != (self.partial.compression, self.software):
+            return False
         found, rejects = [], []
 
         def look(item: Planned) -> tuple[int | None, list[Reject]]:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import typer
 from rich.table import Table
 
@@ -98,6 +99,12 @@ def build(
         int,
         typer.Option(help="Reject image files whose header promises more than this."),
     ] = 2**30,
+    compress: Annotated[
+        bool,
+        typer.Option(
+            "--compress", help="Compress images and masks: smaller, slower to read."
+        ),
+    ] = False,
     allow_rejects: AllowRejects = False,
 ) -> None:
     """Read all images and contours of a table into a store.
@@ -117,6 +124,7 @@ def build(
             origin=origin,
             workers=workers,
             max_pixel_bytes=max_pixel_bytes,
+            compress=compress,
             progress=output.progress,
         )
     except (KeyboardInterrupt, OSError):
@@ -163,6 +171,9 @@ def info(
     head.add_row("samples", str(len(opened)))
     head.add_row("patients", str(len(opened.patients)))
     head.add_row("size", f"{store.stat().st_size / 1e6:.1f} MB")
+    if opened.compression:
+        ratio = f"{opened.compression_ratio:.2f} times smaller"
+        head.add_row("pixels", f"{opened.compression}, {ratio}")
     head.add_row("made from", f"{len(opened.sources['path'])} files")
     options = ", ".join(f"{name} {value}" for name, value in opened.options.items())
     head.add_row("masks", options)
@@ -173,12 +184,13 @@ def info(
     output.say("")
     shapes = Table("bucket", "samples", "spacing (mm)", "values", box=None)
     order, start = items["bucket"].argsort(kind="stable"), 0
-    for name, images in opened.images.items():
-        here = order[start : start + len(images)]
-        start += len(images)
+    counts = np.bincount(items["bucket"], minlength=len(opened.buckets))
+    for name, count in zip(opened.buckets, counts.tolist(), strict=True):
+        here = order[start : start + count]
+        start += count
         spacing = items["spacing_mm"][here]
         values = f"{items['min'][here].min():g} to {items['max'][here].max():g}"
-        shapes.add_row(name, str(len(images)), _range(spacing), values)
+        shapes.add_row(name, str(count), _range(spacing), values)
     output.out.print(shapes)
     output.say("")
     classes = Table("class", "bit", "samples", "mean area (pixels)", box=None)

@@ -163,7 +163,6 @@ class Maker:
         item: Planned,
         material: Material,
         image: Image,
-        places: tuple[int, int],
     ) -> tuple[Record, NDArray[Any] | None]:
         """Draw the contours and measure all; return a record and the mask, if any."""
         link, header, pixels = item.links[0], image.header, image.pixels
@@ -193,7 +192,6 @@ class Maker:
         record = Record(
             # An item that lost a contour is looked at again, so that its loss is told.
             links=0 if material.rejects else item.hash,
-            places=places,
             stamps=material.stamps,
             patient=link.patient,
             series=header.series,

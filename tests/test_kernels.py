@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.testing import assert_array_equal
 
-from fastseg._kernels import decimals, gather, tone
+from fastseg._kernels import decimals, gather, shuffle, tone
 
 pytestmark = pytest.mark.kernel
 
@@ -101,6 +101,17 @@ def test_padding_and_cutting_undo_each_other(small, more):
     start, target, length = gather.centre_overlap(small, large)
     assert (start, length) == (0, small)
     assert gather.centre_overlap(large, small) == (target, 0, small)
+
+
+@given(mask_dtypes.flatmap(lambda dtype: arrays(dtype, st.integers(1, 50))))
+def test_bytes_are_split_and_joined(values):
+    """Plane k holds byte k of each value, and the planes give the values again."""
+    planes = stale((values.itemsize, len(values)), np.uint8)
+    shuffle.split_bytes(values, planes)
+    assert_array_equal(planes, values.view(np.uint8).reshape(-1, values.itemsize).T)
+    joined = stale(len(values), values.dtype)
+    shuffle.join_bytes(planes, joined)
+    assert_array_equal(joined, values, strict=True)
 
 
 @given(stacks(image_dtypes, count=1))

@@ -14,6 +14,7 @@ from fastseg.errors import OptionError, one_of, whole_number
 from fastseg.loading.sampling import batch_count, check_seed, epoch_order
 from fastseg.loading.scaling import Scaling
 from fastseg.progress import usable_cores
+from fastseg.store.layout import mask_dtype
 from fastseg.store.reader import Store
 from fastseg.store.selection import check_indices
 
@@ -159,14 +160,10 @@ class Loader:
         mask = self._empty_masks(len(samples))
         shift, gain = self.scaling.shift_and_gain(store, samples)
         low, high = self.scaling.limits
-        buckets, rows = store.items["bucket"][samples], store.items["row"][samples]
-        for bucket, name in enumerate(store.buckets):
-            slots = np.flatnonzero(buckets == bucket)
-            if not len(slots):
-                continue
+        for images, masks, rows, slots in store.stacks(samples):
             gather.gather_images(
-                store.images[name],
-                rows[slots],
+                images,
+                rows,
                 slots,
                 shift[slots],
                 gain[slots],
@@ -175,12 +172,12 @@ class Loader:
                 self.pad,
                 image[:, 0],
             )
-            self._gather_masks(store.masks[name], rows[slots], slots, mask)
+            self._gather_masks(masks, rows, slots, mask)
         return Batch(image, mask, samples)
 
     def _empty_masks(self, count: int) -> NDArray[Any]:
         if self.masks == "bits":
-            dtype = next(iter(self.store.masks.values())).dtype
+            dtype = mask_dtype(self.store.classes)
             return np.empty((count, *self.size), dtype)
         channels = (len(self.store.classes),) if self.masks == "onehot" else ()
         return np.empty((count, *channels, *self.size), np.uint8)

@@ -20,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastseg.errors import StoreError
-from fastseg.store import layout
+from fastseg.store import compression, layout
+from fastseg.store.compression import Codec
 from fastseg.store.layout import Bucket
 
 Columns = Mapping[str, NDArray[Any]]
@@ -60,6 +61,7 @@ class Head:
     software: Mapping[str, str]
     checksums: Mapping[str, str]
     fingerprint: str
+    compression: str
 
 
 _ATTRIBUTES = ("format", "version", "complete", *Head.__dataclass_fields__)
@@ -85,12 +87,21 @@ def read_head(file: Any) -> Head:
         software=_record(attributes, "software"),
         checksums=_record(attributes, "checksums"),
         fingerprint=_text(attributes, "fingerprint"),
+        compression=""
+        if attributes["compression"] is None
+        else _text(attributes, "compression"),
     )
+    if head.compression not in ("", compression.NAME):
+        raise StoreError(
+            f"is compressed by {head.compression!r}, this fastseg reads "
+            f"{compression.NAME!r}; upgrade fastseg or build it again"
+        )
     if len(head.classes) > layout.MAX_CLASSES:
         raise StoreError(
             f"has {len(head.classes)} classes, at most {layout.MAX_CLASSES} can be"
         )
-    if head.checksums.keys() != layout.checksum_names(head.classes):
+    names = layout.checksum_names(head.classes, head.compression)
+    if head.checksums.keys() != names:
         raise StoreError("the attribute checksums has not one for each dataset")
     if not all(_is_hex(text, 16) for text in head.checksums.values()):
         raise StoreError("the attribute checksums holds other things; damaged")
@@ -110,33 +121,54 @@ class Datasets:
         self._number = h5py.h5o.get_info(file.id).fileno
         self.offsets: dict[str, int] = {}
 
-    def table(self, table: str, classes: Sequence[str]) -> dict[str, NDArray[Any]]:
+    def table(
+        self, table: str, classes: Sequence[str], compression: str
+    ) -> dict[str, NDArray[Any]]:
         """Return the columns of /items, /contours or /sources, by name."""
-        columns = layout.tables(classes)[table]
+        columns = layout.tables(classes, compression)[table]
         return {
             name: self._array(f"{table}/{name}", dtype, trailing)
             for name, (dtype, trailing) in columns.items()
         }
 
-    def bucket(
-        self, name: str, classes: Sequence[str]
-    ) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Return images and masks of a bucket, (n, H, W) each."""
-        images = self._array(f"images/{name}")
-        is_stack = images.ndim == 3 and 0 not in images.shape[1:]
-        if not is_stack or images.dtype.kind not in "iuf":
-            raise StoreError(f"images/{name} holds {_form(images)}, no images; damaged")
-        bucket = Bucket(images.shape[1:], images.dtype)
+    def bucket(self, name: str, classes: Sequence[str]) -> tuple[Bucket, int]:
+        """Return shape and dtype of a bucket's images, and how many there are."""
+        _, images, dtype = self._dataset(f"images/{name}")
+        is_stack = len(images) == 3 and 0 not in images[1:]
+        if not is_stack or dtype.kind not in "iuf":
+            raise StoreError(
+                f"images/{name} holds {dtype} {images}, no images; damaged"
+            )
+        bucket = Bucket((images[1], images[2]), dtype)
         if bucket.name != name:
             raise StoreError(f"images/{name} holds {bucket.name}; damaged")
-        masks = self._array(
-            f"masks/{name}", layout.mask_dtype(classes).str, bucket.shape
-        )
-        if len(masks) != len(images):
+        expected = layout.mask_dtype(classes).str
+        _, masks, _ = self._dataset(f"masks/{name}", expected, bucket.shape)
+        if masks[0] != images[0]:
             raise StoreError(
-                f"masks/{name} has length {len(masks)}, its images {len(images)}"
+                f"masks/{name} has length {masks[0]}, its images {images[0]}"
             )
-        return images, masks
+        return bucket, images[0]
+
+    def pixels(self, name: str) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Return images and masks of a bucket, (n, H, W) each."""
+        return self._array(f"images/{name}"), self._array(f"masks/{name}")
+
+    def codecs(self, bucket: Bucket, classes: Sequence[str]) -> tuple[Codec, Codec]:
+        """Return how images and masks of a bucket are compressed."""
+        codecs = compression.codecs(bucket, layout.mask_dtype(classes))
+        for group, codec in zip(("images", "masks"), codecs, strict=True):
+            name = f"{group}/{bucket.name}"
+            dataset, _, _ = self._dataset(name)
+            made = dataset.id.get_create_plist()
+            filters = [made.get_filter(k) for k in range(made.get_nfilters())]
+            found = [(number, values) for number, _, values, _ in filters]
+            if dataset.chunks != (1, *bucket.shape) or not codec.reads(found):
+                raise StoreError(
+                    f"{name} has chunks {dataset.chunks} and filters {found}, expected "
+                    f"{(1, *bucket.shape)} and {codec.filters}"
+                )
+        return codecs
 
     def percentile_ranks(self) -> tuple[float, ...]:
         """Return the attribute `q` of the column of percentiles."""
@@ -153,9 +185,10 @@ class Datasets:
         if hasattr(mmap, "MADV_DONTNEED"):
             self._map.madvise(mmap.MADV_DONTNEED)
 
-    def _array(
+    def _dataset(
         self, name: str, dtype: str | None = None, trailing: tuple[int, ...] = ()
-    ) -> NDArray[Any]:
+    ) -> tuple[Any, tuple[int, ...], np.dtype[Any]]:
+        """Return a dataset, its shape and its dtype, which must be as expected."""
         dataset = self._file.get(name)
         if not isinstance(dataset, h5py.Dataset) or dataset.shape is None:
             raise StoreError(f"has no dataset {name}; damaged")
@@ -169,6 +202,12 @@ class Datasets:
             form = ", ".join(map(str, ("n", *trailing)))
             expected = "little-endian" if dtype is None else f"{dtype} ({form})"
             raise StoreError(f"{name} is {found.str} {shape}, expected {expected}")
+        return dataset, shape, found
+
+    def _array(
+        self, name: str, dtype: str | None = None, trailing: tuple[int, ...] = ()
+    ) -> NDArray[Any]:
+        dataset, shape, found = self._dataset(name, dtype, trailing)
         size = math.prod(shape) * found.itemsize
         offset = dataset.id.get_offset() if size else 0
         if offset is None:
@@ -233,6 +272,17 @@ def check_columns(
     _need(ring == rings, "items/contours")
     _need(contours["offsets"][0] == 0, "contours/offsets")
     _need(point == len(contours["points"]), "contours/offsets")
+
+
+def check_chunks(items: Columns, length: int, release: Callable[[], None]) -> None:
+    """Refuse chunks that do not lie in a file of that length."""
+    for name in layout.CHUNK_COLUMNS:
+        column = items[name]
+        for start in range(0, len(column), RUN):
+            offset, size = _natural(column[start : start + RUN]).T
+            inside = (size > 0) & (size <= length) & (offset <= length - size)
+            _need(inside.all(), f"items/{name}")
+            release()
 
 
 def _common_length(table: str, columns: Columns) -> int:
@@ -305,7 +355,3 @@ def _is(value: Any, expected: Any) -> bool:
 
 def _is_hex(text: Any, digits: int) -> bool:
     return isinstance(text, str) and bool(re.fullmatch(f"[0-9a-f]{{{digits}}}", text))
-
-
-def _form(array: NDArray[Any]) -> str:
-    return f"{array.dtype} {array.shape}"

@@ -1,9 +1,9 @@
 """The file format, version 1, on one page.
 
 A store is a plain HDF5 file, little-endian throughout. All datasets are contiguous
-and unfiltered, so that each can be mapped at its offset. Strings are UTF-8 of
-fixed length, padded with NUL. "Item" and "sample" are the same thing, counted
-from 0 in the order of the links table.
+and unfiltered, so that each can be mapped at its offset; in a compressed store, all
+but those of images and masks. Strings are UTF-8 of fixed length, padded with NUL.
+"Item" and "sample" are the same thing, counted from 0 in the order of the links table.
 
 Root attributes
 
@@ -17,11 +17,17 @@ Root attributes
                      /items, /contours and /sources, by its name, and of the text of
                      `software`; the points have theirs by item, in contour_xxh3
     fingerprint      SHA-256 in hex over content and options (see `fingerprint`)
+    compression      "zstd" in a compressed store, which has the same fingerprint as
+                     one that is not; else absent
     complete         1, written last
 
 /images/<bucket>     (n, H, W) stored values as in the DICOM file; a bucket holds
                      the images of one shape and dtype, `256x256_int16`
 /masks/<bucket>      (n, H, W) bit field, the smallest unsigned integer for K bits
+
+                     In a compressed store, each (1, H, W) of both is a chunk: a zstd
+                     frame that tells its content's size, as HDF5's filter 32015 reads
+                     it, of images after HDF5's shuffle where a value has several bytes.
 
 /items/<column>      first axis: the item
     bucket           uint16      index into the attribute `buckets`
@@ -50,6 +56,9 @@ Root attributes
                                  the vertices of the item
     inputs_xxh3      uint64      XXH3-64 of what the item was made from: its links and
                                  the content of its files; a later build compares it
+    image_chunk, mask_chunk
+                     int64 (2)   in a compressed store alone: where in the file the
+                                 item's chunk begins, and its bytes
 
 /contours/...        rings, by item
     points           float64 (P, 2)  x, y in pixels, pixel centres at integers
@@ -86,6 +95,8 @@ ALIGN_FROM = 65536
 PROVENANCE = {
     "items/source",
     "items/inputs_xxh3",
+    "items/image_chunk",
+    "items/mask_chunk",
     "contours/source",
     "sources/path",
     "sources/size",
@@ -142,6 +153,7 @@ def column_layout(classes: Sequence[str]) -> dict[str, tuple[str, tuple[int, ...
 
 
 STRING_COLUMNS = ("patient", "series")
+CHUNK_COLUMNS = {"image_chunk": ("<i8", (2,)), "mask_chunk": ("<i8", (2,))}
 CONTOUR_COLUMNS = {
     "points": ("<f8", (2,)),
     "offsets": ("<i8", ()),
@@ -152,24 +164,30 @@ CONTOUR_COLUMNS = {
 SOURCE_COLUMNS = {"path": ("|S", ()), "size": ("<i8", ()), "xxh3": ("<u8", ())}
 
 
-def tables(classes: Sequence[str]) -> dict[str, dict[str, tuple[str, tuple[int, ...]]]]:
+def tables(
+    classes: Sequence[str], compression: str = ""
+) -> dict[str, dict[str, tuple[str, tuple[int, ...]]]]:
     """Return the columns of /items, /contours and /sources as `column_layout` does.
 
     The dtype of strings, of whatever length, is "|S".
     """
-    strings: dict[str, tuple[str, tuple[int, ...]]]
-    strings = dict.fromkeys(STRING_COLUMNS, ("|S", ()))
+    items: dict[str, tuple[str, tuple[int, ...]]] = column_layout(classes)
+    items |= dict.fromkeys(STRING_COLUMNS, ("|S", ()))
+    if compression:
+        items |= CHUNK_COLUMNS
     return {
-        "items": {**column_layout(classes), **strings},
+        "items": items,
         "contours": dict(CONTOUR_COLUMNS),
         "sources": dict(SOURCE_COLUMNS),
     }
 
 
-def checksum_names(classes: Sequence[str]) -> set[str]:
+def checksum_names(classes: Sequence[str], compression: str = "") -> set[str]:
     """Return what the attribute `checksums` has an entry for."""
     columns = {
-        f"{table}/{name}" for table, names in tables(classes).items() for name in names
+        f"{table}/{name}"
+        for table, names in tables(classes, compression).items()
+        for name in names
     }
     return columns - {"contours/points"} | {"software"}
 

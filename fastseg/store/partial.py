@@ -63,6 +63,9 @@ class Partial:
     `take`. To be used in `with`; leaving it closes the files, which stay.
     """
 
+    # How its pixels are compressed.
+    compression = ""
+
     def __init__(
         self,
         target: Path,
@@ -78,17 +81,19 @@ class Partial:
         buckets, links : of each item, its bucket and the hash of its links
         """
         self.target, self.options, self.software = target, options, software
-        self.shape = writer.Shape(classes=tuple(classes), buckets=tuple(buckets))
+        self.shape = writer.Shape(
+            classes=tuple(classes),
+            buckets=tuple(buckets),
+            compression=self.compression,
+        )
         self._links = links
         self._index = beside(target, ".partial.index")
-        self._extents = writer.reserve_pixels(self._index, self.shape)
-        self._starts = writer.starts_of(self.shape, self._extents)
         self._tally = writer.Tally()
         self._at = np.full(len(links), -1, np.int64)
         # What was made under other rules is of no use.
-        self._kind = layout.canonical_json(
-            [layout.VERSION, list(classes), dict(options), dict(software)]
-        ).encode()
+        rules = [list(classes), dict(options), dict(software), self.compression]
+        self._kind = layout.canonical_json([layout.VERSION, *rules]).encode()
+        self._plan()
         self._open()
 
     def __enter__(self) -> "Partial":
@@ -97,11 +102,6 @@ class Partial:
     def __exit__(self, *_: object) -> None:
         for work in self._works:
             work.close()
-
-    def places(self, k: int) -> tuple[int, int]:
-        """Return where image and mask of an item begin in the file."""
-        image, mask = self._starts[k]
-        return int(image), int(mask)
 
     def kept(self, k: int) -> "tuple[Work, Record] | None":
         """Return what an interrupted build has left of an item, for `take`."""
@@ -117,46 +117,87 @@ class Partial:
         Returns the record of their new places, None if they are not what the record
         says: then the item is to be made again.
         """
-        bucket = self.shape.buckets[k]
-        masks = layout.mask_dtype(self.shape.classes)
-        image = work.read(record.places[0], bucket.shape, bucket.dtype)
-        mask = work.read(record.places[1], bucket.shape, masks)
-        if (
-            xxh3_64_intdigest(image.data) != record.facts["image_xxh3"]
-            or xxh3_64_intdigest(mask.data) != record.facts["mask_xxh3"]
-        ):
+        pixels = self._read(k, work, record.places)
+        sums = record.facts["image_xxh3"], record.facts["mask_xxh3"]
+        if pixels is None or sums != tuple(xxh3_64_intdigest(x.data) for x in pixels):
             return None
-        if work is not self._works[0]:
-            self.write(k, image, mask)
-        return replace(record, places=self.places(k))
+        return record if work is self._works[0] else self.write(k, record, *pixels)
 
-    def write(self, k: int, image: NDArray[Any], mask: NDArray[Any] | None) -> None:
-        """Write the pixels of an item; None is a mask without any."""
-        places = self.places(k)
-        self._works[0].write(places[0], image)
-        if mask is not None:
-            self._works[0].write(places[1], mask)
-        elif not self._is_new:  # else there is a hole, which reads as zeros
-            empty = layout.mask_dtype(self.shape.classes)
-            self._works[0].write(places[1], np.zeros(image.shape, empty))
+    def write(
+        self, k: int, record: Record, image: NDArray[Any], mask: NDArray[Any] | None
+    ) -> Record:
+        """Write the pixels of an item; return its record with their places.
+
+        mask : None is one without any pixel
+        """
+        return replace(record, places=self._write(k, image, mask))
 
     def add(self, k: int, record: Record) -> None:
         """Note that an item is finished."""
         self._tally.add(record)
         journal = self._works[0].journal
         found = journal.kept.get(self._links[k])
-        if found is None or journal.read(found.at).stamps != record.stamps:
-            self._at[k] = journal.append(record)
-        else:
-            self._at[k] = found.at
+        kept = None if found is None else journal.read(found.at)
+        alike = kept and (kept.places, kept.stamps) == (record.places, record.stamps)
+        self._at[k] = found.at if found and alike else journal.append(record)
 
     def publish(self) -> None:
         """Complete the file and put it under its name. All items must be there."""
+        complete = self._complete()
+        for work in self._works:
+            work.close()
+        complete.replace(self.target)
+        _sync_folder(self.target.parent)
+        remove_work(self.target)
+
+    # What follows differs where pixels are compressed.
+
+    def _plan(self) -> None:
+        """Find the places of all pixels, which are known from the start."""
+        self._extents = writer.reserve_pixels(self._index, self.shape)
+        self._starts = writer.starts_of(self.shape, self._extents)
+
+    def _places(self, k: int) -> tuple[int, int]:
+        image, mask = self._starts[k]
+        return int(image), int(mask)
+
+    def _fits(self, k: int, places: tuple[int, ...]) -> bool:
+        """Return whether the pixels of an item may stay at their places."""
+        return places == self._places(k)
+
+    def _prepare(self, path: Path) -> None:
+        """Give the file its length."""
+        with path.open("wb" if self._is_new else "ab") as file:
+            file.truncate(self._extents.size)
+
+    def _read(
+        self, k: int, work: "Work", places: tuple[int, ...]
+    ) -> tuple[NDArray[Any], NDArray[Any]] | None:
+        """Return image and mask of an item as they are, None if they are damaged."""
+        bucket = self.shape.buckets[k]
+        masks = layout.mask_dtype(self.shape.classes)
+        image = work.read(places[0], bucket.shape, bucket.dtype)
+        return image, work.read(places[1], bucket.shape, masks)
+
+    def _write(
+        self, k: int, image: NDArray[Any], mask: NDArray[Any] | None
+    ) -> tuple[int, ...]:
+        places = self._places(k)
+        self._works[0].write(places[0], image)
+        if mask is not None:
+            self._works[0].write(places[1], mask)
+        elif not self._is_new:  # else there is a hole, which reads as zeros
+            empty = layout.mask_dtype(self.shape.classes)
+            self._works[0].write(places[1], np.zeros(image.shape, empty))
+        return places
+
+    def _complete(self) -> Path:
+        """Return the whole store's file, on the disk."""
         work = self._works[0]
         extents = writer.write_index(
             self._index,
             self.shape,
-            lambda: map(work.journal.read, self._at.tolist()),
+            self._records,
             self._tally,
             options=self.options,
             software=self.software,
@@ -169,18 +210,17 @@ class Partial:
             writer.merge_index(self._index, file, self.shape, extents)
             file.flush()
             os.fsync(file.fileno())
-        for other in self._works:
-            other.close()
-        work.path.replace(self.target)
-        _sync_folder(self.target.parent)
-        remove_work(self.target)
+        return work.path
+
+    def _records(self) -> Iterator[Record]:
+        return map(self._works[0].journal.read, self._at.tolist())
 
     def _open(self) -> None:
         path, old = beside(self.target, ".partial"), beside(self.target, ".partial.old")
         journal = Journal(beside(path, ".journal"), self._kind, self.shape.classes)
         kept = journal.kept
         if any(
-            kept[links].places != self.places(k)
+            not self._fits(k, kept[links].places)
             for k, links in enumerate(self._links)
             if links in kept
         ):
@@ -190,9 +230,8 @@ class Partial:
             journal.path.replace(beside(old, ".journal"))
             journal = Journal(journal.path, self._kind, self.shape.classes)
         self._is_new = not journal.kept
-        with path.open("wb" if self._is_new else "ab") as file:
-            file.truncate(self._extents.size)
         self._works = [Work(path, journal)]
+        self._prepare(path)
         if old.exists() and beside(old, ".journal").exists():
             left = Journal(beside(old, ".journal"), self._kind, self.shape.classes)
             self._works.append(Work(old, left))
@@ -206,7 +245,7 @@ class Work:
         self._local = threading.local()
         self._files: list[FileIO] = []
 
-    def read(self, place: int, shape: tuple[int, int], dtype: Any) -> NDArray[Any]:
+    def read(self, place: int, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
         """Return an array; zeros behind the end of the file."""
         array = np.zeros(shape, dtype)
         file, view, done = self._file(), memoryview(array).cast("B"), 0

@@ -5,6 +5,7 @@ holds no HDF5 handle: threads read it side by side, and it can be pickled and
 forked.
 """
 
+import math
 import mmap
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,14 +20,15 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastseg.errors import StoreError, UnknownClassError, one_of
 from fastseg.links import StrPath
-from fastseg.store import checks, selection
-from fastseg.store.layout import Bucket
+from fastseg.store import checks, compression, layout, selection
+from fastseg.store.pixels import CompressedPixels, MappedPixels, Stack
 
 
 def open_store(path: StrPath) -> "Store":
     """Open a store for reading.
 
-    Raises StoreError if the file is not a complete, sound store, FileNotFoundError.
+    Raises StoreError if the file is not a complete, sound store, FileNotFoundError,
+    and MissingExtraError if it is compressed and zstandard is not installed.
     """
     return Store(path)
 
@@ -37,8 +39,7 @@ class Store:
     path        : absolute path of the file
     classes     : names; bit k of a mask says that class k covers the pixel
     buckets     : shape and dtype of the images, by name of the bucket
-    images      : stored values (n, H, W), by name of the bucket
-    masks       : bit fields (n, H, W), by name of the bucket
+    compression : "zstd" if the pixels are compressed, else ""
     items       : columns of facts, first axis the sample (see `store.layout`)
     contours    : points, offsets, item, class, source of all rings
     sources     : path, size, xxh3 of the files it was made from
@@ -49,7 +50,8 @@ class Store:
     offsets     : where in the file each dataset begins, by its name
 
     All arrays are read-only views of the map: they cost no memory and live as long
-    as something refers to them. `store[i]` is a Sample, `len(store)` their number.
+    as something refers to them. Only the pixels of a compressed store are decompressed
+    whenever they are asked for. `store[i]` is a Sample, `len(store)` their number.
     """
 
     def __init__(self, path: StrPath):
@@ -61,30 +63,40 @@ class Store:
             head = checks.read_head(file)
             self.classes, self.fingerprint = head.classes, head.fingerprint
             self.options, self.software = head.options, head.software
-            self.checksums = head.checksums
+            self.checksums, self.compression = head.checksums, head.compression
             self._map = mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ)
             datasets = checks.Datasets(file, self._map)
-            self.images: dict[str, NDArray[Any]] = {}
-            self.masks: dict[str, NDArray[Any]] = {}
-            for name in head.buckets:
-                self.images[name], self.masks[name] = datasets.bucket(
-                    name, self.classes
-                )
+            found = {n: datasets.bucket(n, self.classes) for n in head.buckets}
+            self.buckets = {name: bucket for name, (bucket, _) in found.items()}
             self.items, self.contours, self.sources = (
-                datasets.table(name, self.classes)
+                datasets.table(name, self.classes, self.compression)
                 for name in ("items", "contours", "sources")
             )
+            self._pixels = self._open_pixels(datasets)
             self.percentile_ranks = datasets.percentile_ranks()
             self.offsets: Mapping[str, int] = datasets.offsets
-            counts = [len(images) for images in self.images.values()]
+            counts = [count for _, count in found.values()]
             checks.check_columns(
                 self.items, self.contours, self.sources, counts, datasets.release
             )
-        self.buckets = {
-            name: Bucket(images.shape[1:], images.dtype)
-            for name, images in self.images.items()
-        }
+            if self.compression:
+                checks.check_chunks(self.items, len(self._map), datasets.release)
         self._bucket_names = tuple(self.buckets)
+        if self.compression:
+            compression.require(f"{self.path}: reading a compressed store")
+
+    def _open_pixels(
+        self, datasets: checks.Datasets
+    ) -> MappedPixels | CompressedPixels:
+        if self.compression:
+            codecs = [datasets.codecs(b, self.classes) for b in self.buckets.values()]
+            return CompressedPixels(self.items, self._map, codecs, self.path)
+        pixels = {name: datasets.pixels(name) for name in self.buckets}
+        return MappedPixels(
+            self.items,
+            {name: images for name, (images, _) in pixels.items()},
+            {name: masks for name, (_, masks) in pixels.items()},
+        )
 
     def __len__(self) -> int:
         return len(self.items["row"])
@@ -113,6 +125,20 @@ class Store:
 
     def __reduce__(self) -> Any:
         return _reopen, (self.path, self.fingerprint)
+
+    @property
+    def images(self) -> dict[str, NDArray[Any]]:
+        """Stored values (n, H, W), by bucket; StoreError in a compressed store."""
+        return self._pixels.images
+
+    @property
+    def masks(self) -> dict[str, NDArray[Any]]:
+        """Bit fields (n, H, W), by bucket; StoreError in a compressed store."""
+        return self._pixels.masks
+
+    def stacks(self, samples: NDArray[np.int64]) -> Iterator[Stack]:
+        """Yield the pixels of samples for kernels, as few or many at a time as fit."""
+        return self._pixels.stacks(samples)
 
     @cached_property
     def patients(self) -> tuple[str, ...]:
@@ -199,6 +225,20 @@ class Store:
         )
 
     @property
+    def compression_ratio(self) -> float:
+        """How many times smaller the pixels are than if they were not compressed."""
+        if not self.compression:
+            return 1.0
+        counts = np.bincount(self.items["bucket"], minlength=len(self.buckets))
+        masks = layout.mask_dtype(self.classes).itemsize
+        sizes = [
+            math.prod(bucket.shape) * (bucket.dtype.itemsize + masks)
+            for bucket in self.buckets.values()
+        ]
+        chunks = sum(int(self.items[n][:, 1].sum()) for n in layout.CHUNK_COLUMNS)
+        return float(counts @ sizes) / chunks
+
+    @property
     def is_whole(self) -> bool:
         """Whether the file is still as long as when it was opened.
 
@@ -224,7 +264,7 @@ class Store:
 
 
 class Sample:
-    """One sample of a store; its arrays are views of the map."""
+    """One sample of a store; its arrays are views of the map, unless compressed."""
 
     __slots__ = ("_store", "index")
 
@@ -234,16 +274,12 @@ class Sample:
     @property
     def image(self) -> NDArray[Any]:
         """Stored values (H, W), read-only."""
-        name, row = self._place()
-        image: NDArray[Any] = self._store.images[name][row]
-        return image
+        return self._store._pixels.image(self.index)
 
     @property
     def mask(self) -> NDArray[Any]:
         """Bit field (H, W), read-only: bit k says that class k covers the pixel."""
-        name, row = self._place()
-        mask: NDArray[Any] = self._store.masks[name][row]
-        return mask
+        return self._store._pixels.mask(self.index)
 
     def mask_of(self, name: str) -> NDArray[np.bool_]:
         """Return one class's mask, bool (H, W), or raise UnknownClassError."""
@@ -281,13 +317,8 @@ class Sample:
         return _text(self._store.items["patient"][self.index])
 
     def __repr__(self) -> str:
-        height, width = self.image.shape
+        height, width = self._store.buckets[self.facts["bucket"]].shape
         return f"<Sample {self.index}: {height}x{width}, patient {self.patient}>"
-
-    def _place(self) -> tuple[str, int]:
-        items = self._store.items
-        name = self._store._bucket_names[items["bucket"][self.index]]
-        return name, int(items["row"][self.index])
 
 
 def _reopen(path: Path, fingerprint: str) -> Store:

@@ -50,7 +50,8 @@ class Record:
     """All that a store holds of an item but its pixels.
 
     links   : XXH3-64 of its rows in the links table
-    places  : where its image and its mask begin in the file that is being written
+    places  : where its image and its mask begin in the file that is being written,
+        and of chunks also how many bytes they have
     stamps  : what the file system said of each source when it was read; tells a
         resumed build that nothing has changed, and is not stored
     sources : the image's file, then those of its contours
@@ -59,7 +60,7 @@ class Record:
     """
 
     links: int
-    places: tuple[int, int]
+    places: tuple[int, ...] = ()
     stamps: tuple[tuple[int, ...], ...]
     patient: str
     series: str
@@ -116,7 +117,7 @@ def _decode(body: bytes, classes: tuple[str, ...]) -> Record:
     dtype = fact_dtype(classes)
     return Record(
         links=links,
-        places=(places[0], places[1]),
+        places=tuple(places),
         stamps=tuple(map(tuple, stamps)),
         patient=patient,
         series=series,
@@ -131,7 +132,7 @@ class Kept(NamedTuple):
     """A record of an earlier process: its place in the journal, and its pixels'."""
 
     at: int
-    places: tuple[int, int]
+    places: tuple[int, ...]
 
 
 class Journal:

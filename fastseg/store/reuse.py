@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
+from fastseg.errors import StoreError
 from fastseg.store.reader import Store
 from fastseg.store.records import Record, Rings, Source, pack_facts
 
@@ -25,7 +26,10 @@ class Finished:
     def pixels(self, index: int) -> tuple[NDArray[Any], NDArray[Any]] | None:
         """Return image and mask, None if they are damaged."""
         sample, items = self.store[index], self.store.items
-        image, mask = sample.image, sample.mask
+        try:
+            image, mask = sample.image, sample.mask
+        except StoreError:
+            return None
         sound = (
             xxh3_64_intdigest(image.data) == items["image_xxh3"][index]
             and xxh3_64_intdigest(mask.data) == items["mask_xxh3"][index]

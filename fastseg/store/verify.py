@@ -4,7 +4,6 @@ All content is read again and hashed: images, masks and vertices by sample, colu
 whole. The fingerprint ties the columns to what the attributes say.
 """
 
-from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -18,12 +17,13 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from xxhash import xxh3_64, xxh3_64_intdigest
 
-from fastseg.errors import OptionError, StoreError, whole_number
+from fastseg.errors import OptionError, whole_number
 from fastseg.links import Paths, StrPath, reason_of
 from fastseg.progress import Progress, silent, usable_cores
-from fastseg.store import layout
+from fastseg.store import checks, compression, layout
+from fastseg.store.layout import mask_dtype
+from fastseg.store.pieces import Chunks, Pieces, read
 from fastseg.store.reader import Store, open_store
 
 Job = TypeVar("Job")
@@ -35,7 +35,7 @@ Found = TypeVar("Found")
 # the buffer stays in the core's own cache (128 KB: 7 GB/s).
 BLOCK = 2**20
 # What a thread does before it reports: about so many bytes, samples or files.
-STRETCH, SAMPLES, FILES = 2**24, 2**14, 2**6
+STRETCH, SAMPLES, CHUNKS, FILES = 2**24, 2**14, 2**6, 2**6
 
 CHANGED = "differs from what was written"
 
@@ -119,6 +119,8 @@ def verify(
     count = whole_number("threads", usable_cores() if threads is None else threads, 1)
     opened = open_store(store.path if isinstance(store, Store) else store)
     findings, bytes_read = _attribute_findings(opened), 0
+    if opened.compression:
+        findings += _index_findings(opened)
     changed: list[ChangedSource] = []
     with ExitStack() as stack:
         files = [stack.enter_context(opened.open_file()) for _ in range(count)]
@@ -157,27 +159,66 @@ class _Columns:
         table, _, column = name.partition("/")
         values: NDArray[Any] = np.empty_like(getattr(self.store, table)[column])
         start, buffer = self.store.offsets[name], values.reshape(-1).view(np.uint8)
-        _read(self.file, start, start + len(buffer), memoryview(buffer))
+        read(self.file, start, start + len(buffer), memoryview(buffer))
         return values
 
 
 @dataclass(frozen=True, slots=True)
 class _Stretch:
-    """Neighbouring pieces of a store's file.
+    """Some pieces of a store's file.
 
-    bounds  : where they lie: piece k from bounds[k] to bounds[k + 1]
     sums    : their checksums when they were written
     samples : whose they are; -1 for a column
     """
 
     part: str
-    bounds: Sequence[int]
+    pieces: Pieces | Chunks
     sums: Sequence[int]
     samples: Sequence[int]
 
 
 def _stretches(columns: _Columns) -> Iterator[_Stretch]:
     """Yield all that has a checksum, in about the order of the file."""
+    store = columns.store
+    yield from _chunks(columns) if store.compression else _mapped(columns)
+    vertex = store.contours["points"].itemsize * 2
+    ends = columns["contours/offsets"] * vertex + store.offsets["contours/points"]
+    all_rings, sums = columns["items/contours"], columns["items/contour_xxh3"]
+    for first in range(0, len(store), SAMPLES):
+        rings = all_rings[first : first + SAMPLES]
+        yield _Stretch(
+            "contours",
+            Pieces(ends[[rings[0, 0], *rings[:, 1]]].tolist()),
+            sums[first : first + SAMPLES].tolist(),
+            range(first, first + len(rings)),
+        )
+    for table in ("items", "contours", "sources"):
+        for column, values in getattr(store, table).items():
+            name = f"{table}/{column}"
+            if name in store.checksums:
+                offset, wanted = store.offsets[name], int(store.checksums[name], 16)
+                place = Pieces([offset, offset + values.nbytes])
+                yield _Stretch(name, place, [wanted], [-1])
+
+
+def _chunks(columns: _Columns) -> Iterator[_Stretch]:
+    """Yield the pixels of a compressed store."""
+    store, masks = columns.store, mask_dtype(columns.store.classes)
+    codecs = [compression.codecs(bucket, masks) for bucket in store.buckets.values()]
+    numbers = columns["items/bucket"].tolist()
+    for k, part in enumerate(("image", "mask")):
+        places, sums = columns[f"items/{part}_chunk"], columns[f"items/{part}_xxh3"]
+        for first in range(0, len(store), CHUNKS):
+            run = slice(first, first + CHUNKS)
+            chunks = Chunks(
+                places[run].tolist(), [codecs[number][k] for number in numbers[run]]
+            )
+            samples = range(first, first + len(chunks.codecs))
+            yield _Stretch(part, chunks, sums[run].tolist(), samples)
+
+
+def _mapped(columns: _Columns) -> Iterator[_Stretch]:
+    """Yield the pixels of a store that is not compressed."""
     store = columns.store
     counts = [len(images) for images in store.images.values()]
     starts = np.cumsum([0, *counts])
@@ -202,27 +243,10 @@ def _stretches(columns: _Columns) -> Iterator[_Stretch]:
                 end = begin + len(samples) * size
                 yield _Stretch(
                     part,
-                    range(begin, end + 1, size),
+                    Pieces(range(begin, end + 1, size)),
                     image_sums[part][samples].tolist(),
                     samples.tolist(),
                 )
-    vertex = store.contours["points"].itemsize * 2
-    ends = columns["contours/offsets"] * vertex + store.offsets["contours/points"]
-    all_rings, sums = columns["items/contours"], columns["items/contour_xxh3"]
-    for first in range(0, len(store), SAMPLES):
-        rings = all_rings[first : first + SAMPLES]
-        yield _Stretch(
-            "contours",
-            ends[[rings[0, 0], *rings[:, 1]]].tolist(),
-            sums[first : first + SAMPLES].tolist(),
-            range(first, first + len(rings)),
-        )
-    for table in ("items", "contours", "sources"):
-        for column, values in getattr(store, table).items():
-            name = f"{table}/{column}"
-            if name in store.checksums:
-                offset, wanted = store.offsets[name], int(store.checksums[name], 16)
-                yield _Stretch(name, [offset, offset + values.nbytes], [wanted], [-1])
 
 
 def _attribute_findings(store: Store) -> list[_Finding]:
@@ -239,72 +263,42 @@ def _attribute_findings(store: Store) -> list[_Finding]:
     return findings
 
 
+def _index_findings(store: Store) -> list[_Finding]:
+    """Compare where the columns say that chunks are with what HDF5 says."""
+    findings: list[_Finding] = []
+    bucket, row = store.items["bucket"], store.items["row"]
+    with checks.reading(store.path) as file:
+        for part in ("image", "mask"):
+            chunks = store.items[f"{part}_chunk"]
+            for number, name in enumerate(store.buckets):
+                try:
+                    index = compression.chunk_index(file[f"{part}s/{name}"])
+                except Exception as exc:  # HDF5 tells of damage by a dozen kinds
+                    reason = f"has an index that HDF5 cannot read: {exc}"
+                    findings.append((-1, f"{part}s/{name}", reason))
+                    continue
+                here = np.flatnonzero(bucket == number)
+                differs = (index[row[here]] != chunks[here]).any(axis=1)
+                reason = "lies elsewhere in HDF5's index"
+                findings += [(k, part, reason) for k in here[differs].tolist()]
+    return findings
+
+
 def _check(
     stretch: _Stretch, file: FileIO, buffer: memoryview
 ) -> tuple[list[_Finding], int]:
     """Return what is wrong in a stretch, and its length in bytes."""
-    bounds = stretch.bounds
     findings = [
         (sample, stretch.part, CHANGED if isinstance(found, int) else found)
         for found, wanted, sample in zip(
-            _digests_or_reasons(file, bounds, buffer),
+            stretch.pieces.digests_or_reasons(file, buffer),
             stretch.sums,
             stretch.samples,
             strict=True,
         )
         if found != wanted
     ]
-    return findings, bounds[-1] - bounds[0]
-
-
-def _digests_or_reasons(
-    file: FileIO, bounds: Sequence[int], buffer: memoryview
-) -> list[int | str]:
-    """Return the XXH3-64 of each piece, or why it cannot be read."""
-    try:
-        return list(_digests(file, bounds, buffer))
-    except OSError as exc:
-        if len(bounds) == 2:
-            return [f"cannot be read: {reason_of(exc)}"]
-    single = (_digests_or_reasons(file, pair, buffer) for pair in pairwise(bounds))
-    return [found for (found,) in single]
-
-
-def _digests(file: FileIO, bounds: Sequence[int], buffer: memoryview) -> Iterator[int]:
-    """Yield the XXH3-64 of each piece of a file, from bounds[k] to bounds[k + 1].
-
-    As many pieces as fit into the buffer are read at once. xxhash releases the GIL
-    for large buffers, and for small ones takes a microsecond.
-    """
-    first, last = 0, len(bounds) - 1
-    while first < last:
-        start = bounds[first]
-        stop = bisect_right(bounds, start + len(buffer)) - 1
-        if stop > first:
-            block = _read(file, start, bounds[stop], buffer)
-            for begin, end in pairwise(bounds[first : stop + 1]):
-                yield xxh3_64_intdigest(block[begin - start : end - start])
-            first = stop
-        else:
-            digest, end = xxh3_64(), bounds[first + 1]
-            for begin in range(start, end, len(buffer)):
-                stop = min(begin + len(buffer), end)
-                digest.update(_read(file, begin, stop, buffer))
-            yield digest.intdigest()
-            first += 1
-
-
-def _read(file: FileIO, start: int, stop: int, buffer: memoryview) -> memoryview:
-    """Return bytes of a file, in the buffer; raise StoreError where it ends."""
-    view = buffer[: stop - start]
-    file.seek(start)
-    done = 0
-    while done < len(view):
-        count = file.readinto(view[done:])
-        if not count:
-            raise StoreError(f"{file.name!s}: was truncated while it was in use")
-        done += count
-    return view
+    return findings, stretch.pieces.size
 
 
 @dataclass(frozen=True, slots=True)
@@ -344,7 +338,7 @@ def _compare(
                 reason = f"has {stat.st_size} bytes, had {size}"
             else:
                 with FileIO(place) as file:
-                    (digest,) = _digests(file, (0, size), buffer)
+                    (digest,) = Pieces((0, size)).digests(file, buffer)
                 bytes_read += size
                 reason = "" if digest == wanted else "has other content"
         except (FileNotFoundError, NotADirectoryError):

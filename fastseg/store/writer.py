@@ -18,8 +18,10 @@ from numpy.typing import NDArray
 from xxhash import xxh3_64
 
 from fastseg.errors import BuildError
-from fastseg.store import layout
+from fastseg.store import compression, layout
+from fastseg.store.compression import Codec
 from fastseg.store.layout import Bucket
+from fastseg.store.output import create_hdf5
 from fastseg.store.records import Record, Source, fact_dtype
 
 # So many items are gathered before their columns are written.
@@ -31,12 +33,14 @@ COPIED_AT_ONCE = 2**20
 class Shape:
     """What decides where the pixels of a store lie.
 
-    classes : names
-    buckets : of each item
+    classes     : names
+    buckets     : of each item
+    compression : "" or that of `layout`
     """
 
     classes: tuple[str, ...]
     buckets: Sequence[Bucket]
+    compression: str = ""
 
     def counts(self) -> list[tuple[Bucket, int]]:
         """Return each bucket and how many items it has, by name."""
@@ -102,10 +106,46 @@ def write_index(
     """
     with _create(path, shape) as file:
         extents = _extents(file, shape)
-        checksums = _write_columns(file, shape, records, tally)
-        file["items/percentiles"].attrs["q"] = layout.PERCENTILES
+        late = rows_of(shape)
+        checksums = _write_columns(file, shape, records, tally, late)
         _write_attributes(file, shape, checksums, options, software)
     return Extents(**{**extents, "size": path.stat().st_size})
+
+
+def write_compressed(
+    path: Path,
+    shape: Shape,
+    records: Callable[[], Iterable[Record]],
+    tally: Tally,
+    chunks: Callable[[Record], tuple[Any, Any]],
+    *,
+    options: Mapping[str, Any],
+    software: Mapping[str, str],
+) -> None:
+    """Write a compressed store, the pixels by item and then the rest.
+
+    records, tally : as for `write_index`
+    chunks         : gives those of a record's image and mask
+
+    The same arguments give the same bytes.
+    """
+    late = rows_of(shape)
+    places = [(row, 0, 0) for row in late["row"].tolist()]
+    with _create(path, shape) as file:
+        names = [bucket.name for bucket, _ in shape.counts()]
+        images = {name: file[f"images/{name}"] for name in names}
+        masks = {name: file[f"masks/{name}"] for name in names}
+        for bucket, place, record in zip(shape.buckets, places, records(), strict=True):
+            image, mask = chunks(record)
+            images[bucket.name].id.write_direct_chunk(place, image)
+            masks[bucket.name].id.write_direct_chunk(place, mask)
+        starts = np.cumsum([0, *(count for _, count in shape.counts())])
+        order = starts[late["bucket"]] + late["row"]
+        for column, datasets in (("image_chunk", images), ("mask_chunk", masks)):
+            index = map(compression.chunk_index, datasets.values())
+            late[column] = np.concatenate(list(index))[order]
+        checksums = _write_columns(file, shape, records, tally, late)
+        _write_attributes(file, shape, checksums, options, software)
 
 
 def merge_index(index: Path, output: BinaryIO, shape: Shape, extents: Extents) -> None:
@@ -134,17 +174,17 @@ def merge_index(index: Path, output: BinaryIO, shape: Shape, extents: Extents) -
 @contextmanager
 def _create(path: Path, shape: Shape) -> Iterator[Any]:
     """Create an HDF5 file with room for the pixels."""
-    with h5py.File(
-        path,
-        "w",
-        alignment_threshold=layout.ALIGN_FROM,
-        alignment_interval=layout.PAGE,
-    ) as file:
+    # Chunks stand close together, and all else where arrays of numbers may begin.
+    large, page = (1, 8) if shape.compression else (layout.ALIGN_FROM, layout.PAGE)
+    with create_hdf5(path, alignment_threshold=large, alignment_interval=page) as file:
         masks = layout.mask_dtype(shape.classes)
         for bucket, count in shape.counts():
             size = (count, *bucket.shape)
-            _allocate(file, f"images/{bucket.name}", size, bucket.dtype)
-            _allocate(file, f"masks/{bucket.name}", size, masks)
+            codecs = compression.codecs(bucket, masks)
+            for group, codec in zip(("images", "masks"), codecs, strict=True):
+                name = f"{group}/{bucket.name}"
+                packed = codec if shape.compression else None
+                _allocate(file, name, size, codec.dtype, packed)
         yield file
 
 
@@ -187,8 +227,12 @@ def _write_columns(
     shape: Shape,
     records: Callable[[], Iterable[Record]],
     tally: Tally,
+    late: Mapping[str, NDArray[np.int64]],
 ) -> dict[str, str]:
-    """Write /items, /contours and /sources; return their checksums."""
+    """Write /items, /contours and /sources; return their checksums.
+
+    late : columns of /items that are not in the records
+    """
     count = len(shape.buckets)
     lengths = {
         "items": count,
@@ -202,7 +246,7 @@ def _write_columns(
     paths = [source.path.encode() for source in sources]
     widths["sources/path"] = max(map(len, paths), default=1)
     columns = {}
-    for table, names in layout.tables(shape.classes).items():
+    for table, names in layout.tables(shape.classes, shape.compression).items():
         for name, (kind, trailing) in names.items():
             place = f"{table}/{name}"
             strings = h5py.string_dtype("utf-8", widths.get(place, 1))
@@ -214,7 +258,6 @@ def _write_columns(
     columns["sources/xxh3"].add(np.array([source.xxh3 for source in sources], "<u8"))
     number = {source: k for k, source in enumerate(sources)}
     columns["contours/offsets"].add([0])
-    rows = rows_of(shape)
     start = rings = points = 0
     for batch in _batched(records()):
         stop = start + len(batch)
@@ -227,8 +270,8 @@ def _write_columns(
         for name in layout.STRING_COLUMNS:
             texts = [getattr(record, name).encode() for record in batch]
             columns[f"items/{name}"].add(texts)
-        columns["items/bucket"].add(rows["bucket"][start:stop])
-        columns["items/row"].add(rows["row"][start:stop])
+        for name, values in late.items():
+            columns[f"items/{name}"].add(values[start:stop])
         columns["items/source"].add([number[record.sources[0]] for record in batch])
         # One entry a ring, record after record.
         flat = [
@@ -264,6 +307,7 @@ def _write_attributes(
     wrote = layout.canonical_json(dict(software))
     del checksums["contours/points"]  # have theirs by item
     checksums["software"] = layout.checksum(wrote.encode())
+    file["items/percentiles"].attrs["q"] = layout.PERCENTILES
     attributes = file.attrs
     attributes["format"] = _text(layout.FORMAT)
     attributes["version"] = layout.VERSION
@@ -275,6 +319,8 @@ def _write_attributes(
     attributes["fingerprint"] = _text(
         layout.fingerprint(shape.classes, names, options, checksums)
     )
+    if shape.compression:
+        attributes["compression"] = _text(shape.compression)
     attributes["complete"] = 1
 
 
@@ -316,12 +362,24 @@ def _batched(records: Iterable[Record]) -> Iterator[list[Record]]:
         yield batch
 
 
-def _allocate(file: Any, name: str, shape: tuple[int, ...], dtype: Any) -> Any:
-    # Allocated at once and never filled: offsets are known from the start, and
-    # the file stays sparse until real bytes arrive.
+def _allocate(
+    file: Any,
+    name: str,
+    shape: tuple[int, ...],
+    dtype: Any,
+    codec: Codec | None = None,
+) -> Any:
     creation = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-    creation.set_layout(h5py.h5d.CONTIGUOUS)
-    creation.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    if codec:
+        creation.set_chunk((1, *codec.shape))
+        for number, values in codec.filters:
+            # HDF5 takes an optional filter that it does not have: it is not to use it.
+            creation.set_filter(number, h5py.h5z.FLAG_OPTIONAL, values)
+    else:
+        # Allocated at once and never filled: offsets are known from the start, and
+        # the file stays sparse until real bytes arrive.
+        creation.set_layout(h5py.h5d.CONTIGUOUS)
+        creation.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     creation.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
     creation.set_obj_track_times(False)  # the same content gives the same bytes
     links = h5py.h5p.create(h5py.h5p.LINK_CREATE)

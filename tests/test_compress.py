@@ -1,0 +1,586 @@
+"""Compressed stores: the same content in fewer bytes, whatever happens on the way."""
+
+import json
+import os
+import subprocess
+import sys
+import tracemalloc
+from itertools import product
+
+import h5py
+import hdf5plugin  # noqa: F401  lets h5py read the chunks
+import numpy as np
+import pytest
+import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from numpy.testing import assert_array_equal
+from xxhash import xxh3_64_intdigest
+
+import fastseg
+from fastseg import Loader
+from fastseg.errors import MissingExtraError, StoreError
+from fastseg.store import compression, layout, packed, partial, writer
+from fastseg.store.compression import Codec
+from fastseg.store.records import Journal
+
+NO_PACKAGE = r'pip install "fastseg\[compress\]"'
+
+
+@pytest.fixture(scope="module")
+def small(sample_study, tmp_path_factory):
+    """The committed phantom, compressed."""
+    path = tmp_path_factory.mktemp("small") / "heart.h5"
+    fastseg.build(fastseg.link(sample_study), path, compress=True)
+    return fastseg.open(path)
+
+
+@pytest.fixture
+def copy(small, tmp_path):
+    """A copy of the compressed store, to be spoiled."""
+    path = tmp_path / "copy.h5"
+    path.write_bytes(small.path.read_bytes())
+    return path
+
+
+def assert_same(store, other):
+    """All that two stores say is the same, but where and how they keep it."""
+    for one, two in zip(store, other, strict=True):
+        assert_array_equal(one.image, two.image, strict=True)
+        assert_array_equal(one.mask, two.mask, strict=True)
+        assert one.facts.keys() ^ two.facts.keys() <= layout.CHUNK_COLUMNS.keys()
+        for name in one.facts.keys() & two.facts.keys():
+            assert_array_equal(one.facts[name], two.facts[name])
+        assert one.contours.keys() == two.contours.keys()
+        for name, rings in one.contours.items():
+            for ring, its in zip(rings, two.contours[name], strict=True):
+                assert_array_equal(ring, its)
+    assert store.fingerprint == other.fingerprint
+    assert (store.classes, store.buckets) == (other.classes, other.buckets)
+
+
+def test_the_same_bits_come_out(store, small):
+    """Samples, facts, contours and fingerprint are those of the plain store."""
+    assert_same(store, small)
+    assert (store.compression, small.compression) == ("", "zstd")
+    assert small.path.stat().st_size < store.path.stat().st_size / 2
+    assert store.compression_ratio == 1 < 2.5 < small.compression_ratio
+
+
+def test_a_stranger_reads_it_with_h5py_and_hdf5plugin(small):
+    """The format page, h5py and a plugin that anyone can have are enough."""
+    with h5py.File(small.path) as file:
+        assert file.attrs["compression"] == b"zstd"
+        buckets = [name.decode() for name in file.attrs["buckets"]]
+        items = file["items"]
+        for k, sample in enumerate(small):
+            bucket, row = buckets[items["bucket"][k]], items["row"][k]
+            for group, array, column in (
+                ("images", sample.image, "image_chunk"),
+                ("masks", sample.mask, "mask_chunk"),
+            ):
+                dataset = file[group][bucket]
+                assert_array_equal(dataset[row], array, strict=True)
+                assert dataset.chunks == (1, *array.shape)
+                place, size = items[column][k]
+                skipped, chunk = dataset.id.read_direct_chunk((row, 0, 0))
+                assert (skipped, len(chunk)) == (0, size)
+                assert small.path.read_bytes()[place : place + size] == chunk
+        names = {f"{table}/{name}" for table in file for name in file[table]}
+        for name in [*names, *file.attrs]:
+            assert (
+                name.split("/")[-1] in layout.__doc__ or name.split("/")[1] in buckets
+            )
+
+
+def run(code, *arguments, **environment):
+    """Run Python in a process of its own and return it."""
+    return subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_fastseg_needs_no_plugin(small, sample_study, tmp_path):
+    """It builds, opens, reads and verifies without hdf5plugin."""
+    code = """
+import sys, h5py, fastseg
+sys.modules["hdf5plugin"] = None
+path = sys.argv[2]
+fastseg.build(fastseg.link(sys.argv[1]), path, compress=True)
+assert fastseg.verify(path).is_sound
+print(sum(int(s.image.sum()) + int(s.mask.sum()) for s in fastseg.open(path)))
+assert not h5py.h5z.filter_avail(32015)
+"""
+    done = run(code, sample_study, tmp_path / "s.h5", HDF5_PLUGIN_PATH="/nowhere")
+    assert done.stderr == ""
+    expected = sum(int(s.image.sum()) + int(s.mask.sum()) for s in small)
+    assert int(done.stdout) == expected
+    assert fastseg.open(tmp_path / "s.h5").fingerprint == small.fingerprint
+
+
+def test_without_zstandard_the_extra_is_named(store, small, study, tmp_path):
+    """Plain stores need no more than before; compressed ones tell what to install."""
+    code = """
+import sys
+sys.modules["zstandard"] = None
+import fastseg
+def tell(action):
+    try:
+        print(len(action()))
+    except fastseg.errors.MissingExtraError as exc:
+        print(exc)
+tell(lambda: fastseg.open(sys.argv[1]))
+tell(lambda: fastseg.open(sys.argv[2]))
+tell(lambda: fastseg.build(fastseg.link(sys.argv[3]), sys.argv[4], compress=True))
+"""
+    done = run(code, store.path, small.path, study, tmp_path / "s.h5")
+    assert done.stderr == ""
+    plain, opened, built = done.stdout.splitlines()
+    line = 'needs an optional package: pip install "fastseg[compress]"'
+    assert plain == "32"
+    assert opened == f"{small.path}: reading a compressed store {line}"
+    assert built == f"building a compressed store {line}"
+    assert set(tmp_path.iterdir()) == {study}
+
+
+def test_nobody_replaces_what_cannot_be_read(small, study, copy, monkeypatch):
+    """A plain build over a compressed store asks for the extra and leaves it."""
+    monkeypatch.setitem(sys.modules, "zstandard", None)
+    with pytest.raises(MissingExtraError, match=NO_PACKAGE):
+        fastseg.build(fastseg.link(study), copy)
+    assert copy.read_bytes() == small.path.read_bytes()
+
+
+@pytest.mark.parametrize("workers", [1, 2, 7])
+def test_workers_change_no_byte(small, sample_study, tmp_path, workers):
+    """However many share the work, in whatever order, the file is the same."""
+    path = tmp_path / "s.h5"
+    fastseg.build(fastseg.link(sample_study), path, compress=True, workers=workers)
+    assert path.read_bytes() == small.path.read_bytes()
+
+
+class Killed(BaseException):
+    """Stands for whatever ends a process."""
+
+
+def kill_at(monkeypatch, owner, name, call):
+    """Let the call of that number fail."""
+    original, calls = getattr(owner, name), []
+
+    def replacement(*arguments, **named):
+        calls.append(1)
+        if len(calls) == call:
+            raise Killed
+        return original(*arguments, **named)
+
+    monkeypatch.setattr(owner, name, replacement)
+
+
+POINTS = [
+    (partial.Work, "write", 1),
+    (partial.Work, "write", 9),
+    (Journal, "append", 1),
+    (Journal, "append", 20),
+    (partial.Work, "read", 1),
+    (writer, "write_compressed", 1),
+    (compression, "chunk_index", 2),
+    (writer, "_write_columns", 1),
+    (writer, "_write_attributes", 1),
+    (packed.os, "fsync", 1),
+    (partial, "_sync_folder", 1),
+]
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "call"), POINTS, ids=[f"{n}-{c}" for _, n, c in POINTS]
+)
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_killed_build_goes_on(
+    small, sample_study, tmp_path, monkeypatch, owner, name, call, workers
+):
+    """Wherever it ends, the target is absent or complete and the next build ends with
+    the same bytes, keeping what was finished."""
+    path, table = tmp_path / "s.h5", fastseg.link(sample_study)
+    with monkeypatch.context() as patch:
+        kill_at(patch, owner, name, call)
+        with pytest.raises(Killed):
+            fastseg.build(table, path, compress=True, workers=workers)
+    assert not path.exists() or path.read_bytes() == small.path.read_bytes()
+    report = fastseg.build(table, path, compress=True, workers=4 - workers)
+    assert path.read_bytes() == small.path.read_bytes()
+    finished = {"write": 0, "append": call - 1}.get(name, len(small))
+    assert report.kept >= finished
+    assert set(tmp_path.iterdir()) == {path}
+
+
+def test_what_a_crash_has_spoiled_is_made_again(small, sample_study, tmp_path):
+    """Chunks of an unfinished store that are damaged or cut are not taken."""
+    path, table = tmp_path / "s.h5", fastseg.link(sample_study)
+
+    def stop(items, label, total):
+        for k, item in enumerate(items):
+            if label == "build" and k == 20:
+                raise Killed
+            yield item
+
+    with pytest.raises(Killed):
+        fastseg.build(table, path, compress=True, workers=1, progress=stop)
+    unfinished = tmp_path / "s.h5.partial"
+    content = bytearray(unfinished.read_bytes())
+    content[len(content) // 3] ^= 4
+    unfinished.write_bytes(content[: 2 * len(content) // 3])
+    report = fastseg.build(table, path, compress=True)
+    assert path.read_bytes() == small.path.read_bytes()
+    assert 5 < report.kept < 15
+
+
+@pytest.mark.parametrize("share", [0.3, 0.85, 0.9, 0.99, 0.9999])
+@pytest.mark.parametrize("compress", [False, True])
+def test_a_full_disk_is_told_and_survived(
+    store, small, sample_study, tmp_path, share, compress
+):
+    """A write that fails, HDF5's own as well, is an OSError and costs no work."""
+    path, whole = tmp_path / "s.h5", (small if compress else store).path.read_bytes()
+    table = fastseg.link(sample_study)
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(share * len(whole)), hard))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            fastseg.build(table, path, compress=compress)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not path.exists()
+    fastseg.build(table, path, compress=compress)
+    assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize("compress", [False, True])
+def test_an_older_store_of_the_other_kind_serves(
+    store, small, sample_study, tmp_path, compress
+):
+    """No image is made again only because it is to be stored otherwise."""
+    older, newer = (store, small) if compress else (small, store)
+    path = tmp_path / "s.h5"
+    path.write_bytes(older.path.read_bytes())
+    report = fastseg.build(fastseg.link(sample_study), path, compress=compress)
+    assert report.kept == report.samples == len(store)
+    assert path.read_bytes() == newer.path.read_bytes()
+
+
+def test_only_what_has_changed_is_made_anew(study, tmp_path):
+    """The rest is taken from the older compressed store, unless it is damaged there."""
+    path = tmp_path / "s.h5"
+    fastseg.build(fastseg.link(study), path, compress=True)
+    before = path.stat()
+    again = fastseg.build(fastseg.link(study), path, compress=True)
+    assert again.kept == again.samples
+    assert path.stat() == before  # nothing to do, nothing done
+    spoil(path, 3, "image")
+    contour = next(study.rglob("*icontour*.txt"))
+    contour.write_text(contour.read_text().replace(".", ".0", 1))
+    report = fastseg.build(fastseg.link(study), path, compress=True)
+    assert report.kept == report.samples - 2
+    fastseg.build(fastseg.link(study), tmp_path / "fresh.h5", compress=True)
+    assert path.read_bytes() == (tmp_path / "fresh.h5").read_bytes()
+
+
+def test_another_zstd_makes_the_store_anew(small, study, tmp_path, monkeypatch):
+    """Its bytes may differ, so all are written again; the pixels are kept."""
+    path, table = tmp_path / "s.h5", fastseg.link(study)
+    with monkeypatch.context() as patch:
+        patch.setattr(compression, "version", lambda: "0.9")
+        fastseg.build(table, path, compress=True)
+    assert fastseg.open(path).software["zstd"] == "0.9"
+    report = fastseg.build(table, path, compress=True)
+    assert report.kept == report.samples
+    assert fastseg.open(path).software["zstd"] == small.software["zstd"]
+
+
+def put_chunk(path, sample, part, chunk):
+    """Overwrite the beginning of a chunk."""
+    place, size = fastseg.open(path).items[f"{part}_chunk"][sample].tolist()
+    with path.open("r+b") as file:
+        file.seek(place)
+        file.write(chunk[:size])
+
+
+def spoil(path, sample, part):
+    """Flip a bit in the middle of a chunk."""
+    place, size = fastseg.open(path).items[f"{part}_chunk"][sample].tolist()
+    content = bytearray(path.read_bytes())
+    content[place + size // 2] ^= 8
+    path.write_bytes(content)
+
+
+def test_damage_is_named_with_its_sample(copy):
+    """A flipped bit in a chunk is an error or other pixels; verify tells which."""
+    spoil(copy, 5, "image")
+    spoil(copy, 9, "mask")
+    report = fastseg.verify(copy)
+    assert [(d.sample, d.part) for d in report.damages] == [(5, "image"), (9, "mask")]
+    opened = fastseg.open(copy)
+    for sample, part in ((5, "image"), (9, "mask")):
+        wanted = int(opened.items[f"{part}_xxh3"][sample])
+        try:
+            found = xxh3_64_intdigest(getattr(opened[sample], part).tobytes())
+        except StoreError as exc:
+            found = str(exc).removeprefix(f"{copy}: {part} of sample {sample} ")
+            wanted = str(exc)
+        assert found != wanted
+
+
+SIZE = 96 * 96 * 2
+NOISE = np.random.default_rng(0).bytes(SIZE)
+
+
+def frame(data, level=1, **options):
+    return zstandard.ZstdCompressor(level=level, **options).compress(data)
+
+
+HUGE = b"\x28\xb5\x2f\xfd\xe0" + (2**40).to_bytes(8, "little")
+BAD_CHUNKS = {
+    "nothing": b"",
+    "no frame": b"no frame at all",
+    "cut": frame(NOISE)[:-9],
+    "longer": frame(NOISE) + b"more",
+    "two frames": frame(NOISE) + frame(b""),
+    "too small": frame(bytes(SIZE - 1)),
+    "too large": frame(bytes(SIZE + 1)),
+    "no size": frame(bytes(SIZE), write_content_size=False),
+    "a terabyte": HUGE + b"\x01\0\0",
+    "skippable": b"\x50\x2a\x4d\x18" + SIZE.to_bytes(4, "little") + bytes(SIZE),
+    # Promises the size with a window of 2 GB, and stops.
+    "window": b"\x28\xb5\x2f\xfd\x40\xa8" + (SIZE - 256).to_bytes(2, "little"),
+}
+
+
+@pytest.mark.parametrize("chunk", BAD_CHUNKS.values(), ids=BAD_CHUNKS)
+@pytest.mark.parametrize("shuffles", [False, True])
+def test_a_bad_chunk_is_refused_and_takes_no_memory(chunk, shuffles):
+    """Whatever it promises, it is an error, and no more is allocated than it may."""
+    codec = Codec((96, 96), np.dtype("<u2"), shuffles)
+    assert_array_equal(
+        codec.decode(frame(bytes(SIZE))), np.zeros((96, 96), "<u2"), strict=True
+    )
+    tracemalloc.start()
+    try:
+        with pytest.raises(StoreError):
+            codec.decode(chunk)
+        assert tracemalloc.get_traced_memory()[1] < 10 * SIZE
+    finally:
+        tracemalloc.stop()
+
+
+def test_an_array_that_no_chunk_can_hold_is_not_allocated():
+    """A store that claims images of 4 GB needs chunks that could hold them."""
+    codec = Codec((2**15, 2**16), np.dtype("<u2"), shuffles=True)
+    promise = b"\x28\xb5\x2f\xfd\xe0" + codec.size.to_bytes(8, "little") + b"\x01\0\0"
+    with pytest.raises(StoreError, match="more memory than it can need"):
+        codec.decode(promise)
+
+
+@given(st.data())
+def test_random_bytes_decode_or_are_refused(data):
+    """A spoiled chunk gives an array of the right form or a StoreError."""
+    codec = Codec((8, 6), np.dtype("<i2"), shuffles=True)
+    chunk = bytearray(codec.encode(np.arange(48, dtype="<i2").reshape(8, 6)))
+    for _ in range(data.draw(st.integers(1, 4))):
+        chunk[data.draw(st.integers(0, len(chunk) - 1))] = data.draw(
+            st.integers(0, 255)
+        )
+    try:
+        array = codec.decode(bytes(chunk))
+    except StoreError:
+        return
+    assert (array.shape, array.dtype) == ((8, 6), np.dtype("<i2"))
+
+
+dtypes = st.sampled_from(["|u1", "|i1", "<u2", "<i2", "<u4", "<i4", "<u8", "<f4"])
+
+
+@given(dtypes.flatmap(lambda d: arrays(d, st.tuples(*[st.integers(1, 9)] * 2))))
+def test_a_chunk_gives_its_array_again(array):
+    """Arrays of any kind survive, shuffled or not; what comes out is read-only."""
+    for shuffles in (array.itemsize > 1, False):
+        codec = Codec(array.shape, array.dtype, shuffles)
+        chunk = codec.encode(array)
+        assert chunk == codec.encode(array.copy())
+        again = codec.decode(chunk)
+        assert_array_equal(again, array, strict=True)
+        assert not again.flags.writeable
+
+
+def test_the_shuffle_earns_its_keep(small):
+    """Shuffled, the images take less than 90 % of the bytes that they would."""
+    both = [
+        sum(len(Codec(i.shape, i.dtype, shuffles).encode(i)) for i in images)
+        for images in [[sample.image for sample in small]]
+        for shuffles in (True, False)
+    ]
+    assert both[0] < 0.9 * both[1]
+
+
+def test_whole_buckets_are_refused_with_a_remedy(small):
+    """No array of all images exists; the error says what does."""
+    for name in ("images", "masks"):
+        with pytest.raises(StoreError, match=r"is compressed.*store\[i\]"):
+            getattr(small, name)
+    assert repr(small[0]) == "<Sample 0: 96x96, patient PHANTOM0001>"
+    assert small.select(shape=96).size == 24
+
+
+def batches(store, options):
+    """Return the bytes of two epochs."""
+    loader = Loader(store, seed=3, batch_size=7, **options)
+    return [
+        [array.tobytes() for array in (batch.image, batch.mask, batch.index)]
+        for _ in range(2)
+        for batch in loader
+    ]
+
+
+@pytest.mark.parametrize("masks", ["bits", "labels", "onehot", "icontour"])
+@pytest.mark.parametrize("normalize", ["zscore", "percentile", "window", "none"])
+def test_batches_are_the_same(store, small, masks, normalize):
+    """Whatever the options and threads, no bit tells that a store is compressed."""
+    for size, threads, shuffle in product((64, (130, 100)), (1, 3), (True, False)):
+        options = {"masks": masks, "normalize": normalize, "shuffle": shuffle}
+        options |= {"size": size, "threads": threads, "pad": -1.5}
+        assert batches(small, options) == batches(store, options)
+
+
+def test_the_loader_names_a_damaged_sample(copy):
+    """The error of a thread arrives with the sample and the batch."""
+    put_chunk(copy, 4, "image", b"damage")
+    loader = Loader(fastseg.open(copy), batch_size=2, size=32, shuffle=False)
+    with pytest.raises(
+        StoreError, match="image of sample 4 cannot be decomp"
+    ) as caught:
+        list(loader)
+    assert "batch 2 of epoch 0 from samples [4, 5]" in caught.value.__notes__[0]
+
+
+def test_a_compressed_store_is_sound(small, sample_study):
+    """Verify reads each chunk and column once, and finds nothing."""
+    report = fastseg.verify(small, sources=sample_study)
+    assert report.is_sound
+    columns = [*small.items.values(), *small.contours.values(), *small.sources.values()]
+    chunks = sum(small.items[name][:, 1].sum() for name in layout.CHUNK_COLUMNS)
+    expected = sum(column.nbytes for column in columns) + chunks
+    assert report.bytes_read == expected + small.sources["size"].sum()
+
+
+def test_what_hdf5_would_read_is_verified(copy):
+    """A chunk that HDF5 finds elsewhere than fastseg is damage of its sample."""
+    with h5py.File(copy, "r+") as file:
+        images = file["images/96x96_uint16"]
+        _, chunk = images.id.read_direct_chunk((7, 0, 0))
+        images.id.write_direct_chunk((7, 0, 0), frame(NOISE) + chunk)
+        masks = file["masks/120x88_uint16"]
+        masks.id.write_direct_chunk((2, 0, 0), masks[2].tobytes(), filter_mask=1)
+        items = {name: file["items"][name][()] for name in ("bucket", "row")}
+    expected = [
+        (
+            int(np.flatnonzero((items["bucket"] == bucket) & (items["row"] == row))[0]),
+            part,
+        )
+        for bucket, row, part in ((1, 7, "image"), (0, 2, "mask"))
+    ]
+    report = fastseg.verify(copy)
+    found = {(damage.sample, damage.part): damage.reason for damage in report.damages}
+    assert found.keys() >= set(expected)
+    assert {found[key] for key in expected} == {"lies elsewhere in HDF5's index"}
+
+
+def say(name, value):
+    return lambda file: file.attrs.__setitem__(name, value)
+
+
+def put_at(name, place, value):
+    return lambda file: file[name].__setitem__(place, value)
+
+
+def make(name, **options):
+    """Return a function that replaces a dataset by one made otherwise."""
+
+    def change(file):
+        shape, dtype = file[name].shape, file[name].dtype
+        del file[name]
+        file.create_dataset(name, shape, dtype, **options)
+
+    return change
+
+
+IMAGES, MASKS = "images/96x96_uint16", "masks/96x96_uint16"
+CHANGES = [
+    (say("compression", np.bytes_("lz9")), "compressed by 'lz9', this fastseg reads"),
+    (say("compression", np.bytes_(b"\xff")), "the attribute compression is no text"),
+    (lambda f: f.attrs.pop("compression"), "checksums has not one for each dataset"),
+    (lambda f: f.__delitem__("items/mask_chunk"), "no dataset items/mask_chunk"),
+    (put_at("items/image_chunk", (3, 0), -1), "items/image_chunk points outside"),
+    (put_at("items/image_chunk", (3, 0), 2**62), "items/image_chunk points outside"),
+    (put_at("items/mask_chunk", (3, 1), 0), "items/mask_chunk points outside"),
+    (put_at("items/mask_chunk", (3, 1), -5), "items/mask_chunk points outside"),
+    (put_at("items/mask_chunk", (3, 1), 2**63 - 1), "items/mask_chunk points outside"),
+    (make(IMAGES), "has chunks None and filters []"),
+    (make(IMAGES, chunks=(1, 96, 96)), r"chunks (1, 96, 96) and filters []"),
+    (
+        make(IMAGES, chunks=(2, 96, 96), shuffle=True, compression=32015),
+        "has chunks (2",
+    ),
+    (make(IMAGES, chunks=(1, 96, 96), compression=32015), "and filters [(32015"),
+    (make(MASKS, chunks=(1, 96, 96), compression="gzip"), "and filters [(1, "),
+]
+
+
+@pytest.mark.parametrize(("change", "text"), CHANGES)
+def test_what_misleads_is_refused(copy, change, text):
+    """A store whose chunks cannot be as the format says does not open."""
+    with h5py.File(copy, "r+") as file:
+        change(file)
+    with pytest.raises(StoreError) as caught:
+        fastseg.open(copy)
+    assert text in str(caught.value)
+
+
+def test_stores_of_another_level_are_read(copy, monkeypatch):
+    """At which level zstd has compressed is no reason to refuse a store."""
+    monkeypatch.setattr(compression, "LEVEL", compression.LEVEL + 5)
+    assert fastseg.verify(copy).is_sound
+
+
+def test_a_cut_store_is_refused(copy):
+    """Opening a compressed store that was cut is an error at any length."""
+    size = copy.stat().st_size
+    for length in [*range(size - 1, size - 50, -1), *range(size - 50, -1, -4999), 0]:
+        os.truncate(copy, length)
+        with pytest.raises(StoreError, match=r"copy\.h5: is no HDF5 file, or is trunc"):
+            fastseg.open(copy)
+
+
+def test_the_command_line_compresses(study, tmp_path, fastseg_command):
+    """`build --compress` tells the size, `info` by how much smaller the pixels are."""
+    fastseg_command("link", study, "-o", "links.csv")
+    done = fastseg_command("build", "links.csv", "-o", "s.h5", "--compress")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"{(tmp_path / 's.h5').stat().st_size / 1e6:.1f} MB" in done.stdout
+    ratio = fastseg.open(tmp_path / "s.h5").compression_ratio
+    told = fastseg_command("info", "s.h5").stdout
+    assert f"zstd, {ratio:.2f} times smaller" in told
+    assert "40x40_uint16" in told
+    assert fastseg_command("verify", "s.h5").returncode == 0
+
+
+def test_checksums_cover_the_chunks_columns(small):
+    """They have checksums, and the fingerprint does not depend on them."""
+    with h5py.File(small.path) as file:
+        checksums = json.loads(file.attrs["checksums"])
+    added = checksums.keys() - layout.checksum_names(small.classes)
+    assert added == {"items/image_chunk", "items/mask_chunk"} <= layout.PROVENANCE
