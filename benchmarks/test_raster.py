@@ -218,8 +218,10 @@ def test_two_threads(benchmark, case):
     points, offsets = as_rings(contours * THREADED_TIMES)
     out = np.empty((len(offsets) - 1, side, side), np.bool_)
 
-    def fill(threads):
-        return rasterize_batch(points, offsets, (side, side), out, threads=threads)
+    def fill(threads, away=0):
+        return rasterize_batch(
+            points + away, offsets, (side, side), out, threads=threads
+        )
 
     truth = fill(1).copy()
     assert np.array_equal(fill(2), truth)
@@ -229,6 +231,8 @@ def test_two_threads(benchmark, case):
         masks=len(out),
         cores=os.cpu_count(),
         ratio=compare(lambda: fill(1), lambda: fill(2)),
+        # Contours off the image leave nothing but writing zeros.
+        zeros=compare(lambda: fill(1, 1e6), lambda: fill(2, 1e6)),
     )
     benchmark(lambda: fill(2))
 

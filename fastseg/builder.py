@@ -19,7 +19,7 @@ from fastseg.errors import (
 from fastseg.links import LinkTable, Paths, Reject, StrPath, save_rejects
 from fastseg.making import Maker
 from fastseg.planning import Planned, Refusal, plan_build
-from fastseg.progress import Progress, in_order, silent, usable_cores
+from fastseg.progress import Progress, in_order, silent
 from fastseg.raster import Rules
 from fastseg.store import compression, layout
 from fastseg.store.packed import CompressedPartial
@@ -27,9 +27,6 @@ from fastseg.store.partial import Partial, Work, remove_work, sole_builder
 from fastseg.store.reader import Store, open_store
 from fastseg.store.records import Record
 from fastseg.store.reuse import Finished
-
-# More threads than this wait for one another: a third of an image's time is Python's.
-MOST_WORKERS = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +59,7 @@ def build(
     edges: str = "half-open",
     fill: str = "even-odd",
     origin: str = "center",
-    workers: int | None = None,
+    workers: int = 1,
     max_pixel_bytes: int = MAX_PIXEL_BYTES,
     compress: bool = False,
     progress: Progress = silent,
@@ -73,8 +70,9 @@ def build(
     output : the store; one that is there already is replaced when the new one is
         complete, and left alone if nothing has changed
     edges, fill, origin : what belongs to a region, see `raster.Rules`
-    workers : threads that share the work, by default one a core up to four; the bytes
-        of the store do not depend on it
+    workers : threads that share the work; the bytes of the store do not depend on it.
+        More than one pays where files are slow to come by, as from a network: with
+        small files in the page cache, threads wait for one another in Python
     max_pixel_bytes : an image file whose header promises more, all frames together,
         is rejected before anything is allocated
     compress : compress images and masks, which readers of the store then decompress:
@@ -88,8 +86,7 @@ def build(
     table, MissingExtraError, OptionError, OSError.
     """
     rules = Rules(edges=edges, fill=fill, origin=origin)
-    usual = min(usable_cores(), MOST_WORKERS)
-    workers = whole_number("workers", usual if workers is None else workers, 1)
+    workers = whole_number("workers", workers, 1)
     max_pixel_bytes = whole_number("max_pixel_bytes", max_pixel_bytes, 1)
     if compress:
         compression.require("building a compressed store")

@@ -92,9 +92,11 @@ def build(
         ),
     ] = "center",
     workers: Annotated[
-        int | None,
-        typer.Option(help="Threads that share the work; one a core, up to four."),
-    ] = None,
+        int,
+        typer.Option(
+            help="Threads that share the work; more pay where files come slowly."
+        ),
+    ] = 1,
     max_pixel_bytes: Annotated[
         int,
         typer.Option(help="Reject image files whose header promises more than this."),

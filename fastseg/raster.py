@@ -188,8 +188,10 @@ def rasterize_batch(
         fill_share(0, count)
     else:
         shares = [count * k // threads for k in range(threads + 1)]
-        with ThreadPoolExecutor(threads, "fastseg-raster") as pool:
-            list(pool.map(fill_share, shares[:-1], shares[1:]))
+        with ThreadPoolExecutor(threads - 1, "fastseg-raster") as pool:
+            others = pool.map(fill_share, shares[1:-1], shares[2:])
+            fill_share(*shares[:2])
+            list(others)
     return out
 
 
