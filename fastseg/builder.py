@@ -162,6 +162,8 @@ class _Build:
         self.rejects = list(table.rejects)
         self.off_image: list[str] = []
         self.kept = self.drawn = 0
+        # Made by this build: what a second pass takes over was not there before.
+        self.made: set[int] = set()
 
     def run(self) -> Store | None:
         """Build, and return the store; None if there is nothing to build."""
@@ -215,9 +217,12 @@ class _Build:
                     failed.add(k)
                 else:
                     partial.add(k, outcome.record)
+                    if not outcome.kept:
+                        self.made.add(planned[k].hash)
                     facts = outcome.record.facts
                     labelled, pixels = facts["labelled"], facts["pixels"]
-                    self._count(planned[k], labelled, pixels, outcome.kept)
+                    kept = planned[k].hash not in self.made
+                    self._count(planned[k], labelled, pixels, kept)
         return failed
 
     def _make(
@@ -230,7 +235,7 @@ class _Build:
                 return _Outcome(record=taken, rejects=[], kept=True)
         try:
             material = self.maker.read(item)
-            index = self.older.find(material.hash) if self.older else None
+            index = self.older.find(material.hash, item.bucket) if self.older else None
             if self.older and index is not None:
                 pixels = self.older.pixels(index)
                 if pixels is not None:
@@ -265,7 +270,8 @@ class _Build:
         versions = {n: v for n, v in store.software.items() if n != compression.NAME}
         made = store.classes, store.options, versions
         alike = made == (self.maker.classes, self.options, self.versions)
-        return Finished(store) if alike else None
+        older = Finished(store)
+        return older if alike and older.is_sound() else None
 
     def _is_up_to_date(self, older: Finished, planned: list[Planned]) -> bool:
         """Return whether a build would give the same store again.
@@ -281,7 +287,7 @@ class _Build:
         def look(item: Planned) -> tuple[int | None, list[Reject]]:
             try:
                 material = self.maker.read(item)
-                index = older.find(material.hash)
+                index = older.find(material.hash, item.bucket)
                 if index is None:  # it is new, unless it cannot be used anyway
                     self.maker.decode(item, material)
                 return index, material.rejects

@@ -226,8 +226,7 @@ class Partial:
         ):
             # The items are others now, and would be written over what is to be kept.
             journal.close()
-            path.replace(old)
-            journal.path.replace(beside(old, ".journal"))
+            _set_aside(path, old)
             journal = Journal(journal.path, self._kind, self.shape.classes)
         self._is_new = not journal.kept
         self._works = [Work(path, journal)]
@@ -279,6 +278,18 @@ class Work:
 def beside(target: Path, suffix: str) -> Path:
     """Return the path with a suffix added to the name."""
     return target.with_name(target.name + suffix)
+
+
+def _set_aside(path: Path, old: Path) -> None:
+    """Move unfinished work, unless what was moved before has more in it."""
+    journal, before = beside(path, ".journal"), beside(old, ".journal")
+    if before.exists() and before.stat().st_size >= journal.stat().st_size:
+        journal.unlink()
+        return
+    # Pixels first. Should the process die in between, they are moved already.
+    with contextlib.suppress(FileNotFoundError):
+        path.replace(old)
+    journal.replace(before)
 
 
 def remove_work(target: Path) -> None:

@@ -6,6 +6,7 @@ told from a whole one. The index of the finished store is written from the journ
 """
 
 import json
+import os
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,8 +26,6 @@ LATE_COLUMNS = ("bucket", "row", "source", "contours")
 # Length and XXH3-64 of what follows: the length of the head, head, facts, points.
 FRAME = struct.Struct("<QQ")
 HEAD_LENGTH = struct.Struct("<Q")
-# A damaged length must not ask for more memory than this.
-LONGEST_RECORD = 2**31
 
 
 class Source(NamedTuple):
@@ -197,7 +196,8 @@ class Journal:
         if len(frame) < FRAME.size:
             return None
         length, digest = FRAME.unpack(frame)
-        if length > LONGEST_RECORD:
+        # A damaged length must not ask for more memory than the file has bytes.
+        if length > os.fstat(self._file.fileno()).st_size:
             return None
         body = self._file.read(length)
         whole = len(body) == length and xxh3_64_intdigest(body) == digest

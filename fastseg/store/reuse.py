@@ -7,6 +7,8 @@ from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
 from fastseg.errors import StoreError
+from fastseg.store import layout
+from fastseg.store.layout import Bucket
 from fastseg.store.reader import Store
 from fastseg.store.records import Record, Rings, Source, pack_facts
 
@@ -18,13 +20,29 @@ class Finished:
         self.store = store
         hashes = store.items["inputs_xxh3"].tolist()
         self._index = {digest: k for k, digest in enumerate(hashes)}
+        self._numbers = store.items["bucket"]
+        self._buckets = list(store.buckets.values())
 
-    def find(self, digest: int) -> int | None:
-        """Return which item was made from that, None if none was."""
-        return self._index.get(digest)
+    def is_sound(self) -> bool:
+        """Return whether all columns are what was written: `record` copies them."""
+        tables = ("items", "contours", "sources")
+        return all(
+            layout.checksum(np.ascontiguousarray(column)) == sums[f"{table}/{name}"]
+            for sums in [self.store.checksums]
+            for table in tables
+            for name, column in getattr(self.store, table).items()
+            if f"{table}/{name}" in sums
+        )
+
+    def find(self, digest: int, bucket: Bucket) -> int | None:
+        """Return which item of that bucket was made from that, None if none was."""
+        index = self._index.get(digest)
+        if index is None or self._buckets[self._numbers[index]] != bucket:
+            return None
+        return index
 
     def pixels(self, index: int) -> tuple[NDArray[Any], NDArray[Any]] | None:
-        """Return image and mask, None if they are damaged."""
+        """Return image and mask, None if they, or the contours, are damaged."""
         sample, items = self.store[index], self.store.items
         try:
             image, mask = sample.image, sample.mask
@@ -33,8 +51,15 @@ class Finished:
         sound = (
             xxh3_64_intdigest(image.data) == items["image_xxh3"][index]
             and xxh3_64_intdigest(mask.data) == items["mask_xxh3"][index]
+            and xxh3_64_intdigest(self._points(index)) == items["contour_xxh3"][index]
         )
         return (image, mask) if sound else None
+
+    def _points(self, index: int) -> NDArray[np.float64]:
+        """Return the vertices of an item, a copy."""
+        contours = self.store.contours
+        bounds = contours["offsets"][self.store.items["contours"][index]]
+        return np.array(contours["points"][bounds[0] : bounds[1]])
 
     def record(self, index: int, **more: Any) -> Record:
         """Return the record of an item; more are those fields that no store keeps."""
@@ -60,7 +85,7 @@ class Finished:
                 {name: column[index] for name, column in items.items()},
                 store.classes,
             ),
-            points=np.array(contours["points"][bounds[0] : bounds[-1]]),
+            points=self._points(index),
             **more,
         )
 
