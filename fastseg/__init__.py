@@ -15,13 +15,15 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from fastseg.areas import coverage as coverage
+    from fastseg.benching import BenchReport as BenchReport
+    from fastseg.benching import bench as bench
     from fastseg.builder import BuildReport as BuildReport
     from fastseg.builder import build as build
     from fastseg.distance import signed_distance as signed_distance
     from fastseg.errors import FastsegError as FastsegError
     from fastseg.links import Link as Link
     from fastseg.links import LinkTable as LinkTable
-    from fastseg.loading.loader import Batch as Batch
+    from fastseg.loading.jobs import Batch as Batch
     from fastseg.loading.loader import Loader as Loader
     from fastseg.phantom import make_phantom as make_phantom
     from fastseg.pictures import show as show
@@ -41,7 +43,8 @@ if TYPE_CHECKING:
     open = open_store
 
 _HOME = {
-    "Batch": "fastseg.loading.loader",
+    "Batch": "fastseg.loading.jobs",
+    "BenchReport": "fastseg.benching",
     "BuildReport": "fastseg.builder",
     "FastsegError": "fastseg.errors",
     "Link": "fastseg.links",
@@ -50,6 +53,7 @@ _HOME = {
     "Sample": "fastseg.store.reader",
     "Store": "fastseg.store.reader",
     "VerifyReport": "fastseg.store.verify",
+    "bench": "fastseg.benching",
     "build": "fastseg.builder",
     "coverage": "fastseg.areas",
     "link": "fastseg.sources",

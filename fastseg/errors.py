@@ -8,6 +8,7 @@ FastsegError
 ├── ContourError       (ValueError)   a contour file that cannot be read
 ├── DicomError         (ValueError)   an image file that cannot be read
 ├── FileChangedError   (OSError)      a file that was written to while it was read
+├── StateError         (ValueError)   a loader's state that belongs to another loader
 ├── StoreError         (ValueError)   a file that is not a complete, sound store
 ├── BuildError         (ValueError)   a build that may not write where it was told
 │   └── NothingBuiltError             everything that was linked was rejected
@@ -65,6 +66,10 @@ class DicomError(FastsegError, ValueError):
 
 class FileChangedError(FastsegError, OSError):
     """Somebody wrote to a file while it was read."""
+
+
+class StateError(FastsegError, ValueError):
+    """The state of a loader belongs to another store, seed or configuration."""
 
 
 class StoreError(FastsegError, ValueError):

@@ -21,8 +21,9 @@ FLOORS = [
     {"fastseg.planning"},
     {"fastseg.making"},
     {"fastseg.builder", "fastseg.loading"},
-    {"fastseg.pictures", "fastseg.phantom"},
+    {"fastseg.pictures", "fastseg.phantom", "fastseg.benching"},
     {"fastseg.terminal"},
+    {"fastseg.data_verbs", "fastseg.store_verbs"},
     {"fastseg.cli"},
 ]
 FORBIDDEN = {

@@ -2,6 +2,7 @@
 
 import math
 
+import numba
 import numpy as np
 import pytest
 from hypothesis import example, given
@@ -40,29 +41,56 @@ def stale(shape, dtype):
     return np.full(shape, 77, dtype)
 
 
-ROWS, SLOTS = np.array([2, 0]), np.array([1, 3])
+ROWS = np.array([-1, 2, -1, 0])
+PLACES = [(1, 2), (3, 0)]  # slot and row
 
 
 @given(stacks(image_dtypes), sides, sides)
 def test_images_are_scaled_and_placed(images, height, width):
     """Every cell of the listed slots is filled as numpy does it; others are left."""
     out = stale((4, height, width), np.float32)
-    shift, gain = np.array([3, -1], np.float32), np.array([0.5, -2], np.float32)
+    half = out.astype(np.uint16)
+    shift, gain = np.array([[0, 3, 0, -1], [0, 0.5, 0, -2]], np.float32)
     low, high, pad = np.float32(-100), np.float32(100), np.float32(-7)
-    gather.gather_images(images, ROWS, SLOTS, shift, gain, low, high, pad, out)
-    for j, (row, slot) in enumerate(zip(ROWS, SLOTS, strict=True)):
-        scaled = (images[row].astype(np.float32) - shift[j]) * gain[j]
+    gather.gather_images(images, ROWS, shift, gain, low, high, pad, out)
+    gather.gather_half_images(images, ROWS, shift, gain, low, high, pad, half)
+    for slot, row in PLACES:
+        scaled = (images[row].astype(np.float32) - shift[slot]) * gain[slot]
         expected = place(np.clip(scaled, low, high), (height, width), np.float32(-7))
         assert_array_equal(out[slot], expected)
+        assert_array_equal(half[slot].view(np.float16), expected.astype(np.float16))
     assert (out[[0, 2]] == 77).all()
+    assert (half[[0, 2]] == 77).all()
+
+
+def test_halves_are_the_nearest():
+    """Every float16, its neighbours in float32 and all ties round as numpy rounds."""
+    halves = np.arange(2**16, dtype=np.uint16).view(np.float16)
+    halves = halves[np.isfinite(halves)]
+    with np.errstate(over="ignore"):
+        above = np.nextafter(halves, np.float16(np.inf)).astype(np.float32)
+    ties = (halves.astype(np.float32) + above) / 2
+    exact = [*halves, *ties, 65519.996, 65520, 1e38, np.inf, -np.inf]
+    exact = np.array(exact, np.float32)
+    up, down = (np.nextafter(exact, np.float32(end)) for end in (np.inf, -np.inf))
+    values = np.concatenate([exact, up, down])[:: 97 if numba.config.DISABLE_JIT else 1]
+    with np.errstate(over="ignore"):
+        expected = values.astype(np.float16).view(np.uint16)
+    out = np.empty((1, 1, len(values)), np.uint16)
+    none, one = np.zeros(1, np.float32), np.ones(1, np.float32)
+    low, high = np.float32(-np.inf), np.float32(np.inf)
+    gather.gather_half_images(
+        values[None, None], np.array([0]), none, one, low, high, low, out
+    )
+    assert_array_equal(out[0, 0], expected)
 
 
 @given(stacks(mask_dtypes), sides, sides)
 def test_bits_are_copied_and_placed(masks, height, width):
     """Bit fields arrive unchanged, with zeros around them."""
     out = stale((4, height, width), masks.dtype)
-    gather.gather_bits(masks, ROWS, SLOTS, out)
-    for row, slot in zip(ROWS, SLOTS, strict=True):
+    gather.gather_values(masks, ROWS, masks.dtype.type(0), out)
+    for slot, row in PLACES:
         assert_array_equal(out[slot], place(masks[row], (height, width), 0))
     assert (out[[0, 2]] == 77).all()
 
@@ -73,8 +101,8 @@ def test_classes_become_channels(masks, height, width, data):
     bit = st.integers(0, 8 * masks.dtype.itemsize - 1)
     classes = np.array(data.draw(st.lists(bit, min_size=1, max_size=3)))
     out = stale((4, len(classes), height, width), np.uint8)
-    gather.gather_classes(masks, ROWS, SLOTS, classes, out)
-    for row, slot in zip(ROWS, SLOTS, strict=True):
+    gather.gather_classes(masks, ROWS, classes, out)
+    for slot, row in PLACES:
         for c, k in enumerate(classes.tolist()):
             expected = (masks[row] >> masks.dtype.type(k)) & masks.dtype.type(1)
             assert_array_equal(out[slot, c], place(expected, (height, width), 0))
@@ -85,8 +113,8 @@ def test_classes_become_channels(masks, height, width, data):
 def test_labels_show_the_class_on_top(masks, height, width, priority):
     """A pixel's label is that of the first class in priority that covers it."""
     out = stale((4, height, width), np.uint8)
-    gather.gather_labels(masks, ROWS, SLOTS, np.array(priority), out)
-    for row, slot in zip(ROWS, SLOTS, strict=True):
+    gather.gather_labels(masks, ROWS, np.array(priority), out)
+    for slot, row in PLACES:
         expected = np.zeros(masks.shape[1:], np.uint8)
         for k in reversed(priority):
             one = masks.dtype.type(1)

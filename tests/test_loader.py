@@ -158,7 +158,7 @@ def test_masks_come_as_asked(store):
 
 def test_priority_is_by_mean_area(store):
     """By default the class that is smaller on average lies on top."""
-    priority = Loader(store, size=64).priority
+    priority = Loader(store, size=64).recipe.priority
     assert set(priority[:2]) == {"p1contour", "p2contour"}
     assert priority[2:] == ("icontour", "ocontour")
 
@@ -278,13 +278,13 @@ def test_two_loops_run_side_by_side(square):
 
 
 def test_the_consumer_sees_what_failed_and_where(square):
-    """The original exception arrives, with notes that name samples and patients."""
+    """The original exception arrives, with a note that names sample and file."""
     loader = Loader(square, batch_size=2, size=2**26, shuffle=False)
     with pytest.raises(MemoryError) as caught:
         list(loader)
-    samples, patients = caught.value.__notes__
-    assert "batch 0 of epoch 0 from samples [0, 1]" in samples
-    assert patients == "patients PHANTOM0001"
+    (note,) = caught.value.__notes__
+    assert "while making sample 0 (patient PHANTOM0001, dicoms/PHANTOM0001/" in note
+    assert "for batch 0 of epoch 0" in note
 
 
 def test_a_truncated_store_is_an_exception(study, tmp_path):
@@ -297,15 +297,15 @@ def test_a_truncated_store_is_an_exception(study, tmp_path):
     with pytest.raises(StoreError) as caught:
         list(loader)
     (note,) = caught.value.__notes__
-    assert "batch 0 of epoch 0 from samples [0, 1]" in note
+    assert f"while making sample 0 of {path}, for batch 0 of epoch 0" in note
 
 
 def test_prefetch_is_bounded(square):
     """A consumer that stands still has no more than `prefetch` batches made for it."""
     loader = Loader(square, batch_size=1, threads=4, prefetch=3)
     made = []
-    make = loader._make
-    loader._make = lambda samples: (made.append(1), make(samples))[1]
+    fill = loader.recipe.fill
+    loader.recipe.fill = lambda *arrays: (made.append(1), fill(*arrays))[1]
     iterator = iter(loader)
     next(iterator)
     deadline = time.monotonic() + 10
@@ -339,4 +339,4 @@ def test_a_part_of_a_split_is_loaded_by_itself(store):
 def test_chosen_samples_of_one_shape_need_no_size(store):
     """Only the shapes of what is loaded must agree."""
     square = store.select(shape=96)
-    assert fastseg.Loader(store, indices=square, batch_size=4).size == (96, 96)
+    assert fastseg.Loader(store, indices=square, batch_size=4).recipe.size == (96, 96)

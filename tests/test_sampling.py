@@ -1,13 +1,39 @@
-"""The order of samples."""
+"""Orders of samples, one by one; what batches make of them is in test_schedule."""
+
+from fractions import Fraction
+from unittest import mock
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
-from fastseg.loading.sampling import batch_count, epoch_order
+from fastseg.loading import sampling
+from fastseg.loading.sampling import (
+    epoch_order,
+    foreground_order,
+    grouped_order,
+    random_words,
+    weighted_order,
+)
 
 words = st.integers(0, 2**64 - 1)
+share = st.fractions(Fraction(1, 100), 1, max_denominator=100)
+# Weights as people have them, 1/frequency among them, and as floats come.
+weight = st.one_of(
+    st.integers(0, 5).map(float),
+    st.integers(1, 9).map(lambda k: 1 / k),
+    st.floats(0, allow_infinity=False),
+)
+weights_of_samples = st.lists(weight, min_size=1, max_size=40).filter(any)
+
+
+def chi_square(seen, kinds):
+    """Return the statistic for draws of 0 to kinds - 1 that should be as many each."""
+    counts = np.bincount(seen, minlength=kinds)
+    expected = len(seen) / kinds
+    return ((counts - expected) ** 2 / expected).sum()
 
 
 @given(st.integers(1, 300), words, words)
@@ -37,9 +63,16 @@ def test_orders_are_uniform():
     assert ((counts - 1000.0) ** 2 / 1000).sum() < 25.7
 
 
-def test_the_order_never_changes_between_versions():
-    """The shuffle of a pair is written down here: resumed runs rely on it."""
+def test_orders_never_change_between_versions():
+    """The orders of a pair are written down here: resumed runs rely on them."""
+    ramp = np.arange(8.0)
+    thirds = np.arange(8) % 3
+    sizes = np.array([4, 4])
     assert epoch_order(8, 42, 3, shuffle=True).tolist() == [1, 6, 3, 4, 5, 2, 0, 7]
+    assert weighted_order(ramp, 42, 3).tolist() == [7, 2, 6, 5, 6, 4, 3, 7]
+    assert grouped_order(thirds, 42, 3).tolist() == [5, 2, 6, 3, 0, 1, 4, 7]
+    order = foreground_order(ramp > 5, 0.5, sizes, 42, 3)
+    assert order.tolist() == [6, 5, 7, 1, 6, 3, 4, 7]
 
 
 def test_unshuffled_samples_come_as_stored():
@@ -47,8 +80,185 @@ def test_unshuffled_samples_come_as_stored():
     assert epoch_order(4, 9, 9, shuffle=False).tolist() == [0, 1, 2, 3]
 
 
-@given(st.integers(1, 100), st.integers(1, 100))
-def test_batches_hold_all_or_all_full_ones(count, size):
-    """The number of batches is rounded up, or down with drop_last."""
-    assert batch_count(count, size, False) == int(np.ceil(count / size))
-    assert batch_count(count, size, True) == count // size
+def test_streams_have_no_number_in_common():
+    """Each use of randomness in an epoch has numbers of its own."""
+    names = ("SAMPLES", "GROUPS", "LINE", "START", "DRAWN", "CYCLES", "POOL", "PLACES")
+    streams = [getattr(sampling, name) for name in names]
+    numbers = np.concatenate([random_words(10_000, 1, 2, s) for s in streams])
+    assert len(np.unique(numbers)) == len(names) * 10_000
+
+
+def check_counts(weights, order):
+    """Assert that each sample has its expected count, rounded up or down."""
+    n = len(weights)
+    counts = np.bincount(order, minlength=n)
+    assert counts.sum() == len(counts) == n
+    total = sum(map(Fraction, weights))
+    for count, w in zip(counts.tolist(), weights, strict=True):
+        expected = n * Fraction(w) / total
+        assert expected - 1 < count < expected + 1
+
+
+@given(weights_of_samples, words, words)
+def test_a_sample_comes_as_often_as_its_weight_says(weights, seed, epoch):
+    """There are n draws; each sample has its expected count, rounded up or down."""
+    check_counts(weights, weighted_order(np.array(weights), seed, epoch))
+
+
+@given(weights_of_samples, st.sampled_from([0, 2**64 - 1]))
+def test_no_start_of_the_line_spoils_counts(weights, word):
+    """They are right also where the random start is the first or last possible."""
+
+    def extreme(count, seed, epoch, stream=sampling.SAMPLES):
+        if stream == sampling.START:
+            return np.array([word], np.uint64)
+        return random_words(count, seed, epoch, stream)
+
+    with mock.patch.object(sampling, "random_words", extreme):
+        check_counts(weights, weighted_order(np.array(weights), 1, 2))
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 7, 1000, 65_537, 999_983, 1_000_000])
+@pytest.mark.parametrize("weight", [1.0, 0.1, 5e-324, 1.7e308])
+def test_equal_weights_give_each_sample_once(n, weight):
+    """No rounding of sums makes a sample of many come twice or not at all."""
+    order = weighted_order(np.full(n, weight), n, 1)
+    assert (np.bincount(order, minlength=n) == 1).all()
+
+
+def test_a_million_weights_give_a_million_draws():
+    """Counts stay within 1 of what is expected, whatever a million roundings do."""
+    n = 1_000_000
+    ranks = np.arange(1, n + 1)
+    for weights in (1.0 / ranks, np.where(ranks % 2, 1.0, 1 / 3), ranks % 10 * 0.1):
+        counts = np.bincount(weighted_order(weights, 7, 1), minlength=n)
+        assert counts.sum() == n
+        expected = n * (weights / weights.sum())
+        assert np.abs(counts - expected).max() < 1 + 1e-6
+        assert not counts[weights == 0].any()
+
+
+def test_mean_counts_are_the_weights():
+    """Over many epochs a sample comes as often as its share of the weights."""
+    weights = np.array([0.5, 1, 1.2, 0.1, 3])
+    epochs = 5000
+    drawn = np.concatenate([weighted_order(weights, 3, e) for e in range(epochs)])
+    mean = np.bincount(drawn, minlength=5) / epochs
+    # A count is rounded up or down: its variance is 1/4 at most, and five standard
+    # errors are passed once in a million.
+    assert np.abs(mean - 5 * weights / weights.sum()).max() < 5 * 0.5 / epochs**0.5
+
+
+def test_weighted_draws_come_in_every_order():
+    """Each place of an epoch has each of equally likely samples about as often."""
+    orders = [weighted_order(np.ones(6), 4, e) for e in range(3000)]
+    for place in np.array(orders).T:
+        # 5 degrees of freedom: above 33 once in 250 000.
+        assert chi_square(place, 6) < 33
+
+
+def test_any_two_samples_come_together():
+    """Of samples that come in every other epoch, any two meet in some."""
+    # The random order of the line does it: in a fixed one, neighbours never meet.
+    weights = np.array([1.0] * 6 + [9.0])
+    met = np.zeros((7, 7), int)
+    for epoch in range(400):
+        there = np.bincount(weighted_order(weights, 5, epoch), minlength=7) > 0
+        met += np.outer(there, there)
+    assert met.min() > 0
+
+
+@given(st.lists(st.integers(-3, 3), min_size=1, max_size=60), words, words)
+def test_groups_stay_together(groups, seed, epoch):
+    """Each sample comes once, and each group in one piece."""
+    groups = np.array(groups)
+    order = grouped_order(groups, seed, epoch)
+    assert_array_equal(np.sort(order), np.arange(len(groups)))
+    runs = 1 + np.count_nonzero(np.diff(groups[order]))
+    assert runs == len(np.unique(groups))
+
+
+def test_groups_and_their_samples_are_shuffled():
+    """Over many epochs each of the 2 * 2 * 6 orders of two groups comes as often."""
+    groups = np.array([7, -1, 7, 7, -1])
+    orders = np.array([grouped_order(groups, 8, e) for e in range(4800)])
+    kinds, seen = np.unique(orders, axis=0, return_inverse=True)
+    assert len(kinds) == 24
+    # 23 degrees of freedom: above 60 once in 30 000.
+    assert chi_square(seen.ravel(), 24) < 60
+
+
+@given(
+    st.lists(st.booleans(), min_size=1, max_size=60).filter(any),
+    st.data(),
+    share,
+    words,
+    words,
+)
+def test_every_batch_has_its_share_of_foreground(flags, data, share, seed, epoch):
+    """At least the share is flagged, and none comes twice where that is possible."""
+    flags = np.array(flags)
+    sizes = np.array(data.draw(sizes_that_sum_to_at_most(len(flags))))
+    order = foreground_order(flags, float(share), sizes, seed, epoch)
+    batches = np.split(order, np.cumsum(sizes)[:-1])
+    needed = [-(-share * len(batch) // 1) for batch in batches]
+    for least, batch in zip(needed, batches, strict=True):
+        assert flags[batch].sum() >= least
+    counts = np.bincount(order, minlength=len(flags))
+    assert counts[~flags].max(initial=0) <= 1
+    if sum(needed) <= flags.sum():
+        assert counts.max() <= 1
+    else:
+        # Fresh cycles: none comes again before all have come.
+        assert np.ptp(counts[flags]) <= 1
+        assert counts[flags].sum() == sum(needed)
+
+
+@st.composite
+def sizes_that_sum_to_at_most(draw, total):
+    """Sizes of batches, at least one, each at least 1."""
+    used = draw(st.integers(1, total))
+    cuts = draw(st.sets(st.integers(1, used - 1))) if used > 1 else ()
+    return np.diff([0, *sorted(cuts), used]).tolist()
+
+
+@pytest.mark.parametrize(
+    ("share", "size", "least"),
+    [
+        (0.1, 30, 3),
+        (0.07, 100, 7),
+        (0.28, 25, 7),
+        (5 / 6, 6, 5),
+        (0.7, 10, 7),
+        (1e-9, 5, 1),
+    ],
+)
+def test_a_share_is_what_was_typed(share, size, least):
+    """Rounding of floats asks for no sample more: a tenth of 30 is 3, not 4."""
+    flags = np.arange(3 * size) < least
+    order = foreground_order(flags, share, np.array([size]), 1, 1)
+    assert flags[order].sum() == least
+    # Two batches, enough for one: what is needed comes twice, and no more.
+    order = foreground_order(flags, share, np.array([size, size]), 1, 1)
+    assert flags[order].sum() == 2 * least
+
+
+def test_foreground_comes_at_every_place_of_a_batch():
+    """Over many epochs no place of a batch has more of the flagged than another."""
+    flags = np.arange(40) < 4
+    sizes = np.full(4, 5)
+    orders = [foreground_order(flags, 0.2, sizes, 6, e) for e in range(1000)]
+    places = np.nonzero(flags[np.array(orders)].reshape(-1, 5))[1]
+    # 4 degrees of freedom: above 31 once in 300 000.
+    assert chi_square(places, 5) < 31
+
+
+def test_samples_without_foreground_come_as_often():
+    """Where others are left out of an epoch, it is none more often than another."""
+    flags = np.arange(22) < 2
+    sizes = np.full(4, 5)
+    drawn = [foreground_order(flags, 0.4, sizes, 6, e) for e in range(1000)]
+    counts = np.bincount(np.ravel(drawn), minlength=22)
+    assert counts[:2].tolist() == [4000, 4000]
+    # 12 of 20 in each epoch: the variance of a count is 1000 * 0.6 * 0.4.
+    assert np.abs(counts[2:] - 600).max() < 5 * 240**0.5

@@ -1,47 +1,30 @@
 """Loader: batches made by threads, a few ahead of the consumer."""
 
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+import weakref
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from functools import cached_property, partial
+from types import TracebackType
 from typing import Any
 
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from fastseg._kernels import gather
 from fastseg.errors import OptionError, one_of, whole_number
-from fastseg.loading.sampling import batch_count, check_seed, epoch_order
-from fastseg.loading.scaling import Scaling
+from fastseg.loading import state
+from fastseg.loading.buffers import Pool
+from fastseg.loading.choices import foreground_along, groups_along, weights_along
+from fastseg.loading.crew import Crew
+from fastseg.loading.jobs import Batch, Job, Line
+from fastseg.loading.recipe import Recipe
+from fastseg.loading.schedule import Schedule
+from fastseg.loading.stats import Meter, Stats
 from fastseg.progress import usable_cores
-from fastseg.store.layout import mask_dtype
 from fastseg.store.reader import Store
 from fastseg.store.selection import check_indices
 
-MASKS = ("bits", "labels", "onehot")
 # More threads than this do not help: two fill a memory bus, and a training script
 # has other uses for cores.
 MOST_THREADS = 4
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Stacked samples, yours to keep; `image, mask = batch` takes them apart.
-
-    image : float32 (B, 1, h, w)
-    mask  : as the loader's `masks` says
-    index : int64 (B,), the samples' places in the store
-    """
-
-    image: NDArray[np.float32]
-    mask: NDArray[Any]
-    index: NDArray[np.int64]
-
-    def __iter__(self) -> Iterator[NDArray[Any]]:
-        return iter((self.image, self.mask))
-
-    def __len__(self) -> int:
-        return len(self.index)
+ON_ERROR = ("raise", "skip")
 
 
 class Loader:
@@ -50,27 +33,52 @@ class Loader:
     store      : what `fastseg.open` returns
     indices    : places of the samples to load, as `Store.select` and `Store.split`
         return them; by default all
+
+    What comes when:
+
     batch_size : samples in a batch
     shuffle    : a new order in every epoch, a function of (seed, epoch) alone
     seed       : 0 to 2**64 - 1
-    threads    : how many make batches; by default one per core, at most 4
-    prefetch   : batches made ahead of the consumer, at least 1
+    drop_last  : leave out the last batch if it is not full
+    rank, world_size : which part of every epoch this process loads, one of how many;
+        each has the same number of batches, and no two have a sample in common
+    uneven     : what to do where the samples cannot be dealt evenly: "split" makes
+        some batches smaller, "repeat" loads some samples twice
+    weights    : how often each sample of the store is to come, relative to others,
+        float (len(store),); 0 for never
+    foreground : share of each batch that has a pixel of any class, at least, as in
+        0.5; or of one class, as in ("icontour", 0.5). Where there are too few, they
+        come more than once in an epoch, and some others do not
+    together   : "patient" or "series": its samples come one after another
+
+    What a sample becomes:
+
     size       : (h, w) of the batches, or one number for a square: images are cut
         or padded round their centre; by default the images' own, if all have one
-    normalize, percentiles : see `loading.scaling.Scaling`
-    pad        : value around images smaller than `size`, in normalized units
+    normalize, percentiles : see `loading.scaling.Scaling`; by default "zscore"
+    pad        : value around images smaller than `size`, in units of the result
+    dtype      : "float32", "float16", or "raw" for stored values, not normalized
     masks      : "bits"    the store's bit fields (B, h, w)
                  "labels"  uint8 (B, h, w): 0 background, k + 1 for class k
                  "onehot"  uint8 (B, K, h, w): a channel of 0 and 1 per class
                  a class   uint8 (B, h, w): 0 and 1
     priority   : classes from top to bottom, for "labels" where classes overlap; by
         default the class with the smaller mean area lies on top
-    drop_last  : leave out the last batch if it is not full
+
+    How:
+
+    threads    : how many make batches; by default one per core, at most 4
+    prefetch   : batches made ahead of the consumer, at least 1
+    on_error   : of a sample that cannot be read: "raise" the error, with a note that
+        names it, or "skip" it; then `skipped` lists it and its batch is smaller
 
     The batches of an epoch depend on the store, the options and (seed, epoch), not
-    on threads, prefetch or timing. `loader.epoch` is the number of the next epoch.
-    What fails in a thread is raised by the loop, with a note that names the batch's
-    samples. Threads live while a loop runs; when it is left, however, they end.
+    on threads, prefetch or timing. `epoch` is the number of the next epoch; it may be
+    set. `state_dict` and `load_state_dict` go on at any batch.
+
+    Threads live while a loop runs; when it is left, however, they end. `close`, or
+    leaving a `with` block, ends all loops and lets go of memory. A loader can be
+    pickled and forked, a loop cannot.
 
     Raises OptionError or UnknownClassError for arguments that do not fit the store.
     """
@@ -83,169 +91,198 @@ class Loader:
         batch_size: int = 16,
         shuffle: bool = True,
         seed: int = 0,
-        threads: int | None = None,
-        prefetch: int = 4,
+        drop_last: bool = False,
+        rank: int = 0,
+        world_size: int = 1,
+        uneven: str = "split",
+        weights: ArrayLike | None = None,
+        foreground: float | tuple[str, float] | None = None,
+        together: str | None = None,
         size: int | tuple[int, int] | None = None,
-        normalize: str = "zscore",
+        normalize: str | None = None,
         percentiles: tuple[float, float] = (1.0, 99.0),
         pad: float = 0.0,
+        dtype: str = "float32",
         masks: str = "bits",
         priority: Sequence[str] | None = None,
-        drop_last: bool = False,
+        threads: int | None = None,
+        prefetch: int = 4,
+        on_error: str = "raise",
     ):
+        options = {k: v for k, v in locals().items() if k not in ("self", "store")}
+        self._options = options
         self.store = store
-        self.batch_size = whole_number("batch_size", batch_size, 1)
         self.indices = check_indices(store, indices)
-        if self.batch_size > len(self.indices):
-            raise OptionError(
-                f"batch_size is {batch_size}, {len(self.indices)} samples are chosen"
-            )
-        self.shuffle = shuffle
-        self.seed = check_seed(seed)
+        self.schedule = Schedule(
+            indices=self.indices,
+            batch_size=batch_size,
+            seed=seed,
+            shuffle=shuffle,
+            drop_last=drop_last,
+            rank=rank,
+            world_size=world_size,
+            uneven=uneven,
+            weights=weights_along(store, self.indices, weights),
+            foreground=foreground_along(store, self.indices, foreground),
+            groups=groups_along(store, self.indices, together),
+        )
+        self.recipe = Recipe(
+            store,
+            self.indices,
+            size=size,
+            normalize=normalize,
+            percentiles=percentiles,
+            pad=pad,
+            dtype=dtype,
+            masks=masks,
+            priority=priority,
+        )
         usual = min(usable_cores(), MOST_THREADS)
         self.threads = whole_number("threads", usual if threads is None else threads, 1)
         self.prefetch = whole_number("prefetch", prefetch, 1)
-        self.size = _common_size(store, self.indices) if size is None else _pair(size)
-        self.scaling = Scaling(normalize=normalize, percentiles=percentiles)
-        self.scaling.check(store)
-        self.pad = np.float32(pad)
-        self.drop_last = drop_last
-        self.priority = _priority(store, priority)
-        self.masks = masks
-        self._gather_masks = self._mask_gatherer(masks)
-        self.epoch = 0
+        if on_error not in ON_ERROR:
+            raise OptionError(one_of("on_error", on_error, ON_ERROR))
+        self.on_error = on_error
+        # Samples that were left out, and why.
+        self.skipped: dict[int, str] = {}
+        self._meter = Meter()
+        recipe, count = self.recipe, self.schedule.batch_size
+        self.batch_size = count
+        image = (count, *recipe.image_shape), recipe.image_dtype
+        mask = (count, *recipe.mask_shape), recipe.mask_dtype
+        # One in the consumer's hands, one being asked for, the others ahead.
+        self._pool = Pool([image, mask], self.prefetch + 2)
+        self._crews: weakref.WeakSet[Crew[Any, Any]] = weakref.WeakSet()
+        # Epoch and batch: where the next loop begins; and what comes after the batch
+        # that was handed over last.
+        self._start = self._position = (0, 0)
 
     def __len__(self) -> int:
-        return batch_count(len(self.indices), self.batch_size, self.drop_last)
+        return len(self.schedule)
+
+    @property
+    def epoch(self) -> int:
+        """Number of the epoch that the next loop loads."""
+        return self._start[0]
+
+    @epoch.setter
+    def epoch(self, epoch: int) -> None:
+        self._start = self._position = (whole_number("epoch", epoch, 0, 2**64 - 1), 0)
 
     def __iter__(self) -> Iterator[Batch]:
-        epoch, self.epoch = self.epoch, self.epoch + 1
-        return self._run(epoch)
+        epoch, first = self._position = self._start
+        self._start = epoch + 1, 0
+        return self._run(epoch, first)
 
-    def _run(self, epoch: int) -> Iterator[Batch]:
-        count = len(self.indices)
-        order = self.indices[epoch_order(count, self.seed, epoch, self.shuffle)]
-        pool = ThreadPoolExecutor(self.threads, thread_name_prefix="fastseg-loader")
-        pending: deque[Future[Batch]] = deque()
-        try:
-            for k in range(len(self)):
-                samples = order[k * self.batch_size : (k + 1) * self.batch_size]
-                pending.append(pool.submit(self._make_named, epoch, k, samples))
-                if len(pending) > self.prefetch:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
-        finally:
-            # Also when the loop is left early: a generator that is dropped is
-            # closed. Batches under way take milliseconds to end.
-            pool.shutdown(wait=True, cancel_futures=True)
+    def state_dict(self) -> dict[str, Any]:
+        """Return what `load_state_dict` needs to go on after the last batch.
 
-    def _make_named(self, epoch: int, k: int, samples: NDArray[np.int64]) -> Batch:
-        try:
-            return self._make(samples)
-        except Exception as exc:
+        A dict for JSON. Asked for in a loop, it goes on with the batch that follows
+        the one in hand, no matter how many have been made ahead.
+        """
+        epoch, batch = self._position
+        return {"epoch": epoch, "batch": batch, **self._identity}
+
+    def load_state_dict(self, given: Mapping[str, Any]) -> None:
+        """Let the next loop go on where a loader was that had this state.
+
+        What comes then is what would have come, bit for bit, whatever `threads` and
+        `prefetch` are. The state of one rank may be loaded by another. Raises
+        StateError for a state of another store, seed or configuration.
+        """
+        self._start = self._position = state.read_place(
+            given, self._identity, len(self)
+        )
+
+    @cached_property
+    def _identity(self) -> dict[str, Any]:
+        return state.identify(self.schedule, self.recipe)
+
+    def stats(self) -> Stats:
+        """Return what has been done so far, and what limits it."""
+        return self._meter.stats(
+            threads=self.threads,
+            prefetch=self.prefetch,
+            skipped=len(self.skipped),
+            held=self._pool.held,
+        )
+
+    def close(self) -> None:
+        """End all loops and let go of memory. The loader can still be used."""
+        for crew in list(self._crews):
+            crew.close()
+        self._pool.clear()
+
+    def __enter__(self) -> "Loader":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __reduce__(self) -> Any:
+        made = partial(Loader, **self._options)
+        return made, (self.store,), (self._start, self._position)
+
+    def __setstate__(self, places: Any) -> None:
+        self._start, self._position = places
+
+    def _run(self, epoch: int, first: int) -> Generator[Batch, None, None]:
+        """Yield the batches of an epoch, from the first wanted on."""
+        with Line(self.recipe, self._pool, self.threads, self._meter) as line:
+            self._crews.add(line.crew)
+            self._meter.begin()
+            try:
+                for job in self._in_order(line, epoch, first):
+                    self._check(job)
+                    after = job.number + 1
+                    self._position = (
+                        (epoch, after) if after < len(self) else (epoch + 1, 0)
+                    )
+                    count = len(job.samples) - len(job.failures)
+                    self._meter.lap(count)
+                    if count:
+                        yield job.hand_over()
+            finally:
+                self._meter.lap()
+
+    def _in_order(self, line: Line, epoch: int, first: int) -> Iterator[Job]:
+        """Yield finished jobs, each when `prefetch` later ones have begun."""
+        samples, bounds = self.schedule.epoch(epoch)
+        for k in range(first, len(self)):
+            chosen = samples[bounds[k] : bounds[k + 1]].copy()
+            if self._meter.is_cold():
+                self.store.read_ahead(chosen)
+            line.begin(Job(epoch, k, chosen))
+            if len(line) > self.prefetch:
+                yield line.finish()
+        while len(line):
+            yield line.finish()
+
+    def _check(self, job: Job) -> None:
+        """Raise what failed, or list what is left out."""
+        if not job.failures:
+            return
+        whole = self.store.is_whole
+        fatal = [k for k, exc in job.failures.items() if self._is_fatal(exc)]
+        if fatal or not whole:
+            place = min(fatal or job.failures)
+            exc, sample = job.failures[place], int(job.samples[place])
+            name = f"sample {sample}"
+            if whole:  # else its columns cannot be read any more
+                facts = self.store[sample].facts
+                name += f" (patient {facts['patient']}, {facts['source']})"
             exc.add_note(
-                f"while making batch {k} of epoch {epoch} from samples "
-                f"{samples.tolist()} of {self.store.path}"
+                f"while making {name} of {self.store.path}, for batch {job.number} of "
+                f"epoch {job.epoch}"
             )
-            if self.store.is_whole:  # else its columns cannot be read any more
-                patients = {self.store[i].patient for i in samples.tolist()}
-                exc.add_note(f"patients {', '.join(sorted(patients))}")
-            raise
+            raise exc
+        for place, exc in job.failures.items():
+            self.skipped[int(job.samples[place])] = f"{type(exc).__name__}: {exc}"
 
-    def _make(self, samples: NDArray[np.int64]) -> Batch:
-        store = self.store
-        store.check_size()
-        image = np.empty((len(samples), 1, *self.size), np.float32)
-        mask = self._empty_masks(len(samples))
-        shift, gain = self.scaling.shift_and_gain(store, samples)
-        low, high = self.scaling.limits
-        for images, masks, rows, slots in store.stacks(samples):
-            gather.gather_images(
-                images,
-                rows,
-                slots,
-                shift[slots],
-                gain[slots],
-                low,
-                high,
-                self.pad,
-                image[:, 0],
-            )
-            self._gather_masks(masks, rows, slots, mask)
-        return Batch(image, mask, samples)
-
-    def _empty_masks(self, count: int) -> NDArray[Any]:
-        if self.masks == "bits":
-            dtype = mask_dtype(self.store.classes)
-            return np.empty((count, *self.size), dtype)
-        channels = (len(self.store.classes),) if self.masks == "onehot" else ()
-        return np.empty((count, *channels, *self.size), np.uint8)
-
-    def _mask_gatherer(self, masks: str) -> Callable[..., Any]:
-        """Return a function of (masks, rows, slots, out)."""
-        if masks == "bits":
-            gatherer: Callable[..., Any] = gather.gather_bits
-            return gatherer
-        if masks == "labels":
-            bits = [self.store.class_index(name) for name in self.priority]
-            order = np.array(bits, np.int64)
-            return lambda source, rows, slots, out: gather.gather_labels(
-                source, rows, slots, order, out
-            )
-        if masks == "onehot":
-            every = np.arange(len(self.store.classes))
-            return lambda source, rows, slots, out: gather.gather_classes(
-                source, rows, slots, every, out
-            )
-        if masks in self.store.classes:
-            one = np.array([self.store.class_index(masks)], np.int64)
-            return lambda source, rows, slots, out: gather.gather_classes(
-                source, rows, slots, one, out[:, None]
-            )
-        raise OptionError(one_of("masks", masks, (*MASKS, *self.store.classes)))
-
-
-def _pair(size: Any) -> tuple[int, int]:
-    try:
-        height, width = (size, size) if np.ndim(size) == 0 else size
-    except (TypeError, ValueError):
-        raise OptionError(f"size is {size!r}, expected (height, width)") from None
-    return whole_number("size", height, 1), whole_number("size", width, 1)
-
-
-def _common_size(store: Store, indices: NDArray[np.int64]) -> tuple[int, int]:
-    buckets = list(store.buckets.values())
-    used = np.unique(store.items["bucket"][indices])
-    shapes: list[tuple[int, int]] = sorted({buckets[k].shape for k in used.tolist()})
-    if len(shapes) > 1:
-        listed = ", ".join(f"{height}x{width}" for height, width in shapes)
-        largest = tuple(max(sides) for sides in zip(*shapes, strict=True))
-        raise OptionError(
-            f"the store has images of several shapes ({listed}): give the size of the "
-            f"batches, as in size={largest}, to which images are cut or padded"
-        )
-    return shapes[0]
-
-
-def _priority(store: Store, names: Sequence[str] | None) -> tuple[str, ...]:
-    if names is None:
-        labelled = store.items["labelled"]
-        pixels = store.items["pixels"].sum(axis=0)
-        counts = [
-            int(((labelled >> labelled.dtype.type(k)) & labelled.dtype.type(1)).sum())
-            for k in range(len(store.classes))
-        ]
-        areas = [
-            total / max(count, 1)
-            for total, count in zip(pixels.tolist(), counts, strict=True)
-        ]
-        order = sorted(range(len(areas)), key=areas.__getitem__)
-        return tuple(store.classes[k] for k in order)
-    for name in names:
-        store.class_index(name)
-    if sorted(names) != sorted(store.classes):
-        raise OptionError(
-            f"priority is {tuple(names)}, expected each class once: {store.classes}"
-        )
-    return tuple(names)
+    def _is_fatal(self, exc: BaseException) -> bool:
+        return self.on_error == "raise" or not isinstance(exc, Exception)

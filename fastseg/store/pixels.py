@@ -12,20 +12,23 @@ from fastseg.store.compression import Codec
 
 Columns = Mapping[str, NDArray[Any]]
 
+EVERYTHING = slice(None)
+FIRST = np.zeros(1, np.int64)
+
 
 class Stack(NamedTuple):
-    """Samples of one shape for kernels: sample rows[j] of it goes to slots[j].
+    """Samples of one shape for kernels: sample rows[j] of it is the j-th at `place`.
 
     images : stored values (n, H, W)
     masks  : bit fields (n, H, W)
-    rows   : int64 (b,)
-    slots  : int64 (b,)
+    rows   : int64 (b,); negative where a sample is in another stack
+    place  : which of the samples that were asked for these are
     """
 
     images: NDArray[Any]
     masks: NDArray[Any]
     rows: NDArray[np.int64]
-    slots: NDArray[np.int64]
+    place: slice
 
 
 class MappedPixels:
@@ -36,10 +39,14 @@ class MappedPixels:
         items: Columns,
         images: dict[str, NDArray[Any]],
         masks: dict[str, NDArray[Any]],
+        offsets: Mapping[str, int],
     ):
         self.images, self.masks = images, masks
         self._bucket, self._row = items["bucket"], items["row"]
         self._arrays = list(zip(images.values(), masks.values(), strict=True))
+        self._starts = [
+            (offsets[f"images/{name}"], offsets[f"masks/{name}"]) for name in images
+        ]
 
     def image(self, item: int) -> NDArray[Any]:
         """Return a view of the map."""
@@ -52,12 +59,21 @@ class MappedPixels:
         return mask
 
     def stacks(self, items: NDArray[np.int64]) -> Iterator[Stack]:
-        """Yield the views of buckets in which items lie; slots are places in items."""
-        buckets, rows = self._bucket[items], self._row[items]
-        for k, (images, masks) in enumerate(self._arrays):
-            slots = np.flatnonzero(buckets == k)
-            if len(slots):
-                yield Stack(images, masks, rows[slots], slots)
+        """Yield the views of buckets in which items lie."""
+        rows, buckets = self._row[items], self._bucket[items]
+        used = range(1) if len(self._arrays) == 1 else np.unique(buckets).tolist()
+        for k in used:
+            here = rows if len(used) == 1 else np.where(buckets == k, rows, -1)
+            yield Stack(*self._arrays[k], here, EVERYTHING)
+
+    def extents(self, items: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+        """Yield places in the file and lengths of the pixels of items."""
+        for item in items.tolist():
+            row, starts = int(self._row[item]), self._starts[self._bucket[item]]
+            for start, array in zip(
+                starts, self._arrays[self._bucket[item]], strict=True
+            ):
+                yield start + row * array[0].nbytes, array[0].nbytes
 
 
 class CompressedPixels:
@@ -98,10 +114,14 @@ class CompressedPixels:
 
     def stacks(self, items: NDArray[np.int64]) -> Iterator[Stack]:
         """Yield items one by one, while they are in the caches of the core."""
-        first = np.zeros(1, np.int64)
-        for slot, item in enumerate(items.tolist()):
+        for j, item in enumerate(items.tolist()):
             image, mask = self.image(item), self.mask(item)
-            yield Stack(image[None], mask[None], first, np.array([slot]))
+            yield Stack(image[None], mask[None], FIRST, slice(j, j + 1))
+
+    def extents(self, items: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+        """Yield places in the file and lengths of the chunks of items."""
+        for chunks in self._chunks:
+            yield from chunks[items].tolist()
 
     def _decode(self, part: int, item: int) -> NDArray[Any]:
         start, size = self._chunks[part][item].tolist()

@@ -96,6 +96,7 @@ class Store:
             self.items,
             {name: images for name, (images, _) in pixels.items()},
             {name: masks for name, (_, masks) in pixels.items()},
+            datasets.offsets,
         )
 
     def __len__(self) -> int:
@@ -139,6 +140,17 @@ class Store:
     def stacks(self, samples: NDArray[np.int64]) -> Iterator[Stack]:
         """Yield the pixels of samples for kernels, as few or many at a time as fit."""
         return self._pixels.stacks(samples)
+
+    def read_ahead(self, samples: NDArray[np.int64]) -> None:
+        """Ask the system to bring the pixels of samples into memory, without waiting.
+
+        Does nothing where systems cannot be asked.
+        """
+        if not hasattr(mmap, "MADV_WILLNEED"):
+            return
+        for start, size in self._pixels.extents(samples):
+            page = start // mmap.PAGESIZE * mmap.PAGESIZE
+            self._map.madvise(mmap.MADV_WILLNEED, page, start + size - page)
 
     @cached_property
     def patients(self) -> tuple[str, ...]:

@@ -76,7 +76,7 @@ def split(
     fractions = _fractions(parts)
     seed = whole_number("seed", seed, 0, 2**64 - 1)
     chosen = check_indices(store, indices)
-    keys, group = _groups(store, by)
+    keys, group = groups_of(store, by)
     used = np.bincount(group[chosen], minlength=len(keys)) > 0
     keys, group = keys[used], (np.cumsum(used) - 1)[group[chosen]]
     if len(keys) < len(fractions):
@@ -121,7 +121,7 @@ def prove_split(
 
 def torn(store: "Store", parts: Mapping[str, ArrayLike], *, by: str) -> int:
     """Return how many patients, series or samples lie in more than one part."""
-    keys, group = _groups(store, by)
+    keys, group = groups_of(store, by)
     places = [check_indices(store, part) for part in parts.values()]
     last = np.empty(len(keys), np.int64)
     for k, each in enumerate(places):
@@ -160,7 +160,7 @@ def check_indices(store: "Store", indices: ArrayLike | None) -> Indices:
     return places
 
 
-def _groups(store: "Store", by: str) -> tuple[NDArray[Any], Indices]:
+def groups_of(store: "Store", by: str) -> tuple[NDArray[Any], Indices]:
     """Return the groups' keys, sorted, and the group of each sample of the store."""
     if _choice("by", by, BY) == "sample":
         return np.arange(len(store)), np.arange(len(store))

@@ -1,0 +1,222 @@
+"""How samples of a store become images and masks of a batch: options, and the work."""
+
+import math
+from collections.abc import Callable, Sequence
+from time import perf_counter_ns
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastseg._kernels import gather
+from fastseg.errors import OptionError, one_of, whole_number
+from fastseg.loading.scaling import Scaling
+from fastseg.store.layout import mask_dtype
+from fastseg.store.reader import Store
+from fastseg.store.selection import has_class
+
+DTYPES = ("float32", "float16", "raw")
+MASKS = ("bits", "labels", "onehot")
+
+
+class Spent(NamedTuple):
+    """Nanoseconds that a thread spent: finding pixels, on images, on masks."""
+
+    read: int
+    image: int
+    mask: int
+
+
+class Recipe:
+    """What is done to samples, and how: the same for a loader and for single samples.
+
+    store   : where they come from
+    indices : int64 (n,), the samples that it is meant for
+    options : as `Loader` says
+
+    The options are attributes too, with defaults filled in. Of one sample,
+    image_shape is (1, h, w) and mask_shape as the option `masks` has it. Raises
+    OptionError or UnknownClassError for options that do not fit the store.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        indices: NDArray[np.int64],
+        *,
+        size: int | tuple[int, int] | None = None,
+        normalize: str | None = None,
+        percentiles: tuple[float, float] = (1.0, 99.0),
+        pad: float = 0.0,
+        dtype: str = "float32",
+        masks: str = "bits",
+        priority: Sequence[str] | None = None,
+    ):
+        self.store = store
+        if dtype not in DTYPES:
+            raise OptionError(one_of("dtype", dtype, DTYPES))
+        if dtype == "raw" and normalize not in (None, "none"):
+            raise OptionError(
+                f"normalize is {normalize!r}, but dtype 'raw' asks for stored values; "
+                "leave one of them out"
+            )
+        self.dtype = dtype
+        self.size = _common_size(store, indices) if size is None else _pair(size)
+        usual = "none" if dtype == "raw" else "zscore"
+        self.scaling = Scaling(normalize=normalize or usual, percentiles=percentiles)
+        self.scaling.check(store)
+        self.image_dtype = (
+            _common_dtype(store, indices) if dtype == "raw" else np.dtype(dtype)
+        )
+        self.pad = _fitting(pad, self.image_dtype)
+        self.priority = _priority(store, priority)
+        self.masks = masks
+        self.image_shape = (1, *self.size)
+        channels = (len(store.classes),) if masks == "onehot" else ()
+        self.mask_shape = (*channels, *self.size)
+        self.mask_dtype = (
+            mask_dtype(store.classes) if masks == "bits" else np.dtype(np.uint8)
+        )
+        self.sample_bytes = (
+            math.prod(self.image_shape) * self.image_dtype.itemsize
+            + math.prod(self.mask_shape) * self.mask_dtype.itemsize
+        )
+        self._gather_images = self._image_gatherer()
+        self._gather_masks = self._mask_gatherer()
+        every = np.arange(len(store))
+        self._shift, self._gain = self.scaling.shift_and_gain(store, every)
+
+    def fill(
+        self, samples: NDArray[np.int64], image: NDArray[Any], mask: NDArray[Any]
+    ) -> Spent:
+        """Make images and masks of samples.
+
+        samples : int64 (b,), places in the store
+        image   : of image_dtype (b, *image_shape), and
+        mask    : of mask_dtype (b, *mask_shape), are filled, every cell of them
+
+        Raises StoreError if the file has become shorter, or a sample is damaged.
+        """
+        self.store.check_size()
+        spent, image = [0, 0, 0], image[:, 0]
+        shift, gain = self._shift[samples], self._gain[samples]
+        begun = perf_counter_ns()
+        for images, masks, rows, place in self.store.stacks(samples):
+            found = perf_counter_ns()
+            self._gather_images(images, rows, shift[place], gain[place], image[place])
+            drawn = perf_counter_ns()
+            self._gather_masks(masks, rows, mask[place])
+            spent[0] += found - begun
+            spent[1] += drawn - found
+            begun = perf_counter_ns()
+            spent[2] += begun - drawn
+        return Spent(*spent)
+
+    def _image_gatherer(self) -> Callable[..., Any]:
+        """Return a function of (images, rows, shift, gain, out)."""
+        if self.dtype == "raw":
+            value = self.image_dtype.type(self.pad)
+            return lambda images, rows, shift, gain, out: gather.gather_values(
+                images, rows, value, out
+            )
+        low, high = self.scaling.limits
+        pad = np.float32(self.pad)
+        if self.dtype == "float16":
+            return lambda images, rows, shift, gain, out: gather.gather_half_images(
+                images, rows, shift, gain, low, high, pad, out.view(np.uint16)
+            )
+        return lambda images, rows, shift, gain, out: gather.gather_images(
+            images, rows, shift, gain, low, high, pad, out
+        )
+
+    def _mask_gatherer(self) -> Callable[..., Any]:
+        """Return a function of (masks, rows, out)."""
+        kind, store = self.masks, self.store
+        if kind == "bits":
+            none = self.mask_dtype.type(0)
+            return lambda masks, rows, out: gather.gather_values(masks, rows, none, out)
+        if kind == "labels":
+            order = np.array([store.class_index(n) for n in self.priority], np.int64)
+            return lambda masks, rows, out: gather.gather_labels(
+                masks, rows, order, out
+            )
+        if kind == "onehot":
+            every = np.arange(len(store.classes))
+            return lambda masks, rows, out: gather.gather_classes(
+                masks, rows, every, out
+            )
+        if kind in store.classes:
+            one = np.array([store.class_index(kind)], np.int64)
+            return lambda masks, rows, out: gather.gather_classes(
+                masks, rows, one, out[:, None]
+            )
+        raise OptionError(one_of("masks", kind, (*MASKS, *store.classes)))
+
+
+def _pair(size: Any) -> tuple[int, int]:
+    try:
+        height, width = (size, size) if np.ndim(size) == 0 else size
+    except (TypeError, ValueError):
+        raise OptionError(f"size is {size!r}, expected (height, width)") from None
+    return whole_number("size", height, 1), whole_number("size", width, 1)
+
+
+def _used_buckets(store: Store, indices: NDArray[np.int64]) -> list[Any]:
+    buckets = list(store.buckets.values())
+    used = np.bincount(store.items["bucket"][indices], minlength=len(buckets))
+    return [bucket for bucket, count in zip(buckets, used, strict=True) if count]
+
+
+def _common_size(store: Store, indices: NDArray[np.int64]) -> tuple[int, int]:
+    shapes = sorted({bucket.shape for bucket in _used_buckets(store, indices)})
+    if len(shapes) > 1:
+        listed = ", ".join(f"{height}x{width}" for height, width in shapes)
+        largest = tuple(max(sides) for sides in zip(*shapes, strict=True))
+        raise OptionError(
+            f"the store has images of several shapes ({listed}): give the size of the "
+            f"batches, as in size={largest}, to which images are cut or padded"
+        )
+    height, width = shapes[0]
+    return height, width
+
+
+def _common_dtype(store: Store, indices: NDArray[np.int64]) -> np.dtype[Any]:
+    dtypes = {bucket.dtype for bucket in _used_buckets(store, indices)}
+    if len(dtypes) > 1:
+        listed = ", ".join(sorted(dtype.name for dtype in dtypes))
+        raise OptionError(
+            f"the store has images of several dtypes ({listed}), which dtype 'raw' "
+            "cannot put into one batch; use 'float32'"
+        )
+    dtype: np.dtype[Any] = dtypes.pop()
+    return dtype
+
+
+def _fitting(pad: Any, dtype: np.dtype[Any]) -> float:
+    """Return the value for padding, if it is one that the dtype can hold."""
+    try:
+        value = float(pad)
+    except (TypeError, ValueError, OverflowError):
+        raise OptionError(f"pad is {pad!r}, expected a number") from None
+    whole = dtype.kind in "iu"
+    limits = np.iinfo(dtype) if whole else np.finfo(dtype)
+    least, most = float(limits.min), float(limits.max)
+    if not least <= value <= most or (whole and not value.is_integer()):
+        raise OptionError(f"pad is {pad!r}, expected a value of {dtype.name}")
+    return value
+
+
+def _priority(store: Store, names: Sequence[str] | None) -> tuple[str, ...]:
+    if names is None:
+        labelled = store.items["labelled"]
+        pixels = store.items["pixels"].sum(axis=0)
+        counts = [has_class(labelled, k).sum() for k in range(len(store.classes))]
+        areas = pixels / np.maximum(np.array(counts, np.int64), 1)
+        return tuple(store.classes[k] for k in np.argsort(areas, kind="stable"))
+    for name in names:
+        store.class_index(name)
+    if sorted(names) != sorted(store.classes):
+        raise OptionError(
+            f"priority is {tuple(names)}, expected each class once: {store.classes}"
+        )
+    return tuple(names)

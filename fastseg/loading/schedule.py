@@ -1,0 +1,228 @@
+"""Schedule: which samples come in which batch of which rank."""
+
+from dataclasses import dataclass
+from numbers import Real
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastseg.errors import OptionError, one_of, whole_number
+from fastseg.loading.sampling import (
+    LARGEST_WORD,
+    check_seed,
+    epoch_order,
+    foreground_order,
+    grouped_order,
+    weighted_order,
+)
+
+UNEVEN = ("split", "repeat")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Schedule:
+    """Which samples come in which batch, a function of (seed, epoch).
+
+    indices    : int64 (n,), places in the store, sorted and distinct
+    batch_size : samples in a batch
+    seed       : 0 to 2**64 - 1
+    shuffle    : a new order in every epoch, else always that of indices
+    drop_last  : full batches only, n // (batch_size * world_size) on each rank
+    rank, world_size : which part of the one order is dealt here, one of how many
+    uneven     : where n is no multiple of world_size, and unless drop_last is set,
+        "split": ranks get as many batches, but some a sample less
+        "repeat": ranks get as many samples: the first of the order come again
+
+    At most one of these, each along indices; the first two only with shuffle:
+
+    weights    : float64 (n,), how often a sample comes, relative to others; an epoch
+        still has n, see `sampling.weighted_order`
+    foreground : (share, flags): at least that share of each batch, above 0 and up to
+        1, is of the samples with a flag, bool (n,); see `sampling.foreground_order`
+    groups     : int64 (n,), equal numbers for samples that come one after another.
+        Ranks get stretches of the order, else every world_size-th sample of it.
+        Without shuffle the order stays that of indices
+
+    Raises OptionError for options that are out of range or exclude each other.
+    """
+
+    indices: NDArray[np.int64]
+    batch_size: int
+    seed: int
+    shuffle: bool = True
+    drop_last: bool = False
+    rank: int = 0
+    world_size: int = 1
+    uneven: str = "split"
+    weights: NDArray[np.float64] | None = None
+    foreground: tuple[float, NDArray[np.bool_]] | None = None
+    groups: NDArray[np.int64] | None = None
+
+    def __post_init__(self) -> None:
+        checked: dict[str, Any] = {
+            "batch_size": whole_number("batch_size", self.batch_size, 1),
+            "seed": check_seed(self.seed),
+            "shuffle": bool(self.shuffle),
+            "drop_last": bool(self.drop_last),
+            "rank": whole_number("rank", self.rank, 0),
+            "world_size": whole_number("world_size", self.world_size, 1),
+        }
+        if self.weights is not None:
+            checked["weights"] = self._checked_weights(self.weights)
+        if self.foreground is not None:
+            checked["foreground"] = self._checked_foreground(*self.foreground)
+        if self.groups is not None:
+            checked["groups"] = self._column("groups", self.groups, np.int64)
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
+        self._check_dealing()
+        self._check_together()
+
+    def __len__(self) -> int:
+        """Return the number of batches of an epoch, the same for all ranks."""
+        return -(-self._share(0) // self.batch_size)
+
+    def epoch(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the samples of an epoch in this rank's order, and where batches begin.
+
+        samples : int64 (m,), places in the store
+        bounds  : int64 (len(self) + 1,); batch k is samples[bounds[k] : bounds[k + 1]]
+
+        Raises OptionError for an epoch that is not from 0 to 2**64 - 1.
+        """
+        epoch = whole_number("epoch", epoch, 0, LARGEST_WORD)
+        return self.indices[self._dealt(epoch)], self._bounds(self.rank)
+
+    def _dealt(self, epoch: int) -> NDArray[np.int64]:
+        """Return places in indices, in this rank's order."""
+        ranks = self.world_size
+        if self.foreground is not None:
+            share, flags = self.foreground
+            # First batches of all ranks first, so that repeats are far apart.
+            bounds = np.stack([self._bounds(rank) for rank in range(ranks)], axis=1)
+            sizes = np.diff(bounds, axis=0).ravel()
+            order = foreground_order(flags, share, sizes, self.seed, epoch)
+            mine = np.repeat(np.arange(len(sizes)) % ranks == self.rank, sizes)
+            return order[np.flatnonzero(mine)]
+        order = np.resize(self._order(epoch), self._total)
+        if self.groups is None:
+            return order[self.rank :: ranks]
+        stretch: NDArray[np.int64] = np.array_split(order, ranks)[self.rank]
+        return stretch
+
+    def _order(self, epoch: int) -> NDArray[np.int64]:
+        """Return places in indices, in the order that is dealt to the ranks."""
+        if self.weights is not None:
+            return weighted_order(self.weights, self.seed, epoch)
+        if self.groups is not None and self.shuffle:
+            return grouped_order(self.groups, self.seed, epoch)
+        return epoch_order(len(self.indices), self.seed, epoch, self.shuffle)
+
+    @property
+    def _total(self) -> int:
+        """Number of samples that all ranks together load in an epoch."""
+        count, ranks = len(self.indices), self.world_size
+        if self.drop_last:
+            return count - count % (self.batch_size * ranks)
+        return count + -count % ranks if self.uneven == "repeat" else count
+
+    def _share(self, rank: int) -> int:
+        """Return the number of samples that a rank loads in an epoch."""
+        return len(range(rank, self._total, self.world_size))
+
+    def _bounds(self, rank: int) -> NDArray[np.int64]:
+        share = self._share(rank)
+        bounds = np.minimum(np.arange(len(self) + 1) * self.batch_size, share)
+        # One sample less than others have may be one batch less: the batch before
+        # then gives one away.
+        bounds[-2] = min(bounds[-2], share - 1)
+        return bounds
+
+    def _check_dealing(self) -> None:
+        """Raise OptionError if samples cannot be dealt to ranks in batches."""
+        count, size, ranks = len(self.indices), self.batch_size, self.world_size
+        if self.rank >= ranks:
+            raise OptionError(
+                f"rank is {self.rank} and world_size is {ranks}, expected a rank from "
+                "0 to world_size - 1"
+            )
+        if self.uneven not in UNEVEN:
+            raise OptionError(one_of("uneven", self.uneven, UNEVEN))
+        if not count:
+            raise OptionError(
+                "no samples are chosen, expected at least 1: the store or the "
+                "selection is empty"
+            )
+        most = count // ranks if self.drop_last else -(-count // ranks)
+        if size > most:
+            each = f", at most {most} for each of {ranks} ranks" if ranks > 1 else ""
+            raise OptionError(f"batch_size is {size}, {count} samples are chosen{each}")
+        if size == 1 and self._total % ranks:
+            remedies = "uneven='repeat' to load some twice"
+            if count > ranks:
+                remedies += ", drop_last=True to leave some out, or a larger batch_size"
+            raise OptionError(
+                f"{count} samples are chosen, which {ranks} ranks cannot load in as "
+                f"many batches of 1, expected a multiple of {ranks}: give {remedies}"
+            )
+
+    def _check_together(self) -> None:
+        """Raise OptionError for options that exclude each other."""
+        given = [
+            name
+            for name in ("weights", "foreground", "groups")
+            if getattr(self, name) is not None
+        ]
+        if len(given) > 1:
+            raise OptionError(
+                f"{' and '.join(given)} are given, of which each decides about the "
+                "order, expected at most one: leave the other out"
+            )
+        if given and given != ["groups"] and not self.shuffle:
+            raise OptionError(
+                f"shuffle is False, but {given[0]} makes samples come in a random "
+                "order: leave one of them out"
+            )
+
+    def _checked_weights(self, given: Any) -> NDArray[np.float64]:
+        weights = self._column("weights", given, np.float64)
+        bad = np.flatnonzero(~(np.isfinite(weights) & (weights >= 0)))
+        if bad.size:
+            raise OptionError(
+                f"the weight of sample {self.indices[bad[0]]} is {weights[bad[0]]}, "
+                "expected a finite number, 0 or above"
+            )
+        if weights.size and not weights.any():
+            raise OptionError(
+                f"the weights of all {weights.size} chosen samples are 0, expected "
+                "one above 0 at least"
+            )
+        return weights
+
+    def _checked_foreground(
+        self, share: Any, given: Any
+    ) -> tuple[float, NDArray[np.bool_]]:
+        if not isinstance(share, Real) or not 0 < float(share) <= 1:
+            raise OptionError(
+                f"foreground is {share!r}, expected the share of each batch, above 0 "
+                "and up to 1"
+            )
+        flags = self._column("foreground", given, np.bool_)
+        if flags.size and not flags.any():
+            raise OptionError(
+                f"foreground is {share!r}, but none of the {flags.size} chosen samples "
+                "has any: choose others, or leave foreground out"
+            )
+        return float(share), flags
+
+    def _column(self, name: str, given: Any, dtype: type) -> NDArray[Any]:
+        """Return an array along indices, cast to dtype, or raise OptionError."""
+        column, count = np.asarray(given), len(self.indices)
+        castable = np.can_cast(column.dtype, dtype, "same_kind")
+        if column.shape != (count,) or not castable:
+            raise OptionError(
+                f"{name} are {column.dtype} of shape {column.shape}, expected "
+                f"{dtype.__name__} of shape ({count},): one for each chosen sample"
+            )
+        return column.astype(dtype)

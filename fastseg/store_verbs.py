@@ -1,0 +1,301 @@
+"""The verbs that look at a store and change nothing in it."""
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.table import Table
+
+import fastseg
+from fastseg.errors import OptionError
+from fastseg.store.selection import has_class, torn
+from fastseg.terminal import EXIT_ERROR, REJECTS_SHOWN, Output, many, verb
+
+
+@verb
+def info(
+    output: Output,
+    store: Annotated[Path, typer.Argument(help="Store to look into.")],
+) -> None:
+    """Print what is in a store.
+
+    Example: `fastseg info heart.h5`
+    """
+    opened = fastseg.open(store)
+    items = opened.items
+    head = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    head.add_row("store", str(store))
+    head.add_row("samples", str(len(opened)))
+    head.add_row("patients", str(len(opened.patients)))
+    head.add_row("size", f"{store.stat().st_size / 1e6:.1f} MB")
+    if opened.compression:
+        ratio = f"{opened.compression_ratio:.2f} times smaller"
+        head.add_row("pixels", f"{opened.compression}, {ratio}")
+    head.add_row("made from", f"{len(opened.sources['path'])} files")
+    options = ", ".join(f"{name} {value}" for name, value in opened.options.items())
+    head.add_row("masks", options)
+    wrote = ", ".join(f"{name} {text}" for name, text in opened.software.items())
+    head.add_row("written by", wrote)
+    head.add_row("fingerprint", opened.fingerprint)
+    output.out.print(head)
+    output.say("")
+    shapes = Table("bucket", "samples", "spacing (mm)", "values", box=None)
+    order, start = items["bucket"].argsort(kind="stable"), 0
+    counts = np.bincount(items["bucket"], minlength=len(opened.buckets))
+    for name, count in zip(opened.buckets, counts.tolist(), strict=True):
+        here = order[start : start + count]
+        start += count
+        spacing = items["spacing_mm"][here]
+        values = f"{items['min'][here].min():g} to {items['max'][here].max():g}"
+        shapes.add_row(name, str(count), _range(spacing), values)
+    output.out.print(shapes)
+    output.say("")
+    classes = Table("class", "bit", "samples", "mean area (pixels)", box=None)
+    for k, name in enumerate(opened.classes):
+        labelled = has_class(items["labelled"], k)
+        count = int(labelled.sum())
+        area = items["pixels"][labelled, k].mean() if count else 0.0
+        classes.add_row(name, str(k), str(count), f"{area:.0f}")
+    output.out.print(classes)
+    if output.verbose:
+        for patient in opened.patients:
+            output.say(f"patient {patient}")
+
+
+def _range(values: Any) -> str:
+    """Return a text for the least and greatest of some numbers, NaN if unknown."""
+    if len(values) == 0 or (values != values).all():
+        return "unknown"
+    known = values[values == values]
+    least, greatest = known.min(), known.max()
+    return f"{least:g}" if least == greatest else f"{least:g} to {greatest:g}"
+
+
+@verb
+def verify(
+    output: Output,
+    store: Annotated[Path, typer.Argument(help="Store to prove.")],
+    sources: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of the data set: compare the original files as well."
+        ),
+    ] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(help="How many read and hash.", show_default="one per core"),
+    ] = None,
+) -> None:
+    """Prove that a store is what it was when it was written.
+
+    Reads all of it and recomputes every checksum; the exit status is 1 if anything
+    has changed.
+
+    Example: `fastseg verify heart.h5 --sources data/sunnybrook`
+    """
+    start = time.perf_counter()
+    report = fastseg.verify(
+        store, sources=sources, threads=threads, progress=output.progress
+    )
+    seconds, size = time.perf_counter() - start, report.bytes_read / 1e9
+    output.say(
+        f"{store}: {'damaged' if report.damages else 'sound'}, "
+        f"{many(report.samples, 'sample')}, {size:.3f} GB in {seconds:.1f} s "
+        f"({size / seconds:.1f} GB/s)"
+    )
+    output.say(f"fingerprint {report.fingerprint}")
+    _list(output, "damaged", report.damages)
+    _list(output, "changed since the store was built", report.changed_sources)
+    if not report.is_sound:
+        raise typer.Exit(EXIT_ERROR)
+
+
+def _list(output: Output, what: str, rows: Sequence[Any]) -> None:
+    if not rows:
+        return
+    output.err.print(f"{len(rows)} {what}:", style="yellow")
+    for row in rows if output.verbose else rows[:REJECTS_SHOWN]:
+        output.err.print(f"  {row}")
+    if len(rows) > REJECTS_SHOWN and not output.verbose:
+        output.err.print(f"  and {len(rows) - REJECTS_SHOWN} more (--verbose lists)")
+
+
+@verb
+def split(
+    output: Output,
+    store: Annotated[Path, typer.Argument(help="Store to split.")],
+    part: Annotated[
+        list[str],
+        typer.Option(help="A part and its fraction; repeat it for each part."),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Table to write.")] = Path(
+        "splits.csv"
+    ),
+    by: Annotated[
+        str, typer.Option(help="What stays whole: `patient`, `series` or `sample`.")
+    ] = "patient",
+    seed: Annotated[int, typer.Option(help="Which split.")] = 0,
+    stratify: Annotated[
+        str | None,
+        typer.Option(help="Make parts alike in labelled `classes` or image `shape`."),
+    ] = None,
+    label: Annotated[
+        list[str] | None,
+        typer.Option(help="Only samples with this class; repeat for several."),
+    ] = None,
+) -> None:
+    """Split a store into parts that share no patient, and write them as a table.
+
+    Example: `fastseg split heart.h5 -o splits.csv --part train=0.8 --part val=0.2`
+    """
+    opened = fastseg.open(store)
+    chosen = opened.select(classes=label or None)
+    parts = opened.split(
+        _fractions(part), by=by, seed=seed, stratify=stratify, indices=chosen
+    )
+    fastseg.write_split(out, opened, parts, by=by)
+    table = Table("", *parts, box=None)
+    patients = [set(opened.items["patient"][part].tolist()) for part in parts.values()]
+    table.add_row("samples", *(str(len(part)) for part in parts.values()))
+    table.add_row("share", *(f"{len(p) / len(chosen):.1%}" for p in parts.values()))
+    table.add_row("patients", *(str(len(group)) for group in patients))
+    for k, name in enumerate(opened.classes):
+        labelled = has_class(opened.items["labelled"], k)
+        table.add_row(name, *(str(labelled[p].sum()) for p in parts.values()))
+    output.out.print(table)
+    count = torn(opened, parts, by="patient")
+    shared = many(count, "patient") if count else "no patient"
+    output.say(
+        f"{out}: {many(len(chosen), 'sample')} by {by}, seed {seed}; "
+        f"{shared} in more than one part"
+    )
+    if output.verbose:
+        for name, group in zip(parts, patients, strict=True):
+            for patient in sorted(group):
+                output.say(f"{name} {patient.decode()}")
+
+
+def _fractions(parts: list[str]) -> dict[str, float]:
+    """Return the fractions that texts like train=0.8 give."""
+    given: dict[str, float] = {}
+    for text in parts:
+        name, equals, share = text.partition("=")
+        try:
+            fraction = float(share)
+        except ValueError:
+            equals = ""
+        if not equals or name in given:
+            raise OptionError(
+                f"--part is {text!r}, expected a new name and a fraction, as in "
+                "train=0.8"
+            )
+        given[name] = fraction
+    return given
+
+
+@verb
+def show(
+    output: Output,
+    store: Annotated[Path, typer.Argument(help="Store to draw from.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Picture to write.")] = Path(
+        "picture.png"
+    ),
+    count: Annotated[int, typer.Option("--count", "-n", help="Samples to draw.")] = 4,
+    seed: Annotated[int, typer.Option(help="Which samples.")] = 0,
+) -> None:
+    """Draw random samples: image, mask, segmented image and contours.
+
+    Example: `fastseg show heart.h5 -o picture.png --count 6`
+    """
+    opened = fastseg.open(store)
+    fastseg.show(opened, out, count=count, seed=seed)
+    output.say(f"{out}: {min(count, len(opened))} of {len(opened)} samples")
+
+
+@verb
+def bench(
+    output: Output,
+    store: Annotated[Path, typer.Argument(help="Store to load.")],
+    batch_size: Annotated[int, typer.Option(help="Samples in a batch.")] = 32,
+    size: Annotated[
+        str | None,
+        typer.Option(
+            help="Rows and columns of batches, as in 96 or 120x88.",
+            show_default="those of the images",
+        ),
+    ] = None,
+    dtype: Annotated[
+        str, typer.Option(help="`float32`, `float16` or `raw` stored values.")
+    ] = "float32",
+    masks: Annotated[
+        str, typer.Option(help="`bits`, `labels`, `onehot` or a class.")
+    ] = "bits",
+    threads: Annotated[
+        int | None,
+        typer.Option(help="How many make batches.", show_default="one per core"),
+    ] = None,
+    prefetch: Annotated[int, typer.Option(help="Batches made ahead.")] = 4,
+    seconds: Annotated[float, typer.Option(help="How long a round takes.")] = 0.5,
+    rounds: Annotated[int, typer.Option(help="How many rounds.")] = 5,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print all that was measured as JSON.")
+    ] = False,
+) -> None:
+    """Measure how fast a store is loaded, beside what this machine's memory allows.
+
+    Example: `fastseg bench heart.h5 --batch-size 16 --size 96`
+    """
+    report = fastseg.bench(
+        fastseg.open(store),
+        batch_size=batch_size,
+        size=_size(size),
+        dtype=dtype,
+        masks=masks,
+        threads=threads,
+        prefetch=prefetch,
+        seconds=seconds,
+        rounds=rounds,
+        progress=output.progress,
+    )
+    if as_json:
+        output.out.print(json.dumps(report.as_dict(), indent=2))
+        return
+    table = Table("", "samples/s", "", "GB/s", box=None)
+    for name, rates in (
+        ("Loader", report.rates),
+        ("copying batches of that size", report.copy_rates),
+        ("first epoch", (report.first_epoch,)),
+    ):
+        median = float(np.median(rates))
+        spread = f"({min(rates):,.0f} to {max(rates):,.0f})" if len(rates) > 1 else ""
+        speed = f"{median * report.sample_bytes / 1e9:.2f}"
+        table.add_row(name, f"{median:,.0f}", spread, speed)
+    output.out.print(table)
+    output.say(
+        f"batches of {report.batch_size}, {report.threads} threads, {report.prefetch} "
+        f"ahead, {report.sample_bytes / 1e3:,.1f} kB a sample; the Loader reaches "
+        f"{report.share:.0%} of copying"
+    )
+    output.say(
+        f"first batch after {report.first_batch:.2f} s with kernels to compile or to "
+        f"load, then after {report.next_batch * 1e3:.1f} ms"
+    )
+    for line in str(report.stats).splitlines()[1:]:
+        output.say(line)
+
+
+def _size(text: str | None) -> int | tuple[int, int] | None:
+    """Return the size that a text like 96 or 120x88 gives."""
+    if text is None:
+        return None
+    try:
+        sides = [int(side) for side in text.split("x")]
+    except ValueError:
+        sides = []
+    if len(sides) not in (1, 2):
+        raise OptionError(f"--size is {text!r}, expected rows and columns, as in 96x80")
+    return sides[0], sides[-1]

@@ -1,0 +1,45 @@
+"""`bench`: what is measured is consistent, and told."""
+
+import json
+
+import pytest
+
+import fastseg
+from fastseg.errors import OptionError
+
+
+def test_rates_and_times_are_measured(store):
+    """Every round gives a pair of rates, and the batches are those asked for."""
+    report = fastseg.bench(
+        store, batch_size=4, size=64, masks="onehot", seconds=0.02, rounds=3, threads=2
+    )
+    assert len(report.rates) == len(report.copy_rates) == 3
+    assert min(report.rates) <= report.rate <= max(report.rates)
+    assert all(rate > 0 for rate in (*report.rates, *report.copy_rates))
+    assert 0 < report.share
+    assert report.sample_bytes == 64 * 64 * (4 + 4)
+    assert 0 < report.next_batch
+    assert 0 < report.first_batch
+    assert report.stats.samples > 0
+    assert json.loads(json.dumps(report.as_dict()))["rate"] == report.rate
+
+
+@pytest.mark.parametrize("options", [{"seconds": 0}, {"rounds": 0}])
+def test_measuring_nothing_is_refused(store, options):
+    """There must be time and rounds."""
+    with pytest.raises(OptionError, match="expected more than 0"):
+        fastseg.bench(store, size=64, **options)
+
+
+def test_the_command_prints_a_table_or_json(store, fastseg_command):
+    """A table for people, one JSON object for programs."""
+    options = ("--size", "96x80", "--batch-size", 4, "--seconds", 0.02, "--rounds", 2)
+    told = fastseg_command("bench", store.path, *options)
+    assert told.returncode == 0, told.stderr
+    assert "samples/s" in told.stdout
+    assert "The consumer" in told.stdout
+    told = fastseg_command("bench", store.path, *options, "--json")
+    assert json.loads(told.stdout)["sample_bytes"] == 96 * 80 * (4 + 1)
+    told = fastseg_command("bench", store.path, "--size", "96xx")
+    assert told.returncode == 1
+    assert "--size is '96xx', expected rows and columns" in told.stderr

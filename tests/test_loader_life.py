@@ -1,0 +1,419 @@
+"""The loader's threads, memory and failures: nothing hangs, leaks or is lost."""
+
+import gc
+import multiprocessing
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+
+import numpy as np
+import pytest
+from numpy.testing import assert_array_equal
+
+import fastseg
+from fastseg import Loader
+from fastseg.errors import OptionError, StoreError
+from fastseg.loading.buffers import ALIGNMENT, Pool
+from fastseg.loading.crew import Crew
+
+
+def loader_threads():
+    return [t for t in threading.enumerate() if t.name.startswith("fastseg-loader")]
+
+
+@pytest.fixture(autouse=True)
+def _no_thread_stays_behind():
+    yield
+    gc.collect()
+    assert loader_threads() == []
+
+
+@pytest.fixture(scope="module")
+def square(tmp_path_factory):
+    """A store of one shape: 16 samples of 40 x 40."""
+    folder = tmp_path_factory.mktemp("square")
+    study = fastseg.make_phantom(folder / "study", patients=2, sizes=[40], phases=2)
+    report = fastseg.build(fastseg.link(study), folder / "square.h5")
+    return fastseg.open(report.path)
+
+
+def order(loader):
+    return np.concatenate([batch.index for batch in loader])
+
+
+def test_a_thousand_early_breaks_leave_no_thread_and_no_memory(square):
+    """Whatever batch a loop is left at, its threads end and its memory comes back."""
+    loader = Loader(square, batch_size=2, threads=2, prefetch=3)
+    for k in range(1000):
+        for number, _batch in enumerate(loader):
+            if number == k % 8:
+                break
+        assert loader_threads() == []
+    del _batch
+    gc.collect()
+    assert loader.stats().buffer_bytes <= 5 * 2 * 40 * 40 * (4 + 1)
+
+
+def test_two_hundred_failing_samples_are_raised(square):
+    """Each failure reaches the consumer unchanged, and no thread stays."""
+    for k in range(200):
+        loader = Loader(square, batch_size=3, threads=2, seed=k)
+        fill, bad = loader.recipe.fill, k % len(square)
+        error = ZeroDivisionError("mine")
+
+        def failing(samples, *arrays, fill=fill, bad=bad, error=error):
+            if bad in samples:
+                raise error
+            return fill(samples, *arrays)
+
+        loader.recipe.fill = failing
+        with pytest.raises(ZeroDivisionError) as caught:
+            list(loader)
+        assert caught.value is error
+        assert f"while making sample {bad} (patient" in caught.value.__notes__[0]
+        assert loader_threads() == []
+
+
+@pytest.fixture
+def damaged(study, tmp_path):
+    """A compressed store with two damaged samples, 1 and 6."""
+    path = tmp_path / "heart.h5"
+    fastseg.build(fastseg.link(study), path, compress=True)
+    chunks = fastseg.open(path).items["image_chunk"].tolist()
+    with path.open("r+b") as file:
+        for k in (1, 6):
+            file.seek(chunks[k][0])
+            file.write(b"\xff" * chunks[k][1])
+    return fastseg.open(path)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_damaged_samples_can_be_skipped(damaged, threads):
+    """`on_error="skip"` leaves them out, and lists and counts what it left out."""
+    options = {"size": 48, "batch_size": 3, "shuffle": False, "threads": threads}
+    loader = Loader(damaged, on_error="skip", **options)
+    batches = list(loader)
+    assert [batch.index.tolist() for batch in batches] == [[0, 2], [3, 4, 5], [7]]
+    assert sorted(loader.skipped) == [1, 6]
+    assert "image of sample 6" in loader.skipped[6]
+    assert loader.stats().skipped == 2
+    for batch in batches:
+        for k, image in zip(batch.index, batch.image, strict=True):
+            alone = Loader(damaged, indices=[k], batch_size=1, size=48)
+            assert_array_equal(image, next(iter(alone)).image[0])
+    with pytest.raises(StoreError, match="image of sample 1") as caught:
+        list(Loader(damaged, **options))
+    assert "while making sample 1 (patient" in caught.value.__notes__[0]
+
+
+def test_a_batch_with_no_sound_sample_does_not_come(damaged):
+    """No empty batch is handed over; the next one is."""
+    loader = Loader(
+        damaged, size=48, batch_size=1, shuffle=False, on_error="skip", indices=[1, 2]
+    )
+    assert [batch.index.tolist() for batch in loader] == [[2]]
+
+
+def test_a_truncated_store_is_not_skipped(study, tmp_path):
+    """A file that became shorter is no matter of single samples."""
+    path = tmp_path / "heart.h5"
+    fastseg.build(fastseg.link(study), path)
+    loader = Loader(fastseg.open(path), batch_size=2, size=32, on_error="skip")
+    with path.open("r+b") as file:
+        file.truncate(5000)
+    with pytest.raises(StoreError, match="truncated"):
+        list(loader)
+
+
+def test_close_ends_every_loop(square):
+    """After `close` no thread is left, and a loop that was under way says so."""
+    loader = Loader(square, batch_size=1, threads=2)
+    first, second = iter(loader), iter(loader)
+    next(first), next(second)
+    loader.close()
+    loader.close()
+    assert loader_threads() == []
+    with pytest.raises(RuntimeError, match="closed"):
+        list(first)
+    assert len(list(loader)) == len(square)
+    with Loader(square, batch_size=1) as other:
+        kept = iter(other)
+        next(kept)
+    assert loader_threads() == []
+    second.close()
+
+
+def test_close_wakes_a_consumer_that_waits(square):
+    """A consumer in another thread does not wait for ever."""
+    loader = Loader(square, batch_size=1, threads=1)
+    begun, slow = threading.Event(), threading.Event()
+    fill = loader.recipe.fill
+    loader.recipe.fill = lambda *arrays: (begun.set(), slow.wait(9), fill(*arrays))[2]
+    errors = []
+
+    def consume():
+        try:
+            list(loader)
+        except RuntimeError as exc:
+            errors.append(str(exc))
+
+    consumer = threading.Thread(target=consume)
+    consumer.start()
+    assert begun.wait(10)
+    threading.Timer(0.1, slow.set).start()
+    loader.close()
+    consumer.join(10)
+    assert not consumer.is_alive()
+    assert errors == ["the loop has been closed"]
+
+
+def test_a_loop_in_a_cycle_is_collected(square):
+    """Garbage collection ends the threads of a loop that refers to itself."""
+    iterator = iter(Loader(square, batch_size=1))
+    next(iterator)
+    cycle = [iterator]
+    cycle.append(cycle)
+    del iterator, cycle
+    gc.collect()
+    assert loader_threads() == []
+
+
+def test_memory_is_used_again(square):
+    """Epochs need no more memory than the batches under way and in hand."""
+    loader = Loader(square, batch_size=4, prefetch=2, threads=2)
+    size = 4 * 40 * 40 * (4 + 1)
+    addresses = set()
+    for _ in range(30):
+        for batch in loader:
+            addresses.add(batch.image.ctypes.data)
+            assert batch.image.ctypes.data % ALIGNMENT == 0
+            assert batch.mask.ctypes.data % ALIGNMENT == 0
+            assert loader.stats().buffer_bytes <= 4 * size
+    assert len(addresses) <= 4
+
+
+@pytest.mark.parametrize(
+    "keep",
+    [
+        lambda batch: batch.image[1:, :, ::2],
+        lambda batch: batch.mask,
+        lambda batch: memoryview(batch.image),
+        lambda batch: np.from_dlpack(batch.image),
+        lambda batch: batch.image[0].reshape(-1).view(np.uint8)[3:5],
+    ],
+    ids=["view", "mask", "buffer", "dlpack", "view of view"],
+)
+def test_what_is_kept_is_not_written_to(square, keep):
+    """A part of a batch, however it is held, keeps the memory of the whole."""
+    loader = Loader(square, batch_size=2)
+    kept, copies = [], []
+    for batch in loader:
+        kept.append(keep(batch))
+        copies.append(np.array(kept[-1]))
+        del batch
+    for _ in range(3):
+        list(loader)
+    for part, copy in zip(kept, copies, strict=True):
+        assert_array_equal(np.asarray(part), copy)
+
+
+def test_a_pool_keeps_no_more_than_it_may():
+    """What comes back beyond `most` is freed; a pool that is gone harms nobody."""
+    pool = Pool([((4, 3), np.float32), ((4,), np.uint8)], most=2)
+    lent = [pool.take(4) for _ in range(5)]
+    assert [array.shape for array in lent[0]] == [(4, 3), (4,)]
+    assert pool.held == 5 * 128
+    del lent
+    assert pool.held == 2 * 128
+    values, _ = pool.take(2)
+    assert values.shape == (2, 3)
+    values[:] = 7
+    del pool, _
+    gc.collect()
+    assert (values == 7).all()
+
+
+def test_a_loader_can_be_pickled(square):
+    """Its copy opens its own map and goes on with the same epoch."""
+    loader = Loader(square, batch_size=3, seed=5, masks="labels", size=32)
+    list(loader)
+    other = pickle.loads(pickle.dumps(loader))
+    assert other.epoch == 1
+    assert other.state_dict() == loader.state_dict()
+    for ours, theirs in zip(loader, other, strict=True):
+        assert_array_equal(ours.image, theirs.image)
+        assert_array_equal(ours.mask, theirs.mask)
+
+
+def _send_order(loader, connection):
+    connection.send(order(loader))
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_a_loader_works_in_another_process(square, method):
+    """Forked or spawned, in the midst of a loop of its parent, it loads its epoch."""
+    if method not in multiprocessing.get_all_start_methods():
+        pytest.skip(f"this system cannot {method}")
+    context = multiprocessing.get_context(method)
+    loader = Loader(square, batch_size=3, seed=2, threads=2)
+    running = iter(loader)
+    next(running)
+    loader.epoch = 1
+    expected = order(Loader(square, batch_size=3, seed=2))
+    ours, theirs = context.Pipe()
+    loader.epoch = 0
+    process = context.Process(target=_send_order, args=(loader, theirs))
+    process.start()
+    assert ours.poll(60)
+    assert_array_equal(ours.recv(), expected)
+    process.join(60)
+    assert process.exitcode == 0
+    assert len(list(running)) == 5
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_a_loop_does_not_go_on_in_a_fork(square):
+    """The child is told so, and does not wait for threads that it does not have."""
+    running = iter(Loader(square, batch_size=1))
+    next(running)
+    child = os.fork()
+    if not child:
+        status = 1
+        try:
+            next(running)
+        except RuntimeError as exc:
+            status = 0 if "forked" in str(exc) else 2
+        finally:
+            os._exit(status)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert len(list(running)) == len(square) - 1
+
+
+def run_script(store, text, **options):
+    script = f"""
+    import fastseg, sys, time
+    store = fastseg.open({str(store.path)!r})
+    loader = fastseg.Loader(store, batch_size=1, threads=2)
+    """
+    code = textwrap.dedent(script) + textwrap.dedent(text)
+    return subprocess.Popen([sys.executable, "-c", code], text=True, **options)
+
+
+def test_a_program_ends_in_the_midst_of_a_loop(square):
+    """A loop that is still referred to does not keep the interpreter alive."""
+    process = run_script(square, "running = iter(loader); next(running)")
+    assert process.wait(60) == 0
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+def test_ctrl_c_ends_a_loop_that_waits(square):
+    """KeyboardInterrupt reaches a consumer that waits for a batch, and all ends."""
+    text = """
+    import threading
+    fill, slow = loader.recipe.fill, threading.Event()
+    def wait(*arrays):
+        print("waiting", flush=True)
+        slow.wait(0.5)
+        return fill(*arrays)
+    loader.recipe.fill = wait
+    try:
+        list(loader)
+    except KeyboardInterrupt:
+        names = [t.name for t in threading.enumerate() if "fastseg" in t.name]
+        print("left", names)
+    """
+    process = run_script(square, text, stdout=subprocess.PIPE)
+    assert process.stdout.readline() == "waiting\n"
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert output.splitlines()[-1] == "left []"
+    assert process.returncode == 0
+
+
+def test_a_crew_that_cannot_be_hired_is_sent_home(monkeypatch):
+    """If the system has no more threads, those that have begun end."""
+    start, begun = threading.Thread.start, []
+
+    def limited(thread):
+        if len(begun) == 2:
+            raise RuntimeError("can't start new thread")
+        begun.append(thread)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", limited)
+    with pytest.raises(RuntimeError, match="can't start"):
+        Crew(3, print, "fastseg-loader")
+    assert not any(thread.is_alive() for thread in begun)
+
+
+def test_stats_tell_what_happened(square):
+    """Counts are exact, times add up, and one sentence names the bottleneck."""
+    loader = Loader(square, batch_size=5, threads=2, prefetch=2)
+    assert "Nothing" in loader.stats().bottleneck
+    began = time.perf_counter()
+    for _ in loader:
+        time.sleep(0.01)
+    took = time.perf_counter() - began
+    stats = loader.stats()
+    assert (stats.batches, stats.samples, stats.skipped) == (4, 16, 0)
+    assert 0.04 <= stats.seconds <= took
+    assert stats.wait_seconds < stats.seconds
+    assert stats.samples_per_second == 16 / stats.seconds
+    assert set(stats.stages) == {"read", "image", "mask"}
+    assert all(seconds > 0 for seconds in stats.stages.values())
+    assert 0 <= stats.ready <= 2
+    assert stats.buffer_bytes % 1 == 0
+    assert str(stats).endswith(stats.bottleneck)
+    loader.recipe.fill = lambda *arrays: (time.sleep(0.02), type(stats))[0] or (0, 0, 0)
+    for _ in range(3):
+        list(loader)
+    assert loader.stats().bottleneck.startswith("The consumer waits for ")
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (
+            {"on_error": "ignore"},
+            "on_error is 'ignore', expected one of 'raise', 'skip'",
+        ),
+        ({"dtype": "float23"}, "did you mean 'float32'"),
+        ({"dtype": "raw", "normalize": "zscore"}, "leave one of them out"),
+        ({"dtype": "raw", "pad": 0.5}, "pad is 0.5, expected a value of uint16"),
+        ({"dtype": "raw", "pad": -1}, "pad is -1, expected a value of uint16"),
+        ({"dtype": "float16", "pad": 70000}, "expected a value of float16"),
+        ({"pad": np.nan}, "pad is nan"),
+        ({"pad": "black"}, "pad is 'black', expected a number"),
+        ({"weights": [1, 2]}, r"weights have shape \(2,\), expected one for each"),
+        ({"weights": "heavy"}, "expected a number for each sample"),
+        ({"weights": -np.ones(16)}, "weight of sample 0 is -1.0"),
+        ({"weights": np.zeros(16)}, "weight"),
+        ({"weights": np.full(16, np.inf)}, "weight of sample 0 is inf"),
+        ({"foreground": 1.5}, "foreground"),
+        ({"foreground": "most"}, "expected a share"),
+        ({"foreground": ("icontuor", 0.5)}, "did you mean 'icontour'"),
+        ({"together": "patients"}, "did you mean 'patient'"),
+        ({"rank": 2, "world_size": 2}, "rank"),
+        ({"rank": -1}, "rank"),
+        ({"world_size": 0}, "world_size"),
+        ({"uneven": "drop"}, "uneven"),
+        ({"indices": []}, "no sample|0 samples"),
+        ({"indices": [3, 3]}, "sample 3 twice"),
+        ({"indices": [16]}, "expected 0 to 15"),
+        ({"batch_size": 17}, "batch_size is 17, 16 samples are chosen"),
+        ({"batch_size": 9, "world_size": 2}, "batch_size is 9"),
+    ],
+)
+def test_bad_options_are_refused(square, options, text):
+    """The error says what was expected and what came."""
+    errors = (OptionError, fastseg.errors.UnknownClassError)
+    with pytest.raises(errors, match=text):
+        Loader(square, **{"batch_size": 4, **options})

@@ -1,0 +1,171 @@
+"""A loader goes on where another one was, to the sample and the bit."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.testing import assert_array_equal
+
+import fastseg
+from fastseg import Loader
+from fastseg.errors import StateError
+
+SIZE = 40
+
+
+def same(first, second):
+    for ours, theirs in zip(first, second, strict=True):
+        assert_array_equal(ours.index, theirs.index)
+        assert_array_equal(ours.image, theirs.image)
+        assert_array_equal(ours.mask, theirs.mask)
+
+
+def epochs(loader, count):
+    return [batch for _ in range(count) for batch in loader]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"shuffle": False},
+        {"drop_last": True},
+        {"foreground": 0.5},
+        {"weights": np.arange(32.0)},
+        {"together": "patient"},
+        {"rank": 1, "world_size": 3},
+    ],
+    ids=str,
+)
+def test_resumed_at_every_batch(store, options):
+    """From any batch on, what follows is what would have come without a stop."""
+    options = {"batch_size": 5, "size": SIZE, "seed": 9, **options}
+    whole = epochs(Loader(store, **options), 2)
+    running, number = Loader(store, **options), 0
+    for _ in range(2):
+        for _ in running:
+            number += 1
+            state = json.loads(json.dumps(running.state_dict()))
+            other = Loader(store, threads=1 + number % 3, prefetch=1, **options)
+            other.load_state_dict(state)
+            assert other.state_dict() == state
+            rest = []
+            while len(rest) < len(whole) - number:
+                rest += other
+            same(rest, whole[number:])
+
+
+@given(data=st.data())
+def test_a_stopped_loop_is_continued(store, data):
+    """However often a loop is left and begun anew, no sample is lost or doubled."""
+    size = data.draw(st.integers(1, 32))
+    options = {"batch_size": size, "size": SIZE, "masks": "labels", "seed": 3}
+    order, state = [], None
+    while len(order) < len(store):
+        loader = Loader(store, threads=data.draw(st.integers(1, 3)), **options)
+        if state:
+            loader.load_state_dict(state)
+        more = data.draw(st.integers(1, 8))
+        for number, batch in enumerate(loader, 1):
+            order += batch.index.tolist()
+            if number == more:
+                break
+        state = loader.state_dict()
+    expected = [k for batch in Loader(store, **options) for k in batch.index.tolist()]
+    assert order == expected
+    assert (state["epoch"], state["batch"]) == (1, 0)
+
+
+def test_states_before_between_and_after_loops(store):
+    """A state always names the batch that comes next."""
+    loader = Loader(store, batch_size=8, size=SIZE)
+    place = lambda: tuple(loader.state_dict()[name] for name in ("epoch", "batch"))  # noqa: E731
+    assert place() == (0, 0)
+    running = iter(loader)
+    assert place() == (0, 0)
+    for number in range(1, 4):
+        next(running)
+        assert place() == (0, number)
+    next(running)
+    assert place() == (1, 0)
+    next(iter(loader))
+    assert place() == (1, 1)
+    loader.epoch = 7
+    assert place() == (7, 0)
+    list(loader)
+    assert place() == (8, 0)
+    assert loader.epoch == 8
+
+
+def test_a_state_serves_all_ranks(store):
+    """Saved by one rank, it lets every other rank go on at the same batch."""
+    options = {"batch_size": 4, "size": SIZE, "world_size": 2}
+    first, second = (Loader(store, rank=rank, **options) for rank in (0, 1))
+    next(iter(first))
+    expected = list(second)[1:]
+    second.load_state_dict(first.state_dict())
+    same(second, expected)
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"seed": 1}, "seed is 0 in the state, 1 here"),
+        ({"batch_size": 5}, "batch_size is 4 in the state, 5 here"),
+        ({"shuffle": False}, "shuffle is True in the state, False here"),
+        ({"indices": range(30)}, "indices is '32 samples, .*' in the state, '30"),
+        ({"size": 41}, r"size is \[40, 40\] in the state, \[41, 41\] here"),
+        ({"normalize": "none"}, "normalize is 'zscore'"),
+        ({"dtype": "float16"}, "dtype is 'float32'"),
+        ({"masks": "labels"}, "masks is 'bits'"),
+        ({"pad": 1}, "pad is 0.0 in the state, 1.0 here"),
+        ({"world_size": 2}, "world_size is 1 in the state, 2 here"),
+        ({"weights": np.arange(32)}, "weights is None in the state"),
+        ({"foreground": 0.5}, "foreground is None in the state"),
+        ({"together": "patient"}, "together is None in the state"),
+    ],
+    ids=str,
+)
+def test_a_state_of_another_configuration_is_refused(store, options, text):
+    """The error spells out each difference."""
+    usual = {"batch_size": 4, "size": SIZE}
+    state = Loader(store, **usual).state_dict()
+    loader = Loader(store, **{**usual, **options})
+    with pytest.raises(StateError, match=text):
+        loader.load_state_dict(state)
+    assert loader.epoch == 0
+
+
+def test_a_state_of_another_store_is_refused(store, small_study, tmp_path):
+    """Their fingerprints differ, and so may their samples."""
+    path = fastseg.build(fastseg.link(small_study), tmp_path / "other.h5").path
+    state = Loader(fastseg.open(path), batch_size=4, size=SIZE).state_dict()
+    with pytest.raises(StateError, match=r"store is '[0-9a-f]{64}' in the state"):
+        Loader(store, batch_size=4, size=SIZE).load_state_dict(state)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"batch": 8}, "a batch below 8"),
+        ({"batch": -1}, "batch -1"),
+        ({"epoch": "1"}, "epoch '1'"),
+        ({"epoch": 1.0}, "epoch 1.0"),
+        ({"extra": 1}, r"besides \['extra'\]"),
+        ({"version": 2}, "version is 2 in the state, 1 here"),
+    ],
+    ids=str,
+)
+def test_a_spoilt_state_is_refused(store, change, text):
+    """What `state_dict` cannot have returned is not believed."""
+    loader = Loader(store, batch_size=4, size=SIZE)
+    with pytest.raises(StateError, match=text):
+        loader.load_state_dict({**loader.state_dict(), **change})
+    state = loader.state_dict()
+    del state["batch"]
+    with pytest.raises(StateError, match=r"lacks \['batch'\]"):
+        loader.load_state_dict(state)
+    with pytest.raises(StateError, match="a state is a dict"):
+        loader.load_state_dict([1])
