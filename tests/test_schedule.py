@@ -395,12 +395,12 @@ REFUSED = [
     ),
     (
         {"weights": ten, "groups": ten},
-        "weights and groups are given, of which each decides about the order, "
+        "weights and together are given, of which each decides about the order, "
         "expected at most one: leave the other out",
     ),
     (
         {"foreground": (0.5, ten > 1), "groups": ten},
-        "foreground and groups are given, of which each decides about the order, "
+        "foreground and together are given, of which each decides about the order, "
         "expected at most one: leave the other out",
     ),
     (

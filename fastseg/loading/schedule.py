@@ -170,8 +170,12 @@ class Schedule:
     def _check_together(self) -> None:
         """Raise OptionError for options that exclude each other."""
         given = [
-            name
-            for name in ("weights", "foreground", "groups")
+            option
+            for name, option in (
+                ("weights", "weights"),
+                ("foreground", "foreground"),
+                ("groups", "together"),
+            )
             if getattr(self, name) is not None
         ]
         if len(given) > 1:
@@ -179,7 +183,7 @@ class Schedule:
                 f"{' and '.join(given)} are given, of which each decides about the "
                 "order, expected at most one: leave the other out"
             )
-        if given and given != ["groups"] and not self.shuffle:
+        if given and given != ["together"] and not self.shuffle:
             raise OptionError(
                 f"shuffle is False, but {given[0]} makes samples come in a random "
                 "order: leave one of them out"
