@@ -1,0 +1,135 @@
+"""What all descriptions share: a probability, checked ranges, drawing."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastseg.errors import OptionError, one_of, whole_number
+
+Range = tuple[float, float]
+Values = dict[str, NDArray[Any]]
+Uniforms = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transform:
+    """Root of all descriptions.
+
+    p : probability that it happens to a sample
+    """
+
+    p: float = 1.0
+
+    # How many uniform random numbers a sample needs, the first for p.
+    draws: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        set_field(self, "p", check_number(self, "p", self.p, 0.0, 1.0))
+
+    def draw(self, uniforms: Uniforms) -> Values:
+        """Return the parameters of b samples from float64 (b, draws) in [0, 1).
+
+        "on" says to which of them it happens.
+        """
+        return {"on": uniforms[:, 0] < self.p}
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it for JSON; `from_dict` is the way back."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {"name": type(self).__name__, **values}
+
+
+def set_field(step: Transform, name: str, value: Any) -> None:
+    """Set a field of a frozen description, while it is made."""
+    object.__setattr__(step, name, value)
+
+
+def set_ranges(step: Transform, least: float, most: float, *names: str) -> None:
+    """Set fields to the ranges that were given for them, checked."""
+    for name in names:
+        set_field(step, name, check_range(step, name, getattr(step, name), least, most))
+
+
+def draw_one(step: Transform, name: str, uniforms: Uniforms) -> Values:
+    """Return "on" and the one parameter that there is."""
+    value = between(getattr(step, name), uniforms[:, 1])
+    return {**Transform.draw(step, uniforms), name: value}
+
+
+def between(limits: Any, uniform: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return values of a range, float64 (b,), from as many in [0, 1)."""
+    least, most = limits
+    drawn: NDArray[np.float64] = least + (most - least) * uniform
+    return drawn
+
+
+def between_logs(limits: Any, uniform: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return values of a range above 0, uniform in their logarithm."""
+    least, most = limits
+    if least == most:  # exactly, so that what does nothing changes nothing
+        return np.full(len(uniform), least)
+    drawn: NDArray[np.float64] = least * (most / least) ** uniform
+    return drawn
+
+
+def check_number(
+    step: Transform, name: str, given: Any, least: float, most: float
+) -> float:
+    """Return a parameter as a finite float within limits, or raise OptionError."""
+    where = f"{type(step).__name__}: {name}"
+    try:
+        number = float(given)
+    except (TypeError, ValueError):
+        raise OptionError(f"{where} is {given!r}, expected a number") from None
+    if not (math.isfinite(number) and least <= number <= most):
+        if most == math.inf:
+            limits = "finite" if least == -math.inf else f"at least {least:g}, finite"
+        else:
+            limits = f"{least:g} to {most:g}"
+        raise OptionError(f"{where} is {given!r}, expected {limits}")
+    return number
+
+
+def check_range(
+    step: Transform, name: str, given: Any, least: float, most: float
+) -> Range:
+    """Return a number or two as (least, greatest), or raise OptionError."""
+    if np.ndim(given) == 0:
+        number = check_number(step, name, given, least, most)
+        return number, number
+    where = f"{type(step).__name__}: {name}"
+    if np.shape(given) != (2,):
+        raise OptionError(f"{where} is {given!r}, expected a number or two")
+    low, high = (check_number(step, name, x, least, most) for x in given)
+    if low > high:
+        raise OptionError(f"{where} is {given!r}, expected the lesser number first")
+    return low, high
+
+
+def check_size(step: Transform, given: Any) -> tuple[int, int]:
+    """Return a number or two as (height, width), or raise OptionError."""
+    where = f"{type(step).__name__}: size"
+    try:
+        height, width = (given, given) if np.ndim(given) == 0 else given
+    except (TypeError, ValueError):
+        raise OptionError(f"{where} is {given!r}, expected (height, width)") from None
+    return whole_number(where, height, 1), whole_number(where, width, 1)
+
+
+def check_choice(step: Any, name: str, given: Any, allowed: Sequence[str]) -> None:
+    """Raise OptionError, with near misses, for what is not allowed."""
+    if given not in allowed:
+        raise OptionError(one_of(f"{type(step).__name__}: {name}", given, allowed))
+
+
+def check_always(step: Transform) -> None:
+    """Raise OptionError for a step that changes sizes, but not always."""
+    if step.p != 1:
+        raise OptionError(
+            f"{type(step).__name__}: p is {step.p}, expected 1: all samples of a batch "
+            "must have one size"
+        )

@@ -1,0 +1,133 @@
+"""Descriptions of augmentation: checked, frozen, and the same after JSON."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from fastseg import augment
+from fastseg.augment import (
+    Affine,
+    BiasField,
+    Blur,
+    Brightness,
+    Compose,
+    Contrast,
+    Crop,
+    Custom,
+    Elastic,
+    Flip,
+    Gamma,
+    LowResolution,
+    Noise,
+    Resample,
+    Resize,
+    Rot90,
+)
+from fastseg.errors import OptionError
+
+EACH = [
+    Affine(rotate=(-10, 10), scale=(0.5, 2), shear=5, translate_x=(0, 0.1), p=0.5),
+    Flip(axis="vertical"),
+    Rot90(p=0.25),
+    Elastic(magnitude=(0, 5), spacing=20),
+    Crop(size=(4, 5), where="icontour", margin=3, pad=True),
+    Resize(size=7),
+    Resample(spacing_mm=(1, 0.5)),
+    Gamma(gamma=(0.5, 2), invert=True),
+    Brightness(multiply=(0.9, 1.1), add=(-1, 1)),
+    Contrast(factor=(0.5, 1.5), preserve_range=False),
+    Noise(std=0.1, kind="rician"),
+    Blur(sigma=(0, 2)),
+    BiasField(magnitude=0.3),
+    LowResolution(factor=0.5),
+]
+
+
+@pytest.mark.parametrize(
+    "compose",
+    [Compose(EACH, "cubic", "edge"), *(make() for make in augment.PRESETS.values())],
+    ids=["each", *augment.PRESETS],
+)
+def test_json_and_back(compose):
+    """What a description says survives JSON, every parameter of it."""
+    text = json.dumps(compose.as_dict())
+    assert augment.from_dict(json.loads(text)) == compose
+
+
+def test_descriptions_are_frozen():
+    """Nobody changes what a loader is at work with."""
+    for step in EACH:
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            step.p = 0.1
+
+
+@pytest.mark.parametrize("step", EACH, ids=lambda step: type(step).__name__)
+def test_what_is_drawn_lies_in_its_range(step):
+    """Ranges are met from end to end, and `p` is how often it happens."""
+    uniforms = np.random.default_rng(0).random((4000, step.draws))
+    uniforms[0], uniforms[1] = 0, np.nextafter(1, 0)
+    values = step.draw(uniforms)
+    assert abs(values["on"].mean() - step.p) < 0.03
+    for name, drawn in values.items():
+        limits = getattr(step, name, None)
+        if isinstance(limits, tuple):
+            least, most = limits
+            assert drawn.min() == least
+            assert least <= drawn.max() <= most
+            assert drawn.max() == pytest.approx(most)
+    for name in ("across", "down"):
+        assert values.get(name, np.zeros(1)).min() >= 0
+        assert values.get(name, np.zeros(1)).max() < 1
+    if isinstance(step, Rot90):
+        assert set(values["quarters"].tolist()) == {1, 2, 3}
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (lambda: Affine(rotate=(15, -15)), r"Affine: rotate is \(15, -15\), .* first"),
+        (lambda: Affine(scale=0), "Affine: scale is 0, expected 0.001 to 1000"),
+        (lambda: Affine(scale=(-1, 1)), "Affine: scale is -1"),
+        (lambda: Affine(shear=90), "Affine: shear is 90, expected -80 to 80"),
+        (lambda: Affine(rotate=(1, 2, 3)), "expected a number or two"),
+        (lambda: Affine(rotate="left"), "Affine: rotate is 'left', expected a number"),
+        (lambda: Affine(rotate=np.nan), "Affine: rotate is nan, expected finite"),
+        (lambda: Flip(p=1.5), "Flip: p is 1.5, expected 0 to 1"),
+        (lambda: Flip(p=-0.1), "Flip: p is -0.1"),
+        (lambda: Flip(axis="x"), "Flip: axis is 'x', expected one of 'horizontal'"),
+        (lambda: Elastic(magnitude=16), "magnitude is 16, expected 0 to 15.36"),
+        (lambda: Elastic(spacing=1), "Elastic: spacing is 1"),
+        (lambda: Crop(size=0), "Crop: size is 0, expected at least 1"),
+        (lambda: Crop(size=(1, 2, 3)), "expected .height, width"),
+        (lambda: Crop(size=4, margin=-1), "Crop: margin is -1"),
+        (lambda: Crop(size=4, p=0.5), "Crop: p is 0.5, expected 1"),
+        (lambda: Resample(spacing_mm=0), "Resample: spacing_mm is 0"),
+        (lambda: Resample(spacing_mm=(1, 1, 1)), "expected two numbers"),
+        (lambda: Gamma(gamma=0), "Gamma: gamma is 0"),
+        (lambda: Contrast(factor=-1), "Contrast: factor is -1, expected at least 0"),
+        (lambda: Noise(std=(0, -1)), "Noise: std is -1"),
+        (lambda: Noise(kind="poisson"), "Noise: kind is 'poisson'"),
+        (lambda: LowResolution(factor=2), "LowResolution: factor is 2"),
+        (lambda: Custom(function=3), "Custom: function is 3"),
+        (lambda: Custom(function=print).as_dict(), "cannot be described in JSON"),
+        (lambda: Compose([3]), "3 is no transform"),
+        (lambda: Compose([Elastic(), Elastic()]), "two Elastic given"),
+        (lambda: Compose([], interpolation="cubical"), "did you mean 'cubic'"),
+        (lambda: Compose([], border="mirror"), "Compose: border is 'mirror'"),
+        (lambda: augment.as_compose("standart"), "did you mean 'standard'"),
+        (lambda: augment.as_compose(3), "augment is 3, expected a Compose"),
+        (lambda: augment.from_dict({"transforms": [{"name": "Flop"}]}), "'Flip'"),
+        (lambda: augment.from_dict({"transforms": [{}]}), "describes no Compose"),
+        (lambda: augment.from_dict([1]), "describes no Compose"),
+        (
+            lambda: augment.from_dict({"transforms": [{"name": "Flip", "ax": 1}]}),
+            "unexpected keyword argument 'ax'",
+        ),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(make, text):
+    """The error names the transform, the parameter and what was expected."""
+    with pytest.raises(OptionError, match=text):
+        make()
