@@ -5,7 +5,7 @@ from contextlib import closing
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from fastseg import __version__
 from fastseg.dicom import MAX_PIXEL_BYTES
@@ -24,8 +24,8 @@ from fastseg.raster import Rules
 from fastseg.store import compression, layout
 from fastseg.store.packed import CompressedPartial
 from fastseg.store.partial import Partial, Work, remove_work, sole_builder
-from fastseg.store.reader import Store, open_store
-from fastseg.store.records import Record
+from fastseg.store.reader import open_store
+from fastseg.store.records import Record, unpack_facts
 from fastseg.store.reuse import Finished
 
 
@@ -101,10 +101,10 @@ def build(
         work = _Build(
             table, target, rules, workers, max_pixel_bytes, compress, progress
         )
-        store = work.run()
+        fingerprint = work.run()
     rejects = tuple(dict.fromkeys(work.rejects))
     listed = save_rejects(output, rejects)
-    if store is None:
+    if fingerprint is None:
         raise NothingBuiltError(
             f"nothing to build: {len(rejects)} rejected, see {listed}"
             if rejects
@@ -119,17 +119,16 @@ def build(
         )
     return BuildReport(
         path=target,
-        samples=len(store),
+        samples=work.samples,
         kept=work.kept,
         links=work.drawn,
         rejects=rejects,
         off_image=tuple(work.off_image),
-        fingerprint=store.fingerprint,
+        fingerprint=fingerprint,
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Outcome:
+class _Outcome(NamedTuple):
     """What became of an item: a record of what is stored, None if nothing is."""
 
     record: Record | None
@@ -161,12 +160,12 @@ class _Build:
         self.older = self._find_older()
         self.rejects = list(table.rejects)
         self.off_image: list[str] = []
-        self.kept = self.drawn = 0
+        self.samples = self.kept = self.drawn = 0
         # Made by this build: what a second pass takes over was not there before.
         self.made: set[int] = set()
 
-    def run(self) -> Store | None:
-        """Build, and return the store; None if there is nothing to build."""
+    def run(self) -> str | None:
+        """Build, and return the fingerprint; None if there is nothing to build."""
         planned, rejects = plan_build(
             self.table,
             self.maker.paths,
@@ -177,7 +176,8 @@ class _Build:
         self.rejects += rejects
         if self.older is not None and self._is_up_to_date(self.older, planned):
             remove_work(self.target)
-            return self.older.store
+            self.samples = len(self.older.store)
+            return self.older.store.fingerprint
         # A header may promise more than its file holds. What fails now is left out and
         # the store begun again; what is finished is taken over, not made again.
         while planned:
@@ -192,8 +192,8 @@ class _Build:
                 failed = self._fill(partial, planned)
                 if not failed:
                     self.older = None  # Windows replaces no file that is mapped
-                    partial.publish()
-                    return open_store(self.target)
+                    self.samples = len(planned)
+                    return partial.publish()
             planned = [item for k, item in enumerate(planned) if k not in failed]
         remove_work(self.target)
         return None
@@ -219,10 +219,10 @@ class _Build:
                     partial.add(k, outcome.record)
                     if not outcome.kept:
                         self.made.add(planned[k].hash)
-                    facts = outcome.record.facts
-                    labelled, pixels = facts["labelled"], facts["pixels"]
-                    kept = planned[k].hash not in self.made
-                    self._count(planned[k], labelled, pixels, kept)
+                    self.kept += planned[k].hash not in self.made
+                    if outcome.record.rings:
+                        (facts,) = unpack_facts([outcome.record], self.maker.classes)
+                        self._count(planned[k], facts["labelled"], facts["pixels"])
         return failed
 
     def _make(
@@ -244,13 +244,13 @@ class _Build:
                         links=0 if material.rejects else item.hash,
                         stamps=material.stamps,
                     )
-                    record = partial.write(k, record, *pixels)
+                    record = record._replace(places=partial.write(k, *pixels))
                     return _Outcome(record=record, rejects=material.rejects, kept=True)
             image = self.maker.decode(item, material)
         except Refusal as exc:
             return _Outcome(record=None, rejects=exc.rejects)
         record, mask = self.maker.make(item, material, image)
-        record = partial.write(k, record, image.pixels, mask)
+        record = record._replace(places=partial.write(k, image.pixels, mask))
         return _Outcome(record=record, rejects=material.rejects)
 
     def _find_older(self) -> Finished | None:
@@ -303,16 +303,16 @@ class _Build:
                     found.append(index)
                     items = older.store.items
                     labelled, pixels = items["labelled"][index], items["pixels"][index]
-                    self._count(item, labelled, pixels, kept=True)
+                    self.kept += 1
+                    self._count(item, labelled, pixels)
                 rejects += rejected
         if found != list(range(len(older.store))):
             return False
         self.rejects += rejects
         return True
 
-    def _count(self, item: Planned, labelled: Any, pixels: Any, kept: bool) -> None:
-        """Count an item of the store for the report."""
-        self.kept += kept
+    def _count(self, item: Planned, labelled: Any, pixels: Any) -> None:
+        """Count the contours of an item of the store for the report."""
         bits = int(labelled)
         if not bits:
             return

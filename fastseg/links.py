@@ -1,8 +1,10 @@
 """LinkTable: which contour belongs to which image, and what did not fit."""
 
 import csv
+import errno
 import os
 import re
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -10,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from fastseg.errors import LinkError, PathError
+from fastseg.files import NO_LINK, READ_ONLY
 
 StrPath = str | os.PathLike[str]
 
@@ -49,6 +52,8 @@ class Link:
 
 
 COLUMNS = tuple(field.name for field in fields(Link))
+# Columns in which most rows have one of few texts: each is kept once.
+SHARED = {"patient", "label", "format", "root"}
 REQUIRED = ("patient", "dicom_path", "contour_path", "label")
 
 
@@ -155,6 +160,22 @@ class Paths:
             )
         return real
 
+    def open(self, path: str, root: str) -> int:
+        """Open a file to read; raise OSError, or PathError as `resolve` does.
+
+        Where the system tells links from files when it opens them, `resolve` does not
+        have to look first.
+        """
+        folder, slash, name = path.rpartition("/")
+        home, inside = self._folder(folder + slash, root)
+        if NO_LINK and inside and name not in ("", ".", ".."):
+            try:
+                return os.open(f"{home}{os.sep}{name}", READ_ONLY | NO_LINK)
+            except OSError as exc:
+                if exc.errno not in (errno.ELOOP, errno.EMLINK):
+                    raise
+        return os.open(self.resolve(path, root), READ_ONLY)
+
     def _folder(self, folder: str, root: str) -> tuple[str, bool]:
         """Return the real path of a folder and whether it lies in the root."""
         if (folder, root) not in self._folders:
@@ -183,13 +204,14 @@ def sort_key(link: Link) -> tuple[object, ...]:
     )
 
 
-def natural_key(text: str) -> tuple[tuple[int, int, str, int], ...]:
+def natural_key(text: str) -> str:
     """Return a sort key in which runs of digits compare as numbers."""
-    # A number is compared by its digits: of equal length, they sort as it does.
-    return tuple(
-        (0, len(run.lstrip("0")), run.lstrip("0"), len(run))
+    # A number is compared by its digits: of equal length, they sort as it does. One
+    # text takes a seventh of the memory of nested tuples that say the same.
+    return "".join(
+        f"\1{chr(len(run.lstrip('0')))}{run.lstrip('0')}{chr(len(run))}"
         if run[0] in "0123456789"
-        else (1, 0, run, 0)
+        else f"\2{run}\0"
         for run in re.findall(r"[0-9]+|[^0-9]+", text)
     )
 
@@ -264,6 +286,8 @@ def save_rejects(output: StrPath, rejects: Iterable[Reject]) -> Path | None:
 
 def _parse_row(row: Mapping[str, str]) -> Link:
     values = {name: row[name] for name in COLUMNS if row.get(name)}
+    for name in SHARED & values.keys():
+        values[name] = sys.intern(values[name])
     for name in ("patient", "dicom_path"):
         if name not in values:
             raise LinkError(f"the field {name} is empty")

@@ -1,12 +1,12 @@
 """One item of a store: what it is made from, and how."""
 
+import struct
 import threading
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from fractions import Fraction
 from functools import cache
 from math import ceil, nan, sqrt
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,22 +16,21 @@ from fastseg import dicom, sources
 from fastseg._kernels import tone
 from fastseg.dicom import Image
 from fastseg.errors import ContourError, DicomError, LinkError
-from fastseg.files import Stamp, read_file, stamp_of
+from fastseg.files import Stamp, read_file, read_handle, stamp_of
 from fastseg.links import Paths, Reject, reason_of
 from fastseg.planning import Planned, Refusal, hash_links, within_root
 from fastseg.raster import Rules, draw_rings, join_rings, shift_origin
 from fastseg.store import layout
-from fastseg.store.layout import Bucket
 from fastseg.store.records import Record, Rings, Source, pack_facts
 
 # Order statistics are counted up to this range of values and sorted beyond it.
 WIDEST_COUNT = 2**17
 # No file of contours is longer; the largest known has 10 MB.
 MAX_CONTOUR_BYTES = 2**30
+NO_POINTS = np.empty((0, 2))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Contour:
+class Contour(NamedTuple):
     """The rings of one class, as their file has them, and their place in `sources`."""
 
     bit: int
@@ -39,8 +38,7 @@ class Contour:
     rings: list[NDArray[np.float64]]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Material:
+class Material(NamedTuple):
     """What an item is made from: read, and nothing done to it yet.
 
     data    : content of the image's file
@@ -68,6 +66,8 @@ class Maker:
         self.max_pixel_bytes = max_pixel_bytes
         self.classes = tuple(classes)
         self._masks = layout.mask_dtype(classes)
+        self._no_pixels = [0] * len(classes), [0] * 4 * len(classes)
+        self._most = max_pixel_bytes + dicom.MAX_OTHER_BYTES
         self._last = threading.local()
 
     def stamps(self, item: Planned) -> tuple[Stamp, ...] | None:
@@ -84,8 +84,7 @@ class Maker:
         """Read the files of an item, or raise Refusal."""
         link = item.links[0]
         try:
-            path = self.paths.resolve(link.dicom_path, link.root)
-            data, stamp = self._read_image(path, link.frame)
+            data, stamp = self._read_image(item)
         except (LinkError, OSError) as exc:
             reason = reason_of(exc, link.dicom_path)
             raise Refusal(item.links, reason, ()) from None
@@ -97,8 +96,8 @@ class Maker:
             if not other.contour_path:
                 continue
             try:
-                path = self.paths.resolve(other.contour_path, other.root)
-                text, stamp = read_file(path, MAX_CONTOUR_BYTES)
+                handle = self.paths.open(other.contour_path, other.root)
+                text, stamp = read_handle(handle, MAX_CONTOUR_BYTES)
                 stamps.append(stamp)
                 source = _source(within_root(other.contour_path, other), text)
                 alike = labels.count(other.label)
@@ -131,27 +130,33 @@ class Maker:
             hash=_hash_inputs(hash_links(used) if rejects else item.hash, found),
         )
 
-    def _read_image(self, path: str, frame: int) -> tuple[bytes, Stamp]:
+    def _read_image(self, item: Planned) -> tuple[bytes, Stamp]:
+        link = item.links[0]
+        if item.common and item.common.frames == 1:
+            return read_handle(self.paths.open(link.dicom_path, link.root), self._most)
         # The frames of a file come one after another, and the file may be large.
+        path = self.paths.resolve(link.dicom_path, link.root)
         last = getattr(self._last, "file", None)
-        if frame and last and last[0] == path and last[2] == stamp_of(path):
-            _, data, stamp = last
-            return data, stamp
-        data, stamp = read_file(path, self.max_pixel_bytes + dicom.MAX_OTHER_BYTES)
-        self._last.file = path, data, stamp
+        if last is None or last[0] != path or last[2] != stamp_of(path):
+            self._last.file = path, *read_file(path, self._most)
+        _, data, stamp = self._last.file
         return data, stamp
 
     def decode(self, item: Planned, material: Material) -> Image:
         """Return the pixels of an item, or raise Refusal."""
-        link = item.links[0]
+        link, start = item.links[0], None
+        if item.common:
+            start = dicom.Start.unpack(item.common, item.start, material.data)
         try:
             image = dicom.decode(
                 material.data,
                 link.dicom_path,
                 link.frame,
                 max_pixel_bytes=self.max_pixel_bytes,
+                start=start,
             )
-            if Bucket(image.pixels.shape, image.pixels.dtype) != item.bucket:
+            found, planned = image.pixels, item.bucket
+            if found.shape != planned.shape or found.dtype != planned.dtype:
                 raise DicomError("has changed while the store was built; build again")
         except (DicomError, ImportError) as exc:
             reason = reason_of(exc, link.dicom_path)
@@ -164,16 +169,11 @@ class Maker:
         material: Material,
         image: Image,
     ) -> tuple[Record, NDArray[Any] | None]:
-        """Draw the contours and measure all; return a record and the mask, if any."""
+        """Draw the contours and measure all; return a record and the mask, if any.
+
+        The record has no places yet.
+        """
         link, header, pixels = item.links[0], image.header, image.pixels
-        mask = self._draw(material.contours, pixels.shape)
-        # Stored in the frame in which pixel centres are integers.
-        moved = [
-            shift_origin(ring, self.rules.origin)
-            for contour in material.contours
-            for ring in contour.rings
-        ]
-        points = np.concatenate([*moved, np.empty((0, 2))])
         slope, intercept = header.value_map
         facts = {
             "instance": _or(header.instance, -1),
@@ -182,16 +182,15 @@ class Maker:
             "slope": slope,
             "intercept": intercept,
             "window": _or(header.value_window, (nan, nan)),
-            **_statistics(pixels),
-            **self._measure(mask, pixels.shape),
-            "labelled": sum(1 << contour.bit for contour in material.contours),
             "image_xxh3": xxh3_64_intdigest(pixels.data),
-            "contour_xxh3": xxh3_64_intdigest(points.data),
             "inputs_xxh3": material.hash,
         }
+        _measure_values(pixels, facts)
+        mask, points = self._draw(material.contours, pixels.shape, facts)
         record = Record(
             # An item that lost a contour is looked at again, so that its loss is told.
             links=0 if material.rejects else item.hash,
+            places=(),
             stamps=material.stamps,
             patient=link.patient,
             series=header.series,
@@ -206,31 +205,39 @@ class Maker:
         return record, mask
 
     def _draw(
-        self, contours: list[Contour], shape: tuple[int, ...]
-    ) -> NDArray[Any] | None:
+        self, contours: list[Contour], shape: tuple[int, ...], facts: dict[str, Any]
+    ) -> tuple[NDArray[Any] | None, NDArray[np.float64]]:
+        """Return mask and vertices, and add their facts."""
+        facts["labelled"] = sum(1 << contour.bit for contour in contours)
         if not contours:
-            return None
+            facts["pixels"], facts["bbox"] = self._no_pixels
+            size = shape[0] * shape[1] * self._masks.itemsize
+            facts["mask_xxh3"] = _hash_of_zeros(size)
+            facts["contour_xxh3"] = _hash_of_zeros(0)
+            return None, NO_POINTS
         mask = np.zeros(shape, self._masks)
         for contour in contours:
             draw_rings(*join_rings(contour.rings), mask, contour.bit, self.rules)
-        return mask
-
-    def _measure(
-        self, mask: NDArray[Any] | None, shape: tuple[int, ...]
-    ) -> dict[str, Any]:
         pixels = np.zeros(len(self.classes), np.int64)
         boxes = np.zeros((len(self.classes), 4), np.int64)
-        if mask is None:
-            digest = _hash_of_zeros(shape[0] * shape[1] * self._masks.itemsize)
-        else:
-            tone.measure_classes(mask, pixels, boxes)
-            digest = xxh3_64_intdigest(mask.data)
-        return {"pixels": pixels, "bbox": boxes, "mask_xxh3": digest}
+        tone.measure_classes(mask, pixels, boxes)
+        # Stored in the frame in which pixel centres are integers.
+        points = np.concatenate(
+            [
+                shift_origin(ring, self.rules.origin)
+                for contour in contours
+                for ring in contour.rings
+            ]
+        )
+        facts["pixels"], facts["bbox"] = pixels.tolist(), boxes.ravel().tolist()
+        facts["mask_xxh3"] = xxh3_64_intdigest(mask.data)
+        facts["contour_xxh3"] = xxh3_64_intdigest(points.data)
+        return mask, points
 
 
 def _hash_inputs(links: int, files: Sequence[Source]) -> int:
-    sums = b"".join(file.xxh3.to_bytes(8) for file in files)
-    return xxh3_64_intdigest(links.to_bytes(8) + sums)
+    sums = [file.xxh3 for file in files]
+    return xxh3_64_intdigest(struct.pack(f">Q{len(sums)}Q", links, *sums))
 
 
 def _source(path: str, data: bytes) -> Source:
@@ -242,30 +249,25 @@ def _hash_of_zeros(size: int) -> int:
     return xxh3_64_intdigest(bytes(size))
 
 
-def _statistics(image: NDArray[Any]) -> Mapping[str, Any]:
-    """Return the statistics columns of stored values, exact before the last rounding.
+def _measure_values(image: NDArray[Any], facts: dict[str, Any]) -> None:
+    """Add the statistics of stored values, exact before the last rounding.
 
     Sums are whole numbers, so they depend on neither order nor machine.
     """
-    least, greatest = tone.range_of_values(image)
     ranks = _percentile_ranks(image.size)
-    if greatest - least < WIDEST_COUNT:
-        percentiles = np.empty(len(ranks))
-        sums = tone.count_values(image, least, greatest, ranks, percentiles)
-    else:
-        sums = tone.sum_values(image)
+    percentiles = np.empty(len(ranks))
+    counted, least, greatest, total, high, low = tone.measure_values(
+        image, WIDEST_COUNT, ranks, percentiles
+    )
+    if not counted:
         percentiles = np.partition(image, ranks, axis=None)[ranks].astype(np.float64)
-    total, high, low = map(int, sums)
     count, squares = image.size, (high << 32) + low
     # Python divides whole numbers of any size as exactly as a float can tell.
     variance = (count * squares - total * total) / (count * count)
-    return {
-        "mean": total / count,
-        "std": sqrt(variance),
-        "min": float(least),
-        "max": float(greatest),
-        "percentiles": percentiles,
-    }
+    facts["mean"] = total / count
+    facts["std"] = sqrt(variance)
+    facts["min"], facts["max"] = float(least), float(greatest)
+    facts["percentiles"] = percentiles.tolist()
 
 
 @cache

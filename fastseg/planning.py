@@ -3,29 +3,32 @@
 import posixpath
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from xxhash import xxh3_64_intdigest
 
 from fastseg import dicom
 from fastseg.errors import DicomError, LinkError
-from fastseg.files import stamp_of
+from fastseg.files import read_start
 from fastseg.links import Link, LinkTable, Paths, Reject, reason_of
 from fastseg.progress import Progress, in_order
 from fastseg.store.layout import Bucket
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Planned:
+class Planned(NamedTuple):
     """An image that is to be built.
 
     links : all its rows of the table
     hash  : XXH3-64 of them, with paths relative to the data set's root
+    start, common : how the image's file starts, packed, see `dicom.Start`; common is
+        None where pydicom has to read it
     """
 
     links: tuple[Link, ...]
     hash: int
     bucket: Bucket
+    start: bytes
+    common: dicom.Header | None
 
     def files(self) -> list[tuple[Link, str]]:
         """Return the image's file and those of the contours, each with its link."""
@@ -70,17 +73,23 @@ def plan_build(
     groups: dict[tuple[str, int], list[Link]] = defaultdict(list)
     for link in table.links:
         groups[link.dicom_path, link.frame].append(link)
-    buckets: dict[Bucket, Bucket] = {}
+    buckets: dict[tuple[Any, ...], Bucket] = {}
 
     def look(links: list[Link]) -> Planned | list[Reject]:
         try:
-            bucket = _find_bucket(links, paths, max_pixel_bytes)
+            header, start = _look_at(links, paths, max_pixel_bytes)
         except Refusal as exc:
             return exc.rejects
+        key = header.rows, header.columns, header.dtype
+        bucket = buckets.get(key)
+        if bucket is None:
+            bucket = buckets.setdefault(key, Bucket(key[:2], header.dtype))
         return Planned(
             links=tuple(links),
             hash=hash_links(links),
-            bucket=buckets.setdefault(bucket, bucket),
+            bucket=bucket,
+            start=start,
+            common=header if start else None,
         )
 
     planned: list[Planned] = []
@@ -104,20 +113,28 @@ def within_root(path: str, link: Link) -> str:
     return posixpath.relpath(path, link.root)
 
 
-def _find_bucket(links: list[Link], paths: Paths, max_pixel_bytes: int) -> Bucket:
+def _look_at(
+    links: list[Link], paths: Paths, max_pixel_bytes: int
+) -> tuple[dicom.Header, bytes]:
+    """Return `common` and packed start of an image's file, or its header and b""."""
     link = links[0]
-    file = link.dicom_path
+    file, start = link.dicom_path, None
     try:
-        file = paths.resolve(link.dicom_path, link.root)
-        patients = {other.patient for other in links}
-        if len(patients) > 1:
+        patients = {other.patient for other in links[1:]} - {link.patient}
+        if patients:
+            patients.add(link.patient)
             raise LinkError(f"is linked to several patients: {sorted(patients)}")
-        stamp_of(file)
-        header = dicom.read_header(file)
+        data = read_start(paths.open(file, link.root), dicom.FIRST_PIECE)
+        start = dicom.look(data)
+        if start:
+            header = start.common
+        else:
+            file = paths.resolve(file, link.root)
+            header = dicom.read_header(file)
         dicom.check_request(header, link.frame, max_pixel_bytes, file)
     except (DicomError, LinkError, OSError) as exc:
         raise Refusal(links, reason_of(exc, file, link.dicom_path), ()) from None
-    return Bucket((header.rows, header.columns), header.dtype)
+    return header, start.pack(data) if start else b""
 
 
 def hash_links(links: Iterable[Link]) -> int:

@@ -325,7 +325,7 @@ def compare(data, frame=0):
     ours = {
         "decode": outcome(plain.decode, data, name, *more),
         "read_image": outcome(plain.read_image, File(data), name, *more),
-        "read_header": outcome(plain.read_header, File(data), name),
+        "read_header": outcome(plain.read_header, File(data)),
     }
     ours = {kind: result for kind, result in ours.items() if result is not None}
     image = header = None

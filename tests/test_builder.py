@@ -197,6 +197,7 @@ draw = np.random.default_rng(0).integers
 HUGE = {
     "unsigned": draw(2**32, size=(41, 37), dtype=np.uint32),
     "signed": draw(-(2**31), 2**31, (40, 50), np.int32),
+    "many": np.full((725, 725), 5, np.uint16),  # more than 16 bits can count
     "constant": np.full((40, 40), 2**32 - 1, np.uint32),
     "extremes": np.where(np.eye(64) > 0, np.int32(-(2**31)), np.int32(2**31 - 1)),
     "narrow": np.arange(2**32 - 40_000, 2**32, dtype=np.uint32).reshape(200, 200),
@@ -375,3 +376,24 @@ def test_the_budget_is_an_option(study, tmp_path):
 def pixels(study, link):
     header = pydicom.dcmread(study / link.dicom_path, stop_before_pixels=True)
     return header.Rows * header.Columns
+
+
+@pytest.mark.parametrize("keyword", ["InstanceNumber", "WindowWidth", "RescaleSlope"])
+def test_a_header_that_changes_after_the_plan_is_read_again(study, tmp_path, keyword):
+    """What the plan was made from is not taken for what the file says now."""
+    table = fastseg.link(study)
+    dataset = pydicom.dcmread(study / SECOND)
+    setattr(dataset, keyword, 3)
+    dataset.save_as(study / SECOND, enforce_file_format=True)
+    dataset = pydicom.dcmread(study / SECOND)
+    setattr(dataset, keyword, 4)
+    dataset.save_as(tmp_path / "other.dcm", enforce_file_format=True)
+    assert (study / SECOND).stat().st_size == (tmp_path / "other.dcm").stat().st_size
+
+    def change(items, label, total):
+        yield from items
+        if label == "check":
+            shutil.copy(tmp_path / "other.dcm", study / SECOND)
+
+    facts = build(table, tmp_path / "s.h5", progress=change)[1].facts
+    assert 4 in (facts["instance"], facts["window"][1], facts["slope"])

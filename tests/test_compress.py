@@ -464,7 +464,9 @@ def test_the_loader_names_a_damaged_sample(copy):
         StoreError, match="image of sample 4 cannot be decomp"
     ) as caught:
         list(loader)
-    assert "batch 2 of epoch 0 from samples [4, 5]" in caught.value.__notes__[0]
+    note = caught.value.__notes__[0]
+    assert "while making sample 4 (patient" in note
+    assert "for batch 2 of epoch 0" in note
 
 
 def test_a_compressed_store_is_sound(small, sample_study):

@@ -14,6 +14,7 @@ import pytest
 
 import fastseg
 from fastseg.errors import BuildError
+from fastseg.store import records
 from tests.conftest import PROJECT
 
 SUFFIXES = (".partial", ".partial.journal")
@@ -91,9 +92,12 @@ def test_damaged_leftovers_do_no_harm(stopped, suffix, damage):
     assert leftovers(output) == set()
 
 
-def test_a_torn_journal_is_cut_at_its_last_whole_record(stopped):
+def test_a_torn_journal_is_cut_at_its_last_whole_frame(study, tmp_path, monkeypatch):
     """Cut anywhere, it gives back the records before the cut and no other."""
-    table, output, whole = stopped
+    monkeypatch.setattr(records, "FRAME_RECORDS", 3)
+    table, output = fastseg.link(study), tmp_path / "o.h5"
+    whole = fastseg.build(table, tmp_path / "whole.h5").path.read_bytes()
+    stop_halfway(table, output)
     journal = Path(f"{output}.partial.journal")
     saved = {suffix: Path(f"{output}{suffix}").read_bytes() for suffix in SUFFIXES}
     kept = []

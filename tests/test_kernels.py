@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.testing import assert_array_equal
 
-from fastseg._kernels import decimals, gather, shuffle, tone
+from fastseg._kernels import decimals, gather, shuffle, stream, tone
 
 pytestmark = pytest.mark.kernel
 
@@ -45,15 +45,15 @@ ROWS = np.array([-1, 2, -1, 0])
 PLACES = [(1, 2), (3, 0)]  # slot and row
 
 
-@given(stacks(image_dtypes), sides, sides)
-def test_images_are_scaled_and_placed(images, height, width):
+@given(stacks(image_dtypes), sides, sides, st.booleans())
+def test_images_are_scaled_and_placed(images, height, width, streams):
     """Every cell of the listed slots is filled as numpy does it; others are left."""
     out = stale((4, height, width), np.float32)
     half = out.astype(np.uint16)
     shift, gain = np.array([[0, 3, 0, -1], [0, 0.5, 0, -2]], np.float32)
     low, high, pad = np.float32(-100), np.float32(100), np.float32(-7)
-    gather.gather_images(images, ROWS, shift, gain, low, high, pad, out)
-    gather.gather_half_images(images, ROWS, shift, gain, low, high, pad, half)
+    gather.gather_images(images, ROWS, shift, gain, low, high, pad, streams, out)
+    gather.gather_half_images(images, ROWS, shift, gain, low, high, pad, streams, half)
     for slot, row in PLACES:
         scaled = (images[row].astype(np.float32) - shift[slot]) * gain[slot]
         expected = place(np.clip(scaled, low, high), (height, width), np.float32(-7))
@@ -80,28 +80,28 @@ def test_halves_are_the_nearest():
     none, one = np.zeros(1, np.float32), np.ones(1, np.float32)
     low, high = np.float32(-np.inf), np.float32(np.inf)
     gather.gather_half_images(
-        values[None, None], np.array([0]), none, one, low, high, low, out
+        values[None, None], np.array([0]), none, one, low, high, low, True, out
     )
     assert_array_equal(out[0, 0], expected)
 
 
-@given(stacks(mask_dtypes), sides, sides)
-def test_bits_are_copied_and_placed(masks, height, width):
+@given(stacks(mask_dtypes), sides, sides, st.booleans())
+def test_bits_are_copied_and_placed(masks, height, width, streams):
     """Bit fields arrive unchanged, with zeros around them."""
     out = stale((4, height, width), masks.dtype)
-    gather.gather_values(masks, ROWS, masks.dtype.type(0), out)
+    gather.gather_values(masks, ROWS, masks.dtype.type(0), streams, out)
     for slot, row in PLACES:
         assert_array_equal(out[slot], place(masks[row], (height, width), 0))
     assert (out[[0, 2]] == 77).all()
 
 
-@given(stacks(mask_dtypes), sides, sides, st.data())
-def test_classes_become_channels(masks, height, width, data):
+@given(stacks(mask_dtypes), sides, sides, st.booleans(), st.data())
+def test_classes_become_channels(masks, height, width, streams, data):
     """Channel c is 1 where bit classes[c] is set and 0 elsewhere."""
     bit = st.integers(0, 8 * masks.dtype.itemsize - 1)
     classes = np.array(data.draw(st.lists(bit, min_size=1, max_size=3)))
     out = stale((4, len(classes), height, width), np.uint8)
-    gather.gather_classes(masks, ROWS, classes, out)
+    gather.gather_classes(masks, ROWS, classes, streams, out)
     for slot, row in PLACES:
         for c, k in enumerate(classes.tolist()):
             expected = (masks[row] >> masks.dtype.type(k)) & masks.dtype.type(1)
@@ -109,17 +109,34 @@ def test_classes_become_channels(masks, height, width, data):
     assert (out[[0, 2]] == 77).all()
 
 
-@given(stacks(mask_dtypes), sides, sides, st.permutations(range(8)))
-def test_labels_show_the_class_on_top(masks, height, width, priority):
+@given(stacks(mask_dtypes), sides, sides, st.booleans(), st.permutations(range(8)))
+def test_labels_show_the_class_on_top(masks, height, width, streams, priority):
     """A pixel's label is that of the first class in priority that covers it."""
     out = stale((4, height, width), np.uint8)
-    gather.gather_labels(masks, ROWS, np.array(priority), out)
+    gather.gather_labels(masks, ROWS, np.array(priority), streams, out)
     for slot, row in PLACES:
         expected = np.zeros(masks.shape[1:], np.uint8)
         for k in reversed(priority):
             one = masks.dtype.type(1)
             expected[(masks[row] >> masks.dtype.type(k)) & one == 1] = k + 1
         assert_array_equal(out[slot], place(expected, (height, width), 0))
+
+
+@given(
+    st.sampled_from([np.uint8, np.uint16, np.float32, np.uint64]),
+    st.integers(0, 300),
+    st.integers(0, 100),
+    st.booleans(),
+)
+def test_lines_are_put_in_their_place(dtype, count, start, streams):
+    """Whatever the alignment, just these cells are written, with these values."""
+    values = np.arange(1, 301).astype(dtype)
+    cells = stale(500, dtype)
+    stream.put(values, count, cells, start, streams)
+    stream.settle()
+    expected = stale(500, dtype)
+    expected[start : start + count] = values[:count]
+    assert_array_equal(cells, expected)
 
 
 @given(sides, sides)

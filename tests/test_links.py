@@ -4,6 +4,7 @@ import csv
 import itertools
 import shutil
 from dataclasses import replace
+from io import FileIO
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,12 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 import fastseg
-from fastseg.errors import LinkError
+from fastseg.errors import LinkError, PathError
 from fastseg.links import (
     COLUMNS,
     Link,
     LinkTable,
+    Paths,
     Reject,
     natural_key,
     rejects_path,
@@ -286,6 +288,8 @@ def test_symbolic_links_do_not_lead_out_of_the_root(tmp_path, door, column):
     (reject,) = loaded.rejects
     assert reject[:2] == (str(path), 2)
     assert f"{door} leads outside its root" in reject.reason
+    with pytest.raises(PathError, match="leads outside its root"):
+        Paths(base).open(door, ".")
 
 
 def test_symbolic_links_inside_the_root_are_followed(tmp_path):
@@ -300,6 +304,10 @@ def test_symbolic_links_inside_the_root_are_followed(tmp_path):
     loaded = LinkTable.load(write(tmp_path / "base" / "t.csv", *rows))
     assert loaded.rejects == ()
     assert {link.dicom_path for link in loaded.links} == set(paths)
+    (tmp_path / "real" / "a" / "x.dcm").write_bytes(b"content")
+    for path in paths:
+        with FileIO(Paths(tmp_path / "base").open(path, ".")) as file:
+            assert file.read() == b"content"
 
 
 names = st.text("0123459ab./-٣²", max_size=8)

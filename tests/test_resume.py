@@ -15,6 +15,7 @@ import pytest
 import fastseg
 from fastseg.errors import BuildError, FileChangedError, RejectedWarning
 from fastseg.files import read_file
+from fastseg.store import records
 from fastseg.store.records import FRAME
 from tests.conftest import PROJECT
 
@@ -241,8 +242,10 @@ def test_death_after_a_bad_image_keeps_the_rest(study, table, output, tmp_path):
     assert output.read_bytes() == path.read_bytes()
 
 
-def test_no_flipped_bit_of_a_journal_does_harm(table, whole, output):
+@pytest.mark.parametrize("size", [1, 4])
+def test_no_flipped_bit_of_a_journal_does_harm(table, whole, output, monkeypatch, size):
     """What is behind a damaged length or checksum is made again, the rest kept."""
+    monkeypatch.setattr(records, "FRAME_RECORDS", size)
     stop_build(table, output, 9)
     data = beside(output, ".journal").read_bytes()
     pixels = beside(output).read_bytes()
@@ -250,14 +253,16 @@ def test_no_flipped_bit_of_a_journal_does_harm(table, whole, output):
     while place < len(data):
         places.append(place)
         place += FRAME.size + FRAME.unpack_from(data, place)[0]
-    assert len(places) == 1 + 9  # the rules, then an item each
-    for number in (0, 1, 5):
+    frames = -(-9 // size)
+    assert len(places) == 1 + frames  # the rules, then the items
+    for number in {0, 1, frames // 2, frames}:
         for bit in range(0, 8 * FRAME.size, 5):
             damaged = bytearray(data)
             damaged[places[number] + bit // 8] ^= 1 << bit % 8
             beside(output, ".journal").write_bytes(damaged)
             beside(output).write_bytes(pixels)
-            assert fastseg.build(table, output).kept == max(number - 1, 0)
+            kept = max(number - 1, 0) * size
+            assert fastseg.build(table, output).kept == kept
             assert output.read_bytes() == whole
             output.unlink()
 

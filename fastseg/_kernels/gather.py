@@ -1,7 +1,8 @@
 """Samples to a batch: one pass from the map into place.
 
-Inner loops run over slices of rows, indexed from 0: compilers turn only such loops
-into vector instructions.
+Inner loops run over slices, indexed from 0: compilers turn only such loops into vector
+instructions. What they make stands in a short line first, which is then put into its
+place, past the caches if it is told so.
 
 All kernels take samples of one stack, an array (n, H, W): sample rows[j] of it goes
 to out[j] and fills every cell; where rows[j] is negative, out[j] belongs to another
@@ -13,6 +14,7 @@ rounded towards the top left.
 import numpy as np
 
 from fastseg._kernels.jit import inlined, kernel
+from fastseg._kernels.stream import CHUNK, put, settle
 
 
 @kernel
@@ -51,101 +53,139 @@ def half_bits(value):
     return np.uint16(half | np.uint32(every >> np.uint32(16)) & np.uint32(0x8000))
 
 
+@inlined
+def lines_of(height, width, target_height, target_width):
+    """Return how to walk an image: (first row, column; their targets; rows, columns).
+
+    Where no column is cut or padded, all rows are one, and a loop over it is longer.
+    """
+    first_y, to_y, rows = centre_overlap(height, target_height)
+    first_x, to_x, columns = centre_overlap(width, target_width)
+    if width == target_width:
+        return first_y, 0, to_y, 0, 1, rows * columns
+    return first_y, first_x, to_y, to_x, rows, columns
+
+
 @kernel
-def gather_images(images, rows, shift, gain, low, high, pad, out):
+def gather_images(images, rows, shift, gain, low, high, pad, streams, out):
     """Scale: out = min(max((value - shift) * gain, low), high), `pad` around it.
 
-    images      : integers (n, H, W)
+    images      : integers (n, H, W), C-contiguous
     rows        : int64 (b,)
     shift, gain : float32 (b,), one per sample
     low, high, pad : float32
-    out         : float32 (b, h, w)
+    streams     : write past the caches
+    out         : float32 (b, h, w), C-contiguous
     """
-    first_y, to_y, height = centre_overlap(images.shape[1], out.shape[1])
-    first_x, to_x, width = centre_overlap(images.shape[2], out.shape[2])
+    size, to_size = images[0].size, out[0].size
+    step, to_step = images.shape[2], out.shape[2]
+    first_y, first_x, to_y, to_x, lines, length = lines_of(
+        images.shape[1], step, out.shape[1], to_step
+    )
+    values, cells = images.reshape(images.size), out.reshape(out.size)
+    scaled = np.empty(CHUNK, np.float32)
     for j in range(len(rows)):
         if rows[j] < 0:
             continue
-        target = out[j]
-        if height < target.shape[0] or width < target.shape[1]:
-            target[:] = pad
-        image = images[rows[j]]
+        if lines * length < to_size:
+            cells[j * to_size : (j + 1) * to_size] = pad
         shift_j, gain_j = shift[j], gain[j]
-        for y in range(height):
-            line = image[first_y + y, first_x : first_x + width]
-            place = target[to_y + y, to_x : to_x + width]
-            for x in range(width):
-                value = (np.float32(line[x]) - shift_j) * gain_j
-                place[x] = min(max(value, low), high)
+        for y in range(lines):
+            start = rows[j] * size + (first_y + y) * step + first_x
+            to = j * to_size + (to_y + y) * to_step + to_x
+            for done in range(0, length, CHUNK):
+                line = values[start + done : start + min(done + CHUNK, length)]
+                for x in range(len(line)):
+                    value = (np.float32(line[x]) - shift_j) * gain_j
+                    scaled[x] = min(max(value, low), high)
+                put(scaled, len(line), cells, to + done, streams)
+    settle()
 
 
 @kernel
-def gather_half_images(images, rows, shift, gain, low, high, pad, out):
+def gather_half_images(images, rows, shift, gain, low, high, pad, streams, out):
     """Do as `gather_images` does, and round to float16.
 
     out : uint16 (b, h, w), the bits of float16
     """
-    first_y, to_y, height = centre_overlap(images.shape[1], out.shape[1])
-    first_x, to_x, width = centre_overlap(images.shape[2], out.shape[2])
+    size, to_size = images[0].size, out[0].size
+    step, to_step = images.shape[2], out.shape[2]
+    first_y, first_x, to_y, to_x, lines, length = lines_of(
+        images.shape[1], step, out.shape[1], to_step
+    )
+    values, cells = images.reshape(images.size), out.reshape(out.size)
+    scaled = np.empty(CHUNK, np.uint16)
     for j in range(len(rows)):
         if rows[j] < 0:
             continue
-        target = out[j]
-        if height < target.shape[0] or width < target.shape[1]:
-            target[:] = half_bits(pad)
-        image = images[rows[j]]
+        if lines * length < to_size:
+            cells[j * to_size : (j + 1) * to_size] = half_bits(pad)
         shift_j, gain_j = shift[j], gain[j]
-        for y in range(height):
-            line = image[first_y + y, first_x : first_x + width]
-            place = target[to_y + y, to_x : to_x + width]
-            for x in range(width):
-                value = (np.float32(line[x]) - shift_j) * gain_j
-                place[x] = half_bits(np.float32(min(max(value, low), high)))
+        for y in range(lines):
+            start = rows[j] * size + (first_y + y) * step + first_x
+            to = j * to_size + (to_y + y) * to_step + to_x
+            for done in range(0, length, CHUNK):
+                line = values[start + done : start + min(done + CHUNK, length)]
+                for x in range(len(line)):
+                    value = (np.float32(line[x]) - shift_j) * gain_j
+                    scaled[x] = half_bits(np.float32(min(max(value, low), high)))
+                put(scaled, len(line), cells, to + done, streams)
+    settle()
 
 
 @kernel
-def gather_values(values, rows, pad, out):
+def gather_values(images, rows, pad, streams, out):
     """Copy values (n, H, W) to out (b, h, w) of the same dtype, `pad` around them."""
-    first_y, to_y, height = centre_overlap(values.shape[1], out.shape[1])
-    first_x, to_x, width = centre_overlap(values.shape[2], out.shape[2])
+    size, to_size = images[0].size, out[0].size
+    step, to_step = images.shape[2], out.shape[2]
+    first_y, first_x, to_y, to_x, lines, length = lines_of(
+        images.shape[1], step, out.shape[1], to_step
+    )
+    values, cells = images.reshape(images.size), out.reshape(out.size)
     for j in range(len(rows)):
         if rows[j] < 0:
             continue
-        target = out[j]
-        if height < target.shape[0] or width < target.shape[1]:
-            target[:] = pad
-        value = values[rows[j]]
-        for y in range(height):
-            line = value[first_y + y, first_x : first_x + width]
-            place = target[to_y + y, to_x : to_x + width]
-            for x in range(width):
-                place[x] = line[x]
+        if lines * length < to_size:
+            cells[j * to_size : (j + 1) * to_size] = pad
+        for y in range(lines):
+            start = rows[j] * size + (first_y + y) * step + first_x
+            to = j * to_size + (to_y + y) * to_step + to_x
+            put(values[start : start + length], length, cells, to, streams)
+    settle()
 
 
 @kernel
-def gather_classes(masks, rows, classes, out):
+def gather_classes(masks, rows, classes, streams, out):
     """Write one channel of 0 and 1 for each listed class.
 
-    masks   : bit fields (n, H, W)
+    masks   : bit fields (n, H, W), C-contiguous
     classes : int64 (c,), bits of the classes
-    out     : uint8 (b, c, h, w)
+    out     : uint8 (b, c, h, w), C-contiguous
     """
-    first_y, to_y, height = centre_overlap(masks.shape[1], out.shape[2])
-    first_x, to_x, width = centre_overlap(masks.shape[2], out.shape[3])
+    size, to_size = masks[0].size, out[0, 0].size
+    step, to_step = masks.shape[2], out.shape[3]
+    first_y, first_x, to_y, to_x, lines, length = lines_of(
+        masks.shape[1], step, out.shape[2], to_step
+    )
+    values, cells = masks.reshape(masks.size), out.reshape(out.size)
+    channel = np.empty(CHUNK, np.uint8)
     for j in range(len(rows)):
         if rows[j] < 0:
             continue
-        mask = masks[rows[j]]
         for c in range(len(classes)):
-            target = out[j, c]
-            if height < target.shape[0] or width < target.shape[1]:
-                target[:] = 0
+            base = (j * len(classes) + c) * to_size
+            if lines * length < to_size:
+                cells[base : base + to_size] = 0
             bit = np.uint64(classes[c])
-            for y in range(height):
-                line = mask[first_y + y, first_x : first_x + width]
-                place = target[to_y + y, to_x : to_x + width]
-                for x in range(width):
-                    place[x] = (np.uint64(line[x]) >> bit) & np.uint64(1)
+            for y in range(lines):
+                start = rows[j] * size + (first_y + y) * step + first_x
+                to = base + (to_y + y) * to_step + to_x
+                for done in range(0, length, CHUNK):
+                    line = values[start + done : start + min(done + CHUNK, length)]
+                    for x in range(len(line)):
+                        channel[x] = (np.uint64(line[x]) >> bit) & np.uint64(1)
+                    put(channel, len(line), cells, to + done, streams)
+    settle()
 
 
 @kernel
@@ -158,32 +198,39 @@ def top_label(bits, priority):
 
 
 @kernel
-def gather_labels(masks, rows, priority, out):
+def gather_labels(masks, rows, priority, streams, out):
     """Write 0 for background, k + 1 where class k is the first in priority to cover.
 
-    masks    : bit fields (n, H, W)
+    masks    : bit fields (n, H, W), C-contiguous
     priority : int64 (K,), bits of the classes, the one on top first
-    out      : uint8 (b, h, w)
+    out      : uint8 (b, h, w), C-contiguous
     """
-    first_y, to_y, height = centre_overlap(masks.shape[1], out.shape[1])
-    first_x, to_x, width = centre_overlap(masks.shape[2], out.shape[2])
+    size, to_size = masks[0].size, out[0].size
+    step, to_step = masks.shape[2], out.shape[2]
+    first_y, first_x, to_y, to_x, lines, length = lines_of(
+        masks.shape[1], step, out.shape[1], to_step
+    )
+    values, cells = masks.reshape(masks.size), out.reshape(out.size)
     # Up to 8 classes, the label of each of 256 masks is looked up: 5 times faster.
     table = np.zeros(256, np.uint8)
     for bits in range(256):
         table[bits] = top_label(np.uint64(bits), priority)
+    labels = np.empty(CHUNK, np.uint8)
     for j in range(len(rows)):
         if rows[j] < 0:
             continue
-        target = out[j]
-        if height < target.shape[0] or width < target.shape[1]:
-            target[:] = 0
-        mask = masks[rows[j]]
-        for y in range(height):
-            line = mask[first_y + y, first_x : first_x + width]
-            place = target[to_y + y, to_x : to_x + width]
-            if masks.itemsize == 1:
-                for x in range(width):
-                    place[x] = table[line[x]]
-            else:
-                for x in range(width):
-                    place[x] = top_label(np.uint64(line[x]), priority)
+        if lines * length < to_size:
+            cells[j * to_size : (j + 1) * to_size] = 0
+        for y in range(lines):
+            start = rows[j] * size + (first_y + y) * step + first_x
+            to = j * to_size + (to_y + y) * to_step + to_x
+            for done in range(0, length, CHUNK):
+                line = values[start + done : start + min(done + CHUNK, length)]
+                if masks.itemsize == 1:
+                    for x in range(len(line)):
+                        labels[x] = table[line[x]]
+                else:
+                    for x in range(len(line)):
+                        labels[x] = top_label(np.uint64(line[x]), priority)
+                put(labels, len(line), cells, to + done, streams)
+    settle()

@@ -6,6 +6,7 @@ from fastseg._kernels.jit import kernel
 
 # Counts are kept in so many tables, see `count_values`.
 TABLES = 8
+MOST_COUNTED = TABLES * (2**16 - 1)  # before one of them may overflow
 ZERO, ONE = np.uint64(0), np.uint64(1)
 
 
@@ -50,31 +51,57 @@ def count_values(image, least, greatest, ranks, out):
     Returns sum and sum of squares as `sum_values` does.
     """
     values = image.reshape(image.size)
+    span = greatest - least + 1
     # Neighbouring pixels are often equal, and adding to one count twice in a row
-    # waits for memory: with eight tables in turn this takes half the time.
-    counts = np.zeros((TABLES, greatest - least + 1), np.int32)
-    whole = len(values) // TABLES * TABLES
-    for k in range(0, whole, TABLES):
+    # waits for memory: with eight tables in turn this takes half the time. In 16 bits
+    # they fit into the core's first cache, which saves an eighth of what is left.
+    tables = np.empty((TABLES, span), np.uint16)
+    counts = np.zeros(span, np.int64)
+    for first in range(0, len(values), MOST_COUNTED):
+        stop = min(first + MOST_COUNTED, len(values))
+        whole = first + (stop - first) // TABLES * TABLES
+        tables[:] = 0
+        for k in range(first, whole, TABLES):
+            for table in range(TABLES):
+                value = np.int64(values[np.uint64(k + table)])
+                tables[np.uint64(table), np.uint64(value - least)] += np.uint16(1)
+        for k in range(whole, stop):
+            counts[np.int64(values[k]) - least] += 1
         for table in range(TABLES):
-            value = np.int64(values[np.uint64(k + table)])
-            counts[np.uint64(table), np.uint64(value - least)] += 1
-    for k in range(whole, len(values)):
-        counts[0, np.int64(values[k]) - least] += 1
+            for k in range(span):
+                counts[k] += np.int64(tables[table, k])
     total = high = low = seen = np.int64(0)
-    q = 0
-    for k in range(counts.shape[1]):
-        value, count = least + k, np.int64(0)
-        for table in range(TABLES):
-            count += counts[table, k]
-        seen += count
-        total += count * value
+    for k in range(span):
+        value = least + k
+        total += counts[k] * value
         square = np.uint64(abs(value)) * np.uint64(abs(value))
-        low += count * np.int64(square & np.uint64(0xFFFFFFFF))
-        high += count * np.int64(square >> np.uint64(32))
+        low += counts[k] * np.int64(square & np.uint64(0xFFFFFFFF))
+        high += counts[k] * np.int64(square >> np.uint64(32))
+    q = 0
+    for k in range(span):
+        seen += counts[k]
         while q < len(ranks) and ranks[q] < seen:
-            out[q] = value
+            out[q] = least + k
             q += 1
     return total, high, low
+
+
+@kernel
+def measure_values(image, widest, ranks, out):
+    """Find the range, sums and, if the range is not too wide, order statistics.
+
+    image      : integers (H, W) of at most 32 bits, C-contiguous
+    widest     : greatest - least must be below it for order statistics
+    ranks, out : as for `count_values`
+
+    Returns whether out is filled, least, greatest, and what `sum_values` does.
+    """
+    least, greatest = range_of_values(image)
+    if greatest - least < widest:
+        total, high, low = count_values(image, least, greatest, ranks, out)
+        return True, least, greatest, total, high, low
+    total, high, low = sum_values(image)
+    return False, least, greatest, total, high, low
 
 
 @kernel

@@ -23,21 +23,26 @@ from fastseg.dicom.header import (
     Image,
     check_request,
 )
+from fastseg.dicom.plain import Start
 from fastseg.errors import DicomError
 
 __all__ = [
     "FACTS",
+    "FIRST_PIECE",
     "MAX_OTHER_BYTES",
     "MAX_PIXEL_BYTES",
     "PIXELS",
     "Header",
     "Image",
+    "Start",
     "check_request",
     "decode",
+    "look",
     "read_header",
     "read_image",
 ]
 
+FIRST_PIECE = plain.PIECES[0]
 # Below this many bytes, reading a whole file takes less time than looking first
 # which part of it is needed.
 SMALL_FILE = 2**20
@@ -50,7 +55,7 @@ def read_header(path: str | os.PathLike[str]) -> Header:
     file cannot be opened.
     """
     with FileIO(path) as file:
-        header = plain.read_header(file, str(path))
+        header = plain.read_header(file)
         if header is None:
             file.seek(0)
             header = _full().read_header(file, str(path))
@@ -91,17 +96,31 @@ def read_image(
     return decode(data, name, frame, max_pixel_bytes=max_pixel_bytes)
 
 
+def look(data: bytes) -> Start | None:
+    """Return how a plain file starts; None for others, and where the data end too soon.
+
+    data : its first bytes; FIRST_PIECE of them are nearly always enough
+    """
+    return plain.look(data)
+
+
 def decode(
-    data: bytes, name: str, frame: int = 0, *, max_pixel_bytes: int = MAX_PIXEL_BYTES
+    data: bytes,
+    name: str,
+    frame: int = 0,
+    *,
+    max_pixel_bytes: int = MAX_PIXEL_BYTES,
+    start: Start | None = None,
 ) -> Image:
     """Read one frame (counted from 0) of an image file's bytes.
 
-    name : of the file, for messages
+    name  : of the file, for messages
+    start : what `look` says of these very bytes, where that is known
 
     The pixels are a read-only view of `data` where that can be. Raises as
     `read_image` does, but no OSError.
     """
-    image = plain.decode(data, name, frame, max_pixel_bytes)
+    image = plain.decode(data, name, frame, max_pixel_bytes, start)
     if image is None:
         image = _full().decode(data, name, frame, max_pixel_bytes)
     return image

@@ -186,7 +186,7 @@ def check_header(get: Callable[[str], Any], name: str) -> Header:
         photometric=photometric,
         slope=slope,
         intercept=_number(get, "RescaleIntercept", name, default=0.0),
-        window=_window(window, str(get("VOILUTFunction") or "LINEAR")),
+        window=linear_window(window, str(get("VOILUTFunction") or "LINEAR")),
         spacing_mm=_spacing(spacing, name),
         series=str(get("SeriesInstanceUID") or "").strip(),
         instance=int(instance[0]) if instance else None,
@@ -246,7 +246,7 @@ def _numbers(get: Callable[[str], Any], keyword: str, name: str) -> list[float]:
         raise DicomError(f"{name}: {keyword} is {value!r}, no number") from None
 
 
-def _window(pair: list[float], function: str) -> tuple[float, float] | None:
+def linear_window(pair: list[float], function: str) -> tuple[float, float] | None:
     """Return (centre, width) of the function LINEAR (PS3.3 C.11.2.1.2)."""
     if len(pair) < 2:
         return None

@@ -6,13 +6,16 @@ not quite as the standard has it, is left to `full`: every function answers None
 
 import os
 import re
+import struct
 from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
 from io import FileIO
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from xxhash import xxh3_64_intdigest
 
 from fastseg._kernels.elements import (
     CHARACTER_SET,
@@ -20,6 +23,7 @@ from fastseg._kernels.elements import (
     find_elements,
     vr_code,
 )
+from fastseg._kernels.tone import range_of_values
 from fastseg.dicom.header import (
     FACTS,
     PIXELS,
@@ -27,17 +31,18 @@ from fastseg.dicom.header import (
     Image,
     check_header,
     check_request,
+    linear_window,
 )
 from fastseg.errors import DicomError
 
-# Most headers end in the first piece of a file, nearly all in the second.
-PIECES = (2**14, 2**20)
+# Most headers end in the first piece of a file, nearly all in the last.
+PIECES = (2**12, 2**14, 2**20)
 DECIMAL = re.compile(rb" *[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)? *")
 # As many digits as a float holds exactly: pydicom compares the two.
 INTEGER = re.compile(rb" *[+-]?[0-9]{1,15}")
 TEXT = re.compile(rb"[A-Z0-9_.]*")
-# The files of a series have most values in common: remembering what they mean saves 4
-# of the 14 µs that a header takes.
+# The files of a series have most values in common: remembering what they mean, one by
+# one and all together, halves the 18 µs that a header takes.
 remembered = lru_cache(512)
 # Which one is used matters to no fact, but pydicom must know it (PS3.3 C.12.1.1.2).
 CHARACTER_SETS = frozenset(
@@ -49,55 +54,63 @@ CHARACTER_SETS = frozenset(
 )
 
 
-def read_header(file: FileIO, name: str) -> Header | None:
-    """Read the listed facts of an open file from its first piece."""
-    found = _first_look(file, name)
-    return found and found[0]
+# XXH3-64 of what stands before the pixels, place, length, instance, window; before
+# what may be absent stands whether it is there.
+PACKED = struct.Struct("<QQQ?q?dd")
 
 
-def read_image(
-    file: FileIO, name: str, frame: int, max_pixel_bytes: int
-) -> Image | None:
-    """Read one frame of an open file and nothing of the others."""
-    found = _first_look(file, name)
-    if found is None:
-        return None
-    header, start, length = found
-    # What stands behind the pixels has not been looked at.
-    is_last = start + length == file.seek(0, os.SEEK_END)
-    if not is_last or length != _padded(header.pixel_bytes):
-        return None
-    check_request(header, frame, max_pixel_bytes, name)
-    size = header.pixel_bytes // header.frames
-    file.seek(start + frame * size)
-    data = file.read(size)
-    return _image(data, 0, header) if len(data) == size else None
+class Start(NamedTuple):
+    """What stands before the pixels of a file, and where and how long these are.
+
+    common           : the header but for what tells the files of a series apart
+    instance, window : that
+    """
+
+    common: Header
+    instance: int | None
+    window: tuple[float, float] | None
+    place: int
+    length: int
+
+    @property
+    def header(self) -> Header:
+        """The whole header."""
+        return replace(self.common, instance=self.instance, window=self.window)
+
+    def pack(self, data: bytes) -> bytes:
+        """Return all but `common` in few bytes; data : what `look` has looked at."""
+        return PACKED.pack(
+            xxh3_64_intdigest(data[: self.place]),
+            self.place,
+            self.length,
+            self.instance is not None,
+            self.instance or 0,
+            self.window is not None,
+            *(self.window or (0.0, 0.0)),
+        )
+
+    @classmethod
+    def unpack(cls, common: Header, packed: bytes, data: bytes) -> "Start | None":
+        """Return what was packed if `look` would say the same of a whole file, or None.
+
+        It would if the same stands before the pixels, and nothing behind them.
+        """
+        digest, place, length, numbered, instance, windowed, *window = PACKED.unpack(
+            packed
+        )
+        if place + length != len(data) or digest != xxh3_64_intdigest(data[:place]):
+            return None
+        return cls(
+            common,
+            instance if numbered else None,
+            (window[0], window[1]) if windowed else None,
+            place,
+            length,
+        )
 
 
-def decode(data: bytes, name: str, frame: int, max_pixel_bytes: int) -> Image | None:
-    """Read one frame of a file's bytes."""
-    found = _look(data, name)
-    if found is None:
-        return None
-    header, start, length = found
-    check_request(header, frame, max_pixel_bytes, name)
-    if start + length > len(data) or length != _padded(header.pixel_bytes):
-        return None
-    return _image(data, start + frame * (header.pixel_bytes // header.frames), header)
-
-
-def _first_look(file: FileIO, name: str) -> tuple[Header, int, int] | None:
-    for length in PIECES:
-        file.seek(0)
-        data = file.read(length)
-        found = _look(data, name)
-        if found or len(data) < length:
-            return found
-    return None
-
-
-def _look(data: bytes, name: str) -> tuple[Header, int, int] | None:
-    """Return the header, and the place and length of the pixels."""
+def look(data: bytes) -> Start | None:
+    """Return how a file starts, from its first bytes or all of them."""
     if not data:
         return None
     found = np.empty((len(WANTED), 3), np.int64)
@@ -105,15 +118,84 @@ def _look(data: bytes, name: str) -> tuple[Header, int, int] | None:
     if not count:
         return None
     *places, (_, pixels, pixels_length) = found[:count].tolist()
+    raw = {
+        k: start if READERS[k] is None else data[start : start + length]
+        for k, start, length in places
+    }
+    own = [raw.pop(k, b"") for k in OWN]
     try:
-        facts = {
-            KEYWORDS[k]: read(data[start : start + length]) if read else start
-            for k, start, length in places
-            for read in [READERS[k]]
-        }
-        return check_header(facts.get, name), pixels, pixels_length
+        header, function = _header(tuple(raw.items()))
+        instance, centre, width = _integer(own[0]), _decimals(own[1]), _decimals(own[2])
     except (_Doubt, DicomError):
         return None  # for pydicom to say
+    return Start(
+        common=header,
+        instance=None if instance == "" else int(instance),
+        window=linear_window([*centre[:1], *width[:1]], function),
+        place=pixels,
+        length=pixels_length,
+    )
+
+
+def read_header(file: FileIO) -> Header | None:
+    """Read the listed facts of an open file from its first piece."""
+    found = _first_look(file)
+    return found and found.header
+
+
+def read_image(
+    file: FileIO, name: str, frame: int, max_pixel_bytes: int
+) -> Image | None:
+    """Read one frame of an open file and nothing of the others."""
+    found = _first_look(file)
+    if found is None:
+        return None
+    header, end = found.header, found.place + found.length
+    # What stands behind the pixels has not been looked at.
+    is_last = end == file.seek(0, os.SEEK_END)
+    if not is_last or found.length != _padded(header.pixel_bytes):
+        return None
+    check_request(header, frame, max_pixel_bytes, name)
+    size = header.pixel_bytes // header.frames
+    file.seek(found.place + frame * size)
+    data = file.read(size)
+    return _image(data, 0, header) if len(data) == size else None
+
+
+def decode(
+    data: bytes,
+    name: str,
+    frame: int,
+    max_pixel_bytes: int,
+    start: Start | None = None,
+) -> Image | None:
+    """Read one frame of a file's bytes; start is how it starts, where that is known."""
+    found = start or look(data)
+    if found is None:
+        return None
+    header = found.header
+    check_request(header, frame, max_pixel_bytes, name)
+    size = header.pixel_bytes
+    if found.place + found.length > len(data) or found.length != _padded(size):
+        return None
+    return _image(data, found.place + frame * (size // header.frames), header)
+
+
+def _first_look(file: FileIO) -> Start | None:
+    for length in PIECES:
+        file.seek(0)
+        data = file.read(length)
+        found = look(data)
+        if found or len(data) < length:
+            return found
+    return None
+
+
+@remembered
+def _header(raw: tuple[tuple[int, Any], ...]) -> tuple[Header, str]:
+    """Return header and VOILUTFunction of values, each given by its row in WANTED."""
+    facts = {KEYWORDS[k]: read(v) if (read := READERS[k]) else v for k, v in raw}
+    return check_header(facts.get, ""), facts.get("VOILUTFunction") or "LINEAR"
 
 
 def _image(data: bytes, start: int, header: Header) -> Image:
@@ -132,10 +214,11 @@ def _image(data: bytes, start: int, header: Header) -> Image:
 
 def _fits(pixels: NDArray[Any], bits: int) -> bool:
     """Return whether all values can be told by so many bits."""
+    least, greatest = range_of_values(pixels)
     if pixels.dtype.kind == "u":
-        return bool(pixels.max() < 2**bits)
+        return bool(greatest < 2**bits)
     half = 2 ** (bits - 1)
-    return bool(pixels.min() >= -half and pixels.max() < half)
+    return bool(least >= -half and greatest < half)
 
 
 def _padded(length: int) -> int:
@@ -199,3 +282,5 @@ WANTED = np.array(
 )
 KEYWORDS = ["", *(keyword for _, _, keyword in ELEMENTS)]
 READERS = [_character_set, *(BY_VR.get(vr) for _, vr, _ in ELEMENTS)]
+# What differs from file to file of a series.
+OWN = tuple(map(KEYWORDS.index, ("InstanceNumber", "WindowCenter", "WindowWidth")))

@@ -61,9 +61,10 @@ class CompressedPartial(Partial):
         except StoreError:
             return None
 
-    def _write(
+    def write(
         self, k: int, image: NDArray[Any], mask: NDArray[Any] | None
     ) -> tuple[int, ...]:
+        """Write the chunks of an item; return their places for its record."""
         bucket = self.shape.buckets[k]
         images, masks = self._codecs[bucket]
         first = images.encode(image)
@@ -74,13 +75,13 @@ class CompressedPartial(Partial):
         self._works[0].write(start, np.frombuffer(first + second, np.uint8))
         return start, start + len(first), len(first), len(second)
 
-    def _complete(self) -> Path:
+    def _complete(self) -> tuple[Path, str]:
         work = self._works[0]
 
         def chunks(record: Record) -> tuple[NDArray[Any], NDArray[Any]]:
             return _chunks(work, record.places)
 
-        writer.write_compressed(
+        fingerprint = writer.write_compressed(
             self._index,
             self.shape,
             self._records,
@@ -91,7 +92,7 @@ class CompressedPartial(Partial):
         )
         with self._index.open("r+b") as file:
             os.fsync(file.fileno())
-        return self._index
+        return self._index, fingerprint
 
 
 def _chunks(

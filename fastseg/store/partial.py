@@ -1,7 +1,7 @@
 """A store in the making: `<name>.partial` and its journal, beside the target.
 
     <name>.partial          the pixels, at the places that they have in the store
-    <name>.partial.journal  a record of each finished item
+    <name>.partial.journal  a record of each finished item, written some at a time
     <name>.partial.old, <name>.partial.old.journal
                             those of an interrupted build of other items: what fits is
                             taken from it, then it is removed
@@ -17,8 +17,8 @@ import contextlib
 import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from io import FileIO
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +28,14 @@ from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
 from fastseg.errors import BuildError
+from fastseg.files import begin_to_write, reserve
 from fastseg.store import layout, writer
 from fastseg.store.layout import Bucket
-from fastseg.store.records import Journal, Record
+from fastseg.store.records import Journal, Record, unpack_facts
+from fastseg.store.tally import Tally
+
+# Bytes of pixels after which the system is told to begin to write them to the disk.
+BEGIN_AFTER = 2**22
 
 
 @contextlib.contextmanager
@@ -88,8 +93,9 @@ class Partial:
         )
         self._links = links
         self._index = beside(target, ".partial.index")
-        self._tally = writer.Tally()
+        self._tally = Tally()
         self._at = np.full(len(links), -1, np.int64)
+        self._added = 0
         # What was made under other rules is of no use.
         rules = [list(classes), dict(options), dict(software), self.compression]
         self._kind = layout.canonical_json([layout.VERSION, *rules]).encode()
@@ -118,19 +124,13 @@ class Partial:
         says: then the item is to be made again.
         """
         pixels = self._read(k, work, record.places)
-        sums = record.facts["image_xxh3"], record.facts["mask_xxh3"]
+        (facts,) = unpack_facts([record], self.shape.classes)
+        sums = facts["image_xxh3"], facts["mask_xxh3"]
         if pixels is None or sums != tuple(xxh3_64_intdigest(x.data) for x in pixels):
             return None
-        return record if work is self._works[0] else self.write(k, record, *pixels)
-
-    def write(
-        self, k: int, record: Record, image: NDArray[Any], mask: NDArray[Any] | None
-    ) -> Record:
-        """Write the pixels of an item; return its record with their places.
-
-        mask : None is one without any pixel
-        """
-        return replace(record, places=self._write(k, image, mask))
+        if work is self._works[0]:
+            return record
+        return record._replace(places=self.write(k, *pixels))
 
     def add(self, k: int, record: Record) -> None:
         """Note that an item is finished."""
@@ -140,15 +140,25 @@ class Partial:
         kept = None if found is None else journal.read(found.at)
         alike = kept and (kept.places, kept.stamps) == (record.places, record.stamps)
         self._at[k] = found.at if found and alike else journal.append(record)
+        bucket = self.shape.buckets[k]
+        self._added += bucket.shape[0] * bucket.shape[1] * bucket.dtype.itemsize
+        if self._added >= BEGIN_AFTER:
+            self._added = 0
+            self._works[0].begin_to_write()
 
-    def publish(self) -> None:
-        """Complete the file and put it under its name. All items must be there."""
-        complete = self._complete()
+    def publish(self) -> str:
+        """Complete the file and put it under its name; return its fingerprint.
+
+        All items must be there.
+        """
+        self._works[0].journal.flush()  # should what follows fail, all is kept
+        complete, fingerprint = self._complete()
         for work in self._works:
             work.close()
         complete.replace(self.target)
         _sync_folder(self.target.parent)
         remove_work(self.target)
+        return fingerprint
 
     # What follows differs where pixels are compressed.
 
@@ -158,17 +168,20 @@ class Partial:
         self._starts = writer.starts_of(self.shape, self._extents)
 
     def _places(self, k: int) -> tuple[int, int]:
-        image, mask = self._starts[k]
-        return int(image), int(mask)
+        image, mask = self._starts[k].tolist()
+        return image, mask
 
     def _fits(self, k: int, places: tuple[int, ...]) -> bool:
         """Return whether the pixels of an item may stay at their places."""
         return places == self._places(k)
 
     def _prepare(self, path: Path) -> None:
-        """Give the file its length."""
+        """Give the file its length, and room for the images; few masks may be drawn."""
         with path.open("wb" if self._is_new else "ab") as file:
             file.truncate(self._extents.size)
+            for bucket, count in self.shape.counts:
+                size = prod(bucket.shape) * bucket.dtype.itemsize * count
+                reserve(file.fileno(), self._extents.images[bucket.name], size)
 
     def _read(
         self, k: int, work: "Work", places: tuple[int, ...]
@@ -179,9 +192,13 @@ class Partial:
         image = work.read(places[0], bucket.shape, bucket.dtype)
         return image, work.read(places[1], bucket.shape, masks)
 
-    def _write(
+    def write(
         self, k: int, image: NDArray[Any], mask: NDArray[Any] | None
     ) -> tuple[int, ...]:
+        """Write the pixels of an item; return their places for its record.
+
+        mask : None is one without any pixel
+        """
         places = self._places(k)
         self._works[0].write(places[0], image)
         if mask is not None:
@@ -191,10 +208,10 @@ class Partial:
             self._works[0].write(places[1], np.zeros(image.shape, empty))
         return places
 
-    def _complete(self) -> Path:
-        """Return the whole store's file, on the disk."""
+    def _complete(self) -> tuple[Path, str]:
+        """Return the whole store's file, on the disk, and its fingerprint."""
         work = self._works[0]
-        extents = writer.write_index(
+        extents, fingerprint = writer.write_index(
             self._index,
             self.shape,
             self._records,
@@ -210,7 +227,7 @@ class Partial:
             writer.merge_index(self._index, file, self.shape, extents)
             file.flush()
             os.fsync(file.fileno())
-        return work.path
+        return work.path, fingerprint
 
     def _records(self) -> Iterator[Record]:
         return map(self._works[0].journal.read, self._at.tolist())
@@ -259,6 +276,10 @@ class Work:
         file.seek(place)
         while len(view):  # a full disk may take a part before it says so
             view = view[file.write(view) :]
+
+    def begin_to_write(self) -> None:
+        """Let the system begin to bring what was written to the disk."""
+        begin_to_write(self._file().fileno())
 
     def close(self) -> None:
         """Close the files, which stay."""

@@ -81,8 +81,15 @@ class Finished:
                 Rings(bit, 1 + k, tuple(sizes))
                 for k, ((bit, _), sizes) in enumerate(lengths.items())
             ),
+            places=(),
             facts=pack_facts(
-                {name: column[index] for name, column in items.items()},
+                {
+                    name: column[index].ravel().tolist()
+                    if column.ndim > 1
+                    else column[index].item()
+                    for name, column in items.items()
+                    if column.dtype.kind != "S"
+                },
                 store.classes,
             ),
             points=self._points(index),

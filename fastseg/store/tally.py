@@ -1,0 +1,60 @@
+"""What must be known of all items before the first column of a store is written."""
+
+from array import array
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastseg.store import layout
+from fastseg.store.records import Record
+
+
+class Tally:
+    """Counts records, in their order, and gathers the files that they name.
+
+    rings, points : their numbers
+    longest       : of each string column, the most bytes of a value
+    """
+
+    def __init__(self) -> None:
+        self.rings = self.points = 0
+        self.longest = dict.fromkeys(layout.STRING_COLUMNS, 1)
+        self._last = dict.fromkeys(layout.STRING_COLUMNS, "")
+        # Of the files of all records: sizes, checksums, paths with NUL behind each.
+        # A set of Source takes seven times the memory.
+        self._sizes, self._sums, self._paths = array("q"), array("Q"), bytearray()
+
+    def add(self, record: Record) -> None:
+        """Count a record in."""
+        for rings in record.rings:
+            self.rings += len(rings.lengths)
+        self.points += len(record.points)
+        for name, last in self._last.items():
+            text = getattr(record, name)
+            if text != last:
+                self._last[name] = text
+                self.longest[name] = max(self.longest[name], len(text.encode()))
+        for path, size, digest in record.sources:
+            self._paths += path.encode() + b"\0"
+            self._sizes.append(size)
+            self._sums.append(digest)
+
+    def sources(self) -> tuple[dict[str, NDArray[Any]], NDArray[np.int64]]:
+        """Return the columns of /sources, and the row in them of each file in turn.
+
+        The rows are sorted, and no file is there twice.
+        """
+        paths = np.array(bytes(self._paths).split(b"\0"), np.bytes_)
+        paths = paths[: len(self._sizes)]
+        columns = {"path": paths, "size": np.array(self._sizes, "<i8")}
+        columns["xxh3"] = np.array(self._sums, "<u8")
+        order = np.lexsort((columns["xxh3"], columns["size"], columns["path"]))
+        ordered = {name: column[order] for name, column in columns.items()}
+        is_first = np.ones(len(order), np.bool_)
+        is_first[1:] = np.logical_or.reduce(
+            [column[1:] != column[:-1] for column in ordered.values()]
+        )
+        rows = np.empty(len(order), np.int64)
+        rows[order] = np.cumsum(is_first) - 1
+        return {name: column[is_first] for name, column in ordered.items()}, rows

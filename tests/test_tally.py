@@ -1,0 +1,43 @@
+"""What is counted and gathered of all items before a store's columns are written."""
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fastseg.store.records import Record, Source
+from fastseg.store.tally import Tally
+
+sources = st.builds(
+    Source,
+    st.text("aä/é\U0001f600", min_size=1, max_size=3),
+    st.integers(0, 2),
+    st.sampled_from([0, 1, 2**63, 2**64 - 1]),
+)
+
+
+def record(files, patient=""):
+    return Record(0, (), (), patient, "", tuple(files), (), b"", np.empty((0, 2)))
+
+
+@given(st.lists(st.lists(sources, max_size=3), max_size=6))
+def test_files_are_listed_once_and_in_order(groups):
+    """The columns are those of the sorted set, the rows lead each file to its own."""
+    tally = Tally()
+    for files in groups:
+        tally.add(record(files))
+    columns, rows = tally.sources()
+    columns["path"] = [path.decode() for path in columns["path"]]
+    listed = list(zip(*columns.values(), strict=True))
+    everything = [file for files in groups for file in files]
+    assert listed == sorted(set(everything))
+    assert [listed[row] for row in rows] == everything
+
+
+@given(st.lists(st.text("aä\U0001f600", max_size=4), max_size=6))
+def test_the_longest_text_is_counted_in_bytes(patients):
+    """A column is as wide as its longest text in UTF-8, and at least one byte."""
+    tally = Tally()
+    for patient in patients:
+        tally.add(record([], patient))
+    longest = max((len(patient.encode()) for patient in patients), default=0)
+    assert tally.longest["patient"] == max(longest, 1)
