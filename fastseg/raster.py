@@ -178,7 +178,7 @@ def rasterize_batch(
     _check_out(out, (count, height, width))
     threads = whole_number("threads", threads, 1)
     cells = out.view(np.uint8)
-    rows = _scratch_rows(height, width, rules)
+    rows = scratch_rows(height, width, rules)
     options = rules.shift, rules.edges_code, rules.fill == "nonzero", rows
 
     def fill_share(first: int, last: int) -> None:
@@ -219,7 +219,7 @@ def draw_rings(
         rules.shift,
         rules.edges_code,
         rules.fill == "nonzero",
-        _scratch_rows(mask.shape[0], mask.shape[1], rules),
+        scratch_rows(mask.shape[0], mask.shape[1], rules),
         mask,
         mask.dtype.type(1 << bit),
         clear,
@@ -328,7 +328,7 @@ def _rules(edges: str, fill: str, origin: str) -> Rules:
     return Rules(edges=edges, fill=fill, origin=origin)
 
 
-def _scratch_rows(height: int, width: int, rules: Rules) -> int:
+def scratch_rows(height: int, width: int, rules: Rules) -> int:
     """Return how many rows to fill at a time."""
     if rules.fill == "even-odd":
         return height

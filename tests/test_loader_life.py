@@ -367,7 +367,8 @@ def test_stats_tell_what_happened(square):
     assert 0.04 <= stats.seconds <= took
     assert stats.wait_seconds < stats.seconds
     assert stats.samples_per_second == 16 / stats.seconds
-    assert set(stats.stages) == {"read", "image", "mask"}
+    assert set(stats.stages) == {"read", "image", "mask", "custom"}
+    assert stats.stages.pop("custom") == 0
     assert all(seconds > 0 for seconds in stats.stages.values())
     assert 0 <= stats.ready <= 2
     assert stats.buffer_bytes % 1 == 0

@@ -8,6 +8,8 @@ screen; factors above 1 magnify; a range is (least, greatest), or one number.
 
 from fastseg.augment.base import Transform
 from fastseg.augment.compose import (
+    BORDERS,
+    INTENSITY,
     PRESETS,
     Compose,
     as_compose,
@@ -36,6 +38,8 @@ from fastseg.augment.intensity import (
 )
 
 __all__ = [
+    "BORDERS",
+    "INTENSITY",
     "PRESETS",
     "Affine",
     "BiasField",

@@ -130,7 +130,8 @@ class Blur(Transform):
 class BiasField(Transform):
     """Multiply by a smooth field, as coils of an MR machine do.
 
-    magnitude : greatest logarithm of the field at a control point
+    magnitude : greatest size of a coefficient of the field's logarithm, a polynomial
+        of third order over the image, as TorchIO has it (0.5 by default there)
     """
 
     magnitude: float | Range = (0.0, 0.5)

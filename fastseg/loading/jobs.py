@@ -29,6 +29,8 @@ class Batch:
     image : float32 (B, 1, h, w), or as the loader's `dtype` says
     mask  : as the loader's `masks` says
     index : int64 (B,), the samples' places in the store
+    params : what was drawn for them, if the loader was told to return it: a dict for
+        JSON, which `Loader.replay` takes
 
     The arrays can be written to. Their memory is used for another batch when nothing
     refers to them any more, views and tensors included.
@@ -37,6 +39,7 @@ class Batch:
     image: NDArray[Any]
     mask: NDArray[Any]
     index: NDArray[np.int64]
+    params: dict[str, Any] | None = None
 
     def __iter__(self) -> Iterator[NDArray[Any]]:
         return iter((self.image, self.mask))
@@ -112,10 +115,15 @@ class Line:
         self.crew.close()
 
     def begin(self, job: Job) -> None:
-        """Give a job to the threads, in shares: one batch keeps all of them busy."""
+        """Give a job to the threads, in shares: one batch keeps all of them busy.
+
+        It stays whole where they have enough to do: each call hands over Python's lock.
+        """
         count = len(job.samples)
         size = count * self._sample_bytes
         job.left = min(self._threads, count, 1 + size // LEAST_SHARE_BYTES)
+        if len(self._jobs) - self._done >= self._threads:
+            job.left = 1
         self._jobs.append(job)
         ends = [count * k // job.left for k in range(job.left + 1)]
         for start, stop in pairwise(ends):
@@ -148,15 +156,15 @@ def _fill(recipe: Recipe, pool: Pool, task: Task) -> Result:
     try:
         image, mask = (array[part] for array in job.arrays(pool))
     except BaseException as exc:  # there is no memory
-        return job, Spent(0, 0, 0), {part.start: exc}
+        return job, Spent(), {part.start: exc}
     with contextlib.suppress(BaseException):
-        return job, recipe.fill(samples, image, mask), {}
+        return job, recipe.fill(samples, image, mask, job.epoch), {}
     # Which of the samples it was, is found by making them one by one.
     failures: dict[int, BaseException] = {}
     for j in range(len(samples)):
         one = slice(j, j + 1)
         try:
-            recipe.fill(samples[one], image[one], mask[one])
+            recipe.fill(samples[one], image[one], mask[one], job.epoch)
         except BaseException as exc:
             failures[part.start + j] = exc
-    return job, Spent(0, 0, 0), failures
+    return job, Spent(), failures

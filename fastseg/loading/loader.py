@@ -2,14 +2,18 @@
 
 import weakref
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 from types import TracebackType
 from typing import Any
 
+import numpy as np
 from numpy.typing import ArrayLike
 
+from fastseg.augment import Compose, Transform, as_compose
 from fastseg.errors import OptionError, one_of, whole_number
 from fastseg.loading import state
+from fastseg.loading.augmenting import AugmentedRecipe
 from fastseg.loading.buffers import Pool
 from fastseg.loading.choices import foreground_along, groups_along, weights_along
 from fastseg.loading.crew import Crew
@@ -24,6 +28,10 @@ from fastseg.store.selection import check_indices
 # More threads than this do not help: two fill a memory bus, and a training script
 # has other uses for cores.
 MOST_THREADS = 4
+# So many batches are asked of the disk before they are made, if it is slow to answer.
+COLD_AHEAD = 8
+# Batches that together are larger than this do not stay in the caches anyway.
+STREAM_FROM_BYTES = 2**23
 ON_ERROR = ("raise", "skip")
 
 
@@ -65,6 +73,12 @@ class Loader:
     priority   : classes from top to bottom, for "labels" where classes overlap; by
         default the class with the smaller mean area lies on top
 
+    augment    : transforms, see `fastseg.augment`, or the name of a preset: "light",
+        "standard"; other ones in every epoch, a function of (seed, epoch, sample)
+    labels     : of augmented samples: "exact" moves the contours and draws them again,
+        "nearest" takes the nearest pixels of the masks
+    return_params : let `params` of a batch tell what was drawn
+
     How:
 
     threads    : how many make batches; by default one per core, at most 4
@@ -105,6 +119,9 @@ class Loader:
         dtype: str = "float32",
         masks: str = "bits",
         priority: Sequence[str] | None = None,
+        augment: Compose | Sequence[Transform] | str | None = None,
+        labels: str = "exact",
+        return_params: bool = False,
         threads: int | None = None,
         prefetch: int = 4,
         on_error: str = "raise",
@@ -126,23 +143,35 @@ class Loader:
             foreground=foreground_along(store, self.indices, foreground),
             groups=groups_along(store, self.indices, together),
         )
-        self.recipe = Recipe(
-            store,
-            self.indices,
-            size=size,
-            normalize=normalize,
-            percentiles=percentiles,
-            pad=pad,
-            dtype=dtype,
-            masks=masks,
-            priority=priority,
-        )
+        becomes: dict[str, Any] = {
+            "size": size,
+            "normalize": normalize,
+            "percentiles": percentiles,
+            "pad": pad,
+            "dtype": dtype,
+            "masks": masks,
+            "priority": priority,
+        }
+        if augment is None:
+            self.recipe = Recipe(store, self.indices, **becomes)
+        else:
+            self.recipe = AugmentedRecipe(
+                store,
+                self.indices,
+                compose=as_compose(augment),
+                labels=labels,
+                seed=self.schedule.seed,
+                **becomes,
+            )
         usual = min(usable_cores(), MOST_THREADS)
         self.threads = whole_number("threads", usual if threads is None else threads, 1)
         self.prefetch = whole_number("prefetch", prefetch, 1)
         if on_error not in ON_ERROR:
             raise OptionError(one_of("on_error", on_error, ON_ERROR))
         self.on_error = on_error
+        if return_params and augment is None:
+            raise OptionError("return_params is given without augment: none are drawn")
+        self.return_params = return_params
         # Samples that were left out, and why.
         self.skipped: dict[int, str] = {}
         self._meter = Meter()
@@ -151,7 +180,9 @@ class Loader:
         image = (count, *recipe.image_shape), recipe.image_dtype
         mask = (count, *recipe.mask_shape), recipe.mask_dtype
         # One in the consumer's hands, one being asked for, the others ahead.
-        self._pool = Pool([image, mask], self.prefetch + 2)
+        most = self.prefetch + 2
+        self._pool = Pool([image, mask], most)
+        recipe.streams = most * count * recipe.sample_bytes > STREAM_FROM_BYTES
         self._crews: weakref.WeakSet[Crew[Any, Any]] = weakref.WeakSet()
         # Epoch and batch: where the next loop begins; and what comes after the batch
         # that was handed over last.
@@ -197,6 +228,25 @@ class Loader:
     @cached_property
     def _identity(self) -> dict[str, Any]:
         return state.identify(self.schedule, self.recipe)
+
+    def replay(self, params: Mapping[str, Any]) -> Batch:
+        """Return the batch that has these `params`, made again.
+
+        They may come from another loader with the same steps and the same samples, as
+        of a store of other images of these patients. Raises OptionError if they do not
+        fit.
+        """
+        recipe = self.recipe
+        if not isinstance(recipe, AugmentedRecipe):
+            raise OptionError("replay needs a loader with augment")
+        samples, drawn = recipe.read(params)
+        if len(samples) and not 0 <= samples.min() <= samples.max() < len(self.store):
+            raise OptionError(f"params name samples beyond the {len(self.store)} here")
+        count = len(samples)
+        image = np.empty((count, *recipe.image_shape), recipe.image_dtype)
+        mask = np.empty((count, *recipe.mask_shape), recipe.mask_dtype)
+        recipe.fill_drawn(samples, image, mask, drawn)
+        return Batch(image, mask, samples, dict(params))
 
     def stats(self) -> Stats:
         """Return what has been done so far, and what limits it."""
@@ -246,22 +296,29 @@ class Loader:
                     count = len(job.samples) - len(job.failures)
                     self._meter.lap(count)
                     if count:
-                        yield job.hand_over()
+                        yield self._described(job.hand_over(), epoch)
             finally:
                 self._meter.lap()
 
     def _in_order(self, line: Line, epoch: int, first: int) -> Iterator[Job]:
         """Yield finished jobs, each when `prefetch` later ones have begun."""
         samples, bounds = self.schedule.epoch(epoch)
+        told = first
         for k in range(first, len(self)):
-            chosen = samples[bounds[k] : bounds[k + 1]].copy()
             if self._meter.is_cold():
-                self.store.read_ahead(chosen)
+                told, wanted = min(k + COLD_AHEAD, len(self)), max(told, k)
+                self.store.read_ahead(samples[bounds[wanted] : bounds[told]])
+            chosen = samples[bounds[k] : bounds[k + 1]].copy()
             line.begin(Job(epoch, k, chosen))
             if len(line) > self.prefetch:
                 yield line.finish()
         while len(line):
             yield line.finish()
+
+    def _described(self, batch: Batch, epoch: int) -> Batch:
+        if self.return_params and isinstance(self.recipe, AugmentedRecipe):
+            return replace(batch, params=self.recipe.describe(batch.index, epoch))
+        return batch
 
     def _check(self, job: Job) -> None:
         """Raise what failed, or list what is left out."""

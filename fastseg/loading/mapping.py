@@ -21,7 +21,7 @@ Matrices = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Mapping:
+class Mappings:
     """The mappings of b samples.
 
     inner, outer : float64 (b, 3, 3)
@@ -67,7 +67,7 @@ def find_mapping(
     store: Store,
     samples: NDArray[np.int64],
     size: tuple[int, int] | None,
-) -> tuple[Mapping, Frames]:
+) -> tuple[Mappings, Frames]:
     """Return the mapping of all geometric steps, and the frames that they end in.
 
     values  : of each step, its parameters for b samples
@@ -92,7 +92,7 @@ def find_mapping(
             _WAYS[type(step)](frames, step, value)
     if size is not None:
         _centre(frames, size)
-    return Mapping(inner=inner, outer=frames.matrix, bent=bent, sizes=sizes), frames
+    return Mappings(inner=inner, outer=frames.matrix, bent=bent, sizes=sizes), frames
 
 
 def _identities(count: int) -> Matrices:

@@ -20,11 +20,15 @@ MASKS = ("bits", "labels", "onehot")
 
 
 class Spent(NamedTuple):
-    """Nanoseconds that a thread spent: finding pixels, on images, on masks."""
+    """Nanoseconds that a thread spent: finding pixels, on images, on masks.
 
-    read: int
-    image: int
-    mask: int
+    custom : in functions of the user's
+    """
+
+    read: int = 0
+    image: int = 0
+    mask: int = 0
+    custom: int = 0
 
 
 class Recipe:
@@ -53,6 +57,8 @@ class Recipe:
         priority: Sequence[str] | None = None,
     ):
         self.store = store
+        # Whether what is made is written past the caches.
+        self.streams = False
         if dtype not in DTYPES:
             raise OptionError(one_of("dtype", dtype, DTYPES))
         if dtype == "raw" and normalize not in (None, "none"):
@@ -87,9 +93,13 @@ class Recipe:
         self._shift, self._gain = self.scaling.shift_and_gain(store, every)
 
     def fill(
-        self, samples: NDArray[np.int64], image: NDArray[Any], mask: NDArray[Any]
+        self,
+        samples: NDArray[np.int64],
+        image: NDArray[Any],
+        mask: NDArray[Any],
+        epoch: int = 0,
     ) -> Spent:
-        """Make images and masks of samples.
+        """Make images and masks of samples, the same in every epoch.
 
         samples : int64 (b,), places in the store
         image   : of image_dtype (b, *image_shape), and
@@ -117,16 +127,24 @@ class Recipe:
         if self.dtype == "raw":
             value = self.image_dtype.type(self.pad)
             return lambda images, rows, shift, gain, out: gather.gather_values(
-                images, rows, value, out
+                images, rows, value, self.streams, out
             )
         low, high = self.scaling.limits
         pad = np.float32(self.pad)
         if self.dtype == "float16":
             return lambda images, rows, shift, gain, out: gather.gather_half_images(
-                images, rows, shift, gain, low, high, pad, out.view(np.uint16)
+                images,
+                rows,
+                shift,
+                gain,
+                low,
+                high,
+                pad,
+                self.streams,
+                out.view(np.uint16),
             )
         return lambda images, rows, shift, gain, out: gather.gather_images(
-            images, rows, shift, gain, low, high, pad, out
+            images, rows, shift, gain, low, high, pad, self.streams, out
         )
 
     def _mask_gatherer(self) -> Callable[..., Any]:
@@ -134,21 +152,23 @@ class Recipe:
         kind, store = self.masks, self.store
         if kind == "bits":
             none = self.mask_dtype.type(0)
-            return lambda masks, rows, out: gather.gather_values(masks, rows, none, out)
+            return lambda masks, rows, out: gather.gather_values(
+                masks, rows, none, self.streams, out
+            )
         if kind == "labels":
             order = np.array([store.class_index(n) for n in self.priority], np.int64)
             return lambda masks, rows, out: gather.gather_labels(
-                masks, rows, order, out
+                masks, rows, order, self.streams, out
             )
         if kind == "onehot":
             every = np.arange(len(store.classes))
             return lambda masks, rows, out: gather.gather_classes(
-                masks, rows, every, out
+                masks, rows, every, self.streams, out
             )
         if kind in store.classes:
             one = np.array([store.class_index(kind)], np.int64)
             return lambda masks, rows, out: gather.gather_classes(
-                masks, rows, one, out[:, None]
+                masks, rows, one, self.streams, out[:, None]
             )
         raise OptionError(one_of("masks", kind, (*MASKS, *store.classes)))
 

@@ -1,12 +1,15 @@
 """Where a loader stands, as a dict for JSON, and who may go on there."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from xxhash import xxh3_64_hexdigest
 
+from fastseg.augment import Custom
 from fastseg.errors import StateError
+from fastseg.loading.augmenting import AugmentedRecipe
 from fastseg.loading.recipe import Recipe
 from fastseg.loading.schedule import Schedule
 
@@ -40,7 +43,34 @@ def identify(schedule: Schedule, recipe: Recipe) -> dict[str, Any]:
         "pad": recipe.pad,
         "masks": recipe.masks,
         "priority": list(recipe.priority),
+        "augment": _augmentation(recipe),
     }
+
+
+def _augmentation(recipe: Recipe) -> dict[str, Any] | None:
+    if not isinstance(recipe, AugmentedRecipe):
+        return None
+    compose = recipe.compose
+    # A function of the user's is known by its name only.
+    steps = [
+        {"name": "Custom", "p": step.p, "function": _name(step.function)}
+        if isinstance(step, Custom)
+        else step.as_dict()
+        for step in compose
+    ]
+    given = {
+        "transforms": steps,
+        "interpolation": compose.interpolation,
+        "border": compose.border,
+        "labels": recipe.labels,
+    }
+    # As JSON gives it back, with lists for tuples.
+    described: dict[str, Any] = json.loads(json.dumps(given))
+    return described
+
+
+def _name(function: Any) -> str:
+    return str(getattr(function, "__qualname__", type(function).__qualname__))
 
 
 def read_place(

@@ -34,7 +34,8 @@ class Stats:
     ready            : mean number of batches that lay ready when one was asked for
     prefetch, threads : the loader's
     stages           : seconds of all threads together: "read" (finding pixels, or
-        decompressing them), "image" (into place, scaled), "mask"
+        decompressing them), "image" (into place, scaled, augmented), "mask", "custom"
+        (functions of your own)
     disk_reads       : how often the process had to wait for the disk meanwhile (major
         page faults); None where the system does not tell
     buffer_bytes     : memory for batches, handed out or kept for the next ones
@@ -100,6 +101,7 @@ class Stats:
             "read": "decompressing: a store built without --compress needs none",
             "image": "reading and scaling images",
             "mask": "making masks",
+            "custom": "functions of your own",
         }[stage]
         more = (
             f"; threads={usable_cores()} would use all cores"
@@ -134,7 +136,7 @@ class Meter:
         self._batches = self._samples = self._ready = 0
         self._seconds = self._waited = self._since = 0.0
         self._waits: deque[float] = deque(maxlen=WAITS_KEPT)
-        self._spent = [0, 0, 0]
+        self._spent = [0] * len(Spent._fields)
         self._first_faults = self._faults = major_faults()
         self._cold = 0
 

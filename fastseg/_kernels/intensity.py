@@ -1,0 +1,467 @@
+"""Intensity: what augmentation does to the values of one image, in place.
+
+A plane is float32 (h, w), C-contiguous, finite, in whatever units the batch has (as a
+rule scaled to mean 0 and deviation 1). Parameters are numbers, never drawn here.
+`apply_tone` does several steps in a row, each of them can be had alone. Random numbers
+are in noise.py.
+
+Powers and exponentials are polynomials in float32, and nothing calls a library of
+mathematics but for square roots, which are exact: every machine makes the same bits.
+Sums are kept in float64, in a fixed order. Scalars may come as float64 (or as Python's)
+and are rounded to float32 before anything is done with them.
+"""
+
+import math
+
+import numpy as np
+
+from fastseg._kernels.jit import inlined, kernel
+from fastseg._kernels.noise import add_gaussian, add_rician, split_log2
+
+F = np.float32
+ZERO, ONE = F(0), F(1)
+# 2**f = 1 + f * (E1 + E2 f + ...) on -1/2 <= f <= 1/2, minimax in relative error:
+# 9.1e-8 before rounding.
+E1, E2, E3 = F(0.69314698), F(0.24022242), F(0.055507337)
+E4, E5 = F(0.0096715128), F(0.0013264727)
+LOG2_E = 1.4426950408889634
+# Adding it rounds a float32 to an integer, which then stands in the last bits.
+ROUNDER = F(1.5 * 2**23)
+EXPONENT = np.int32(23)  # where it begins in the bits of a float32
+LEAST_POWER, LEAST_NORMAL = F(-126), F(2.0**-126)
+LEAST_REST = F(-0.75)
+# Sums that are kept side by side, so that they become vector instructions: 9 times
+# faster.
+LANES = 256
+# Where a Gaussian is cut off, in standard deviations, as in scipy.ndimage.
+TRUNCATE = 4.0
+
+# Steps of `apply_tone`; beside them what their row of parameters holds.
+BRIGHTNESS = 0  # multiply, add
+CONTRAST = 1  # factor, preserve_range (0 or 1)
+GAMMA = 2  # gamma, invert (0 or 1), keep_stats (0 or 1)
+BIAS_FIELD = 3  # floor, then the ten coefficients
+GAUSSIAN = 4  # std
+RICIAN = 5  # std, floor
+BLUR = 6  # sigma
+LOW_RESOLUTION = 7  # factor
+PARAMETERS = 11  # columns that `apply_tone` reads at most
+
+
+@inlined
+def scaled_power(shifted, f):
+    """Return 2**(n + f) as float32, to a relative error of 2e-7.
+
+    shifted : float32, n + ROUNDER for a whole n from -126 to 127
+    f       : float32, from -1/2 to 1/2 (from -3/4, with less precision)
+    """
+    square = f * f
+    series = (E1 + E2 * f) + square * ((E3 + E4 * f) + square * E5)
+    bits = F(ONE + f * series).view(np.int32)
+    # n is moved to where a float32 has its exponent, and added to that.
+    moved = np.int32(np.float32(shifted).view(np.int32) << EXPONENT)
+    return np.int32(bits + moved).view(np.float32)
+
+
+@inlined
+def power(base, high, low):
+    """Return base**(high + low) as float32, 0 for a base below 2**-126.
+
+    base : float32, up to 2**24
+    high : float32 of which the last 12 bits are 0, and
+    low  : float32, the rest of the exponent, above 0 and up to 5
+
+    The relative error is below 1e-6 where the power is above 2**-125; what is less
+    becomes something from 0 to 2**-125.
+    """
+    whole, rest = split_log2(max(base, LEAST_NORMAL))
+    # high * whole is exact, so that great logarithms cost no digits.
+    large, small = high * whole, low * whole + (high + low) * rest
+    shifted = max(large + small, LEAST_POWER) + ROUNDER
+    f = max((large - (shifted - ROUNDER)) + small, LEAST_REST)
+    return scaled_power(shifted, f) if base >= LEAST_NORMAL else ZERO
+
+
+@kernel
+def split_exponent(gamma):
+    """Return the two parts of gamma that `power` takes, float32."""
+    bits = np.float32(gamma).view(np.int32)
+    high = np.int32(bits & np.int32(-4096)).view(np.float32)
+    return high, F(gamma - np.float64(high))
+
+
+@kernel
+def find_range(plane):
+    """Return the least and the greatest value, float32."""
+    values = plane.reshape(plane.size)
+    # As integers in the same order, because only those are compared by vector
+    # instructions: comparing float32 would have to mind NaN. 9 times faster.
+    least, greatest = np.int32(2**31 - 1), np.int32(-(2**31))
+    for k in range(len(values)):
+        bits = np.float32(values[k]).view(np.int32)
+        order = np.int32(bits ^ np.int32((bits >> np.int32(31)) & np.int32(2**31 - 1)))
+        least, greatest = min(least, order), max(greatest, order)
+    return integer_to_float(least), integer_to_float(greatest)
+
+
+@inlined
+def integer_to_float(order):
+    """Return the float32 whose place in the order of all float32 this int32 is."""
+    order = np.int32(order)
+    bits = np.int32(order ^ np.int32((order >> np.int32(31)) & np.int32(2**31 - 1)))
+    return bits.view(np.float32)
+
+
+@kernel
+def find_mean(plane):
+    """Return the mean, float64."""
+    values = plane.reshape(plane.size)
+    sums = np.zeros(LANES)
+    for start in range(0, len(values), LANES):
+        piece = values[start : start + LANES]
+        for k in range(len(piece)):
+            sums[k] += np.float64(piece[k])
+    return add_up(sums) / len(values)
+
+
+@kernel
+def add_up(sums):
+    """Return the sum of float64 (n,), added one after the other (numpy's differs)."""
+    total = 0.0
+    for k in range(len(sums)):
+        total += sums[k]
+    return total
+
+
+@kernel
+def find_deviation(plane, mean):
+    """Return the standard deviation about the mean, float64."""
+    values = plane.reshape(plane.size)
+    sums = np.zeros(LANES)
+    for start in range(0, len(values), LANES):
+        piece = values[start : start + LANES]
+        for k in range(len(piece)):
+            off = np.float64(piece[k]) - mean
+            sums[k] += off * off
+    return math.sqrt(add_up(sums) / len(values))
+
+
+@kernel
+def apply_brightness(plane, multiply, add):
+    """Make each value value * multiply + add.
+
+    plane         : float32 (h, w), C-contiguous, changed in place
+    multiply, add : float32, add in the units of plane
+    """
+    multiply, add = F(multiply), F(add)
+    values = plane.reshape(plane.size)
+    for k in range(len(values)):
+        values[k] = values[k] * multiply + add
+
+
+@kernel
+def apply_contrast(plane, factor, preserve_range):
+    """Move each value away from the mean by a factor, or towards it.
+
+    plane          : float32 (h, w), C-contiguous, changed in place
+    factor         : float32; 1 changes no bit
+    preserve_range : bool, whether to clip to the range that the values had
+
+    As batchgenerators' `augment_contrast`, nnU-Net's.
+    """
+    values = plane.reshape(plane.size)
+    mean, more = F(find_mean(plane)), F(factor) - ONE
+    if preserve_range:
+        low, high = find_range(plane)
+        for k in range(len(values)):
+            value = values[k] + (values[k] - mean) * more
+            values[k] = min(max(value, low), high)
+    else:
+        for k in range(len(values)):
+            values[k] += (values[k] - mean) * more
+
+
+@kernel
+def apply_gamma(plane, gamma, low, high, invert, keep_stats):
+    """Bend the values between low and high: ((v - low) / range)**gamma * range + low.
+
+    plane      : float32 (h, w), C-contiguous, changed in place
+    gamma      : float64, above 0, up to 5 for the stated precision
+    low, high  : float32, the plane's range as of `find_range`; equal: nothing is done.
+        Values below low become low
+    invert     : bool, whether to bend the negative image: the bright values are then
+        spread by a gamma above 1, in place of the dark ones
+    keep_stats : bool, whether to give back mean and standard deviation thereafter
+
+    As batchgenerators' `augment_gamma` with `invert_image` and `retain_stats`, and
+    batchgeneratorsv2's GammaTransform. The power has a relative error below 1e-6.
+    """
+    low, high = F(low), F(high)
+    if not low < high:
+        return
+    values = plane.reshape(plane.size)
+    mean = deviation = 0.0
+    if keep_stats:
+        mean = find_mean(plane)
+        deviation = find_deviation(plane, mean)
+    first, second = split_exponent(gamma)
+    base, span = (high, low - high) if invert else (low, high - low)
+    scale = ONE / span
+    for k in range(len(values)):
+        t = (values[k] - base) * scale
+        values[k] = base + span * power(t, first, second)
+    if keep_stats:
+        new_mean = find_mean(plane)
+        new_deviation = find_deviation(plane, new_mean)
+        multiply = deviation / max(new_deviation, 1e-30)
+        apply_brightness(plane, F(multiply), F(mean - new_mean * multiply))
+
+
+@kernel
+def apply_bias_field(plane, floor, coefficients):
+    """Multiply the signal by exp of a polynomial of order 3 over the image.
+
+    plane        : float32 (h, w), C-contiguous, changed in place
+    floor        : float32, the value in plane that stands for no signal at all
+    coefficients : float64 (10,), of 1, x, x**2, x**3, y, xy, x**2 y, y**2, x y**2 and
+        y**3, where x and y are from -1 at the centres of the first pixels to 1 at
+        those of the last (0 for a side of one pixel). The polynomial must stay within
+        -80 and 80; all 0 changes no bit
+
+    The new value is floor + (value - floor) * exp(polynomial). After Van Leemput et
+    al. (1999) and Sudre et al. (2017), as TorchIO's RandomBiasField, which draws each
+    coefficient from -0.5 to 0.5. It differs in having three axes (20 coefficients), in
+    which of the two axes is called x, and in a floor of 0, whatever 0 means.
+    """
+    height, width = plane.shape
+    c, floor = coefficients, F(floor)
+    places = np.empty(width, np.float32)
+    for column in range(width):
+        places[column] = (2 * column - (width - 1)) / max(width - 1, 1)
+    for row in range(height):
+        y = (2 * row - (height - 1)) / max(height - 1, 1)
+        a0 = F((c[0] + y * (c[4] + y * (c[7] + y * c[9]))) * LOG2_E)
+        a1 = F((c[1] + y * (c[5] + y * c[8])) * LOG2_E)
+        a2, a3 = F((c[2] + y * c[6]) * LOG2_E), F(c[3] * LOG2_E)
+        line = plane[row]
+        for column in range(width):
+            x = places[column]
+            field = (a0 + x * a1) + (x * x) * (a2 + x * a3)
+            shifted = field + ROUNDER
+            factor = scaled_power(shifted, field - (shifted - ROUNDER))
+            line[column] += (line[column] - floor) * (factor - ONE)
+
+
+@kernel
+def gaussian_taps(sigma):
+    """Return the weights of places 0 to radius of a Gaussian, float32, then zeros.
+
+    sigma : float64, above 0, in pixels
+
+    They are at least 3 and a multiple of 3, plus the one of place 0. The radius is
+    scipy's, TRUNCATE * sigma rounded half up.
+    """
+    radius = int(TRUNCATE * sigma + 0.5)
+    taps = np.zeros(1 + 3 * max((radius + 2) // 3, 1))
+    total = 0.0
+    for k in range(radius + 1):
+        taps[k] = small_exp(-0.5 * k * k / (sigma * sigma))
+        total += taps[k] if k == 0 else 2 * taps[k]
+    return (taps / total).astype(np.float32)
+
+
+@kernel
+def small_exp(x):
+    """Return exp(x) for x from -700 to 0, to a relative error of 1e-12, in float64."""
+    x /= 1024
+    series = 1.0
+    for k in range(12, 0, -1):
+        series = 1.0 + series * x / k
+    for _ in range(10):
+        series *= series
+    return series
+
+
+@kernel
+def blur(plane, sigma, scratch):
+    """Blur by a Gaussian.
+
+    plane   : float32 (h, w), C-contiguous, changed in place
+    sigma   : float64, standard deviation in pixels, not negative
+    scratch : float32 (n,) with n at least h * w, overwritten
+
+    The same as scipy.ndimage.gaussian_filter (mode "reflect", truncate 4) but for the
+    rounding of float32. A sigma below 1/8 leaves one tap and changes nothing.
+    """
+    height, width = plane.shape
+    if int(TRUNCATE * sigma + 0.5) == 0:
+        return
+    taps = gaussian_taps(sigma)
+    reach = len(taps) - 1
+    values = plane.reshape(plane.size)
+    padded = np.empty(width + 2 * reach, np.float32)
+    before = reflected_places(width, reach)
+    for row in range(height):
+        line = plane[row]
+        padded[reach : reach + width] = line
+        for k in range(reach):
+            padded[k] = line[before[k]]
+            padded[reach + width + k] = line[before[reach + width + k]]
+        for k in range(1, reach + 1, 3):
+            add_taps(
+                taps, k, width, padded, reach, reach - k, reach + k,
+                reach - k - 1, reach + k + 1, reach - k - 2, reach + k + 2,
+                scratch, row * width,
+            )  # fmt: skip
+    rows = reflected_places(height, reach) * width
+    for row in range(height):
+        r = row + reach
+        for k in range(1, reach + 1, 3):
+            add_taps(
+                taps, k, width, scratch, rows[r], rows[r - k], rows[r + k],
+                rows[r - k - 1], rows[r + k + 1], rows[r - k - 2], rows[r + k + 2],
+                values, row * width,
+            )  # fmt: skip
+
+
+@inlined
+def add_taps(taps, k, length, source, c, a1, b1, a2, b2, a3, b3, out, to):
+    """Add three pairs of taps to a row; the first three overwrite it.
+
+    taps   : float32 (1 + 3 g,), those from k on are added, and if k is 1, taps[0] too
+    length : pixels of a row
+    source : float32 (n,); rows begin at c for taps[0], a1 and b1 for taps[k], ...
+    out    : float32 (m,), the row begins at `to`
+
+    Places in long arrays, not slices of them: 2 times faster, for the making of eight
+    slices takes as long as their sum does.
+    """
+    tap1, tap2, tap3 = taps[k], taps[k + 1], taps[k + 2]
+    c, to = np.uint64(c), np.uint64(to)
+    a1, a2, a3 = np.uint64(a1), np.uint64(a2), np.uint64(a3)
+    b1, b2, b3 = np.uint64(b1), np.uint64(b2), np.uint64(b3)
+    if k == 1:
+        tap0 = taps[0]
+        for i in range(length):
+            x = np.uint64(i)
+            near = tap0 * source[c + x] + tap1 * (source[a1 + x] + source[b1 + x])
+            far = tap2 * (source[a2 + x] + source[b2 + x])
+            out[to + x] = near + (far + tap3 * (source[a3 + x] + source[b3 + x]))
+    else:
+        for i in range(length):
+            x = np.uint64(i)
+            near = out[to + x] + tap1 * (source[a1 + x] + source[b1 + x])
+            far = tap2 * (source[a2 + x] + source[b2 + x])
+            out[to + x] = near + (far + tap3 * (source[a3 + x] + source[b3 + x]))
+
+
+@kernel
+def reflected_places(length, reach):
+    """Return where the places from -reach to length + reach - 1 are found, int64."""
+    places = np.empty(length + 2 * reach, np.int64)
+    for k in range(len(places)):
+        place = (k - reach) % (2 * length)
+        places[k] = min(place, 2 * length - 1 - place)
+    return places
+
+
+@kernel
+def plan_lowering(length, factor):
+    """Return where pixels come from along one axis if its resolution is lowered.
+
+    length : number of pixels
+    factor : float64, from 0 to 1
+
+    Returns first, second : int64 (length,), pixels between which to interpolate, and
+    share : float32 (length,), the second one's share.
+    """
+    small = max(int(np.rint(length * factor)), 1)
+    first, second = np.empty(length, np.int64), np.empty(length, np.int64)
+    share = np.empty(length, np.float32)
+    for k in range(length):
+        place = max((k + 0.5) * small / length - 0.5, 0.0)
+        left = int(place)
+        right = min(left + 1, small - 1)
+        share[k] = place - left if left < right else 0.0
+        # The centre of a large pixel, or the pixel to its right.
+        first[k] = (2 * left + 1) * length // (2 * small)
+        second[k] = (2 * right + 1) * length // (2 * small)
+    return first, second, share
+
+
+@inlined
+def stretch_line(line, first, second, share, out):
+    """Interpolate within one row."""
+    for x in range(len(out)):
+        left = line[first[x]]
+        out[x] = left + share[x] * (line[second[x]] - left)
+
+
+@kernel
+def lower_resolution(plane, factor):
+    """Reduce the resolution and interpolate back to the size that was.
+
+    plane  : float32 (h, w), C-contiguous, changed in place
+    factor : float64, above 0 and up to 1; 1 changes no bit. Sides of
+        round(h * factor) and round(w * factor) pixels, at least 1, are in between
+
+    Down by the nearest pixel, up by linear interpolation, pixels being squares whose
+    corners coincide: torch's "nearest-exact" and "bilinear", as batchgeneratorsv2's
+    SimulateLowResolutionTransform, nnU-Net's of today. (The older batchgenerators goes
+    up by cubic splines.)
+    """
+    height, width = plane.shape
+    first, second, share = plan_lowering(width, factor)
+    above, below, weight = plan_lowering(height, factor)
+    # Rows are stretched before they are overwritten: what lies below is at this row or
+    # after it, and what lies above was what lay below for a row before.
+    upper, lower = np.empty(width, np.float32), np.empty(width, np.float32)
+    stretch_line(plane[above[0]], first, second, share, upper)
+    lower[:] = upper
+    in_upper, in_lower = above[0], np.int64(-1)
+    for row in range(height):
+        if in_upper != above[row]:
+            upper, lower = lower, upper
+            in_upper, in_lower = in_lower, in_upper
+        if below[row] != in_lower and below[row] != above[row]:
+            in_lower = below[row]
+            stretch_line(plane[in_lower], first, second, share, lower)
+        line, part = plane[row], weight[row]
+        for x in range(width):
+            line[x] = upper[x] + part * (lower[x] - upper[x])
+
+
+@kernel
+def apply_tone(plane, codes, params, key0, key1, stream, scratch):
+    """Do several steps, one after the other, each in a pass of its own.
+
+    A pass over 256 x 256 values that stay in the cache costs 2.3 us, a power 40 us: to
+    do all steps to eight rows before the next eight was 1.3 times slower.
+
+    plane   : float32 (h, w), C-contiguous, changed in place
+    codes   : int64 (k,), BRIGHTNESS to LOW_RESOLUTION
+    params  : float64 (k, PARAMETERS), a row per step: see the codes
+    key0, key1 : uint64, and
+    stream  : uint32, for noise: step i draws from stream + i (modulo 2**32)
+    scratch : float32 (n,) with n at least h * w, overwritten by BLUR, else unused
+    """
+    for i in range(len(codes)):
+        code, p = codes[i], params[i]
+        own = np.uint32((np.uint64(stream) + np.uint64(i)) & np.uint64(0xFFFFFFFF))
+        if code == BRIGHTNESS:
+            apply_brightness(plane, F(p[0]), F(p[1]))
+        elif code == CONTRAST:
+            apply_contrast(plane, F(p[0]), p[1] != 0)
+        elif code == GAMMA:
+            low, high = find_range(plane)
+            apply_gamma(plane, p[0], low, high, p[1] != 0, p[2] != 0)
+        elif code == BIAS_FIELD:
+            apply_bias_field(plane, F(p[0]), p[1:11])
+        elif code == GAUSSIAN:
+            add_gaussian(plane, F(p[0]), key0, key1, own)
+        elif code == RICIAN:
+            add_rician(plane, F(p[0]), F(p[1]), key0, key1, own)
+        elif code == BLUR:
+            blur(plane, p[0], scratch)
+        elif code == LOW_RESOLUTION:
+            lower_resolution(plane, p[0])

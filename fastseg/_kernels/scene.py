@@ -1,0 +1,133 @@
+"""Augmented samples: what the other kernels do to one, for many in one call.
+
+Samples stand along the first axis of each argument. Random numbers are those of
+`noise`, with a key for all and the sample's place in the store as the second one.
+"""
+
+import numpy as np
+
+from fastseg._kernels.bend import bend_rings
+from fastseg._kernels.intensity import apply_tone
+from fastseg._kernels.jit import kernel
+from fastseg._kernels.noise import BLOCKS, fill_words
+from fastseg._kernels.polygon import fill_one
+from fastseg._kernels.warp import warp_image, warp_mask
+
+# A double has 53 bits: 26 of one word and 27 of another.
+HIGH, LOW = np.uint32(6), np.uint32(5)
+
+
+@kernel
+def draw_uniforms(key, samples, stream, out):
+    """Fill with uniform numbers in [0, 1), multiples of 2**-53.
+
+    key     : uint64
+    samples : uint64 (b,)
+    stream  : uint32
+    out     : float64 (b, n)
+    """
+    words = np.empty((4, BLOCKS), np.uint32)
+    for j in range(len(samples)):
+        for start in range(0, out.shape[1], 2 * BLOCKS):
+            fill_words(np.uint64(start // 2), key, samples[j], stream, words)
+            for k in range(start, min(start + 2 * BLOCKS, out.shape[1])):
+                block, half = (k - start) >> 1, 2 * (k & 1)
+                high = np.float64(words[half, block] >> HIGH)
+                low = np.float64(words[half + 1, block] >> LOW)
+                out[j, k] = (high * 2.0**27 + low) * 2.0**-53
+
+
+@kernel
+def draw_fields(key, samples, stream, magnitudes, grids, out):
+    """Draw control points, each coordinate uniform between -magnitude and magnitude.
+
+    key, samples, stream : as for `draw_uniforms`
+    magnitudes : float64 (b,)
+    grids      : int64 (b, 2), rows and columns of each sample's own control points
+    out        : float64 (b, gy, gx, 2); beyond its own, the outermost ones go on
+    """
+    for j in range(len(samples)):
+        rows, columns = grids[j]
+        numbers = np.empty((1, 2 * rows * columns))
+        draw_uniforms(key, samples[j : j + 1], stream, numbers)
+        for y in range(out.shape[1]):
+            for x in range(out.shape[2]):
+                k = 2 * (min(y, rows - 1) * columns + min(x, columns - 1))
+                for axis in range(2):
+                    share = 2 * numbers[0, k + axis] - 1
+                    out[j, y, x, axis] = magnitudes[j] * share
+
+
+@kernel
+def warp_images(
+    images, rows, outer, control, spacing, inner, order, border, fill,
+    shift, gain, low, high, out,
+):  # fmt: skip
+    """Do as `warp_image` does: sample rows[j] of a stack goes to out[j].
+
+    images : integers (n, H, W)
+    rows   : int64 (b,); where it is negative, out[j] is left alone
+    outer, inner : float64 (b, 2, 3); control : float64 (b, gy, gx, 2)
+    shift, gain  : float32 (b,)
+    out    : float32 (b, h, w)
+    """
+    for j in range(len(rows)):
+        if rows[j] >= 0:
+            warp_image(
+                images[rows[j]], outer[j], control[j], spacing, inner[j], order, border,
+                fill, shift[j], gain[j], low, high, out[j],
+            )  # fmt: skip
+
+
+@kernel
+def warp_masks(masks, rows, outer, control, spacing, inner, out):
+    """Do as `warp_mask` does: sample rows[j] of a stack (n, H, W) goes to out[j]."""
+    for j in range(len(rows)):
+        if rows[j] >= 0:
+            warp_mask(masks[rows[j]], outer[j], control[j], spacing, inner[j], out[j])
+
+
+@kernel
+def draw_labels(
+    points, offsets, ring_class, ranges, outer, control, spacing, inner,
+    edges, nonzero, rows, values, out,
+):  # fmt: skip
+    """Draw the contours of samples where the mapping puts them.
+
+    points, offsets, ring_class : all rings of a store; those of a class and sample
+        stand together
+    ranges : int64 (b, 2), first ring of each sample and the one after its last
+    outer, control, spacing, inner : as for `warp_images`
+    edges, nonzero, rows : as for `fill_one`
+    values : (K,) of the dtype of out, the bit of each class
+    out    : unsigned (b, h, w), every cell is written
+    """
+    for j in range(len(ranges)):
+        mask = out[j]
+        mask[:] = 0
+        first, last = ranges[j]
+        while first < last:
+            stop = first + 1
+            while stop < last and ring_class[stop] == ring_class[first]:
+                stop += 1
+            own = points[offsets[first] : offsets[stop]]
+            places = offsets[first : stop + 1] - offsets[first]
+            bent, places = bend_rings(
+                own, places, outer[j], control[j], spacing, inner[j]
+            )
+            value = values[ring_class[first]]
+            fill_one(bent, places, 0.0, edges, nonzero, rows, mask, value, False)
+            first = stop
+
+
+@kernel
+def apply_tones(planes, codes, params, key, samples, stream):
+    """Do as `apply_tone` does to each plane; negative codes are no steps.
+
+    planes : float32 (b, h, w)
+    codes  : int64 (b, k); params : float64 (b, k, PARAMETERS)
+    key, samples, stream : as for `draw_uniforms`
+    """
+    scratch = np.empty(planes[0].size, np.float32)
+    for j in range(len(planes)):
+        apply_tone(planes[j], codes[j], params[j], key, samples[j], stream, scratch)

@@ -1,0 +1,262 @@
+"""Cubic B-splines: a displacement on a coarse grid, and the coefficients of an image.
+
+A displacement is given by `control`, float64 (gy, gx, 2), last axis (dx, dy). Control
+point [j, i] stands at ((i - 1) * spacing, (j - 1) * spacing), so that one cell before
+and one after what is displaced is all that a grid needs; beyond it the outermost
+coefficients go on for ever. An empty grid, (0, 0, 2), displaces nothing.
+"""
+
+import math
+
+import numpy as np
+
+from fastseg._kernels.jit import inlined, kernel
+
+F = np.float32
+u64 = np.uint64
+
+CONSTANT, EDGE, REFLECT = 0, 1, 2
+
+# The pole of the filter that finds coefficients; image values are forgotten at this
+# rate per pixel, after REACH pixels below float32's rounding (7e-10).
+POLE = math.sqrt(3.0) - 2.0
+REACH = 16
+# 1 / ((1 - z E)(1 - z / E)), E being a step to the next pixel, is the product over
+# n = 1, 2, 4, 8, ... of (1 + a**2) * (1 + b * (E**n + E**-n)), with a = z**n and
+# b = a / (1 + a**2). Four of them reach 15 pixels.
+B1 = F(POLE / (1 + POLE**2))
+B2 = F(POLE**2 / (1 + POLE**4))
+B4 = F(POLE**4 / (1 + POLE**8))
+B8 = F(POLE**8 / (1 + POLE**16))
+# What is left of the gain -6z along rows, and 6 for the recursion along columns.
+GAIN = F(-36 * POLE * (1 + POLE**2) * (1 + POLE**4) * (1 + POLE**8) * (1 + POLE**16))
+FIRST_GAIN = F(1 / (1 - POLE))
+POLE32 = F(POLE)
+
+
+@inlined
+def spline_weights(t):
+    """Return the four weights at t in [0, 1] between the second and third."""
+    s = 1.0 - t
+    return (
+        s * s * s / 6.0,
+        2.0 / 3.0 - t * t * (2.0 - t) / 2.0,
+        2.0 / 3.0 - s * s * (2.0 - s) / 2.0,
+        t * t * t / 6.0,
+    )
+
+
+@inlined
+def spline_slopes(t):
+    """Return the derivatives of the four weights."""
+    s = 1.0 - t
+    return (
+        -s * s / 2.0,
+        t * (1.5 * t - 2.0),
+        s * (2.0 - 1.5 * s),
+        t * t / 2.0,
+    )
+
+
+@inlined
+def locate_cell(place, spacing, count):
+    """Return (cell, place within it): control points cell - 1 to cell + 2 count."""
+    # Farther out, all four are the outermost one.
+    along = min(max(place / spacing + 1.0, -2.0), count + 1.0)
+    cell = math.floor(along)
+    return cell, along - cell
+
+
+@inlined
+def nearest_control(k, count):
+    """Return the index of a control point, that of the outermost one beyond the grid.
+
+    In 64 unsigned bits, which spares the test for negative indices.
+    """
+    return u64(min(max(k, 0), count - 1))
+
+
+@kernel
+def displace_point(control, spacing, x, y):
+    """Return (dx, dy) at a point."""
+    rows, columns = control.shape[0], control.shape[1]
+    i, t = locate_cell(x, spacing, columns)
+    j, s = locate_cell(y, spacing, rows)
+    along, down = spline_weights(t), spline_weights(s)
+    dx = dy = 0.0
+    for b in range(4):
+        row = nearest_control(j - 1 + b, rows)
+        line_x = line_y = 0.0
+        for a in range(4):
+            column = nearest_control(i - 1 + a, columns)
+            line_x += along[a] * control[row, column, 0]
+            line_y += along[a] * control[row, column, 1]
+        dx += down[b] * line_x
+        dy += down[b] * line_y
+    return dx, dy
+
+
+@kernel
+def differentiate_point(control, spacing, x, y):
+    """Return (dx, dy, dx by x, dx by y, dy by x, dy by y) at a point."""
+    rows, columns = control.shape[0], control.shape[1]
+    i, t = locate_cell(x, spacing, columns)
+    j, s = locate_cell(y, spacing, rows)
+    along, down = spline_weights(t), spline_weights(s)
+    along_slope, down_slope = spline_slopes(t), spline_slopes(s)
+    dx = dy = dx_x = dx_y = dy_x = dy_y = 0.0
+    for b in range(4):
+        row = nearest_control(j - 1 + b, rows)
+        line_x = line_y = slope_x = slope_y = 0.0
+        for a in range(4):
+            column = nearest_control(i - 1 + a, columns)
+            cx, cy = control[row, column, 0], control[row, column, 1]
+            line_x += along[a] * cx
+            line_y += along[a] * cy
+            slope_x += along_slope[a] * cx
+            slope_y += along_slope[a] * cy
+        dx += down[b] * line_x
+        dy += down[b] * line_y
+        dx_x += down[b] * slope_x
+        dy_x += down[b] * slope_y
+        dx_y += down_slope[b] * line_x
+        dy_y += down_slope[b] * line_y
+    return dx, dy, dx_x / spacing, dx_y / spacing, dy_x / spacing, dy_y / spacing
+
+
+@kernel
+def turn_control(control, matrix):
+    """Return the control points of matrix times the displacement.
+
+    matrix : float64 (2, 3), of which the last column does not matter
+    """
+    turned = np.empty(control.shape)
+    for j in range(control.shape[0]):
+        for i in range(control.shape[1]):
+            dx, dy = control[j, i, 0], control[j, i, 1]
+            turned[j, i, 0] = matrix[0, 0] * dx + matrix[0, 1] * dy
+            turned[j, i, 1] = matrix[1, 0] * dx + matrix[1, 1] * dy
+    return turned
+
+
+@kernel
+def stretch_control(control, spacing, step, start, width, room):
+    """Evaluate each row of control points at the columns of the output.
+
+    step, start : output column x lies at step * x + start
+    width       : columns of the output; room, at least as many, are allocated
+
+    Returns float32 (gy, 2, room), dx and dy.
+    """
+    rows, columns = control.shape[0], control.shape[1]
+    lines = np.zeros((rows, 2, room), F)
+    for x in range(width):
+        i, t = locate_cell(step * x + start, spacing, columns)
+        w0, w1, w2, w3 = spline_weights(t)
+        i0, i1 = nearest_control(i - 1, columns), nearest_control(i, columns)
+        i2, i3 = nearest_control(i + 1, columns), nearest_control(i + 2, columns)
+        for j in range(rows):
+            for axis in range(2):
+                line = control[j, :, axis]
+                lines[j, axis, x] = (
+                    w0 * line[i0] + w1 * line[i1] + w2 * line[i2] + w3 * line[i3]
+                )
+    return lines
+
+
+@inlined
+def displace_row(lines, spacing, y, dx, dy):
+    """Combine four stretched rows into the displacement of an output row.
+
+    lines  : as `stretch_control` returns them
+    y      : of the row, in the frame of the control points
+    dx, dy : float32 (room,), overwritten
+    """
+    rows = lines.shape[0]
+    j, s = locate_cell(y, spacing, rows)
+    w0, w1, w2, w3 = spline_weights(s)
+    w0, w1, w2, w3 = F(w0), F(w1), F(w2), F(w3)
+    j0, j1 = nearest_control(j - 1, rows), nearest_control(j, rows)
+    j2, j3 = nearest_control(j + 1, rows), nearest_control(j + 2, rows)
+    for axis in range(2):
+        out = dx if axis == 0 else dy
+        a, b, c, d = lines[j0, axis], lines[j1, axis], lines[j2, axis], lines[j3, axis]
+        for k in range(len(out)):
+            out[k] = w0 * a[k] + w1 * b[k] + w2 * c[k] + w3 * d[k]
+
+
+@kernel
+def extend(k, count, border):
+    """Return which pixel stands at k, of a line of so many.
+
+    As scipy has it for splines: CONSTANT goes on as (d c b | a b c d | c b a) does.
+    """
+    if 0 <= k < count:
+        return k
+    if border == EDGE or count == 1:
+        return 0 if k < 0 else count - 1
+    if border == REFLECT:
+        k %= 2 * count
+        return k if k < count else 2 * count - 1 - k
+    k %= 2 * count - 2
+    return k if k < count else 2 * count - 2 - k
+
+
+@inlined
+def add_neighbours(line, step, weight, out):
+    """Write out[k] = line[k + step] + weight * (line[k] + line[k + 2 * step])."""
+    before, here, after = line[:], line[step:], line[2 * step :]
+    for k in range(len(after)):
+        out[k] = here[k] + weight * (before[k] + after[k])
+
+
+@kernel
+def spline_coefficients(image, border, margin):
+    """Return the coefficients of the cubic B-spline through an image's pixels.
+
+    image : numbers (H, W)
+
+    Returns float32 (H + 2 * margin, W + 2 * margin): pixel [r, c] is at
+    [r + margin, c + margin].
+    """
+    height, width = image.shape
+    wide = width + 2 * margin
+    tall = height + 2 * margin + 2 * REACH
+    cells = np.empty((tall, wide), F)
+    # Along rows: line k holds pixel k - before; each step shortens it at both ends.
+    before = margin + 15
+    one = np.empty(width + 2 * before, F)
+    two = np.empty(width + 2 * before, F)
+    for r in range(height):
+        source = image[r]
+        middle = one[before : before + width]
+        for c in range(width):
+            middle[c] = F(source[c]) * GAIN
+        for k in range(before):
+            one[k] = middle[extend(k - before, width, border)]
+            one[before + width + k] = middle[extend(width + k, width, border)]
+        length = len(one)
+        add_neighbours(one, 1, B1, two)
+        add_neighbours(two[: length - 2], 2, B2, one)
+        add_neighbours(one[: length - 6], 4, B4, two)
+        add_neighbours(two[: length - 14], 8, B8, cells[r + margin + REACH])
+    # Along columns: rows beyond the image are copies, and the recursions start in
+    # those farthest out, as if these went on for ever.
+    for r in range(margin + REACH):
+        above = extend(r - margin - REACH, height, border) + margin + REACH
+        cells[r] = cells[above]
+        below = extend(height + r, height, border) + margin + REACH
+        cells[margin + REACH + height + r] = cells[below]
+    for c in range(wide):
+        cells[0, c] *= FIRST_GAIN
+    for r in range(1, tall):
+        last, line = cells[r - 1], cells[r]
+        for c in range(wide):
+            line[c] += POLE32 * last[c]
+    for c in range(wide):
+        cells[tall - 1, c] *= -POLE32 * FIRST_GAIN
+    for r in range(tall - 2, -1, -1):
+        last, line = cells[r + 1], cells[r]
+        for c in range(wide):
+            line[c] = POLE32 * (last[c] - line[c])
+    return cells[REACH : tall - REACH]
