@@ -1,31 +1,44 @@
 """Pictures of samples, for people who would rather look than read."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from fastseg.augment import Compose, Transform, as_compose
 from fastseg.errors import OptionError, missing_extra
 from fastseg.links import StrPath
+from fastseg.loading.augmenting import AugmentedRecipe
 from fastseg.loading.sampling import check_seed, epoch_order
 from fastseg.store.reader import Sample, Store
 
 # Okabe and Ito's palette: told apart by people of any colour vision.
 COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
 DARK = "#16181d"
+# Of each sample, if it is augmented.
+VERSIONS = 6
 
 
 def show(
-    store: Store, output: StrPath, *, count: int = 4, seed: int = 0, dpi: int = 110
+    store: Store,
+    output: StrPath,
+    *,
+    count: int = 4,
+    seed: int = 0,
+    augment: Compose | Sequence[Transform] | str | None = None,
+    dpi: int = 110,
 ) -> Path:
     """Draw random samples, a row each, and return the picture's path.
 
     The columns are the image, its mask, the segmented image (what no class covers is
     darkened) and the contours drawn over the image.
 
-    count : how many samples, at most those of the store
-    seed  : which ones
-    output: the picture; its ending says the format (.png, .pdf, .svg)
+    count   : how many samples, at most those of the store
+    seed    : which ones
+    augment : transforms, as `Loader` takes them: the columns are then the image and six
+        augmented versions of it, with the contours over them
+    output  : the picture; its ending says the format (.png, .pdf, .svg)
 
     Raises MissingExtraError without matplotlib, OptionError.
     """
@@ -40,16 +53,25 @@ def show(
     if not path.suffix or path.is_dir():
         raise OptionError(f"{path}: expected the name of a picture, as in {path}.png")
     chosen = epoch_order(len(store), check_seed(seed), 0, shuffle=True)[:count]
+    titles = ["image", "mask", "segmented", "contours"]
+    if augment is not None:
+        compose = as_compose(augment)
+        titles = ["image", *(f"epoch {k}" for k in range(VERSIONS))]
+    side = 3.0 if augment is None else 2.2
     figure = Figure(
-        figsize=(12, 2.95 * len(chosen) + 0.7), facecolor=DARK, layout="constrained"
+        figsize=(side * len(titles), (side - 0.05) * len(chosen) + 0.7),
+        facecolor=DARK,
+        layout="constrained",
     )
     FigureCanvasAgg(figure)
-    grid = figure.subplots(len(chosen), 4, squeeze=False)
+    grid = figure.subplots(len(chosen), len(titles), squeeze=False)
     for axes, index in zip(grid, chosen.tolist(), strict=True):
-        _draw_sample(axes, store, store[index])
-    for axis, title in zip(
-        grid[0], ("image", "mask", "segmented", "contours"), strict=True
-    ):
+        if augment is None:
+            _draw_sample(axes, store, store[index])
+        else:
+            _draw_versions(axes, store, index, compose, seed)
+        _label(axes, store[index])
+    for axis, title in zip(grid[0], titles, strict=True):
         axis.set_title(title, color="white", fontsize=13)
     _draw_legend(figure, store)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -76,16 +98,53 @@ def _draw_sample(axes: Any, store: Store, sample: Sample) -> None:
     pictures = (grey, mask, segmented, grey)
     for axis, picture in zip(axes, pictures, strict=True):
         axis.imshow(picture, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    _draw_contours(axes[3], store, sample.contours)
+
+
+def _draw_versions(
+    axes: Any, store: Store, index: int, compose: Compose, seed: int
+) -> None:
+    """Draw a sample as it is, and as it is in the first epochs."""
+    chosen = np.array([index])
+    # What is black and white in the image itself stays so in its versions.
+    low, *_, high = store.items["percentiles"][index].tolist()
+    mean, std = (float(store.items[name][index]) for name in ("mean", "std"))
+    ends = sorted((end - mean) / (std or 1) for end in (low, high))
+    if store.items["slope"][index] < 0:
+        ends = [-ends[1], -ends[0]]
+    plain = AugmentedRecipe(store, chosen, compose=Compose([]))
+    recipe = AugmentedRecipe(store, chosen, compose=compose, seed=seed)
+    versions = [(plain, 0), *((recipe, epoch) for epoch in range(VERSIONS))]
+    for axis, (made, epoch) in zip(axes, versions, strict=True):
+        image = np.empty((1, *made.image_shape), np.float32)
+        mask = np.empty((1, *made.mask_shape), made.mask_dtype)
+        made.fill(chosen, image, mask, epoch)
+        axis.imshow(
+            image[0, 0],
+            cmap="gray",
+            vmin=ends[0],
+            vmax=ends[1] if ends[1] > ends[0] else ends[0] + 1,
+            interpolation="nearest",
+        )
+        _draw_contours(axis, store, made.contours(index, epoch))
+
+
+def _draw_contours(axis: Any, store: Store, contours: Mapping[str, Any]) -> None:
+    axis.autoscale(False)  # a contour may leave the image
+    for name, rings in contours.items():
+        for ring in rings:
+            closed = np.vstack([ring, ring[:1]])
+            colour = _colour(store.classes.index(name))
+            axis.plot(*closed.T, color=colour, linewidth=1.3)
+
+
+def _label(axes: Any, sample: Sample) -> None:
+    """Remove the frames of a row, and name the sample at its left."""
+    for axis in axes:
         axis.set_xticks([])
         axis.set_yticks([])
         for spine in axis.spines.values():
             spine.set_visible(False)
-    axes[3].autoscale(False)  # a contour may leave the image
-    for name, rings in sample.contours.items():
-        for ring in rings:
-            closed = np.vstack([ring, ring[:1]])
-            colour = _colour(store.classes.index(name))
-            axes[3].plot(*closed.T, color=colour, linewidth=1.3)
     facts = sample.facts
     # The file name tells what the instance number does; both are short.
     text = f"#{sample.index}  {facts['patient']}\n{Path(facts['source']).name}"

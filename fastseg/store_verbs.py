@@ -206,13 +206,23 @@ def show(
     ),
     count: Annotated[int, typer.Option("--count", "-n", help="Samples to draw.")] = 4,
     seed: Annotated[int, typer.Option(help="Which samples.")] = 0,
+    augment: Annotated[
+        str | None,
+        typer.Option(
+            help="Draw six augmented versions of each, by a preset, `light` or "
+            "`standard`, or by a JSON file of a Compose."
+        ),
+    ] = None,
 ) -> None:
     """Draw random samples: image, mask, segmented image and contours.
 
     Example: `fastseg show heart.h5 -o picture.png --count 6`
     """
     opened = fastseg.open(store)
-    fastseg.show(opened, out, count=count, seed=seed)
+    compose: fastseg.augment.Compose | str | None = augment
+    if augment and augment.endswith(".json"):
+        compose = _read_compose(Path(augment))
+    fastseg.show(opened, out, count=count, seed=seed, augment=compose)
     output.say(f"{out}: {min(count, len(opened))} of {len(opened)} samples")
 
 
@@ -286,6 +296,13 @@ def bench(
     )
     for line in str(report.stats).splitlines()[1:]:
         output.say(line)
+
+
+def _read_compose(path: Path) -> fastseg.augment.Compose:
+    try:
+        return fastseg.augment.from_dict(json.loads(path.read_text("utf-8")))
+    except ValueError as exc:  # of json, of Unicode, or an OptionError
+        raise OptionError(f"{path}: {exc}") from None
 
 
 def _size(text: str | None) -> int | tuple[int, int] | None:

@@ -1,5 +1,6 @@
 """Pictures of samples, drawn by matplotlib and looked at."""
 
+import json
 import re
 import sys
 
@@ -8,6 +9,7 @@ import pydicom
 import pytest
 from matplotlib import rc_context
 from matplotlib.image import imread
+from numpy.testing import assert_array_equal
 
 import fastseg
 from fastseg import make_phantom, show
@@ -128,3 +130,27 @@ def test_without_matplotlib_the_extra_is_named(store, tmp_path, monkeypatch):
     with pytest.raises(MissingExtraError, match=r'pip install "fastseg\[show\]"'):
         show(store, tmp_path / "a.png")
     assert not list(tmp_path.iterdir())
+
+
+def test_augmented_versions_stand_beside_the_image(store, tmp_path, fastseg_command):
+    """Six versions of each sample, with the contours over them, the same each time."""
+    first = show(store, tmp_path / "a.png", count=2, augment="standard")
+    again = show(store, tmp_path / "b.png", count=2, augment="standard")
+    pixels = imread(first)
+    assert_array_equal(pixels, imread(again))
+    height, width = pixels.shape[:2]
+    assert width > 2.5 * height
+    assert colourful(first) > 0.005
+    other = imread(show(store, tmp_path / "c.png", count=2, augment="light"))
+    assert (other != pixels).any()
+    compose = fastseg.augment.Compose([fastseg.augment.Flip(p=1)])
+    path = tmp_path / "steps.json"
+    path.write_text(json.dumps(compose.as_dict()))
+    run = fastseg_command("show", store.path, "-o", "d.png", "--augment", path)
+    assert run.returncode == 0, run.stderr
+    assert (tmp_path / "d.png").exists()
+    path.write_text("{")
+    run = fastseg_command("show", store.path, "-o", "e.png", "--augment", path)
+    assert run.returncode == 1
+    assert "steps.json" in run.stderr
+    assert not (tmp_path / "e.png").exists()

@@ -11,12 +11,13 @@ from xxhash import xxh3_64_intdigest
 
 from fastseg import augment
 from fastseg._kernels import intensity, scene
+from fastseg._kernels.bend import bend_rings
 from fastseg.augment import Compose, Transform
 from fastseg.augment.base import Values
 from fastseg.errors import OptionError, one_of
 from fastseg.loading.mapping import Mappings, find_mapping
 from fastseg.loading.recipe import Recipe, Spent
-from fastseg.raster import Rules, scratch_rows
+from fastseg.raster import Rules, join_rings, scratch_rows
 from fastseg.store.layout import mask_dtype
 from fastseg.store.reader import Store
 
@@ -145,6 +146,23 @@ class AugmentedRecipe(Recipe):
                 f"of a batch of this loader: {', '.join(names)}"
             )
         return samples, Drawn(key, values)
+
+    def contours(self, sample: int, epoch: int) -> dict[str, list[NDArray[np.float64]]]:
+        """Return the rings of each class of a sample as they are in an epoch.
+
+        float64 (n, 2), (x, y) in pixels of the batch
+        """
+        samples = np.array([sample])
+        drawn = self.draw(samples, epoch)
+        steps = self.compose.transforms
+        mapping, _ = find_mapping(steps, drawn.values, self.store, samples, self.size)
+        outer, control, spacing, inner = self._matrices(mapping, samples, drawn)
+        way = outer[0], control[0], spacing, inner[0]
+        moved: dict[str, list[NDArray[np.float64]]] = {}
+        for name, rings in self.store[sample].contours.items():
+            points, offsets = bend_rings(*join_rings(rings), *way)
+            moved[name] = np.split(points, offsets[1:-1])
+        return moved
 
     def fill(
         self,
