@@ -5,6 +5,8 @@
 # make bench-build   measure building beside a plain loop and the disk's limit
 # make bench-scale   measure a store of a million samples
 # make bench-compress  measure compressed stores beside plain ones
+# make bench-loader    measure the loader beside its peers (installs them: some GB)
+# make bench-augment   measure augmentation beside its peers (installs them, too)
 
 PYTHON ?= python3
 VENV := .venv
@@ -14,7 +16,8 @@ SHELL := /bin/sh
 .SHELLFLAGS := -e -c
 PIP := python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test lint bench bench-raster bench-build bench-scale bench-compress clean
+.PHONY: demo test lint bench bench-raster bench-build bench-scale bench-compress \
+	bench-loader bench-augment clean
 
 demo: $(VENV)/.demo
 	@rm -rf demo && mkdir demo
@@ -61,6 +64,12 @@ bench-scale: $(VENV)/.bench
 bench-compress: $(VENV)/.bench
 	python benchmarks/compress.py
 
+bench-loader: $(VENV)/.peers
+	python benchmarks/loader_speed.py
+
+bench-augment: $(VENV)/.peers
+	python benchmarks/augment_speed.py
+
 clean:
 	rm -rf $(VENV) demo dist
 
@@ -74,6 +83,10 @@ $(VENV)/.demo: pyproject.toml $(VENV)/pyvenv.cfg
 
 $(VENV)/.test: pyproject.toml $(VENV)/pyvenv.cfg
 	$(PIP) --editable ".[test]"
+	@touch $@
+
+$(VENV)/.peers: pyproject.toml $(VENV)/pyvenv.cfg
+	$(PIP) --editable ".[peers]"
 	@touch $@
 
 $(VENV)/.bench: pyproject.toml $(VENV)/pyvenv.cfg

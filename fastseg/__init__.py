@@ -70,13 +70,15 @@ _HOME = {
     "write_split": "fastseg.store.splits",
 }
 _NAME_THERE = {"open": "open_store"}
-_ROOMS = ("dicom", "errors")
+_ROOMS = ("augment", "dicom", "errors")
+# Not in __all__, so that a star import, or help(), works where their extra is missing.
+_OPTIONAL_ROOMS = ("torch",)
 
 __all__ = ["__version__", *_HOME, *_ROOMS]
 
 
 def __getattr__(name: str) -> Any:
-    if name in _ROOMS:
+    if name in _ROOMS or name in _OPTIONAL_ROOMS:
         return import_module(f"fastseg.{name}")
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -17,11 +17,11 @@ FLOORS = [
     {"fastseg.files", "fastseg.progress"},
     {"fastseg._kernels"},
     {"fastseg.raster", "fastseg.distance", "fastseg.areas", "fastseg.dicom"},
-    {"fastseg.links", "fastseg.sources", "fastseg.store"},
+    {"fastseg.links", "fastseg.sources", "fastseg.store", "fastseg.augment"},
     {"fastseg.planning"},
     {"fastseg.making"},
     {"fastseg.builder", "fastseg.loading"},
-    {"fastseg.pictures", "fastseg.phantom", "fastseg.benching"},
+    {"fastseg.pictures", "fastseg.phantom", "fastseg.benching", "fastseg.torch"},
     {"fastseg.terminal"},
     {"fastseg.data_verbs", "fastseg.store_verbs"},
     {"fastseg.cli"},
@@ -108,10 +108,11 @@ def test_rooms_keep_to_their_libraries(room):
 
 
 def test_importing_fastseg_imports_nothing_heavy():
-    """`import fastseg` alone loads no numpy, numba, pydicom, h5py or typer."""
+    """`import fastseg` alone loads no numpy, numba, pydicom, h5py, typer or torch."""
     code = (
         "import sys, fastseg; print([m for m in "
-        "('numpy', 'numba', 'pydicom', 'h5py', 'typer', 'rich') if m in sys.modules])"
+        "('numpy', 'numba', 'pydicom', 'h5py', 'typer', 'rich', 'torch') "
+        "if m in sys.modules])"
     )
     run = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True

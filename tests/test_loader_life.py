@@ -238,6 +238,27 @@ def test_a_pool_keeps_no_more_than_it_may():
     assert (values == 7).all()
 
 
+@pytest.mark.parametrize("compress", [False, True])
+def test_what_is_read_ahead_are_the_pixels(study, tmp_path, compress):
+    """The system is asked for just the bytes that samples consist of."""
+    path = tmp_path / "heart.h5"
+    fastseg.build(fastseg.link(study), path, compress=compress)
+    store, content = fastseg.open(path), path.read_bytes()
+    samples = np.array([5, 0, 3])
+    store.read_ahead(samples)
+    pieces = [content[a : a + size] for a, size in store._pixels.extents(samples)]
+    if compress:
+        assert all(piece.startswith(b"\x28\xb5\x2f\xfd") for piece in pieces)
+        assert len(pieces) == 6
+        return
+    expected = [
+        array.tobytes()
+        for k in samples
+        for array in (store[int(k)].image, store[int(k)].mask)
+    ]
+    assert pieces == expected
+
+
 def test_a_loader_can_be_pickled(square):
     """Its copy opens its own map and goes on with the same epoch."""
     loader = Loader(square, batch_size=3, seed=5, masks="labels", size=32)

@@ -74,7 +74,8 @@ class Loader:
         default the class with the smaller mean area lies on top
 
     augment    : transforms, see `fastseg.augment`, or the name of a preset: "light",
-        "standard"; other ones in every epoch, a function of (seed, epoch, sample)
+        "standard"; a function of (seed, epoch, sample), so that a sample that comes
+        twice in an epoch is changed alike
     labels     : of augmented samples: "exact" moves the contours and draws them again,
         "nearest" takes the nearest pixels of the masks
     return_params : let `params` of a batch tell what was drawn
