@@ -16,10 +16,10 @@ def test_rates_and_times_are_measured(store):
     assert len(report.rates) == len(report.copy_rates) == 3
     assert min(report.rates) <= report.rate <= max(report.rates)
     assert all(rate > 0 for rate in (*report.rates, *report.copy_rates))
-    assert 0 < report.share
+    assert report.share > 0
     assert report.sample_bytes == 64 * 64 * (4 + 4)
-    assert 0 < report.next_batch
-    assert 0 < report.first_batch
+    assert report.next_batch > 0
+    assert report.first_batch > 0
     assert report.stats.samples > 0
     assert json.loads(json.dumps(report.as_dict()))["rate"] == report.rate
 

@@ -76,51 +76,57 @@ def nearest_control(k, count):
     return u64(min(max(k, 0), count - 1))
 
 
+@inlined
+def sum_columns(control, row, axis, places, weights):
+    """Return the weighted sum of four control points of a row."""
+    i0, i1, i2, i3 = places
+    w0, w1, w2, w3 = weights
+    left = w0 * control[row, i0, axis] + w1 * control[row, i1, axis]
+    return left + (w2 * control[row, i2, axis] + w3 * control[row, i3, axis])
+
+
+@inlined
+def sum_block(control, rows, columns, down, along):
+    """Return the weighted sums (dx, dy) of four by four control points."""
+    dx = dy = 0.0
+    for b in range(4):
+        dx += down[b] * sum_columns(control, rows[b], 0, columns, along)
+        dy += down[b] * sum_columns(control, rows[b], 1, columns, along)
+    return dx, dy
+
+
+@inlined
+def four_controls(cell, count):
+    """Return the indices of the four control points that count in a cell."""
+    return (
+        nearest_control(cell - 1, count),
+        nearest_control(cell, count),
+        nearest_control(cell + 1, count),
+        nearest_control(cell + 2, count),
+    )
+
+
 @kernel
 def displace_point(control, spacing, x, y):
     """Return (dx, dy) at a point."""
-    rows, columns = control.shape[0], control.shape[1]
-    i, t = locate_cell(x, spacing, columns)
-    j, s = locate_cell(y, spacing, rows)
-    along, down = spline_weights(t), spline_weights(s)
-    dx = dy = 0.0
-    for b in range(4):
-        row = nearest_control(j - 1 + b, rows)
-        line_x = line_y = 0.0
-        for a in range(4):
-            column = nearest_control(i - 1 + a, columns)
-            line_x += along[a] * control[row, column, 0]
-            line_y += along[a] * control[row, column, 1]
-        dx += down[b] * line_x
-        dy += down[b] * line_y
-    return dx, dy
+    i, t = locate_cell(x, spacing, control.shape[1])
+    j, s = locate_cell(y, spacing, control.shape[0])
+    columns = four_controls(i, control.shape[1])
+    rows = four_controls(j, control.shape[0])
+    return sum_block(control, rows, columns, spline_weights(s), spline_weights(t))
 
 
 @kernel
 def differentiate_point(control, spacing, x, y):
     """Return (dx, dy, dx by x, dx by y, dy by x, dy by y) at a point."""
-    rows, columns = control.shape[0], control.shape[1]
-    i, t = locate_cell(x, spacing, columns)
-    j, s = locate_cell(y, spacing, rows)
+    i, t = locate_cell(x, spacing, control.shape[1])
+    j, s = locate_cell(y, spacing, control.shape[0])
+    columns = four_controls(i, control.shape[1])
+    rows = four_controls(j, control.shape[0])
     along, down = spline_weights(t), spline_weights(s)
-    along_slope, down_slope = spline_slopes(t), spline_slopes(s)
-    dx = dy = dx_x = dx_y = dy_x = dy_y = 0.0
-    for b in range(4):
-        row = nearest_control(j - 1 + b, rows)
-        line_x = line_y = slope_x = slope_y = 0.0
-        for a in range(4):
-            column = nearest_control(i - 1 + a, columns)
-            cx, cy = control[row, column, 0], control[row, column, 1]
-            line_x += along[a] * cx
-            line_y += along[a] * cy
-            slope_x += along_slope[a] * cx
-            slope_y += along_slope[a] * cy
-        dx += down[b] * line_x
-        dy += down[b] * line_y
-        dx_x += down[b] * slope_x
-        dy_x += down[b] * slope_y
-        dx_y += down_slope[b] * line_x
-        dy_y += down_slope[b] * line_y
+    dx, dy = sum_block(control, rows, columns, down, along)
+    dx_x, dy_x = sum_block(control, rows, columns, down, spline_slopes(t))
+    dx_y, dy_y = sum_block(control, rows, columns, spline_slopes(s), along)
     return dx, dy, dx_x / spacing, dx_y / spacing, dy_x / spacing, dy_y / spacing
 
 
@@ -153,8 +159,7 @@ def stretch_control(control, spacing, step, start, width, room):
     for x in range(width):
         i, t = locate_cell(step * x + start, spacing, columns)
         w0, w1, w2, w3 = spline_weights(t)
-        i0, i1 = nearest_control(i - 1, columns), nearest_control(i, columns)
-        i2, i3 = nearest_control(i + 1, columns), nearest_control(i + 2, columns)
+        i0, i1, i2, i3 = four_controls(i, columns)
         for j in range(rows):
             for axis in range(2):
                 line = control[j, :, axis]
@@ -170,14 +175,13 @@ def displace_row(lines, spacing, y, dx, dy):
 
     lines  : as `stretch_control` returns them
     y      : of the row, in the frame of the control points
-    dx, dy : float32 (room,), overwritten
+    dx, dy : float32, overwritten
     """
     rows = lines.shape[0]
     j, s = locate_cell(y, spacing, rows)
     w0, w1, w2, w3 = spline_weights(s)
     w0, w1, w2, w3 = F(w0), F(w1), F(w2), F(w3)
-    j0, j1 = nearest_control(j - 1, rows), nearest_control(j, rows)
-    j2, j3 = nearest_control(j + 1, rows), nearest_control(j + 2, rows)
+    j0, j1, j2, j3 = four_controls(j, rows)
     for axis in range(2):
         out = dx if axis == 0 else dy
         a, b, c, d = lines[j0, axis], lines[j1, axis], lines[j2, axis], lines[j3, axis]
@@ -211,15 +215,16 @@ def add_neighbours(line, step, weight, out):
 
 
 @kernel
-def spline_coefficients(image, border, margin):
-    """Return the coefficients of the cubic B-spline through an image's pixels.
+def spline_coefficients(image, top, bottom, left, right, border, margin):
+    """Return the coefficients of the cubic B-spline through pixels of an image.
 
-    image : numbers (H, W)
+    image  : numbers (H, W), of which rows [top, bottom) and columns [left, right) count
+    border : how they go on, CONSTANT as (d c b | a b c d | c b a)
+    margin : coefficients that are wanted beyond their ends
 
-    Returns float32 (H + 2 * margin, W + 2 * margin): pixel [r, c] is at
-    [r + margin, c + margin].
+    Returns float32 (bottom - top + 2 * margin, right - left + 2 * margin).
     """
-    height, width = image.shape
+    height, width = bottom - top, right - left
     wide = width + 2 * margin
     tall = height + 2 * margin + 2 * REACH
     cells = np.empty((tall, wide), F)
@@ -228,7 +233,7 @@ def spline_coefficients(image, border, margin):
     one = np.empty(width + 2 * before, F)
     two = np.empty(width + 2 * before, F)
     for r in range(height):
-        source = image[r]
+        source = image[top + r, left:right]
         middle = one[before : before + width]
         for c in range(width):
             middle[c] = F(source[c]) * GAIN

@@ -1,0 +1,134 @@
+"""Contours through the inverse of a mapping, held against the mapping itself."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.testing import assert_allclose, assert_array_equal
+
+from fastseg._kernels import bend
+from tests.warp_reference import (
+    IDENTITY,
+    STILL,
+    affines,
+    into_image,
+    joined,
+    mappings,
+    seeds,
+    turn,
+)
+
+pytestmark = pytest.mark.kernel
+
+EACH = 60  # points on each edge where it is held against its true image
+
+
+def random_rings(seed, count, size):
+    random = np.random.default_rng(seed)
+    lengths = random.integers(1, 6, count)
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    return random.uniform(-size, 2 * size, (offsets[-1], 2)), offsets
+
+
+def dense(ring, each=EACH):
+    """Return points along the edges of a ring, each vertex among them."""
+    share = np.linspace(0, 1, each, endpoint=False)[:, None]
+    after = np.roll(ring, -1, axis=0)
+    return (ring[:, None] * (1 - share) + after[:, None] * share).reshape(-1, 2)
+
+
+def distances(points, ring):
+    """Return how far points lie off a ring."""
+    along = np.roll(ring, -1, axis=0) - ring
+    square = np.maximum((along**2).sum(axis=1), 1e-300)
+    away = points[:, None] - ring
+    share = np.clip((away * along).sum(axis=2) / square, 0, 1)
+    return np.linalg.norm(away - share[..., None] * along, axis=2).min(axis=1)
+
+
+@given(affines(), affines(), seeds)
+def test_vertices_go_through_the_inverse(outer, inner, seed):
+    """Without a displacement, the mapping leads back, and none is added."""
+    points, offsets = random_rings(seed, 3, 40)
+    mapping = outer, STILL, 1.0, inner
+    moved, ends = bend.bend_rings(points, offsets, *mapping)
+    assert_array_equal(ends, offsets)
+    assert_allclose(into_image(mapping, moved), points, atol=1e-9)
+
+
+@given(mappings(straight=False), seeds)
+@settings(max_examples=40)
+def test_bent_rings_lie_on_the_true_ones(mapping, seed):
+    """Vertices are kept, others are on the edges, and pieces within the tolerance."""
+    points, offsets = random_rings(seed, 2, 25)
+    moved, ends = bend.bend_rings(points, offsets, *mapping)
+    back = into_image(mapping, moved)
+    scale = np.abs(mapping[3][:, :2]).max()
+    for k in range(len(offsets) - 1):
+        ring = points[offsets[k] : offsets[k + 1]]
+        bent, returned = moved[ends[k] : ends[k + 1]], back[ends[k] : ends[k + 1]]
+        assert distances(returned, ring).max() < 1e-8 * max(1, scale)
+        gaps = np.linalg.norm(returned[:, None] - ring, axis=2).min(axis=0)
+        assert gaps.max() < 1e-8 * max(1, scale)
+        along = dense(ring)
+        true, _ = bend.bend_rings(along, np.array([0, len(along)]), *mapping)
+        assert distances(true, bent).max() < bend.TOLERANCE
+
+
+@given(mappings(straight=False), seeds)
+def test_shared_edges_stay_shared(mapping, seed):
+    """Two rings that share an edge share each of its points, bit for bit."""
+    a, b, c, d = np.random.default_rng(seed).uniform(-10, 60, (4, 2))
+    points = np.array([a, b, c, b, a, d])
+    moved, ends = bend.bend_rings(points, np.array([0, 3, 6]), *mapping)
+    first, second = moved[: ends[1]].tolist(), moved[ends[1] :].tolist()
+    edge = first[: first.index(moved[0].tolist()) + 1]
+    middle = bend.bend_rings(np.array([a, b]), np.array([0, 2]), *mapping)[0].tolist()
+    there = middle[: len(middle) // 2 + 1]
+    assert first[: len(there)] == there
+    assert second[: len(there)] == there[::-1]
+    assert edge == first[:1]
+
+
+def test_strong_fields_are_inverted():
+    """Points are found where a field does all but fold."""
+    spacing = 20.0
+    y, x = np.mgrid[:9, :9]
+    control = 0.48 * spacing * np.stack([(-1.0) ** x, (-1.0) ** y], axis=2)
+    mapping = IDENTITY, control, spacing, IDENTITY
+    points = np.random.default_rng(1).uniform(-20, 160, (200, 2))
+    moved, _ = bend.bend_rings(points, np.array([0, 200]), *mapping)
+    found = into_image(mapping, moved)
+    assert distances(found, points).max() < 1e-8
+
+
+@given(st.sampled_from([0, 1, 2]))
+def test_empty_and_tiny_rings(size):
+    """Rings of no, one or two points, and none at all, are no special case."""
+    control = np.random.default_rng(0).uniform(-3, 3, (4, 4, 2))
+    mapping = IDENTITY, control, 9.0, turn(20, 1)
+    points = np.ones((size, 2)) * 5
+    moved, ends = bend.bend_rings(points, np.array([0, 0, size]), *mapping)
+    assert ends.tolist() == [0, 0, size]
+    assert_allclose(into_image(mapping, moved), points, atol=1e-9)
+    _, ends = bend.bend_rings(np.empty((0, 2)), np.array([0]), *mapping)
+    assert ends.tolist() == [0]
+
+
+def test_far_edges_are_not_cut_to_pieces():
+    """An edge much longer than the field gets points only where it is bent."""
+    control = np.random.default_rng(0).uniform(-3, 3, (9, 9, 2))
+    ring = np.array([[-1e6, 30.0], [1e6, 31.0], [0, 1e6]])
+    mapping = IDENTITY, control, 9.0, IDENTITY
+    moved, _ = bend.bend_rings(ring, np.array([0, 3]), *mapping)
+    assert len(moved) < 1000
+    near = np.abs(moved).max(axis=1) < 200
+    assert near.sum() > 20
+
+
+def test_affines_are_inverted():
+    """Both products of a matrix and its inverse are the identity."""
+    matrix = np.array([[0.3, -2.0, 17.0], [1.1, 0.4, -8.0]])
+    back = bend.invert_affine(matrix)
+    assert_allclose(joined(matrix, back), IDENTITY, atol=1e-13)
+    assert_allclose(joined(back, matrix), IDENTITY, atol=1e-13)

@@ -1,0 +1,124 @@
+"""Mappings and resampling, slow and obviously right; and strategies that draw them."""
+
+import math
+
+import numpy as np
+from hypothesis import strategies as st
+from scipy import ndimage
+
+IDENTITY = np.eye(2, 3)
+STILL = np.empty((0, 0, 2))
+MODES = ("constant", "nearest", "reflect")
+# How far coordinates of the kernels may be off, in pixels.
+COORDINATE_ERROR = 1e-5
+
+
+def basis(x):
+    """Return the cubic B-spline by its definition, as a sum of truncated powers."""
+    terms = (1, -4, 6, -4, 1)
+    return sum(sign * np.maximum(x + 2 - k, 0) ** 3 for k, sign in enumerate(terms)) / 6
+
+
+def displacement(control, spacing, points):
+    """Return (n, 2): the sum over control points, the outermost going on for ever."""
+    gy, gx = control.shape[:2]
+    x, y = points[:, 0] / spacing + 1, points[:, 1] / spacing + 1
+    total = np.zeros_like(points)
+    more = 2 + math.ceil(np.abs([x, y]).max(initial=0))
+    for j in range(-more, gy + more):
+        for i in range(-more, gx + more):
+            weight = basis(x - i) * basis(y - j)
+            coefficient = control[min(max(j, 0), gy - 1), min(max(i, 0), gx - 1)]
+            total += weight[:, None] * coefficient
+    return total
+
+
+def apply(matrix, points):
+    """Return where a matrix (2, 3) takes points (n, 2)."""
+    return points @ matrix[:, :2].T + matrix[:, 2]
+
+
+def into_image(mapping, points):
+    """Return the points of the image that points (n, 2) of the output show."""
+    outer, control, spacing, inner = mapping
+    p = apply(outer, points)
+    if control.size:
+        p = p + displacement(control, spacing, p)
+    return apply(inner, p)
+
+
+def pixel_centres(shape):
+    y, x = np.mgrid[: shape[0], : shape[1]]
+    return np.column_stack([x.ravel(), y.ravel()]).astype(float)
+
+
+def resample(image, mapping, shape, order, mode):
+    """Return (values, doubtful); values are NaN outside in mode constant.
+
+    doubtful : pixels whose points are so close to a tie or to the border that the
+        least error decides
+    """
+    points = into_image(mapping, pixel_centres(shape))
+    values = ndimage.map_coordinates(
+        image.astype(float), points.T[::-1], order=order, mode=mode, cval=np.nan
+    )
+    doubtful = np.zeros(len(points), bool)
+    if mode == "constant":
+        ends = np.array(image.shape[::-1]) - 1.0
+        gap = np.minimum(np.abs(points), np.abs(points - ends))
+        doubtful |= (gap < COORDINATE_ERROR).any(axis=1)
+    if order == 0:
+        gap = np.abs(points - np.floor(points) - 0.5)
+        doubtful |= (gap < COORDINATE_ERROR).any(axis=1)
+    return values.reshape(shape), doubtful.reshape(shape)
+
+
+def turn(degrees, scale, shift=(0.0, 0.0)):
+    """Return a rotation, magnified and moved."""
+    a = math.radians(degrees)
+    cos, sin = scale * math.cos(a), scale * math.sin(a)
+    return np.array([[cos, -sin, shift[0]], [sin, cos, shift[1]]])
+
+
+def joined(*matrices):
+    """Return the product of matrices (2, 3), the last one applied first."""
+    total = np.eye(3)
+    for matrix in matrices:
+        total = total @ np.vstack([matrix, [0, 0, 1]])
+    return total[:2]
+
+
+seeds = st.integers(0, 2**32 - 1)
+
+
+@st.composite
+def affines(draw, reach=20.0):
+    """Draw invertible matrices (2, 3) that magnify and shear."""
+    matrix = turn(
+        draw(st.floats(-180, 180)),
+        draw(st.floats(0.4, 2.5)),
+        (draw(st.floats(-reach, reach)), draw(st.floats(-reach, reach))),
+    )
+    shear = np.array([[1, draw(st.floats(-0.5, 0.5)), 0], [0, 1, 0]])
+    flip = np.diag([draw(st.sampled_from([1.0, -1.0])), 1.0, 1.0])[:2]
+    return joined(matrix, shear, flip)
+
+
+@st.composite
+def mappings(draw, strength=0.48, straight=None):
+    """Draw (outer, control, spacing, inner), with a displacement or without."""
+    if straight is None:
+        straight = draw(st.booleans())
+    if straight:
+        return draw(affines()), STILL, 1.0, IDENTITY
+    spacing = draw(st.floats(3, 12))
+    shape = draw(st.integers(1, 8)), draw(st.integers(1, 8)), 2
+    greatest = strength * spacing
+    random = np.random.default_rng(draw(seeds))
+    control = random.uniform(-greatest, greatest, shape)
+    along = st.floats(0.5, 2)
+    if draw(st.booleans()):
+        outer = np.array([[draw(along), 0, 3.5], [0, -draw(along), 9]])
+    else:
+        outer = draw(affines())
+    return outer, control, spacing, draw(affines())
