@@ -11,11 +11,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from torch.nn.functional import (
-    binary_cross_entropy_with_logits,
-    interpolate,
-    max_pool2d,
-)
+from torch.nn.functional import interpolate, max_pool2d
 
 import fastseg
 from fastseg.torch import as_torch
@@ -63,9 +59,7 @@ def train(model, optimizer, batches):
     """Train for an epoch and return its mean loss."""
     total = 0.0
     for image, mask in batches:
-        logits, truth = model(image), mask.float()
-        loss = binary_cross_entropy_with_logits(logits, truth)
-        loss = loss + 1 - dice(truth, logits.sigmoid())
+        loss = 1 - dice(mask, model(image).sigmoid())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -102,7 +96,7 @@ def main():
     parser.add_argument("store", nargs="?", help="by default, of the sample data")
     parser.add_argument("--label", default="icontour", help="class to be learnt")
     parser.add_argument("--size", type=int, default=96, help="side of the images")
-    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--checkpoint", help="file to save to after each epoch")
     parser.add_argument("--resume", help="checkpoint to go on from")
@@ -117,16 +111,16 @@ def main():
     labelled = store.select(classes=args.label)
     parts = store.split({"train": 0.75, "val": 0.25}, indices=labelled, seed=args.seed)
     print(", ".join(f"{name}: {len(part)} samples" for name, part in parts.items()))
-    options = {"batch_size": 8, "size": args.size, "masks": args.label}
+    options = {"batch_size": 4, "size": args.size, "masks": args.label}
     train_loader = fastseg.Loader(
-        store, indices=parts["train"], seed=args.seed, **options
+        store, indices=parts["train"], seed=args.seed, augment="light", **options
     )
     val_loader = fastseg.Loader(store, indices=parts["val"], shuffle=False, **options)
     training, validation = as_torch(train_loader), as_torch(val_loader)
 
     torch.manual_seed(args.seed)
     model = UNet()
-    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     states = {"model": model, "optimizer": optimizer, "loader": training}
     if args.resume:
         for name, state in torch.load(args.resume).items():

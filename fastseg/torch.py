@@ -13,7 +13,7 @@ import operator
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -48,7 +48,8 @@ class Dataset(torch.utils.data.Dataset):  # type: ignore[misc]
     `dataset[i]` is (image, mask), tensors of shapes (1, h, w) and as `masks` says; its
     place in the store is `dataset.indices[i]`. DataLoader fetches whole batches in one
     call, unless a subclass has a `__getitem__` of its own. A dataset can be pickled and
-    forked, so that workers open their own map of the file, or share ours.
+    forked: workers open their own map of the file, or share ours. What changes from
+    epoch to epoch, as `augment` does, only a Loader has.
 
     Raises OptionError or UnknownClassError for arguments that do not fit the store.
     """
@@ -143,11 +144,13 @@ class TorchBatch:
     image : float32 (B, 1, h, w), or as the loader's `dtype` says
     mask  : as the loader's `masks` says
     index : int64 (B,), the samples' places in the store; always on the CPU
+    params : as `Batch` has them
     """
 
     image: torch.Tensor
     mask: torch.Tensor
     index: torch.Tensor
+    params: dict[str, Any] | None = None
 
     def __iter__(self) -> Iterator[torch.Tensor]:
         return iter((self.image, self.mask))
@@ -296,18 +299,19 @@ def _shared(batch: Batch) -> TorchBatch:
         torch.from_numpy(batch.image),
         torch.from_numpy(_shiftable(batch.mask)),
         torch.from_numpy(batch.index),
+        batch.params,
     )
 
 
 def _pinned(batch: TorchBatch) -> TorchBatch:
-    return TorchBatch(batch.image.pin_memory(), batch.mask.pin_memory(), batch.index)
+    return replace(batch, image=batch.image.pin_memory(), mask=batch.mask.pin_memory())
 
 
 def _moved(
     batch: TorchBatch, device: torch.device, non_blocking: bool = False
 ) -> TorchBatch:
     image, mask = (tensor.to(device, non_blocking=non_blocking) for tensor in batch)
-    return TorchBatch(image, mask, batch.index)
+    return replace(batch, image=image, mask=mask)
 
 
 def _shiftable(mask: NDArray[Any]) -> NDArray[Any]:

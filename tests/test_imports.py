@@ -128,3 +128,21 @@ def test_every_public_name_is_there_and_described():
         assert value.__doc__
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         _ = fastseg.nonsense
+
+
+def test_a_room_whose_package_is_missing_says_how_to_install_it():
+    """Without torch, `fastseg.torch` is refused with one line, and the rest works."""
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "import fastseg\n"
+        "from fastseg import *\n"
+        "try:\n"
+        "    fastseg.torch\n"
+        "except fastseg.errors.MissingExtraError as exc:\n"
+        "    print(exc)"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    expected = 'fastseg.torch needs an optional package: pip install "fastseg[torch]"'
+    assert run.stdout.strip() == expected

@@ -1,11 +1,16 @@
-"""The adapter for PyTorch: tensors that share memory, and datasets for its loader."""
+"""Tensors: no copy, no surprise, no thread left behind; and a network that learns."""
 
+import copy
 import gc
+import json
+import multiprocessing
+import os
 import pickle
 import re
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,188 +18,589 @@ from numpy.testing import assert_array_equal
 
 import fastseg
 from fastseg import Loader
-from fastseg.errors import OptionError
+from fastseg.errors import OptionError, StateError, UnknownClassError
 from tests.conftest import PROJECT
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+adapter = fastseg.torch
+Dataset, as_torch = adapter.Dataset, adapter.as_torch
+DataLoader = torch.utils.data.DataLoader
 
-from fastseg.torch import Dataset, as_torch  # noqa: E402  needs torch
+needs_cuda = pytest.mark.skipif(
+    not torch.cuda.is_available(), reason="torch finds no CUDA device"
+)
+without_cuda = pytest.mark.skipif(
+    torch.cuda.is_available(), reason="torch finds a CUDA device"
+)
 
-OPTIONS = {"size": 48, "masks": "labels"}
+
+@pytest.fixture(autouse=True)
+def _no_thread_stays_behind():
+    yield
+    gc.collect()
+    names = [thread.name for thread in threading.enumerate()]
+    assert [name for name in names if name.startswith("fastseg-loader")] == []
 
 
-def test_batches_share_the_loader_s_memory(store):
-    """On the CPU a tensor is a view of the batch, and equal to it."""
-    expected = list(Loader(store, batch_size=5, seed=1, **OPTIONS))
-    loader = Loader(store, batch_size=5, seed=1, **OPTIONS)
-    batches = list(as_torch(loader))
-    assert len(batches) == len(as_torch(loader)) == len(expected)
-    for tensors, arrays in zip(batches, expected, strict=True):
-        image, mask = tensors
-        assert_array_equal(image.numpy(), arrays.image)
-        assert_array_equal(mask.numpy(), arrays.mask)
-        assert_array_equal(tensors.index.numpy(), arrays.index)
-        assert image.dtype == torch.float32
-        assert mask.dtype == torch.uint8
+@pytest.fixture(scope="module")
+def square(tmp_path_factory):
+    """A store of one shape: 16 samples of 40 x 40."""
+    folder = tmp_path_factory.mktemp("square")
+    study = fastseg.make_phantom(folder / "study", patients=2, sizes=[40], phases=2)
+    report = fastseg.build(fastseg.link(study), folder / "square.h5")
+    return fastseg.open(report.path)
+
+
+def epoch(batches):
+    """Return index, image and mask of all samples of an epoch, as arrays."""
+    parts = [(batch.index, batch.image, batch.mask) for batch in batches]
+    return [np.concatenate(list(map(np.asarray, p))) for p in zip(*parts, strict=True)]
+
+
+def assert_same_epochs(one, two):
+    for its, others in zip(epoch(one), epoch(two), strict=True):
+        assert_array_equal(its, others, strict=True)
+
+
+# The dataset ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"size": 32},
+        {"size": (60, 50), "normalize": "percentile", "pad": 0.5, "dtype": "float16"},
+        {"size": 96, "masks": "onehot", "normalize": "none"},
+        {"size": 96, "masks": "icontour", "dtype": "raw"},
+    ],
+)
+def test_a_dataset_has_the_samples_of_a_loader(store, options):
+    """Options mean the same, bit for bit, for one sample and for many."""
+    chosen = np.arange(1, len(store), 3)
+    dataset = Dataset(store, indices=chosen, **options)
+    order = {"indices": chosen, "shuffle": False, "batch_size": len(chosen)}
+    batch = next(iter(Loader(store, **order, **options)))
+    assert_array_equal(dataset.indices, batch.index)
+    assert len(dataset) == len(chosen)
+    together = dataset.__getitems__(range(len(dataset)))
+    for k, (image, mask) in enumerate(together):
+        assert_array_equal(image.numpy(), batch.image[k], strict=True)
+        assert_array_equal(mask.numpy(), batch.mask[k], strict=True)
+        alone = dataset[k]
+        assert torch.equal(alone[0], image)
+        assert torch.equal(alone[1], mask)
+    assert torch.equal(dataset[-1][0], dataset[len(dataset) - 1][0])
+
+
+def test_a_dataset_opens_a_path(square):
+    """A path does instead of a store."""
+    assert torch.equal(Dataset(square.path)[3][0], Dataset(square)[3][0])
+
+
+@pytest.mark.parametrize(("workers", "method"), [(0, None), (2, "fork"), (2, "spawn")])
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
+def test_a_dataset_goes_into_torchs_loader(square, workers, method):
+    """Batches are whole and in order, with workers forked or spawned, or none."""
+    if method and method not in multiprocessing.get_all_start_methods():
+        pytest.skip(f"this system cannot {method}")
+    dataset = Dataset(square, masks="labels")
+    batches = DataLoader(
+        dataset, batch_size=5, num_workers=workers, multiprocessing_context=method
+    )
+    ours = Loader(square, batch_size=5, masks="labels", shuffle=False)
+    for (image, mask), expected in zip(batches, ours, strict=True):
+        assert_array_equal(image.numpy(), expected.image, strict=True)
+        assert_array_equal(mask.numpy(), expected.mask, strict=True)
+
+
+@pytest.mark.parametrize("twin", [copy.copy, lambda x: pickle.loads(pickle.dumps(x))])
+def test_a_dataset_can_be_pickled_with_what_a_subclass_adds(square, twin):
+    """The copy has the class, the attributes and the samples."""
+    mine = Flipped(square, indices=[3, 5], size=32)
+    mine.more = "added"
+    other = twin(mine)
+    assert type(other) is Flipped
+    assert other.more == "added"
+    assert torch.equal(other[1][0], mine[1][0])
+
+
+class Flipped(Dataset):
+    """A dataset with something of a user's own."""
+
+    def __getitem__(self, place):
+        image, mask = super().__getitem__(place)
+        return image.flip(-1), mask.flip(-1)
+
+
+def test_a_subclass_is_asked_for_its_samples(square):
+    """What DataLoader fetches at a time went through the subclass, too."""
+    flipped = Flipped(square)
+    (image, _) = next(iter(DataLoader(flipped, batch_size=3)))
+    plain = Dataset(square)
+    assert torch.equal(image[2], plain[2][0].flip(-1))
+
+
+def test_a_failing_sample_is_named(square, monkeypatch):
+    """The exception is the original one; its note has sample, patient and file."""
+    dataset = Dataset(square, indices=[2, 7, 9])
+    fill, error = dataset.recipe.fill, ZeroDivisionError("mine")
+
+    def failing(samples, *arrays):
+        if 7 in samples:
+            raise error
+        return fill(samples, *arrays)
+
+    monkeypatch.setattr(dataset.recipe, "fill", failing)
+    with pytest.raises(ZeroDivisionError) as caught:
+        dataset.__getitems__([0, 1, 2])
+    assert caught.value is error
+    facts = square[7].facts
+    (note,) = error.__notes__
+    assert note == (
+        f"while making sample 7 (patient {facts['patient']}, {facts['source']}) of "
+        f"{square.path}"
+    )
+
+
+def test_a_file_that_shrinks_is_an_error(square, tmp_path):
+    """A truncated file is noticed before its pixels are touched."""
+    path = tmp_path / "short.h5"
+    path.write_bytes(square.path.read_bytes())
+    dataset = Dataset(path)
+    os.truncate(path, 4096)
+    with pytest.raises(fastseg.errors.StoreError, match="truncated") as caught:
+        dataset[0]
+    assert caught.value.__notes__ == [f"while making sample 0 of {path}"]
+
+
+def test_bad_arguments_of_a_dataset_are_refused(store, square):
+    """As by the loader, at once, and in words."""
+    with pytest.raises(OptionError, match="several shapes"):
+        Dataset(store)
+    with pytest.raises(OptionError, match="twice"):
+        Dataset(square, indices=[1, 1])
+    with pytest.raises(OptionError, match="no samples are chosen of the 16"):
+        Dataset(square, indices=[])
+    with pytest.raises(OptionError, match="did you mean 'zscore'"):
+        Dataset(square, normalize="zscor")
+    with pytest.raises(UnknownClassError):
+        Dataset(square, masks="labels", priority=["heart"])
+    for place in (16, -17):
+        with pytest.raises(IndexError, match=f"sample {place} of a dataset of 16"):
+            Dataset(square)[place]
+    with pytest.raises(TypeError):
+        Dataset(square)["0"]
+
+
+# The loader ----------------------------------------------------------------------
+
+
+def test_tensors_share_the_memory_of_the_batch(square):
+    """No copy: the same addresses, on both sides of a batch's own door."""
+    loader = Loader(square, batch_size=4)
     batch = next(iter(loader))
-    shared = torch.from_numpy(batch.image)
-    assert shared.data_ptr() == batch.image.ctypes.data
-    assert torch.from_dlpack(batch.image).data_ptr() == batch.image.ctypes.data
+    shared = adapter._shared(batch)
+    for name in ("image", "mask", "index"):
+        tensor, array = getattr(shared, name), getattr(batch, name)
+        assert tensor.data_ptr() == array.ctypes.data
+    shared.image[0, 0, 0, 0] = 77
+    assert batch.image[0, 0, 0, 0] == 77
 
 
-def test_kept_tensors_are_not_written_to(store):
-    """A tensor, or a view of one, keeps the memory of its batch."""
-    tensors = as_torch(Loader(store, batch_size=2, **OPTIONS))
-    kept = [batch.image[1:, :, ::2] for batch in tensors]
-    copies = [part.clone() for part in kept]
-    for _ in range(3):
-        for _batch in tensors:
-            pass
-    for part, copy in zip(kept, copies, strict=True):
-        assert torch.equal(part, copy)
+def test_as_torch_hands_out_the_loaders_own_memory(square):
+    """Every tensor lies in memory that the loader's pool has lent."""
+    loader = Loader(square, batch_size=4)
+    for batch in as_torch(loader):
+        lent = [np.asarray(memory) for _, memory in loader._pool._lent.values()]
+        for tensor in batch:
+            assert any(np.shares_memory(tensor.numpy(), memory) for memory in lent)
 
 
-def test_memory_is_used_again_when_tensors_are_gone(store):
-    """Epochs of tensors need no more memory than those of arrays."""
-    tensors = as_torch(Loader(store, batch_size=2, prefetch=2, **OPTIONS))
-    addresses = {batch.image.data_ptr() for _ in range(5) for batch in tensors}
-    assert len(addresses) <= 5
+def test_kept_tensors_are_not_overwritten(square):
+    """Whatever is kept, a view or a row, holds on to its memory; the rest is reused."""
+    loader = Loader(square, batch_size=2, seed=3, threads=2, prefetch=2)
+    tensors = as_torch(loader)
+    expected = [image.copy() for image, _ in Loader(square, batch_size=2, seed=3)]
+    kept = [batch.image[1, 0, 5:9].t() for batch in tensors]
+    for _ in range(5):
+        for image, mask in tensors:
+            image.fill_(-1)
+            mask.fill_(1)
+    for rows, image in zip(kept, expected, strict=True):
+        assert_array_equal(rows.t().numpy(), image[1, 0, 5:9])
+    held = loader.stats().buffer_bytes
+    del kept, rows, image, mask
+    gc.collect()
+    assert loader.stats().buffer_bytes < held
 
 
-def test_a_loop_is_resumed_through_the_adapter(store):
-    """Its states are the loader's, and lead to the next batch."""
-    options = {"batch_size": 4, "seed": 3, **OPTIONS}
-    tensors = as_torch(Loader(store, **options))
-    running = iter(tensors)
-    next(running), next(running)
-    state = tensors.state_dict()
-    assert state == tensors.loader.state_dict()
-    other = as_torch(Loader(store, **options))
-    other.load_state_dict(state)
-    for ours, theirs in zip(running, other, strict=True):
-        assert torch.equal(ours.image, theirs.image)
-    assert tensors.epoch == 1
-    tensors.epoch = 5
-    assert tensors.loader.epoch == 5
-    assert tensors.stats().batches > 0
+def test_memory_comes_back_from_tensors(square):
+    """Epoch after epoch, there is no more memory than the pool means to keep."""
+    loader = Loader(square, batch_size=2, prefetch=1)
+    tensors = as_torch(loader)
+    for _ in range(20):
+        for image, _mask in tensors:
+            _ = (image.double() * 2).sum()
+    del image, _mask
+    assert loader.stats().buffer_bytes <= loader._pool.most * loader._pool._size
 
 
-def test_leaving_a_loop_ends_the_threads(store):
-    """break, close and garbage collection leave none."""
-    tensors = as_torch(Loader(store, batch_size=1, **OPTIONS))
+def test_batches_are_the_loaders(square):
+    """Same order, same bits, same length; a batch can be taken apart."""
+    loader = Loader(square, batch_size=3, seed=5, masks="labels")
+    tensors = as_torch(Loader(square, batch_size=3, seed=5, masks="labels"))
+    assert len(tensors) == len(loader) == 6
+    assert tensors.device == torch.device("cpu")
+    for _ in range(2):
+        assert_same_epochs(loader, tensors)
+    assert tensors.epoch == 2
+    tensors.epoch = loader.epoch = 7
+    assert_same_epochs(loader, tensors)
+    assert tensors.stats().batches == 18
+    batch = next(iter(tensors))
+    image, mask = batch
+    assert image is batch.image
+    assert mask is batch.mask
+    assert len(batch) == 3
+    assert (image.dtype, mask.dtype) == (torch.float32, torch.uint8)
+    assert batch.index.dtype == torch.int64
+
+
+def test_augmented_batches_tell_their_parameters(square):
+    """What a batch says of itself goes through, and makes it again."""
+    loader = Loader(square, batch_size=3, augment="light", return_params=True)
+    for batch in as_torch(loader):
+        again = loader.replay(batch.params)
+        assert_array_equal(again.image, batch.image.numpy())
+
+
+@pytest.mark.parametrize("stop", [0, 1, 4, 6])
+def test_a_state_goes_on_at_any_batch(square, stop):
+    """A run that was stopped has the same batches as one that was not."""
+    options = {"batch_size": 3, "seed": 8}
+    whole = as_torch(Loader(square, **options))
+    expected = [batch.index.tolist() for _ in range(2) for batch in whole]
+    stopped = as_torch(Loader(square, **options))
+    got = []
+    for number, batch in enumerate(stopped):
+        if number == stop:
+            break
+        got.append(batch.index.tolist())
+        state = json.dumps(stopped.state_dict())
+    if stop == 0:
+        state = json.dumps(as_torch(Loader(square, **options)).state_dict())
+    resumed = as_torch(Loader(square, threads=1, **options))
+    resumed.load_state_dict(json.loads(state))
+    while resumed.epoch < 2:
+        got += [batch.index.tolist() for batch in resumed]
+    assert got == expected
+    with pytest.raises(StateError, match="seed"):
+        as_torch(Loader(square, batch_size=3)).load_state_dict(json.loads(state))
+
+
+def test_leaving_a_loop_ends_the_threads(square):
+    """After break, close, an exception or garbage collection, no thread is left."""
+    tensors = as_torch(Loader(square, batch_size=1, threads=2))
     for _ in tensors:
         break
+    assert count_threads() == 0
+    running = iter(tensors)
+    next(running)
+    assert count_threads() == 2
+    running.close()
+    assert count_threads() == 0
+    with pytest.raises(RuntimeError, match="shape"):
+        list(map(spoil, tensors))
+    assert count_threads() == 0
     running = iter(tensors)
     next(running)
     del running
     gc.collect()
+    assert count_threads() == 0
+    iter(tensors)
+
+
+def spoil(batch):
+    return batch.image.reshape(7)
+
+
+def count_threads():
     names = [thread.name for thread in threading.enumerate()]
-    assert not [name for name in names if name.startswith("fastseg")]
+    return sum(name.startswith("fastseg-loader") for name in names)
 
 
-def test_failures_arrive_unchanged(store):
-    """With the note that names the sample."""
-    loader = Loader(store, batch_size=4, **OPTIONS)
+def test_a_failure_is_the_loaders(square):
+    """It comes unchanged, with the note that names the sample."""
+    loader = Loader(square, batch_size=3)
+    fill, error = loader.recipe.fill, ZeroDivisionError("mine")
 
-    def fail(*arrays):
-        raise ZeroDivisionError("mine")
+    def failing(samples, *arrays):
+        if 7 in samples:
+            raise error
+        return fill(samples, *arrays)
 
-    loader.recipe.fill = fail
-    with pytest.raises(ZeroDivisionError, match="mine") as caught:
+    loader.recipe.fill = failing
+    with pytest.raises(ZeroDivisionError) as caught:
         list(as_torch(loader))
-    assert "while making sample" in caught.value.__notes__[0]
+    assert caught.value is error
+    assert error.__notes__[0].startswith("while making sample 7 (patient ")
 
 
-def test_unusable_devices_are_refused(store):
-    """The error names the device."""
-    loader = Loader(store, batch_size=4, **OPTIONS)
-    with pytest.raises(OptionError, match="device is 'gpu', which torch cannot use"):
-        as_torch(loader, "gpu")
-    assert as_torch(loader, "cpu").device.type == "cpu"
-    if not torch.cuda.is_available():
-        with pytest.raises(OptionError, match="device is 'cuda'"):
-            as_torch(loader, "cuda")
-        with pytest.raises(OptionError, match="pin_memory needs CUDA"):
-            as_torch(loader, pin_memory=True)
+def test_raw_values_keep_their_dtype(square):
+    """Stored uint16 comes as torch.uint16, which can be made a number of any kind."""
+    loader = Loader(square, batch_size=2, shuffle=False, dtype="raw")
+    image, _ = next(iter(as_torch(loader)))
+    assert image.dtype == torch.uint16
+    assert_array_equal(image[1, 0].to(torch.int32).numpy(), square[1].image)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
-def test_batches_arrive_on_the_device(store):
-    """On CUDA they are equal to those on the CPU, also if the consumer is slow."""
-    expected = list(Loader(store, batch_size=4, **OPTIONS))
-    moved = list(as_torch(Loader(store, batch_size=4, **OPTIONS), "cuda"))
-    for tensors, arrays in zip(moved, expected, strict=True):
-        assert tensors.image.is_cuda
-        assert_array_equal(tensors.image.cpu().numpy(), arrays.image)
-        assert_array_equal(tensors.mask.cpu().numpy(), arrays.mask)
+@pytest.mark.parametrize("bits", [8, 16, 32, 64])
+def test_any_bit_of_a_mask_can_be_asked_for(bits):
+    """`(mask >> k) & 1` is class k, up to the last one of the widest masks."""
+    every = np.eye(bits, dtype=np.uint8)
+    weights = np.array([1 << k for k in range(bits)], f"u{bits // 8}")
+    mask = (every * weights).sum(axis=1, dtype=weights.dtype)[:, None, None]
+    image = np.zeros((bits, 1, 1, 1), np.float32)
+    _, tensor = adapter._shared(fastseg.Batch(image, mask, np.arange(bits)))
+    assert tensor.data_ptr() == mask.ctypes.data
+    for k in range(bits):
+        assert_array_equal(((tensor >> k) & 1)[:, 0, 0].numpy(), every[:, k])
 
 
-@pytest.mark.parametrize(
-    ("workers", "method"), [(0, None), (2, "fork"), (2, "spawn")], ids=str
-)
-@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
-@pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
-def test_a_dataset_goes_into_torch_s_loader(store, workers, method):
-    """Its workers make the samples that a Loader makes."""
-    dataset = Dataset(store, **OPTIONS)
-    loader = torch.utils.data.DataLoader(
-        dataset, batch_size=6, num_workers=workers, multiprocessing_context=method
-    )
-    expected = list(Loader(store, batch_size=6, shuffle=False, **OPTIONS))
-    got = list(loader)
-    assert len(got) == len(expected)
-    for (image, mask), arrays in zip(got, expected, strict=True):
-        assert_array_equal(image.numpy(), arrays.image)
-        assert_array_equal(mask.numpy(), arrays.mask)
+def test_batches_speak_dlpack(square):
+    """Any library that does takes the arrays, without a copy, and may keep them."""
+    loader = Loader(square, batch_size=4, seed=1)
+    first = next(iter(loader))
+    expected, address = first.image.copy(), first.image.ctypes.data
+    assert first.image.__dlpack_device__() == (1, 0)
+    tensor = torch.from_dlpack(first.image)
+    assert tensor.data_ptr() == address
+    del first
+    for _ in range(3):
+        for batch in loader:
+            batch.image[:] = -1
+    assert_array_equal(tensor.numpy(), expected)
 
 
-def test_a_dataset_is_indexed_and_pickled(store):
-    """Places count along its indices; a copy opens its own map."""
-    dataset = Dataset(store.path, indices=[3, 7, 9], **OPTIONS)
-    assert len(dataset) == 3
-    image, mask = dataset[-1]
-    expected = next(iter(Loader(store, indices=[9], batch_size=1, **OPTIONS)))
-    assert_array_equal(image.numpy(), expected.image[0])
-    assert_array_equal(mask.numpy(), expected.mask[0])
-    other = pickle.loads(pickle.dumps(dataset))
-    assert torch.equal(other[1][0], dataset[1][0])
-    with pytest.raises(IndexError, match="sample 3 of a dataset of 3"):
-        dataset[3]
-    with pytest.raises(OptionError, match="no samples are chosen"):
-        Dataset(store, indices=[])
+# Devices -------------------------------------------------------------------------
 
 
-def test_wide_masks_can_be_shifted(store):
-    """More than eight classes come as signed numbers with the same bits."""
-    from fastseg.torch import _shiftable
-
-    mask = np.array([1 << 15, 3], np.uint16)
-    tensor = torch.from_numpy(_shiftable(mask))
-    assert ((tensor >> 15) & 1).tolist() == [1, 0]
-    assert ((tensor >> 1) & 1).tolist() == [0, 1]
+@pytest.mark.parametrize("device", ["cpu", torch.device("cpu"), None])
+def test_the_cpu_is_where_batches_are(square, device):
+    """Asking for the CPU changes nothing."""
+    tensors = as_torch(Loader(square, batch_size=3), device)
+    assert_same_epochs(Loader(square, batch_size=3), tensors)
 
 
-def run(*arguments, **options):
-    command = [sys.executable, *map(str, arguments)]
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", 99, 1.5])
+def test_a_device_that_is_not_there_is_refused(square, device):
+    """The error names it, before anything is loaded."""
+    with pytest.raises(OptionError, match=re.escape(repr(str(device)))):
+        as_torch(Loader(square), device)
+
+
+@without_cuda
+def test_without_cuda_there_is_no_pinned_memory(square):
+    """It is refused, not left out in silence."""
+    with pytest.raises(OptionError, match="pin_memory needs CUDA"):
+        as_torch(Loader(square), pin_memory=True)
+
+
+def test_other_devices_get_copies(square):
+    """Where there are no streams, tensors are simply moved; the index stays."""
+    for batch in as_torch(Loader(square, batch_size=3), "meta"):
+        assert batch.image.device.type == batch.mask.device.type == "meta"
+        assert batch.index.device.type == "cpu"
+
+
+class Copier:
+    """Stands for the one for CUDA: notes what happens, and copies at once."""
+
+    def __init__(self):
+        self.events = []
+
+    def begin(self, batch):
+        number = int(batch.index[0])
+        self.events.append(("begin", number))
+        copied = replace(batch, image=batch.image.clone(), mask=batch.mask.clone())
+        return copied, number
+
+    def finish(self, batch, number):
+        self.events.append(("finish", number))
+        return batch
+
+
+@pytest.fixture
+def ahead(square):
+    """A loader's batches of one sample each, in order, through a stand-in."""
+
+    def make(**options):
+        loader = Loader(square, batch_size=1, shuffle=False, threads=2, **options)
+        tensors = as_torch(loader)
+        tensors._copier = Copier()
+        return tensors
+
+    return make
+
+
+def test_the_next_copy_begins_before_a_batch_is_handed_over(ahead, square):
+    """One batch ahead, no more; and the batches are the same."""
+    tensors = ahead()
+    running = iter(tensors)
+    next(running)
+    assert tensors._copier.events == [("begin", 0), ("begin", 1), ("finish", 0)]
+    next(running)
+    assert tensors._copier.events[3:] == [("begin", 2), ("finish", 1)]
+    running.close()
+    assert count_threads() == 0
+    assert_same_epochs(Loader(square, batch_size=1, shuffle=False, seed=0), tensors)
+
+
+def test_a_state_is_not_ahead(ahead, square):
+    """It goes on after the batch in hand, not after the one being copied."""
+    tensors = ahead()
+    assert tensors.state_dict()["batch"] == 0
+    running = iter(tensors)
+    assert tensors.state_dict()["batch"] == 0
+    for number in range(1, len(square)):
+        next(running)
+        state = tensors.state_dict()
+        assert (state["epoch"], state["batch"]) == (0, number)
+    running.close()
+    assert tensors.state_dict() == state
+    resumed = ahead()
+    resumed.load_state_dict(state)
+    assert [batch.index.item() for batch in resumed] == [len(square) - 1]
+    assert (resumed.state_dict()["epoch"], resumed.epoch) == (1, 1)
+    tensors.epoch = 5
+    assert tensors.state_dict()["epoch"] == 5
+
+
+def test_a_failure_comes_in_its_place(ahead):
+    """What was made before it is handed over first, and is in the state."""
+    tensors = ahead(prefetch=4)
+    fill, error = tensors.loader.recipe.fill, ZeroDivisionError("mine")
+
+    def failing(samples, *arrays):
+        if 3 in samples:
+            raise error
+        return fill(samples, *arrays)
+
+    tensors.loader.recipe.fill = failing
+    got = []
+    with pytest.raises(ZeroDivisionError) as caught:
+        got += (batch.index.item() for batch in tensors)
+    assert caught.value is error
+    assert tensors.state_dict()["batch"] == 3
+    assert tensors._copier.events[-1] == ("finish", 2)
+
+
+def test_a_copy_that_fails_is_not_in_the_state(ahead, monkeypatch):
+    """The state stays at the batch that nobody has seen."""
+    tensors = ahead()
+    monkeypatch.setattr(tensors._copier, "begin", spoil)
+    with pytest.raises(RuntimeError, match="shape"):
+        next(iter(tensors))
+    assert tensors.state_dict()["batch"] == 0
+
+
+@needs_cuda
+def test_batches_arrive_on_a_gpu(square):
+    """The same bits, there, in epochs in which memory is used again and again."""
+    expected = [(i.copy(), m.copy()) for i, m in Loader(square, batch_size=3, seed=1)]
+    tensors = as_torch(Loader(square, batch_size=3, seed=1, prefetch=1), "cuda")
+    for _ in range(20):
+        tensors.epoch = 0
+        for batch, (image, mask) in zip(tensors, expected, strict=True):
+            assert batch.image.is_cuda
+            assert batch.mask.is_cuda
+            assert not batch.index.is_cuda
+            assert_array_equal(batch.image.cpu().numpy(), image)
+            assert_array_equal(batch.mask.cpu().numpy(), mask)
+
+
+@needs_cuda
+@pytest.mark.parametrize("own_stream", [False, True])
+def test_a_slow_step_sees_its_own_batch(square, own_stream):
+    """Work queued long before it runs reads what was handed over, not what followed."""
+    loader = Loader(square, batch_size=2, seed=1, shuffle=False, prefetch=1)
+    expected = [float(image.astype(np.float64).sum()) for image, _ in loader]
+    stream = torch.cuda.Stream() if own_stream else torch.cuda.current_stream()
+    with torch.cuda.stream(stream):
+        sums = []
+        for _ in range(5):
+            for image, _ in as_torch(loader, "cuda"):
+                torch.cuda._sleep(5_000_000)
+                sums.append(image.double().sum())
+                del image
+        found = [float(total) for total in sums]
+    np.testing.assert_allclose(found, expected * 5, rtol=0, atol=1e-6)
+
+
+@needs_cuda
+def test_pinned_tensors_stay_ones_own(square):
+    """They are page-locked, hold the loader's batches, and can be kept."""
+    kept = list(as_torch(Loader(square, batch_size=3, seed=1), pin_memory=True))
+    assert all(tensor.is_pinned() for batch in kept for tensor in batch)
+    assert_same_epochs(Loader(square, batch_size=3, seed=1), kept)
+
+
+# The package ---------------------------------------------------------------------
+
+
+def run_python(*arguments, cwd=None, threads="1"):
+    environment = {**os.environ, "OMP_NUM_THREADS": threads}
     return subprocess.run(
-        command, capture_output=True, text=True, timeout=300, check=False, **options
+        [sys.executable, *map(str, arguments)],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
 
 
-def test_the_example_learns(tmp_path):
-    """A few epochs lower the loss; a run that is resumed goes on where it was."""
-    example = PROJECT / "examples" / "train_unet.py"
-    whole = run(example, "--epochs", 4, cwd=tmp_path)
-    assert whole.returncode == 0, whole.stderr
-    losses = [float(text) for text in re.findall(r"loss ([\d.]+)", whole.stdout)]
-    assert len(losses) == 4
-    assert losses[-1] < losses[0] - 0.1
-    assert len(re.findall(r"Dice of icontour [\d.]+", whole.stdout)) == 4
-    fastseg.build(fastseg.link(PROJECT / "data" / "phantom"), tmp_path / "heart.h5")
-    first = run(
-        example, "heart.h5", "--epochs", 2, "--checkpoint", "a.pt", cwd=tmp_path
+def test_the_room_is_opened_when_asked_for():
+    """`fastseg.torch` needs no import of its own, and is not torch."""
+    code = (
+        "import sys, fastseg; assert 'torch' not in sys.modules; "
+        "from fastseg import *; assert 'torch' not in sys.modules; "
+        "print(fastseg.torch.as_torch.__module__, fastseg.torch.torch.__name__)"
     )
-    assert first.returncode == 0, first.stderr
-    rest = run(example, "heart.h5", "--epochs", 4, "--resume", "a.pt", cwd=tmp_path)
-    assert rest.returncode == 0, rest.stderr
-    assert rest.stdout.splitlines()[1:] == whole.stdout.splitlines()[3:]
+    run = run_python("-c", code)
+    assert (run.stdout, run.stderr) == ("fastseg.torch torch\n", "")
+
+
+# The example ---------------------------------------------------------------------
+
+EXAMPLE = PROJECT / "examples" / "train_unet.py"
+
+
+def test_the_example_learns_and_goes_on_where_it_was(store, tmp_path):
+    """The loss falls, outlines are found, and a resumed run prints the same lines.
+
+    Without a store, it builds the same one.
+    """
+    whole, first, last = (
+        run_python(EXAMPLE, *arguments, cwd=tmp_path)
+        for arguments in (
+            (store.path, "--size", 64, "--epochs", 6, "--picture", "picture.png"),
+            ("--size", 64, "--epochs", 2, "--checkpoint", "unet.pt"),
+            (store.path, "--size", 64, "--epochs", 6, "--resume", "unet.pt"),
+        )
+    )
+    assert [run.stderr for run in (whole, first, last)] == ["", "", ""]
+    head, *lines = whole.stdout.splitlines()
+    assert head == "train: 24 samples, val: 8 samples"
+    assert first.stdout.splitlines() == [head, *lines[:2]]
+    assert last.stdout.splitlines() == [head, *lines[2:]]
+    pattern = r"epoch +\d+: loss ([\d.]+), Dice of icontour ([\d.]+)"
+    losses, scores = zip(
+        *(map(float, re.fullmatch(pattern, line).groups()) for line in lines),
+        strict=True,
+    )
+    assert losses[-1] < 0.8 * losses[0]
+    assert max(scores) > 0.5 > scores[0]
+    assert {path.name for path in tmp_path.iterdir()} == {"unet.pt", "picture.png"}

@@ -32,7 +32,8 @@ class Batch:
     params : what was drawn for them, if the loader was told to return it: a dict for
         JSON, which `Loader.replay` takes
 
-    The arrays can be written to. Their memory is used for another batch when nothing
+    The arrays speak DLPack, so that other libraries take them without a copy, and can be
+    written to. Their memory is used for another batch when nothing
     refers to them any more, views and tensors included.
     """
 
