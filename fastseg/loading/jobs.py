@@ -32,9 +32,9 @@ class Batch:
     params : what was drawn for them, if the loader was told to return it: a dict for
         JSON, which `Loader.replay` takes
 
-    The arrays speak DLPack, so that other libraries take them without a copy, and can be
-    written to. Their memory is used for another batch when nothing
-    refers to them any more, views and tensors included.
+    The arrays can be written to, and speak DLPack, so that other libraries take them
+    without a copy. Their memory is used for another batch when nothing refers to them
+    any more, views and tensors included.
     """
 
     image: NDArray[Any]
