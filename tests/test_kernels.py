@@ -1,6 +1,7 @@
 """Kernels that fill batches and measure images, held against numpy."""
 
 import math
+from fractions import Fraction
 
 import numba
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.testing import assert_array_equal
 
-from fastseg._kernels import decimals, gather, shuffle, stream, tone
+from fastseg._kernels import decimals, gather, jit, shuffle, stream, tone
 
 pytestmark = pytest.mark.kernel
 
@@ -39,6 +40,28 @@ def stacks(dtypes, count=3):
 def stale(shape, dtype):
     """Return memory with rubbish in it: kernels must fill every cell."""
     return np.full(shape, 77, dtype)
+
+
+# Whole numbers of 24 bits, scaled: products that are close to halves between numbers
+# are as likely as they can be, and sums cancel.
+singles = st.builds(
+    lambda whole, power: np.float32(math.ldexp(whole, power)),
+    st.integers(-(2**24), 2**24),
+    st.integers(-40, 10),
+)
+
+
+@given(singles, singles, singles)
+@example(np.float32(1 + 2**-12), np.float32(1 + 2**-12), np.float32(2**-60))
+@example(np.float32(1 + 2**-12), np.float32(1 + 2**-12), np.float32(-(2**-60)))
+def test_products_are_fused(a, b, c):
+    """fma is the float32 nearest to the exact a * b + c, the even one of two."""
+    exact = Fraction(float(a)) * Fraction(float(b)) + Fraction(float(c))
+    found = np.float32(jit.fma(a, b, c))
+    around = [np.nextafter(found, np.float32(end)) for end in (-np.inf, np.inf)]
+    off, *others = (abs(Fraction(float(x)) - exact) for x in (found, *around))
+    even = not found.view(np.int32) & 1
+    assert off < min(others) or (off == min(others) and even)
 
 
 ROWS = np.array([-1, 2, -1, 0])

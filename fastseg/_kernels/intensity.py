@@ -15,7 +15,7 @@ import math
 
 import numpy as np
 
-from fastseg._kernels.jit import inlined, kernel
+from fastseg._kernels.jit import fma, inlined, kernel
 from fastseg._kernels.noise import add_gaussian, add_rician, split_log2
 
 F = np.float32
@@ -56,8 +56,8 @@ def scaled_power(shifted, f):
     f       : float32, from -1/2 to 1/2 (from -3/4, with less precision)
     """
     square = f * f
-    series = (E1 + E2 * f) + square * ((E3 + E4 * f) + square * E5)
-    bits = F(ONE + f * series).view(np.int32)
+    series = fma(square, fma(square, E5, fma(E4, f, E3)), fma(E2, f, E1))
+    bits = np.float32(fma(f, series, ONE)).view(np.int32)
     # n is moved to where a float32 has its exponent, and added to that.
     moved = np.int32(np.float32(shifted).view(np.int32) << EXPONENT)
     return np.int32(bits + moved).view(np.float32)
@@ -76,7 +76,7 @@ def power(base, high, low):
     """
     whole, rest = split_log2(max(base, LEAST_NORMAL))
     # high * whole is exact, so that great logarithms cost no digits.
-    large, small = high * whole, low * whole + (high + low) * rest
+    large, small = high * whole, fma(low, whole, (high + low) * rest)
     shifted = max(large + small, LEAST_POWER) + ROUNDER
     f = max((large - (shifted - ROUNDER)) + small, LEAST_REST)
     return scaled_power(shifted, f) if base >= LEAST_NORMAL else ZERO
@@ -134,16 +134,23 @@ def add_up(sums):
 
 
 @kernel
-def find_deviation(plane, mean):
-    """Return the standard deviation about the mean, float64."""
+def find_mean_and_deviation(plane):
+    """Return the mean and the standard deviation, float64."""
     values = plane.reshape(plane.size)
-    sums = np.zeros(LANES)
+    # In one pass, of what is left after the first value is taken off: as that is then
+    # 0, the variance is at least a share 1 / n of the squared mean, and the difference
+    # below loses few digits.
+    first = np.float64(values[0])
+    sums, squares = np.zeros(LANES), np.zeros(LANES)
     for start in range(0, len(values), LANES):
         piece = values[start : start + LANES]
         for k in range(len(piece)):
-            off = np.float64(piece[k]) - mean
-            sums[k] += off * off
-    return math.sqrt(add_up(sums) / len(values))
+            off = np.float64(piece[k]) - first
+            sums[k] += off
+            squares[k] += off * off
+    mean = add_up(sums) / len(values)
+    variance = add_up(squares) / len(values) - mean * mean
+    return first + mean, math.sqrt(max(variance, 0.0))
 
 
 @kernel
@@ -202,17 +209,15 @@ def apply_gamma(plane, gamma, low, high, invert, keep_stats):
     values = plane.reshape(plane.size)
     mean = deviation = 0.0
     if keep_stats:
-        mean = find_mean(plane)
-        deviation = find_deviation(plane, mean)
+        mean, deviation = find_mean_and_deviation(plane)
     first, second = split_exponent(gamma)
     base, span = (high, low - high) if invert else (low, high - low)
     scale = ONE / span
     for k in range(len(values)):
         t = (values[k] - base) * scale
-        values[k] = base + span * power(t, first, second)
+        values[k] = fma(span, power(t, first, second), base)
     if keep_stats:
-        new_mean = find_mean(plane)
-        new_deviation = find_deviation(plane, new_mean)
+        new_mean, new_deviation = find_mean_and_deviation(plane)
         multiply = deviation / max(new_deviation, 1e-30)
         apply_brightness(plane, F(multiply), F(mean - new_mean * multiply))
 

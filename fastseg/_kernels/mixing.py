@@ -3,10 +3,12 @@
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-from fastseg._kernels.jit import inlined, kernel
+from fastseg._kernels.jit import fma, inlined, kernel
 
 F = np.float32
 I = np.int32  # noqa: E741 (beside F)
+# Pixels that are mixed together, as a loop of constant length.
+STRIP = 64
 u64 = np.uint64
 
 
@@ -51,8 +53,8 @@ def view_quads(pairs):
 @inlined
 def mix(a, b, c, d, x, y):
     """Return what lies between four values; exactly one of them if x and y are 0."""
-    left, up = F(1) - x, F(1) - y
-    return (a * left + b * x) * up + (c * left + d * x) * y
+    upper, lower = fma(x, b - a, a), fma(x, d - c, c)
+    return fma(y, lower - upper, upper)
 
 
 @inlined
@@ -71,18 +73,28 @@ def high_half(word, bias):
 
 
 @inlined
-def mix_quads(halves, bias, share_x, share_y, shift, gain, low, high, out):
+def mix_quads(
+    halves, bias, share_x, share_y, shift, gain, low, high, out, at, count
+):  # fmt: skip
     """Mix and scale the pixels of a row.
 
     halves : uint32 (2 * n,), low and high half of quads
+    share_x, share_y : float32 (n,)
     bias   : uint32, 0x8000 if the pixels are signed, else 0
+    out    : float32 (m,); from `at` on, `count` pixels are written, at most n
     """
-    for k in range(len(out)):
-        left, right = halves[2 * k], halves[2 * k + 1]
-        a, c = low_half(left, bias), high_half(left, bias)
-        b, d = low_half(right, bias), high_half(right, bias)
-        value = mix(a, b, c, d, share_x[k], share_y[k])
-        out[k] = min(max((value - shift) * gain, low), high)
+    begin, strip = u64(at), STRIP if count >= STRIP else 1
+    for s in range(0, count, strip):
+        # The last whole strip overlaps the one before: pixels left over, one by one,
+        # cost as much as a strip of them.
+        start = u64(min(s, count - strip))
+        for k in range(strip):
+            here = start + u64(k)
+            left, right = halves[u64(2) * here], halves[u64(2) * here + u64(1)]
+            a, c = low_half(left, bias), high_half(left, bias)
+            b, d = low_half(right, bias), high_half(right, bias)
+            value = mix(a, b, c, d, share_x[here], share_y[here])
+            out[begin + here] = min(max((value - shift) * gain, low), high)
 
 
 @inlined

@@ -20,7 +20,7 @@ import math
 
 import numpy as np
 
-from fastseg._kernels.jit import inlined, kernel
+from fastseg._kernels.jit import fma, inlined, kernel
 
 ROUNDS = 7
 # Blocks that are made together, in vector registers; a plane is served in pieces of
@@ -66,9 +66,9 @@ def split_log2(x):
     # In pairs (Estrin's scheme), not one after the other: 1.1 times
     # faster noise.
     square = z * z
-    low = (L0 + L1 * z) + square * (L2 + L3 * z)
-    high = (L4 + L5 * z) + square * (L6 + L7 * z)
-    return F(exponent), z * (low + square * square * high)
+    low = fma(square, fma(L3, z, L2), fma(L1, z, L0))
+    high = fma(square, fma(L7, z, L6), fma(L5, z, L4))
+    return F(exponent), z * fma(square * square, high, low)
 
 
 @inlined

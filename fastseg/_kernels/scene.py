@@ -11,6 +11,7 @@ from fastseg._kernels.intensity import apply_tone
 from fastseg._kernels.jit import kernel
 from fastseg._kernels.noise import BLOCKS, fill_words
 from fastseg._kernels.polygon import fill_one
+from fastseg._kernels.stream import put, settle
 from fastseg._kernels.warp import warp_image, warp_mask
 
 # A double has 53 bits: 26 of one word and 27 of another.
@@ -59,24 +60,35 @@ def draw_fields(key, samples, stream, magnitudes, grids, out):
 
 
 @kernel
-def warp_images(
+def make_images(
     images, rows, outer, control, spacing, inner, order, border, fill,
-    shift, gain, low, high, out,
+    shift, gain, low, high, codes, params, stream, key, samples, streams, out,
 ):  # fmt: skip
-    """Do as `warp_image` does: sample rows[j] of a stack goes to out[j].
+    """Do as `warp_image` and `apply_tone` do: sample rows[j] of a stack goes to out[j].
+
+    Each image stays in the cache until all is done to it: a batch is larger than that,
+    and to warp all of it before the first tone takes 1.3 times as long.
 
     images : integers (n, H, W)
     rows   : int64 (b,); where it is negative, out[j] is left alone
     outer, inner : float64 (b, 2, 3); control : float64 (b, gy, gx, 2)
     shift, gain  : float32 (b,)
-    out    : float32 (b, h, w)
+    codes, params, stream, key, samples : as for `apply_tones`
+    streams : write past the caches
+    out     : float32 (b, h, w), C-contiguous
     """
+    cells, size = out.reshape(out.size), out[0].size
+    plane = np.empty(out.shape[1:], np.float32)
+    scratch = np.empty(size, np.float32)
     for j in range(len(rows)):
         if rows[j] >= 0:
             warp_image(
                 images[rows[j]], outer[j], control[j], spacing, inner[j], order, border,
-                fill, shift[j], gain[j], low, high, out[j],
+                fill, shift[j], gain[j], low, high, plane,
             )  # fmt: skip
+            apply_tone(plane, codes[j], params[j], key, samples[j], stream, scratch)
+            put(plane.reshape(size), size, cells, j * size, streams)
+    settle()
 
 
 @kernel
@@ -97,7 +109,7 @@ def draw_labels(
     points, offsets, ring_class : all rings of a store; those of a class and sample
         stand together
     ranges : int64 (b, 2), first ring of each sample and the one after its last
-    outer, control, spacing, inner : as for `warp_images`
+    outer, control, spacing, inner : as for `make_images`
     edges, nonzero, rows : as for `fill_one`
     values : (K,) of the dtype of out, the bit of each class
     out    : unsigned (b, h, w), every cell is written
@@ -121,12 +133,12 @@ def draw_labels(
 
 
 @kernel
-def apply_tones(planes, codes, params, key, samples, stream):
+def apply_tones(planes, codes, params, stream, key, samples):
     """Do as `apply_tone` does to each plane; negative codes are no steps.
 
     planes : float32 (b, h, w)
     codes  : int64 (b, k); params : float64 (b, k, PARAMETERS)
-    key, samples, stream : as for `draw_uniforms`
+    stream, key, samples : as for `draw_uniforms`
     """
     scratch = np.empty(planes[0].size, np.float32)
     for j in range(len(planes)):

@@ -185,6 +185,7 @@ def warp_image(
     share_x, share_y = np.empty(room, F), np.empty(room, F)
     bend_x, bend_y = np.zeros(room, F), np.zeros(room, F)
     pixels = np.empty(room, image.dtype)
+    flat = out.reshape(out.size)
     loaded = np.empty(room, np.uint64)
     halves = loaded.view(np.uint32)  # low half first: little-endian machines
     weights = np.empty((8, room if order == CUBIC else 0), F)
@@ -217,7 +218,10 @@ def warp_image(
             )  # fmt: skip
         if in_quads:
             load_pixels(quads, places, loaded[: len(part)])
-            mix_quads(halves, bias, share_x, share_y, shift, gain, low, high, part)
+            mix_quads(
+                halves, bias, share_x, share_y, shift, gain, low, high,
+                flat, row * columns + first, stop - first,
+            )  # fmt: skip
         elif order == LINEAR:
             mix_pixels(
                 cells, width, places, share_x, share_y, shift, gain, low, high, part

@@ -42,6 +42,19 @@ class Drawn(NamedTuple):
     values: list[Values]
 
 
+class Tones(NamedTuple):
+    """Steps that change intensities, one after the other, as kernels take them.
+
+    codes  : int64 (b, k), negative where a step is off
+    params : float64 (b, k, intensity.PARAMETERS)
+    stream : uint32, of the random numbers of the first step
+    """
+
+    codes: NDArray[np.int64]
+    params: NDArray[np.float64]
+    stream: np.uint32
+
+
 class AugmentedRecipe(Recipe):
     """A Recipe that does what a Compose says as well.
 
@@ -192,11 +205,13 @@ class AugmentedRecipe(Recipe):
             bits = np.empty((len(mask), *self.size), self._field)
         shift, gain = self._shift[samples], self._gain[samples]
         low, high = self.scaling.limits
+        customs, (tones, *others) = self._split(samples, drawn)
+        key, numbers = np.uint64(drawn.key), samples.astype(np.uint64)
         spent = 0
         for images, masks, rows, place in self.store.stacks(samples):
             started = perf_counter_ns()
             here = (*(way[place] for way in ways[:2]), ways[2], ways[3][place])
-            scene.warp_images(
+            scene.make_images(
                 images,
                 rows,
                 *here,
@@ -207,6 +222,12 @@ class AugmentedRecipe(Recipe):
                 gain[place],
                 low,
                 high,
+                tones.codes[place],
+                tones.params[place],
+                tones.stream,
+                key,
+                numbers[place],
+                self.streams,
                 image[place][:, 0],
             )
             spent += perf_counter_ns() - started
@@ -218,7 +239,13 @@ class AugmentedRecipe(Recipe):
             every = np.arange(len(mask))
             self._gather_masks(bits, every, mask)
         labelled = perf_counter_ns()
-        own = self._change(samples, image[:, 0], mask, drawn)
+        own = 0
+        for (number, step), later in zip(customs, others, strict=True):
+            called = perf_counter_ns()
+            self._call(step, number, samples, image[:, 0], mask, drawn)
+            own += perf_counter_ns() - called
+            if later.codes.size:
+                scene.apply_tones(image[:, 0], *later, key, numbers)
         spent += perf_counter_ns() - labelled - own
         return Spent(0, spent, perf_counter_ns() - begun - spent - own, own)
 
@@ -265,53 +292,29 @@ class AugmentedRecipe(Recipe):
             bits,
         )
 
-    def _change(
-        self,
-        samples: NDArray[np.int64],
-        planes: NDArray[np.float32],
-        mask: NDArray[Any],
-        drawn: Drawn,
-    ) -> int:
-        """Do what changes intensities, in the order of the steps.
-
-        Returns the nanoseconds that functions of the user's took.
-        """
-        codes: list[Any] = []
-        params: list[Any] = []
-        first = own = 0
-        pairs = list(zip(self.compose, drawn.values, strict=True))
+    def _split(
+        self, samples: NDArray[np.int64], drawn: Drawn
+    ) -> tuple[list[tuple[int, augment.Custom]], list[Tones]]:
+        """Return the Custom steps, and what else is done before, between and after."""
+        customs: list[tuple[int, augment.Custom]] = []
+        runs: list[list[tuple[Any, Any]]] = [[]]
+        pairs = zip(self.compose, drawn.values, strict=True)
         for number, (step, value) in enumerate(pairs):
             if isinstance(step, augment.Custom):
-                self._apply(planes, samples, drawn.key, first, codes, params)
-                codes, params, first = [], [], number
-                begun = perf_counter_ns()
-                self._call(step, value["on"], number, samples, planes, mask, drawn.key)
-                own += perf_counter_ns() - begun
+                customs.append((number, step))
+                runs.append([])
             elif isinstance(step, augment.INTENSITY):
                 code, columns = self._tone(step, value, samples, drawn.key)
-                codes.append(np.where(value["on"], code, -1))
-                params.append(columns)
-        self._apply(planes, samples, drawn.key, first, codes, params)
-        return own
-
-    def _apply(
-        self,
-        planes: NDArray[np.float32],
-        samples: NDArray[np.int64],
-        key: int,
-        first: int,
-        codes: list[Any],
-        params: list[Any],
-    ) -> None:
-        if codes:
-            scene.apply_tones(
-                planes,
-                np.stack(codes, axis=1),
-                np.stack(params, axis=1),
-                np.uint64(key),
-                samples.astype(np.uint64),
-                np.uint32(NOISE + 2**16 * first),
+                runs[-1].append((np.where(value["on"], code, -1), columns))
+        shape = len(samples), 0
+        none = np.empty(shape, np.int64), np.empty((*shape, intensity.PARAMETERS))
+        tones = []
+        for first, run in zip([0, *(n for n, _ in customs)], runs, strict=True):
+            codes, params = (
+                (np.stack(c, axis=1) for c in zip(*run, strict=True)) if run else none
             )
+            tones.append(Tones(codes, params, np.uint32(NOISE + 2**16 * first)))
+        return customs, tones
 
     def _tone(
         self, step: Transform, value: Values, samples: NDArray[np.int64], key: int
@@ -351,17 +354,17 @@ class AugmentedRecipe(Recipe):
     def _call(
         self,
         step: augment.Custom,
-        on: NDArray[np.bool_],
         number: int,
         samples: NDArray[np.int64],
         planes: NDArray[np.float32],
         mask: NDArray[Any],
-        key: int,
+        drawn: Drawn,
     ) -> None:
         """Call a function of the user's for each sample for which it is on."""
+        on = drawn.values[number]["on"]
         compiled = isinstance(step.function, CPUDispatcher)
         for j in np.flatnonzero(on).tolist():
-            words = np.array([key, samples[j]], np.uint64)
+            words = np.array([drawn.key, samples[j]], np.uint64)
             bits = np.random.Philox(key=words, counter=[0, 0, number, CUSTOM])
             random = np.random.Generator(bits)
             given = np.uint64(bits.random_raw()) if compiled else random

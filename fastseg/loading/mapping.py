@@ -57,8 +57,9 @@ class Frames:
         """Add a step, given by the way back; only where it is on, if told so."""
         if where is not None:
             step = np.where(where[:, None, None], step, np.eye(3))
-        self.matrix = self.matrix @ step
-        self.whole = self.whole @ step
+        joined = self.matrix @ step
+        self.whole = joined if self.whole is self.matrix else self.whole @ step
+        self.matrix = joined
 
 
 def find_mapping(
@@ -247,9 +248,10 @@ def _centre(frames: Frames, size: tuple[int, int]) -> None:
 
 
 def _cut(frames: Frames, left: Any, top: Any, size: tuple[int, int]) -> None:
-    matrix = _identities(len(frames.samples))
-    matrix[:, 0, 2], matrix[:, 1, 2] = left, top
-    frames.follow(matrix)
+    if left.any() or top.any():
+        matrix = _identities(len(frames.samples))
+        matrix[:, 0, 2], matrix[:, 1, 2] = left, top
+        frames.follow(matrix)
     frames.height, frames.width = (np.full_like(frames.height, n) for n in size)
 
 
