@@ -6,6 +6,7 @@
 # make bench-scale   measure a store of a million samples
 # make bench-compress  measure compressed stores beside plain ones
 # make bench-loader    measure the loader beside its peers (installs them: some GB)
+# make bench-augment   measure augmentation beside its peers (the same)
 
 PYTHON ?= python3
 VENV := .venv
@@ -16,7 +17,7 @@ SHELL := /bin/sh
 PIP := python -m pip --disable-pip-version-check install --quiet
 
 .PHONY: demo test lint bench bench-raster bench-build bench-scale bench-compress \
-	bench-loader clean
+	bench-loader bench-augment clean
 
 demo: $(VENV)/.demo
 	@rm -rf demo && mkdir demo
@@ -65,6 +66,9 @@ bench-compress: $(VENV)/.bench
 
 bench-loader: $(VENV)/.peers
 	python benchmarks/loader_speed.py
+
+bench-augment: $(VENV)/.peers
+	python benchmarks/augment_speed.py
 
 clean:
 	rm -rf $(VENV) demo dist

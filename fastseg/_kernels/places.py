@@ -46,29 +46,36 @@ def is_whole(matrix):
 
 
 @inlined
-def span_between(start, step, low, high, count):
+def inverse(step):
+    """Return 1 / step, or 0 for a step that leads nowhere."""
+    return 1.0 / step if abs(step) >= SMALLEST_STEP else 0.0
+
+
+@inlined
+def span_between(start, per_step, low, high, count):
     """Return the columns [first, stop) with low <= start + column * step <= high.
 
-    Both are in [0, count].
+    per_step : `inverse` of the step. Both columns are in [0, count]
     """
     if low > high:
         return 0, 0
-    if abs(step) < SMALLEST_STEP:
+    if per_step == 0.0:
         return (0, count) if low <= start <= high else (0, 0)
-    one, two = (low - start) / step, (high - start) / step
+    one, two = (low - start) * per_step, (high - start) * per_step
     first = math.ceil(min(max(min(one, two), 0.0), count))
     last = math.floor(min(max(max(one, two), -1.0), count - 1.0))
     return int(first), int(max(last + 1, first))
 
 
 @inlined
-def inside_span(x0, y0, dx, dy, inset_x, inset_y, last_x, last_y, count):
+def inside_span(x0, y0, per_x, per_y, inset_x, inset_y, last_x, last_y, count):
     """Return the columns [first, stop) whose points lie inside the image by an inset.
 
-    (x0, y0), (dx, dy) : origin of the first pixel, and step from one to the next
+    (x0, y0)     : origin of the first pixel
+    per_x, per_y : `inverse` of the steps from one to the next
     """
-    first, stop = span_between(x0, dx, inset_x, last_x - inset_x, count)
-    start, end = span_between(y0, dy, inset_y, last_y - inset_y, count)
+    first, stop = span_between(x0, per_x, inset_x, last_x - inset_x, count)
+    start, end = span_between(y0, per_y, inset_y, last_y - inset_y, count)
     first = max(first, start)
     return first, max(min(stop, end), first)
 

@@ -33,6 +33,7 @@ from fastseg._kernels.places import (
     SLACK,
     fill_outside,
     inside_span,
+    inverse,
     is_whole,
     join_affines,
     place_folded,
@@ -141,6 +142,7 @@ def warp_image(
     turned, lines = start_bend(control, spacing, outer, inner, columns, room)
     reach_x, reach_y = greatest_sizes(turned)
     dx, dy = matrix[0, 0], matrix[1, 0]
+    per_x, per_y = inverse(dx), inverse(dy)
 
     # The part of the image that is needed, made ready for its order.
     grow = 2 * REACH if order == CUBIC else 2
@@ -199,7 +201,7 @@ def warp_image(
             bend_row(turned, lines, spacing, outer, row, columns, bend_x, bend_y)
         elif border == CONSTANT:
             first, stop = inside_span(
-                x0, y0, dx, dy, -SLACK, -SLACK, last_x, last_y, columns
+                x0, y0, per_x, per_y, -SLACK, -SLACK, last_x, last_y, columns
             )
             line[:first] = fill
             line[stop:] = fill
@@ -238,7 +240,7 @@ def warp_image(
                 part[k] = min(max((F(values[k]) - shift) * gain, low), high)
         if bent and border == CONSTANT:
             first, stop = inside_span(
-                x0, y0, dx, dy, reach_x, reach_y, last_x, last_y, columns
+                x0, y0, per_x, per_y, reach_x, reach_y, last_x, last_y, columns
             )
             fill_outside(
                 x0, y0, dx, dy, bend_x, bend_y, last_x, last_y, 0, fill, line[:first]
@@ -268,6 +270,7 @@ def warp_mask(mask, outer, control, spacing, inner, out):
     turned, lines = start_bend(control, spacing, outer, inner, columns, room)
     reach_x, reach_y = greatest_sizes(turned)
     dx, dy = matrix[0, 0], matrix[1, 0]
+    per_x, per_y = inverse(dx), inverse(dy)
     cells = mask.reshape(mask.size)
     none = mask.dtype.type(0)
     places = np.empty(room, np.int32)
@@ -282,7 +285,7 @@ def warp_mask(mask, outer, control, spacing, inner, out):
             bend_row(turned, lines, spacing, outer, row, columns, bend_x, bend_y)
         else:
             first, stop = inside_span(
-                x0, y0, dx, dy, -SLACK, -SLACK, last_x, last_y, columns
+                x0, y0, per_x, per_y, -SLACK, -SLACK, last_x, last_y, columns
             )
             line[:first] = none
             line[stop:] = none
@@ -294,7 +297,7 @@ def warp_mask(mask, outer, control, spacing, inner, out):
         load_pixels(cells, places, part)
         if bent:
             first, stop = inside_span(
-                x0, y0, dx, dy, reach_x, reach_y, last_x, last_y, columns
+                x0, y0, per_x, per_y, reach_x, reach_y, last_x, last_y, columns
             )
             fill_outside(
                 x0, y0, dx, dy, bend_x, bend_y, last_x, last_y, 0, none, line[:first]

@@ -1,6 +1,5 @@
 """Transforms one after another, as text and as presets."""
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -123,10 +122,12 @@ def standard() -> Compose:
 
     Probabilities and ranges are those of nnU-Net 2 (Isensee et al., "nnU-Net: a
     self-configuring method", Nature Methods 2021; `nnUNetTrainer.get_training_
-    transforms` with batchgeneratorsv2). It differs in these: scales are drawn in their
-    logarithm; images have one channel, so chances per channel are chances per image;
-    images are interpolated linearly, not cubically; low resolutions are brought back
-    linearly; outside of images is `pad`; nothing is cropped.
+    transforms` with batchgeneratorsv2 0.3, which takes the "variance" of noise for its
+    deviation). It differs in these: scales are drawn in their logarithm; gammas
+    uniformly (there, half of them are below 1); images have one channel, so chances per
+    channel are chances per image; a blur has one sigma, not one per axis; labels are
+    drawn anew from contours, or taken from the nearest pixel, not interpolated; outside
+    of images is `pad`; nothing is cropped.
     """
     return Compose(
         [
@@ -134,7 +135,7 @@ def standard() -> Compose:
             Affine(scale=(0.7, 1.4), p=0.2),
             Flip(axis="horizontal"),
             Flip(axis="vertical"),
-            Noise(std=(0, math.sqrt(0.1)), p=0.1),
+            Noise(std=(0, 0.1), p=0.1),
             Blur(sigma=(0.5, 1.0), p=0.1),
             Brightness(multiply=(0.75, 1.25), p=0.15),
             Contrast(factor=(0.75, 1.25), p=0.15),

@@ -97,6 +97,14 @@ class AugmentedRecipe(Recipe):
         field = mask_dtype(store.classes)
         self._bit_values = (np.uint64(1) << bits).astype(field)
         self._field = field
+        # Steps that change intensities, by number: those before the first Custom one,
+        # then each Custom one with those that follow it.
+        self._runs: list[tuple[int, list[int]]] = [(0, [])]
+        for number, step in enumerate(compose):
+            if isinstance(step, augment.Custom):
+                self._runs.append((number, []))
+            elif isinstance(step, augment.INTENSITY):
+                self._runs[-1][1].append(number)
         self._order = ORDERS[compose.interpolation]
         self._border = augment.BORDERS.index(compose.border)
         # The value that stands for no signal, where noise and fields begin.
@@ -205,7 +213,7 @@ class AugmentedRecipe(Recipe):
             bits = np.empty((len(mask), *self.size), self._field)
         shift, gain = self._shift[samples], self._gain[samples]
         low, high = self.scaling.limits
-        customs, (tones, *others) = self._split(samples, drawn)
+        tones, *others = self._tones(samples, drawn)
         key, numbers = np.uint64(drawn.key), samples.astype(np.uint64)
         spent = 0
         for images, masks, rows, place in self.store.stacks(samples):
@@ -240,9 +248,9 @@ class AugmentedRecipe(Recipe):
             self._gather_masks(bits, every, mask)
         labelled = perf_counter_ns()
         own = 0
-        for (number, step), later in zip(customs, others, strict=True):
+        for (number, _), later in zip(self._runs[1:], others, strict=True):
             called = perf_counter_ns()
-            self._call(step, number, samples, image[:, 0], mask, drawn)
+            self._call(number, samples, image[:, 0], mask, drawn)
             own += perf_counter_ns() - called
             if later.codes.size:
                 scene.apply_tones(image[:, 0], *later, key, numbers)
@@ -292,35 +300,28 @@ class AugmentedRecipe(Recipe):
             bits,
         )
 
-    def _split(
-        self, samples: NDArray[np.int64], drawn: Drawn
-    ) -> tuple[list[tuple[int, augment.Custom]], list[Tones]]:
-        """Return the Custom steps, and what else is done before, between and after."""
-        customs: list[tuple[int, augment.Custom]] = []
-        runs: list[list[tuple[Any, Any]]] = [[]]
-        pairs = zip(self.compose, drawn.values, strict=True)
-        for number, (step, value) in enumerate(pairs):
-            if isinstance(step, augment.Custom):
-                customs.append((number, step))
-                runs.append([])
-            elif isinstance(step, augment.INTENSITY):
-                code, columns = self._tone(step, value, samples, drawn.key)
-                runs[-1].append((np.where(value["on"], code, -1), columns))
-        shape = len(samples), 0
-        none = np.empty(shape, np.int64), np.empty((*shape, intensity.PARAMETERS))
-        tones = []
-        for first, run in zip([0, *(n for n, _ in customs)], runs, strict=True):
-            codes, params = (
-                (np.stack(c, axis=1) for c in zip(*run, strict=True)) if run else none
-            )
+    def _tones(self, samples: NDArray[np.int64], drawn: Drawn) -> list[Tones]:
+        """Return what is done before the first Custom step, and after each."""
+        steps, tones = self.compose.transforms, []
+        for first, run in self._runs:
+            codes = np.empty((len(samples), len(run)), np.int64)
+            params = np.zeros((*codes.shape, intensity.PARAMETERS))
+            for k, number in enumerate(run):
+                step, value = steps[number], drawn.values[number]
+                code = self._tone(step, value, samples, drawn.key, params[:, k])
+                codes[:, k] = np.where(value["on"], code, -1)
             tones.append(Tones(codes, params, np.uint32(NOISE + 2**16 * first)))
-        return customs, tones
+        return tones
 
     def _tone(
-        self, step: Transform, value: Values, samples: NDArray[np.int64], key: int
-    ) -> tuple[int, NDArray[np.float64]]:
-        """Return the code of a step, and its parameters for each sample."""
-        params = np.zeros((len(samples), intensity.PARAMETERS))
+        self,
+        step: Transform,
+        value: Values,
+        samples: NDArray[np.int64],
+        key: int,
+        params: NDArray[np.float64],
+    ) -> int:
+        """Return the code of a step, and write its parameters for each sample."""
         columns: Sequence[Any]
         match step:
             case augment.Brightness():
@@ -349,11 +350,10 @@ class AugmentedRecipe(Recipe):
                 columns = (self._floor[samples], *field.T)
         for k, column in enumerate(columns):
             params[:, k] = column
-        return code, params
+        return code
 
     def _call(
         self,
-        step: augment.Custom,
         number: int,
         samples: NDArray[np.int64],
         planes: NDArray[np.float32],
@@ -361,7 +361,8 @@ class AugmentedRecipe(Recipe):
         drawn: Drawn,
     ) -> None:
         """Call a function of the user's for each sample for which it is on."""
-        on = drawn.values[number]["on"]
+        step, on = self.compose.transforms[number], drawn.values[number]["on"]
+        assert isinstance(step, augment.Custom)
         compiled = isinstance(step.function, CPUDispatcher)
         for j in np.flatnonzero(on).tolist():
             words = np.array([drawn.key, samples[j]], np.uint64)

@@ -97,28 +97,27 @@ def find_mapping(
 
 
 def _identities(count: int) -> Matrices:
-    return np.broadcast_to(np.eye(3), (count, 3, 3)).copy()
+    matrices = np.zeros((count, 3, 3))
+    matrices.reshape(count, 9)[:, ::4] = 1
+    return matrices
 
 
 def _affine(frames: Frames, step: Any, values: Values) -> None:
     angle, tilt = np.radians(values["rotate"]), np.tan(np.radians(values["shear"]))
     cos, sin = np.cos(angle), np.sin(angle)
-    across, down = (
-        values["scale"] * values["scale_x"],
-        values["scale"] * values["scale_y"],
-    )
+    across = values["scale"] * values["scale_x"]
+    down = values["scale"] * values["scale_y"]
     # Back: undo the turn, then the tilt, then the scale. Rows point down.
-    back = np.empty((len(angle), 2, 2))
-    back[:, 0, 0], back[:, 0, 1] = cos, -sin
-    back[:, 1, 0], back[:, 1, 1] = sin, cos
-    back[:, 0] += tilt[:, None] * back[:, 1]
-    back /= np.stack([across, down], axis=1)[:, :, None]
-    centre = np.stack([frames.width - 1, frames.height - 1], axis=1) / 2
-    shares = np.stack([values["translate_x"], values["translate_y"]], axis=1)
-    moved = shares * np.stack([frames.width, frames.height], axis=1)
     matrix = _identities(len(angle))
-    matrix[:, :2, :2] = back
-    matrix[:, :2, 2] = centre - np.einsum("bij,bj->bi", back, centre + moved)
+    matrix[:, 0, 0] = (cos + tilt * sin) / across
+    matrix[:, 0, 1] = (tilt * cos - sin) / across
+    matrix[:, 1, 0], matrix[:, 1, 1] = sin / down, cos / down
+    x, y = (frames.width - 1) / 2, (frames.height - 1) / 2
+    moved_x = x + values["translate_x"] * frames.width
+    moved_y = y + values["translate_y"] * frames.height
+    for axis, centre in enumerate((x, y)):
+        away = matrix[:, axis, 0] * moved_x + matrix[:, axis, 1] * moved_y
+        matrix[:, axis, 2] = centre - away
     frames.follow(matrix, values["on"])
 
 
