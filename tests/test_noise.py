@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy import stats
 
-from fastseg._kernels import noise
+from fastseg._kernels import noise, stream
 
 pytestmark = pytest.mark.kernel
 
@@ -316,3 +316,19 @@ def test_rician_pixels_know_nothing_of_each_other():
     for lag in LAGS:
         there = np.roll(scores, lag, axis=(0, 1))
         assert standard((scores * there).mean(), 0, variance, found.size) < SIGMAS
+
+
+@pytest.mark.parametrize("streams", [False, True])
+@pytest.mark.parametrize("shape", [(1, 1), (33, 47), (64, 64)])
+def test_noise_is_the_same_on_the_way_out(shape, streams):
+    """What is sent off with noise has the bits of what gets noise in place."""
+    plane = np.random.default_rng(5).normal(size=shape).astype(np.float32)
+    key, start = (np.uint64(7), np.uint64(8), np.uint32(9)), 5
+    cells = np.full(plane.size + 2 * start, 77, np.float32)
+    noise.send_gaussian(plane, np.float32(0.3), *key, cells, start, streams)
+    stream.settle()
+    wanted = plane.copy()
+    noise.add_gaussian(wanted, np.float32(0.3), *key)
+    assert_array_equal(cells[start:-start], wanted.ravel())
+    assert (cells[:start] == 77).all()
+    assert (cells[-start:] == 77).all()

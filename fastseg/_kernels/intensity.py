@@ -436,6 +436,12 @@ def lower_resolution(plane, factor):
             line[x] = upper[x] + part * (lower[x] - upper[x])
 
 
+@inlined
+def step_stream(stream, i):
+    """Return stream + i modulo 2**32, from which step i draws, uint32."""
+    return np.uint32((np.uint64(stream) + np.uint64(i)) & np.uint64(0xFFFFFFFF))
+
+
 @kernel
 def apply_tone(plane, codes, params, key0, key1, stream, scratch):
     """Do several steps, one after the other, each in a pass of its own.
@@ -447,12 +453,12 @@ def apply_tone(plane, codes, params, key0, key1, stream, scratch):
     codes   : int64 (k,), BRIGHTNESS to LOW_RESOLUTION
     params  : float64 (k, PARAMETERS), a row per step: see the codes
     key0, key1 : uint64, and
-    stream  : uint32, for noise: step i draws from stream + i (modulo 2**32)
+    stream  : uint32, for noise: step i draws from `step_stream`
     scratch : float32 (n,) with n at least h * w, overwritten by BLUR, else unused
     """
     for i in range(len(codes)):
         code, p = codes[i], params[i]
-        own = np.uint32((np.uint64(stream) + np.uint64(i)) & np.uint64(0xFFFFFFFF))
+        own = step_stream(stream, i)
         if code == BRIGHTNESS:
             apply_brightness(plane, F(p[0]), F(p[1]))
         elif code == CONTRAST:

@@ -7,9 +7,9 @@ Samples stand along the first axis of each argument. Random numbers are those of
 import numpy as np
 
 from fastseg._kernels.bend import bend_rings
-from fastseg._kernels.intensity import apply_tone
+from fastseg._kernels.intensity import GAUSSIAN, apply_tone, step_stream
 from fastseg._kernels.jit import kernel
-from fastseg._kernels.noise import BLOCKS, fill_words
+from fastseg._kernels.noise import BLOCKS, fill_words, send_gaussian
 from fastseg._kernels.polygon import fill_one
 from fastseg._kernels.stream import put, settle
 from fastseg._kernels.warp import warp_image, warp_mask
@@ -86,8 +86,22 @@ def make_images(
                 images[rows[j]], outer[j], control[j], spacing, inner[j], order, border,
                 fill, shift[j], gain[j], low, high, plane,
             )  # fmt: skip
-            apply_tone(plane, codes[j], params[j], key, samples[j], stream, scratch)
-            put(plane.reshape(size), size, cells, j * size, streams)
+            last = len(codes[j]) - 1
+            while last >= 0 and codes[j, last] < 0:
+                last -= 1
+            noisy = last >= 0 and codes[j, last] == GAUSSIAN
+            count = last if noisy else last + 1
+            apply_tone(
+                plane, codes[j, :count], params[j], key, samples[j], stream, scratch
+            )
+            if noisy:
+                own = step_stream(stream, last)
+                send_gaussian(
+                    plane, params[j, last, 0], key, samples[j], own,
+                    cells, j * size, streams,
+                )  # fmt: skip
+            else:
+                put(plane.reshape(size), size, cells, j * size, streams)
     settle()
 
 
