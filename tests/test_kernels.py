@@ -76,7 +76,7 @@ def test_images_are_scaled_and_placed(images, height, width, streams):
     shift, gain = np.array([[0, 3, 0, -1], [0, 0.5, 0, -2]], np.float32)
     low, high, pad = np.float32(-100), np.float32(100), np.float32(-7)
     gather.gather_images(images, ROWS, shift, gain, low, high, pad, streams, out)
-    gather.gather_half_images(images, ROWS, shift, gain, low, high, pad, streams, half)
+    gather.gather_images(images, ROWS, shift, gain, low, high, pad, streams, half)
     for slot, row in PLACES:
         scaled = (images[row].astype(np.float32) - shift[slot]) * gain[slot]
         expected = place(np.clip(scaled, low, high), (height, width), np.float32(-7))
@@ -102,7 +102,7 @@ def test_halves_are_the_nearest():
     out = np.empty((1, 1, len(values)), np.uint16)
     none, one = np.zeros(1, np.float32), np.ones(1, np.float32)
     low, high = np.float32(-np.inf), np.float32(np.inf)
-    gather.gather_half_images(
+    gather.gather_images(
         values[None, None], np.array([0]), none, one, low, high, low, True, out
     )
     assert_array_equal(out[0, 0], expected)

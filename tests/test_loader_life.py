@@ -390,8 +390,9 @@ def test_stats_tell_what_happened(square):
     assert stats.wait_seconds < stats.seconds
     assert stats.samples_per_second == 16 / stats.seconds
     assert set(stats.stages) == {"read", "image", "mask", "custom"}
-    assert stats.stages.pop("custom") == 0
-    assert all(seconds > 0 for seconds in stats.stages.values())
+    # One call makes images and masks.
+    assert stats.stages["custom"] == stats.stages["mask"] == 0
+    assert min(stats.stages["read"], stats.stages["image"]) > 0
     assert 0 <= stats.ready <= 2
     assert stats.buffer_bytes % 1 == 0
     assert str(stats).endswith(stats.bottleneck)

@@ -39,7 +39,9 @@ def test_commands_and_code_run_in_order(fastseg_command, tmp_path, monkeypatch, 
     assert "dicoms/PHANTOM0001/1.dcm" in printed
 
 
-@pytest.mark.parametrize("table", ["epoch_rate", "raster", "build", "loader", "augment"])
+@pytest.mark.parametrize(
+    "table", ["epoch_rate", "raster", "build", "loader", "augment"]
+)
 def test_the_tables_are_the_measured_ones(table):
     """The figures are those that the benchmarks wrote."""
     measured = (PROJECT / f"benchmarks/results/{table}.md").read_text("utf-8")

@@ -67,6 +67,24 @@ def lines_of(height, width, target_height, target_width):
 
 
 @kernel
+def gather_samples(
+    images, masks, rows, shift, gain, low, high, pad, classes, streams, image, mask
+):
+    """Do as `gather_images` and `gather_masks` do, in one call.
+
+    A thread that returns needs Python's lock, for which it waits 5 ms where the loop
+    runs Python: one call for both makes the wait for a batch four times shorter then.
+
+    shift : None for stored values, as `gather_values` has them
+    """
+    if shift is None:
+        gather_values(images, rows, pad, streams, image)
+    else:
+        gather_images(images, rows, shift, gain, low, high, pad, streams, image)
+    gather_masks(masks, rows, classes, streams, mask)
+
+
+@kernel
 def gather_images(images, rows, shift, gain, low, high, pad, streams, out):
     """Scale: out = min(max((value - shift) * gain, low), high), `pad` around it.
 
@@ -75,20 +93,24 @@ def gather_images(images, rows, shift, gain, low, high, pad, streams, out):
     shift, gain : float32 (b,), one per sample
     low, high, pad : float32
     streams     : write past the caches
-    out         : float32 (b, h, w), C-contiguous
+    out         : float32 (b, h, w), C-contiguous, or uint16 for the bits of float16
     """
+    halves = out.itemsize == 2  # known to the compiler
     size, to_size = images[0].size, out[0].size
     step, to_step = images.shape[2], out.shape[2]
     first_y, first_x, to_y, to_x, lines, length = lines_of(
         images.shape[1], step, out.shape[1], to_step
     )
     values, cells = images.reshape(images.size), out.reshape(out.size)
-    scaled = np.empty(CHUNK, np.float32)
+    scaled = np.empty(CHUNK, out.dtype)
     for j in range(len(rows)):
         if rows[j] < 0:
             continue
         if lines * length < to_size:
-            cells[j * to_size : (j + 1) * to_size] = pad
+            if halves:
+                cells[j * to_size : (j + 1) * to_size] = half_bits(pad)
+            else:
+                cells[j * to_size : (j + 1) * to_size] = pad
         shift_j, gain_j = shift[j], gain[j]
         for y in range(lines):
             start = rows[j] * size + (first_y + y) * step + first_x
@@ -97,38 +119,11 @@ def gather_images(images, rows, shift, gain, low, high, pad, streams, out):
                 line = values[start + done : start + min(done + CHUNK, length)]
                 for x in range(len(line)):
                     value = (np.float32(line[x]) - shift_j) * gain_j
-                    scaled[x] = min(max(value, low), high)
-                put(scaled, len(line), cells, to + done, streams)
-    settle()
-
-
-@kernel
-def gather_half_images(images, rows, shift, gain, low, high, pad, streams, out):
-    """Do as `gather_images` does, and round to float16.
-
-    out : uint16 (b, h, w), the bits of float16
-    """
-    size, to_size = images[0].size, out[0].size
-    step, to_step = images.shape[2], out.shape[2]
-    first_y, first_x, to_y, to_x, lines, length = lines_of(
-        images.shape[1], step, out.shape[1], to_step
-    )
-    values, cells = images.reshape(images.size), out.reshape(out.size)
-    scaled = np.empty(CHUNK, np.uint16)
-    for j in range(len(rows)):
-        if rows[j] < 0:
-            continue
-        if lines * length < to_size:
-            cells[j * to_size : (j + 1) * to_size] = half_bits(pad)
-        shift_j, gain_j = shift[j], gain[j]
-        for y in range(lines):
-            start = rows[j] * size + (first_y + y) * step + first_x
-            to = j * to_size + (to_y + y) * to_step + to_x
-            for done in range(0, length, CHUNK):
-                line = values[start + done : start + min(done + CHUNK, length)]
-                for x in range(len(line)):
-                    value = (np.float32(line[x]) - shift_j) * gain_j
-                    scaled[x] = half_bits(np.float32(min(max(value, low), high)))
+                    value = np.float32(min(max(value, low), high))
+                    if halves:
+                        scaled[x] = half_bits(value)
+                    else:
+                        scaled[x] = value
                 put(scaled, len(line), cells, to + done, streams)
     settle()
 
@@ -152,6 +147,21 @@ def gather_values(images, rows, pad, streams, out):
             to = j * to_size + (to_y + y) * to_step + to_x
             put(values[start : start + length], length, cells, to, streams)
     settle()
+
+
+@kernel
+def gather_masks(masks, rows, classes, streams, out):
+    """Do as `gather_values` does without classes, else as one of the next two does.
+
+    classes : None; or int64 (c,), for `gather_classes` if out is 4-D; or the priority
+        for `gather_labels`
+    """
+    if classes is None:
+        gather_values(masks, rows, masks.dtype.type(0), streams, out)
+    elif out.ndim == 4:
+        gather_classes(masks, rows, classes, streams, out)
+    else:
+        gather_labels(masks, rows, classes, streams, out)
 
 
 @kernel

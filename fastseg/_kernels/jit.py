@@ -1,7 +1,7 @@
 """The one place that sets numba's options.
 
 nogil
-    threads of the loader and the builder run kernels side by side
+    threads of the loader and the builder run kernels side by side; but see `brief`
 cache
     compiled code is kept on disk, so that a second process starts at once; numba
     notices when a kernel's own file changes, not when one that it calls does: after
@@ -33,6 +33,15 @@ def inlined(function: Callable[..., Any]) -> Any:
     which costs more than many a small kernel does.
     """
     return kernel(function, forceinline=True)
+
+
+def brief(function: Callable[..., Any]) -> Any:
+    """Compile `function` as a kernel that keeps Python's lock.
+
+    For what takes a few microseconds: a thread that gives the lock away waits up to
+    5 ms for it where the loop runs Python.
+    """
+    return kernel(function, nogil=False)
 
 
 def kernel(function: Callable[..., Any], **more: Any) -> Any:

@@ -8,7 +8,7 @@ import numpy as np
 
 from fastseg._kernels.bend import bend_rings
 from fastseg._kernels.intensity import GAUSSIAN, apply_tone, step_stream
-from fastseg._kernels.jit import kernel
+from fastseg._kernels.jit import brief, kernel
 from fastseg._kernels.noise import BLOCKS, fill_words, send_gaussian
 from fastseg._kernels.polygon import fill_one
 from fastseg._kernels.stream import put, settle
@@ -18,7 +18,7 @@ from fastseg._kernels.warp import warp_image, warp_mask
 HIGH, LOW = np.uint32(6), np.uint32(5)
 
 
-@kernel
+@brief
 def draw_uniforms(key, samples, stream, out):
     """Fill with uniform numbers in [0, 1), multiples of 2**-53.
 

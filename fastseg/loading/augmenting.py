@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
 from fastseg import augment
-from fastseg._kernels import intensity, scene
+from fastseg._kernels import gather, intensity, scene
 from fastseg._kernels.bend import bend_rings
 from fastseg.augment import Compose, Transform
 from fastseg.augment.base import Values
@@ -245,7 +245,8 @@ class AugmentedRecipe(Recipe):
             self._draw_labels(samples, ways, bits)
         if bits is not mask:
             every = np.arange(len(mask))
-            self._gather_masks(bits, every, mask)
+            shown = self._view_masks(mask)
+            gather.gather_masks(bits, every, self._classes, self.streams, shown)
         labelled = perf_counter_ns()
         own = 0
         for (number, _), later in zip(self._runs[1:], others, strict=True):

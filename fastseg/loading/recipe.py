@@ -1,7 +1,7 @@
 """How samples of a store become images and masks of a batch: options, and the work."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from time import perf_counter_ns
 from typing import Any, NamedTuple
 
@@ -22,6 +22,7 @@ MASKS = ("bits", "labels", "onehot")
 class Spent(NamedTuple):
     """Nanoseconds that a thread spent: finding pixels, on images, on masks.
 
+    image  : and masks, where one call makes both
     custom : in functions of the user's
     """
 
@@ -87,8 +88,7 @@ class Recipe:
             math.prod(self.image_shape) * self.image_dtype.itemsize
             + math.prod(self.mask_shape) * self.mask_dtype.itemsize
         )
-        self._gather_images = self._image_gatherer()
-        self._gather_masks = self._mask_gatherer()
+        self._classes = self._mask_classes()
         every = np.arange(len(store))
         self._shift, self._gain = self.scaling.shift_and_gain(store, every)
 
@@ -108,69 +108,53 @@ class Recipe:
         Raises StoreError if the file has become shorter, or a sample is damaged.
         """
         self.store.check_size()
-        spent, image = [0, 0, 0], image[:, 0]
-        shift, gain = self._shift[samples], self._gain[samples]
+        image, mask = image[:, 0], self._view_masks(mask)
+        if self.dtype == "float16":
+            image = image.view(np.uint16)
+        read = copied = 0
         begun = perf_counter_ns()
         for images, masks, rows, place in self.store.stacks(samples):
             found = perf_counter_ns()
-            self._gather_images(images, rows, shift[place], gain[place], image[place])
-            drawn = perf_counter_ns()
-            self._gather_masks(masks, rows, mask[place])
-            spent[0] += found - begun
-            spent[1] += drawn - found
-            begun = perf_counter_ns()
-            spent[2] += begun - drawn
-        return Spent(*spent)
-
-    def _image_gatherer(self) -> Callable[..., Any]:
-        """Return a function of (images, rows, shift, gain, out)."""
-        if self.dtype == "raw":
-            value = self.image_dtype.type(self.pad)
-            return lambda images, rows, shift, gain, out: gather.gather_values(
-                images, rows, value, self.streams, out
-            )
-        low, high = self.scaling.limits
-        pad = np.float32(self.pad)
-        if self.dtype == "float16":
-            return lambda images, rows, shift, gain, out: gather.gather_half_images(
+            gather.gather_samples(
                 images,
+                masks,
                 rows,
-                shift,
-                gain,
-                low,
-                high,
-                pad,
+                *self._scales(samples[place]),
+                self._classes,
                 self.streams,
-                out.view(np.uint16),
+                image[place],
+                mask[place],
             )
-        return lambda images, rows, shift, gain, out: gather.gather_images(
-            images, rows, shift, gain, low, high, pad, self.streams, out
-        )
+            read += found - begun
+            begun = perf_counter_ns()
+            copied += begun - found
+        return Spent(read, copied)
 
-    def _mask_gatherer(self) -> Callable[..., Any]:
-        """Return a function of (masks, rows, out)."""
+    def _scales(self, samples: NDArray[np.int64]) -> tuple[Any, ...]:
+        """Return shift, gain, limits and padding of images for kernels."""
+        if self.dtype == "raw":
+            return None, None, None, None, self.image_dtype.type(self.pad)
+        scale = self._shift[samples], self._gain[samples]
+        return *scale, *self.scaling.limits, np.float32(self.pad)
+
+    def _mask_classes(self) -> NDArray[np.int64] | None:
+        """Return the classes that kernels show, or in which order; None for bits."""
         kind, store = self.masks, self.store
         if kind == "bits":
-            none = self.mask_dtype.type(0)
-            return lambda masks, rows, out: gather.gather_values(
-                masks, rows, none, self.streams, out
-            )
+            return None
         if kind == "labels":
-            order = np.array([store.class_index(n) for n in self.priority], np.int64)
-            return lambda masks, rows, out: gather.gather_labels(
-                masks, rows, order, self.streams, out
-            )
-        if kind == "onehot":
-            every = np.arange(len(store.classes))
-            return lambda masks, rows, out: gather.gather_classes(
-                masks, rows, every, self.streams, out
-            )
-        if kind in store.classes:
-            one = np.array([store.class_index(kind)], np.int64)
-            return lambda masks, rows, out: gather.gather_classes(
-                masks, rows, one, self.streams, out[:, None]
-            )
-        raise OptionError(one_of("masks", kind, (*MASKS, *store.classes)))
+            names = self.priority
+        elif kind == "onehot":
+            names = store.classes
+        elif kind in store.classes:
+            names = (kind,)
+        else:
+            raise OptionError(one_of("masks", kind, (*MASKS, *store.classes)))
+        return np.array([store.class_index(name) for name in names], np.int64)
+
+    def _view_masks(self, mask: NDArray[Any]) -> NDArray[Any]:
+        """Return masks as kernels fill them: those of one class are a channel."""
+        return mask[:, None] if self.masks in self.store.classes else mask
 
 
 def _pair(size: Any) -> tuple[int, int]:

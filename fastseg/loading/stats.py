@@ -34,8 +34,8 @@ class Stats:
     ready            : mean number of batches that lay ready when one was asked for
     prefetch, threads : the loader's
     stages           : seconds of all threads together: "read" (finding pixels, or
-        decompressing them), "image" (into place, scaled, augmented), "mask", "custom"
-        (functions of your own)
+        decompressing them), "image" (into place, scaled, augmented; masks too, unless
+        they are augmented), "mask", "custom" (functions of your own)
     disk_reads       : how often the process had to wait for the disk meanwhile (major
         page faults); None where the system does not tell
     buffer_bytes     : memory for batches, handed out or kept for the next ones
