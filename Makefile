@@ -38,8 +38,11 @@ demo: $(VENV)/.demo
 test: $(VENV)/.test lint
 	@# numba's cache notices changes of a kernel's own file, not of kernels it calls.
 	@find fastseg -name '*.nb[ic]' -delete
-	pytest
-	NUMBA_DISABLE_JIT=1 pytest -m kernel
+	@# Beside the others on the second core; its output comes last.
+	@NUMBA_DISABLE_JIT=1 pytest -m kernel > $(VENV)/plain.txt 2>&1 & plain=$$!; \
+	failed=0; pytest || failed=$$?; wait $$plain || failed=$$?; \
+	echo "The kernels' tests again, without compiling:"; cat $(VENV)/plain.txt; \
+	exit $$failed
 
 lint: $(VENV)/.test
 	ruff check
