@@ -2,12 +2,17 @@
 
 import warnings
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from functools import cache
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
+
+import numpy as np
 
 from fastseg import __version__
+from fastseg.bulk import Bulk
 from fastseg.dicom import MAX_PIXEL_BYTES
 from fastseg.errors import (
     BuildError,
@@ -18,14 +23,14 @@ from fastseg.errors import (
 )
 from fastseg.links import LinkTable, Paths, Reject, StrPath, save_rejects
 from fastseg.making import Maker
-from fastseg.planning import Planned, Refusal, plan_build
+from fastseg.planning import Plan, Planned, Refusal, plan_build, shares_of
 from fastseg.progress import Progress, in_order, silent
 from fastseg.raster import Rules
 from fastseg.store import compression, layout
 from fastseg.store.packed import CompressedPartial
 from fastseg.store.partial import Partial, Work, remove_work, sole_builder
 from fastseg.store.reader import open_store
-from fastseg.store.records import Record, unpack_facts
+from fastseg.store.records import Record, Records, gather, join
 from fastseg.store.reuse import Finished
 
 
@@ -128,12 +133,24 @@ def build(
     )
 
 
-class _Outcome(NamedTuple):
-    """What became of an item: a record of what is stored, None if nothing is."""
+@dataclass(slots=True)
+class _Share:
+    """Neighbours of the plan, and what became of them.
 
-    record: Record | None
-    rejects: list[Reject]
-    kept: bool = False
+    items   : their places in the plan
+    left    : what an interrupted build has left of some of them
+    made    : which of them are in the file, in their order
+    records : of these, in their order
+    kept    : which of them were there already
+    rejects : of all, by item
+    """
+
+    items: range
+    left: dict[int, tuple[Work, Record]]
+    made: list[int] = field(default_factory=list)
+    records: Records | None = None
+    kept: set[int] = field(default_factory=set)
+    rejects: dict[int, list[Reject]] = field(default_factory=dict)
 
 
 class _Build:
@@ -162,11 +179,11 @@ class _Build:
         self.off_image: list[str] = []
         self.samples = self.kept = self.drawn = 0
         # Made by this build: what a second pass takes over was not there before.
-        self.made: set[int] = set()
+        self.fresh = np.zeros(0, np.bool_)
 
     def run(self) -> str | None:
         """Build, and return the fingerprint; None if there is nothing to build."""
-        planned, rejects = plan_build(
+        plan, rejects = plan_build(
             self.table,
             self.maker.paths,
             self.progress,
@@ -174,84 +191,125 @@ class _Build:
             self.maker.max_pixel_bytes,
         )
         self.rejects += rejects
-        if self.older is not None and self._is_up_to_date(self.older, planned):
+        if self.older is not None and self._is_up_to_date(self.older, plan):
             remove_work(self.target)
             self.samples = len(self.older.store)
             return self.older.store.fingerprint
         # A header may promise more than its file holds. What fails now is left out and
         # the store begun again; what is finished is taken over, not made again.
-        while planned:
+        self.fresh = np.zeros(len(plan), np.bool_)
+        while len(plan):
             with self.partial(
                 self.target,
-                buckets=[item.bucket for item in planned],
-                links=[item.hash for item in planned],
+                buckets=[plan.buckets[k] for k in plan.bucket.tolist()],
+                links=plan.hashes,
                 classes=self.maker.classes,
                 options=self.options,
                 software=self.software,
             ) as partial:
-                failed = self._fill(partial, planned)
+                failed = self._fill(partial, plan)
                 if not failed:
                     self.older = None  # Windows replaces no file that is mapped
-                    self.samples = len(planned)
+                    self.samples = len(plan)
                     return partial.publish()
-            planned = [item for k, item in enumerate(planned) if k not in failed]
+            plan = plan.without(failed)
+            self.fresh = np.delete(self.fresh, list(failed))
         remove_work(self.target)
         return None
 
-    def _fill(self, partial: Partial, planned: list[Planned]) -> set[int]:
+    def _fill(self, partial: Partial, plan: Plan) -> set[int]:
         """Make all items; return the places of those that cannot be made."""
         self.off_image, self.kept, self.drawn = [], 0, 0
         failed = set()
+        count, bulk = len(plan), Bulk(self.maker, plan)
 
-        def make(task: tuple[int, tuple[Work, Record] | None]) -> _Outcome:
-            k, left = task
-            return self._make(partial, k, planned[k], left)
+        def make(share: _Share) -> _Share:
+            self._make(partial, bulk, share)
+            return share
 
         # Only this thread reads and writes the journal.
-        tasks = ((k, partial.kept(k)) for k in range(len(planned)))
-        with closing(in_order(make, tasks, self.workers)) as outcomes:
-            told = self.progress(outcomes, "build", len(planned))
-            for k, outcome in enumerate(told):
-                self.rejects += outcome.rejects
-                if outcome.record is None:
-                    failed.add(k)
-                else:
-                    partial.add(k, outcome.record)
-                    if not outcome.kept:
-                        self.made.add(planned[k].hash)
-                    self.kept += planned[k].hash not in self.made
-                    if outcome.record.rings:
-                        (facts,) = unpack_facts([outcome.record], self.maker.classes)
-                        self._count(planned[k], facts["labelled"], facts["pixels"])
+        shares = (_Share(items, partial.kept(items)) for items in shares_of(count))
+        with closing(in_order(make, shares, self.workers)) as done:
+            each = ((share, k) for share in done for k in share.items)
+            share, passed = None, -1
+            try:
+                for share, passed in self.progress(each, "build", count):
+                    if passed not in share.made:
+                        failed.add(passed)
+                    if passed == share.items[-1]:
+                        self._note(partial, plan, share, passed)
+            except BaseException:
+                if share is not None and passed != share.items[-1]:
+                    self._note(partial, plan, share, passed)
+                raise
         return failed
 
-    def _make(
-        self, partial: Partial, k: int, item: Planned, left: tuple[Work, Record] | None
-    ) -> _Outcome:
+    def _note(self, partial: Partial, plan: Plan, share: _Share, last: int) -> None:
+        """Put into the journal and the report what became of a share, up to an item."""
+        for k, rejects in share.rejects.items():
+            if k <= last:
+                self.rejects += rejects
+        made, records = [k for k in share.made if k <= last], share.records
+        if records is None or not made:
+            return
+        if len(made) < records.items:
+            records = records.pick(range(len(made)))
+        partial.add(made, records)
+        self.fresh[[k for k in made if k not in share.kept]] = True
+        self.kept += len(made) - int(self.fresh[made].sum())
+        for j in np.flatnonzero(records.facts["labelled"]).tolist():
+            facts = records.facts[j]
+            self._count(plan, made[j], facts["labelled"], facts["pixels"])
+
+    def _make(self, partial: Partial, bulk: Bulk, share: _Share) -> None:
+        """Put a share's items into the file."""
+        # What stands there already is compared one by one.
+        fresh = [k for k in share.items if k not in share.left]
+        done: list[int] = []
+        records: Records | None = None
+        if self.older is None:
+            done, records = bulk.make(fresh, partial)
+        singles: list[Record] = []
+        made = done.copy()
+        for k in sorted({*share.items}.difference(done)):
+            try:
+                singles.append(self._make_one(partial, bulk.plan, k, share))
+                made.append(k)
+            except Refusal as exc:
+                share.rejects[k] = exc.rejects
+        if singles:
+            more = gather(singles, self.maker.classes)
+            records = more if records is None else join([records, more])
+        share.made = sorted(made)
+        if records is not None:
+            in_order = share.made == made
+            share.records = records if in_order else records.pick(np.argsort(made))
+
+    def _make_one(self, partial: Partial, plan: Plan, k: int, share: _Share) -> Record:
         """Put an item into the file, from earlier work if that will do."""
+        item, left = plan[k], share.left.get(k)
         if left is not None and left[1].stamps == self.maker.stamps(item):
             taken = partial.take(k, *left)
             if taken is not None:
-                return _Outcome(record=taken, rejects=[], kept=True)
-        try:
-            material = self.maker.read(item)
-            index = self.older.find(material.hash, item.bucket) if self.older else None
-            if self.older and index is not None:
-                pixels = self.older.pixels(index)
-                if pixels is not None:
-                    record = self.older.record(
-                        index,
-                        links=0 if material.rejects else item.hash,
-                        stamps=material.stamps,
-                    )
-                    record = record._replace(places=partial.write(k, *pixels))
-                    return _Outcome(record=record, rejects=material.rejects, kept=True)
-            image = self.maker.decode(item, material)
-        except Refusal as exc:
-            return _Outcome(record=None, rejects=exc.rejects)
+                share.kept.add(k)
+                return taken
+        material = self.maker.read(item)
+        if material.rejects:
+            share.rejects[k] = material.rejects
+        index = self.older.find(material.hash, item.bucket) if self.older else None
+        if self.older and index is not None:
+            pixels = self.older.pixels(index)
+            if pixels is not None:
+                share.kept.add(k)
+                record = self.older.record(
+                    index,
+                    links=0 if material.rejects else item.hash,
+                    stamps=material.stamps,
+                )
+                return record._replace(places=partial.write(k, *pixels))
+        image = self.maker.decode(item, material)
         record, mask = self.maker.make(item, material, image)
-        record = record._replace(places=partial.write(k, image.pixels, mask))
-        return _Outcome(record=record, rejects=material.rejects)
+        return record._replace(places=partial.write(k, image.pixels, mask))
 
     def _find_older(self) -> Finished | None:
         """Return the store that is to be replaced, if its items can be used again."""
@@ -273,7 +331,7 @@ class _Build:
         older = Finished(store)
         return older if alike and older.is_sound() else None
 
-    def _is_up_to_date(self, older: Finished, planned: list[Planned]) -> bool:
+    def _is_up_to_date(self, older: Finished, plan: Plan) -> bool:
         """Return whether a build would give the same store again.
 
         Contents decide, so every file is read; nothing is written.
@@ -282,41 +340,48 @@ class _Build:
         made = store.compression, store.software
         if made != (self.partial.compression, self.software):
             return False
-        found, rejects = [], []
+        found: list[int] = []
+        rejects: list[Reject] = []
 
-        def look(item: Planned) -> tuple[int | None, list[Reject]]:
-            try:
-                material = self.maker.read(item)
-                index = older.find(material.hash, item.bucket)
-                if index is None:  # it is new, unless it cannot be used anyway
-                    self.maker.decode(item, material)
-                return index, material.rejects
-            except Refusal as exc:
-                return -1, exc.rejects
+        def look(items: range) -> list[tuple[int | None, list[Reject]]]:
+            return [self._find(older, plan[k]) for k in items]
 
-        with closing(in_order(look, planned, self.workers)) as looks:
-            told = self.progress(looks, "compare", len(planned))
-            for item, (index, rejected) in zip(planned, told, strict=False):
+        with closing(in_order(look, shares_of(len(plan)), self.workers)) as shares:
+            looks = chain.from_iterable(shares)
+            told = self.progress(looks, "compare", len(plan))
+            for k, (index, rejected) in enumerate(told):
                 if index is None:
                     return False
                 if index >= 0:
                     found.append(index)
                     items = older.store.items
-                    labelled, pixels = items["labelled"][index], items["pixels"][index]
                     self.kept += 1
-                    self._count(item, labelled, pixels)
+                    self._count(
+                        plan, k, items["labelled"][index], items["pixels"][index]
+                    )
                 rejects += rejected
         if found != list(range(len(older.store))):
             return False
         self.rejects += rejects
         return True
 
-    def _count(self, item: Planned, labelled: Any, pixels: Any) -> None:
+    def _find(self, older: Finished, item: Planned) -> tuple[int | None, list[Reject]]:
+        """Return which item of the store this is: None if it is new, -1 if unusable."""
+        try:
+            material = self.maker.read(item)
+            index = older.find(material.hash, item.bucket)
+            if index is None:  # it is new, unless it cannot be used anyway
+                self.maker.decode(item, material)
+            return index, material.rejects
+        except Refusal as exc:
+            return -1, exc.rejects
+
+    def _count(self, plan: Plan, k: int, labelled: Any, pixels: Any) -> None:
         """Count the contours of an item of the store for the report."""
         bits = int(labelled)
         if not bits:
             return
-        files = {link.label: link.contour_path for link in item.links}
+        files = {link.label: link.contour_path for link in plan[k].links}
         for bit, name in enumerate(self.maker.classes):
             if bits >> bit & 1:
                 self.drawn += 1
@@ -324,6 +389,7 @@ class _Build:
                     self.off_image.append(files[name])
 
 
+@cache
 def _versions() -> dict[str, str]:
     packages = ("h5py", "numpy", "pydicom")
     return {"fastseg": __version__, **{name: version(name) for name in packages}}

@@ -61,15 +61,6 @@ def read_handle(handle: int, most: int) -> tuple[bytes, Stamp]:
     return data, before
 
 
-def read_start(handle: int, most: int) -> bytes:
-    """Return the first bytes of an open regular file and close it, or raise OSError."""
-    try:
-        _stamp(os.fstat(handle))
-        return os.read(handle, most)
-    finally:
-        os.close(handle)
-
-
 def stamp_of(path: str) -> Stamp:
     """Return the stamp of a regular file, or raise OSError."""
     return _stamp(os.stat(path))  # noqa: PTH116  a Path costs more than the look

@@ -161,7 +161,18 @@ class Paths:
         return real
 
     def open(self, path: str, root: str) -> int:
-        """Open a file to read; raise OSError, or PathError as `resolve` does.
+        """Open a file to read; raise OSError, or PathError as `resolve` does."""
+        real = self.direct(path, root)
+        if real is not None:
+            try:
+                return os.open(real, READ_ONLY | NO_LINK)
+            except OSError as exc:
+                if exc.errno not in (errno.ELOOP, errno.EMLINK):
+                    raise
+        return os.open(self.resolve(path, root), READ_ONLY)
+
+    def direct(self, path: str, root: str) -> str | None:
+        """Return the real path of what is no symbolic link; None if that says nothing.
 
         Where the system tells links from files when it opens them, `resolve` does not
         have to look first.
@@ -169,12 +180,8 @@ class Paths:
         folder, slash, name = path.rpartition("/")
         home, inside = self._folder(folder + slash, root)
         if NO_LINK and inside and name not in ("", ".", ".."):
-            try:
-                return os.open(f"{home}{os.sep}{name}", READ_ONLY | NO_LINK)
-            except OSError as exc:
-                if exc.errno not in (errno.ELOOP, errno.EMLINK):
-                    raise
-        return os.open(self.resolve(path, root), READ_ONLY)
+            return f"{home}{os.sep}{name}"
+        return None
 
     def _folder(self, folder: str, root: str) -> tuple[str, bool]:
         """Return the real path of a folder and whether it lies in the root."""

@@ -17,7 +17,7 @@ from fastseg._kernels import tone
 from fastseg.dicom import Image
 from fastseg.errors import ContourError, DicomError, LinkError
 from fastseg.files import Stamp, read_file, read_handle, stamp_of
-from fastseg.links import Paths, Reject, reason_of
+from fastseg.links import Link, Paths, Reject, reason_of
 from fastseg.planning import Planned, Refusal, hash_links, within_root
 from fastseg.raster import Rules, draw_rings, join_rings, shift_origin
 from fastseg.store import layout
@@ -36,6 +36,21 @@ class Contour(NamedTuple):
     bit: int
     source: int
     rings: list[NDArray[np.float64]]
+
+
+class Drawn(NamedTuple):
+    """The contours of an image, read.
+
+    sources : the files of those that can be used, in their order
+    stamps  : of all files that could be read
+    used    : the links of those that can be used
+    """
+
+    contours: list[Contour]
+    sources: list[Source]
+    stamps: list[Stamp]
+    rejects: list[Reject]
+    used: list[Link]
 
 
 class Material(NamedTuple):
@@ -88,51 +103,60 @@ class Maker:
         except (LinkError, OSError) as exc:
             reason = reason_of(exc, link.dicom_path)
             raise Refusal(item.links, reason, ()) from None
-        found = [_source(within_root(link.dicom_path, link), data)]
-        stamps, rejects, contours = [stamp], [], []
-        used = []
-        labels = [other.label for other in item.links]
-        for other in item.links:
-            if not other.contour_path:
+        drawn = self.read_contours(item.links)
+        if not drawn.contours and drawn.rejects:
+            reason = "left out: none of its contours can be used"
+            raise Refusal(item.links, reason, drawn.rejects)
+        image = Source(
+            within_root(link.dicom_path, link), len(data), xxh3_64_intdigest(data)
+        )
+        found = (image, *drawn.sources)
+        links = hash_links(drawn.used) if drawn.rejects else item.hash
+        return Material(
+            data=data,
+            sources=found,
+            stamps=(stamp, *drawn.stamps),
+            contours=drawn.contours,
+            rejects=drawn.rejects,
+            hash=hash_inputs(links, [file.xxh3 for file in found]),
+        )
+
+    def read_contours(self, links: Sequence[Link]) -> Drawn:
+        """Read the contours of an image; what cannot be used is in `rejects`."""
+        drawn = Drawn([], [], [], [], [])
+        labels = [link.label for link in links]
+        for link in links:
+            if not link.contour_path:
                 continue
             try:
-                handle = self.paths.open(other.contour_path, other.root)
+                handle = self.paths.open(link.contour_path, link.root)
                 text, stamp = read_handle(handle, MAX_CONTOUR_BYTES)
-                stamps.append(stamp)
-                source = _source(within_root(other.contour_path, other), text)
-                alike = labels.count(other.label)
+                drawn.stamps.append(stamp)
+                alike = labels.count(link.label)
                 if alike > 1:
                     raise LinkError(
-                        f"is one of {alike} links of class {other.label} to "
-                        f"{other.dicom_path}, frame {other.frame}; keep one"
+                        f"is one of {alike} links of class {link.label} to "
+                        f"{link.dicom_path}, frame {link.frame}; keep one"
                     )
                 rings = sources.read_rings(
-                    text, other.contour_path, other.format, other.contour_key
+                    text, link.contour_path, link.format, link.contour_key
                 )
             except (ContourError, LinkError, OSError) as exc:
                 line = exc.line if isinstance(exc, ContourError) else None
-                reason = reason_of(exc, other.contour_path)
-                rejects.append(Reject(other.contour_path, line, reason))
+                reason = reason_of(exc, link.contour_path)
+                drawn.rejects.append(Reject(link.contour_path, line, reason))
                 continue
-            bit = self.classes.index(other.label)
-            contours.append(Contour(bit=bit, source=len(found), rings=rings))
-            found.append(source)
-            used.append(other)
-        if not contours and rejects:
-            reason = "left out: none of its contours can be used"
-            raise Refusal(item.links, reason, rejects)
-        return Material(
-            data=data,
-            sources=tuple(found),
-            stamps=tuple(stamps),
-            contours=contours,
-            rejects=rejects,
-            hash=_hash_inputs(hash_links(used) if rejects else item.hash, found),
-        )
+            # The image's file comes first among the sources.
+            place, bit = len(drawn.sources) + 1, self.classes.index(link.label)
+            drawn.contours.append(Contour(bit=bit, source=place, rings=rings))
+            path = within_root(link.contour_path, link)
+            drawn.sources.append(Source(path, len(text), xxh3_64_intdigest(text)))
+            drawn.used.append(link)
+        return drawn
 
     def _read_image(self, item: Planned) -> tuple[bytes, Stamp]:
         link = item.links[0]
-        if item.common and item.common.frames == 1:
+        if item.start and item.start.common.frames == 1:
             return read_handle(self.paths.open(link.dicom_path, link.root), self._most)
         # The frames of a file come one after another, and the file may be large.
         path = self.paths.resolve(link.dicom_path, link.root)
@@ -144,9 +168,9 @@ class Maker:
 
     def decode(self, item: Planned, material: Material) -> Image:
         """Return the pixels of an item, or raise Refusal."""
-        link, start = item.links[0], None
-        if item.common:
-            start = dicom.Start.unpack(item.common, item.start, material.data)
+        link, start = item.links[0], item.start
+        if start and not start.holds(material.data, item.head):
+            start = None
         try:
             image = dicom.decode(
                 material.data,
@@ -186,7 +210,7 @@ class Maker:
             "inputs_xxh3": material.hash,
         }
         _measure_values(pixels, facts)
-        mask, points = self._draw(material.contours, pixels.shape, facts)
+        mask, points = self.draw(material.contours, pixels.shape, facts)
         record = Record(
             # An item that lost a contour is looked at again, so that its loss is told.
             links=0 if material.rejects else item.hash,
@@ -204,7 +228,7 @@ class Maker:
         )
         return record, mask
 
-    def _draw(
+    def draw(
         self, contours: list[Contour], shape: tuple[int, ...], facts: dict[str, Any]
     ) -> tuple[NDArray[Any] | None, NDArray[np.float64]]:
         """Return mask and vertices, and add their facts."""
@@ -212,8 +236,8 @@ class Maker:
         if not contours:
             facts["pixels"], facts["bbox"] = self._no_pixels
             size = shape[0] * shape[1] * self._masks.itemsize
-            facts["mask_xxh3"] = _hash_of_zeros(size)
-            facts["contour_xxh3"] = _hash_of_zeros(0)
+            facts["mask_xxh3"] = hash_of_zeros(size)
+            facts["contour_xxh3"] = hash_of_zeros(0)
             return None, NO_POINTS
         mask = np.zeros(shape, self._masks)
         for contour in contours:
@@ -235,17 +259,14 @@ class Maker:
         return mask, points
 
 
-def _hash_inputs(links: int, files: Sequence[Source]) -> int:
-    sums = [file.xxh3 for file in files]
+def hash_inputs(links: int, sums: Sequence[int]) -> int:
+    """Return the XXH3-64 of what an item is made from: its links and its files'."""
     return xxh3_64_intdigest(struct.pack(f">Q{len(sums)}Q", links, *sums))
 
 
-def _source(path: str, data: bytes) -> Source:
-    return Source(path=path, size=len(data), xxh3=xxh3_64_intdigest(data))
-
-
 @cache
-def _hash_of_zeros(size: int) -> int:
+def hash_of_zeros(size: int) -> int:
+    """Return the XXH3-64 of so many zeros."""
     return xxh3_64_intdigest(bytes(size))
 
 
@@ -254,24 +275,30 @@ def _measure_values(image: NDArray[Any], facts: dict[str, Any]) -> None:
 
     Sums are whole numbers, so they depend on neither order nor machine.
     """
-    ranks = _percentile_ranks(image.size)
+    ranks = percentile_ranks(image.size)
     percentiles = np.empty(len(ranks))
     counted, least, greatest, total, high, low = tone.measure_values(
         image, WIDEST_COUNT, ranks, percentiles
     )
     if not counted:
         percentiles = np.partition(image, ranks, axis=None)[ranks].astype(np.float64)
-    count, squares = image.size, (high << 32) + low
-    # Python divides whole numbers of any size as exactly as a float can tell.
-    variance = (count * squares - total * total) / (count * count)
-    facts["mean"] = total / count
-    facts["std"] = sqrt(variance)
+    squares = (high << 32) + low
+    facts["mean"], facts["std"] = mean_and_std(image.size, total, squares)
     facts["min"], facts["max"] = float(least), float(greatest)
     facts["percentiles"] = percentiles.tolist()
 
 
+def mean_and_std(count: int, total: int, squares: int) -> tuple[float, float]:
+    """Return mean and standard deviation of whole numbers, given their sums.
+
+    Python divides whole numbers of any size as exactly as a float can tell.
+    """
+    variance = (count * squares - total * total) / (count * count)
+    return total / count, sqrt(variance)
+
+
 @cache
-def _percentile_ranks(count: int) -> NDArray[np.int64]:
+def percentile_ranks(count: int) -> NDArray[np.int64]:
     """Return the nearest ranks (0 the smallest) of `layout.PERCENTILES`."""
     shares = (Fraction(str(q)) / 100 for q in layout.PERCENTILES)
     return np.array([max(ceil(share * count), 1) - 1 for share in shares], np.int64)

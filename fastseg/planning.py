@@ -1,18 +1,27 @@
 """What a build is going to do, from the links table and the headers of images."""
 
+import os
 import posixpath
-from collections import defaultdict
-from collections.abc import Iterable
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
 from fastseg import dicom
 from fastseg.errors import DicomError, LinkError
-from fastseg.files import read_start
+from fastseg.files import stamp_of
 from fastseg.links import Link, LinkTable, Paths, Reject, reason_of
 from fastseg.progress import Progress, in_order
 from fastseg.store.layout import Bucket
+
+# Images that are handled together: what is done once for all of them costs little
+# for each, and an interrupted build loses no more of them.
+SHARE = 64
+NO_START = -1
 
 
 class Planned(NamedTuple):
@@ -20,21 +29,80 @@ class Planned(NamedTuple):
 
     links : all its rows of the table
     hash  : XXH3-64 of them, with paths relative to the data set's root
-    start, common : how the image's file starts, packed, see `dicom.Start`; common is
-        None where pydicom has to read it
+    start : how the image's file starts; None where pydicom has to read it
+    head  : XXH3-64 of what stands there before the pixels
     """
 
-    links: tuple[Link, ...]
+    links: Sequence[Link]
     hash: int
     bucket: Bucket
-    start: bytes
-    common: dicom.Header | None
+    start: dicom.Start | None
+    head: int
 
     def files(self) -> list[tuple[Link, str]]:
         """Return the image's file and those of the contours, each with its link."""
         contours = [(link, link.contour_path) for link in self.links]
         image = [(self.links[0], self.links[0].dicom_path)]
         return image + [pair for pair in contours if pair[1]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """The images that are to be built, as columns: a tenth of what objects take.
+
+    links   : of the table, those of an image together
+    bounds  : int64 (n, 2), which of them are an image's
+    hashes, heads : uint64 (n,), see `Planned`
+    bucket, common : int64 (n,), indices into `buckets` and `commons`, which have what
+        the files of a series have in common; NO_START where pydicom has to read
+    places  : int64 (n, 2), where in its file an image's pixels begin, and their length
+    own     : float64 (n, 3), InstanceNumber, centre and width of the window; NaN if
+        absent
+    """
+
+    links: Sequence[Link]
+    bounds: NDArray[np.int64]
+    hashes: NDArray[np.uint64]
+    heads: NDArray[np.uint64]
+    bucket: NDArray[np.int64]
+    buckets: list[Bucket]
+    common: NDArray[np.int64]
+    commons: list[dicom.Header]
+    places: NDArray[np.int64]
+    own: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.bounds)
+
+    def __getitem__(self, k: int) -> Planned:
+        start, common = None, int(self.common[k])
+        if common != NO_START:
+            instance, *window = self.own[k].tolist()
+            start = dicom.Start(
+                self.commons[common],
+                int(instance) if instance == instance else None,
+                (window[0], window[1]) if window[0] == window[0] else None,
+                *self.places[k].tolist(),
+            )
+        return Planned(
+            links=self.links_of(k),
+            hash=int(self.hashes[k]),
+            bucket=self.buckets[self.bucket[k]],
+            start=start,
+            head=int(self.heads[k]),
+        )
+
+    def links_of(self, k: int) -> Sequence[Link]:
+        """Return the links of an image."""
+        first, stop = self.bounds[k].tolist()
+        return self.links[first:stop]
+
+    def without(self, items: Iterable[int]) -> "Plan":
+        """Return the plan without some of its images."""
+        kept = np.ones(len(self), np.bool_)
+        kept[list(items)] = False
+        names = ("bounds", "hashes", "heads", "bucket", "common", "places", "own")
+        return replace(self, **{name: getattr(self, name)[kept] for name in names})
 
 
 class Refusal(Exception):
@@ -65,42 +133,61 @@ def plan_build(
     progress: Progress,
     workers: int,
     max_pixel_bytes: int,
-) -> tuple[list[Planned], list[Reject]]:
+) -> tuple[Plan, list[Reject]]:
     """Look at the header of every image, so that the store's shape is known.
 
     Returns the images that can be built, in the order of the table, and the rejects.
     """
-    groups: dict[tuple[str, int], list[Link]] = defaultdict(list)
-    for link in table.links:
-        groups[link.dicom_path, link.frame].append(link)
-    buckets: dict[tuple[Any, ...], Bucket] = {}
+    links, bounds = _by_image(table.links)
+    count = len(bounds) - 1
+    buckets: dict[Bucket, int] = {}
+    commons: dict[dicom.Header, int] = {}
+    plan = Plan(
+        links=links,
+        bounds=np.column_stack([bounds[:-1], bounds[1:]]),
+        hashes=np.zeros(count, np.uint64),
+        heads=np.zeros(count, np.uint64),
+        bucket=np.zeros(count, np.int64),
+        buckets=[],
+        common=np.full(count, NO_START),
+        commons=[],
+        places=np.zeros((count, 2), np.int64),
+        own=np.full((count, 3), np.nan),
+    )
 
-    def look(links: list[Link]) -> Planned | list[Reject]:
-        try:
-            header, start = _look_at(links, paths, max_pixel_bytes)
-        except Refusal as exc:
-            return exc.rejects
-        key = header.rows, header.columns, header.dtype
-        bucket = buckets.get(key)
-        if bucket is None:
-            bucket = buckets.setdefault(key, Bucket(key[:2], header.dtype))
-        return Planned(
-            links=tuple(links),
-            hash=hash_links(links),
-            bucket=bucket,
-            start=start,
-            common=header if start else None,
-        )
+    def look(items: range) -> list[_Look | list[Reject]]:
+        groups = [links[bounds[k] : bounds[k + 1]] for k in items]
+        return _look_at(groups, paths, max_pixel_bytes)
 
-    planned: list[Planned] = []
+    refused: list[int] = []
     rejects: list[Reject] = []
-    looks = in_order(look, groups.values(), workers)
-    for found in progress(looks, "check", len(groups)):
-        if isinstance(found, Planned):
-            planned.append(found)
-        else:
+    shares = in_order(look, shares_of(count), workers)
+    looks = chain.from_iterable(shares)
+    for k, found in enumerate(progress(looks, "check", count)):
+        if isinstance(found, list):
+            refused.append(k)
             rejects += found
-    return planned, rejects
+            continue
+        header, start = found.header, found.start
+        bucket = Bucket((header.rows, header.columns), header.dtype)
+        plan.bucket[k] = buckets.setdefault(bucket, len(buckets))
+        plan.hashes[k], plan.heads[k] = found.hash, found.head
+        if start:
+            plan.common[k] = commons.setdefault(header, len(commons))
+            plan.places[k] = start.place, start.length
+            if start.instance is not None:
+                plan.own[k, 0] = start.instance
+            if start.window:
+                plan.own[k, 1:] = start.window
+    plan.buckets.extend(buckets)
+    plan.commons.extend(commons)
+    return plan.without(refused) if refused else plan, rejects
+
+
+def shares_of(count: int) -> Iterator[range]:
+    """Yield the places of so many images in shares."""
+    for first in range(0, count, SHARE):
+        yield range(first, min(first + SHARE, count))
 
 
 def within_root(path: str, link: Link) -> str:
@@ -113,28 +200,74 @@ def within_root(path: str, link: Link) -> str:
     return posixpath.relpath(path, link.root)
 
 
+class _Look(NamedTuple):
+    """What was found of an image: its header, or what its file has with others."""
+
+    header: dicom.Header
+    start: dicom.Start | None
+    hash: int
+    head: int
+
+
+def _by_image(
+    links: tuple[Link, ...],
+) -> tuple[Sequence[Link], NDArray[np.int64]]:
+    """Return links, those of an image together, and where each image's begin."""
+    firsts: dict[tuple[str, int], int] = {}
+    numbers = np.array(
+        [firsts.setdefault((x.dicom_path, x.frame), len(firsts)) for x in links],
+        np.int64,
+    )
+    bounds = np.cumsum([0, *np.bincount(numbers, minlength=len(firsts))])
+    if (np.diff(numbers) < 0).any():  # a table that is not sorted
+        links = tuple(links[k] for k in np.argsort(numbers, kind="stable"))
+    return links, bounds
+
+
 def _look_at(
-    links: list[Link], paths: Paths, max_pixel_bytes: int
-) -> tuple[dicom.Header, bytes]:
-    """Return `common` and packed start of an image's file, or its header and b""."""
-    link = links[0]
-    file, start = link.dicom_path, None
-    try:
-        patients = {other.patient for other in links[1:]} - {link.patient}
-        if patients:
-            patients.add(link.patient)
-            raise LinkError(f"is linked to several patients: {sorted(patients)}")
-        data = read_start(paths.open(file, link.root), dicom.FIRST_PIECE)
-        start = dicom.look(data)
-        if start:
-            header = start.common
+    groups: list[Sequence[Link]], paths: Paths, max_pixel_bytes: int
+) -> list[_Look | list[Reject]]:
+    """Look at files of images, many at a time; those that are not plain, one by one."""
+    names = [paths.direct(links[0].dicom_path, links[0].root) for links in groups]
+    # A path that does not exist stands for one that others must look at.
+    encoded = [os.fsencode(name or "") + b"\0" for name in names]
+    ends = np.cumsum([0, *map(len, encoded)])
+    starts, heads = dicom.look_at_files(b"".join(encoded), ends)
+    found: list[_Look | list[Reject]] = []
+    for links, start, head in zip(groups, starts, heads.tolist(), strict=True):
+        try:
+            header = start.common if start else None
+            header = _check(links, header, paths, max_pixel_bytes)
+        except Refusal as exc:
+            found.append(exc.rejects)
         else:
+            found.append(_Look(header, start, hash_links(links), head))
+    return found
+
+
+def _check(
+    links: Sequence[Link],
+    header: dicom.Header | None,
+    paths: Paths,
+    max_pixel_bytes: int,
+) -> dicom.Header:
+    """Return the header of an image, read if need be, or raise Refusal."""
+    link = links[0]
+    file = link.dicom_path
+    try:
+        if len(links) > 1:
+            patients = {other.patient for other in links}
+            if len(patients) > 1:
+                reason = f"is linked to several patients: {sorted(patients)}"
+                raise LinkError(reason)
+        if header is None:
             file = paths.resolve(file, link.root)
+            stamp_of(file)  # raises for what is no file
             header = dicom.read_header(file)
         dicom.check_request(header, link.frame, max_pixel_bytes, file)
     except (DicomError, LinkError, OSError) as exc:
         raise Refusal(links, reason_of(exc, file, link.dicom_path), ()) from None
-    return header, start.pack(data) if start else b""
+    return header
 
 
 def hash_links(links: Iterable[Link]) -> int:

@@ -9,14 +9,10 @@ import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
 from typing import Protocol, TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
-
-# Items that a worker takes at a time: handing over costs 50 us.
-SHARE = 16
 
 
 class Progress(Protocol):
@@ -46,24 +42,19 @@ def in_order(
     workers : how many threads share the work; 1 needs none
 
     Only a few results are ahead of what is taken. To be closed, or exhausted: then no
-    thread is left.
+    thread is left. Handing an item over costs 50 us.
     """
     if workers == 1:
         yield from map(function, items)
         return
-    rest = iter(items)
     pool = ThreadPoolExecutor(workers, "fastseg-build")
-    ahead: deque[Future[list[R]]] = deque()
+    ahead: deque[Future[R]] = deque()
     try:
-        while share := list(islice(rest, SHARE)):
-            ahead.append(pool.submit(_map, function, share))
+        for item in items:
+            ahead.append(pool.submit(function, item))
             if len(ahead) > 2 * workers:
-                yield from ahead.popleft().result()
+                yield ahead.popleft().result()
         while ahead:
-            yield from ahead.popleft().result()
+            yield ahead.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _map(function: Callable[[T], R], items: list[T]) -> list[R]:
-    return [function(item) for item in items]

@@ -19,11 +19,11 @@ from numpy.testing import assert_array_equal
 from xxhash import xxh3_64_intdigest
 
 import fastseg
-from fastseg import Loader
+from fastseg import Loader, planning
 from fastseg.errors import MissingExtraError, StoreError
 from fastseg.store import compression, layout, packed, partial, writer
 from fastseg.store.compression import Codec
-from fastseg.store.records import Journal
+from fastseg.store.journal import Journal
 
 NO_PACKAGE = r'pip install "fastseg\[compress\]"'
 
@@ -207,6 +207,7 @@ def test_a_killed_build_goes_on(
     """Wherever it ends, the target is absent or complete and the next build ends with
     the same bytes, keeping what was finished."""
     path, table = tmp_path / "s.h5", fastseg.link(sample_study)
+    monkeypatch.setattr(planning, "SHARE", 1)
     with monkeypatch.context() as patch:
         kill_at(patch, owner, name, call)
         with pytest.raises(Killed):
@@ -219,8 +220,11 @@ def test_a_killed_build_goes_on(
     assert set(tmp_path.iterdir()) == {path}
 
 
-def test_what_a_crash_has_spoiled_is_made_again(small, sample_study, tmp_path):
+def test_what_a_crash_has_spoiled_is_made_again(
+    small, sample_study, tmp_path, monkeypatch
+):
     """Chunks of an unfinished store that are damaged or cut are not taken."""
+    monkeypatch.setattr(planning, "SHARE", 1)
     path, table = tmp_path / "s.h5", fastseg.link(sample_study)
 
     def stop(items, label, total):

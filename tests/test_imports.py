@@ -20,6 +20,7 @@ FLOORS = [
     {"fastseg.links", "fastseg.sources", "fastseg.store", "fastseg.augment"},
     {"fastseg.planning"},
     {"fastseg.making"},
+    {"fastseg.bulk"},
     {"fastseg.builder", "fastseg.loading"},
     {"fastseg.pictures", "fastseg.phantom", "fastseg.benching", "fastseg.torch"},
     {"fastseg.terminal"},

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastseg.store.records import Record, Source
+from fastseg.store.records import Record, Source, fact_dtype, gather
 from fastseg.store.tally import Tally
 
 sources = st.builds(
@@ -16,7 +16,9 @@ sources = st.builds(
 
 
 def record(files, patient=""):
-    return Record(0, (), (), patient, "", tuple(files), (), b"", np.empty((0, 2)))
+    facts = bytes(fact_dtype(()).itemsize)
+    stamps, points = ((0,) * 4,), np.empty((0, 2))
+    return Record(0, (0, 0), stamps, patient, "", tuple(files), (), facts, points)
 
 
 @given(st.lists(st.lists(sources, max_size=3), max_size=6))
@@ -24,7 +26,7 @@ def test_files_are_listed_once_and_in_order(groups):
     """The columns are those of the sorted set, the rows lead each file to its own."""
     tally = Tally()
     for files in groups:
-        tally.add(record(files))
+        tally.add(gather([record(files)], ()))
     columns, rows = tally.sources()
     columns["path"] = [path.decode() for path in columns["path"]]
     listed = list(zip(*columns.values(), strict=True))
@@ -38,6 +40,6 @@ def test_the_longest_text_is_counted_in_bytes(patients):
     """A column is as wide as its longest text in UTF-8, and at least one byte."""
     tally = Tally()
     for patient in patients:
-        tally.add(record([], patient))
+        tally.add(gather([record([], patient)], ()))
     longest = max((len(patient.encode()) for patient in patients), default=0)
     assert tally.longest["patient"] == max(longest, 1)

@@ -3,6 +3,7 @@
 import numpy as np
 
 from fastseg._kernels.jit import kernel
+from fastseg._kernels.system import address_of, hash_bytes
 
 # Counts are kept in so many tables, see `count_values`.
 TABLES = 8
@@ -14,23 +15,23 @@ ZERO, ONE = np.uint64(0), np.uint64(1)
 def sum_values(image):
     """Return sum and the sum of squares as (high, low) halves; all exact.
 
-    image : integers (H, W) of at most 32 bits; the sum of squares is
+    image : integers of at most 32 bits, C-contiguous; the sum of squares is
         high * 2**32 + low
     """
     total = high = low = np.int64(0)
-    for row in range(image.shape[0]):
-        for column in range(image.shape[1]):
-            value = np.int64(image[row, column])
-            total += value
-            square = np.uint64(abs(value)) * np.uint64(abs(value))
-            low += np.int64(square & np.uint64(0xFFFFFFFF))
-            high += np.int64(square >> np.uint64(32))
+    values = image.reshape(image.size)
+    for k in range(len(values)):
+        value = np.int64(values[k])
+        total += value
+        square = np.uint64(abs(value)) * np.uint64(abs(value))
+        low += np.int64(square & np.uint64(0xFFFFFFFF))
+        high += np.int64(square >> np.uint64(32))
     return total, high, low
 
 
 @kernel
 def range_of_values(image):
-    """Return the least and the greatest value of integers (H, W), C-contiguous."""
+    """Return the least and the greatest value of integers, C-contiguous."""
     values = image.reshape(image.size)
     least = greatest = values[0]
     for k in range(len(values)):
@@ -43,7 +44,7 @@ def range_of_values(image):
 def count_values(image, least, greatest, ranks, out):
     """Find sums and order statistics by counting how often each value occurs.
 
-    image : integers (H, W) of at most 32 bits, C-contiguous, all between least and
+    image : integers of at most 32 bits, C-contiguous, all between least and
         greatest
     ranks : int64 (q,), ascending, 0 is the smallest value's rank
     out   : float64 (q,), the values of those ranks
@@ -90,7 +91,7 @@ def count_values(image, least, greatest, ranks, out):
 def measure_values(image, widest, ranks, out):
     """Find the range, sums and, if the range is not too wide, order statistics.
 
-    image      : integers (H, W) of at most 32 bits, C-contiguous
+    image      : integers of at most 32 bits, C-contiguous
     widest     : greatest - least must be below it for order statistics
     ranks, out : as for `count_values`
 
@@ -102,6 +103,41 @@ def measure_values(image, widest, ranks, out):
         return True, least, greatest, total, high, low
     total, high, low = sum_values(image)
     return False, least, greatest, total, high, low
+
+
+@kernel
+def measure_images(
+    data, places, leads, heads, limits, like, count, widest, ranks, first, stop,
+    sums, percentiles, hashes, measured,
+):  # fmt: skip
+    """Measure images [first, stop) in files that were read, if these are as they were.
+
+    data   : uint8 (m,), the files; places : int64 (n,), where, negative for none
+    leads  : int64 (n,), how many bytes stand before the pixels
+    heads  : uint64 (n,), XXH3-64 of what stood there
+    limits : int64 (n, 2), the least and the greatest value that may be
+    like   : an array of the pixels' dtype; count : pixels of an image
+    widest, ranks : as for `measure_values`
+    sums   : int64 (n, 5), least, greatest, and what `sum_values` returns
+    percentiles : float64 (n, q), as out of `measure_values`
+    hashes : uint64 (n,), XXH3-64 of the pixels
+    measured : bool (n,), whether all this is there; the others are left to others
+    """
+    base, size = address_of(data), count * like.itemsize
+    for k in range(first, stop):
+        place = places[k]
+        measured[k] = False
+        if place < 0 or hash_bytes(base + place, leads[k]) != heads[k]:
+            continue
+        start = place + leads[k]
+        values = data[start : start + size].view(like.dtype)
+        counted, least, greatest, total, high, low = measure_values(
+            values, widest, ranks, percentiles[k]
+        )
+        sums[k, 0], sums[k, 1] = least, greatest
+        sums[k, 2], sums[k, 3], sums[k, 4] = total, high, low
+        hashes[k] = hash_bytes(base + start, size)
+        measured[k] = counted and least >= limits[k, 0] and greatest <= limits[k, 1]
 
 
 @kernel

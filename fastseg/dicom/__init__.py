@@ -23,12 +23,11 @@ from fastseg.dicom.header import (
     Image,
     check_request,
 )
-from fastseg.dicom.plain import Start
+from fastseg.dicom.plain import Start, look_at_files
 from fastseg.errors import DicomError
 
 __all__ = [
     "FACTS",
-    "FIRST_PIECE",
     "MAX_OTHER_BYTES",
     "MAX_PIXEL_BYTES",
     "PIXELS",
@@ -37,12 +36,11 @@ __all__ = [
     "Start",
     "check_request",
     "decode",
-    "look",
+    "look_at_files",
     "read_header",
     "read_image",
 ]
 
-FIRST_PIECE = plain.PIECES[0]
 # Below this many bytes, reading a whole file takes less time than looking first
 # which part of it is needed.
 SMALL_FILE = 2**20
@@ -96,14 +94,6 @@ def read_image(
     return decode(data, name, frame, max_pixel_bytes=max_pixel_bytes)
 
 
-def look(data: bytes) -> Start | None:
-    """Return how a plain file starts; None for others, and where the data end too soon.
-
-    data : its first bytes; FIRST_PIECE of them are nearly always enough
-    """
-    return plain.look(data)
-
-
 def decode(
     data: bytes,
     name: str,
@@ -115,7 +105,7 @@ def decode(
     """Read one frame (counted from 0) of an image file's bytes.
 
     name  : of the file, for messages
-    start : what `look` says of these very bytes, where that is known
+    start : how the very same bytes start, where that is known
 
     The pixels are a read-only view of `data` where that can be. Raises as
     `read_image` does, but no OSError.

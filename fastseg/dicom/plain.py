@@ -6,7 +6,6 @@ not quite as the standard has it, is left to `full`: every function answers None
 
 import os
 import re
-import struct
 from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
@@ -17,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
+from fastseg._kernels import reading, system
 from fastseg._kernels.elements import (
     CHARACTER_SET,
     PIXEL_DATA,
@@ -54,11 +54,6 @@ CHARACTER_SETS = frozenset(
 )
 
 
-# XXH3-64 of what stands before the pixels, place, length, instance, window; before
-# what may be absent stands whether it is there.
-PACKED = struct.Struct("<QQQ?q?dd")
-
-
 class Start(NamedTuple):
     """What stands before the pixels of a file, and where and how long these are.
 
@@ -77,36 +72,15 @@ class Start(NamedTuple):
         """The whole header."""
         return replace(self.common, instance=self.instance, window=self.window)
 
-    def pack(self, data: bytes) -> bytes:
-        """Return all but `common` in few bytes; data : what `look` has looked at."""
-        return PACKED.pack(
-            xxh3_64_intdigest(data[: self.place]),
-            self.place,
-            self.length,
-            self.instance is not None,
-            self.instance or 0,
-            self.window is not None,
-            *(self.window or (0.0, 0.0)),
-        )
+    def holds(self, data: bytes, digest: int) -> bool:
+        """Return whether `look` would say the same of a whole file.
 
-    @classmethod
-    def unpack(cls, common: Header, packed: bytes, data: bytes) -> "Start | None":
-        """Return what was packed if `look` would say the same of a whole file, or None.
+        digest : XXH3-64 of what stood before the pixels when it was looked at
 
-        It would if the same stands before the pixels, and nothing behind them.
+        It would if the same stands there now, and nothing behind the pixels.
         """
-        digest, place, length, numbered, instance, windowed, *window = PACKED.unpack(
-            packed
-        )
-        if place + length != len(data) or digest != xxh3_64_intdigest(data[:place]):
-            return None
-        return cls(
-            common,
-            instance if numbered else None,
-            (window[0], window[1]) if windowed else None,
-            place,
-            length,
-        )
+        is_whole = self.place + self.length == len(data)
+        return is_whole and digest == xxh3_64_intdigest(data[: self.place])
 
 
 def look(data: bytes) -> Start | None:
@@ -135,6 +109,61 @@ def look(data: bytes) -> Start | None:
         place=pixels,
         length=pixels_length,
     )
+
+
+def look_at_files(
+    names: bytes, starts: NDArray[np.int64]
+) -> tuple[list[Start | None], NDArray[np.uint64]]:
+    """Return how plain files start, None of others, and what stands before the pixels.
+
+    names, starts : real paths, each with NUL behind it, and where each begins
+
+    The latter are XXH3-64. Files that cannot be read have None, too.
+    """
+    count = len(starts) - 1
+    sums = np.zeros(count, np.uint64)
+    if not system.AVAILABLE or not count:
+        return [None] * count, sums
+    data = np.empty((count, PIECES[0]), np.uint8)
+    found = np.empty((count, len(WANTED), 3), np.int64)
+    counts, own = np.empty(count, np.int64), np.empty((count, len(OWN)))
+    text = np.frombuffer(names, np.uint8)
+    alike = reading.look_at_files(
+        text, starts, WANTED, data, found, counts, own, sums
+    ).tolist()
+    places = np.take_along_axis(found, np.maximum(counts - 1, 0)[:, None, None], 1)
+    header: Header | None = None
+    function = ""
+    starts_of: list[Start | None] = []
+    rows = zip(counts.tolist(), places[:, 0].tolist(), own.tolist(), strict=True)
+    for k, (elements, (_, place, length), (instance, centre, width)) in enumerate(rows):
+        if not elements:
+            starts_of.append(None)
+            continue
+        if not alike[k]:
+            raw = tuple(
+                (row, at if READERS[row] is None else data[k, at : at + size].tobytes())
+                for row, at, size in found[k, : elements - 1].tolist()
+                if row not in OWN
+            )
+            try:
+                header, function = _header(raw)
+            except (_Doubt, DicomError):
+                header = None  # for pydicom to say
+        if header is None:
+            starts_of.append(None)
+            continue
+        window = [number for number in (centre, width) if number == number]
+        starts_of.append(
+            Start(
+                common=header,
+                instance=int(instance) if instance == instance else None,
+                window=linear_window(window, function),
+                place=place,
+                length=length,
+            )
+        )
+    return starts_of, sums
 
 
 def read_header(file: FileIO) -> Header | None:
@@ -274,13 +303,16 @@ BY_VR: dict[str, Callable[[bytes], Any] | None] = {
 }
 # The character set comes first, the pixels last.
 ELEMENTS = sorted((tag, vr, keyword) for keyword, (tag, vr) in (FACTS | PIXELS).items())
-WANTED = np.array(
-    [(CHARACTER_SET, vr_code("CS"))]
-    + [(tag, vr_code(vr) if vr in BY_VR else 0) for tag, vr, _ in ELEMENTS[:-1]]
-    + [(PIXEL_DATA, vr_code("OW"))],
-    np.int64,
-)
 KEYWORDS = ["", *(keyword for _, _, keyword in ELEMENTS)]
 READERS = [_character_set, *(BY_VR.get(vr) for _, vr, _ in ELEMENTS)]
 # What differs from file to file of a series.
 OWN = tuple(map(KEYWORDS.index, ("InstanceNumber", "WindowCenter", "WindowWidth")))
+WANTED = np.array(
+    [(CHARACTER_SET, vr_code("CS"), 0)]
+    + [
+        (tag, vr_code(vr) if vr in BY_VR else 0, 1 + OWN.index(k) if k in OWN else 0)
+        for k, (tag, vr, _) in enumerate(ELEMENTS[:-1], 1)
+    ]
+    + [(PIXEL_DATA, vr_code("OW"), 0)],
+    np.int64,
+)

@@ -9,6 +9,7 @@ the bytes are others in that place.)
 
 import os
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,6 @@ from numpy.typing import NDArray
 from fastseg.errors import StoreError
 from fastseg.store import compression, layout, writer
 from fastseg.store.partial import Partial, Work
-from fastseg.store.records import Record
 
 
 class CompressedPartial(Partial):
@@ -75,11 +75,27 @@ class CompressedPartial(Partial):
         self._works[0].write(start, np.frombuffer(first + second, np.uint8))
         return start, start + len(first), len(first), len(second)
 
+    def write_many(
+        self,
+        items: NDArray[np.int64],
+        data: NDArray[np.uint8],
+        starts: Sequence[int],
+        masks: Sequence[NDArray[Any] | None],
+    ) -> NDArray[np.int64]:
+        """Write the chunks of items of one bucket; return their places, a row each."""
+        places = []
+        for k, start, mask in zip(items.tolist(), starts, masks, strict=True):
+            bucket = self.shape.buckets[k]
+            size = bucket.shape[0] * bucket.shape[1] * bucket.dtype.itemsize
+            image = data[start : start + size].view(bucket.dtype)
+            places.append(self.write(k, image.reshape(bucket.shape), mask))
+        return np.array(places, np.int64)
+
     def _complete(self) -> tuple[Path, str]:
         work = self._works[0]
 
-        def chunks(record: Record) -> tuple[NDArray[Any], NDArray[Any]]:
-            return _chunks(work, record.places)
+        def chunks(places: Sequence[int]) -> tuple[NDArray[Any], NDArray[Any]]:
+            return _chunks(work, places)
 
         fingerprint = writer.write_compressed(
             self._index,
@@ -96,7 +112,7 @@ class CompressedPartial(Partial):
 
 
 def _chunks(
-    work: Work, places: tuple[int, ...]
+    work: Work, places: Sequence[int]
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Return the chunks of image and mask that lie at the places of a record."""
     image, mask, image_size, mask_size = places

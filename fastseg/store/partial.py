@@ -1,7 +1,7 @@
 """A store in the making: `<name>.partial` and its journal, beside the target.
 
     <name>.partial          the pixels, at the places that they have in the store
-    <name>.partial.journal  a record of each finished item, written some at a time
+    <name>.partial.journal  a record of each finished item, see `journal`
     <name>.partial.old, <name>.partial.old.journal
                             those of an interrupted build of other items: what fits is
                             taken from it, then it is removed
@@ -18,6 +18,7 @@ import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from io import FileIO
+from itertools import pairwise
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -30,10 +31,15 @@ from xxhash import xxh3_64_intdigest
 from fastseg.errors import BuildError
 from fastseg.files import begin_to_write, reserve
 from fastseg.store import layout, writer
+from fastseg.store.journal import Journal
 from fastseg.store.layout import Bucket
-from fastseg.store.records import Journal, Record, unpack_facts
+from fastseg.store.records import Record, Records, fact_dtype
 from fastseg.store.tally import Tally
 
+# Arrays that systems write in one call.
+MOST_AT_ONCE = 1024
+# Journals of other versions are of no use.
+JOURNAL_VERSION = 2
 # Bytes of pixels after which the system is told to begin to write them to the disk.
 BEGIN_AFTER = 2**22
 
@@ -76,7 +82,7 @@ class Partial:
         target: Path,
         *,
         buckets: Sequence[Bucket],
-        links: Sequence[int],
+        links: NDArray[np.uint64],
         classes: Sequence[str],
         options: Mapping[str, Any],
         software: Mapping[str, str],
@@ -96,9 +102,12 @@ class Partial:
         self._tally = Tally()
         self._at = np.full(len(links), -1, np.int64)
         self._added = 0
+        sizes = {b: prod(b.shape) * b.dtype.itemsize for b in set(self.shape.buckets)}
+        self._bytes = np.array([sizes[bucket] for bucket in self.shape.buckets])
         # What was made under other rules is of no use.
         rules = [list(classes), dict(options), dict(software), self.compression]
-        self._kind = layout.canonical_json([layout.VERSION, *rules]).encode()
+        versions = [layout.VERSION, JOURNAL_VERSION]
+        self._kind = layout.canonical_json([*versions, *rules]).encode()
         self._plan()
         self._open()
 
@@ -109,13 +118,17 @@ class Partial:
         for work in self._works:
             work.close()
 
-    def kept(self, k: int) -> "tuple[Work, Record] | None":
-        """Return what an interrupted build has left of an item, for `take`."""
+    def kept(self, items: range) -> "dict[int, tuple[Work, Record]]":
+        """Return what an interrupted build has left of items, for `take`."""
+        left = {}
         for work in self._works:
-            found = work.journal.kept.get(self._links[k])
-            if found is not None:
-                return work, work.journal.read(found.at)
-        return None
+            if not work.journal.kept:
+                continue
+            for k in items:
+                found = work.journal.kept.get(int(self._links[k]))
+                if found is not None and k not in left:
+                    left[k] = work, work.journal.read(found.at)
+        return left
 
     def take(self, k: int, work: "Work", record: Record) -> Record | None:
         """Put pixels that an interrupted build has left where they belong.
@@ -124,7 +137,7 @@ class Partial:
         says: then the item is to be made again.
         """
         pixels = self._read(k, work, record.places)
-        (facts,) = unpack_facts([record], self.shape.classes)
+        (facts,) = np.frombuffer(record.facts, fact_dtype(self.shape.classes))
         sums = facts["image_xxh3"], facts["mask_xxh3"]
         if pixels is None or sums != tuple(xxh3_64_intdigest(x.data) for x in pixels):
             return None
@@ -132,26 +145,37 @@ class Partial:
             return record
         return record._replace(places=self.write(k, *pixels))
 
-    def add(self, k: int, record: Record) -> None:
-        """Note that an item is finished."""
-        self._tally.add(record)
-        journal = self._works[0].journal
-        found = journal.kept.get(self._links[k])
-        kept = None if found is None else journal.read(found.at)
-        alike = kept and (kept.places, kept.stamps) == (record.places, record.stamps)
-        self._at[k] = found.at if found and alike else journal.append(record)
-        bucket = self.shape.buckets[k]
-        self._added += bucket.shape[0] * bucket.shape[1] * bucket.dtype.itemsize
+    def add(self, items: Sequence[int], records: Records) -> None:
+        """Note that these items, in their order, are finished."""
+        self._tally.add(records)
+        journal, chosen = self._works[0].journal, np.asarray(items)
+        at = np.full(len(chosen), -1, np.int64)
+        if journal.kept:
+            at[:] = [self._number_of(k, records, j) for j, k in enumerate(items)]
+        new = np.flatnonzero(at < 0)
+        if len(new):
+            added = records if len(new) == len(at) else records.pick(new)
+            at[new] = journal.append(added) + np.arange(len(new))
+        self._at[chosen] = at
+        self._added += int(self._bytes[chosen].sum())
         if self._added >= BEGIN_AFTER:
             self._added = 0
             self._works[0].begin_to_write()
+
+    def _number_of(self, k: int, records: Records, j: int) -> int:
+        """Return the number of the same record in the journal, -1 if there is none."""
+        journal = self._works[0].journal
+        found = journal.kept.get(int(self._links[k]))
+        if found is None or found.places != tuple(records.places[j].tolist()):
+            return -1
+        alike = journal.read(found.at).stamps == records.one(j).stamps
+        return found.at if alike else -1
 
     def publish(self) -> str:
         """Complete the file and put it under its name; return its fingerprint.
 
         All items must be there.
         """
-        self._works[0].journal.flush()  # should what follows fail, all is kept
         complete, fingerprint = self._complete()
         for work in self._works:
             work.close()
@@ -208,6 +232,32 @@ class Partial:
             self._works[0].write(places[1], np.zeros(image.shape, empty))
         return places
 
+    def write_many(
+        self,
+        items: NDArray[np.int64],
+        data: NDArray[np.uint8],
+        starts: Sequence[int],
+        masks: Sequence[NDArray[Any] | None],
+    ) -> NDArray[np.int64]:
+        """Write the pixels of items of one bucket; return their places, a row each.
+
+        starts : where in the data each image begins
+        """
+        places, work = self._starts[items], self._works[0]
+        bucket = self.shape.buckets[items[0]]
+        size, view = prod(bucket.shape) * bucket.dtype.itemsize, memoryview(data)
+        images = [view[start : start + size] for start in starts]
+        gaps = np.flatnonzero(np.diff(places[:, 0]) != size) + 1
+        for first, stop in pairwise([0, *gaps.tolist(), len(items)]):
+            work.write_all(int(places[first, 0]), images[first:stop])
+        for place, mask in zip(places[:, 1].tolist(), masks, strict=True):
+            if mask is not None:
+                work.write(place, mask)
+            elif not self._is_new:
+                empty = layout.mask_dtype(self.shape.classes)
+                work.write(place, np.zeros(bucket.shape, empty))
+        return places
+
     def _complete(self) -> tuple[Path, str]:
         """Return the whole store's file, on the disk, and its fingerprint."""
         work = self._works[0]
@@ -229,16 +279,16 @@ class Partial:
             os.fsync(file.fileno())
         return work.path, fingerprint
 
-    def _records(self) -> Iterator[Record]:
-        return map(self._works[0].journal.read, self._at.tolist())
+    def _records(self) -> Iterator[Records]:
+        return self._works[0].journal.read_all(self._at)
 
     def _open(self) -> None:
         path, old = beside(self.target, ".partial"), beside(self.target, ".partial.old")
         journal = Journal(beside(path, ".journal"), self._kind, self.shape.classes)
         kept = journal.kept
-        if any(
+        if kept and any(
             not self._fits(k, kept[links].places)
-            for k, links in enumerate(self._links)
+            for k, links in enumerate(self._links.tolist())
             if links in kept
         ):
             # The items are others now, and would be written over what is to be kept.
@@ -276,6 +326,17 @@ class Work:
         file.seek(place)
         while len(view):  # a full disk may take a part before it says so
             view = view[file.write(view) :]
+
+    def write_all(self, place: int, parts: Sequence[memoryview]) -> None:
+        """Write bytes one behind the other: in one call, 1.4 times as fast as in 8."""
+        handle = self._file().fileno()
+        for first in range(0, len(parts), MOST_AT_ONCE):
+            some = parts[first : first + MOST_AT_ONCE]
+            size = sum(map(len, some))
+            done = os.pwritev(handle, some, place)
+            if done != size:  # a full disk may take a part before it says so
+                self.write(place + done, np.frombuffer(b"".join(some)[done:], np.uint8))
+            place += size
 
     def begin_to_write(self) -> None:
         """Let the system begin to bring what was written to the disk."""

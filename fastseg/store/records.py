@@ -1,40 +1,18 @@
-"""What a build knows of each finished item, and the journal that keeps it.
+"""What a build knows of each finished item: one by one, or many as columns."""
 
-A build appends to a journal beside the store in the making, some records at a time.
-Each such frame has a checksum, so that one which was cut short, by a crash or a full
-disk, is told from a whole one. The index of the finished store is written from the
-journal.
-"""
-
-import json
-import os
 import struct
-from array import array
-from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from math import prod
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
-from xxhash import xxh3_64_intdigest
+from numpy.typing import ArrayLike, NDArray
 
 from fastseg.store import layout
 
 # Columns of /items that are known when all items are.
 LATE_COLUMNS = ("bucket", "row", "source", "contours")
-
-# Length and XXH3-64 of what follows: the length of the heads, heads, facts, points.
-FRAME = struct.Struct("<QQ")
-HEAD_LENGTH = struct.Struct("<Q")
-# Records of a frame: as many are lost when a process is killed. Alone, a record takes
-# 13 µs; so, it takes 5.
-FRAME_RECORDS = 32
-# Frames that are at hand when they are read again, some 3 MB: all of a small set, and
-# of others enough for items of an interrupted build, which stand elsewhere.
-FRAMES_AT_HAND = 64
 
 
 class Source(NamedTuple):
@@ -116,157 +94,184 @@ def pack_facts(values: Mapping[str, Any], classes: tuple[str, ...]) -> bytes:
     return packer.pack(*numbers)
 
 
-def unpack_facts(records: Iterable[Record], classes: tuple[str, ...]) -> NDArray[Any]:
-    """Return the facts of records, one row each."""
-    data = b"".join(record.facts for record in records)
-    return np.frombuffer(data, fact_dtype(classes))
+KINDS = {
+    "links": "<u8",
+    "places": "<i8",
+    "patient": "S",
+    "series": "S",
+    "stamped": "<i8",
+    "stamps": "<i8",
+    "files": "<i8",
+    "path": "S",
+    "size": "<i8",
+    "xxh3": "<u8",
+    "rings": "<i8",
+    "facts": "V",
+    "points": "<f8",
+}
+# Columns with several numbers a row.
+ROWS = {"places", "stamps", "rings", "points"}
 
 
-def _encode(records: Sequence[Record]) -> bytes:
-    heads = [(*record[:-2], len(record.points)) for record in records]
-    head = json.dumps(heads, separators=(",", ":")).encode()
-    body = b"".join(
-        (
-            HEAD_LENGTH.pack(len(head)),
-            head,
-            *(record.facts for record in records),
-            *(record.points.tobytes() for record in records if len(record.points)),
-        )
-    )
-    return FRAME.pack(len(body), xxh3_64_intdigest(body)) + body
+class Records(NamedTuple):
+    """Records of n items as columns, in which what belongs to an item stands together.
 
-
-def _decode(body: bytes, classes: tuple[str, ...]) -> list[Record]:
-    (length,) = HEAD_LENGTH.unpack_from(body)
-    at = HEAD_LENGTH.size + length
-    heads, size = json.loads(body[HEAD_LENGTH.size : at]), fact_dtype(classes).itemsize
-    vertices, first = np.frombuffer(body, "<f8", -1, at + len(heads) * size), 0
-    vertices = vertices.reshape(-1, 2)
-    records = []
-    for links, places, stamps, patient, series, sources, rings, count in heads:
-        records.append(
-            Record(
-                links=links,
-                places=tuple(places),
-                stamps=tuple(map(tuple, stamps)),
-                patient=patient,
-                series=series,
-                sources=tuple(map(Source._make, sources)),
-                rings=tuple(Rings(bit, k, tuple(sizes)) for bit, k, sizes in rings),
-                facts=body[at : at + size],
-                points=vertices[first : first + count],
-            )
-        )
-        at, first = at + size, first + count
-    return records
-
-
-class Kept(NamedTuple):
-    """A record of an earlier process: its number in the journal, and its pixels'."""
-
-    at: int
-    places: tuple[int, ...]
-
-
-class Journal:
-    """The records of a build, in a file; `kind` says under which rules they were made.
-
-    kept : what was there already, by the hash of the links
-
-    A file of another kind is begun anew. What is behind the last whole frame is cut
-    off. Used by one thread.
+    links    : uint64 (n,)
+    places   : int64 (n, 2), of chunks (n, 4)
+    patient, series : bytes (n,), UTF-8
+    stamped  : int64 (n,), how many of `stamps`, int64 (s, 4), each item has
+    files    : int64 (n,), how many sources each item has
+    path, size, xxh3 : bytes, int64 and uint64 (f,), of these
+    rings    : int64 (r, 4), item (counted from 0 in these records), bit, which of the
+        item's sources, vertices
+    facts    : a `fact_dtype` (n,)
+    points   : float64 (p, 2)
     """
 
-    def __init__(self, path: Path, kind: bytes, classes: Sequence[str]):
-        self.path, self.classes = path, tuple(classes)
-        self.kept: dict[int, Kept] = {}
-        # Of each frame: where it begins, and the number of its first record.
-        self._frames, self._firsts = array("q"), array("q")
-        self._count = 0
-        self._new: list[Record] = []
-        self._at_hand: dict[int, list[Record]] = {}
-        self._file = path.open("r+b" if path.exists() else "w+b")
-        try:
-            self._end = FRAME.size + len(kind)
-            if self._read_frame(0) == kind:
-                for record in self._scan():
-                    self.kept[record.links] = Kept(self._count, record.places)
-                    self._count += 1
-            else:
-                self._file.truncate(0)
-                self._write(FRAME.pack(len(kind), xxh3_64_intdigest(kind)) + kind, 0)
-            self._file.truncate(self._end)
-        except BaseException:
-            self._file.close()
-            raise
+    links: NDArray[np.uint64]
+    places: NDArray[np.int64]
+    patient: NDArray[np.bytes_]
+    series: NDArray[np.bytes_]
+    stamped: NDArray[np.int64]
+    stamps: NDArray[np.int64]
+    files: NDArray[np.int64]
+    path: NDArray[np.bytes_]
+    size: NDArray[np.int64]
+    xxh3: NDArray[np.uint64]
+    rings: NDArray[np.int64]
+    facts: NDArray[Any]
+    points: NDArray[np.float64]
 
-    def append(self, record: Record) -> int:
-        """Add a record and return its number. It is written with those that follow."""
-        self._new.append(record)
-        self._count += 1
-        if len(self._new) == FRAME_RECORDS:
-            self.flush()
-        return self._count - 1
+    @property
+    def items(self) -> int:
+        """How many they are of."""
+        return len(self.links)
 
-    def read(self, number: int) -> Record:
-        """Return the record of a number that `append` or `kept` has told."""
-        if number >= self._count - len(self._new):
-            return self._new[number - self._count]
-        frame = bisect_right(self._firsts, number) - 1
-        if frame not in self._at_hand:
-            body = self._read_frame(self._frames[frame])
-            if body is None:
-                raise OSError(f"{self.path}: was damaged while it was in use")
-            self._hold(frame, _decode(body, self.classes))
-        return self._at_hand[frame][number - self._firsts[frame]]
+    def pick(self, items: ArrayLike) -> "Records":
+        """Return the records of some items."""
+        chosen = np.asarray(items, np.int64)
+        stamps, files = _spans(self.stamped, chosen), _spans(self.files, chosen)
+        owners, vertices = self.rings[:, 0], self.rings[:, 3]
+        counts = np.bincount(owners, minlength=self.items)
+        ring_rows = _spans(counts, chosen)
+        rings = self.rings[ring_rows]
+        rings[:, 0] = np.repeat(np.arange(len(chosen)), counts[chosen])
+        return Records(
+            links=self.links[chosen],
+            places=self.places[chosen],
+            patient=self.patient[chosen],
+            series=self.series[chosen],
+            stamped=self.stamped[chosen],
+            stamps=self.stamps[stamps],
+            files=self.files[chosen],
+            path=self.path[files],
+            size=self.size[files],
+            xxh3=self.xxh3[files],
+            rings=rings,
+            facts=self.facts[chosen],
+            points=self.points[_spans(vertices, ring_rows)],
+        )
 
-    def flush(self) -> None:
-        """Write what has been added: to the system, where it survives this process."""
-        records, self._new = self._new, []
-        if records:
-            data = _encode(records)
-            self._write(data, self._end)
-            self._note(self._count - len(records))
-            self._hold(len(self._frames) - 1, records)
-            self._end += len(data)
+    def one(self, item: int) -> Record:
+        """Return the record of an item."""
+        only = self.pick([item])
+        rings: dict[tuple[int, int], list[int]] = {}
+        for _, bit, source, vertices in only.rings.tolist():
+            rings.setdefault((bit, source), []).append(vertices)
+        files = zip(
+            only.path.tolist(), only.size.tolist(), only.xxh3.tolist(), strict=True
+        )
+        return Record(
+            links=int(only.links[0]),
+            places=tuple(only.places[0].tolist()),
+            stamps=tuple(map(tuple, only.stamps.tolist())),
+            patient=only.patient[0].decode(),
+            series=only.series[0].decode(),
+            sources=tuple(Source(path.decode(), *rest) for path, *rest in files),
+            rings=tuple(Rings(*key, tuple(sizes)) for key, sizes in rings.items()),
+            facts=only.facts.tobytes(),
+            points=only.points,
+        )
 
-    def close(self) -> None:
-        """Write what has been added and close the file, which stays."""
-        try:
-            self.flush()
-        finally:
-            self._file.close()
 
-    def _hold(self, frame: int, records: list[Record]) -> None:
-        if len(self._at_hand) == FRAMES_AT_HAND:
-            del self._at_hand[next(iter(self._at_hand))]
-        self._at_hand[frame] = records
+def gather(records: Sequence[Record], classes: tuple[str, ...]) -> Records:
+    """Return records as columns; there is at least one."""
+    files = [source for record in records for source in record.sources]
+    rings = [
+        (k, group.bit, group.source, vertices)
+        for k, record in enumerate(records)
+        for group in record.rings
+        for vertices in group.lengths
+    ]
+    stamps = [stamp for record in records for stamp in record.stamps]
+    return Records(
+        links=np.array([record.links for record in records], "<u8"),
+        places=np.array([record.places for record in records], "<i8"),
+        patient=as_texts(record.patient for record in records),
+        series=as_texts(record.series for record in records),
+        stamped=np.array([len(record.stamps) for record in records], "<i8"),
+        stamps=np.array(stamps, "<i8").reshape(-1, 4),
+        files=np.array([len(record.sources) for record in records], "<i8"),
+        path=as_texts(file.path for file in files),
+        size=np.array([file.size for file in files], "<i8"),
+        xxh3=np.array([file.xxh3 for file in files], "<u8"),
+        rings=np.array(rings, "<i8").reshape(-1, 4),
+        facts=np.frombuffer(
+            b"".join(record.facts for record in records), fact_dtype(classes)
+        ),
+        points=np.concatenate([record.points for record in records]),
+    )
 
-    def _note(self, first: int) -> None:
-        self._frames.append(self._end)
-        self._firsts.append(first)
 
-    def _scan(self) -> Iterator[Record]:
-        while (body := self._read_frame(self._end)) is not None:
-            self._note(self._count)
-            yield from _decode(body, self.classes)
-            self._end += FRAME.size + len(body)
+def join(parts: Sequence[Records]) -> Records:
+    """Return several Records as one; there is at least one."""
+    if len(parts) == 1:
+        return parts[0]
+    columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
+    joined = Records(*columns)
+    firsts = np.cumsum([0, *(part.items for part in parts[:-1])])
+    joined.rings[:, 0] += np.repeat(firsts, [len(part.rings) for part in parts])
+    return joined
 
-    def _write(self, data: bytes, place: int) -> None:
-        self._file.seek(place)
-        self._file.write(data)
-        self._file.flush()
 
-    def _read_frame(self, place: int) -> bytes | None:
-        """Return what a whole frame holds, None if there is none."""
-        self._file.seek(place)
-        frame = self._file.read(FRAME.size)
-        if len(frame) < FRAME.size:
-            return None
-        length, digest = FRAME.unpack(frame)
-        # A damaged length must not ask for more memory than the file has bytes.
-        if length > os.fstat(self._file.fileno()).st_size:
-            return None
-        body = self._file.read(length)
-        whole = len(body) == length and xxh3_64_intdigest(body) == digest
-        return body if whole else None
+def as_texts(texts: Iterable[str]) -> NDArray[np.bytes_]:
+    """Return texts in UTF-8."""
+    return np.array([text.encode() for text in texts], np.bytes_)
+
+
+def to_bytes(records: Records) -> bytes:
+    """Return records as `from_bytes` takes them."""
+    shapes = [
+        (len(column), prod(column.shape[1:]) * column.itemsize) for column in records
+    ]
+    parts = [np.array(shapes, "<i8").tobytes(), *(x.tobytes() for x in records)]
+    return b"".join(parts)
+
+
+def from_bytes(data: bytes, classes: tuple[str, ...]) -> Records:
+    """Return the records that `to_bytes` was given."""
+    shapes = np.frombuffer(data, "<i8", 2 * len(KINDS)).reshape(-1, 2)
+    columns: list[Any] = []
+    at = shapes.nbytes
+    for (count, width), (name, kind) in zip(
+        shapes.tolist(), KINDS.items(), strict=True
+    ):
+        if kind == "S":
+            dtype = np.dtype((np.bytes_, width))
+        else:
+            dtype = fact_dtype(classes) if name == "facts" else np.dtype(kind)
+        size = count * width
+        column = np.frombuffer(data, dtype, size // dtype.itemsize, at)
+        if name in ROWS:
+            column = column.reshape(count, width // dtype.itemsize)
+        columns.append(column)
+        at += size
+    return Records(*columns)
+
+
+def _spans(counts: NDArray[np.int64], chosen: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return where the parts of chosen items lie, each item having so many of them."""
+    sizes = counts[chosen]
+    starts = (np.cumsum(counts) - counts)[chosen]
+    before = np.cumsum(sizes) - sizes
+    return np.repeat(starts - before, sizes) + np.arange(sizes.sum())

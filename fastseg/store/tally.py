@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastseg.store import layout
-from fastseg.store.records import Record
+from fastseg.store.records import Records
 
 
 class Tally:
@@ -20,25 +20,20 @@ class Tally:
     def __init__(self) -> None:
         self.rings = self.points = 0
         self.longest = dict.fromkeys(layout.STRING_COLUMNS, 1)
-        self._last = dict.fromkeys(layout.STRING_COLUMNS, "")
         # Of the files of all records: sizes, checksums, paths with NUL behind each.
         # A set of Source takes seven times the memory.
         self._sizes, self._sums, self._paths = array("q"), array("Q"), bytearray()
 
-    def add(self, record: Record) -> None:
-        """Count a record in."""
-        for rings in record.rings:
-            self.rings += len(rings.lengths)
-        self.points += len(record.points)
-        for name, last in self._last.items():
-            text = getattr(record, name)
-            if text != last:
-                self._last[name] = text
-                self.longest[name] = max(self.longest[name], len(text.encode()))
-        for path, size, digest in record.sources:
-            self._paths += path.encode() + b"\0"
-            self._sizes.append(size)
-            self._sums.append(digest)
+    def add(self, records: Records) -> None:
+        """Count records in."""
+        self.rings += len(records.rings)
+        self.points += len(records.points)
+        for name in layout.STRING_COLUMNS:
+            longest = np.char.str_len(getattr(records, name)).max(initial=1)
+            self.longest[name] = max(self.longest[name], int(longest))
+        self._sizes.frombytes(records.size.tobytes())
+        self._sums.frombytes(records.xxh3.tobytes())
+        self._paths += b"".join([path + b"\0" for path in records.path.tolist()])
 
     def sources(self) -> tuple[dict[str, NDArray[Any]], NDArray[np.int64]]:
         """Return the columns of /sources, and the row in them of each file in turn.

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -23,7 +24,7 @@ from fastseg.store import compression, layout
 from fastseg.store.compression import Codec
 from fastseg.store.layout import Bucket
 from fastseg.store.output import create_hdf5
-from fastseg.store.records import Record, unpack_facts
+from fastseg.store.records import Records, join
 from fastseg.store.tally import Tally
 
 # So many items are gathered before their columns are written.
@@ -86,7 +87,7 @@ def reserve_pixels(path: Path, shape: Shape) -> Extents:
 def write_index(
     path: Path,
     shape: Shape,
-    records: Callable[[], Iterable[Record]],
+    records: Callable[[], Iterable[Records]],
     tally: Tally,
     *,
     options: Mapping[str, Any],
@@ -94,7 +95,7 @@ def write_index(
 ) -> tuple[Extents, str]:
     """Write a store without its pixels; return their places and the fingerprint.
 
-    records : gives the record of each item, in their order
+    records : gives the records of all items, in their order
     tally   : of the same records, in their order
 
     The same arguments give the same bytes.
@@ -110,9 +111,9 @@ def write_index(
 def write_compressed(
     path: Path,
     shape: Shape,
-    records: Callable[[], Iterable[Record]],
+    records: Callable[[], Iterable[Records]],
     tally: Tally,
-    chunks: Callable[[Record], tuple[Any, Any]],
+    chunks: Callable[[list[int]], tuple[Any, Any]],
     *,
     options: Mapping[str, Any],
     software: Mapping[str, str],
@@ -120,7 +121,7 @@ def write_compressed(
     """Write a compressed store, the pixels by item and then the rest.
 
     records, tally : as for `write_index`
-    chunks         : gives those of a record's image and mask
+    chunks         : gives those of image and mask that lie at the places of a record
 
     Returns the fingerprint. The same arguments give the same bytes.
     """
@@ -130,8 +131,9 @@ def write_compressed(
         names = [bucket.name for bucket, _ in shape.counts]
         images = {name: file[f"images/{name}"] for name in names}
         masks = {name: file[f"masks/{name}"] for name in names}
-        for bucket, place, record in zip(shape.buckets, places, records(), strict=True):
-            image, mask = chunks(record)
+        at = chain.from_iterable(each.places.tolist() for each in records())
+        for bucket, place, lie in zip(shape.buckets, places, at, strict=True):
+            image, mask = chunks(lie)
             images[bucket.name].id.write_direct_chunk(place, image)
             masks[bucket.name].id.write_direct_chunk(place, mask)
         starts = np.cumsum([0, *(count for _, count in shape.counts)])
@@ -225,7 +227,7 @@ class _Column:
 def _write_columns(
     file: Any,
     shape: Shape,
-    records: Callable[[], Iterable[Record]],
+    records: Callable[[], Iterable[Records]],
     tally: Tally,
     late: Mapping[str, NDArray[np.int64]],
 ) -> dict[str, str]:
@@ -257,41 +259,26 @@ def _write_columns(
     columns["contours/offsets"].add([0])
     start = rings = points = seen = 0
     for batch in _batched(records()):
-        stop = start + len(batch)
-        facts = unpack_facts(batch, shape.classes)
-        for name in facts.dtype.names or ():
-            columns[f"items/{name}"].add(facts[name])
+        stop = start + batch.items
+        for name in batch.facts.dtype.names or ():
+            columns[f"items/{name}"].add(batch.facts[name])
         for name in layout.STRING_COLUMNS:
-            texts = [getattr(record, name).encode() for record in batch]
-            columns[f"items/{name}"].add(texts)
+            columns[f"items/{name}"].add(getattr(batch, name))
         for name, values in late.items():
             columns[f"items/{name}"].add(values[start:stop])
         # The image's file comes first, then those of the contours.
-        firsts = seen + np.cumsum([0, *(len(record.sources) for record in batch)])
-        columns["items/source"].add(files[firsts[:-1]])
-        # One entry a ring, record after record.
-        flat = [
-            (start + k, group.bit, first + group.source, length)
-            for k, (record, first) in enumerate(
-                zip(batch, firsts[:-1].tolist(), strict=True)
-            )
-            for group in record.rings
-            for length in group.lengths
-        ]
-        items, bits, places, sizes = np.array(flat, np.int64).reshape(-1, 4).T
-        ends = rings + np.cumsum(
-            [sum(len(group.lengths) for group in record.rings) for record in batch]
-        )
+        firsts = seen + np.cumsum(batch.files) - batch.files
+        columns["items/source"].add(files[firsts])
+        items, bits, places, sizes = batch.rings.T
+        ends = rings + np.cumsum(np.bincount(items, minlength=batch.items))
         columns["items/contours"].add(np.column_stack([np.r_[rings, ends[:-1]], ends]))
-        columns["contours/item"].add(items)
+        columns["contours/item"].add(start + items)
         columns["contours/class"].add(bits)
-        columns["contours/source"].add(files[places])
+        columns["contours/source"].add(files[firsts[items] + places])
         columns["contours/offsets"].add(points + np.cumsum(sizes))
-        columns["contours/points"].add(
-            np.concatenate([record.points for record in batch])
-        )
+        columns["contours/points"].add(batch.points)
         start, rings, points = stop, int(ends[-1]), points + int(sizes.sum())
-        seen = int(firsts[-1])
+        seen += len(batch.path)
     return {name: column.checksum() for name, column in columns.items()}
 
 
@@ -339,15 +326,17 @@ def starts_of(shape: Shape, extents: Extents) -> NDArray[np.int64]:
     )
 
 
-def _batched(records: Iterable[Record]) -> Iterator[list[Record]]:
-    batch: list[Record] = []
-    for record in records:
-        batch.append(record)
-        if len(batch) == ITEMS_AT_ONCE:
-            yield batch
-            batch = []
+def _batched(parts: Iterable[Records]) -> Iterator[Records]:
+    batch: list[Records] = []
+    count = 0
+    for part in parts:
+        batch.append(part)
+        count += part.items
+        if count >= ITEMS_AT_ONCE:
+            yield join(batch)
+            batch, count = [], 0
     if batch:
-        yield batch
+        yield join(batch)
 
 
 def _allocate(

@@ -1,0 +1,190 @@
+"""Files, many in one call: read, stamped and hashed; their first elements found.
+
+Whatever is not as it was expected to be is left to others, who read one file at a time
+and say what is wrong: kernels tell only that it is.
+"""
+
+import numpy as np
+
+from fastseg._kernels.decimals import POINT, SPACE, parse_decimal
+from fastseg._kernels.elements import US, find_elements, vr_code
+from fastseg._kernels.jit import inlined, kernel
+from fastseg._kernels.system import (
+    FLAGS,
+    STATUS_WORDS,
+    address_of,
+    close_file,
+    hash_bytes,
+    open_file,
+    read_at,
+    stamp_file,
+)
+
+# What is aligned begins at multiples of this many bytes: a line of the caches.
+LINE = 64
+UNREAD = -1
+NUL = 0
+# Numbers with more letters are left to others; those of 15 digits are exact.
+LONGEST_NUMBER = 16
+IS = vr_code("IS")
+
+
+@inlined
+def read_all(handle, address, size):
+    """Read bytes from the beginning of a file; return how many there are."""
+    done = np.int64(0)
+    while done < size:
+        count = read_at(np.int32(handle), address + done, size - done, done)
+        if count <= 0:
+            break
+        done += count
+    return done
+
+
+@inlined
+def read_whole(handle, place, room, expected, buffer, status, stamp, again):
+    """Read a regular file into buffer[place:]; return its size, or UNREAD.
+
+    room     : how many bytes it may have
+    expected : how many it must have, any if negative
+    """
+    if not stamp_file(handle, status, stamp):
+        return UNREAD
+    size = stamp[0]
+    if size > room or (expected >= 0 and size != expected):
+        return UNREAD
+    if read_all(handle, address_of(buffer) + place, size) != size:
+        return UNREAD
+    # Somebody may have written to it meanwhile.
+    stamp_file(handle, status, again)
+    for k in range(4):
+        if stamp[k] != again[k]:
+            return UNREAD
+    return size
+
+
+@kernel
+def read_files(names, starts, first, sizes, leads, buffer, places, stamps, sums):
+    """Read files from `first` on, as many as the buffer takes; return the next one.
+
+    names  : uint8, paths, each with NUL behind it; starts : int64 (n + 1,), where
+    sizes  : int64 (n,), of the files, as they are expected
+    leads  : int64 (n,), what is `leads` bytes behind a file's beginning is aligned
+    buffer : uint8, filled from its beginning
+    places : int64 (n,), where in the buffer each file begins, UNREAD if it was not
+        read or is not what was expected
+    stamps : int64 (n, 4), as `files.Stamp`; sums : uint64 (n,), XXH3-64 of contents
+    """
+    status, again = np.zeros(STATUS_WORDS, np.int64), np.empty(4, np.int64)
+    end = np.int64(0)
+    skew = address_of(buffer) % LINE
+    for k in range(first, len(sizes)):
+        place = (end + leads[k] + skew + LINE - 1) // LINE * LINE - leads[k] - skew
+        if place + sizes[k] > len(buffer) and k > first:
+            return k
+        places[k] = UNREAD
+        handle = open_file(address_of(names) + starts[k], np.int32(FLAGS))
+        if handle < 0:
+            continue
+        room = len(buffer) - place
+        size = read_whole(
+            handle, place, room, sizes[k], buffer, status, stamps[k], again
+        )
+        close_file(np.int32(handle))
+        if size >= 0:
+            places[k], end = place, place + size
+            sums[k] = hash_bytes(address_of(buffer) + place, size)
+    return len(sizes)
+
+
+@inlined
+def has_same(data, found, other, other_found, count, wanted):
+    """Return whether two files have the same elements but for those of their own."""
+    for k in range(count - 1):
+        row, at, size = found[k, 0], found[k, 1], found[k, 2]
+        other_at = other_found[k, 1]
+        if row != other_found[k, 0]:
+            return False
+        if wanted[row, 2]:
+            continue
+        if size != other_found[k, 2]:
+            return False
+        if wanted[row, 1] == US:
+            if at != other_at:
+                return False
+            continue
+        for j in range(size):
+            if data[at + j] != other[other_at + j]:
+                return False
+    return True
+
+
+@inlined
+def plain_number(text, start, size):
+    """Return one number of an element and whether that is what it has.
+
+    NaN is none at all. Padding is as the standard has it: spaces before and behind, or
+    NUL behind.
+    """
+    stop = start + size
+    if size > LONGEST_NUMBER:
+        return np.nan, False
+    while stop > start and text[stop - 1] in (NUL, SPACE):
+        stop -= 1
+    while start < stop and text[start] == SPACE:
+        start += 1
+    if start == stop:
+        return np.nan, size == 0
+    value, end = parse_decimal(text, start, stop)
+    return value, end == stop
+
+
+@kernel
+def look_at_files(names, starts, wanted, data, found, counts, own, sums):
+    """Find the elements that files begin with.
+
+    names, starts : as for `read_files`
+    wanted : int64 (w, 3), as for `find_elements`, and 1 + the column in `own` of what
+        tells the files of a series apart
+    data   : uint8 (n, m), the first bytes of each
+    found  : int64 (n, w, 3), as of `find_elements`
+    counts : int64 (n,), how many elements; 0 where others must look
+    own    : float64 (n, c), NaN where there is no such element
+    sums   : uint64 (n,), XXH3-64 of what stands before the pixels
+
+    Returns bool (n,): whether all else is as it is in the file before.
+    """
+    status, stamp = np.zeros(STATUS_WORDS, np.int64), np.empty(4, np.int64)
+    alike = np.zeros(len(counts), np.bool_)
+    for k in range(len(counts)):
+        counts[k], own[k] = 0, np.nan
+        handle = open_file(address_of(names) + starts[k], np.int32(FLAGS))
+        if handle < 0:
+            continue
+        size = np.int64(0)
+        if stamp_file(handle, status, stamp):
+            size = read_all(handle, address_of(data[k]), data.shape[1])
+        close_file(np.int32(handle))
+        count = find_elements(data[k, :size], wanted, found[k]) if size else 0
+        if count == 0:
+            continue
+        sound = True
+        for j in range(count - 1):
+            row = found[k, j, 0]
+            if wanted[row, 2]:
+                at, length = found[k, j, 1], found[k, j, 2]
+                value, is_plain = plain_number(data[k], at, length)
+                own[k, wanted[row, 2] - 1] = value
+                sound &= is_plain
+                if wanted[row, 1] == IS:
+                    for place in range(at, at + length):
+                        sound &= data[k, place] != POINT
+        if not sound:
+            continue
+        counts[k] = count
+        sums[k] = hash_bytes(address_of(data[k]), found[k, count - 1, 1])
+        if k > 0 and counts[k - 1] == count:
+            alike[k] = has_same(
+                data[k], found[k], data[k - 1], found[k - 1], count, wanted
+            )
+    return alike
