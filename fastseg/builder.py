@@ -28,10 +28,11 @@ from fastseg.progress import Progress, in_order, silent
 from fastseg.raster import Rules
 from fastseg.store import compression, layout
 from fastseg.store.packed import CompressedPartial
-from fastseg.store.partial import Partial, Work, remove_work, sole_builder
+from fastseg.store.partial import Partial, remove_work, sole_builder
 from fastseg.store.reader import open_store
 from fastseg.store.records import Record, Records, gather, join
 from fastseg.store.reuse import Finished
+from fastseg.store.work import Work
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,9 +76,7 @@ def build(
     output : the store; one that is there already is replaced when the new one is
         complete, and left alone if nothing has changed
     edges, fill, origin : what belongs to a region, see `raster.Rules`
-    workers : threads that share the work; the bytes of the store do not depend on it.
-        More than one pays where files are slow to come by, as from a network: with
-        small files in the page cache, threads wait for one another in Python
+    workers : threads that share the work; the bytes of the store do not depend on it
     max_pixel_bytes : an image file whose header promises more, all frames together,
         is rejected before anything is allocated
     compress : compress images and masks, which readers of the store then decompress:
@@ -228,7 +227,8 @@ class _Build:
             return share
 
         # Only this thread reads and writes the journal.
-        shares = (_Share(items, partial.kept(items)) for items in shares_of(count))
+        ranges = shares_of(count, self.workers)
+        shares = (_Share(items, partial.kept(items)) for items in ranges)
         with closing(in_order(make, shares, self.workers)) as done:
             each = ((share, k) for share in done for k in share.items)
             share, passed = None, -1
@@ -342,11 +342,14 @@ class _Build:
             return False
         found: list[int] = []
         rejects: list[Reject] = []
+        bulk = Bulk(self.maker, plan)
 
         def look(items: range) -> list[tuple[int | None, list[Reject]]]:
-            return [self._find(older, plan[k]) for k in items]
+            known = bulk.digests(items)
+            return [self._find(older, plan[k], known.get(k)) for k in items]
 
-        with closing(in_order(look, shares_of(len(plan)), self.workers)) as shares:
+        ranges = shares_of(len(plan), self.workers)
+        with closing(in_order(look, ranges, self.workers)) as shares:
             looks = chain.from_iterable(shares)
             told = self.progress(looks, "compare", len(plan))
             for k, (index, rejected) in enumerate(told):
@@ -365,8 +368,16 @@ class _Build:
         self.rejects += rejects
         return True
 
-    def _find(self, older: Finished, item: Planned) -> tuple[int | None, list[Reject]]:
-        """Return which item of the store this is: None if it is new, -1 if unusable."""
+    def _find(
+        self, older: Finished, item: Planned, known: int | None
+    ) -> tuple[int | None, list[Reject]]:
+        """Return which item of the store this is: None if it is new, -1 if unusable.
+
+        known : the hash of what it was made from if all its files can be used
+        """
+        index = None if known is None else older.find(known, item.bucket)
+        if index is not None:
+            return index, []
         try:
             material = self.maker.read(item)
             index = older.find(material.hash, item.bucket)

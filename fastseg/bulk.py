@@ -5,69 +5,84 @@ those are made whose files are as plain as nearly all are and just as the plan f
 them; all others are left to it.
 """
 
-import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from xxhash import xxh3_64_intdigest
 
-from fastseg import dicom
-from fastseg._kernels import reading, system, tone
+from fastseg import dicom, sources
+from fastseg._kernels import labels, reading, system, tone
+from fastseg.links import Link
 from fastseg.making import (
     NO_POINTS,
     WIDEST_COUNT,
-    Drawn,
     Maker,
     hash_inputs,
     hash_of_zeros,
     mean_and_std,
     percentile_ranks,
 )
-from fastseg.planning import NO_START, Plan, within_root
+from fastseg.planning import NO_START, Plan, join_names, within_root
+from fastseg.raster import scratch_rows, shift_origin
 from fastseg.store import layout
 from fastseg.store.layout import Bucket
 from fastseg.store.partial import Partial
 from fastseg.store.records import Records, as_texts, fact_dtype, join
 
-# Bytes of files that are read before their pixels are written: half of a core's second
-# cache, and more written at once is no faster.
-READ_AT_ONCE = 2**20
+# Bytes for files that are read at once. Images are measured and written while they are
+# in a core's second cache: twice or half as many take a twentieth longer. The vertices
+# of texts have at most four times their bytes.
+AT_ONCE = {"images": 2**20, "text": 2**20, "vertices": 2**22}
+# Contour files that are read at once: one with over 64 KB is left to others.
+TEXTS_AT_ONCE = 16
 
 
 class _Files(NamedTuple):
-    """The image files of n items of one bucket, and what kernels find in them.
+    """The files of n items of one bucket: first all images, then all contours.
 
+    links  : of each image, then of each contour
+    rings  : int64 (n + 1,), item k has the contours from rings[k] to rings[k + 1]
+    bits   : int64 (c,), of the contours' classes
     names, starts : real paths, each with NUL behind it, and where each begins
-    sizes, leads  : int64 (n,), bytes of a file, and of what stands before its pixels
+    sizes, leads  : int64, bytes of a file, -1 if not known, and of what stands before
+        an image's pixels
     heads  : uint64 (n,), XXH3-64 of the latter
     limits : int64 (n, 2), the least and the greatest value that may be
-    The rest is written by `reading.read_files` and `tone.measure_images`.
     """
 
     items: NDArray[np.int64]
+    links: list[Link]
+    rings: NDArray[np.int64]
+    bits: NDArray[np.int64]
     names: NDArray[np.uint8]
     starts: NDArray[np.int64]
     sizes: NDArray[np.int64]
     leads: NDArray[np.int64]
     heads: NDArray[np.uint64]
     limits: NDArray[np.int64]
-    places: NDArray[np.int64]
-    stamps: NDArray[np.int64]
-    digests: NDArray[np.uint64]
-    sums: NDArray[np.int64]
-    percentiles: NDArray[np.float64]
-    hashes: NDArray[np.uint64]
-    measured: NDArray[np.bool_]
 
 
-class _Labels(NamedTuple):
-    """The contours of an item, their vertices, and the facts of its mask."""
+class _Found:
+    """What kernels find in n images and c contours, see where they write it."""
 
-    drawn: Drawn
-    points: NDArray[np.float64]
-    facts: dict[str, Any]
+    def __init__(self, files: _Files, classes: int):
+        count, everything = len(files.items), len(files.links)
+        self.places = np.empty(everything, np.int64)
+        self.stamps = np.empty((everything, 4), np.int64)
+        self.digests = np.empty(everything, np.uint64)
+        self.sums = np.empty((count, 5), np.int64)
+        self.percentiles = np.empty((count, len(layout.PERCENTILES)))
+        self.hashes = np.empty(count, np.uint64)
+        self.sound = np.zeros(count, np.bool_)
+        # The vertices of all contours, and where those of each end, from 0 on.
+        self.points = NO_POINTS
+        self.ends = np.zeros(everything - count + 1, np.int64)
+        self.pixels = np.zeros((count, classes), np.int64)
+        self.boxes = np.zeros((count, classes, 4), np.int64)
+        self.masks = np.empty(count, np.uint64)
 
 
 class Bulk:
@@ -76,9 +91,13 @@ class Bulk:
     def __init__(self, maker: Maker, plan: Plan):
         self.maker, self.plan = maker, plan
         self._local = threading.local()
+        self._masks = layout.mask_dtype(maker.classes)
+        self._bits = {name: bit for bit, name in enumerate(maker.classes)}
         # Of each header that files have in common: whether it may be, and its facts.
         commons = plan.commons
-        self._plain = np.array([common.frames == 1 for common in commons], np.bool_)
+        self._plain = np.array([each.frames == 1 for each in commons], np.bool_)
+        inverted = [each.photometric != "MONOCHROME2" for each in commons]
+        self._inverted = np.array(inverted, np.bool_)
         self._limits = np.array(list(map(_limits, commons)), np.int64).reshape(-1, 2)
         self._maps = np.array([each.value_map for each in commons]).reshape(-1, 2)
         spacings = [each.spacing_mm or (np.nan, np.nan) for each in commons]
@@ -91,199 +110,276 @@ class Bulk:
 
         Returns which these are, in any order, and their records.
         """
+        made: list[int] = []
+        parts: list[Records] = []
+        for bucket, files in self._groups(items):
+            found = _Found(files, len(self.maker.classes))
+            done, places = self._write(bucket, files, found, partial)
+            if done:
+                made += files.items[done].tolist()
+                parts.append(self._records(bucket, files, found, done, places))
+        return made, join(parts) if parts else None
+
+    def digests(self, items: Sequence[int]) -> dict[int, int]:
+        """Return `inputs_xxh3` of what is plain of some items, which may be unsound."""
+        digests: dict[int, int] = {}
+        for _, files in self._groups(items):
+            found, count = _Found(files, len(self.maker.classes)), len(files.items)
+            self._read_points(files, found)
+            buffer, first = self._image_buffer(files), 0
+            while first < count:
+                first = self._read_images(files, found, first, buffer)
+            ends = files.rings.tolist()
+            for j, item in enumerate(files.items.tolist()):
+                order = [j, *range(count + ends[j], count + ends[j + 1])]
+                if (found.places[order] >= 0).all():
+                    sums = found.digests[order].tolist()
+                    digests[item] = hash_inputs(int(self.plan.hashes[item]), sums)
+        return digests
+
+    def _groups(self, items: Sequence[int]) -> Iterator[tuple[Bucket, _Files]]:
+        """Yield the files of what is plain of some items, by bucket."""
         plan, chosen = self.plan, np.asarray(items, np.int64)
         chosen = chosen[plan.common[chosen] != NO_START]
         chosen = chosen[self._plain[plan.common[chosen]]]
-        made: list[int] = []
-        parts: list[Records] = []
         if system.AVAILABLE:
             buckets = plan.bucket[chosen]
             for number in np.unique(buckets).tolist():
                 bucket = plan.buckets[number]
-                files = self._files(bucket, chosen[buckets == number])
-                done, labels, places = self._write(bucket, files, partial)
-                if done:
-                    made += files.items[done].tolist()
-                    parts.append(self._records(bucket, files, done, labels, places))
-        return made, join(parts) if parts else None
+                yield bucket, self._files(bucket, chosen[buckets == number].tolist())
+
+    def _files(self, bucket: Bucket, items: list[int]) -> _Files:
+        """Return the files of those items whose links and paths are plain."""
+        plan, direct = self.plan, self.maker.paths.direct
+        size = bucket.shape[0] * bucket.shape[1] * bucket.dtype.itemsize
+        plain, images, contours, rings = [], [], [], [0]
+        names: tuple[list[str], list[str]] = [], []
+        right = plan.places[items, 1] == size + size % 2
+        rows = zip(items, right.tolist(), plan.bounds[items].tolist(), strict=True)
+        for k, is_right, (first, stop) in rows:
+            link = plan.links[first]
+            name = direct(link.dicom_path, link.root)
+            if name is None or not is_right:
+                continue
+            if stop - first > 1 or link.contour_path:
+                drawn = [x for x in plan.links[first:stop] if x.contour_path]
+                more = [direct(each.contour_path, each.root) for each in drawn]
+                if not _are_plain(drawn, more):
+                    continue
+                contours += drawn
+                names[1].extend(filter(None, more))
+            plain.append(k)
+            images.append(link)
+            names[0].append(name)
+            rings.append(len(contours))
+        joined, starts = join_names([*names[0], *names[1]])
+        places = plan.places[plain]
+        unknown = np.full(len(contours), reading.UNKNOWN)
+        return _Files(
+            items=np.array(plain, np.int64),
+            links=images + contours,
+            rings=np.array(rings, np.int64),
+            bits=np.array([self._bits[link.label] for link in contours], np.int64),
+            names=np.frombuffer(joined, np.uint8),
+            starts=starts,
+            sizes=np.concatenate([places.sum(axis=1), unknown]),
+            leads=np.concatenate([places[:, 0], np.zeros_like(unknown)]),
+            heads=plan.heads[plain],
+            limits=self._limits[plan.common[plain]],
+        )
 
     def _write(
-        self, bucket: Bucket, files: _Files, partial: Partial
-    ) -> tuple[list[int], dict[int, _Labels], NDArray[np.int64]]:
+        self, bucket: Bucket, files: _Files, found: _Found, partial: Partial
+    ) -> tuple[list[int], NDArray[np.int64]]:
         """Read, measure, draw and write, as many at a time as the caches take.
 
-        Returns which files it was done to, the labels of those that have some, and the
-        places in the store.
+        Returns which items it was done to, and their places in the store.
         """
-        buffer = self._buffer(int(files.sizes.max(initial=0)) + reading.LINE)
+        count, buffer = len(files.items), self._image_buffer(files)
         pixels = bucket.shape[0] * bucket.shape[1]
         like, ranks = np.empty(0, bucket.dtype), percentile_ranks(pixels)
         done: list[int] = []
-        labels: dict[int, _Labels] = {}
         places: list[NDArray[np.int64]] = []
-        first, count = 0, len(files.items)
+        self._read_points(files, found)
+        first = 0
         while first < count:
-            stop = reading.read_files(
-                *(files.names, files.starts, first, files.sizes, files.leads, buffer),
-                *(files.places, files.stamps, files.digests),
-            )
+            stop = self._read_images(files, found, first, buffer)
             tone.measure_images(
-                *(buffer, files.places, files.leads, files.heads, files.limits),
+                *(buffer, found.places, files.leads, files.heads, files.limits),
                 *(like, pixels, WIDEST_COUNT, ranks, first, stop),
-                *(files.sums, files.percentiles, files.hashes, files.measured),
+                *(found.sums, found.percentiles, found.hashes, found.sound),
             )
-            some, masks = [], []
-            for j in range(first, stop):
-                mask = None
-                if not files.measured[j]:
-                    continue
-                links = self.plan.links_of(files.items[j])
-                if len(links) > 1 or links[0].contour_path:
-                    drawn = self.maker.read_contours(links)
-                    if drawn.rejects:
-                        continue  # for others to say what is wrong
-                    facts: dict[str, Any] = {}
-                    mask, points = self.maker.draw(drawn.contours, bucket.shape, facts)
-                    labels[j] = _Labels(drawn, points, facts)
-                some.append(j)
-                masks.append(mask)
-            if some:
-                at = files.places[some] + files.leads[some]
-                places.append(
-                    partial.write_many(files.items[some], buffer, at.tolist(), masks)
-                )
+            masks = self._draw(bucket, files, found, first, stop)
+            sound = found.sound[first:stop]
+            if sound.any():
+                at = (found.places[first:stop] + files.leads[first:stop])[sound]
+                some = np.arange(first, stop)[sound].tolist()
+                drawn = {k: masks[j] for k, j in enumerate(some) if j in masks}
+                items = files.items[first:stop][sound]
+                places.append(partial.write_many(items, buffer, at.tolist(), drawn))
                 done += some
             first = stop
-        return done, labels, np.concatenate(places) if places else np.empty(0, np.int64)
+        return done, np.concatenate(places) if places else np.empty(0, np.int64)
 
-    def _files(self, bucket: Bucket, items: NDArray[np.int64]) -> _Files:
-        """Return the files of items, those that have a plain path and pixels."""
-        plan, paths = self.plan, self.maker.paths
-        size = bucket.shape[0] * bucket.shape[1] * bucket.dtype.itemsize
-        items = items[plan.places[items, 1] == size + size % 2]
-        names, plain = [], []
-        for k, first in zip(
-            items.tolist(), plan.bounds[items, 0].tolist(), strict=True
-        ):
-            link = plan.links[first]
-            name = paths.direct(link.dicom_path, link.root)
-            if name is not None:
-                names.append(os.fsencode(name) + b"\0")
-                plain.append(k)
-        items = np.array(plain, np.int64)
-        count, places = len(items), plan.places[items]
-        return _Files(
-            items=items,
-            names=np.frombuffer(b"".join(names) or b"\0", np.uint8),
-            starts=np.cumsum([0, *map(len, names)]),
-            sizes=places.sum(axis=1),
-            leads=places[:, 0].copy(),
-            heads=plan.heads[items],
-            limits=self._limits[plan.common[items]],
-            places=np.empty(count, np.int64),
-            stamps=np.empty((count, 4), np.int64),
-            digests=np.empty(count, np.uint64),
-            sums=np.empty((count, 5), np.int64),
-            percentiles=np.empty((count, len(layout.PERCENTILES))),
-            hashes=np.empty(count, np.uint64),
-            measured=np.zeros(count, np.bool_),
+    def _image_buffer(self, files: _Files) -> NDArray[np.uint8]:
+        largest = int(files.sizes[: len(files.items)].max(initial=0))
+        return self._buffer("images", largest + reading.LINE)
+
+    def _read_images(
+        self, files: _Files, found: _Found, first: int, buffer: NDArray[np.uint8]
+    ) -> int:
+        """Read images from `first` on, as many as there is room for."""
+        stop: int = reading.read_files(
+            *(files.names, files.starts, first, files.sizes[: len(files.items)]),
+            *(files.leads, buffer, found.places, found.stamps, found.digests),
         )
+        return stop
 
-    def _buffer(self, size: int) -> NDArray[np.uint8]:
-        """Return this thread's memory for files, of at least that size."""
-        buffer: NDArray[np.uint8] | None = getattr(self._local, "buffer", None)
+    def _draw(
+        self, bucket: Bucket, files: _Files, found: _Found, first: int, stop: int
+    ) -> dict[int, NDArray[Any]]:
+        """Return the masks of those items [first, stop) that have contours."""
+        if files.rings[first] == files.rings[stop]:
+            return {}
+        some = np.flatnonzero(np.diff(files.rings[first : stop + 1])) + first
+        rules = self.maker.rules
+        masks = np.empty((len(some), *bucket.shape), self._masks)
+        labels.draw_labels(
+            *(found.points, found.ends, files.rings, files.bits, rules.shift),
+            *(rules.edges_code, rules.fill == "nonzero"),
+            *(scratch_rows(*bucket.shape, rules), first, stop, masks),
+            *(found.pixels, found.boxes, found.masks, found.sound),
+        )
+        return dict(zip(some.tolist(), masks, strict=True))
+
+    def _read_points(self, files: _Files, found: _Found) -> None:
+        """Read the vertices of all contours, none of a file that is odd."""
+        first, stop = len(files.items), len(files.links)
+        if first == stop:
+            return
+        text = self._buffer("text", 0)
+        vertices = self._buffer("vertices", 0).view(np.float64).reshape(-1, 2)
+        counts, parts = np.empty(stop, np.int64), []
+        for k in range(first, stop, TEXTS_AT_ONCE):
+            last = min(k + TEXTS_AT_ONCE, stop)
+            reading.read_files(
+                *(files.names, files.starts, k, files.sizes[:last], files.leads, text),
+                *(found.places, found.stamps, found.digests),
+            )
+            sizes = found.stamps[:, 0]
+            labels.parse_files(text, found.places, sizes, k, last, vertices, counts)
+            parts.append(vertices[: counts[k:last].sum()].copy())
+        found.points = np.concatenate(parts)
+        np.cumsum(counts[first:], out=found.ends[1:])
+
+    def _buffer(self, name: str, size: int) -> NDArray[np.uint8]:
+        """Return this thread's memory for something, of at least that size."""
+        buffer: NDArray[np.uint8] | None = getattr(self._local, name, None)
         if buffer is None or len(buffer) < size:
-            self._local.buffer = buffer = np.empty(max(size, READ_AT_ONCE), np.uint8)
+            buffer = np.empty(max(size, AT_ONCE[name]), np.uint8)
+            setattr(self._local, name, buffer)
         return buffer
 
     def _records(
         self,
         bucket: Bucket,
         files: _Files,
+        found: _Found,
         done: list[int],
-        labels: dict[int, _Labels],
         places: NDArray[np.int64],
     ) -> Records:
         """Return the records of what has been written."""
-        plan, items = self.plan, files.items[done]
-        facts = self._facts(bucket, files, done)
-        links = [plan.links[first] for first in plan.bounds[items, 0].tolist()]
-        hashes, digests = plan.hashes[items].tolist(), files.digests[done].tolist()
-        sizes = files.sizes[done].tolist()
-        stamps = files.stamps[done].tolist()
-        sources, seen, inputs = [], [], []
-        rings, points = [], [NO_POINTS]
-        for k, (j, link) in enumerate(zip(done, links, strict=True)):
-            sources.append((within_root(link.dicom_path, link), sizes[k], digests[k]))
-            seen.append(stamps[k])
-            if j in labels:
-                drawn, vertices, found = labels[j]
-                sources += drawn.sources
-                seen += drawn.stamps
-                points.append(vertices)
-                rings += [
-                    (k, contour.bit, contour.source, len(ring))
-                    for contour in drawn.contours
-                    for ring in contour.rings
-                ]
-                for name, value in found.items():
-                    facts[name][k] = np.reshape(value, facts[name].shape[1:])
-                sums = [digests[k], *(source.xxh3 for source in drawn.sources)]
-                inputs.append(hash_inputs(hashes[k], sums))
-            else:
-                inputs.append(hash_inputs(hashes[k], digests[k : k + 1]))
-        facts["inputs_xxh3"] = inputs
-        counts = np.ones(len(done), np.int64)
+        plan, items, count = self.plan, files.items[done], len(files.items)
+        facts = self._facts(bucket, files, found, done)
+        # Stored in the frame in which pixel centres are integers.
+        points = shift_origin(found.points, self.maker.rules.origin)
+        parts: list[NDArray[np.float64]] = []
+        # The image's file comes first, then those of its contours.
+        order: list[int] = []
+        rings: list[tuple[int, int, int, int]] = []
+        bits, ends, bounds = (x.tolist() for x in (files.bits, found.ends, files.rings))
         for k, j in enumerate(done):
-            if j in labels:
-                counts[k] += len(labels[j].drawn.sources)
-        paths, lengths, file_sums = zip(*sources, strict=True)
+            order.append(j)
+            first, stop = bounds[j], bounds[j + 1]
+            if first < stop:
+                order += range(count + first, count + stop)
+                rings += [
+                    (k, bits[ring], ring - first + 1, ends[ring + 1] - ends[ring])
+                    for ring in range(first, stop)
+                ]
+                parts.append(points[ends[first] : ends[stop]])
+                facts["labelled"][k] = sum(1 << bit for bit in bits[first:stop])
+                facts["contour_xxh3"][k] = xxh3_64_intdigest(parts[-1].data)
+        counts, sums = 1 + np.diff(files.rings)[done], found.digests[order]
+        facts["inputs_xxh3"] = [
+            hash_inputs(digest, sums[end - size : end].tolist())
+            for digest, end, size in zip(
+                plan.hashes[items].tolist(),
+                np.cumsum(counts).tolist(),
+                counts.tolist(),
+                strict=True,
+            )
+        ]
+        links = [files.links[j] for j in order]
+        paths = [
+            link.dicom_path if j < count else link.contour_path
+            for j, link in zip(order, links, strict=True)
+        ]
+        series = [plan.commons[k].series for k in plan.common[items].tolist()]
         return Records(
             links=plan.hashes[items],
             places=places,
-            patient=as_texts(link.patient for link in links),
-            series=as_texts(
-                plan.commons[k].series for k in plan.common[items].tolist()
-            ),
+            patient=as_texts(files.links[j].patient for j in done),
+            series=as_texts(series),
             stamped=counts,
-            stamps=np.array(seen, np.int64),
+            stamps=found.stamps[order],
             files=counts,
-            path=as_texts(paths),
-            size=np.array(lengths, np.int64),
-            xxh3=np.array(file_sums, np.uint64),
+            path=as_texts(map(within_root, paths, links)),
+            size=found.stamps[order, 0],
+            xxh3=sums,
             rings=np.array(rings, np.int64).reshape(-1, 4),
             facts=facts,
-            points=np.concatenate(points),
+            points=np.concatenate([NO_POINTS, *parts]),
         )
 
-    def _facts(self, bucket: Bucket, files: _Files, done: list[int]) -> NDArray[Any]:
-        """Return the facts of items without contours."""
+    def _facts(
+        self, bucket: Bucket, files: _Files, found: _Found, done: list[int]
+    ) -> NDArray[Any]:
+        """Return the facts of items but those of their contours and inputs."""
         plan, items = self.plan, files.items[done]
         facts = np.zeros(len(items), fact_dtype(self.maker.classes))
-        common, own, sums = plan.common[items], plan.own[items], files.sums[done]
+        common, own, sums = plan.common[items], plan.own[items], found.sums[done]
         facts["instance"] = np.where(np.isnan(own[:, 0]), -1, own[:, 0])
         facts["spacing_mm"] = self._spacings[common]
         facts["slope"], facts["intercept"] = self._maps[common].T
         facts["window"] = own[:, 1:]
-        for j, number in enumerate(common.tolist()):
-            if plan.commons[number].photometric != "MONOCHROME2":
-                start = plan[int(items[j])].start
-                assert start is not None  # or it would not be plain
-                facts["window"][j] = start.header.value_window or np.nan
+        for k in np.flatnonzero(self._inverted[common]).tolist():
+            start = plan[int(items[k])].start
+            assert start is not None  # or it would not be plain
+            facts["window"][k] = start.header.value_window or np.nan
         pixels = bucket.shape[0] * bucket.shape[1]
         totals, squares = sums[:, 2].tolist(), sums[:, 3:].tolist()
-        pairs = [
+        moments = [
             mean_and_std(pixels, total, (high << 32) + low)
             for total, (high, low) in zip(totals, squares, strict=True)
         ]
-        facts["mean"], facts["std"] = np.array(pairs).T
+        facts["mean"], facts["std"] = np.array(moments).T
         facts["min"], facts["max"] = sums[:, 0], sums[:, 1]
-        facts["percentiles"] = files.percentiles[done]
-        facts["image_xxh3"] = files.hashes[done]
-        masks = layout.mask_dtype(self.maker.classes)
-        facts["mask_xxh3"] = hash_of_zeros(pixels * masks.itemsize)
+        facts["percentiles"] = found.percentiles[done]
+        facts["image_xxh3"] = found.hashes[done]
+        facts["pixels"], facts["bbox"] = found.pixels[done], found.boxes[done]
+        drawn = np.diff(files.rings)[done] > 0
+        empty = np.uint64(hash_of_zeros(pixels * self._masks.itemsize))
+        facts["mask_xxh3"] = np.where(drawn, found.masks[done], empty)
         facts["contour_xxh3"] = hash_of_zeros(0)
         return facts
+
+
+def _are_plain(contours: list[Link], paths: list[str | None]) -> bool:
+    """Return whether kernels read an image's contours that have these real paths."""
+    are_pairs = all(x.format in sources.PLAIN and not x.contour_key for x in contours)
+    is_one_each = len({link.label for link in contours}) == len(contours)
+    return are_pairs and is_one_each and None not in paths
 
 
 def _limits(common: dicom.Header) -> tuple[int, int]:

@@ -51,6 +51,8 @@ class Link:
     root: str = "."
 
 
+# What stands for a folder where a file's name is expected.
+NO_NAMES = ("", ".", "..")
 COLUMNS = tuple(field.name for field in fields(Link))
 # Columns in which most rows have one of few texts: each is kept once.
 SHARED = {"patient", "label", "format", "root"}
@@ -150,7 +152,7 @@ class Paths:
         folder, slash, name = path.rpartition("/")
         home, inside = self._folder(folder + slash, root)
         real = f"{home}{os.sep}{name}"
-        if name in ("", ".", "..") or os.path.islink(real):  # noqa: PTH114
+        if name in NO_NAMES or os.path.islink(real):  # noqa: PTH114
             real = os.path.realpath(real)
             inside = is_inside(real, self._folder(root, root)[0])
         if not inside:
@@ -178,8 +180,9 @@ class Paths:
         have to look first.
         """
         folder, slash, name = path.rpartition("/")
-        home, inside = self._folder(folder + slash, root)
-        if NO_LINK and inside and name not in ("", ".", ".."):
+        found = self._folders.get((folder + slash, root))
+        home, inside = found or self._folder(folder + slash, root)
+        if NO_LINK and inside and name not in NO_NAMES and "\0" not in name:
             return f"{home}{os.sep}{name}"
         return None
 

@@ -4,7 +4,6 @@ import os
 import posixpath
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -21,7 +20,7 @@ from fastseg.store.layout import Bucket
 # Images that are handled together: what is done once for all of them costs little
 # for each, and an interrupted build loses no more of them.
 SHARE = 64
-NO_START = -1
+NO_START = dicom.UNKNOWN
 
 
 class Planned(NamedTuple):
@@ -155,39 +154,47 @@ def plan_build(
         own=np.full((count, 3), np.nan),
     )
 
-    def look(items: range) -> list[_Look | list[Reject]]:
+    def look(items: range) -> _Share:
         groups = [links[bounds[k] : bounds[k + 1]] for k in items]
-        return _look_at(groups, paths, max_pixel_bytes)
+        return _look_at(items, groups, paths, max_pixel_bytes)
+
+    def note(share: _Share) -> None:
+        some, looks = slice(share.items.start, share.items.stop), share.looks
+        plan.hashes[some], plan.heads[some] = share.hashes, looks.heads
+        plan.places[some], plan.own[some] = looks.places, looks.own
+        numbers = [commons.setdefault(each, len(commons)) for each in looks.commons]
+        known = looks.common != NO_START
+        plan.common[some][known] = np.array(numbers, np.int64)[looks.common[known]]
+        kinds = [buckets.setdefault(each, len(buckets)) for each in share.buckets]
+        plan.bucket[some] = np.array(kinds or [0], np.int64)[share.bucket]
 
     refused: list[int] = []
     rejects: list[Reject] = []
-    shares = in_order(look, shares_of(count), workers)
-    looks = chain.from_iterable(shares)
-    for k, found in enumerate(progress(looks, "check", count)):
-        if isinstance(found, list):
+    shares = in_order(look, shares_of(count, workers), workers)
+    each = ((share, k) for share in shares for k in share.items)
+    for share, k in progress(each, "check", count):
+        if k == share.items[0]:
+            note(share)
+        if k in share.rejects:
             refused.append(k)
-            rejects += found
-            continue
-        header, start = found.header, found.start
-        bucket = Bucket((header.rows, header.columns), header.dtype)
-        plan.bucket[k] = buckets.setdefault(bucket, len(buckets))
-        plan.hashes[k], plan.heads[k] = found.hash, found.head
-        if start:
-            plan.common[k] = commons.setdefault(header, len(commons))
-            plan.places[k] = start.place, start.length
-            if start.instance is not None:
-                plan.own[k, 0] = start.instance
-            if start.window:
-                plan.own[k, 1:] = start.window
+            rejects += share.rejects[k]
     plan.buckets.extend(buckets)
     plan.commons.extend(commons)
     return plan.without(refused) if refused else plan, rejects
 
 
-def shares_of(count: int) -> Iterator[range]:
-    """Yield the places of so many images in shares."""
-    for first in range(0, count, SHARE):
-        yield range(first, min(first + SHARE, count))
+def shares_of(count: int, workers: int) -> Iterator[range]:
+    """Yield the places of so many images in shares, some for each worker."""
+    size = SHARE if workers == 1 else min(SHARE, max(1, count // (4 * workers)))
+    for first in range(0, count, size):
+        yield range(first, min(first + size, count))
+
+
+def join_names(paths: Sequence[str]) -> tuple[bytes, NDArray[np.int64]]:
+    """Return paths with NUL behind each, and where each begins; the last is the end."""
+    names = os.fsencode("\0".join([*paths, ""]))
+    ends = np.flatnonzero(np.frombuffer(names, np.uint8) == 0) + 1
+    return names, np.concatenate([[0], ends])
 
 
 def within_root(path: str, link: Link) -> str:
@@ -200,13 +207,18 @@ def within_root(path: str, link: Link) -> str:
     return posixpath.relpath(path, link.root)
 
 
-class _Look(NamedTuple):
-    """What was found of an image: its header, or what its file has with others."""
+class _Share(NamedTuple):
+    """What was found of neighbours among images, as columns but for the rejects.
 
-    header: dicom.Header
-    start: dicom.Start | None
-    hash: int
-    head: int
+    bucket : int64 (n,), which of the buckets; 0 where there is a reject
+    """
+
+    items: range
+    looks: dicom.Looks
+    hashes: NDArray[np.uint64]
+    bucket: NDArray[np.int64]
+    buckets: list[Bucket]
+    rejects: dict[int, list[Reject]]
 
 
 def _by_image(
@@ -225,24 +237,36 @@ def _by_image(
 
 
 def _look_at(
-    groups: list[Sequence[Link]], paths: Paths, max_pixel_bytes: int
-) -> list[_Look | list[Reject]]:
+    items: range, groups: list[Sequence[Link]], paths: Paths, max_pixel_bytes: int
+) -> _Share:
     """Look at files of images, many at a time; those that are not plain, one by one."""
     names = [paths.direct(links[0].dicom_path, links[0].root) for links in groups]
     # A path that does not exist stands for one that others must look at.
-    encoded = [os.fsencode(name or "") + b"\0" for name in names]
-    ends = np.cumsum([0, *map(len, encoded)])
-    starts, heads = dicom.look_at_files(b"".join(encoded), ends)
-    found: list[_Look | list[Reject]] = []
-    for links, start, head in zip(groups, starts, heads.tolist(), strict=True):
-        try:
-            header = start.common if start else None
-            header = _check(links, header, paths, max_pixel_bytes)
-        except Refusal as exc:
-            found.append(exc.rejects)
-        else:
-            found.append(_Look(header, start, hash_links(links), head))
-    return found
+    looks = dicom.look_at_files(*join_names([name or "" for name in names]))
+    buckets = list(map(_bucket, looks.commons))
+    small = [each.pixel_bytes <= max_pixel_bytes for each in looks.commons]
+    count = len(items)
+    hashes, bucket = np.zeros(count, np.uint64), np.zeros(count, np.int64)
+    share = _Share(items, looks, hashes, bucket, buckets, {})
+    common = looks.common.tolist()
+    for k, links, number in zip(items, groups, common, strict=True):
+        # Nearly always, nothing else can be wrong.
+        if number == NO_START or not small[number] or len(links) > 1 or links[0].frame:
+            header = None if number == NO_START else looks.commons[number]
+            try:
+                header = _check(links, header, paths, max_pixel_bytes)
+            except Refusal as exc:
+                share.rejects[k] = exc.rejects
+                continue
+            number = len(buckets)
+            buckets.append(_bucket(header))
+        share.bucket[k - items.start] = number
+        share.hashes[k - items.start] = hash_links(links)
+    return share
+
+
+def _bucket(header: dicom.Header) -> Bucket:
+    return Bucket((header.rows, header.columns), header.dtype)
 
 
 def _check(

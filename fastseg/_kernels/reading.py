@@ -22,7 +22,7 @@ from fastseg._kernels.system import (
 
 # What is aligned begins at multiples of this many bytes: a line of the caches.
 LINE = 64
-UNREAD = -1
+UNREAD = UNKNOWN = -1
 NUL = 0
 # Numbers with more letters are left to others; those of 15 digits are exact.
 LONGEST_NUMBER = 16
@@ -68,8 +68,8 @@ def read_files(names, starts, first, sizes, leads, buffer, places, stamps, sums)
     """Read files from `first` on, as many as the buffer takes; return the next one.
 
     names  : uint8, paths, each with NUL behind it; starts : int64 (n + 1,), where
-    sizes  : int64 (n,), of the files, as they are expected
-    leads  : int64 (n,), what is `leads` bytes behind a file's beginning is aligned
+    sizes  : int64 (n,), of the files, as they are expected; UNKNOWN for any
+    leads  : int64 (n,), so many bytes behind a file's beginning is what is aligned
     buffer : uint8, filled from its beginning
     places : int64 (n,), where in the buffer each file begins, UNREAD if it was not
         read or is not what was expected
@@ -140,7 +140,7 @@ def plain_number(text, start, size):
 
 
 @kernel
-def look_at_files(names, starts, wanted, data, found, counts, own, sums):
+def look_at_files(names, starts, wanted, data, found, counts, own, odd, sums):
     """Find the elements that files begin with.
 
     names, starts : as for `read_files`
@@ -150,6 +150,7 @@ def look_at_files(names, starts, wanted, data, found, counts, own, sums):
     found  : int64 (n, w, 3), as of `find_elements`
     counts : int64 (n,), how many elements; 0 where others must look
     own    : float64 (n, c), NaN where there is no such element
+    odd    : bool (n,), whether one of these is otherwise than nearly all are
     sums   : uint64 (n,), XXH3-64 of what stands before the pixels
 
     Returns bool (n,): whether all else is as it is in the file before.
@@ -157,7 +158,7 @@ def look_at_files(names, starts, wanted, data, found, counts, own, sums):
     status, stamp = np.zeros(STATUS_WORDS, np.int64), np.empty(4, np.int64)
     alike = np.zeros(len(counts), np.bool_)
     for k in range(len(counts)):
-        counts[k], own[k] = 0, np.nan
+        counts[k], own[k], odd[k] = 0, np.nan, False
         handle = open_file(address_of(names) + starts[k], np.int32(FLAGS))
         if handle < 0:
             continue
@@ -166,22 +167,18 @@ def look_at_files(names, starts, wanted, data, found, counts, own, sums):
             size = read_all(handle, address_of(data[k]), data.shape[1])
         close_file(np.int32(handle))
         count = find_elements(data[k, :size], wanted, found[k]) if size else 0
+        counts[k] = count
         if count == 0:
             continue
-        sound = True
         for j in range(count - 1):
-            row = found[k, j, 0]
+            row, at, length = found[k, j, 0], found[k, j, 1], found[k, j, 2]
             if wanted[row, 2]:
-                at, length = found[k, j, 1], found[k, j, 2]
                 value, is_plain = plain_number(data[k], at, length)
                 own[k, wanted[row, 2] - 1] = value
-                sound &= is_plain
+                odd[k] |= not is_plain
                 if wanted[row, 1] == IS:
                     for place in range(at, at + length):
-                        sound &= data[k, place] != POINT
-        if not sound:
-            continue
-        counts[k] = count
+                        odd[k] |= data[k, place] == POINT
         sums[k] = hash_bytes(address_of(data[k]), found[k, count - 1, 1])
         if k > 0 and counts[k - 1] == count:
             alike[k] = has_same(

@@ -55,7 +55,7 @@ def _external(library: Any, name: str, result: Any, *arguments: Any) -> Any:
         return None
     if numba.config.DISABLE_JIT:
         found.argtypes, found.restype = arguments, result
-        return found
+        return lambda *values: found(*map(int, values))
     own_name = f"fastseg_{name}"
     address = ctypes.cast(found, ctypes.c_void_p).value
     binding.add_symbol(own_name, address)

@@ -23,7 +23,7 @@ from fastseg.dicom.header import (
     Image,
     check_request,
 )
-from fastseg.dicom.plain import Start, look_at_files
+from fastseg.dicom.plain import UNKNOWN, Looks, Start, look_at_files
 from fastseg.errors import DicomError
 
 __all__ = [
@@ -31,8 +31,10 @@ __all__ = [
     "MAX_OTHER_BYTES",
     "MAX_PIXEL_BYTES",
     "PIXELS",
+    "UNKNOWN",
     "Header",
     "Image",
+    "Looks",
     "Start",
     "check_request",
     "decode",

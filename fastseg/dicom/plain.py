@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
 from io import FileIO
+from itertools import pairwise
+from math import nan
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -52,6 +54,9 @@ CHARACTER_SETS = frozenset(
     + [b"ISO 2022 IR %d" % k for k in (6, 13, 58, 87, 100, 101, 109, 110, 126)]
     + [b"ISO 2022 IR %d" % k for k in (127, 138, 144, 148, 149, 159, 166)]
 )
+
+
+UNKNOWN = -1
 
 
 class Start(NamedTuple):
@@ -111,59 +116,92 @@ def look(data: bytes) -> Start | None:
     )
 
 
-def look_at_files(
-    names: bytes, starts: NDArray[np.int64]
-) -> tuple[list[Start | None], NDArray[np.uint64]]:
-    """Return how plain files start, None of others, and what stands before the pixels.
+class Looks(NamedTuple):
+    """How n files start, as columns.
+
+    commons : the headers, but for what tells the files of a series apart
+    common  : int64 (n,), which of them a file has; UNKNOWN if it is not plain
+    own     : float64 (n, 3), InstanceNumber, centre and width of the window; NaN if
+        absent
+    places  : int64 (n, 2), where the pixels begin, and their length
+    heads   : uint64 (n,), XXH3-64 of what stands before them
+    """
+
+    commons: list[Header]
+    common: NDArray[np.int64]
+    own: NDArray[np.float64]
+    places: NDArray[np.int64]
+    heads: NDArray[np.uint64]
+
+
+def look_at_files(names: bytes, starts: NDArray[np.int64]) -> Looks:
+    """Return how files start; one that cannot be read is not plain.
 
     names, starts : real paths, each with NUL behind it, and where each begins
-
-    The latter are XXH3-64. Files that cannot be read have None, too.
     """
     count = len(starts) - 1
-    sums = np.zeros(count, np.uint64)
+    looks = Looks(
+        commons=[],
+        common=np.full(count, UNKNOWN),
+        own=np.full((count, len(OWN)), np.nan),
+        places=np.zeros((count, 2), np.int64),
+        heads=np.zeros(count, np.uint64),
+    )
     if not system.AVAILABLE or not count:
-        return [None] * count, sums
+        return looks
     data = np.empty((count, PIECES[0]), np.uint8)
     found = np.empty((count, len(WANTED), 3), np.int64)
-    counts, own = np.empty(count, np.int64), np.empty((count, len(OWN)))
+    counts, odd = np.empty(count, np.int64), np.empty(count, np.bool_)
     text = np.frombuffer(names, np.uint8)
     alike = reading.look_at_files(
-        text, starts, WANTED, data, found, counts, own, sums
-    ).tolist()
-    places = np.take_along_axis(found, np.maximum(counts - 1, 0)[:, None, None], 1)
-    header: Header | None = None
-    function = ""
-    starts_of: list[Start | None] = []
-    rows = zip(counts.tolist(), places[:, 0].tolist(), own.tolist(), strict=True)
-    for k, (elements, (_, place, length), (instance, centre, width)) in enumerate(rows):
-        if not elements:
-            starts_of.append(None)
+        text, starts, WANTED, data, found, counts, looks.own, odd, looks.heads
+    )
+    looks.places[:] = found[np.arange(count), np.maximum(counts, 1) - 1, 1:]
+    is_first = (counts > 0) & ~alike
+    bounds = [*np.flatnonzero(is_first | (counts == 0)).tolist(), count]
+    for first, stop in pairwise(bounds):
+        if not counts[first]:
             continue
-        if not alike[k]:
-            raw = tuple(
-                (row, at if READERS[row] is None else data[k, at : at + size].tobytes())
-                for row, at, size in found[k, : elements - 1].tolist()
-                if row not in OWN
+        raw = _values(data[first], found[first, : counts[first] - 1])
+        try:
+            header, function = _header(
+                tuple(pair for pair in raw.items() if pair[0] not in OWN)
             )
+        except (_Doubt, DicomError):
+            continue  # for pydicom to say
+        looks.common[first:stop] = len(looks.commons)
+        looks.commons.append(header)
+        for k in (np.flatnonzero(odd[first:stop]) + first).tolist():
+            raw = _values(data[k], found[k, : counts[k] - 1])
             try:
-                header, function = _header(raw)
-            except (_Doubt, DicomError):
-                header = None  # for pydicom to say
-        if header is None:
-            starts_of.append(None)
-            continue
-        window = [number for number in (centre, width) if number == number]
-        starts_of.append(
-            Start(
-                common=header,
-                instance=int(instance) if instance == instance else None,
-                window=linear_window(window, function),
-                place=place,
-                length=length,
-            )
-        )
-    return starts_of, sums
+                looks.own[k] = _own([raw.get(row, b"") for row in OWN])
+            except _Doubt:
+                looks.common[k] = UNKNOWN
+        window = looks.own[first:stop, 1:]
+        if function == "LINEAR_EXACT":
+            window += np.where(window[:, 1:] > 0, (0.5, 1.0), np.nan)
+        elif function != "LINEAR":
+            window[:] = np.nan
+        window[~(window[:, 1] >= 1) | np.isnan(window[:, 0])] = np.nan
+    return looks
+
+
+def _values(data: NDArray[np.uint8], found: NDArray[np.int64]) -> dict[int, Any]:
+    """Return the values of elements by their row in WANTED."""
+    return {
+        row: at if READERS[row] is None else data[at : at + size].tobytes()
+        for row, at, size in found.tolist()
+    }
+
+
+def _own(raw: list[bytes]) -> tuple[float, float, float]:
+    """Return InstanceNumber, and centre and width of the window; NaN if absent."""
+    instance, (centre, *_), (width, *_) = (
+        _integer(raw[0]),
+        _decimals(raw[1]) or (nan,),
+        _decimals(raw[2]) or (nan,),
+    )
+    return nan if instance == "" else float(instance), centre, width
 
 
 def read_header(file: FileIO) -> Header | None:

@@ -14,6 +14,9 @@ from fastseg.sources import sunnybrook
 
 # How to read the contours of a file, by the `format` of its links.
 READERS = {"sunnybrook": sunnybrook.read_rings}
+# Those of which a file is one ring, and its lines, nearly always, two plain decimals:
+# `_kernels.labels.parse_files` reads many at a time.
+PLAIN = {"sunnybrook"}
 
 
 def link(

@@ -22,9 +22,9 @@ from fastseg.store.records import Record, Records, from_bytes, to_bytes
 
 # Length and XXH3-64 of what follows: the rules of the build, then records.
 FRAME = struct.Struct("<QQ")
-# Frames that are at hand when they are read again, some 3 MB: all of a small set, and
+# Frames that are at hand when they are read again, some 2 MB: all of a small set, and
 # of others enough for items of an interrupted build, which stand elsewhere.
-FRAMES_AT_HAND = 32
+FRAMES_AT_HAND = 8
 
 
 class Kept(NamedTuple):

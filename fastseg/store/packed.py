@@ -9,7 +9,7 @@ the bytes are others in that place.)
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from fastseg.errors import StoreError
 from fastseg.store import compression, layout, writer
-from fastseg.store.partial import Partial, Work
+from fastseg.store.partial import Partial
+from fastseg.store.work import Work
 
 
 class CompressedPartial(Partial):
@@ -80,15 +81,15 @@ class CompressedPartial(Partial):
         items: NDArray[np.int64],
         data: NDArray[np.uint8],
         starts: Sequence[int],
-        masks: Sequence[NDArray[Any] | None],
+        masks: Mapping[int, NDArray[Any]],
     ) -> NDArray[np.int64]:
         """Write the chunks of items of one bucket; return their places, a row each."""
         places = []
-        for k, start, mask in zip(items.tolist(), starts, masks, strict=True):
+        for j, (k, start) in enumerate(zip(items.tolist(), starts, strict=True)):
             bucket = self.shape.buckets[k]
             size = bucket.shape[0] * bucket.shape[1] * bucket.dtype.itemsize
             image = data[start : start + size].view(bucket.dtype)
-            places.append(self.write(k, image.reshape(bucket.shape), mask))
+            places.append(self.write(k, image.reshape(bucket.shape), masks.get(j)))
         return np.array(places, np.int64)
 
     def _complete(self) -> tuple[Path, str]:

@@ -28,7 +28,7 @@ from fastseg.store.records import Records, join
 from fastseg.store.tally import Tally
 
 # So many items are gathered before their columns are written.
-ITEMS_AT_ONCE = 1024
+ITEMS_AT_ONCE = 512
 COPIED_AT_ONCE = 2**20
 
 
@@ -206,10 +206,13 @@ class _Column:
         """Write the next values."""
         array = np.ascontiguousarray(values, self._dtype)
         if array.size:
-            # A fourth of the time that h5py's own indexing takes.
-            place = self._dataset.get_space()
-            place.select_hyperslab((self._end, *[0] * (array.ndim - 1)), array.shape)
-            memory = h5py.h5s.create_simple(array.shape)
+            place = memory = h5py.h5s.ALL
+            if array.shape != self._shape:
+                # A fourth of the time that h5py's own indexing takes.
+                place = self._dataset.get_space()
+                start = self._end, *[0] * (array.ndim - 1)
+                place.select_hyperslab(start, array.shape)
+                memory = h5py.h5s.create_simple(array.shape)
             self._dataset.write(memory, place, array, self._type)
             self._hash.update(array.data)
         self._end += len(array)
@@ -294,10 +297,10 @@ def _write_attributes(
     wrote = layout.canonical_json(dict(software))
     del checksums["contours/points"]  # have theirs by item
     checksums["software"] = layout.checksum(wrote.encode())
-    file["items/percentiles"].attrs["q"] = layout.PERCENTILES
-    attributes = file.attrs
+    _describe(file["items/percentiles"], q=np.array(layout.PERCENTILES))
+    attributes: dict[str, Any] = {}
     attributes["format"] = _text(layout.FORMAT)
-    attributes["version"] = layout.VERSION
+    attributes["version"] = np.array(layout.VERSION)
     attributes["classes"] = _texts(shape.classes)
     attributes["buckets"] = _texts(names)
     attributes["options"] = _text(layout.canonical_json(dict(options)))
@@ -307,8 +310,17 @@ def _write_attributes(
     attributes["fingerprint"] = _text(fingerprint)
     if shape.compression:
         attributes["compression"] = _text(shape.compression)
-    attributes["complete"] = 1
+    attributes["complete"] = np.array(1)
+    _describe(file, **attributes)
     return fingerprint
+
+
+def _describe(place: Any, **attributes: NDArray[Any]) -> None:
+    """Give a group or dataset attributes, four times as fast as h5py's own way."""
+    for name, value in attributes.items():
+        space = h5py.h5s.create_simple(value.shape)
+        kind = h5py.h5t.py_create(value.dtype, logical=True)
+        h5py.h5a.create(place.id, name.encode(), kind, space).write(value)
 
 
 def starts_of(shape: Shape, extents: Extents) -> NDArray[np.int64]:

@@ -1,0 +1,156 @@
+"""Items many at a time: as one by one, and nothing is taken for what it is not."""
+
+import os
+import random
+import warnings
+from dataclasses import replace
+
+import numpy as np
+import pydicom
+import pytest
+from xxhash import xxh3_64_intdigest
+
+import fastseg
+from fastseg._kernels import reading, system
+from fastseg.dicom import plain
+from fastseg.errors import RejectedWarning
+from fastseg.files import stamp_of
+from tests import dicom_damage as damage
+
+needs_kernels = pytest.mark.skipif(not system.AVAILABLE, reason="needs Linux")
+
+
+def names_of(paths):
+    """Return paths as kernels take them."""
+    names = [os.fsencode(path) + b"\0" for path in paths]
+    return b"".join(names), np.cumsum([0, *map(len, names)])
+
+
+def read(paths, sizes, room=2**16):
+    """Return what `read_files` finds, and how far it came."""
+    names, starts = names_of(paths)
+    places, digests = np.full(len(paths), 7), np.zeros(len(paths), np.uint64)
+    stamps, buffer = np.zeros((len(paths), 4), np.int64), np.zeros(room, np.uint8)
+    leads, data = np.full(len(paths), 3), np.frombuffer(names, np.uint8)
+    stop = reading.read_files(
+        *(data, starts, 0, np.array(sizes), leads, buffer, places, stamps, digests)
+    )
+    return stop, places[:stop].tolist(), stamps, digests, buffer
+
+
+@needs_kernels
+@pytest.mark.kernel
+def test_files_are_read_hashed_and_stamped(tmp_path):
+    """Contents, stamps and checksums are those of the files, what leads aligned."""
+    contents, paths = [b"abc", b"", bytes(range(200)), b"y" * 5000], []
+    for k, content in enumerate(contents):
+        paths.append(tmp_path / f"{k} ü")
+        paths[-1].write_bytes(content)
+    stop, places, stamps, digests, buffer = read(paths, [3, 0, 200, reading.UNKNOWN])
+    assert stop == 4
+    for path, content, place, stamp, digest in zip(
+        paths, contents, places, stamps, digests, strict=True
+    ):
+        assert buffer[place : place + len(content)].tobytes() == content
+        assert (buffer.ctypes.data + place + 3) % reading.LINE == 0
+        assert tuple(stamp) == stamp_of(path)
+        assert digest == xxh3_64_intdigest(content)
+    assert read(paths, [3, 0, 200, 5000], room=2000)[0] == 3
+
+
+@needs_kernels
+@pytest.mark.kernel
+def test_what_is_not_expected_is_not_read(tmp_path):
+    """Folders, pipes, links, nothing, other sizes and too much are left to others."""
+    file = tmp_path / "file"
+    file.write_bytes(b"123")
+    (tmp_path / "link").symlink_to(file)
+    os.mkfifo(tmp_path / "pipe")
+    paths = [tmp_path, tmp_path / "pipe", tmp_path / "link", tmp_path / "none"]
+    paths += [file, file, file]
+    _, places, *_ = read(paths, [reading.UNKNOWN] * 4 + [2, 4, 3])
+    assert places[:-1] == [reading.UNREAD] * 6
+    assert places[-1] >= 0
+    file.write_bytes(bytes(100))
+    assert read([file], [reading.UNKNOWN], room=80)[1] == [reading.UNREAD]
+
+
+@needs_kernels
+@pytest.mark.kernel
+def test_a_look_at_many_files_is_one_at_each(tmp_path):
+    """Whatever is answered of spoilt files is what `look` says of their beginning."""
+    rng, paths, datas = random.Random(5), [], []
+    for k in range(200):
+        datas.append(damage.make_file(rng))
+        if k % 3 == 0 and k:  # much alike
+            datas[-1] = damage.spoil_bytes(rng, datas[0], len(datas[0]))
+        paths.append(tmp_path / f"{k}.dcm")
+        paths[-1].write_bytes(datas[-1])
+    looks, answered = plain.look_at_files(*names_of(paths)), 0
+    for k, number in enumerate(looks.common.tolist()):
+        start = plain.look(datas[k][: plain.PIECES[0]])
+        if number == plain.UNKNOWN:
+            assert start is None
+            continue
+        answered += 1
+        instance, *window = looks.own[k].tolist()
+        assert start.common == looks.commons[number]
+        assert start.instance == (None if np.isnan(instance) else instance)
+        assert start.window == (None if np.isnan(window[0]) else tuple(window))
+        assert [start.place, start.length] == looks.places[k].tolist()
+        assert start.holds(datas[k][: start.place + start.length], int(looks.heads[k]))
+    assert answered > 20
+
+
+def edited(path, **elements):
+    """Change elements of a file."""
+    dataset = pydicom.dcmread(path)
+    for name, value in elements.items():
+        setattr(dataset, name, value)
+    dataset.save_as(path, enforce_file_format=True)
+
+
+def spoil(study):
+    """Make most of a study's files odd in one way or another."""
+    images = sorted(study.glob("dicoms/*/*.dcm"))
+    edited(images[0], PhotometricInterpretation="MONOCHROME1", RescaleSlope="1.5")
+    edited(images[1], WindowCenter=["40", "400"], WindowWidth=["80", "2000"])
+    edited(images[2], VOILUTFunction="LINEAR_EXACT", WindowWidth="0.5")
+    edited(images[3], BitsStored=3, HighBit=2)  # bits that are not stored are set
+    edited(images[4], WindowCenter="1e2", WindowWidth="")
+    images[5].rename(images[5].with_suffix(".away"))
+    images[5].symlink_to(images[5].with_suffix(".away").name)
+    os.truncate(images[6], images[6].stat().st_size - 2)
+    images[7].write_bytes(images[7].read_bytes() + bytes(2))
+    contours = sorted(study.glob("contourfiles/*/*/*.txt"))
+    contours[0].write_text("1e1 5\n\n20 5\n5 20\n")
+    contours[1].write_text("")
+    contours[2].write_text("5 5\n5 5\n5 9\n")
+    contours[3].write_text("-100 -100\n-90 -100\n-100 -90\n")
+    contours[4].unlink()
+    contours[5].write_bytes(b"5.5 6.25\r\n20 7\r\n9 30.125\r\n")
+    contours[6].write_text("".join(f"{k % 40} {k * k % 37}\n" for k in range(12_000)))
+
+
+@pytest.mark.parametrize("compress", [False, True])
+@pytest.mark.parametrize(
+    "options", [{}, {"edges": "closed", "origin": "corner"}, {"fill": "nonzero"}]
+)
+def test_many_at_a_time_are_as_one_by_one(
+    study, tmp_path, monkeypatch, compress, options
+):
+    """Bytes and report are the same, of plain files as of odd ones."""
+    table = fastseg.link(study, keep_unlabelled=True)
+    links = [replace(link, format="other") for link in table.links[-1:]]
+    table = replace(table, links=(*table.links[:-1], *links))
+    spoil(study)
+    reports = []
+    for available in (system.AVAILABLE, False):
+        monkeypatch.setattr(system, "AVAILABLE", available)
+        path = tmp_path / f"{len(reports)}.h5"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RejectedWarning)
+            reports.append(fastseg.build(table, path, compress=compress, **options))
+    assert replace(reports[0], path=reports[1].path) == reports[1]
+    assert reports[0].path.read_bytes() == reports[1].path.read_bytes()
+    assert len(reports[0].rejects) > 4
