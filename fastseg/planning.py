@@ -19,7 +19,7 @@ from fastseg.store.layout import Bucket
 
 # Images that are handled together: what is done once for all of them costs little
 # for each, and an interrupted build loses no more of them.
-SHARE = 64
+SHARE = 128
 NO_START = dicom.UNKNOWN
 
 
@@ -47,7 +47,7 @@ class Planned(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """The images that are to be built, as columns: a tenth of what objects take.
+    """The images that are to be built, as columns: a fourth of what objects take.
 
     links   : of the table, those of an image together
     bounds  : int64 (n, 2), which of them are an image's

@@ -63,8 +63,11 @@ def _external(library: Any, name: str, result: Any, *arguments: Any) -> Any:
     return types.ExternalFunction(own_name, kinds[0](*kinds[1:]))
 
 
-_libc = _library(None) if sys.platform == "linux" else None
-_xxhash = _library(sys.modules["xxhash._xxhash"].__file__) if _libc else None
+# Where addresses and places in files are of 64 bits, as they are told here.
+_is_linux = sys.platform == "linux" and sys.maxsize > 2**32
+_libc = _library(None) if _is_linux else None
+_loaded = getattr(sys.modules.get("xxhash._xxhash"), "__file__", None)
+_xxhash = _library(_loaded) if _libc and _loaded else None
 _int, _long = ctypes.c_int, ctypes.c_ssize_t
 
 # open(path, flags), close(handle), pread(handle, buffer, count, offset),

@@ -24,7 +24,7 @@ from fastseg.store.records import Record, Records, from_bytes, to_bytes
 FRAME = struct.Struct("<QQ")
 # Frames that are at hand when they are read again, some 2 MB: all of a small set, and
 # of others enough for items of an interrupted build, which stand elsewhere.
-FRAMES_AT_HAND = 8
+FRAMES_AT_HAND = 4
 
 
 class Kept(NamedTuple):
