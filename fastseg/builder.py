@@ -1,13 +1,14 @@
 """Links to store: the only room that sees images, contours and the store together."""
 
 import warnings
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,9 +22,10 @@ from fastseg.errors import (
     StoreError,
     whole_number,
 )
-from fastseg.links import LinkTable, Paths, Reject, StrPath, save_rejects
+from fastseg.grouping import Images
+from fastseg.links import Link, LinkTable, Paths, Reject, StrPath, save_rejects
 from fastseg.making import Maker
-from fastseg.planning import Plan, Planned, Refusal, plan_build, shares_of
+from fastseg.planning import Part, Plan, Planned, Refusal, plan_build
 from fastseg.progress import Progress, in_order, silent
 from fastseg.raster import Rules
 from fastseg.store import compression, layout
@@ -94,16 +96,19 @@ def build(
     max_pixel_bytes = whole_number("max_pixel_bytes", max_pixel_bytes, 1)
     if compress:
         compression.require("building a compressed store")
-    table = links if isinstance(links, LinkTable) else LinkTable.load(links)
     target = Path(output)
-    if len(table.classes) > layout.MAX_CLASSES:
-        raise BuildError(
-            f"the links have {len(table.classes)} classes, a store holds at most "
-            f"{layout.MAX_CLASSES}; link fewer labels"
-        )
     with sole_builder(target):
+        if isinstance(links, LinkTable):
+            images = Images.of_table(links)
+        else:
+            images = Images.of_file(links, target.parent)
+        if len(images.classes) > layout.MAX_CLASSES:
+            raise BuildError(
+                f"the links have {len(images.classes)} classes, a store holds at most "
+                f"{layout.MAX_CLASSES}; link fewer labels"
+            )
         work = _Build(
-            table, target, rules, workers, max_pixel_bytes, compress, progress
+            images, target, rules, workers, max_pixel_bytes, compress, progress
         )
         fingerprint = work.run()
     rejects = tuple(dict.fromkeys(work.rejects))
@@ -134,9 +139,8 @@ def build(
 
 @dataclass(slots=True)
 class _Share:
-    """Neighbours of the plan, and what became of them.
+    """A part of the plan, and what became of it; items are counted from 0.
 
-    items   : their places in the plan
     left    : what an interrupted build has left of some of them
     made    : which of them are in the file, in their order
     records : of these, in their order
@@ -144,7 +148,7 @@ class _Share:
     rejects : of all, by item
     """
 
-    items: range
+    part: Part
     left: dict[int, tuple[Work, Record]]
     made: list[int] = field(default_factory=list)
     records: Records | None = None
@@ -157,7 +161,7 @@ class _Build:
 
     def __init__(
         self,
-        table: LinkTable,
+        images: Images,
         target: Path,
         rules: Rules,
         workers: int,
@@ -165,16 +169,16 @@ class _Build:
         compress: bool,
         progress: Progress,
     ):
-        self.table, self.target = table, target
+        self.images, self.target = images, target
         self.workers, self.progress = workers, progress
         self.partial = CompressedPartial if compress else Partial
         self.options, self.versions = asdict(rules), _versions()
         zstd = {compression.NAME: compression.version()} if compress else {}
         self.software = {**self.versions, **zstd}
-        paths = Paths(table.base)
-        self.maker = Maker(paths, table.classes, rules, max_pixel_bytes)
+        paths = Paths(images.base)
+        self.maker = Maker(paths, images.classes, rules, max_pixel_bytes)
         self.older = self._find_older()
-        self.rejects = list(table.rejects)
+        self.rejects = list(images.rejects)
         self.off_image: list[str] = []
         self.samples = self.kept = self.drawn = 0
         # Made by this build: what a second pass takes over was not there before.
@@ -183,8 +187,9 @@ class _Build:
     def run(self) -> str | None:
         """Build, and return the fingerprint; None if there is nothing to build."""
         plan, rejects = plan_build(
-            self.table,
+            self.images,
             self.maker.paths,
+            self.target.parent,
             self.progress,
             self.workers,
             self.maker.max_pixel_bytes,
@@ -200,8 +205,8 @@ class _Build:
         while len(plan):
             with self.partial(
                 self.target,
-                buckets=[plan.buckets[k] for k in plan.bucket.tolist()],
-                links=plan.hashes,
+                buckets=plan.buckets,
+                parts=plan.slots,
                 classes=self.maker.classes,
                 options=self.options,
                 software=self.software,
@@ -220,31 +225,30 @@ class _Build:
         """Make all items; return the places of those that cannot be made."""
         self.off_image, self.kept, self.drawn = [], 0, 0
         failed = set()
-        count, bulk = len(plan), Bulk(self.maker, plan)
+        bulk = Bulk(self.maker)
 
         def make(share: _Share) -> _Share:
             self._make(partial, bulk, share)
             return share
 
         # Only this thread reads and writes the journal.
-        ranges = shares_of(count, self.workers)
-        shares = (_Share(items, partial.kept(items)) for items in ranges)
+        shares = (_Share(part, partial.kept(part.slots)) for part in plan.parts())
         with closing(in_order(make, shares, self.workers)) as done:
-            each = ((share, k) for share in done for k in share.items)
+            each = ((share, k) for share in done for k in range(len(share.part)))
             share, passed = None, -1
             try:
-                for share, passed in self.progress(each, "build", count):
+                for share, passed in self.progress(each, "build", len(plan)):
                     if passed not in share.made:
-                        failed.add(passed)
-                    if passed == share.items[-1]:
-                        self._note(partial, plan, share, passed)
+                        failed.add(share.part.first + passed)
+                    if passed == len(share.part) - 1:
+                        self._note(partial, share, passed)
             except BaseException:
-                if share is not None and passed != share.items[-1]:
-                    self._note(partial, plan, share, passed)
+                if share is not None and passed != len(share.part) - 1:
+                    self._note(partial, share, passed)
                 raise
         return failed
 
-    def _note(self, partial: Partial, plan: Plan, share: _Share, last: int) -> None:
+    def _note(self, partial: Partial, share: _Share, last: int) -> None:
         """Put into the journal and the report what became of a share, up to an item."""
         for k, rejects in share.rejects.items():
             if k <= last:
@@ -254,26 +258,28 @@ class _Build:
             return
         if len(made) < records.items:
             records = records.pick(range(len(made)))
-        partial.add(made, records)
-        self.fresh[[k for k in made if k not in share.kept]] = True
-        self.kept += len(made) - int(self.fresh[made].sum())
+        partial.add(share.part.slots.pick(made), records)
+        first = share.part.first
+        self.fresh[[first + k for k in made if k not in share.kept]] = True
+        self.kept += len(made) - int(self.fresh[[first + k for k in made]].sum())
         for j in np.flatnonzero(records.facts["labelled"]).tolist():
             facts = records.facts[j]
-            self._count(plan, made[j], facts["labelled"], facts["pixels"])
+            self._count(share.part.links[made[j]], facts["labelled"], facts["pixels"])
 
     def _make(self, partial: Partial, bulk: Bulk, share: _Share) -> None:
         """Put a share's items into the file."""
         # What stands there already is compared one by one.
-        fresh = [k for k in share.items if k not in share.left]
+        everything = range(len(share.part))
         done: list[int] = []
         records: Records | None = None
         if self.older is None:
-            done, records = bulk.make(fresh, partial)
+            fresh = [k for k in everything if k not in share.left]
+            done, records = bulk.make(share.part, fresh, partial)
         singles: list[Record] = []
         made = done.copy()
-        for k in sorted({*share.items}.difference(done)):
+        for k in sorted({*everything}.difference(done)):
             try:
-                singles.append(self._make_one(partial, bulk.plan, k, share))
+                singles.append(self._make_one(partial, k, share))
                 made.append(k)
             except Refusal as exc:
                 share.rejects[k] = exc.rejects
@@ -285,20 +291,20 @@ class _Build:
             in_order = share.made == made
             share.records = records if in_order else records.pick(np.argsort(made))
 
-    def _make_one(self, partial: Partial, plan: Plan, k: int, share: _Share) -> Record:
+    def _make_one(self, partial: Partial, k: int, share: _Share) -> Record:
         """Put an item into the file, from earlier work if that will do."""
-        item, left = plan[k], share.left.get(k)
+        item, left, slots = share.part[k], share.left.get(k), share.part.slots
         if left is not None and left[1].stamps == self.maker.stamps(item):
-            taken = partial.take(k, *left)
+            taken = partial.take(slots, k, *left)
             if taken is not None:
                 share.kept.add(k)
                 return taken
         material = self.maker.read(item)
         if material.rejects:
             share.rejects[k] = material.rejects
-        index = self.older.find(material.hash, item.bucket) if self.older else None
-        if self.older and index is not None:
-            pixels = self.older.pixels(index)
+        if self.older:
+            (index,) = self.older.find([material.hash], [item.bucket])
+            pixels = self.older.pixels(index) if index >= 0 else None
             if pixels is not None:
                 share.kept.add(k)
                 record = self.older.record(
@@ -306,10 +312,10 @@ class _Build:
                     links=0 if material.rejects else item.hash,
                     stamps=material.stamps,
                 )
-                return record._replace(places=partial.write(k, *pixels))
+                return record._replace(places=partial.write(slots, k, *pixels))
         image = self.maker.decode(item, material)
         record, mask = self.maker.make(item, material, image)
-        return record._replace(places=partial.write(k, image.pixels, mask))
+        return record._replace(places=partial.write(slots, k, image.pixels, mask))
 
     def _find_older(self) -> Finished | None:
         """Return the store that is to be replaced, if its items can be used again."""
@@ -340,64 +346,66 @@ class _Build:
         made = store.compression, store.software
         if made != (self.partial.compression, self.software):
             return False
-        found: list[int] = []
-        rejects: list[Reject] = []
-        bulk = Bulk(self.maker, plan)
+        bulk, rejects = Bulk(self.maker), []
 
-        def look(items: range) -> list[tuple[int | None, list[Reject]]]:
-            known = bulk.digests(items)
-            return [self._find(older, plan[k], known.get(k)) for k in items]
+        def look(part: Part) -> list[_Seen]:
+            known, seen = bulk.digests(part), []
+            buckets = [part.buckets[part.slots.bucket[k]] for k in known]
+            found = older.find(list(known.values()), buckets).tolist()
+            indices = dict(zip(known, found, strict=True))
+            for k, links in enumerate(part.links):
+                index = indices.get(k, -1)
+                is_found = index >= 0
+                seen.append(
+                    _Seen(links, index, []) if is_found else self._see(older, part[k])
+                )
+            return seen
 
-        ranges = shares_of(len(plan), self.workers)
-        with closing(in_order(look, ranges, self.workers)) as shares:
-            looks = chain.from_iterable(shares)
-            told = self.progress(looks, "compare", len(plan))
-            for k, (index, rejected) in enumerate(told):
-                if index is None:
-                    return False
-                if index >= 0:
-                    found.append(index)
-                    items = older.store.items
-                    self.kept += 1
-                    self._count(
-                        plan, k, items["labelled"][index], items["pixels"][index]
-                    )
+        with closing(in_order(look, plan.parts(), self.workers)) as parts:
+            each = chain.from_iterable(parts)
+            for links, place, rejected in self.progress(each, "compare", len(plan)):
                 rejects += rejected
-        if found != list(range(len(older.store))):
+                if place is None:  # it cannot be used, so it is not in the store
+                    continue
+                if place != self.kept:
+                    return False
+                self.kept += 1
+                facts = [store.items[name][place] for name in ("labelled", "pixels")]
+                self._count(links, *facts)
+        if self.kept != len(store):
             return False
         self.rejects += rejects
         return True
 
-    def _find(
-        self, older: Finished, item: Planned, known: int | None
-    ) -> tuple[int | None, list[Reject]]:
-        """Return which item of the store this is: None if it is new, -1 if unusable.
-
-        known : the hash of what it was made from if all its files can be used
-        """
-        index = None if known is None else older.find(known, item.bucket)
-        if index is not None:
-            return index, []
+    def _see(self, older: Finished, item: Planned) -> "_Seen":
         try:
             material = self.maker.read(item)
-            index = older.find(material.hash, item.bucket)
-            if index is None:  # it is new, unless it cannot be used anyway
+            (index,) = older.find([material.hash], [item.bucket]).tolist()
+            if index < 0:  # it is new, unless it cannot be used anyway
                 self.maker.decode(item, material)
-            return index, material.rejects
+            return _Seen(item.links, index, material.rejects)
         except Refusal as exc:
-            return -1, exc.rejects
+            return _Seen(item.links, None, exc.rejects)
 
-    def _count(self, plan: Plan, k: int, labelled: Any, pixels: Any) -> None:
+    def _count(self, links: Sequence[Link], labelled: Any, pixels: Any) -> None:
         """Count the contours of an item of the store for the report."""
         bits = int(labelled)
         if not bits:
             return
-        files = {link.label: link.contour_path for link in plan[k].links}
+        files = {link.label: link.contour_path for link in links}
         for bit, name in enumerate(self.maker.classes):
             if bits >> bit & 1:
                 self.drawn += 1
                 if not pixels[bit]:
                     self.off_image.append(files[name])
+
+
+class _Seen(NamedTuple):
+    """An item beside an older store: its place there, -1 if new, None if unusable."""
+
+    links: Sequence[Link]
+    place: int | None
+    rejects: list[Reject]
 
 
 @cache

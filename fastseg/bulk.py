@@ -5,6 +5,7 @@ those are made whose files are as plain as nearly all are and just as the plan f
 them; all others are left to it.
 """
 
+import itertools
 import threading
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -25,7 +26,7 @@ from fastseg.making import (
     mean_and_std,
     percentile_ranks,
 )
-from fastseg.planning import NO_START, Plan, join_names, within_root
+from fastseg.planning import NO_START, Part, join_names, within_root
 from fastseg.raster import scratch_rows, shift_origin
 from fastseg.store import layout
 from fastseg.store.layout import Bucket
@@ -43,6 +44,7 @@ TEXTS_AT_ONCE = 16
 class _Files(NamedTuple):
     """The files of n items of one bucket: first all images, then all contours.
 
+    items  : which of the part they are
     links  : of each image, then of each contour
     rings  : int64 (n + 1,), item k has the contours from rings[k] to rings[k + 1]
     bits   : int64 (c,), of the contours' classes
@@ -53,6 +55,8 @@ class _Files(NamedTuple):
     limits : int64 (n, 2), the least and the greatest value that may be
     """
 
+    part: Part
+    commons: "_Commons"
     items: NDArray[np.int64]
     links: list[Link]
     rings: NDArray[np.int64]
@@ -85,34 +89,38 @@ class _Found:
         self.masks = np.empty(count, np.uint64)
 
 
-class Bulk:
-    """Makes items of a plan by the rules of a Maker; threads share it."""
+class _Commons:
+    """What the kernels must know of headers that files have in common, as columns."""
 
-    def __init__(self, maker: Maker, plan: Plan):
-        self.maker, self.plan = maker, plan
+    def __init__(self, commons: list[dicom.Header]):
+        self.plain = np.array([each.frames == 1 for each in commons], np.bool_)
+        inverted = [each.photometric != "MONOCHROME2" for each in commons]
+        self.inverted = np.array(inverted, np.bool_)
+        self.limits = np.array(list(map(_limits, commons)), np.int64).reshape(-1, 2)
+        self.maps = np.array([each.value_map for each in commons]).reshape(-1, 2)
+        spacings = [each.spacing_mm or (np.nan, np.nan) for each in commons]
+        self.spacings = np.array(spacings).reshape(-1, 2)
+
+
+class Bulk:
+    """Makes items of parts of a plan by the rules of a Maker; threads share it."""
+
+    def __init__(self, maker: Maker):
+        self.maker = maker
         self._local = threading.local()
         self._masks = layout.mask_dtype(maker.classes)
         self._bits = {name: bit for bit, name in enumerate(maker.classes)}
-        # Of each header that files have in common: whether it may be, and its facts.
-        commons = plan.commons
-        self._plain = np.array([each.frames == 1 for each in commons], np.bool_)
-        inverted = [each.photometric != "MONOCHROME2" for each in commons]
-        self._inverted = np.array(inverted, np.bool_)
-        self._limits = np.array(list(map(_limits, commons)), np.int64).reshape(-1, 2)
-        self._maps = np.array([each.value_map for each in commons]).reshape(-1, 2)
-        spacings = [each.spacing_mm or (np.nan, np.nan) for each in commons]
-        self._spacings = np.array(spacings).reshape(-1, 2)
 
     def make(
-        self, items: Sequence[int], partial: Partial
+        self, part: Part, items: Sequence[int], partial: Partial
     ) -> tuple[list[int], Records | None]:
-        """Put what is plain of some items into the file.
+        """Put what is plain of some items of a part into the file.
 
         Returns which these are, in any order, and their records.
         """
         made: list[int] = []
         parts: list[Records] = []
-        for bucket, files in self._groups(items):
+        for bucket, files in self._groups(part, items):
             found = _Found(files, len(self.maker.classes))
             done, places = self._write(bucket, files, found, partial)
             if done:
@@ -120,10 +128,10 @@ class Bulk:
                 parts.append(self._records(bucket, files, found, done, places))
         return made, join(parts) if parts else None
 
-    def digests(self, items: Sequence[int]) -> dict[int, int]:
-        """Return `inputs_xxh3` of what is plain of some items, which may be unsound."""
+    def digests(self, part: Part) -> dict[int, int]:
+        """Return `inputs_xxh3` of what is plain of a part, which may be unsound."""
         digests: dict[int, int] = {}
-        for _, files in self._groups(items):
+        for _, files in self._groups(part, range(len(part))):
             found, count = _Found(files, len(self.maker.classes)), len(files.items)
             self._read_points(files, found)
             buffer, first = self._image_buffer(files), 0
@@ -134,35 +142,40 @@ class Bulk:
                 order = [j, *range(count + ends[j], count + ends[j + 1])]
                 if (found.places[order] >= 0).all():
                     sums = found.digests[order].tolist()
-                    digests[item] = hash_inputs(int(self.plan.hashes[item]), sums)
+                    digests[item] = hash_inputs(int(part.slots.links[item]), sums)
         return digests
 
-    def _groups(self, items: Sequence[int]) -> Iterator[tuple[Bucket, _Files]]:
+    def _groups(
+        self, part: Part, items: Sequence[int]
+    ) -> Iterator[tuple[Bucket, _Files]]:
         """Yield the files of what is plain of some items, by bucket."""
-        plan, chosen = self.plan, np.asarray(items, np.int64)
-        chosen = chosen[plan.common[chosen] != NO_START]
-        chosen = chosen[self._plain[plan.common[chosen]]]
+        common, chosen = part.looks.common, np.asarray(items, np.int64)
+        commons = _Commons(part.looks.commons)
+        chosen = chosen[common[chosen] != NO_START]
+        chosen = chosen[commons.plain[common[chosen]]]
         if system.AVAILABLE:
-            buckets = plan.bucket[chosen]
+            buckets = part.slots.bucket[chosen]
             for number in np.unique(buckets).tolist():
-                bucket = plan.buckets[number]
-                yield bucket, self._files(bucket, chosen[buckets == number].tolist())
+                bucket, some = part.buckets[number], chosen[buckets == number]
+                yield bucket, self._files(bucket, part, commons, some.tolist())
 
-    def _files(self, bucket: Bucket, items: list[int]) -> _Files:
+    def _files(
+        self, bucket: Bucket, part: Part, commons: _Commons, items: list[int]
+    ) -> _Files:
         """Return the files of those items whose links and paths are plain."""
-        plan, direct = self.plan, self.maker.paths.direct
+        looks, direct = part.looks, self.maker.paths.direct
         size = bucket.shape[0] * bucket.shape[1] * bucket.dtype.itemsize
         plain, images, contours, rings = [], [], [], [0]
         names: tuple[list[str], list[str]] = [], []
-        right = plan.places[items, 1] == size + size % 2
-        rows = zip(items, right.tolist(), plan.bounds[items].tolist(), strict=True)
-        for k, is_right, (first, stop) in rows:
-            link = plan.links[first]
+        right = looks.places[items, 1] == size + size % 2
+        for k in itertools.compress(items, right.tolist()):
+            links = part.links[k]
+            link = links[0]
             name = direct(link.dicom_path, link.root)
-            if name is None or not is_right:
+            if name is None:
                 continue
-            if stop - first > 1 or link.contour_path:
-                drawn = [x for x in plan.links[first:stop] if x.contour_path]
+            if len(links) > 1 or link.contour_path:
+                drawn = [each for each in links if each.contour_path]
                 more = [direct(each.contour_path, each.root) for each in drawn]
                 if not _are_plain(drawn, more):
                     continue
@@ -173,9 +186,11 @@ class Bulk:
             names[0].append(name)
             rings.append(len(contours))
         joined, starts = join_names([*names[0], *names[1]])
-        places = plan.places[plain]
+        places = looks.places[plain]
         unknown = np.full(len(contours), reading.UNKNOWN)
         return _Files(
+            part=part,
+            commons=commons,
             items=np.array(plain, np.int64),
             links=images + contours,
             rings=np.array(rings, np.int64),
@@ -184,8 +199,8 @@ class Bulk:
             starts=starts,
             sizes=np.concatenate([places.sum(axis=1), unknown]),
             leads=np.concatenate([places[:, 0], np.zeros_like(unknown)]),
-            heads=plan.heads[plain],
-            limits=self._limits[plan.common[plain]],
+            heads=looks.heads[plain],
+            limits=commons.limits[looks.common[plain]],
         )
 
     def _write(
@@ -215,8 +230,8 @@ class Bulk:
                 at = (found.places[first:stop] + files.leads[first:stop])[sound]
                 some = np.arange(first, stop)[sound].tolist()
                 drawn = {k: masks[j] for k, j in enumerate(some) if j in masks}
-                items = files.items[first:stop][sound]
-                places.append(partial.write_many(items, buffer, at.tolist(), drawn))
+                slots = files.part.slots.pick(files.items[some])
+                places.append(partial.write_many(slots, buffer, at.tolist(), drawn))
                 done += some
             first = stop
         return done, np.concatenate(places) if places else np.empty(0, np.int64)
@@ -289,7 +304,8 @@ class Bulk:
         places: NDArray[np.int64],
     ) -> Records:
         """Return the records of what has been written."""
-        plan, items, count = self.plan, files.items[done], len(files.items)
+        part, items, count = files.part, files.items[done], len(files.items)
+        hashes = part.slots.links[items]
         facts = self._facts(bucket, files, found, done)
         # Stored in the frame in which pixel centres are integers.
         points = shift_origin(found.points, self.maker.rules.origin)
@@ -314,7 +330,7 @@ class Bulk:
         facts["inputs_xxh3"] = [
             hash_inputs(digest, sums[end - size : end].tolist())
             for digest, end, size in zip(
-                plan.hashes[items].tolist(),
+                hashes.tolist(),
                 np.cumsum(counts).tolist(),
                 counts.tolist(),
                 strict=True,
@@ -325,9 +341,10 @@ class Bulk:
             link.dicom_path if j < count else link.contour_path
             for j, link in zip(order, links, strict=True)
         ]
-        series = [plan.commons[k].series for k in plan.common[items].tolist()]
+        commons, common = part.looks.commons, part.looks.common[items]
+        series = [commons[k].series for k in common.tolist()]
         return Records(
-            links=plan.hashes[items],
+            links=hashes,
             places=places,
             patient=as_texts(files.links[j].patient for j in done),
             series=as_texts(series),
@@ -346,15 +363,16 @@ class Bulk:
         self, bucket: Bucket, files: _Files, found: _Found, done: list[int]
     ) -> NDArray[Any]:
         """Return the facts of items but those of their contours and inputs."""
-        plan, items = self.plan, files.items[done]
+        part, commons, items = files.part, files.commons, files.items[done]
         facts = np.zeros(len(items), fact_dtype(self.maker.classes))
-        common, own, sums = plan.common[items], plan.own[items], found.sums[done]
+        common, own = part.looks.common[items], part.looks.own[items]
+        sums = found.sums[done]
         facts["instance"] = np.where(np.isnan(own[:, 0]), -1, own[:, 0])
-        facts["spacing_mm"] = self._spacings[common]
-        facts["slope"], facts["intercept"] = self._maps[common].T
+        facts["spacing_mm"] = commons.spacings[common]
+        facts["slope"], facts["intercept"] = commons.maps[common].T
         facts["window"] = own[:, 1:]
-        for k in np.flatnonzero(self._inverted[common]).tolist():
-            start = plan[int(items[k])].start
+        for k in np.flatnonzero(commons.inverted[common]).tolist():
+            start = part[int(items[k])].start
             assert start is not None  # or it would not be plain
             facts["window"][k] = start.header.value_window or np.nan
         pixels = bucket.shape[0] * bucket.shape[1]

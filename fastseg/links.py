@@ -57,6 +57,8 @@ COLUMNS = tuple(field.name for field in fields(Link))
 # Columns in which most rows have one of few texts: each is kept once.
 SHARED = {"patient", "label", "format", "root"}
 REQUIRED = ("patient", "dicom_path", "contour_path", "label")
+# Folders whose real paths are known at once; there may be one for each image.
+MOST_FOLDERS = 2**14
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,23 +121,27 @@ class LinkTable:
 
         Raises LinkError for a file that is no links table, FileNotFoundError.
         """
-        source = Path(path)
-        links: list[Link] = []
         rejects: list[Reject] = []
-        paths = Paths(source.parent)
-        for line, row in read_csv(source, REQUIRED, rejects):
-            try:
-                link = _parse_row(row)
-                paths.resolve(link.dicom_path, link.root)
-                paths.resolve(link.contour_path or link.dicom_path, link.root)
-                links.append(link)
-            except LinkError as exc:
-                rejects.append(Reject(str(source), line, str(exc)))
-        return cls(
-            base=source.parent,
-            links=tuple(sorted(links, key=sort_key)),
-            rejects=tuple(rejects),
-        )
+        links = sorted(read_links(path, rejects), key=sort_key)
+        return cls(base=Path(path).parent, links=tuple(links), rejects=tuple(rejects))
+
+
+def read_links(path: StrPath, rejects: list[Reject]) -> Iterator[Link]:
+    """Yield the rows of a table; those that do not fit go to `rejects`.
+
+    Raises LinkError for a file that is no links table, FileNotFoundError.
+    """
+    source = Path(path)
+    paths = Paths(source.parent)
+    for line, row in read_csv(source, REQUIRED, rejects):
+        try:
+            link = _parse_row(row)
+            paths.resolve(link.dicom_path, link.root)
+            paths.resolve(link.contour_path or link.dicom_path, link.root)
+        except LinkError as exc:
+            rejects.append(Reject(str(source), line, str(exc)))
+        else:
+            yield link
 
 
 class Paths:
@@ -188,13 +194,16 @@ class Paths:
 
     def _folder(self, folder: str, root: str) -> tuple[str, bool]:
         """Return the real path of a folder and whether it lies in the root."""
-        if (folder, root) not in self._folders:
+        found = self._folders.get((folder, root))
+        if found is None:
             real, home = (
                 os.path.realpath(os.path.join(self._base, path))  # noqa: PTH118
                 for path in (folder, root)
             )
-            self._folders[folder, root] = real, is_inside(real, home)
-        return self._folders[folder, root]
+            if len(self._folders) >= MOST_FOLDERS:
+                self._folders.clear()
+            found = self._folders[folder, root] = real, is_inside(real, home)
+        return found
 
 
 def is_inside(real_path: StrPath, real_folder: StrPath) -> bool:

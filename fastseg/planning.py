@@ -2,8 +2,11 @@
 
 import os
 import posixpath
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -13,9 +16,12 @@ from xxhash import xxh3_64_intdigest
 from fastseg import dicom
 from fastseg.errors import DicomError, LinkError
 from fastseg.files import stamp_of
-from fastseg.links import Link, LinkTable, Paths, Reject, reason_of
+from fastseg.grouping import Images
+from fastseg.links import Link, Paths, Reject, reason_of
 from fastseg.progress import Progress, in_order
+from fastseg.scratch import Spool
 from fastseg.store.layout import Bucket
+from fastseg.store.records import Slots
 
 # Images that are handled together: what is done once for all of them costs little
 # for each, and an interrupted build loses no more of them.
@@ -46,62 +52,147 @@ class Planned(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """The images that are to be built, as columns: a fourth of what objects take.
+class Part:
+    """Neighbours among the images that are to be built, as columns.
 
-    links   : of the table, those of an image together
-    bounds  : int64 (n, 2), which of them are an image's
-    hashes, heads : uint64 (n,), see `Planned`
-    bucket, common : int64 (n,), indices into `buckets` and `commons`, which have what
-        the files of a series have in common; NO_START where pydicom has to read
-    places  : int64 (n, 2), where in its file an image's pixels begin, and their length
-    own     : float64 (n, 3), InstanceNumber, centre and width of the window; NaN if
-        absent
+    first   : place of the first in the plan
+    links   : of each image
+    slots   : where they will stand in the store
+    buckets : of the store
+    looks   : how their files start; NO_START where pydicom has to read
     """
 
-    links: Sequence[Link]
-    bounds: NDArray[np.int64]
-    hashes: NDArray[np.uint64]
-    heads: NDArray[np.uint64]
-    bucket: NDArray[np.int64]
+    first: int
+    links: list[list[Link]]
+    slots: Slots
     buckets: list[Bucket]
-    common: NDArray[np.int64]
-    commons: list[dicom.Header]
-    places: NDArray[np.int64]
-    own: NDArray[np.float64]
+    looks: dicom.Looks
 
     def __len__(self) -> int:
-        return len(self.bounds)
+        return len(self.links)
 
     def __getitem__(self, k: int) -> Planned:
-        start, common = None, int(self.common[k])
-        if common != NO_START:
-            instance, *window = self.own[k].tolist()
+        looks, start = self.looks, None
+        if looks.common[k] != NO_START:
+            instance, *window = looks.own[k].tolist()
             start = dicom.Start(
-                self.commons[common],
+                looks.commons[looks.common[k]],
                 int(instance) if instance == instance else None,
                 (window[0], window[1]) if window[0] == window[0] else None,
-                *self.places[k].tolist(),
+                *looks.places[k].tolist(),
             )
         return Planned(
-            links=self.links_of(k),
-            hash=int(self.hashes[k]),
-            bucket=self.buckets[self.bucket[k]],
+            links=self.links[k],
+            hash=int(self.slots.links[k]),
+            bucket=self.buckets[self.slots.bucket[k]],
             start=start,
-            head=int(self.heads[k]),
+            head=int(looks.heads[k]),
         )
 
-    def links_of(self, k: int) -> Sequence[Link]:
-        """Return the links of an image."""
-        first, stop = self.bounds[k].tolist()
-        return self.links[first:stop]
+
+class _Share(NamedTuple):
+    """What was found of neighbours among all images, as columns but for the rejects.
+
+    size    : how many
+    kept    : int64 (n,), which of them are to be built
+    hashes  : uint64 (n,), of their links
+    bucket  : int64 (n,), which of the buckets
+    rejects : of the others
+    """
+
+    size: int
+    kept: NDArray[np.int64]
+    hashes: NDArray[np.uint64]
+    bucket: NDArray[np.int64]
+    buckets: list[Bucket]
+    looks: dicom.Looks
+    rejects: dict[int, list[Reject]]
+
+    def keep(self, some: NDArray[np.int64] | NDArray[np.bool_]) -> "_Share":
+        """Return it with only these of those that were to be built."""
+        looks = self.looks
+        return self._replace(
+            kept=self.kept[some],
+            hashes=self.hashes[some],
+            bucket=self.bucket[some],
+            looks=looks._replace(
+                common=looks.common[some],
+                own=looks.own[some],
+                places=looks.places[some],
+                heads=looks.heads[some],
+            ),
+        )
+
+
+class Plan:
+    """The images that are to be built, in parts; on the disk, but for small ones."""
+
+    def __init__(self, images: Images, folder: Path):
+        self._images, self._folder = images, folder
+        self._shares: Spool[_Share] = Spool(folder)
+        self._counts: Counter[Bucket] = Counter()
+
+    def __len__(self) -> int:
+        return self._counts.total()
+
+    @property
+    def buckets(self) -> list[tuple[Bucket, int]]:
+        """Each bucket and how many items it has, by name."""
+        return sorted(self._counts.items(), key=lambda pair: pair[0].name)
+
+    def add(self, share: _Share) -> None:
+        """Add the next share of all images."""
+        counts = np.bincount(share.bucket, minlength=len(share.buckets)).tolist()
+        for bucket, count in zip(share.buckets, counts, strict=True):
+            if count:
+                self._counts[bucket] += count
+        self._shares.append(share._replace(rejects={}))
+
+    def parts(self) -> Iterator[Part]:
+        """Yield all of it, in the order of the table; links are read again."""
+        images, first = iter(self._images), 0
+        buckets = [bucket for bucket, _ in self.buckets]
+        numbers = {bucket: k for k, bucket in enumerate(buckets)}
+        ends = np.zeros(len(buckets), np.int64)
+        for share in self._shares:
+            links = list(islice(images, share.size))
+            if len(share.kept) < share.size:
+                links = [links[k] for k in share.kept.tolist()]
+            if not links:
+                continue
+            known = [numbers.get(bucket, -1) for bucket in share.buckets]
+            bucket = np.array(known, np.int64)[share.bucket]
+            row = np.empty_like(bucket)
+            for number in set(bucket.tolist()):
+                own = bucket == number
+                stop = ends[number] + np.count_nonzero(own)
+                row[own] = np.arange(ends[number], stop)
+                ends[number] = stop
+            yield Part(
+                first=first,
+                links=links,
+                slots=Slots(share.hashes, bucket, row),
+                buckets=buckets,
+                looks=share.looks,
+            )
+            first += len(links)
+
+    def slots(self) -> Iterator[Slots]:
+        """Yield where its images will stand in the store."""
+        return (part.slots for part in self.parts())
 
     def without(self, items: Iterable[int]) -> "Plan":
-        """Return the plan without some of its images."""
-        kept = np.ones(len(self), np.bool_)
-        kept[list(items)] = False
-        names = ("bounds", "hashes", "heads", "bucket", "common", "places", "own")
-        return replace(self, **{name: getattr(self, name)[kept] for name in names})
+        """Return the plan without some of its images, told by their places in it."""
+        left, start = Plan(self._images, self._folder), 0
+        out = np.sort(np.fromiter(items, np.int64))
+        for share in self._shares:
+            stop = start + len(share.kept)
+            some = out[np.searchsorted(out, start) : np.searchsorted(out, stop)]
+            kept = np.ones(len(share.kept), np.bool_)
+            kept[some - start] = False
+            left.add(share.keep(kept))
+            start = stop
+        return left
 
 
 class Refusal(Exception):
@@ -127,67 +218,41 @@ class Refusal(Exception):
 
 
 def plan_build(
-    table: LinkTable,
+    images: Images,
     paths: Paths,
+    folder: Path,
     progress: Progress,
     workers: int,
     max_pixel_bytes: int,
 ) -> tuple[Plan, list[Reject]]:
     """Look at the header of every image, so that the store's shape is known.
 
+    folder : for a temporary file, should there be many
+
     Returns the images that can be built, in the order of the table, and the rejects.
     """
-    links, bounds = _by_image(table.links)
-    count = len(bounds) - 1
-    buckets: dict[Bucket, int] = {}
-    commons: dict[dicom.Header, int] = {}
-    plan = Plan(
-        links=links,
-        bounds=np.column_stack([bounds[:-1], bounds[1:]]),
-        hashes=np.zeros(count, np.uint64),
-        heads=np.zeros(count, np.uint64),
-        bucket=np.zeros(count, np.int64),
-        buckets=[],
-        common=np.full(count, NO_START),
-        commons=[],
-        places=np.zeros((count, 2), np.int64),
-        own=np.full((count, 3), np.nan),
-    )
-
-    def look(items: range) -> _Share:
-        groups = [links[bounds[k] : bounds[k + 1]] for k in items]
-        return _look_at(items, groups, paths, max_pixel_bytes)
-
-    def note(share: _Share) -> None:
-        some, looks = slice(share.items.start, share.items.stop), share.looks
-        plan.hashes[some], plan.heads[some] = share.hashes, looks.heads
-        plan.places[some], plan.own[some] = looks.places, looks.own
-        numbers = [commons.setdefault(each, len(commons)) for each in looks.commons]
-        known = looks.common != NO_START
-        plan.common[some][known] = np.array(numbers, np.int64)[looks.common[known]]
-        kinds = [buckets.setdefault(each, len(buckets)) for each in share.buckets]
-        plan.bucket[some] = np.array(kinds or [0], np.int64)[share.bucket]
-
-    refused: list[int] = []
+    plan = Plan(images, folder)
     rejects: list[Reject] = []
-    shares = in_order(look, shares_of(count, workers), workers)
-    each = ((share, k) for share in shares for k in share.items)
-    for share, k in progress(each, "check", count):
-        if k == share.items[0]:
-            note(share)
-        if k in share.rejects:
-            refused.append(k)
-            rejects += share.rejects[k]
-    plan.buckets.extend(buckets)
-    plan.commons.extend(commons)
-    return plan.without(refused) if refused else plan, rejects
+
+    def look(groups: list[list[Link]]) -> _Share:
+        return _look_at(groups, paths, max_pixel_bytes)
+
+    shares = in_order(look, _shares_of(images, workers), workers)
+    each = ((share, k) for share in shares for k in range(share.size))
+    for share, k in progress(each, "check", len(images)):
+        if k == 0:
+            plan.add(share)
+        rejects += share.rejects.get(k, ())
+    return plan, rejects
 
 
-def shares_of(count: int, workers: int) -> Iterator[range]:
-    """Yield the places of so many images in shares, some for each worker."""
-    size = SHARE if workers == 1 else min(SHARE, max(1, count // (4 * workers)))
-    for first in range(0, count, size):
-        yield range(first, min(first + size, count))
+def _shares_of(images: Images, workers: int) -> Iterator[list[list[Link]]]:
+    """Yield the links of images in shares, some for each worker."""
+    each, size = iter(images), SHARE
+    if workers > 1:
+        size = min(SHARE, max(1, len(images) // (4 * workers)))
+    while share := list(islice(each, size)):
+        yield share
 
 
 def join_names(paths: Sequence[str]) -> tuple[bytes, NDArray[np.int64]]:
@@ -207,61 +272,41 @@ def within_root(path: str, link: Link) -> str:
     return posixpath.relpath(path, link.root)
 
 
-class _Share(NamedTuple):
-    """What was found of neighbours among images, as columns but for the rejects.
-
-    bucket : int64 (n,), which of the buckets; 0 where there is a reject
-    """
-
-    items: range
-    looks: dicom.Looks
-    hashes: NDArray[np.uint64]
-    bucket: NDArray[np.int64]
-    buckets: list[Bucket]
-    rejects: dict[int, list[Reject]]
-
-
-def _by_image(
-    links: tuple[Link, ...],
-) -> tuple[Sequence[Link], NDArray[np.int64]]:
-    """Return links, those of an image together, and where each image's begin."""
-    firsts: dict[tuple[str, int], int] = {}
-    numbers = np.array(
-        [firsts.setdefault((x.dicom_path, x.frame), len(firsts)) for x in links],
-        np.int64,
-    )
-    bounds = np.cumsum([0, *np.bincount(numbers, minlength=len(firsts))])
-    if (np.diff(numbers) < 0).any():  # a table that is not sorted
-        links = tuple(links[k] for k in np.argsort(numbers, kind="stable"))
-    return links, bounds
-
-
-def _look_at(
-    items: range, groups: list[Sequence[Link]], paths: Paths, max_pixel_bytes: int
-) -> _Share:
+def _look_at(groups: list[list[Link]], paths: Paths, max_pixel_bytes: int) -> _Share:
     """Look at files of images, many at a time; those that are not plain, one by one."""
     names = [paths.direct(links[0].dicom_path, links[0].root) for links in groups]
     # A path that does not exist stands for one that others must look at.
     looks = dicom.look_at_files(*join_names([name or "" for name in names]))
     buckets = list(map(_bucket, looks.commons))
     small = [each.pixel_bytes <= max_pixel_bytes for each in looks.commons]
-    count = len(items)
-    hashes, bucket = np.zeros(count, np.uint64), np.zeros(count, np.int64)
-    share = _Share(items, looks, hashes, bucket, buckets, {})
-    common = looks.common.tolist()
-    for k, links, number in zip(items, groups, common, strict=True):
+    hashes, bucket, rejects = [], [], {}
+    for k, (links, number) in enumerate(
+        zip(groups, looks.common.tolist(), strict=True)
+    ):
         # Nearly always, nothing else can be wrong.
         if number == NO_START or not small[number] or len(links) > 1 or links[0].frame:
             header = None if number == NO_START else looks.commons[number]
             try:
                 header = _check(links, header, paths, max_pixel_bytes)
             except Refusal as exc:
-                share.rejects[k] = exc.rejects
-                continue
-            number = len(buckets)
-            buckets.append(_bucket(header))
-        share.bucket[k - items.start] = number
-        share.hashes[k - items.start] = hash_links(links)
+                rejects[k] = exc.rejects
+            else:
+                number = len(buckets)
+                buckets.append(_bucket(header))
+        bucket.append(number)
+        hashes.append(0 if k in rejects else hash_links(links))
+    share = _Share(
+        size=len(groups),
+        kept=np.arange(len(groups)),
+        hashes=np.array(hashes, np.uint64),
+        bucket=np.array(bucket, np.int64),
+        buckets=buckets,
+        looks=looks,
+        rejects=rejects,
+    )
+    if rejects:
+        kept = sorted({*range(len(groups))}.difference(rejects))
+        share = share.keep(np.array(kept, np.int64))
     return share
 
 

@@ -14,11 +14,11 @@ PACKAGE = Path(fastseg.__file__).parent
 # Rooms by floor; a room imports from its own floor and those below it.
 FLOORS = [
     {"fastseg", "fastseg.errors"},
-    {"fastseg.files", "fastseg.progress"},
+    {"fastseg.files", "fastseg.progress", "fastseg.scratch"},
     {"fastseg._kernels"},
     {"fastseg.raster", "fastseg.distance", "fastseg.areas", "fastseg.dicom"},
     {"fastseg.links", "fastseg.sources", "fastseg.store", "fastseg.augment"},
-    {"fastseg.planning"},
+    {"fastseg.grouping", "fastseg.planning"},
     {"fastseg.making"},
     {"fastseg.bulk"},
     {"fastseg.builder", "fastseg.loading"},

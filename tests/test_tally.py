@@ -1,11 +1,18 @@
 """What is counted and gathered of all items before a store's columns are written."""
 
+import tempfile
+from pathlib import Path
+from unittest import mock
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fastseg import scratch
+from fastseg.store import tally
 from fastseg.store.records import Record, Source, fact_dtype, gather
-from fastseg.store.tally import Tally
+
+HERE = Path(tempfile.gettempdir())
 
 sources = st.builds(
     Source,
@@ -21,15 +28,27 @@ def record(files, patient=""):
     return Record(0, (0, 0), stamps, patient, "", tuple(files), (), facts, points)
 
 
-@given(st.lists(st.lists(sources, max_size=3), max_size=6))
-def test_files_are_listed_once_and_in_order(groups):
+@given(
+    st.lists(st.lists(sources, max_size=3), max_size=6),
+    st.sampled_from([1, 2, 5, 1000]),
+    st.sampled_from([1, 3, 1000]),
+)
+def test_files_are_listed_once_and_in_order(groups, sorted_at_once, listed_at_once):
     """The columns are those of the sorted set, the rows lead each file to its own."""
-    tally = Tally()
-    for files in groups:
-        tally.add(gather([record(files)], ()))
-    columns, rows = tally.sources()
-    columns["path"] = [path.decode() for path in columns["path"]]
-    listed = list(zip(*columns.values(), strict=True))
+    with (
+        mock.patch.object(scratch, "SORTED_AT_ONCE", sorted_at_once),
+        mock.patch.object(tally, "FILES_AT_ONCE", listed_at_once),
+    ):
+        gathered = tally.Tally(HERE)
+        for files in groups:
+            gathered.add(gather([record(files)], ()))
+        count, rows = gathered.rows()
+        listed = [
+            (path.decode(), size, digest)
+            for columns in gathered.sources()
+            for path, size, digest in zip(*columns.values(), strict=True)
+        ]
+    assert len(listed) == count
     everything = [file for files in groups for file in files]
     assert listed == sorted(set(everything))
     assert [listed[row] for row in rows] == everything
@@ -38,8 +57,8 @@ def test_files_are_listed_once_and_in_order(groups):
 @given(st.lists(st.text("aä\U0001f600", max_size=4), max_size=6))
 def test_the_longest_text_is_counted_in_bytes(patients):
     """A column is as wide as its longest text in UTF-8, and at least one byte."""
-    tally = Tally()
+    gathered = tally.Tally(HERE)
     for patient in patients:
-        tally.add(gather([record([], patient)], ()))
+        gathered.add(gather([record([], patient)], ()))
     longest = max((len(patient.encode()) for patient in patients), default=0)
-    assert tally.longest["patient"] == max(longest, 1)
+    assert gathered.longest["patient"] == max(longest, 1)

@@ -12,12 +12,12 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
+from fastseg.store.lookup import Lookup
 from fastseg.store.records import Record, Records, from_bytes, to_bytes
 
 # Length and XXH3-64 of what follows: the rules of the build, then records.
@@ -27,17 +27,10 @@ FRAME = struct.Struct("<QQ")
 FRAMES_AT_HAND = 4
 
 
-class Kept(NamedTuple):
-    """A record of an earlier process: its number in the journal, and its pixels'."""
-
-    at: int
-    places: tuple[int, ...]
-
-
 class Journal:
     """The records of a build, in a file; `kind` says under which rules they were made.
 
-    kept : what was there already, by the hash of the links
+    kept : numbers of the records that were there already, by the hash of the links
 
     A file of another kind, or of an earlier version, is begun anew. What is behind the
     last whole frame is cut off. Used by one thread.
@@ -45,7 +38,7 @@ class Journal:
 
     def __init__(self, path: Path, kind: bytes, classes: Sequence[str]):
         self.path, self.classes = path, tuple(classes)
-        self.kept: dict[int, Kept] = {}
+        self.kept = Lookup(np.zeros(0, np.uint64))
         # Of each frame: where it begins, and the number of its first record.
         self._frames, self._firsts = array("q"), array("q")
         self._count = 0
@@ -78,6 +71,10 @@ class Journal:
         """Return the record of a number that `append` or `kept` has told."""
         frame = bisect_right(self._firsts, number) - 1
         return self._frame(frame).one(number - self._firsts[frame])
+
+    def places(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the places of these, a row each; there is at least one."""
+        return np.concatenate([each.places for each in self.read_all(numbers)])
 
     def read_all(self, numbers: NDArray[np.int64]) -> Iterator[Records]:
         """Yield the records of these numbers, in their order, some at a time."""
@@ -119,14 +116,14 @@ class Journal:
         self._hold(len(self._frames) - 1, records)
 
     def _scan(self) -> None:
+        links = []
         while (body := self._read_frame(self._end)) is not None:
             records = from_bytes(body, self.classes)
-            places = map(tuple, records.places.tolist())
-            first = self._count
-            for k, pair in enumerate(zip(records.links.tolist(), places, strict=True)):
-                self.kept[pair[0]] = Kept(first + k, pair[1])
+            links.append(records.links.copy())
             self._note(records)
             self._end += FRAME.size + len(body)
+        if links:
+            self.kept = Lookup(np.concatenate(links))
 
     def _write(self, body: bytes, place: int) -> int:
         """Write a frame and return its size."""

@@ -17,8 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastseg.errors import StoreError
-from fastseg.store import compression, layout, writer
+from fastseg.store import compression, writer
+from fastseg.store.layout import Bucket
 from fastseg.store.partial import Partial
+from fastseg.store.records import Slots
 from fastseg.store.work import Work
 
 
@@ -28,10 +30,9 @@ class CompressedPartial(Partial):
     compression = compression.NAME
 
     def _plan(self) -> None:
-        masks = layout.mask_dtype(self.shape.classes)
         self._codecs = {
-            bucket: compression.codecs(bucket, masks)
-            for bucket in set(self.shape.buckets)
+            bucket: compression.codecs(bucket, self._masks)
+            for bucket, _ in self.shape.counts
         }
         self._empty = {
             bucket: codec.encode(np.zeros(codec.shape, codec.dtype))
@@ -39,57 +40,47 @@ class CompressedPartial(Partial):
         }
         self._lock = threading.Lock()
 
-    def _fits(self, k: int, places: tuple[int, ...]) -> bool:
+    def _fit(self, slots: Slots, places: NDArray[np.int64]) -> bool:
         return True  # a chunk may lie anywhere
 
     def _prepare(self, path: Path) -> None:
         path.open("wb" if self._is_new else "ab").close()
         # Behind what is kept: what is beyond has no record, and is of no use.
-        kept = self._works[0].journal.kept.values()
-        ends = [
-            max(image + image_size, mask + mask_size)
-            for image, mask, image_size, mask_size in (each.places for each in kept)
-        ]
-        self._end = max(ends, default=0)
+        journal, self._end = self._works[0].journal, 0
+        for records in journal.read_all(np.arange(len(journal.kept))):
+            ends = records.places[:, :2] + records.places[:, 2:]
+            self._end = max(self._end, int(ends.max()))
 
     def _read(
-        self, k: int, work: Work, places: tuple[int, ...]
+        self, bucket: Bucket, work: Work, places: tuple[int, ...]
     ) -> tuple[NDArray[Any], NDArray[Any]] | None:
-        images, masks = self._codecs[self.shape.buckets[k]]
+        images, masks = self._codecs[bucket]
         image, mask = _chunks(work, places)
         try:
             return images.decode(image), masks.decode(mask)
         except StoreError:
             return None
 
-    def write(
-        self, k: int, image: NDArray[Any], mask: NDArray[Any] | None
-    ) -> tuple[int, ...]:
-        """Write the chunks of an item; return their places for its record."""
-        bucket = self.shape.buckets[k]
-        images, masks = self._codecs[bucket]
-        first = images.encode(image)
-        second = self._empty[bucket] if mask is None else masks.encode(mask)
-        with self._lock:
-            start = self._end
-            self._end += len(first) + len(second)
-        self._works[0].write(start, np.frombuffer(first + second, np.uint8))
-        return start, start + len(first), len(first), len(second)
-
     def write_many(
         self,
-        items: NDArray[np.int64],
+        slots: Slots,
         data: NDArray[np.uint8],
         starts: Sequence[int],
         masks: Mapping[int, NDArray[Any]],
     ) -> NDArray[np.int64]:
         """Write the chunks of items of one bucket; return their places, a row each."""
+        bucket = self.bucket(slots, 0)
+        images, labels = self._codecs[bucket]
         places = []
-        for j, (k, start) in enumerate(zip(items.tolist(), starts, strict=True)):
-            bucket = self.shape.buckets[k]
-            size = bucket.shape[0] * bucket.shape[1] * bucket.dtype.itemsize
-            image = data[start : start + size].view(bucket.dtype)
-            places.append(self.write(k, image.reshape(bucket.shape), masks.get(j)))
+        for j, start in enumerate(starts):
+            image = data[start : start + images.size].view(bucket.dtype)
+            first, mask = images.encode(image.reshape(bucket.shape)), masks.get(j)
+            second = self._empty[bucket] if mask is None else labels.encode(mask)
+            with self._lock:
+                place = self._end
+                self._end += len(first) + len(second)
+            self._works[0].write(place, np.frombuffer(first + second, np.uint8))
+            places.append((place, place + len(first), len(first), len(second)))
         return np.array(places, np.int64)
 
     def _complete(self) -> tuple[Path, str]:
@@ -101,7 +92,7 @@ class CompressedPartial(Partial):
         fingerprint = writer.write_compressed(
             self._index,
             self.shape,
-            self._records,
+            self._batches,
             self._tally,
             chunks,
             options=self.options,

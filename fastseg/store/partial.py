@@ -15,7 +15,7 @@ whole and its pixels have the checksums that the record tells.
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -27,17 +27,21 @@ from xxhash import xxh3_64_intdigest
 
 from fastseg.errors import BuildError
 from fastseg.files import reserve
+from fastseg.scratch import Spool
 from fastseg.store import layout, writer
 from fastseg.store.journal import Journal
 from fastseg.store.layout import Bucket
-from fastseg.store.records import Record, Records, fact_dtype
+from fastseg.store.records import Record, Records, Slots, fact_dtype, join
 from fastseg.store.tally import Tally
 from fastseg.store.work import Work
+from fastseg.store.writer import Batch
 
 # Journals of other versions are of no use.
 JOURNAL_VERSION = 2
 # Bytes of pixels after which the system is told to begin to write them to the disk.
 BEGIN_AFTER = 2**22
+# So many items are gathered before their columns are written.
+ITEMS_AT_ONCE = 512
 
 
 @contextlib.contextmanager
@@ -77,35 +81,36 @@ class Partial:
         self,
         target: Path,
         *,
-        buckets: Sequence[Bucket],
-        links: NDArray[np.uint64],
+        buckets: Sequence[tuple[Bucket, int]],
+        parts: Callable[[], Iterable[Slots]],
         classes: Sequence[str],
         options: Mapping[str, Any],
         software: Mapping[str, str],
     ):
         """Begin a store, or go on where an earlier process stopped.
 
-        buckets, links : of each item, its bucket and the hash of its links
+        buckets : each and how many items it has, by name
+        parts   : gives the slots of all items, in their order
         """
         self.target, self.options, self.software = target, options, software
         self.shape = writer.Shape(
             classes=tuple(classes),
-            buckets=tuple(buckets),
+            counts=tuple(buckets),
             compression=self.compression,
         )
-        self._links = links
         self._index = beside(target, ".partial.index")
-        self._tally = Tally()
-        self._at = np.full(len(links), -1, np.int64)
-        self._added = 0
-        sizes = {b: prod(b.shape) * b.dtype.itemsize for b in set(self.shape.buckets)}
-        self._bytes = np.array([sizes[bucket] for bucket in self.shape.buckets])
+        self._masks = layout.mask_dtype(classes)
+        self._tally = Tally(target.parent)
+        # Of what is finished, its numbers in the journal and its slots.
+        self._done: Spool[tuple[NDArray[np.int64], Slots]] = Spool(target.parent)
+        sizes = [prod(b.shape) * b.dtype.itemsize for b, _ in buckets]
+        self._bytes, self._added = np.array(sizes, np.int64), 0
         # What was made under other rules is of no use.
         rules = [list(classes), dict(options), dict(software), self.compression]
         versions = [layout.VERSION, JOURNAL_VERSION]
         self._kind = layout.canonical_json([*versions, *rules]).encode()
         self._plan()
-        self._open()
+        self._open(parts)
 
     def __enter__(self) -> "Partial":
         return self
@@ -114,58 +119,54 @@ class Partial:
         for work in self._works:
             work.close()
 
-    def kept(self, items: range) -> dict[int, tuple[Work, Record]]:
+    def bucket(self, slots: Slots, k: int) -> Bucket:
+        """Return the bucket of one of the items."""
+        bucket, _ = self.shape.counts[int(slots.bucket[k])]
+        return bucket
+
+    def kept(self, slots: Slots) -> dict[int, tuple[Work, Record]]:
         """Return what an interrupted build has left of items, for `take`."""
-        left = {}
+        left: dict[int, tuple[Work, Record]] = {}
         for work in self._works:
-            if not work.journal.kept:
-                continue
-            for k in items:
-                found = work.journal.kept.get(int(self._links[k]))
-                if found is not None and k not in left:
-                    left[k] = work, work.journal.read(found.at)
+            numbers = work.journal.kept.find(slots.links)
+            for k in np.flatnonzero(numbers >= 0).tolist():
+                if k not in left:
+                    left[k] = work, work.journal.read(int(numbers[k]))
         return left
 
-    def take(self, k: int, work: Work, record: Record) -> Record | None:
+    def take(self, slots: Slots, k: int, work: Work, record: Record) -> Record | None:
         """Put pixels that an interrupted build has left where they belong.
 
         Returns the record of their new places, None if they are not what the record
         says: then the item is to be made again.
         """
-        pixels = self._read(k, work, record.places)
+        pixels = self._read(self.bucket(slots, k), work, record.places)
         (facts,) = np.frombuffer(record.facts, fact_dtype(self.shape.classes))
         sums = facts["image_xxh3"], facts["mask_xxh3"]
         if pixels is None or sums != tuple(xxh3_64_intdigest(x.data) for x in pixels):
             return None
         if work is self._works[0]:
             return record
-        return record._replace(places=self.write(k, *pixels))
+        return record._replace(places=self.write(slots, k, *pixels))
 
-    def add(self, items: Sequence[int], records: Records) -> None:
-        """Note that these items, in their order, are finished."""
+    def add(self, slots: Slots, records: Records) -> None:
+        """Note that the next items, all of these, are finished."""
         self._tally.add(records)
-        journal, chosen = self._works[0].journal, np.asarray(items)
-        at = np.full(len(chosen), -1, np.int64)
-        if journal.kept:
-            at[:] = [self._number_of(k, records, j) for j, k in enumerate(items)]
-        new = np.flatnonzero(at < 0)
+        journal = self._works[0].journal
+        numbers = journal.kept.find(slots.links)
+        for k in np.flatnonzero(numbers >= 0).tolist():
+            known, record = journal.read(int(numbers[k])), records.one(k)
+            if (known.places, known.stamps) != (record.places, record.stamps):
+                numbers[k] = -1
+        new = np.flatnonzero(numbers < 0)
         if len(new):
-            added = records if len(new) == len(at) else records.pick(new)
-            at[new] = journal.append(added) + np.arange(len(new))
-        self._at[chosen] = at
-        self._added += int(self._bytes[chosen].sum())
+            added = records if len(new) == len(numbers) else records.pick(new)
+            numbers[new] = journal.append(added) + np.arange(len(new))
+        self._done.append((numbers, slots))
+        self._added += int(self._bytes[slots.bucket].sum())
         if self._added >= BEGIN_AFTER:
             self._added = 0
             self._works[0].begin_to_write()
-
-    def _number_of(self, k: int, records: Records, j: int) -> int:
-        """Return the number of the same record in the journal, -1 if there is none."""
-        journal = self._works[0].journal
-        found = journal.kept.get(int(self._links[k]))
-        if found is None or found.places != tuple(records.places[j].tolist()):
-            return -1
-        alike = journal.read(found.at).stamps == records.one(j).stamps
-        return found.at if alike else -1
 
     def publish(self) -> str:
         """Complete the file and put it under its name; return its fingerprint.
@@ -185,15 +186,13 @@ class Partial:
     def _plan(self) -> None:
         """Find the places of all pixels, which are known from the start."""
         self._extents = writer.reserve_pixels(self._index, self.shape)
-        self._starts = writer.starts_of(self.shape, self._extents)
 
-    def _places(self, k: int) -> tuple[int, int]:
-        image, mask = self._starts[k].tolist()
-        return image, mask
+    def _starts(self, slots: Slots) -> NDArray[np.int64]:
+        return writer.starts_of(self.shape, self._extents, slots)
 
-    def _fits(self, k: int, places: tuple[int, ...]) -> bool:
-        """Return whether the pixels of an item may stay at their places."""
-        return places == self._places(k)
+    def _fit(self, slots: Slots, places: NDArray[np.int64]) -> bool:
+        """Return whether the pixels of items may stay at their places, a row each."""
+        return np.array_equal(places, self._starts(slots))
 
     def _prepare(self, path: Path) -> None:
         """Give the file its length, and room for the images; few masks may be drawn."""
@@ -204,33 +203,27 @@ class Partial:
                 reserve(file.fileno(), self._extents.images[bucket.name], size)
 
     def _read(
-        self, k: int, work: Work, places: tuple[int, ...]
+        self, bucket: Bucket, work: Work, places: tuple[int, ...]
     ) -> tuple[NDArray[Any], NDArray[Any]] | None:
         """Return image and mask of an item as they are, None if they are damaged."""
-        bucket = self.shape.buckets[k]
-        masks = layout.mask_dtype(self.shape.classes)
         image = work.read(places[0], bucket.shape, bucket.dtype)
-        return image, work.read(places[1], bucket.shape, masks)
+        return image, work.read(places[1], bucket.shape, self._masks)
 
     def write(
-        self, k: int, image: NDArray[Any], mask: NDArray[Any] | None
+        self, slots: Slots, k: int, image: NDArray[Any], mask: NDArray[Any] | None
     ) -> tuple[int, ...]:
-        """Write the pixels of an item; return their places for its record.
+        """Write the pixels of one of the items; return their places for its record.
 
         mask : None is one without any pixel
         """
-        places = self._places(k)
-        self._works[0].write(places[0], image)
-        if mask is not None:
-            self._works[0].write(places[1], mask)
-        elif not self._is_new:  # else there is a hole, which reads as zeros
-            empty = layout.mask_dtype(self.shape.classes)
-            self._works[0].write(places[1], np.zeros(image.shape, empty))
-        return places
+        data = image.reshape(-1).view(np.uint8)
+        drawn = {} if mask is None else {0: mask}
+        (places,) = self.write_many(slots.pick([k]), data, [0], drawn).tolist()
+        return tuple(places)
 
     def write_many(
         self,
-        items: NDArray[np.int64],
+        slots: Slots,
         data: NDArray[np.uint8],
         starts: Sequence[int],
         masks: Mapping[int, NDArray[Any]],
@@ -240,17 +233,16 @@ class Partial:
         starts : where in the data each image begins
         masks  : of those of the items, counted from 0, that have any
         """
-        places, work = self._starts[items], self._works[0]
-        bucket = self.shape.buckets[items[0]]
-        size, view = prod(bucket.shape) * bucket.dtype.itemsize, memoryview(data)
+        places, work = self._starts(slots), self._works[0]
+        size, view = int(self._bytes[slots.bucket[0]]), memoryview(data)
         images = [view[start : start + size] for start in starts]
         work.write_all(places[:, 0].tolist(), images)
         if masks:
             drawn = [memoryview(mask).cast("B") for mask in masks.values()]
             work.write_all(places[list(masks), 1].tolist(), drawn)
         if not self._is_new:  # else there are holes, which read as zeros
-            empty = np.zeros(bucket.shape, layout.mask_dtype(self.shape.classes))
-            for j in set(range(len(items))).difference(masks):
+            empty = np.zeros(self.bucket(slots, 0).shape, self._masks)
+            for j in set(range(len(places))).difference(masks):
                 work.write(int(places[j, 1]), empty)
         return places
 
@@ -260,7 +252,7 @@ class Partial:
         extents, fingerprint = writer.write_index(
             self._index,
             self.shape,
-            self._records,
+            self._batches,
             self._tally,
             options=self.options,
             software=self.software,
@@ -275,28 +267,42 @@ class Partial:
             os.fsync(file.fileno())
         return work.path, fingerprint
 
-    def _records(self) -> Iterator[Records]:
-        return self._works[0].journal.read_all(self._at)
+    def _batches(self) -> Iterator[Batch]:
+        """Yield all that is finished, in shares of hundreds of items."""
+        journal, shares, count = self._works[0].journal, [], 0
+        for k, share in enumerate(self._done, 1):
+            shares.append(share)
+            count += len(share[0])
+            if count >= ITEMS_AT_ONCE or k == len(self._done):
+                numbers, slots = zip(*shares, strict=True)
+                yield Batch(
+                    join(list(journal.read_all(np.concatenate(numbers)))),
+                    Slots(*map(np.concatenate, zip(*slots, strict=True))),
+                )
+                shares, count = [], 0
 
-    def _open(self) -> None:
+    def _open(self, parts: Callable[[], Iterable[Slots]]) -> None:
         path, old = beside(self.target, ".partial"), beside(self.target, ".partial.old")
         journal = Journal(beside(path, ".journal"), self._kind, self.shape.classes)
-        kept = journal.kept
-        if kept and any(
-            not self._fits(k, kept[links].places)
-            for k, links in enumerate(self._links.tolist())
-            if links in kept
-        ):
+        if len(journal.kept) and not all(self._may_stay(journal, x) for x in parts()):
             # The items are others now, and would be written over what is to be kept.
             journal.close()
             _set_aside(path, old)
             journal = Journal(journal.path, self._kind, self.shape.classes)
-        self._is_new = not journal.kept
+        self._is_new = not len(journal.kept)
         self._works = [Work(path, journal)]
         self._prepare(path)
         if old.exists() and beside(old, ".journal").exists():
             left = Journal(beside(old, ".journal"), self._kind, self.shape.classes)
             self._works.append(Work(old, left))
+
+    def _may_stay(self, journal: Journal, slots: Slots) -> bool:
+        """Return whether what is kept of items stands where they will."""
+        numbers = journal.kept.find(slots.links)
+        there = numbers >= 0
+        return not there.any() or self._fit(
+            slots.pick(there), journal.places(numbers[there])
+        )
 
 
 def beside(target: Path, suffix: str) -> Path:

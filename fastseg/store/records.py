@@ -15,6 +15,23 @@ from fastseg.store import layout
 LATE_COLUMNS = ("bucket", "row", "source", "contours")
 
 
+class Slots(NamedTuple):
+    """Where n neighbours among the items of a store will stand in it.
+
+    links  : uint64 (n,), XXH3-64 of their rows in the links table
+    bucket : int64 (n,), which of the buckets, by name
+    row    : int64 (n,), which of the items of the bucket
+    """
+
+    links: NDArray[np.uint64]
+    bucket: NDArray[np.int64]
+    row: NDArray[np.int64]
+
+    def pick(self, some: Any) -> "Slots":
+        """Return the slots of some of the items."""
+        return Slots(*(column[some] for column in self))
+
+
 class Source(NamedTuple):
     """A file that the store is made from: path relative to the data set's root."""
 

@@ -1,5 +1,6 @@
 """What a finished store offers to the build of the next one."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from xxhash import xxh3_64_intdigest
 from fastseg.errors import StoreError
 from fastseg.store import layout
 from fastseg.store.layout import Bucket
+from fastseg.store.lookup import Lookup
 from fastseg.store.reader import Store
 from fastseg.store.records import Record, Rings, Source, pack_facts
 
@@ -18,8 +20,7 @@ class Finished:
 
     def __init__(self, store: Store):
         self.store = store
-        hashes = store.items["inputs_xxh3"].tolist()
-        self._index = {digest: k for k, digest in enumerate(hashes)}
+        self._lookup = Lookup(store.items["inputs_xxh3"])
         self._numbers = store.items["bucket"]
         self._buckets = list(store.buckets.values())
 
@@ -34,12 +35,15 @@ class Finished:
             if f"{table}/{name}" in sums
         )
 
-    def find(self, digest: int, bucket: Bucket) -> int | None:
-        """Return which item of that bucket was made from that, None if none was."""
-        index = self._index.get(digest)
-        if index is None or self._buckets[self._numbers[index]] != bucket:
-            return None
-        return index
+    def find(
+        self, digests: Sequence[int], buckets: Sequence[Bucket]
+    ) -> NDArray[np.int64]:
+        """Return which items of these buckets were made from that; -1 if none was."""
+        places = self._lookup.find(digests)
+        for k in np.flatnonzero(places >= 0).tolist():
+            if self._buckets[self._numbers[places[k]]] != buckets[k]:
+                places[k] = -1
+        return places
 
     def pixels(self, index: int) -> tuple[NDArray[Any], NDArray[Any]] | None:
         """Return image and mask, None if they, or the contours, are damaged."""

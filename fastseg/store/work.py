@@ -54,7 +54,11 @@ class Work:
 
     def _write_row(self, place: int, parts: Sequence[memoryview]) -> None:
         """Write bytes one behind the other."""
-        if parts:
+        if len(parts) == 1 or not hasattr(os, "pwritev"):
+            for part in parts:
+                self.write(place, np.frombuffer(part, np.uint8))
+                place += len(part)
+        elif parts:
             done = os.pwritev(self._file().fileno(), parts, place)
             if done != sum(map(len, parts)):
                 # A full disk may take a part before it says so.

@@ -5,14 +5,12 @@ holes in their place; what fills the holes is written by others, in any order an
 many at a time. `merge_index` then puts the rest around the pixels.
 """
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache, cached_property
-from itertools import chain
+from functools import cache
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import h5py
 import numpy as np
@@ -24,45 +22,36 @@ from fastseg.store import compression, layout
 from fastseg.store.compression import Codec
 from fastseg.store.layout import Bucket
 from fastseg.store.output import create_hdf5
-from fastseg.store.records import Records, join
+from fastseg.store.records import Records, Slots
 from fastseg.store.tally import Tally
 
-# So many items are gathered before their columns are written.
-ITEMS_AT_ONCE = 512
 COPIED_AT_ONCE = 2**20
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
     """What decides where the pixels of a store lie.
 
     classes     : names
-    buckets     : of each item
+    counts      : each bucket and how many items it has, by name
     compression : "" or that of `layout`
     """
 
     classes: tuple[str, ...]
-    buckets: Sequence[Bucket]
+    counts: tuple[tuple[Bucket, int], ...]
     compression: str = ""
 
-    @cached_property
-    def counts(self) -> list[tuple[Bucket, int]]:
-        """Each bucket and how many items it has, by name."""
-        counts = Counter(self.buckets)
-        return sorted(counts.items(), key=lambda pair: pair[0].name)
+    @property
+    def items(self) -> int:
+        """How many there are."""
+        return sum(count for _, count in self.counts)
 
-    @cached_property
-    def rows(self) -> dict[str, NDArray[np.int64]]:
-        """Bucket and row of each item."""
-        number = {bucket: k for k, (bucket, _) in enumerate(self.counts)}
-        buckets = np.array([number[bucket] for bucket in self.buckets], np.int64)
-        # Items of a bucket keep their order: the n-th has row n.
-        order = np.argsort(buckets, kind="stable")
-        counts = np.bincount(buckets, minlength=len(number))
-        firsts = np.repeat(counts.cumsum() - counts, counts)
-        rows = np.empty_like(buckets)
-        rows[order] = np.arange(len(buckets)) - firsts
-        return {"bucket": buckets, "row": rows}
+
+class Batch(NamedTuple):
+    """Neighbours among all items: their records and where they stand."""
+
+    records: Records
+    slots: Slots
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +76,7 @@ def reserve_pixels(path: Path, shape: Shape) -> Extents:
 def write_index(
     path: Path,
     shape: Shape,
-    records: Callable[[], Iterable[Records]],
+    batches: Callable[[], Iterable[Batch]],
     tally: Tally,
     *,
     options: Mapping[str, Any],
@@ -95,15 +84,14 @@ def write_index(
 ) -> tuple[Extents, str]:
     """Write a store without its pixels; return their places and the fingerprint.
 
-    records : gives the records of all items, in their order
-    tally   : of the same records, in their order
+    batches : gives all items, in their order
+    tally   : of their records, in their order
 
     The same arguments give the same bytes.
     """
     with _create(path, shape) as file:
         extents = _extents(file, shape)
-        late = dict(shape.rows)
-        checksums = _write_columns(file, shape, records, tally, late)
+        checksums = _write_columns(file, shape, batches, tally, {})
         fingerprint = _write_attributes(file, shape, checksums, options, software)
     return Extents(**{**extents, "size": path.stat().st_size}), fingerprint
 
@@ -111,7 +99,7 @@ def write_index(
 def write_compressed(
     path: Path,
     shape: Shape,
-    records: Callable[[], Iterable[Records]],
+    batches: Callable[[], Iterable[Batch]],
     tally: Tally,
     chunks: Callable[[list[int]], tuple[Any, Any]],
     *,
@@ -120,28 +108,26 @@ def write_compressed(
 ) -> str:
     """Write a compressed store, the pixels by item and then the rest.
 
-    records, tally : as for `write_index`
+    batches, tally : as for `write_index`
     chunks         : gives those of image and mask that lie at the places of a record
 
     Returns the fingerprint. The same arguments give the same bytes.
     """
-    late = dict(shape.rows)
-    places = [(row, 0, 0) for row in late["row"].tolist()]
     with _create(path, shape) as file:
         names = [bucket.name for bucket, _ in shape.counts]
-        images = {name: file[f"images/{name}"] for name in names}
-        masks = {name: file[f"masks/{name}"] for name in names}
-        at = chain.from_iterable(each.places.tolist() for each in records())
-        for bucket, place, lie in zip(shape.buckets, places, at, strict=True):
-            image, mask = chunks(lie)
-            images[bucket.name].id.write_direct_chunk(place, image)
-            masks[bucket.name].id.write_direct_chunk(place, mask)
-        starts = np.cumsum([0, *(count for _, count in shape.counts)])
-        order = starts[late["bucket"]] + late["row"]
-        for column, datasets in (("image_chunk", images), ("mask_chunk", masks)):
-            index = map(compression.chunk_index, datasets.values())
-            late[column] = np.concatenate(list(index))[order]
-        checksums = _write_columns(file, shape, records, tally, late)
+        images = [file[f"images/{name}"] for name in names]
+        masks = [file[f"masks/{name}"] for name in names]
+        for records, slots in batches():
+            places = records.places.tolist(), slots.bucket.tolist(), slots.row.tolist()
+            for lie, number, row in zip(*places, strict=True):
+                image, mask = chunks(lie)
+                images[number].id.write_direct_chunk((row, 0, 0), image)
+                masks[number].id.write_direct_chunk((row, 0, 0), mask)
+        index = {
+            column: list(map(compression.chunk_index, datasets))
+            for column, datasets in (("image_chunk", images), ("mask_chunk", masks))
+        }
+        checksums = _write_columns(file, shape, batches, tally, index)
         return _write_attributes(file, shape, checksums, options, software)
 
 
@@ -230,25 +216,24 @@ class _Column:
 def _write_columns(
     file: Any,
     shape: Shape,
-    records: Callable[[], Iterable[Records]],
+    batches: Callable[[], Iterable[Batch]],
     tally: Tally,
-    late: Mapping[str, NDArray[np.int64]],
+    chunks: Mapping[str, Sequence[NDArray[np.int64]]],
 ) -> dict[str, str]:
     """Write /items, /contours and /sources; return their checksums.
 
-    late : columns of /items that are not in the records
+    chunks : by column of /items, where those of each bucket lie
     """
-    count = len(shape.buckets)
-    sources, files = tally.sources()
+    sources, files = tally.rows()
     lengths = {
-        "items": count,
+        "items": shape.items,
         "contours": tally.rings,
-        "sources": len(sources["path"]),
+        "sources": sources,
         "contours/offsets": tally.rings + 1,
         "contours/points": tally.points,
     }
     widths = {f"items/{name}": width for name, width in tally.longest.items()}
-    widths["sources/path"] = sources["path"].itemsize
+    widths["sources/path"] = tally.longest["path"]
     columns = {}
     for table, names in layout.tables(shape.classes, shape.compression).items():
         for name, (kind, trailing) in names.items():
@@ -257,18 +242,20 @@ def _write_columns(
             dtype = strings if kind == "|S" else np.dtype(kind)
             size = (lengths.get(place, lengths[table]), *trailing)
             columns[place] = _Column(file, place, size, dtype)
-    for name, column in sources.items():
-        columns[f"sources/{name}"].add(column)
+    for block in tally.sources():
+        for name, column in block.items():
+            columns[f"sources/{name}"].add(column)
     columns["contours/offsets"].add([0])
     start = rings = points = seen = 0
-    for batch in _batched(records()):
-        stop = start + batch.items
+    for batch, slots in batches():
         for name in batch.facts.dtype.names or ():
             columns[f"items/{name}"].add(batch.facts[name])
         for name in layout.STRING_COLUMNS:
             columns[f"items/{name}"].add(getattr(batch, name))
-        for name, values in late.items():
-            columns[f"items/{name}"].add(values[start:stop])
+        columns["items/bucket"].add(slots.bucket)
+        columns["items/row"].add(slots.row)
+        for name, index in chunks.items():
+            columns[f"items/{name}"].add(_by_slot(index, slots))
         # The image's file comes first, then those of the contours.
         firsts = seen + np.cumsum(batch.files) - batch.files
         columns["items/source"].add(files[firsts])
@@ -280,9 +267,22 @@ def _write_columns(
         columns["contours/source"].add(files[firsts[items] + places])
         columns["contours/offsets"].add(points + np.cumsum(sizes))
         columns["contours/points"].add(batch.points)
-        start, rings, points = stop, int(ends[-1]), points + int(sizes.sum())
+        start, rings, points = (
+            start + batch.items,
+            int(ends[-1]),
+            points + int(sizes.sum()),
+        )
         seen += len(batch.path)
     return {name: column.checksum() for name, column in columns.items()}
+
+
+def _by_slot(index: Sequence[NDArray[np.int64]], slots: Slots) -> NDArray[np.int64]:
+    """Return the rows of items, each from the table of its bucket."""
+    rows = np.empty((len(slots.row), index[0].shape[1]), np.int64)
+    for number in set(slots.bucket.tolist()):
+        own = slots.bucket == number
+        rows[own] = index[number][slots.row[own]]
+    return rows
 
 
 def _write_attributes(
@@ -323,32 +323,17 @@ def _describe(place: Any, **attributes: NDArray[Any]) -> None:
         h5py.h5a.create(place.id, name.encode(), kind, space).write(value)
 
 
-def starts_of(shape: Shape, extents: Extents) -> NDArray[np.int64]:
-    """Return where image and mask of each item begin in the file: (n, 2)."""
+def starts_of(shape: Shape, extents: Extents, slots: Slots) -> NDArray[np.int64]:
+    """Return where image and mask of n items begin in the file: (n, 2)."""
     masks = layout.mask_dtype(shape.classes).itemsize
-    rows = shape.rows
     first, size = [], []
     for bucket, _ in shape.counts:
         pixels = bucket.shape[0] * bucket.shape[1]
         first.append((extents.images[bucket.name], extents.masks[bucket.name]))
         size.append((pixels * bucket.dtype.itemsize, pixels * masks))
-    numbers = rows["bucket"]
-    return np.array(first, np.int64)[numbers] + (
-        np.array(size, np.int64)[numbers] * rows["row"][:, None]
+    return np.array(first, np.int64)[slots.bucket] + (
+        np.array(size, np.int64)[slots.bucket] * slots.row[:, None]
     )
-
-
-def _batched(parts: Iterable[Records]) -> Iterator[Records]:
-    batch: list[Records] = []
-    count = 0
-    for part in parts:
-        batch.append(part)
-        count += part.items
-        if count >= ITEMS_AT_ONCE:
-            yield join(batch)
-            batch, count = [], 0
-    if batch:
-        yield join(batch)
 
 
 def _allocate(

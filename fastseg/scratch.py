@@ -1,0 +1,105 @@
+"""What a step notes for itself, and what is too long for memory: in temporary files."""
+
+import heapq
+import pickle
+import tempfile
+import weakref
+from array import array
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+
+# A temporary file begins when there are more bytes than this.
+BYTES_IN_MEMORY = 2**20
+# Of what is sorted, so much is in memory at once; and so much of each run when it is
+# merged with others.
+SORTED_AT_ONCE = 2**14
+MERGED_AT_ONCE = 64
+
+
+class Spool(Generic[T]):
+    """A list that is appended to and read, and needs no memory: 8 bytes an entry.
+
+    The entries are pickled into a file without a name, which is gone when the process
+    is. Used by one thread.
+    """
+
+    def __init__(self, folder: Path):
+        self._file = tempfile.SpooledTemporaryFile(  # noqa: SIM115
+            BYTES_IN_MEMORY, dir=str(folder)
+        )
+        weakref.finalize(self, self._file.close)
+        self._starts = array("q")
+        self._end = 0
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def append(self, entry: T) -> None:
+        """Add an entry, or raise OSError."""
+        data = pickle.dumps(entry, pickle.HIGHEST_PROTOCOL)
+        self._file.seek(self._end)
+        self._file.write(data)
+        self._starts.append(self._end)
+        self._end += len(data)
+
+    def __getitem__(self, k: int) -> T:
+        self._file.seek(self._starts[k])
+        entry: T = pickle.load(self._file)
+        return entry
+
+    def __iter__(self) -> Iterator[T]:
+        return map(self.__getitem__, range(len(self)))
+
+
+class Sorter(Generic[T]):
+    """Sorts more than memory holds; what comes sorted already costs little.
+
+    key : what to sort by, as for `sorted`; those of equal keys keep their order
+
+    Any number may be added, then they are read in order as often as one likes.
+    """
+
+    def __init__(self, folder: Path, key: Callable[[T], Any] | None = None):
+        self._key = key or _itself
+        self._last: Any = None
+        self._new: list[T] = []
+        self._spool: Spool[list[T]] = Spool(folder)
+        # Of each sorted run, where in the spool it begins.
+        self._runs: list[int] = []
+
+    def add(self, item: T) -> None:
+        """Add an item, or raise OSError."""
+        self._new.append(item)
+        if len(self._new) >= SORTED_AT_ONCE:
+            self._begin_run()
+
+    def __iter__(self) -> Iterator[T]:
+        if not self._runs:
+            self._new.sort(key=self._key)
+            return iter(self._new)
+        if self._new:
+            self._begin_run()
+        ends = [*self._runs[1:], len(self._spool)]
+        runs = [self._read(*run) for run in zip(self._runs, ends, strict=True)]
+        return runs[0] if len(runs) == 1 else heapq.merge(*runs, key=self._key)
+
+    def _begin_run(self) -> None:
+        """Move to the file what is in memory; it may go on where a run has ended."""
+        new, self._new = self._new, []
+        new.sort(key=self._key)
+        if not self._runs or self._key(new[0]) < self._last:
+            self._runs.append(len(self._spool))
+        self._last = self._key(new[-1])
+        for start in range(0, len(new), MERGED_AT_ONCE):
+            self._spool.append(new[start : start + MERGED_AT_ONCE])
+
+    def _read(self, start: int, stop: int) -> Iterator[T]:
+        for k in range(start, stop):
+            yield from self._spool[k]
+
+
+def _itself(item: Any) -> Any:
+    return item

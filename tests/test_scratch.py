@@ -1,0 +1,83 @@
+"""Temporary files of what is too long for memory."""
+
+import tempfile
+from operator import itemgetter
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fastseg import scratch
+from fastseg.scratch import Sorter, Spool
+from fastseg.store.lookup import Lookup
+
+HERE = Path(tempfile.gettempdir())
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 9), st.integers())),
+    st.integers(1, 20),
+    st.integers(1, 5),
+)
+def test_items_come_sorted_and_keep_their_order(items, sorted_at_once, merged_at_once):
+    """They are as `sorted` gives them, whatever fits into memory, as often as read."""
+    with (
+        mock.patch.object(scratch, "SORTED_AT_ONCE", sorted_at_once),
+        mock.patch.object(scratch, "MERGED_AT_ONCE", merged_at_once),
+    ):
+        sorter = Sorter(HERE, itemgetter(0))
+        for item in items:
+            sorter.add(item)
+        for _ in range(2):
+            assert list(sorter) == sorted(items, key=itemgetter(0))
+
+
+def test_what_comes_sorted_is_one_run(tmp_path, monkeypatch):
+    """Nothing has to be merged then, which would compare each item again."""
+    monkeypatch.setattr(scratch, "SORTED_AT_ONCE", 10)
+    keys = []
+
+    def key(item):
+        keys.append(item)
+        return item
+
+    sorter = Sorter(tmp_path, key)
+    for k in range(100):
+        sorter.add(k)
+    keys.clear()
+    assert list(sorter) == list(range(100))
+    assert not keys
+
+
+def test_entries_beyond_memory_are_in_a_file_without_a_name(tmp_path):
+    """Each is what was appended, in any order, and no name of it is in the folder."""
+    spool = Spool(tmp_path)
+    for k in range(5):
+        spool.append((k, np.full(scratch.BYTES_IN_MEMORY // 16, k)))
+    assert not list(tmp_path.iterdir())
+    for k in (4, 0, 2):
+        assert spool[k][0] == k
+        assert (spool[k][1] == k).all()
+    assert [number for number, _ in spool] == list(range(5))
+    spool.append("more")
+    assert spool[5] == "more"
+
+
+def test_a_folder_that_cannot_be_written_is_told(tmp_path):
+    """What does not fit into memory raises OSError where no file can be made."""
+    spool = Spool(tmp_path / "absent")
+    with pytest.raises(OSError, match="absent"):
+        spool.append(bytes(scratch.BYTES_IN_MEMORY + 1))
+
+
+@given(st.lists(st.integers(0, 12)), st.lists(st.integers(0, 2**64 - 1)))
+def test_hashes_are_found_at_their_last_place(few, many):
+    """A lookup says what a dict of the places says, and -1 for what is absent."""
+    column = few + many
+    places = {value: k for k, value in enumerate(column)}
+    wanted = [*range(13), *many, 2**64 - 1]
+    found = Lookup(np.array(column, np.uint64)).find(wanted)
+    assert found.tolist() == [places.get(value, -1) for value in wanted]
