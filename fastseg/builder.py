@@ -242,6 +242,8 @@ class _Build:
                         failed.add(share.part.first + passed)
                     if passed == len(share.part) - 1:
                         self._note(partial, share, passed)
+                        if self.older is not None:
+                            self.older.store.release()
             except BaseException:
                 if share is not None and passed != len(share.part) - 1:
                     self._note(partial, share, passed)
@@ -349,17 +351,16 @@ class _Build:
         bulk, rejects = Bulk(self.maker), []
 
         def look(part: Part) -> list[_Seen]:
-            known, seen = bulk.digests(part), []
+            known = bulk.digests(part)
             buckets = [part.buckets[part.slots.bucket[k]] for k in known]
             found = older.find(list(known.values()), buckets).tolist()
-            indices = dict(zip(known, found, strict=True))
-            for k, links in enumerate(part.links):
-                index = indices.get(k, -1)
-                is_found = index >= 0
-                seen.append(
-                    _Seen(links, index, []) if is_found else self._see(older, part[k])
-                )
-            return seen
+            seen = {
+                k: _Seen(part.links[k], place, [])
+                for k, place in zip(known, found, strict=True)
+                if place >= 0
+            }
+            store.release()
+            return [seen.get(k) or self._see(older, part[k]) for k in range(len(part))]
 
         with closing(in_order(look, plan.parts(), self.workers)) as parts:
             each = chain.from_iterable(parts)

@@ -182,8 +182,7 @@ class Datasets:
 
     def release(self) -> None:
         """Let go of the pages that were looked at; the system keeps them cached."""
-        if hasattr(mmap, "MADV_DONTNEED"):
-            self._map.madvise(mmap.MADV_DONTNEED)
+        release(self._map)
 
     def _dataset(
         self, name: str, dtype: str | None = None, trailing: tuple[int, ...] = ()
@@ -226,6 +225,12 @@ class Datasets:
             array = array.copy()
             array.flags.writeable = False
         return array
+
+
+def release(mapped: mmap.mmap) -> None:
+    """Let go of a map's pages that were read; the system keeps them cached."""
+    if hasattr(mmap, "MADV_DONTNEED"):
+        mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def check_columns(

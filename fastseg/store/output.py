@@ -16,14 +16,15 @@ import h5py
 
 
 @contextmanager
-def create_hdf5(path: Path, **options: Any) -> Iterator[Any]:
-    """Create an HDF5 file, or raise OSError when it is left.
+def written_hdf5(path: Path, mode: str, **options: Any) -> Iterator[Any]:
+    """Open an HDF5 file to write, or raise OSError when it is left.
 
+    mode    : "w" for a new file, "r+" for one that goes on
     options : as for h5py.File
     """
-    output = _Output(path)
+    output = _Output(path, mode)
     try:
-        with h5py.File(output, "w", **options) as file:
+        with h5py.File(output, mode, **options) as file:
             yield file
     except Exception:
         if output.failure is None:  # else HDF5 has stumbled over what is not there
@@ -37,8 +38,8 @@ def create_hdf5(path: Path, **options: Any) -> Iterator[Any]:
 class _Output:
     """A file for h5py's driver of Python files; `failure` is what went wrong first."""
 
-    def __init__(self, path: Path):
-        self._file = FileIO(os.fspath(path), "w+")
+    def __init__(self, path: Path, mode: str):
+        self._file = FileIO(os.fspath(path), "w+" if mode == "w" else mode)
         self.failure: BaseException | None = None
 
     def __repr__(self) -> str:

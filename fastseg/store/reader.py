@@ -152,6 +152,13 @@ class Store:
             page = start // mmap.PAGESIZE * mmap.PAGESIZE
             self._map.madvise(mmap.MADV_WILLNEED, page, start + size - page)
 
+    def release(self) -> None:
+        """Let go of the pages that were read; the system keeps them cached.
+
+        What is read again is there again. Does nothing where systems cannot be asked.
+        """
+        checks.release(self._map)
+
     @cached_property
     def patients(self) -> tuple[str, ...]:
         """The patients' IDs, each once, in order of their first sample."""

@@ -21,11 +21,17 @@ from fastseg.errors import BuildError
 from fastseg.store import compression, layout
 from fastseg.store.compression import Codec
 from fastseg.store.layout import Bucket
-from fastseg.store.output import create_hdf5
+from fastseg.store.output import written_hdf5
 from fastseg.store.records import Records, Slots
 from fastseg.store.tally import Tally
 
 COPIED_AT_ONCE = 2**20
+# Large datasets begin on a page; behind chunks, all begin where arrays of numbers may.
+PIXELS_ALIGNED = {
+    "alignment_threshold": layout.ALIGN_FROM,
+    "alignment_interval": layout.PAGE,
+}
+ARRAYS_ALIGNED = {"alignment_threshold": 1, "alignment_interval": 8}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +119,9 @@ def write_compressed(
 
     Returns the fingerprint. The same arguments give the same bytes.
     """
-    with _create(path, shape) as file:
+    # Where chunks had to begin at certain places, HDF5 would remember each gap.
+    with written_hdf5(path, "w") as file:
+        _allocate_pixels(file, shape)
         names = [bucket.name for bucket, _ in shape.counts]
         images = [file[f"images/{name}"] for name in names]
         masks = [file[f"masks/{name}"] for name in names]
@@ -127,6 +135,7 @@ def write_compressed(
             column: list(map(compression.chunk_index, datasets))
             for column, datasets in (("image_chunk", images), ("mask_chunk", masks))
         }
+    with written_hdf5(path, "r+", **ARRAYS_ALIGNED) as file:
         checksums = _write_columns(file, shape, batches, tally, index)
         return _write_attributes(file, shape, checksums, options, software)
 
@@ -157,18 +166,20 @@ def merge_index(index: Path, output: BinaryIO, shape: Shape, extents: Extents) -
 @contextmanager
 def _create(path: Path, shape: Shape) -> Iterator[Any]:
     """Create an HDF5 file with room for the pixels."""
-    # Chunks stand close together, and all else where arrays of numbers may begin.
-    large, page = (1, 8) if shape.compression else (layout.ALIGN_FROM, layout.PAGE)
-    with create_hdf5(path, alignment_threshold=large, alignment_interval=page) as file:
-        masks = layout.mask_dtype(shape.classes)
-        for bucket, count in shape.counts:
-            size = (count, *bucket.shape)
-            codecs = compression.codecs(bucket, masks)
-            for group, codec in zip(("images", "masks"), codecs, strict=True):
-                name = f"{group}/{bucket.name}"
-                packed = codec if shape.compression else None
-                _allocate(file, name, size, codec.dtype, packed)
+    with written_hdf5(path, "w", **PIXELS_ALIGNED) as file:
+        _allocate_pixels(file, shape)
         yield file
+
+
+def _allocate_pixels(file: Any, shape: Shape) -> None:
+    masks = layout.mask_dtype(shape.classes)
+    for bucket, count in shape.counts:
+        size = (count, *bucket.shape)
+        codecs = compression.codecs(bucket, masks)
+        for group, codec in zip(("images", "masks"), codecs, strict=True):
+            name = f"{group}/{bucket.name}"
+            packed = codec if shape.compression else None
+            _allocate(file, name, size, codec.dtype, packed)
 
 
 def _extents(file: Any, shape: Shape) -> dict[str, Any]:
