@@ -101,7 +101,7 @@ def build(
         if isinstance(links, LinkTable):
             images = Images.of_table(links)
         else:
-            images = Images.of_file(links, target.parent)
+            images = Images.of_file(links, target.parent, progress)
         if len(images.classes) > layout.MAX_CLASSES:
             raise BuildError(
                 f"the links have {len(images.classes)} classes, a store holds at most "

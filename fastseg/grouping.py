@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from fastseg.links import Link, LinkTable, Reject, StrPath, read_links, sort_key
+from fastseg.progress import Progress
 from fastseg.scratch import Sorter
 
 # What tells one image from another.
@@ -48,7 +49,7 @@ class Images:
         return cls(table.base, table.links, table.rejects)
 
     @classmethod
-    def of_file(cls, path: StrPath, folder: Path) -> "Images":
+    def of_file(cls, path: StrPath, folder: Path, progress: Progress) -> "Images":
         """Return the images of a table that was saved, which need not fit into memory.
 
         folder : for a temporary file, should it be long
@@ -57,7 +58,8 @@ class Images:
         """
         rejects: list[Reject] = []
         links: Sorter[Link] = Sorter(folder, sort_key)
-        for link in read_links(path, rejects):
+        rows = max(_lines_of(path) - 1, 0)
+        for link in progress(read_links(path, rejects), "read", rows):
             links.add(link)
         return cls(Path(path).parent, links, rejects)
 
@@ -79,3 +81,9 @@ class Images:
             if hash(image) in hashes:
                 self._count -= image in self._scattered
                 self._scattered.setdefault(image, []).extend(group)
+
+
+def _lines_of(path: StrPath) -> int:
+    """Return how many lines a file has: so many rows, unless some are odd."""
+    with Path(path).open("rb") as file:
+        return sum(block.count(b"\n") for block in iter(lambda: file.read(2**20), b""))

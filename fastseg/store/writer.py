@@ -334,17 +334,18 @@ def _describe(place: Any, **attributes: NDArray[Any]) -> None:
         h5py.h5a.create(place.id, name.encode(), kind, space).write(value)
 
 
-def starts_of(shape: Shape, extents: Extents, slots: Slots) -> NDArray[np.int64]:
-    """Return where image and mask of n items begin in the file: (n, 2)."""
+def grid_of(shape: Shape, extents: Extents) -> NDArray[np.int64]:
+    """Return of image and mask, by bucket, where the first begins and its bytes.
+
+    int64 (2, b, 2), the last axis image and mask.
+    """
     masks = layout.mask_dtype(shape.classes).itemsize
     first, size = [], []
     for bucket, _ in shape.counts:
         pixels = bucket.shape[0] * bucket.shape[1]
         first.append((extents.images[bucket.name], extents.masks[bucket.name]))
         size.append((pixels * bucket.dtype.itemsize, pixels * masks))
-    return np.array(first, np.int64)[slots.bucket] + (
-        np.array(size, np.int64)[slots.bucket] * slots.row[:, None]
-    )
+    return np.array([first, size], np.int64).reshape(2, -1, 2)
 
 
 def _allocate(
