@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
 from fastseg import dicom, sources
-from fastseg._kernels import labels, reading, system, tone
+from fastseg._kernels import imaging, labels, reading, system
 from fastseg.links import Link
 from fastseg.making import (
     NO_POINTS,
@@ -33,6 +33,8 @@ from fastseg.store.layout import Bucket
 from fastseg.store.partial import Partial
 from fastseg.store.records import Records, as_texts, fact_dtype, join
 
+# Pixels of masks that are drawn before they are written.
+MASKS_AT_ONCE = 2**22
 # Bytes for files that are read at once. Images are measured and written while they are
 # in a core's second cache: twice or half as many take a twentieth longer. The vertices
 # of texts have at most four times their bytes.
@@ -122,7 +124,7 @@ class Bulk:
         parts: list[Records] = []
         for bucket, files in self._groups(part, items):
             found = _Found(files, len(self.maker.classes))
-            done, places = self._write(bucket, files, found, partial)
+            done, places = self._make(bucket, files, found, partial)
             if done:
                 made += files.items[done].tolist()
                 parts.append(self._records(bucket, files, found, done, places))
@@ -136,7 +138,10 @@ class Bulk:
             self._read_points(files, found)
             buffer, first = self._image_buffer(files), 0
             while first < count:
-                first = self._read_images(files, found, first, buffer)
+                first = reading.read_files(
+                    *(files.names, files.starts, first, files.sizes[:count]),
+                    *(files.leads, buffer, found.places, found.stamps, found.digests),
+                )
             ends = files.rings.tolist()
             for j, item in enumerate(files.items.tolist()):
                 order = [j, *range(count + ends[j], count + ends[j + 1])]
@@ -203,52 +208,71 @@ class Bulk:
             limits=commons.limits[looks.common[plain]],
         )
 
-    def _write(
+    def _make(
         self, bucket: Bucket, files: _Files, found: _Found, partial: Partial
     ) -> tuple[list[int], NDArray[np.int64]]:
-        """Read, measure, draw and write, as many at a time as the caches take.
+        """Read, measure, draw and write images.
 
         Returns which items it was done to, and their places in the store.
         """
         count, buffer = len(files.items), self._image_buffer(files)
-        pixels = bucket.shape[0] * bucket.shape[1]
-        like, ranks = np.empty(0, bucket.dtype), percentile_ranks(pixels)
-        done: list[int] = []
-        places: list[NDArray[np.int64]] = []
+        slots = files.part.slots.pick(files.items)
+        handle, places = partial.direct(slots)
+        masks_at_once = MASKS_AT_ONCE // (bucket.shape[0] * bucket.shape[1])
         self._read_points(files, found)
         first = 0
         while first < count:
-            stop = self._read_images(files, found, first, buffer)
-            tone.measure_images(
-                *(buffer, found.places, files.leads, files.heads, files.limits),
-                *(like, pixels, WIDEST_COUNT, ranks, first, stop),
-                *(found.sums, found.percentiles, found.hashes, found.sound),
+            last = min(first + max(masks_at_once, 1), count)
+            stop = self._make_images(
+                bucket, files, found, first, last, handle, places, buffer
             )
+            if handle >= 0 and stop < last:
+                # The disk did not take it. To write it again tells why, or is enough.
+                start = int(found.places[stop] + files.leads[stop])
+                partial.write_many(slots.pick([stop]), buffer, [start], {})
+                stop += 1
             masks = self._draw(bucket, files, found, first, stop)
-            sound = found.sound[first:stop]
-            if sound.any():
-                at = (found.places[first:stop] + files.leads[first:stop])[sound]
-                some = np.arange(first, stop)[sound].tolist()
-                drawn = {k: masks[j] for k, j in enumerate(some) if j in masks}
-                slots = files.part.slots.pick(files.items[some])
-                places.append(partial.write_many(slots, buffer, at.tolist(), drawn))
-                done += some
+            some = np.flatnonzero(found.sound[first:stop]) + first
+            drawn = {k: masks[j] for k, j in enumerate(some.tolist()) if j in masks}
+            if handle >= 0:
+                partial.write_masks(slots.pick(some), drawn)
+            elif len(some):
+                starts = (found.places[some] + files.leads[some]).tolist()
+                places[some] = partial.write_many(
+                    slots.pick(some), buffer, starts, drawn
+                )
             first = stop
-        return done, np.concatenate(places) if places else np.empty(0, np.int64)
+        done = np.flatnonzero(found.sound)
+        return done.tolist(), places[done]
+
+    def _make_images(
+        self,
+        bucket: Bucket,
+        files: _Files,
+        found: _Found,
+        first: int,
+        last: int,
+        handle: int,
+        places: NDArray[np.int64],
+        buffer: NDArray[np.uint8],
+    ) -> int:
+        """Read and measure images [first, last), or as many as there is room for.
+
+        Those that a handle is for are written; returns where it ended.
+        """
+        pixels = bucket.shape[0] * bucket.shape[1]
+        stop: int = imaging.make_images(
+            *(files.names, files.starts, first, files.sizes[:last], files.leads),
+            *(files.heads, files.limits, np.empty(0, bucket.dtype), pixels),
+            *(WIDEST_COUNT, percentile_ranks(pixels), handle, places[:, 0], buffer),
+            *(found.places, found.stamps, found.digests, found.sums),
+            *(found.percentiles, found.hashes, found.sound),
+        )
+        return stop
 
     def _image_buffer(self, files: _Files) -> NDArray[np.uint8]:
         largest = int(files.sizes[: len(files.items)].max(initial=0))
         return self._buffer("images", largest + reading.LINE)
-
-    def _read_images(
-        self, files: _Files, found: _Found, first: int, buffer: NDArray[np.uint8]
-    ) -> int:
-        """Read images from `first` on, as many as there is room for."""
-        stop: int = reading.read_files(
-            *(files.names, files.starts, first, files.sizes[: len(files.items)]),
-            *(files.leads, buffer, found.places, found.stamps, found.digests),
-        )
-        return stop
 
     def _draw(
         self, bucket: Bucket, files: _Files, found: _Found, first: int, stop: int

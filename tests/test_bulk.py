@@ -11,7 +11,7 @@ import pytest
 from xxhash import xxh3_64_intdigest
 
 import fastseg
-from fastseg._kernels import reading, system
+from fastseg._kernels import imaging, reading, system
 from fastseg.dicom import plain
 from fastseg.errors import RejectedWarning
 from fastseg.files import stamp_of
@@ -73,6 +73,87 @@ def test_what_is_not_expected_is_not_read(tmp_path):
     assert places[-1] >= 0
     file.write_bytes(bytes(100))
     assert read([file], [reading.UNKNOWN], room=80)[1] == [reading.UNREAD]
+
+
+def make_images(paths, heads, handle, targets, room, first=0):
+    """Return what `make_images` finds of files of 8 bytes and 20 pixels of 16 bits."""
+    names, starts = names_of(paths)
+    count, ranks, data = len(paths), np.array([0, 10]), np.frombuffer(names, np.uint8)
+    files = starts, first, np.full(count, 48), np.full(count, 8), heads
+    limits, like = np.tile([0, 2000], (count, 1)), np.empty(0, np.uint16)
+    buffer, places = np.zeros(room, np.uint8), np.full(count, 7)
+    stamps, sums = np.zeros((count, 4), np.int64), np.zeros((count, 5), np.int64)
+    digests, hashes = np.zeros(count, np.uint64), np.zeros(count, np.uint64)
+    percentiles, sound = np.zeros((count, 2)), np.zeros(count, np.bool_)
+    stop = imaging.make_images(
+        *(data, *files, limits, like, 20, 2**17, ranks, handle, targets, buffer),
+        *(places, stamps, digests, sums, percentiles, hashes, sound),
+    )
+    return stop, places, digests, sums, percentiles, hashes, sound, buffer
+
+
+@needs_kernels
+@pytest.mark.kernel
+@pytest.mark.parametrize("room", [150, 10_000])
+def test_images_are_measured_and_written(tmp_path, room):
+    """Each is as numpy says, and stands where it belongs, whatever fits into memory."""
+    rng, paths = np.random.default_rng(5), []
+    images = rng.integers(0, 1000, (12, 20)).astype(np.uint16)
+    images[7, 3] = 2001  # more than may be
+    for k, image in enumerate(images):
+        paths.append(tmp_path / f"{k}")
+        paths[-1].write_bytes(b"12345678" + image.tobytes())
+    heads = np.full(12, xxh3_64_intdigest(b"12345678"), np.uint64)
+    heads[4] += np.uint64(1)  # has changed
+    targets = np.array([400, 440, 480, 0, 0, 520, 560, 600, 640, 40, 80, 120])
+    output = tmp_path / "output"
+    output.write_bytes(bytes(700))
+    handle = os.open(output, os.O_RDWR)
+    try:
+        found = make_images(paths, heads, handle, targets, room)
+    finally:
+        os.close(handle)
+    stop, _, digests, sums, percentiles, hashes, sound, _ = found
+    assert stop == 12
+    assert np.flatnonzero(~sound).tolist() == [4, 7]
+    expected = bytearray(700)
+    for k in np.flatnonzero(sound).tolist():
+        image = images[k]
+        expected[targets[k] : targets[k] + 40] = image.tobytes()
+        assert digests[k] == xxh3_64_intdigest(paths[k].read_bytes())
+        assert hashes[k] == xxh3_64_intdigest(image.tobytes())
+        squares = int((image.astype(int) ** 2).sum())
+        assert sums[k].tolist() == [image.min(), image.max(), image.sum(), 0, squares]
+        assert percentiles[k].tolist() == np.sort(image)[[0, 10]].tolist()
+    assert output.read_bytes() == expected
+
+
+@needs_kernels
+@pytest.mark.kernel
+def test_what_is_not_written_stays_in_memory(tmp_path):
+    """Without a file to write to, or where it takes nothing, others find it there."""
+    paths = []
+    for k in range(6):
+        paths.append(tmp_path / f"{k}")
+        paths[-1].write_bytes(b"12345678" + bytes([k, 0] * 20))
+    heads = np.full(6, xxh3_64_intdigest(b"12345678"), np.uint64)
+    targets = np.arange(6) * 40 + 1000
+    room = 63 + 2 * 64 + 48  # for three, wherever in a line of the caches it begins
+    stop, places, *_, sound, buffer = make_images(paths, heads, -1, targets, room)
+    assert stop == 3
+    assert sound.tolist() == [True] * 3 + [False] * 3
+    for k in range(3):
+        assert buffer[places[k] + 8 : places[k] + 48].tolist() == [k, 0] * 20
+    assert make_images(paths, heads, -1, targets, room, first=3)[0] == 6
+    handle = os.open(paths[0], os.O_RDONLY)
+    try:
+        for first in (0, 2):
+            found = make_images(paths, heads, handle, targets, room, first=first)
+            stop, places, *_, buffer = found
+            assert stop == first
+            assert buffer[places[stop] + 8] == stop
+    finally:
+        os.close(handle)
 
 
 @needs_kernels

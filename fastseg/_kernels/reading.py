@@ -63,6 +63,15 @@ def read_whole(handle, place, room, expected, buffer, status, stamp, again):
     return size
 
 
+@inlined
+def aligned_place(end, lead, skew):
+    """Return the first place from `end` on where what follows the lead is aligned.
+
+    skew : by how much the beginning of all places is not
+    """
+    return (end + lead + skew + LINE - 1) // LINE * LINE - lead - skew
+
+
 @kernel
 def read_files(names, starts, first, sizes, leads, buffer, places, stamps, sums):
     """Read files from `first` on, as many as the buffer takes; return the next one.
@@ -79,7 +88,7 @@ def read_files(names, starts, first, sizes, leads, buffer, places, stamps, sums)
     end = np.int64(0)
     skew = address_of(buffer) % LINE
     for k in range(first, len(sizes)):
-        place = (end + leads[k] + skew + LINE - 1) // LINE * LINE - leads[k] - skew
+        place = aligned_place(end, leads[k], skew)
         if place + sizes[k] > len(buffer) and k > first:
             return k
         places[k] = UNREAD

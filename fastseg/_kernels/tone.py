@@ -3,7 +3,6 @@
 import numpy as np
 
 from fastseg._kernels.jit import kernel
-from fastseg._kernels.system import address_of, hash_bytes
 
 # Counts are kept in so many tables, see `count_values`.
 TABLES = 8
@@ -103,41 +102,6 @@ def measure_values(image, widest, ranks, out):
         return True, least, greatest, total, high, low
     total, high, low = sum_values(image)
     return False, least, greatest, total, high, low
-
-
-@kernel
-def measure_images(
-    data, places, leads, heads, limits, like, count, widest, ranks, first, stop,
-    sums, percentiles, hashes, measured,
-):  # fmt: skip
-    """Measure images [first, stop) in files that were read, if these are as they were.
-
-    data   : uint8 (m,), the files; places : int64 (n,), where, negative for none
-    leads  : int64 (n,), how many bytes stand before the pixels
-    heads  : uint64 (n,), XXH3-64 of what stood there
-    limits : int64 (n, 2), the least and the greatest value that may be
-    like   : an array of the pixels' dtype; count : pixels of an image
-    widest, ranks : as for `measure_values`
-    sums   : int64 (n, 5), least, greatest, and what `sum_values` returns
-    percentiles : float64 (n, q), as out of `measure_values`
-    hashes : uint64 (n,), XXH3-64 of the pixels
-    measured : bool (n,), whether all this is there; the others are left to others
-    """
-    base, size = address_of(data), count * like.itemsize
-    for k in range(first, stop):
-        place = places[k]
-        measured[k] = False
-        if place < 0 or hash_bytes(base + place, leads[k]) != heads[k]:
-            continue
-        start = place + leads[k]
-        values = data[start : start + size].view(like.dtype)
-        counted, least, greatest, total, high, low = measure_values(
-            values, widest, ranks, percentiles[k]
-        )
-        sums[k, 0], sums[k, 1] = least, greatest
-        sums[k, 2], sums[k, 3], sums[k, 4] = total, high, low
-        hashes[k] = hash_bytes(base + start, size)
-        measured[k] = counted and least >= limits[k, 0] and greatest <= limits[k, 1]
 
 
 @kernel

@@ -83,6 +83,10 @@ class CompressedPartial(Partial):
             places.append((place, place + len(first), len(first), len(second)))
         return np.array(places, np.int64)
 
+    def direct(self, slots: Slots) -> tuple[int, NDArray[np.int64]]:
+        """Return no file, and room for the places of items."""
+        return -1, np.zeros((len(slots.row), 4), np.int64)
+
     def _complete(self) -> tuple[Path, str]:
         work = self._works[0]
 

@@ -239,18 +239,31 @@ class Partial:
         starts : where in the data each image begins
         masks  : of those of the items, counted from 0, that have any
         """
-        places, work = self._starts(slots), self._works[0]
-        size, view = int(self._bytes[slots.bucket[0]]), memoryview(data)
+        places, size = self._starts(slots), int(self._bytes[slots.bucket[0]])
+        view = memoryview(data)
         images = [view[start : start + size] for start in starts]
-        work.write_all(places[:, 0].tolist(), images)
+        self._works[0].write_all(places[:, 0].tolist(), images)
+        self.write_masks(slots, masks)
+        return places
+
+    def direct(self, slots: Slots) -> tuple[int, NDArray[np.int64]]:
+        """Return a file, open to write, and the places of items, a row each.
+
+        Their images may be written there at once, then `write_masks` is to be called.
+        The file is -1 where only `write_many` knows how and where pixels are written.
+        """
+        return self._works[0].handle(), self._starts(slots)
+
+    def write_masks(self, slots: Slots, masks: Mapping[int, NDArray[Any]]) -> None:
+        """Write the masks of n items of one bucket, of which those may have none."""
+        places, work = self._starts(slots)[:, 1].tolist(), self._works[0]
         if masks:
             drawn = [memoryview(mask).cast("B") for mask in masks.values()]
-            work.write_all(places[list(masks), 1].tolist(), drawn)
-        if not self._is_new:  # else there are holes, which read as zeros
+            work.write_all([places[j] for j in masks], drawn)
+        if places and not self._is_new:  # else there are holes, which read as zeros
             empty = np.zeros(self.bucket(slots, 0).shape, self._masks)
             for j in set(range(len(places))).difference(masks):
-                work.write(int(places[j, 1]), empty)
-        return places
+                work.write(places[j], empty)
 
     def _complete(self) -> tuple[Path, str]:
         """Return the whole store's file, on the disk, and its fingerprint."""

@@ -65,6 +65,10 @@ class Work:
                 rest = np.frombuffer(b"".join(parts)[done:], np.uint8)
                 self.write(place + done, rest)
 
+    def handle(self) -> int:
+        """Return the number of a file that is open to read and write."""
+        return self._file().fileno()
+
     def begin_to_write(self) -> None:
         """Let the system begin to bring what was written to the disk."""
         begin_to_write(self._file().fileno())
