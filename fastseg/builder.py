@@ -6,14 +6,14 @@ from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib.metadata import version
-from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from fastseg import __version__
 from fastseg.bulk import Bulk
+from fastseg.comparing import compare
 from fastseg.dicom import MAX_PIXEL_BYTES
 from fastseg.errors import (
     BuildError,
@@ -25,7 +25,7 @@ from fastseg.errors import (
 from fastseg.grouping import Images
 from fastseg.links import Link, LinkTable, Paths, Reject, StrPath, save_rejects
 from fastseg.making import Maker
-from fastseg.planning import Part, Plan, Planned, Refusal, plan_build
+from fastseg.planning import Part, Plan, Refusal, plan_build
 from fastseg.progress import Progress, in_order, silent
 from fastseg.raster import Rules
 from fastseg.store import compression, layout
@@ -344,27 +344,12 @@ class _Build:
 
         Contents decide, so every file is read; nothing is written.
         """
-        store = older.store
+        store, rejects = older.store, []
         made = store.compression, store.software
         if made != (self.partial.compression, self.software):
             return False
-        bulk, rejects = Bulk(self.maker), []
-
-        def look(part: Part) -> list[_Seen]:
-            known = bulk.digests(part)
-            buckets = [part.buckets[part.slots.bucket[k]] for k in known]
-            found = older.find(list(known.values()), buckets).tolist()
-            seen = {
-                k: _Seen(part.links[k], place, [])
-                for k, place in zip(known, found, strict=True)
-                if place >= 0
-            }
-            store.release()
-            return [seen.get(k) or self._see(older, part[k]) for k in range(len(part))]
-
-        with closing(in_order(look, plan.parts(), self.workers)) as parts:
-            each = chain.from_iterable(parts)
-            for links, place, rejected in self.progress(each, "compare", len(plan)):
+        with closing(compare(older, plan, self.maker, self.workers)) as items:
+            for links, place, rejected in self.progress(items, "compare", len(plan)):
                 rejects += rejected
                 if place is None:  # it cannot be used, so it is not in the store
                     continue
@@ -378,16 +363,6 @@ class _Build:
         self.rejects += rejects
         return True
 
-    def _see(self, older: Finished, item: Planned) -> "_Seen":
-        try:
-            material = self.maker.read(item)
-            (index,) = older.find([material.hash], [item.bucket]).tolist()
-            if index < 0:  # it is new, unless it cannot be used anyway
-                self.maker.decode(item, material)
-            return _Seen(item.links, index, material.rejects)
-        except Refusal as exc:
-            return _Seen(item.links, None, exc.rejects)
-
     def _count(self, links: Sequence[Link], labelled: Any, pixels: Any) -> None:
         """Count the contours of an item of the store for the report."""
         bits = int(labelled)
@@ -399,14 +374,6 @@ class _Build:
                 self.drawn += 1
                 if not pixels[bit]:
                     self.off_image.append(files[name])
-
-
-class _Seen(NamedTuple):
-    """An item beside an older store: its place there, -1 if new, None if unusable."""
-
-    links: Sequence[Link]
-    place: int | None
-    rejects: list[Reject]
 
 
 @cache

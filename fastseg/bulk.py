@@ -5,18 +5,16 @@ those are made whose files are as plain as nearly all are and just as the plan f
 them; all others are left to it.
 """
 
-import itertools
 import threading
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
-from fastseg import dicom, sources
-from fastseg._kernels import imaging, labels, reading, system
-from fastseg.links import Link
+from fastseg._kernels import imaging, labels, reading
+from fastseg.inputs import Files, group_plain
 from fastseg.making import (
     NO_POINTS,
     WIDEST_COUNT,
@@ -26,7 +24,7 @@ from fastseg.making import (
     mean_and_std,
     percentile_ranks,
 )
-from fastseg.planning import NO_START, Part, join_names, within_root
+from fastseg.planning import Part, within_root
 from fastseg.raster import scratch_rows, shift_origin
 from fastseg.store import layout
 from fastseg.store.layout import Bucket
@@ -43,38 +41,10 @@ AT_ONCE = {"images": 2**20, "text": 2**20, "vertices": 2**22}
 TEXTS_AT_ONCE = 16
 
 
-class _Files(NamedTuple):
-    """The files of n items of one bucket: first all images, then all contours.
-
-    items  : which of the part they are
-    links  : of each image, then of each contour
-    rings  : int64 (n + 1,), item k has the contours from rings[k] to rings[k + 1]
-    bits   : int64 (c,), of the contours' classes
-    names, starts : real paths, each with NUL behind it, and where each begins
-    sizes, leads  : int64, bytes of a file, -1 if not known, and of what stands before
-        an image's pixels
-    heads  : uint64 (n,), XXH3-64 of the latter
-    limits : int64 (n, 2), the least and the greatest value that may be
-    """
-
-    part: Part
-    commons: "_Commons"
-    items: NDArray[np.int64]
-    links: list[Link]
-    rings: NDArray[np.int64]
-    bits: NDArray[np.int64]
-    names: NDArray[np.uint8]
-    starts: NDArray[np.int64]
-    sizes: NDArray[np.int64]
-    leads: NDArray[np.int64]
-    heads: NDArray[np.uint64]
-    limits: NDArray[np.int64]
-
-
 class _Found:
     """What kernels find in n images and c contours, see where they write it."""
 
-    def __init__(self, files: _Files, classes: int):
+    def __init__(self, files: Files, classes: int):
         count, everything = len(files.items), len(files.links)
         self.places = np.empty(everything, np.int64)
         self.stamps = np.empty((everything, 4), np.int64)
@@ -91,19 +61,6 @@ class _Found:
         self.masks = np.empty(count, np.uint64)
 
 
-class _Commons:
-    """What the kernels must know of headers that files have in common, as columns."""
-
-    def __init__(self, commons: list[dicom.Header]):
-        self.plain = np.array([each.frames == 1 for each in commons], np.bool_)
-        inverted = [each.photometric != "MONOCHROME2" for each in commons]
-        self.inverted = np.array(inverted, np.bool_)
-        self.limits = np.array(list(map(_limits, commons)), np.int64).reshape(-1, 2)
-        self.maps = np.array([each.value_map for each in commons]).reshape(-1, 2)
-        spacings = [each.spacing_mm or (np.nan, np.nan) for each in commons]
-        self.spacings = np.array(spacings).reshape(-1, 2)
-
-
 class Bulk:
     """Makes items of parts of a plan by the rules of a Maker; threads share it."""
 
@@ -111,7 +68,6 @@ class Bulk:
         self.maker = maker
         self._local = threading.local()
         self._masks = layout.mask_dtype(maker.classes)
-        self._bits = {name: bit for bit, name in enumerate(maker.classes)}
 
     def make(
         self, part: Part, items: Sequence[int], partial: Partial
@@ -122,7 +78,7 @@ class Bulk:
         """
         made: list[int] = []
         parts: list[Records] = []
-        for bucket, files in self._groups(part, items):
+        for bucket, files in group_plain(part, items, self.maker):
             found = _Found(files, len(self.maker.classes))
             done, places = self._make(bucket, files, found, partial)
             if done:
@@ -133,7 +89,7 @@ class Bulk:
     def digests(self, part: Part) -> dict[int, int]:
         """Return `inputs_xxh3` of what is plain of a part, which may be unsound."""
         digests: dict[int, int] = {}
-        for _, files in self._groups(part, range(len(part))):
+        for _, files in group_plain(part, range(len(part)), self.maker):
             found, count = _Found(files, len(self.maker.classes)), len(files.items)
             self._read_points(files, found)
             buffer, first = self._image_buffer(files), 0
@@ -150,66 +106,8 @@ class Bulk:
                     digests[item] = hash_inputs(int(part.slots.links[item]), sums)
         return digests
 
-    def _groups(
-        self, part: Part, items: Sequence[int]
-    ) -> Iterator[tuple[Bucket, _Files]]:
-        """Yield the files of what is plain of some items, by bucket."""
-        common, chosen = part.looks.common, np.asarray(items, np.int64)
-        commons = _Commons(part.looks.commons)
-        chosen = chosen[common[chosen] != NO_START]
-        chosen = chosen[commons.plain[common[chosen]]]
-        if system.AVAILABLE:
-            buckets = part.slots.bucket[chosen]
-            for number in np.unique(buckets).tolist():
-                bucket, some = part.buckets[number], chosen[buckets == number]
-                yield bucket, self._files(bucket, part, commons, some.tolist())
-
-    def _files(
-        self, bucket: Bucket, part: Part, commons: _Commons, items: list[int]
-    ) -> _Files:
-        """Return the files of those items whose links and paths are plain."""
-        looks, direct = part.looks, self.maker.paths.direct
-        size = bucket.shape[0] * bucket.shape[1] * bucket.dtype.itemsize
-        plain, images, contours, rings = [], [], [], [0]
-        names: tuple[list[str], list[str]] = [], []
-        right = looks.places[items, 1] == size + size % 2
-        for k in itertools.compress(items, right.tolist()):
-            links = part.links[k]
-            link = links[0]
-            name = direct(link.dicom_path, link.root)
-            if name is None:
-                continue
-            if len(links) > 1 or link.contour_path:
-                drawn = [each for each in links if each.contour_path]
-                more = [direct(each.contour_path, each.root) for each in drawn]
-                if not _are_plain(drawn, more):
-                    continue
-                contours += drawn
-                names[1].extend(filter(None, more))
-            plain.append(k)
-            images.append(link)
-            names[0].append(name)
-            rings.append(len(contours))
-        joined, starts = join_names([*names[0], *names[1]])
-        places = looks.places[plain]
-        unknown = np.full(len(contours), reading.UNKNOWN)
-        return _Files(
-            part=part,
-            commons=commons,
-            items=np.array(plain, np.int64),
-            links=images + contours,
-            rings=np.array(rings, np.int64),
-            bits=np.array([self._bits[link.label] for link in contours], np.int64),
-            names=np.frombuffer(joined, np.uint8),
-            starts=starts,
-            sizes=np.concatenate([places.sum(axis=1), unknown]),
-            leads=np.concatenate([places[:, 0], np.zeros_like(unknown)]),
-            heads=looks.heads[plain],
-            limits=commons.limits[looks.common[plain]],
-        )
-
     def _make(
-        self, bucket: Bucket, files: _Files, found: _Found, partial: Partial
+        self, bucket: Bucket, files: Files, found: _Found, partial: Partial
     ) -> tuple[list[int], NDArray[np.int64]]:
         """Read, measure, draw and write images.
 
@@ -248,7 +146,7 @@ class Bulk:
     def _make_images(
         self,
         bucket: Bucket,
-        files: _Files,
+        files: Files,
         found: _Found,
         first: int,
         last: int,
@@ -270,12 +168,12 @@ class Bulk:
         )
         return stop
 
-    def _image_buffer(self, files: _Files) -> NDArray[np.uint8]:
+    def _image_buffer(self, files: Files) -> NDArray[np.uint8]:
         largest = int(files.sizes[: len(files.items)].max(initial=0))
         return self._buffer("images", largest + reading.LINE)
 
     def _draw(
-        self, bucket: Bucket, files: _Files, found: _Found, first: int, stop: int
+        self, bucket: Bucket, files: Files, found: _Found, first: int, stop: int
     ) -> dict[int, NDArray[Any]]:
         """Return the masks of those items [first, stop) that have contours."""
         if files.rings[first] == files.rings[stop]:
@@ -291,7 +189,7 @@ class Bulk:
         )
         return dict(zip(some.tolist(), masks, strict=True))
 
-    def _read_points(self, files: _Files, found: _Found) -> None:
+    def _read_points(self, files: Files, found: _Found) -> None:
         """Read the vertices of all contours, none of a file that is odd."""
         first, stop = len(files.items), len(files.links)
         if first == stop:
@@ -322,7 +220,7 @@ class Bulk:
     def _records(
         self,
         bucket: Bucket,
-        files: _Files,
+        files: Files,
         found: _Found,
         done: list[int],
         places: NDArray[np.int64],
@@ -384,7 +282,7 @@ class Bulk:
         )
 
     def _facts(
-        self, bucket: Bucket, files: _Files, found: _Found, done: list[int]
+        self, bucket: Bucket, files: Files, found: _Found, done: list[int]
     ) -> NDArray[Any]:
         """Return the facts of items but those of their contours and inputs."""
         part, commons, items = files.part, files.commons, files.items[done]
@@ -415,18 +313,3 @@ class Bulk:
         facts["mask_xxh3"] = np.where(drawn, found.masks[done], empty)
         facts["contour_xxh3"] = hash_of_zeros(0)
         return facts
-
-
-def _are_plain(contours: list[Link], paths: list[str | None]) -> bool:
-    """Return whether kernels read an image's contours that have these real paths."""
-    are_pairs = all(x.format in sources.PLAIN and not x.contour_key for x in contours)
-    is_one_each = len({link.label for link in contours}) == len(contours)
-    return are_pairs and is_one_each and None not in paths
-
-
-def _limits(common: dicom.Header) -> tuple[int, int]:
-    """Return the least and the greatest value that the stored bits can tell."""
-    if common.dtype.kind == "u":
-        return 0, 2**common.bits_stored - 1
-    half = 2 ** (common.bits_stored - 1)
-    return -half, half - 1
