@@ -14,6 +14,8 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 SHELL := /bin/sh
 # Not make's default, so that every line goes through a shell and finds that PATH.
 .SHELLFLAGS := -e -c
+# Each process of tests takes up to 2 GB.
+PARALLEL := -n auto --maxprocesses 4 --dist worksteal
 PIP := python -m pip --disable-pip-version-check install --quiet
 
 .PHONY: demo test lint bench bench-raster bench-build bench-scale bench-compress \
@@ -38,11 +40,9 @@ demo: $(VENV)/.demo
 test: $(VENV)/.test lint
 	@# numba's cache notices changes of a kernel's own file, not of kernels it calls.
 	@find fastseg -name '*.nb[ic]' -delete
-	@# Beside the others on the second core; its output comes last.
-	@NUMBA_DISABLE_JIT=1 pytest -m kernel > $(VENV)/plain.txt 2>&1 & plain=$$!; \
-	failed=0; pytest || failed=$$?; wait $$plain || failed=$$?; \
-	echo "The kernels' tests again, without compiling:"; cat $(VENV)/plain.txt; \
-	exit $$failed
+	pytest $(PARALLEL)
+	@echo "The kernels' tests again, without compiling:"
+	NUMBA_DISABLE_JIT=1 pytest $(PARALLEL) -m kernel
 
 lint: $(VENV)/.test
 	ruff check
