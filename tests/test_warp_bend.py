@@ -60,7 +60,20 @@ def test_vertices_go_through_the_inverse(outer, inner, seed):
 @settings(max_examples=40)
 def test_bent_rings_lie_on_the_true_ones(mapping, seed):
     """Vertices are kept, others are on the edges, and pieces within the tolerance."""
-    points, offsets = random_rings(seed, 2, 25)
+    check_rings(mapping, *random_rings(seed, 2, 25))
+
+
+@pytest.mark.parametrize("ends", [[(-80, -90), (-70, 110)], [(90, 70), (-110, 80)]])
+def test_edges_beside_the_control_points_are_bent_too(ends):
+    """The outermost coefficients go on for ever, so edges bend far off the grid."""
+    control = np.zeros((5, 5, 2))
+    control[2], control[:, 2] = 1.4, 1.4
+    mapping = IDENTITY, control, 3.0, IDENTITY
+    check_rings(mapping, np.array(ends, float), np.array([0, 2]))
+
+
+def check_rings(mapping, points, offsets):
+    """Hold rings against the mapping itself."""
     moved, ends = bend.bend_rings(points, offsets, *mapping)
     back = into_image(mapping, moved)
     scale = np.abs(mapping[3][:, :2]).max()

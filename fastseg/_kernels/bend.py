@@ -95,14 +95,15 @@ def height_over(x0, y0, x1, y1, x, y):
 
 
 @inlined
-def crosses_grid(rx0, ry0, rx1, ry1, width, height, margin):
-    """Return whether an edge's box meets the control points' own, by a margin."""
-    return (
-        max(rx0, rx1) >= -margin
-        and min(rx0, rx1) <= width + margin
-        and max(ry0, ry1) >= -margin
-        and min(ry0, ry1) <= height + margin
-    )
+def is_long(r0, r1, spacing, count):
+    """Return whether an edge is long along an axis, where there are control points.
+
+    Beyond those, by two spacings, the displacement does not change along the axis; it
+    still does along the other one, as the outermost coefficients go on for ever.
+    """
+    margin = 2.0 * spacing
+    is_over = max(r0, r1) >= -margin and min(r0, r1) <= (count - 3) * spacing + margin
+    return is_over and abs(r1 - r0) > LONG * spacing
 
 
 @kernel
@@ -126,8 +127,6 @@ def bend_edge(control, spacing, back, ends, stack, out, count):
     Returns out, or a larger copy, and the new count. The points do not depend on the
     direction of the edge.
     """
-    height = (control.shape[0] - 3) * spacing
-    width = (control.shape[1] - 3) * spacing
     rx0, ry0, x0, y0 = ends[0]
     stack[0] = ends[1]
     depths = np.zeros(MOST_HALVINGS + 2, np.int64)
@@ -146,8 +145,8 @@ def bend_edge(control, spacing, back, ends, stack, out, count):
             px1, py1 = apply_affine(back, x1, y1)
             px, py = apply_affine(back, x, y)
             split = height_over(px0, py0, px1, py1, px, py) > MEASURED
-            if not split and length > LONG:
-                split = crosses_grid(rx0, ry0, rx1, ry1, width, height, 2.0 * spacing)
+            split = split or is_long(rx0, rx1, spacing, control.shape[1])
+            split = split or is_long(ry0, ry1, spacing, control.shape[0])
             if not split and length > SHORT:
                 for side in range(2):
                     if side == 0:
