@@ -21,10 +21,10 @@ inside = st.floats(-4, 16, allow_nan=False)
 coordinates = st.one_of(half_pixels, near_pixel_centres(), inside, any_finite)
 
 
-def rings(coordinate=coordinates, most=9):
+def rings(coordinate=coordinates, most=9, fewest=3):
     """Rings of 3 or more vertices, at least 3 of them distinct."""
     vertex = st.tuples(coordinate, coordinate)
-    return st.lists(vertex, min_size=3, max_size=most).filter(
+    return st.lists(vertex, min_size=fewest, max_size=most).filter(
         # -0.0 and 0.0 are one place
         lambda ring: len({(x + 0.0, y + 0.0) for x, y in ring}) >= 3
     )
@@ -36,9 +36,6 @@ shapes = st.tuples(st.integers(1, 12), st.integers(1, 14))
 @st.composite
 def rings_split_at_a_chord(draw, coordinate=coordinates):
     """(whole, left, right): a ring and the two parts that a chord cuts it into."""
-    ring = draw(rings(coordinate))
-    first = draw(st.integers(0, len(ring) - 1))
-    second = draw(st.integers(first, len(ring) - 1))
-    left = ring[first : second + 1]
-    right = ring[second:] + ring[: first + 1]
-    return ring, left, right
+    ring = draw(rings(coordinate, fewest=4))
+    cut = draw(st.integers(2, len(ring) - 2))
+    return ring, ring[: cut + 1], [*ring[cut:], ring[0]]
