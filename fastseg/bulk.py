@@ -37,7 +37,8 @@ MASKS_AT_ONCE = 2**22
 # in a core's second cache: twice or half as many take a twentieth longer. The vertices
 # of texts have at most four times their bytes.
 AT_ONCE = {"images": 2**20, "text": 2**20, "vertices": 2**22}
-# Contour files that are read at once: one with over 64 KB is left to others.
+# Contour files that are read at once. Where they are longer than the buffer for texts,
+# those without room are left to others.
 TEXTS_AT_ONCE = 16
 
 
@@ -46,7 +47,7 @@ class _Found:
 
     def __init__(self, files: Files, classes: int):
         count, everything = len(files.items), len(files.links)
-        self.places = np.empty(everything, np.int64)
+        self.places = np.full(everything, reading.UNREAD, np.int64)
         self.stamps = np.empty((everything, 4), np.int64)
         self.digests = np.empty(everything, np.uint64)
         self.sums = np.empty((count, 5), np.int64)

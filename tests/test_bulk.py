@@ -11,6 +11,7 @@ import pytest
 from xxhash import xxh3_64_intdigest
 
 import fastseg
+from fastseg import bulk
 from fastseg._kernels import imaging, reading, system
 from fastseg.dicom import plain
 from fastseg.errors import RejectedWarning
@@ -73,6 +74,24 @@ def test_what_is_not_expected_is_not_read(tmp_path):
     assert places[-1] >= 0
     file.write_bytes(bytes(100))
     assert read([file], [reading.UNKNOWN], room=80)[1] == [reading.UNREAD]
+
+
+@needs_kernels
+@pytest.mark.kernel
+def test_without_room_none_of_unknown_size_is_read(tmp_path):
+    """However little of the buffer is left, each file is as it is or marked unread."""
+    room, paths = 1024, [tmp_path / name for name in "abc"]
+    for path, content in zip(paths, (b"", b"few letters", b""), strict=True):
+        path.write_bytes(content)
+    left = set()
+    for size in range(room - 200, room + 1):
+        paths[0].write_bytes(bytes(size))
+        stop, places, *_ = read(paths, [reading.UNKNOWN] * 3, room)
+        assert stop == 3
+        for place, path in zip(places, paths, strict=True):
+            assert place == reading.UNREAD or place + path.stat().st_size <= room
+        left.add(places.count(reading.UNREAD))
+    assert left >= {0, 1, 2}
 
 
 def make_images(paths, heads, handle, targets, room, first=0):
@@ -214,13 +233,15 @@ def spoil(study):
 
 
 @pytest.mark.parametrize("compress", [False, True])
+@pytest.mark.parametrize("room", [2**20, 2**10])  # for texts that are read at once
 @pytest.mark.parametrize(
     "options", [{}, {"edges": "closed", "origin": "corner"}, {"fill": "nonzero"}]
 )
 def test_many_at_a_time_are_as_one_by_one(
-    study, tmp_path, monkeypatch, compress, options
+    study, tmp_path, monkeypatch, compress, room, options
 ):
     """Bytes and report are the same, of plain files as of odd ones."""
+    monkeypatch.setitem(bulk.AT_ONCE, "text", room)
     table = fastseg.link(study, keep_unlabelled=True)
     links = [replace(link, format="other") for link in table.links[-1:]]
     table = replace(table, links=(*table.links[:-1], *links))

@@ -76,6 +76,8 @@ def aligned_place(end, lead, skew):
 def read_files(names, starts, first, sizes, leads, buffer, places, stamps, sums):
     """Read files from `first` on, as many as the buffer takes; return the next one.
 
+    One of unknown size is never the next one: without room it is not read.
+
     names  : uint8, paths, each with NUL behind it; starts : int64 (n + 1,), where
     sizes  : int64 (n,), of the files, as they are expected; UNKNOWN for any
     leads  : int64 (n,), so many bytes behind a file's beginning is what is aligned
@@ -89,7 +91,7 @@ def read_files(names, starts, first, sizes, leads, buffer, places, stamps, sums)
     skew = address_of(buffer) % LINE
     for k in range(first, len(sizes)):
         place = aligned_place(end, leads[k], skew)
-        if place + sizes[k] > len(buffer) and k > first:
+        if sizes[k] != UNKNOWN and place + sizes[k] > len(buffer) and k > first:
             return k
         places[k] = UNREAD
         handle = open_file(address_of(names) + starts[k], np.int32(FLAGS))
