@@ -22,6 +22,7 @@ from fastseg.errors import (
     StoreError,
     whole_number,
 )
+from fastseg.files import naming
 from fastseg.grouping import Images
 from fastseg.links import Link, LinkTable, Paths, Reject, StrPath, save_rejects
 from fastseg.making import Maker
@@ -97,7 +98,7 @@ def build(
     if compress:
         compression.require("building a compressed store")
     target = Path(output)
-    with sole_builder(target):
+    with sole_builder(target), naming(target.parent):
         if isinstance(links, LinkTable):
             images = Images.of_table(links)
         else:

@@ -1,10 +1,13 @@
 """Reading files, telling whether they have changed since; writing large ones well."""
 
+import contextlib
 import ctypes
 import errno
 import os
 import stat
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 from fastseg.errors import FileChangedError
@@ -88,6 +91,17 @@ def begin_to_write(handle: int) -> None:
     if _libc is not None and hasattr(_libc, "sync_file_range"):
         everything = ctypes.c_int64(0)
         _libc.sync_file_range(handle, everything, everything, ctypes.c_uint(2))
+
+
+@contextlib.contextmanager
+def naming(folder: Path) -> Iterator[None]:
+    """Let what the system says of a file without its name tell the folder at least."""
+    try:
+        yield
+    except OSError as exc:
+        if exc.errno is None or exc.filename is not None:
+            raise
+        raise OSError(exc.errno, exc.strerror, str(folder)) from exc
 
 
 def _stamp(status: os.stat_result) -> Stamp:

@@ -1,5 +1,6 @@
 """What a step notes for itself, and what is too long for memory: in temporary files."""
 
+import contextlib
 import heapq
 import pickle
 import tempfile
@@ -7,7 +8,7 @@ import weakref
 from array import array
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import IO, Any, Generic, TypeVar
 
 T = TypeVar("T")
 
@@ -22,15 +23,15 @@ MERGED_AT_ONCE = 64
 class Spool(Generic[T]):
     """A list that is appended to and read, and needs no memory: 8 bytes an entry.
 
-    The entries are pickled into a file without a name, which is gone when the process
-    is. Used by one thread.
+    The entries are pickled into a temporary file, which is gone when the process is;
+    but on Windows, nobody sees its name. Used by one thread.
     """
 
     def __init__(self, folder: Path):
         self._file = tempfile.SpooledTemporaryFile(  # noqa: SIM115
             BYTES_IN_MEMORY, dir=str(folder)
         )
-        weakref.finalize(self, self._file.close)
+        weakref.finalize(self, _close, self._file)
         self._starts = array("q")
         self._end = 0
 
@@ -99,6 +100,12 @@ class Sorter(Generic[T]):
     def _read(self, start: int, stop: int) -> Iterator[T]:
         for k in range(start, stop):
             yield from self._spool[k]
+
+
+def _close(file: IO[bytes]) -> None:
+    # What a full disk has not taken is of no use any more.
+    with contextlib.suppress(OSError):
+        file.close()
 
 
 def _itself(item: Any) -> Any:
