@@ -31,7 +31,10 @@ _NEVER_MIND = (
 
 
 class Stamp(NamedTuple):
-    """What the file system says of a file; it changes when the file does."""
+    """What the file system says of a file; it changes when the file does.
+
+    All are int64; of an inode with more bits, the lower ones.
+    """
 
     size: int
     modified_ns: int
@@ -109,4 +112,5 @@ def _stamp(status: os.stat_result) -> Stamp:
         if stat.S_ISDIR(status.st_mode):
             raise IsADirectoryError("is a folder, expected a file")
         raise OSError("is no regular file")
-    return Stamp(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+    inode = ctypes.c_int64(status.st_ino).value
+    return Stamp(status.st_size, status.st_mtime_ns, status.st_ctime_ns, inode)

@@ -9,6 +9,7 @@ import threading
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -356,6 +357,24 @@ def test_what_is_made_again_is_noted_anew(table, output, tmp_path, monkeypatch):
     fastseg.build(table, output)
     anew = fastseg.build(table, tmp_path / "anew.h5")
     assert output.read_bytes() == anew.path.read_bytes()
+
+
+def test_inodes_have_up_to_64_bits(table, output, monkeypatch):
+    """Some network file systems use all of them; as compiled code reads them."""
+    monkeypatch.setattr(system, "AVAILABLE", False)
+    stamp, inodes = files._stamp, set()
+
+    def large(status):
+        names = "st_mode", "st_size", "st_mtime_ns", "st_ctime_ns"
+        fields = {name: getattr(status, name) for name in names}
+        found = stamp(SimpleNamespace(st_ino=2**64 - status.st_ino, **fields))
+        inodes.add(found.inode + status.st_ino)
+        return found
+
+    monkeypatch.setattr(files, "_stamp", large)
+    stop_build(table, output, 4)
+    assert fastseg.build(table, output).kept == 4
+    assert inodes == {0}
 
 
 @pytest.mark.parametrize("spoil", [Path.unlink, lambda p: p.write_bytes(b"")])
