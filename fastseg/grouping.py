@@ -86,4 +86,4 @@ class Images:
 def _lines_of(path: StrPath) -> int:
     """Return how many lines a file has: so many rows, unless some are odd."""
     with Path(path).open("rb") as file:
-        return sum(block.count(b"\n") for block in iter(lambda: file.read(2**20), b""))
+        return sum(block.count(b"\n") for block in iter(lambda: file.read(2**16), b""))

@@ -7,6 +7,7 @@ import tempfile
 import weakref
 from array import array
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any, Generic, TypeVar
 
@@ -14,8 +15,8 @@ T = TypeVar("T")
 
 # A temporary file begins when there are more bytes than this.
 BYTES_IN_MEMORY = 2**20
-# Of what is sorted, so much is in memory at once; and so much of each run when it is
-# merged with others.
+# Of what is sorted, so much is in memory at once; and so much of each run when they are
+# merged.
 SORTED_AT_ONCE = 2**14
 MERGED_AT_ONCE = 64
 
@@ -67,6 +68,7 @@ class Sorter(Generic[T]):
         self._key = key or _itself
         self._last: Any = None
         self._new: list[T] = []
+        self._folder = folder
         self._spool: Spool[list[T]] = Spool(folder)
         # Of each sorted run, where in the spool it begins.
         self._runs: list[int] = []
@@ -83,9 +85,9 @@ class Sorter(Generic[T]):
             return iter(self._new)
         if self._new:
             self._begin_run()
-        ends = [*self._runs[1:], len(self._spool)]
-        runs = [self._read(*run) for run in zip(self._runs, ends, strict=True)]
-        return runs[0] if len(runs) == 1 else heapq.merge(*runs, key=self._key)
+        if len(self._runs) > 1:
+            self._merge()
+        return _entries(self._spool, 0, len(self._spool))
 
     def _begin_run(self) -> None:
         """Move to the file what is in memory; it may go on where a run has ended."""
@@ -93,13 +95,27 @@ class Sorter(Generic[T]):
         new.sort(key=self._key)
         if not self._runs or self._key(new[0]) < self._last:
             self._runs.append(len(self._spool))
-        self._last = self._key(new[-1])
-        for start in range(0, len(new), MERGED_AT_ONCE):
-            self._spool.append(new[start : start + MERGED_AT_ONCE])
+        self._append(new)
 
-    def _read(self, start: int, stop: int) -> Iterator[T]:
-        for k in range(start, stop):
-            yield from self._spool[k]
+    def _merge(self) -> None:
+        """Make one run of all: what is read again takes a third of the time then."""
+        ends = [*self._runs[1:], len(self._spool)]
+        pairs = zip(self._runs, ends, strict=True)
+        runs = [_entries(self._spool, *pair) for pair in pairs]
+        merged = heapq.merge(*runs, key=self._key)
+        self._spool, self._runs = Spool(self._folder), [0]
+        while items := list(islice(merged, SORTED_AT_ONCE)):
+            self._append(items)
+
+    def _append(self, items: list[T]) -> None:
+        for start in range(0, len(items), MERGED_AT_ONCE):
+            self._spool.append(items[start : start + MERGED_AT_ONCE])
+        self._last = self._key(items[-1])
+
+
+def _entries(spool: Spool[list[T]], start: int, stop: int) -> Iterator[T]:
+    for k in range(start, stop):
+        yield from spool[k]
 
 
 def _close(file: IO[bytes]) -> None:

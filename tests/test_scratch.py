@@ -36,8 +36,9 @@ def test_items_come_sorted_and_keep_their_order(items, sorted_at_once, merged_at
             assert list(sorter) == sorted(items, key=itemgetter(0))
 
 
-def test_what_comes_sorted_is_one_run(tmp_path, monkeypatch):
-    """Nothing has to be merged then, which would compare each item again."""
+@pytest.mark.parametrize("numbers", [range(100), range(99, -1, -1)])
+def test_what_is_sorted_once_is_one_run(tmp_path, monkeypatch, numbers):
+    """It comes sorted already, or was read before: no item is compared again."""
     monkeypatch.setattr(scratch, "SORTED_AT_ONCE", 10)
     keys = []
 
@@ -46,11 +47,16 @@ def test_what_comes_sorted_is_one_run(tmp_path, monkeypatch):
         return item
 
     sorter = Sorter(tmp_path, key)
-    for k in range(100):
+    for k in numbers:
         sorter.add(k)
+    if numbers[0]:
+        assert list(sorter) == list(range(100))
     keys.clear()
     assert list(sorter) == list(range(100))
     assert not keys
+    for k in (3, 100):
+        sorter.add(k)
+    assert list(sorter) == sorted([*range(101), 3])
 
 
 def test_entries_beyond_memory_are_in_a_temporary_file(tmp_path):
