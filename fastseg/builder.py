@@ -24,7 +24,15 @@ from fastseg.errors import (
 )
 from fastseg.files import naming
 from fastseg.grouping import Images
-from fastseg.links import Link, LinkTable, Paths, Reject, StrPath, save_rejects
+from fastseg.links import (
+    Link,
+    LinkTable,
+    Paths,
+    Reject,
+    StrPath,
+    read_links,
+    save_rejects,
+)
 from fastseg.making import Maker
 from fastseg.planning import Part, Plan, Refusal, plan_build
 from fastseg.progress import Progress, in_order, silent
@@ -75,7 +83,8 @@ def build(
 ) -> BuildReport:
     """Read all linked images and contours and write them into a store.
 
-    links  : a table, or the path of one
+    links  : a table, or the path of one; samples stand in the order of a table, and a
+        file is sorted as `link` sorts
     output : the store; one that is there already is replaced when the new one is
         complete, and left alone if nothing has changed
     edges, fill, origin : what belongs to a region, see `raster.Rules`
@@ -98,6 +107,8 @@ def build(
     if compress:
         compression.require("building a compressed store")
     target = Path(output)
+    if not isinstance(links, LinkTable):
+        next(read_links(links, []), None)  # what is no table is told before all else
     with sole_builder(target), naming(target.parent):
         if isinstance(links, LinkTable):
             images = Images.of_table(links)
@@ -158,7 +169,7 @@ class _Share:
 
 
 class _Build:
-    """One build. Its workers share it; `_make` and what it calls change nothing."""
+    """One build. Its workers share it; `_make` changes nothing but the share's own."""
 
     def __init__(
         self,

@@ -1,5 +1,6 @@
 """LinkTable: which contour belongs to which image, and what did not fit."""
 
+import contextlib
 import csv
 import errno
 import os
@@ -273,11 +274,21 @@ def read_csv(
                     reason = f"the row has {len(row)} fields, expected {len(names)}"
                     rejects.append(Reject(str(path), reader.line_num, reason))
         except UnicodeDecodeError as exc:
+            place = f"{path}, line {_line_of_no_text(path)}"
             reason = f"is not UTF-8 text ({exc.reason})"
-            raise LinkError(f"{path}: {reason}; {expected}") from None
+            raise LinkError(f"{place}: {reason}; {expected}") from None
         except csv.Error as exc:
             place = f"{path}, line {reader.line_num}"
             raise LinkError(f"{place}: {exc}; {expected}") from None
+
+
+def _line_of_no_text(path: Path) -> int:
+    # The decoder is some lines ahead of the reader.
+    number = 0
+    with path.open("rb") as file, contextlib.suppress(UnicodeDecodeError):
+        for number, line in enumerate(file, 1):  # noqa: B007
+            line.decode()
+    return number
 
 
 def rejects_path(output: StrPath) -> Path:

@@ -4,6 +4,7 @@ import os
 import posixpath
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -237,12 +238,12 @@ def plan_build(
     def look(groups: list[list[Link]]) -> _Share:
         return _look_at(groups, paths, max_pixel_bytes)
 
-    shares = in_order(look, _shares_of(images, workers), workers)
-    each = ((share, k) for share in shares for k in range(share.size))
-    for share, k in progress(each, "check", len(images)):
-        if k == 0:
-            plan.add(share)
-        rejects += share.rejects.get(k, ())
+    with closing(in_order(look, _shares_of(images, workers), workers)) as shares:
+        each = ((share, k) for share in shares for k in range(share.size))
+        for share, k in progress(each, "check", len(images)):
+            if k == 0:
+                plan.add(share)
+            rejects += share.rejects.get(k, ())
     return plan, rejects
 
 

@@ -18,11 +18,13 @@ from xxhash import xxh3_64_intdigest
 import fastseg
 from fastseg.errors import (
     BuildError,
+    LinkError,
     NothingBuiltError,
     OptionError,
     RejectedWarning,
 )
 from fastseg.links import Link, LinkTable, rejects_path
+from fastseg.store.partial import sole_builder
 
 # The second sample of a store: an image and its only contour.
 SECOND = "dicoms/PHANTOM0001/2.dcm"
@@ -397,3 +399,19 @@ def test_a_header_that_changes_after_the_plan_is_read_again(study, tmp_path, key
 
     facts = build(table, tmp_path / "s.h5", progress=change)[1].facts
     assert 4 in (facts["instance"], facts["window"][1], facts["slope"])
+
+
+@pytest.mark.parametrize("text", [None, "a;b\n"])
+def test_what_is_no_table_is_told_before_all_else(tmp_path, text):
+    """Nothing is created for it, and nobody is waited for."""
+    table, output = tmp_path / "t.csv", tmp_path / "new" / "o.h5"
+    if text is not None:
+        table.write_text(text)
+    with pytest.raises((FileNotFoundError, LinkError), match=r"t\.csv"):
+        fastseg.build(table, output)
+    assert not output.parent.exists()
+    with (
+        sole_builder(output),
+        pytest.raises((FileNotFoundError, LinkError), match=r"t\.csv"),
+    ):
+        fastseg.build(table, output)

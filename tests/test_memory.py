@@ -13,10 +13,10 @@ from fastseg import bulk, planning, scratch
 from fastseg.links import LinkTable
 from fastseg.store import checks, partial, reuse, tally, writer
 
-# Bytes for each further image that a build may hold: a new one, one of which nothing and
-# one of which something has changed. They are up to 95, 45 and 205, numbers in columns
-# and what waits to be collected. An image's slots alone, kept for each in a list, would
-# be 40 more; its row of the table, as Python's objects, 500.
+# Bytes for each further image that a build may hold: a new one, one of which nothing
+# and one of which something has changed. They are up to 95, 45 and 205, numbers in
+# columns and what waits to be collected. An image's slots alone, kept for each in a
+# list, would be 40 more; its row of the table, as Python's objects, 500.
 A_FEW = 130, 70, 240
 
 

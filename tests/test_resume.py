@@ -266,21 +266,23 @@ def test_no_flipped_bit_of_a_journal_does_harm(table, whole, output, monkeypatch
             output.unlink()
 
 
-def test_ctrl_c_leaves_no_thread(table, whole, output):
+@pytest.mark.parametrize(("step", "kept"), [("check", 0), ("build", 7)])
+def test_ctrl_c_leaves_no_thread(table, whole, output, step, kept):
     """SIGINT in the middle ends all workers, and the next build goes on."""
 
     def press(items, label, total):
         for k, item in enumerate(items):
-            if (label, k) == ("build", 7):
+            if (label, k) == (step, 7):
                 signal.raise_signal(signal.SIGINT)
             yield item
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt) as interrupt:
         fastseg.build(table, output, workers=3, progress=press)
+    assert interrupt  # which holds what a caller's traceback would
     names = [thread.name for thread in threading.enumerate()]
     assert not [name for name in names if name.startswith("fastseg")]
     assert not output.exists()
-    assert fastseg.build(table, output, workers=1).kept == 7
+    assert fastseg.build(table, output, workers=1).kept == kept
     assert output.read_bytes() == whole
 
 

@@ -70,8 +70,9 @@ def sole_builder(target: Path) -> Iterator[None]:
 class Partial:
     """The files of an unfinished store.
 
-    One thread calls `kept`, `add` and `publish`; any number may call `write` and
-    `take`. To be used in `with`; leaving it closes the files, which stay.
+    One thread calls `kept`, `add` and `publish`; any number may call `take`, `direct`
+    and what begins with `write`. To be used in `with`; leaving it closes the files,
+    which stay.
     """
 
     # How its pixels are compressed.
