@@ -4,8 +4,10 @@ Exit status: 0 if all was done and nothing lost, 1 for an error, 2 for a command
 cannot be meant, 3 if some input was rejected, 130 after Ctrl-C.
 """
 
+import contextlib
 import functools
 import inspect
+import logging
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -46,6 +48,7 @@ class Output:
         self.verbose, self.quiet = verbose, quiet
         self.out = Console(quiet=quiet, highlight=False, soft_wrap=True, markup=False)
         self.err = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
+        self._watched = self.err.is_terminal and not quiet
 
     def say(self, text: str) -> None:
         """Print a line of the result, unless quiet."""
@@ -58,11 +61,10 @@ class Output:
 
     def progress(self, items: Iterable[T], label: str, total: int) -> Iterator[T]:
         """Yield items under a bar, if a person is watching and it takes a while."""
-        watched = self.err.is_terminal and not self.quiet
-        start, bar, task = time.monotonic(), None, None
+        late, bar, task = time.monotonic() + BAR_AFTER_S, None, None
         try:
             for done, item in enumerate(items):
-                if watched and bar is None and time.monotonic() - start > BAR_AFTER_S:
+                if self._watched and bar is None and time.monotonic() > late:
                     columns = (TextColumn(f"{label:>12}"), BarColumn())
                     counters = (MofNCompleteColumn(), TimeRemainingColumn())
                     bar = Bar(*columns, *counters, console=self.err, transient=True)
@@ -74,6 +76,22 @@ class Output:
         finally:
             if bar is not None:
                 bar.stop()
+
+    @contextlib.contextmanager
+    def telling_of_compiling(self) -> Iterator[None]:
+        """Say why nothing moves: kernels are compiled when they are first used."""
+        log, notes = logging.getLogger("fastseg.compile"), _Notes(self._note)
+        log.addHandler(notes)
+        log.setLevel(logging.INFO)
+        try:
+            yield
+        finally:
+            log.removeHandler(notes)
+
+    def _note(self, text: str, is_first: bool) -> None:
+        if is_first and self._watched:
+            self.err.print("compiling, the first time only; this may take a minute")
+        self.detail(text)
 
     def rejects(self, rejects: Iterable[Reject], output: Path, allow: bool) -> None:
         """Say what was rejected and leave with status 3 unless that is allowed."""
@@ -95,6 +113,18 @@ class Output:
                 "(--allow-rejects accepts it)"
             )
             raise typer.Exit(EXIT_REJECTS)
+
+
+class _Notes(logging.Handler):
+    """Hands what is logged to a function, and whether it is the first."""
+
+    def __init__(self, tell: Callable[[str, bool], None]):
+        super().__init__()
+        self._tell, self._is_first = tell, True
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._tell(record.getMessage(), self._is_first)
+        self._is_first = False
 
 
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more.")]
@@ -119,7 +149,8 @@ def verb(function: Callable[..., None]) -> Callable[..., None]:
         warnings.simplefilter("ignore", RejectedWarning)
         output = Output(verbose, quiet)
         try:
-            function(output, *args, **options)
+            with output.telling_of_compiling():
+                function(output, *args, **options)
         except (typer.Exit, typer.Abort):
             raise
         except KeyboardInterrupt:

@@ -12,8 +12,11 @@ no fastmath
     it may change labels
 no parallel
     threads belong to the caller; numba's own pool is unsafe inside thread pools
+
+What is compiled, which takes seconds, is told to the logger `fastseg.compile`.
 """
 
+import logging
 import math
 import warnings
 from collections.abc import Callable
@@ -23,7 +26,29 @@ import numba
 import numpy as np
 from llvmlite import ir
 from numba import types
+from numba.core import event
 from numba.extending import intrinsic
+
+log = logging.getLogger("fastseg.compile")
+
+
+class _Telling(event.Listener):  # type: ignore[misc]
+    """Logs which kernel is compiled; others that become part of it, it does not."""
+
+    def __init__(self) -> None:
+        self._depth = 0  # one for all threads: numba lets one compile at a time
+
+    def on_start(self, started: Any) -> None:
+        function = started.data["dispatcher"].py_func
+        if not self._depth and function.__module__.startswith("fastseg."):
+            log.info("compiling %s", function.__name__)
+        self._depth += 1
+
+    def on_end(self, ended: Any) -> None:
+        self._depth -= 1
+
+
+event.register("numba:compile", _Telling())
 
 
 def inlined(function: Callable[..., Any]) -> Any:
