@@ -52,8 +52,8 @@ class BuildReport:
 
     path      : the store
     samples   : how many it holds
-    kept      : how many of them were taken from an earlier store under that name or
-        from an interrupted build, because nothing of theirs has changed
+    kept      : how many of them were in an earlier store under that name, or finished
+        in an interrupted build, and are unchanged
     links     : how many contours were drawn
     rejects   : what was not used, as listed in `<path>.rejects.csv`
     off_image : contour files whose contour covers no pixel of its image
@@ -156,7 +156,7 @@ class _Share:
     left    : what an interrupted build has left of some of them
     made    : which of them are in the file, in their order
     records : of these, in their order
-    kept    : which of them were there already
+    kept    : which of them were there already, unchanged
     rejects : of all, by item
     """
 
@@ -282,13 +282,15 @@ class _Build:
 
     def _make(self, partial: Partial, bulk: Bulk, share: _Share) -> None:
         """Put a share's items into the file."""
-        # What stands there already is compared one by one.
+        # What an interrupted build has left is compared one by one.
         everything = range(len(share.part))
-        done: list[int] = []
-        records: Records | None = None
-        if self.older is None:
-            fresh = [k for k in everything if k not in share.left]
-            done, records = bulk.make(share.part, fresh, partial)
+        fresh = [k for k in everything if k not in share.left]
+        done, records = bulk.make(share.part, fresh, partial)
+        if self.older is not None and records is not None:
+            # To make them again takes no longer than to copy them.
+            buckets = [partial.bucket(share.part.slots, k) for k in done]
+            found = self.older.find(records.facts["inputs_xxh3"].tolist(), buckets)
+            share.kept.update(np.array(done)[found >= 0].tolist())
         singles: list[Record] = []
         made = done.copy()
         for k in sorted({*everything}.difference(done)):

@@ -130,7 +130,7 @@ def build(
         f"{many(report.links, 'contour')}, {size:.1f} MB in {seconds:.1f} s"
     )
     if report.kept:
-        output.say(f"{report.kept} of them unchanged, taken from earlier work")
+        output.say(f"{report.kept} of them unchanged since earlier work")
     output.detail(f"fingerprint {report.fingerprint}")
     if report.off_image:
         output.say(

@@ -20,6 +20,7 @@ from xxhash import xxh3_64_intdigest
 
 import fastseg
 from fastseg import Loader, planning
+from fastseg._kernels import system
 from fastseg.errors import MissingExtraError, StoreError
 from fastseg.store import compression, layout, packed, partial, writer
 from fastseg.store.compression import Codec
@@ -279,7 +280,7 @@ def test_an_older_store_of_the_other_kind_serves(
 
 
 def test_only_what_has_changed_is_made_anew(study, tmp_path):
-    """The rest is taken from the older compressed store, unless it is damaged there."""
+    """The rest is as in the older compressed store, unless it is damaged there."""
     path = tmp_path / "s.h5"
     fastseg.build(fastseg.link(study), path, compress=True)
     before = path.stat()
@@ -290,7 +291,7 @@ def test_only_what_has_changed_is_made_anew(study, tmp_path):
     contour = next(study.rglob("*icontour*.txt"))
     contour.write_text(contour.read_text().replace(".", ".0", 1))
     report = fastseg.build(fastseg.link(study), path, compress=True)
-    assert report.kept == report.samples - 2
+    assert report.kept == report.samples - (1 if system.AVAILABLE else 2)
     fastseg.build(fastseg.link(study), tmp_path / "fresh.h5", compress=True)
     assert path.read_bytes() == (tmp_path / "fresh.h5").read_bytes()
 
