@@ -9,7 +9,6 @@ the journal.
 import os
 import struct
 from array import array
-from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -67,10 +66,9 @@ class Journal:
         self._end += size
         return first
 
-    def read(self, number: int) -> Record:
-        """Return the record of a number that `append` or `kept` has told."""
-        frame = bisect_right(self._firsts, number) - 1
-        return self._frame(frame).one(number - self._firsts[frame])
+    def records(self, numbers: NDArray[np.int64]) -> Iterator[Record]:
+        """Yield the records of these numbers, in their order, one by one."""
+        return (record for some in self.read_all(numbers) for record in some.split())
 
     def places(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the places of these, a row each; there is at least one."""

@@ -130,9 +130,10 @@ class Partial:
         left: dict[int, tuple[Work, Record]] = {}
         for work in self._works:
             numbers = work.journal.kept.find(slots.links)
-            for k in np.flatnonzero(numbers >= 0).tolist():
-                if k not in left:
-                    left[k] = work, work.journal.read(int(numbers[k]))
+            there = np.flatnonzero(numbers >= 0)
+            records = work.journal.records(numbers[there])
+            for k, record in zip(there.tolist(), records, strict=True):
+                left.setdefault(k, (work, record))
         return left
 
     def take(self, slots: Slots, k: int, work: Work, record: Record) -> Record | None:
@@ -155,10 +156,16 @@ class Partial:
         self._tally.add(records)
         journal = self._works[0].journal
         numbers = journal.kept.find(slots.links)
-        for k in np.flatnonzero(numbers >= 0).tolist():
+        there = np.flatnonzero(numbers >= 0)
+        if len(there):
+            pairs = zip(
+                journal.records(numbers[there]),
+                records.pick(there).split(),
+                strict=True,
+            )
             # All but the points, of which the facts have a checksum.
-            if journal.read(int(numbers[k]))[:-1] != records.one(k)[:-1]:
-                numbers[k] = -1
+            differ = [old[:-1] != new[:-1] for old, new in pairs]
+            numbers[there[differ]] = -1
         new = np.flatnonzero(numbers < 0)
         if len(new):
             added = records if len(new) == len(numbers) else records.pick(new)

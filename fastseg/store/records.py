@@ -1,8 +1,9 @@
 """What a build knows of each finished item: one by one, or many as columns."""
 
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
+from itertools import pairwise
 from math import prod
 from typing import Any, NamedTuple
 
@@ -189,26 +190,31 @@ class Records(NamedTuple):
             points=self.points[_spans(vertices, ring_rows)],
         )
 
-    def one(self, item: int) -> Record:
-        """Return the record of an item."""
-        only = self.pick([item])
-        rings: dict[tuple[int, int], list[int]] = {}
-        for _, bit, source, vertices in only.rings.tolist():
-            rings.setdefault((bit, source), []).append(vertices)
-        files = zip(
-            only.path.tolist(), only.size.tolist(), only.xxh3.tolist(), strict=True
+    def split(self) -> list[Record]:
+        """Return the records one by one."""
+        paths = [path.decode() for path in self.path.tolist()]
+        files = list(map(Source, paths, self.size.tolist(), self.xxh3.tolist()))
+        rings: list[dict[tuple[int, int], list[int]]] = [{} for _ in self.links]
+        points = [0] * self.items
+        for item, bit, source, vertices in self.rings.tolist():
+            rings[item].setdefault((bit, source), []).append(vertices)
+            points[item] += vertices
+        columns = zip(
+            self.links.tolist(),
+            map(tuple, self.places.tolist()),
+            map(tuple, _parts(list(map(tuple, self.stamps.tolist())), self.stamped)),
+            [text.decode() for text in self.patient.tolist()],
+            [text.decode() for text in self.series.tolist()],
+            map(tuple, _parts(files, self.files)),
+            [
+                tuple(Rings(*key, tuple(sizes)) for key, sizes in own.items())
+                for own in rings
+            ],
+            [facts.tobytes() for facts in self.facts],
+            _parts(self.points, points),
+            strict=True,
         )
-        return Record(
-            links=int(only.links[0]),
-            places=tuple(only.places[0].tolist()),
-            stamps=tuple(map(tuple, only.stamps.tolist())),
-            patient=only.patient[0].decode(),
-            series=only.series[0].decode(),
-            sources=tuple(Source(path.decode(), *rest) for path, *rest in files),
-            rings=tuple(Rings(*key, tuple(sizes)) for key, sizes in rings.items()),
-            facts=only.facts.tobytes(),
-            points=only.points,
-        )
+        return [Record(*values) for values in columns]
 
 
 def gather(records: Sequence[Record], classes: tuple[str, ...]) -> Records:
@@ -284,6 +290,12 @@ def from_bytes(data: bytes, classes: tuple[str, ...]) -> Records:
         columns.append(column)
         at += size
     return Records(*columns)
+
+
+def _parts(values: Any, counts: ArrayLike) -> Iterator[Any]:
+    """Yield the parts of a sequence that have so many values each."""
+    ends = [0, *np.cumsum(counts).tolist()]
+    return (values[start:stop] for start, stop in pairwise(ends))
 
 
 def _spans(counts: NDArray[np.int64], chosen: NDArray[np.int64]) -> NDArray[np.int64]:
