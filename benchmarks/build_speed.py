@@ -11,12 +11,14 @@ are printed, saved to benchmarks/results/build.md and put into the README.
 
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -31,6 +33,7 @@ import fastseg
 from fastseg.progress import usable_cores
 
 REPEATS, WAITS = 11, []
+CHANGED, RESUMED = "again, one image changed", "resumed after 98 %"
 FIRST_CALL = """import sys, time, fastseg; from fastseg.builder import build
 table, start = fastseg.link(sys.argv[1]), time.perf_counter()
 build(table, sys.argv[2], workers=1), print(time.perf_counter() - start)"""
@@ -113,21 +116,44 @@ def timed_fsync(handle, fsync=os.fsync):
     WAITS.append(time.perf_counter() - start)
 
 
-def timed(work, fresh):
+def flip(path):
+    """Change a bit of a file's last pixel."""
+    data = bytearray(path.read_bytes())
+    data[-2] ^= 1
+    path.write_bytes(data)
+
+
+def interrupt(table, output, place):
+    """Begin a build that ends before an image, as by a crash."""
+
+    def stop(items, label, total):
+        for k, item in enumerate(items):
+            if (label, k) == ("build", place):
+                raise InterruptedError
+            yield item
+
+    with suppress(InterruptedError):
+        fastseg.build(table, output, progress=stop)
+
+
+def timed(work, fresh, prepare=None):
     """Return seconds of a call that may write a new file: in os.fsync, and the rest."""
     fresh.unlink(missing_ok=True)
+    if prepare:
+        prepare()
     WAITS.clear()
     start = time.perf_counter()
     work()
     return sum(WAITS), time.perf_counter() - start - sum(WAITS)
 
 
-def in_turns(base, peers, fresh):
+def in_turns(base, peers, fresh, prepare=None):
     """Return of each peer its seconds (base or peer, fsync or rest, repeat)."""
     times = {name: [] for name in peers}
     for _ in range(1 + REPEATS):  # the first time warms
         for name, work in peers.items():
-            times[name].append((timed(base, fresh), timed(work, fresh)))
+            before = (prepare or {}).get(name)
+            times[name].append((timed(base, fresh), timed(work, fresh, before)))
     return {name: np.array(t[1:]).transpose(1, 2, 0) for name, t in times.items()}
 
 
@@ -154,16 +180,26 @@ def measure(study, folder):
     differing = differing_pixels(store, fresh)
 
     copy = partial(plain_copy, images, fresh)
+    own = shutil.copytree(study, folder / "study")
+    other = fastseg.link(own, keep_unlabelled=True)
+    fastseg.build(other, folder / "other.h5")
+    prepare = {
+        CHANGED: partial(flip, own / other.links[0].dicom_path),
+        RESUMED: partial(interrupt, table, fresh, len(store) * 98 // 100),
+    }
     peers = {
         "fastseg.build, 2 workers": partial(fastseg.build, table, fresh, workers=2),
         "again, nothing changed": partial(fastseg.build, table, kept, workers=1),
+        CHANGED: partial(fastseg.build, other, folder / "other.h5", workers=1),
+        RESUMED: partial(fastseg.build, table, fresh, workers=1),
         "pydicom + PIL + h5py": partial(plain_build, images, table.classes, fresh),
         "read and write all bytes": copy,
         "the same, but no empty masks": partial(copy, holes=True),
         "no empty masks, 2 threads": partial(copy, holes=True, threads=2),
         "no empty masks, with fsync": partial(copy, holes=True, sync=True),
     }
-    times = in_turns(partial(fastseg.build, table, fresh, workers=1), peers, fresh)
+    base = partial(fastseg.build, table, fresh, workers=1)
+    times = in_turns(base, peers, fresh, prepare)
     ours = np.concatenate([pair[0] for pair in times.values()], axis=-1)
     yield "| | µs an image | in fsync | ratio | without fsync |\n|---|---|---|---|---|"
     for name, (our, its) in {"fastseg.build, 1 worker": (ours, ours), **times}.items():
