@@ -28,7 +28,13 @@ def test_what_is_compiled_is_logged_once(caplog):
     caplog.set_level(logging.INFO, LOG)
     for value in (1, 1, 1.5):
         outer(value)
-    numba.njit(lambda x: x)(1)
+    for module in ("elsewhere", None):
+
+        def other(x):
+            return x
+
+        other.__module__ = module
+        assert numba.njit(other)(1) == 1
     messages = [record.getMessage() for record in caplog.records]
     assert messages == ["compiling outer"] * 2
 

@@ -39,8 +39,10 @@ class _Telling(event.Listener):  # type: ignore[misc]
         self._depth = 0  # one for all threads: numba lets one compile at a time
 
     def on_start(self, started: Any) -> None:
-        function = started.data["dispatcher"].py_func
-        if not self._depth and function.__module__.startswith("fastseg."):
+        # All that numba compiles in this process is told, whoever has written it.
+        function: Any = getattr(started.data["dispatcher"], "py_func", None)
+        is_own = str(getattr(function, "__module__", "")).startswith("fastseg.")
+        if is_own and not self._depth:
             log.info("compiling %s", function.__name__)
         self._depth += 1
 
