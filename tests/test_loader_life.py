@@ -300,10 +300,17 @@ def test_a_loader_works_in_another_process(square, method):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
-def test_a_loop_does_not_go_on_in_a_fork(square):
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_loop_does_not_go_on_in_a_fork(square, whole):
     """The child is told so, and does not wait for threads that it does not have."""
-    running = iter(Loader(square, batch_size=1))
+    loader = Loader(square, batch_size=1, prefetch=4)
+    running = iter(loader)
     next(running)
+    (crew,) = loader._crews
+    if whole:  # what the child would be given has been made and received before
+        while crew.ready < 4:
+            time.sleep(0.001)
+        next(running)
     child = os.fork()
     if not child:
         status = 1
@@ -314,8 +321,9 @@ def test_a_loop_does_not_go_on_in_a_fork(square):
         finally:
             os._exit(status)
     _, status = os.waitpid(child, 0)
+    rest = len(list(running))
     assert os.waitstatus_to_exitcode(status) == 0
-    assert len(list(running)) == len(square) - 1
+    assert rest == len(square) - 1 - whole
 
 
 def run_script(store, text, **options):

@@ -48,7 +48,11 @@ class Crew(Generic[T, R]):
 
     @property
     def ready(self) -> int:
-        """How many results can be taken without waiting."""
+        """How many results can be taken without waiting.
+
+        Raises RuntimeError in a forked process, even if some were made before it.
+        """
+        self._stay_in_process()
         return self._results.qsize()
 
     def take(self) -> R:
@@ -56,15 +60,18 @@ class Crew(Generic[T, R]):
 
         Raises RuntimeError after `close`, and in a forked process.
         """
+        self._stay_in_process()
+        result = None if self._closed else self._results.get()
+        if result is None:
+            raise RuntimeError("the loop has been closed")
+        return result
+
+    def _stay_in_process(self) -> None:
         if self._process != os.getpid():
             raise RuntimeError(
                 "a loop over a Loader cannot go on in a forked process, where its "
                 "threads are missing; begin a new one there"
             )
-        result = None if self._closed else self._results.get()
-        if result is None:
-            raise RuntimeError("the loop has been closed")
-        return result
 
     def close(self) -> None:
         """End the threads. May be called twice, and from any thread."""
