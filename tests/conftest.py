@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,10 @@ import fastseg
 # The first example of a kernel compiles it, so no example has a deadline.
 settings.register_profile("fastseg", deadline=None)
 settings.load_profile("fastseg")
+
+# What a shell starts in the background ignores Ctrl-C, and so would all that the tests
+# start to press it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 PROJECT = Path(__file__).parents[1]
 
