@@ -112,7 +112,8 @@ def grow_points(points, count):
     if count < len(points):
         return points
     larger = np.empty((2 * len(points) + 16, 2))
-    larger[:count] = points[:count]
+    for k in range(count):
+        larger[k, 0], larger[k, 1] = points[k, 0], points[k, 1]
     return larger
 
 
@@ -128,7 +129,8 @@ def bend_edge(control, spacing, back, ends, stack, out, count):
     direction of the edge.
     """
     rx0, ry0, x0, y0 = ends[0]
-    stack[0] = ends[1]
+    for k in range(4):
+        stack[0, k] = ends[1, k]
     depths = np.zeros(MOST_HALVINGS + 2, np.int64)
     top, depth = 0, 0
     while top >= 0:
@@ -200,11 +202,12 @@ def bend_rings(points, offsets, outer, control, spacing, inner):
     out_offsets = np.zeros(len(offsets), np.int64)
     stack = np.empty((MOST_HALVINGS + 2, 4))
     ends = np.empty((2, 4))
-    count = 0
+    count = np.int64(0)  # not the literal, for which `bend_edge` would be compiled too
     for ring in range(len(offsets) - 1):
         start, stop = offsets[ring], offsets[ring + 1]
         for k in range(start, stop + (stop > start)):
-            ends[0] = ends[1]
+            for axis in range(4):
+                ends[0, axis] = ends[1, axis]
             # The ring's first point once more, to close it.
             vertex = k if k < stop else start
             rx, ry = apply_affine(back_inner, points[vertex, 0], points[vertex, 1])

@@ -308,7 +308,8 @@ def blur(plane, sigma, scratch):
     before = reflected_places(width, reach)
     for row in range(height):
         line = plane[row]
-        padded[reach : reach + width] = line
+        for x in range(width):
+            padded[reach + x] = line[x]
         for k in range(reach):
             padded[k] = line[before[k]]
             padded[reach + width + k] = line[before[reach + width + k]]
@@ -422,7 +423,8 @@ def lower_resolution(plane, factor):
     # after it, and what lies above was what lay below for a row before.
     upper, lower = np.empty(width, np.float32), np.empty(width, np.float32)
     stretch_line(plane[above[0]], first, second, share, upper)
-    lower[:] = upper
+    for x in range(width):
+        lower[x] = upper[x]
     in_upper, in_lower = above[0], np.int64(-1)
     for row in range(height):
         if in_upper != above[row]:

@@ -27,6 +27,7 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import event
+from numba.core.imputils import impl_ret_borrowed
 from numba.extending import intrinsic
 
 log = logging.getLogger("fastseg.compile")
@@ -108,6 +109,12 @@ if numba.config.DISABLE_JIT:
             total = math.nextafter(total, math.copysign(math.inf, error))
         return np.float32(total)
 
+    def read_only(array: Any) -> Any:
+        """Return a view that cannot be written to."""
+        view = array.view()
+        view.flags.writeable = False
+        return view
+
 else:
 
     @intrinsic  # type: ignore[untyped-decorator]
@@ -123,6 +130,20 @@ else:
             return builder.fma(*values)
 
         return types.float32(types.float32, types.float32, types.float32), generate
+
+    @intrinsic  # type: ignore[untyped-decorator]
+    def read_only(typing_context: Any, array: Any) -> Any:
+        """Return a view that cannot be written to.
+
+        So that what is called with it is not compiled once more, but is the same as
+        for the bytes that Python hands over.
+        """
+
+        def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            kind = signature.return_type
+            return impl_ret_borrowed(context, builder, kind, values[0])
+
+        return array.copy(readonly=True)(array), generate
 
     @inlined
     def fma(a, b, c):  # type: ignore[no-untyped-def]

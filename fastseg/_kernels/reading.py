@@ -8,7 +8,7 @@ import numpy as np
 
 from fastseg._kernels.decimals import POINT, SPACE, parse_decimal
 from fastseg._kernels.elements import US, find_elements, vr_code
-from fastseg._kernels.jit import inlined, kernel
+from fastseg._kernels.jit import inlined, kernel, read_only
 from fastseg._kernels.system import (
     FLAGS,
     STATUS_WORDS,
@@ -177,7 +177,8 @@ def look_at_files(names, starts, wanted, data, found, counts, own, odd, sums):
         if stamp_file(handle, status, stamp):
             size = read_all(handle, address_of(data[k]), data.shape[1])
         close_file(np.int32(handle))
-        count = find_elements(data[k, :size], wanted, found[k]) if size else 0
+        there = read_only(data[k, :size])
+        count = find_elements(there, wanted, found[k]) if size else 0
         counts[k] = count
         if count == 0:
             continue

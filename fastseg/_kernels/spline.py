@@ -249,9 +249,10 @@ def spline_coefficients(image, top, bottom, left, right, border, margin):
     # those farthest out, as if these went on for ever.
     for r in range(margin + REACH):
         above = extend(r - margin - REACH, height, border) + margin + REACH
-        cells[r] = cells[above]
         below = extend(height + r, height, border) + margin + REACH
-        cells[margin + REACH + height + r] = cells[below]
+        for c in range(wide):
+            cells[r, c] = cells[above, c]
+            cells[margin + REACH + height + r, c] = cells[below, c]
     for c in range(wide):
         cells[0, c] *= FIRST_GAIN
     for r in range(1, tall):
