@@ -8,12 +8,15 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 import fastseg
 
-# The first example of a kernel compiles it, so no example has a deadline.
-settings.register_profile("fastseg", deadline=None)
+# The first example of a kernel compiles it, so no example has a deadline. And a busy
+# machine is no fault of a test.
+settings.register_profile(
+    "fastseg", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile("fastseg")
 
 # What a shell starts in the background ignores Ctrl-C, and so would all that the tests

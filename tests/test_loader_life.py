@@ -303,13 +303,16 @@ def test_a_loader_works_in_another_process(square, method):
 @pytest.mark.parametrize("whole", [False, True])
 def test_a_loop_does_not_go_on_in_a_fork(square, whole):
     """The child is told so, and does not wait for threads that it does not have."""
-    loader = Loader(square, batch_size=1, prefetch=4)
+    loader, made = Loader(square, batch_size=1, prefetch=4), []
+    fill = loader.recipe.fill
+    loader.recipe.fill = lambda *arrays: (made.append(1), fill(*arrays))[1]
     running = iter(loader)
     next(running)
-    (crew,) = loader._crews
-    if whole:  # what the child would be given has been made and received before
-        while crew.ready < 4:
-            time.sleep(0.001)
+    if whole:  # what the child would be given has been made, and received, before
+        deadline = time.monotonic() + 10
+        while len(made) < 5 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(0.05)
         next(running)
     child = os.fork()
     if not child:
