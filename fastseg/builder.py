@@ -107,6 +107,8 @@ def build(
     if compress:
         compression.require("building a compressed store")
     target = Path(output)
+    if not target.name or (target.exists() and not target.is_file()):
+        raise BuildError(f"{target}: is no regular file, expected a store's name")
     if not isinstance(links, LinkTable):
         next(read_links(links, []), None)  # what is no table is told before all else
     with sole_builder(target), naming(target.parent):
@@ -114,17 +116,13 @@ def build(
             images = Images.of_table(links)
         else:
             images = Images.of_file(links, target.parent, progress)
-        if len(images.classes) > layout.MAX_CLASSES:
-            raise BuildError(
-                f"the links have {len(images.classes)} classes, a store holds at most "
-                f"{layout.MAX_CLASSES}; link fewer labels"
-            )
+        layout.check_classes(images.classes)
         work = _Build(
             images, target, rules, workers, max_pixel_bytes, compress, progress
         )
         fingerprint = work.run()
     rejects = tuple(dict.fromkeys(work.rejects))
-    listed = save_rejects(output, rejects)
+    listed = save_rejects(target, rejects)
     if fingerprint is None:
         raise NothingBuiltError(
             f"nothing to build: {len(rejects)} rejected, see {listed}"
@@ -335,8 +333,6 @@ class _Build:
 
     def _find_older(self) -> Finished | None:
         """Return the store that is to be replaced, if its items can be used again."""
-        if self.target.is_dir():
-            raise BuildError(f"{self.target}: is a folder, expected a store's name")
         if not self.target.exists():
             return None
         try:
@@ -367,7 +363,9 @@ class _Build:
                 rejects += rejected
                 if place is None:  # it cannot be used, so it is not in the store
                     continue
-                if place != self.kept:
+                if place < 0 or self.kept == len(store):
+                    return False
+                if not older.are_twins(place, self.kept):
                     return False
                 self.kept += 1
                 facts = [store.items[name][place] for name in ("labelled", "pixels")]

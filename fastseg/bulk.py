@@ -24,7 +24,7 @@ from fastseg.making import (
     mean_and_std,
     percentile_ranks,
 )
-from fastseg.planning import Part, within_root
+from fastseg.planning import Part
 from fastseg.raster import scratch_rows, shift_origin
 from fastseg.store import layout
 from fastseg.store.layout import Bucket
@@ -260,8 +260,9 @@ class Bulk:
             )
         ]
         links = [files.links[j] for j in order]
+        within = self.maker.paths.within_root
         paths = [
-            link.dicom_path if j < count else link.contour_path
+            within(link.dicom_path if j < count else link.contour_path, link.root)
             for j, link in zip(order, links, strict=True)
         ]
         commons, common = part.looks.commons, part.looks.common[items]
@@ -274,7 +275,7 @@ class Bulk:
             stamped=counts,
             stamps=found.stamps[order],
             files=counts,
-            path=as_texts(map(within_root, paths, links)),
+            path=as_texts(paths),
             size=found.stamps[order, 0],
             xxh3=sums,
             rings=np.array(rings, np.int64).reshape(-1, 4),

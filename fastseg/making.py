@@ -18,7 +18,7 @@ from fastseg.dicom import Image
 from fastseg.errors import ContourError, DicomError, LinkError
 from fastseg.files import Stamp, read_file, read_handle, stamp_of
 from fastseg.links import Link, Paths, Reject, reason_of
-from fastseg.planning import Planned, Refusal, hash_links, within_root
+from fastseg.planning import Planned, Refusal, hash_links
 from fastseg.raster import Rules, draw_rings, join_rings, shift_origin
 from fastseg.store import layout
 from fastseg.store.records import Record, Rings, Source, pack_facts
@@ -107,11 +107,10 @@ class Maker:
         if not drawn.contours and drawn.rejects:
             reason = "left out: none of its contours can be used"
             raise Refusal(item.links, reason, drawn.rejects)
-        image = Source(
-            within_root(link.dicom_path, link), len(data), xxh3_64_intdigest(data)
-        )
+        path = self.paths.within_root(link.dicom_path, link.root)
+        image = Source(path, len(data), xxh3_64_intdigest(data))
         found = (image, *drawn.sources)
-        links = hash_links(drawn.used) if drawn.rejects else item.hash
+        links = hash_links(drawn.used, self.paths) if drawn.rejects else item.hash
         return Material(
             data=data,
             sources=found,
@@ -149,7 +148,7 @@ class Maker:
             # The image's file comes first among the sources.
             place, bit = len(drawn.sources) + 1, self.classes.index(link.label)
             drawn.contours.append(Contour(bit=bit, source=place, rings=rings))
-            path = within_root(link.contour_path, link)
+            path = self.paths.within_root(link.contour_path, link.root)
             drawn.sources.append(Source(path, len(text), xxh3_64_intdigest(text)))
             drawn.used.append(link)
         return drawn

@@ -1,7 +1,6 @@
 """What a build is going to do, from the links table and the headers of images."""
 
 import os
-import posixpath
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
@@ -263,16 +262,6 @@ def join_names(paths: Sequence[str]) -> tuple[bytes, NDArray[np.int64]]:
     return names, np.concatenate([[0], ends])
 
 
-def within_root(path: str, link: Link) -> str:
-    """Return a path of a link relative to the data set's root."""
-    start = "" if link.root == "." else link.root + "/"
-    rest = path[len(start) :]
-    # Nearly all are plain; the general way takes 5 us.
-    if path.startswith(start) and "./" not in rest and "//" not in rest:
-        return rest
-    return posixpath.relpath(path, link.root)
-
-
 def _look_at(groups: list[list[Link]], paths: Paths, max_pixel_bytes: int) -> _Share:
     """Look at files of images, many at a time; those that are not plain, one by one."""
     names = [paths.direct(links[0].dicom_path, links[0].root) for links in groups]
@@ -295,7 +284,7 @@ def _look_at(groups: list[list[Link]], paths: Paths, max_pixel_bytes: int) -> _S
                 number = len(buckets)
                 buckets.append(_bucket(header))
         bucket.append(number)
-        hashes.append(0 if k in rejects else hash_links(links))
+        hashes.append(0 if k in rejects else hash_links(links, paths))
     share = _Share(
         size=len(groups),
         kept=np.arange(len(groups)),
@@ -340,14 +329,15 @@ def _check(
     return header
 
 
-def hash_links(links: Iterable[Link]) -> int:
+def hash_links(links: Iterable[Link], paths: Paths) -> int:
     """Return the XXH3-64 of rows of the table, paths relative to the root."""
+    within = paths.within_root
     rows = [
         (
             link.patient,
-            within_root(link.dicom_path, link),
+            within(link.dicom_path, link.root),
             str(link.frame),
-            within_root(link.contour_path, link) if link.contour_path else "",
+            within(link.contour_path, link.root) if link.contour_path else "",
             link.label,
             link.contour_key,
             link.format,

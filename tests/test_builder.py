@@ -1,5 +1,6 @@
 """Building a store, held against plain computation; what is bad stays out."""
 
+import contextlib
 import csv
 import os
 import shutil
@@ -128,6 +129,18 @@ def test_a_store_knows_its_sources(study, tmp_path):
     assert_array_equal(store.sources["xxh3"], [xxh3_64_intdigest(x) for x in data])
     contours = [link.contour_path for link in table.links]
     assert [paths[k] for k in store.contours["source"]] == contours
+
+
+def test_sources_are_named_from_the_root_wherever_the_table_is(study, tmp_path):
+    """A table inside the data, read from any folder, gives the same paths and bytes."""
+    table = fastseg.link(study)
+    inside = table.save(study / "dicoms" / "links.csv")
+    expected = fastseg.build(table, tmp_path / "expected.h5").path.read_bytes()
+    for k, folder in enumerate((tmp_path, study, study / "dicoms", Path("/"))):
+        with contextlib.chdir(folder):
+            path = fastseg.build(inside, tmp_path / f"{k}.h5").path
+        assert path.read_bytes() == expected
+    assert not fastseg.verify(path, sources=study).changed_sources
 
 
 def test_the_same_inputs_give_the_same_bytes(study, tmp_path):
@@ -327,17 +340,58 @@ def test_a_build_that_fails_leaves_the_older_store(study, tmp_path, end):
         lambda path, store: path.write_text("mine"),
         lambda path, store: path.write_bytes(store.path.read_bytes()[:-10]),
         lambda path, store: h5py.File(path, "w").close(),
+        pytest.param(
+            lambda path, store: os.mkfifo(path),
+            marks=pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="has no pipes"),
+        ),
     ],
 )
 def test_only_a_store_is_replaced(study, store, tmp_path, make):
     """A folder or a file that is no sound store is refused and not touched."""
     target = tmp_path / "target"
     make(target, store)
-    before = target.is_dir() or target.read_bytes()
+    before = not target.is_file() or target.read_bytes()
     with pytest.raises(BuildError, match="target"):
         fastseg.build(fastseg.link(study), target)
-    assert (target.is_dir() or target.read_bytes()) == before
+    assert (not target.is_file() or target.read_bytes()) == before
     assert set(tmp_path.iterdir()) == {study, target}
+
+
+@pytest.mark.parametrize("target", ["", ".", "..", "/"])
+def test_a_folder_is_no_target(study, target):
+    """However it is written, it is told before anything is created."""
+    before = set(study.rglob("*"))
+    with (
+        contextlib.chdir(study / "dicoms"),
+        pytest.raises(BuildError, match="expected a store's name"),
+    ):
+        fastseg.build(fastseg.link(study), target)
+    assert set(study.rglob("*")) == before
+
+
+def test_a_slash_behind_the_name_does_no_harm(study, tmp_path):
+    """Store and rejects are written under the name without it."""
+    next(study.rglob("*-icontour-*")).write_text("1 2\n")
+    with pytest.warns(RejectedWarning):
+        report = fastseg.build(fastseg.link(study), f"{tmp_path}/s.h5/")
+    assert report.path == tmp_path / "s.h5"
+    assert (tmp_path / "s.h5.rejects.csv").exists()
+
+
+def test_names_of_classes_fit_into_a_store(study, tmp_path):
+    """As many as there may be, as long as they may be; a longer one is told at once."""
+    table = fastseg.link(study)
+    names = [f"{k:02}" + "é" * 499 for k in range(64)]
+    links = [
+        replace(link, label=name, contour_path=table.links[0].contour_path)
+        for name in names
+        for link in table.links[:1]
+    ]
+    store = build(replace(table, links=links), tmp_path / "s.h5")
+    assert list(store.classes) == names
+    links[0] = replace(links[0], label=names[0] + "x")
+    with pytest.raises(BuildError, match="at most 1000; use a shorter label"):
+        fastseg.build(replace(table, links=links), tmp_path / "n.h5")
 
 
 def test_each_frame_is_an_image(study, tmp_path):

@@ -186,6 +186,32 @@ def test_a_look_at_many_files_is_one_at_each(tmp_path):
             datas[-1] = damage.spoil_bytes(rng, datas[0], len(datas[0]))
         paths.append(tmp_path / f"{k}.dcm")
         paths[-1].write_bytes(datas[-1])
+    assert compare_looks(paths, datas) > 20
+
+
+@pytest.mark.parametrize("keyword", ["InstanceNumber", "WindowCenter", "WindowWidth"])
+@pytest.mark.parametrize("function", ["LINEAR", "LINEAR_EXACT", "SIGMOID"])
+def test_a_look_at_odd_numbers_is_one_at_each(study, tmp_path, keyword, function):
+    """What is infinite, too large or no number means the same to both."""
+    (image, *_) = sorted(study.glob("dicoms/*/*.dcm"))
+    edited(image, VOILUTFunction=function, WindowCenter="40", WindowWidth="400")
+    dataset, paths, datas = pydicom.dcmread(image), [], []
+    texts = "7,-7.5,0,0.5,1,1e5,1e400,-1e400,1e-400,1e15,9999999999999999,nan,inf,x,"
+    for k, text in enumerate(texts.split(",")):
+        value = text.encode() + b" " * (len(text) % 2)
+        tag = pydicom.tag.Tag(keyword)
+        vr = pydicom.datadict.dictionary_VR(tag)
+        dataset[tag] = pydicom.dataelem.RawDataElement(
+            tag, vr, len(value), value, 0, False, True
+        )
+        paths.append(tmp_path / f"{k}.dcm")
+        dataset.save_as(paths[-1], enforce_file_format=True)
+        datas.append(paths[-1].read_bytes())
+    assert compare_looks(paths, datas) > 3
+
+
+def compare_looks(paths, datas):
+    """Hold a look at files against one at each; return how many are answered."""
     looks, answered = plain.look_at_files(*names_of(paths)), 0
     for k, number in enumerate(looks.common.tolist()):
         start = plain.look(datas[k][: plain.PIECES[0]])
@@ -199,7 +225,7 @@ def test_a_look_at_many_files_is_one_at_each(tmp_path):
         assert start.window == (None if np.isnan(window[0]) else tuple(window))
         assert [start.place, start.length] == looks.places[k].tolist()
         assert start.holds(datas[k][: start.place + start.length], int(looks.heads[k]))
-    assert answered > 20
+    return answered
 
 
 def edited(path, **elements):

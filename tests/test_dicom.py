@@ -230,6 +230,8 @@ def test_a_window_of_monochrome1_is_mirrored(pixels, facts, values, value_map, w
         (dicom_bytes(PIXELS, PixelData=None, FloatPixelData=bytes(48)), "floating"),
         (dicom_bytes(PIXELS, ModalityLUTSequence=[Dataset()]), "Modality LUT"),
         (dicom_bytes(PIXELS, RescaleSlope="0"), "RescaleSlope is 0"),
+        (dicom_bytes(PIXELS, InstanceNumber=10**15), "InstanceNumber is 1000000000"),
+        (dicom_bytes(PIXELS, InstanceNumber=2**63), r"InstanceNumber is 9\.22"),
         (dicom_bytes(PIXELS, RescaleIntercept="1e999"), "RescaleIntercept is inf"),
         (dicom_bytes(PIXELS, RescaleSlope=["1", "2"]), "RescaleSlope"),
         (dicom_bytes(PIXELS, PixelSpacing="1"), "PixelSpacing"),

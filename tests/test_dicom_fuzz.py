@@ -158,11 +158,22 @@ def test_what_is_doubtful_is_left_to_pydicom(name):
 
 
 @given(
-    st.sampled_from(["WindowCenter", "RescaleSlope", "PixelSpacing", "InstanceNumber"]),
+    st.sampled_from(
+        [
+            "WindowCenter",
+            "WindowWidth",
+            "RescaleSlope",
+            "PixelSpacing",
+            "InstanceNumber",
+        ]
+    ),
     st.text("0123456789+-.eE \\\0", max_size=12) | st.text(max_size=8),
 )
 @example("WindowCenter", "1_0")
 @example("InstanceNumber", "9" * 16)
+@example("InstanceNumber", "9" * 20)
+@example("WindowWidth", "1e400")
+@example("WindowCenter", "-1e400")
 @example("PixelSpacing", "1\\2\0")
 @example("RescaleSlope", "9" * 400)
 def test_numbers_are_read_as_pydicom_does(keyword, text):

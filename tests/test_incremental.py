@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import warnings
 from contextlib import suppress
 from dataclasses import replace
@@ -74,6 +75,32 @@ def test_nothing_changed_leaves_the_file_alone(study, output):
     after = output.stat()
     assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
     assert list(output.parent.glob("o.h5*")) == [output]
+
+
+def test_twins_leave_the_file_alone(study, output, tmp_path):
+    """The same data under two roots is no change either, unless one is left out."""
+    shutil.copytree(study, tmp_path / "both" / "a")
+    shutil.copytree(study, tmp_path / "both" / "b")
+    table = fastseg.link(study, keep_unlabelled=True)
+    links = [
+        replace(
+            link,
+            root=root,
+            dicom_path=f"{root}/{link.dicom_path}",
+            contour_path=link.contour_path and f"{root}/{link.contour_path}",
+        )
+        for root in "ab"
+        for link in table.links
+    ]
+    both = replace(table, base=tmp_path / "both", links=tuple(links))
+    first = fastseg.build(both, output)
+    before = output.stat()
+    assert fastseg.build(both, output) == replace(first, kept=first.samples)
+    after = output.stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    fewer = replace(both, links=tuple(links[: len(table.links)]))
+    assert fastseg.build(fewer, output).samples * 2 == first.samples
+    assert fastseg.build(both, output).samples == first.samples
 
 
 @pytest.mark.parametrize("name", [FIRST, DRAWN])

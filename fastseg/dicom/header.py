@@ -51,6 +51,7 @@ DTYPES = {
     for bits in (8, 16, 32)
     for signed in (0, 1)
 }
+MOST_INSTANCES = 10**15
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,7 +173,6 @@ def check_header(get: Callable[[str], Any], name: str) -> Header:
     frames = _whole(get, "NumberOfFrames", name, default=1)
     if rows < 1 or columns < 1 or frames < 1:
         raise DicomError(f"{name}: {frames} frames of {rows} x {columns} hold no pixel")
-    instance = _numbers(get, "InstanceNumber", name)
     window = _numbers(get, "WindowCenter", name)[:1]
     window += _numbers(get, "WindowWidth", name)[:1]
     spacing = _numbers(get, "PixelSpacing", name)
@@ -189,7 +189,7 @@ def check_header(get: Callable[[str], Any], name: str) -> Header:
         window=linear_window(window, str(get("VOILUTFunction") or "LINEAR")),
         spacing_mm=_spacing(spacing, name),
         series=str(get("SeriesInstanceUID") or "").strip(),
-        instance=int(instance[0]) if instance else None,
+        instance=_instance(_numbers(get, "InstanceNumber", name), name),
     )
 
 
@@ -230,6 +230,18 @@ def _number(
     if not math.isfinite(numbers[0]):
         raise DicomError(f"{name}: {keyword} is {numbers[0]}, expected a finite number")
     return numbers[0]
+
+
+def _instance(numbers: list[float], name: str) -> int | None:
+    if not numbers:
+        return None
+    # DICOM has 32 bits for it, and files with somewhat more do not mean harm.
+    if not (numbers[0].is_integer() and abs(numbers[0]) < MOST_INSTANCES):
+        raise DicomError(
+            f"{name}: InstanceNumber is {numbers[0]:.17g}, expected a whole number of "
+            "at most 15 digits"
+        )
+    return int(numbers[0])
 
 
 def _numbers(get: Callable[[str], Any], keyword: str, name: str) -> list[float]:

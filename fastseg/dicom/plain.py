@@ -182,7 +182,8 @@ def look_at_files(names: bytes, starts: NDArray[np.int64]) -> Looks:
             window += np.where(window[:, 1:] > 0, (0.5, 1.0), np.nan)
         elif function != "LINEAR":
             window[:] = np.nan
-        window[~(window[:, 1] >= 1) | np.isnan(window[:, 0])] = np.nan
+        is_ramp = np.isfinite(window).all(axis=1) & (window[:, 1] >= 1)
+        window[~is_ramp] = np.nan
     return looks
 
 

@@ -82,9 +82,13 @@ from typing import Any
 import numpy as np
 from xxhash import xxh3_64_hexdigest
 
+from fastseg.errors import BuildError
+
 FORMAT = "fastseg-store"
 VERSION = 1
 MAX_CLASSES = 64
+# An attribute has room for 64 KB.
+MAX_CLASS_BYTES = 1000
 PERCENTILES = (0.5, 1.0, 5.0, 50.0, 95.0, 99.0, 99.5)
 
 # Large datasets begin on a page, so that maps and direct reads are aligned.
@@ -116,6 +120,21 @@ class Bucket:
     def name(self) -> str:
         """Its dataset's name, as in 256x256_int16."""
         return f"{self.shape[0]}x{self.shape[1]}_{self.dtype.name}"
+
+
+def check_classes(classes: Sequence[str]) -> None:
+    """Raise BuildError for more or longer names than a store holds."""
+    if len(classes) > MAX_CLASSES:
+        raise BuildError(
+            f"the links have {len(classes)} classes, a store holds at most "
+            f"{MAX_CLASSES}; link fewer labels"
+        )
+    for name in classes:
+        if len(name.encode()) > MAX_CLASS_BYTES:
+            raise BuildError(
+                f"the class {name[:20]!r}... has a name of {len(name.encode())} bytes, "
+                f"a store holds at most {MAX_CLASS_BYTES}; use a shorter label"
+            )
 
 
 def mask_dtype(classes: Sequence[str]) -> np.dtype[Any]:

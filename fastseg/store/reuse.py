@@ -55,6 +55,14 @@ class Finished:
                 places[k] = -1
         return places
 
+    def are_twins(self, one: int, other: int) -> bool:
+        """Return whether two items were made from the same."""
+        digests = self.store.items["inputs_xxh3"]
+        return bool(
+            digests[one] == digests[other]
+            and self._numbers[one] == self._numbers[other]
+        )
+
     def pixels(self, index: int) -> tuple[NDArray[Any], NDArray[Any]] | None:
         """Return image and mask, None if they, or the contours, are damaged."""
         sample, items = self.store[index], self.store.items
