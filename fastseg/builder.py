@@ -108,7 +108,9 @@ def build(
         compression.require("building a compressed store")
     target = Path(output)
     if not target.name or (target.exists() and not target.is_file()):
-        raise BuildError(f"{target}: is no regular file, expected a store's name")
+        is_folder = not target.name or target.is_dir()
+        found = "a folder" if is_folder else "no regular file"
+        raise BuildError(f"{target}: is {found}, expected a store's name")
     if not isinstance(links, LinkTable):
         next(read_links(links, []), None)  # what is no table is told before all else
     with sole_builder(target), naming(target.parent):
