@@ -1,5 +1,6 @@
 """Builds that end at a chosen moment, and what they go on with afterwards."""
 
+import errno
 import os
 import shutil
 import signal
@@ -18,6 +19,7 @@ from fastseg import files, planning
 from fastseg._kernels import system
 from fastseg.errors import BuildError, FileChangedError, RejectedWarning
 from fastseg.files import read_file
+from fastseg.store import partial
 from fastseg.store.journal import FRAME
 from tests.conftest import PROJECT
 
@@ -377,6 +379,21 @@ def test_inodes_have_up_to_64_bits(table, output, monkeypatch):
     stop_build(table, output, 4)
     assert fastseg.build(table, output).kept == 4
     assert inodes == {0}
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="files cannot be told")
+def test_a_build_that_cannot_begin_leaves_no_file_open(table, output, monkeypatch):
+    """Not even while the error is at hand; Windows could not begin once more."""
+
+    def refuse(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(partial, "reserve", refuse)
+    with pytest.raises(OSError, match="No space") as told:
+        fastseg.build(table, output)
+    names = [path.resolve() for path in Path("/proc/self/fd").iterdir()]
+    assert not [name for name in names if name.is_relative_to(output.parent)]
+    assert told.value.filename == str(output.parent)
 
 
 @pytest.mark.parametrize("spoil", [Path.unlink, lambda p: p.write_bytes(b"")])

@@ -6,7 +6,6 @@ import os
 import pickle
 import re
 import threading
-import time
 import tracemalloc
 
 import h5py
@@ -402,24 +401,18 @@ def test_a_store_without_contours_opens(study, tmp_path):
     assert fastseg.verify(store).is_sound
 
 
-def test_a_large_store_opens_at_once(tmp_path):
-    """Opening looks at indices only, in little memory; samples cost microseconds."""
+def test_a_large_store_takes_little_memory(tmp_path):
+    """Opening looks at indices only. `make bench-scale` tells how long it takes."""
     path = tmp_path / "large.h5"
     make_sparse_store(path, 200_000)
     assert path.stat().st_size > 20e9
     assert path.stat().st_blocks * 512 < 100e6
-    fastseg.open(path)  # into the page cache
-    start = time.perf_counter()
-    store = fastseg.open(path)
-    assert time.perf_counter() - start < 0.5
     tracemalloc.start()
-    fastseg.open(path)
-    assert tracemalloc.get_traced_memory()[1] < 10e6
-    tracemalloc.stop()
-    start = time.perf_counter()
+    store = fastseg.open(path)
     for k in range(0, len(store), 20):
         _ = store[k].image
-    assert (time.perf_counter() - start) / 10_000 < 100e-6
+    assert tracemalloc.get_traced_memory()[1] < 10e6
+    tracemalloc.stop()
     sample = store[123_456]
     assert sample.image.shape == (256, 256)
     assert sample.patient == "SCD0001234"

@@ -110,8 +110,13 @@ class Partial:
         rules = [list(classes), dict(options), dict(software), self.compression]
         versions = [layout.VERSION, JOURNAL_VERSION]
         self._kind = layout.canonical_json([*versions, *rules]).encode()
+        self._works: list[Work] = []
         self._plan()
-        self._open(parts)
+        try:
+            self._open(parts)
+        except BaseException:
+            self.__exit__()
+            raise
 
     def __enter__(self) -> "Partial":
         return self
