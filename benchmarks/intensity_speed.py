@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from scipy import ndimage
 
-from fastseg._kernels import intensity, noise
+from fastseg._kernels.augment import intensity, noise
 
 SIDE = 256
 KEY = np.uint64(1), np.uint64(2), np.uint32(3)

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 from scipy import ndimage
 
-from fastseg._kernels import bend, warp
+from fastseg._kernels.augment import bend, warp
 
 SIDE = 256
 SPACING = 32.0

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from fastseg._kernels import area
+from fastseg._kernels.contours import area
 from fastseg.raster import Contours, Rules, as_rings, check_shape
 
 
@@ -34,7 +34,7 @@ def coverage(
     the image. The time grows with the cube of the edges in a row in which many edges
     cross one another.
 
-    The method is that of font rasterizers, see `fastseg._kernels.area`.
+    The method is that of font rasterizers, see `fastseg._kernels.contours.area`.
 
     Raises GeometryError for vertices that are not finite numbers in an (n, 2)
     array or a ring with fewer than three distinct ones, OptionError for a bad

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
-from fastseg._kernels import imaging, labels, reading
+from fastseg._kernels.contours import labels
+from fastseg._kernels.files import content, transfer
 from fastseg.inputs import Files, group_plain
 from fastseg.making import (
     NO_POINTS,
@@ -47,7 +48,7 @@ class _Found:
 
     def __init__(self, files: Files, classes: int):
         count, everything = len(files.items), len(files.links)
-        self.places = np.full(everything, reading.UNREAD, np.int64)
+        self.places = np.full(everything, content.UNREAD, np.int64)
         self.stamps = np.empty((everything, 4), np.int64)
         self.digests = np.empty(everything, np.uint64)
         self.sums = np.empty((count, 5), np.int64)
@@ -95,7 +96,7 @@ class Bulk:
             self._read_points(files, found)
             buffer, first = self._image_buffer(files), 0
             while first < count:
-                first = reading.read_files(
+                first = content.read_files(
                     *(files.names, files.starts, first, files.sizes[:count]),
                     *(files.leads, buffer, found.places, found.stamps, found.digests),
                 )
@@ -160,7 +161,7 @@ class Bulk:
         Those that a handle is for are written; returns where it ended.
         """
         pixels = bucket.shape[0] * bucket.shape[1]
-        stop: int = imaging.make_images(
+        stop: int = transfer.make_images(
             *(files.names, files.starts, first, files.sizes[:last], files.leads),
             *(files.heads, files.limits, np.empty(0, bucket.dtype), pixels),
             *(WIDEST_COUNT, percentile_ranks(pixels), handle, places[:, 0], buffer),
@@ -171,7 +172,7 @@ class Bulk:
 
     def _image_buffer(self, files: Files) -> NDArray[np.uint8]:
         largest = int(files.sizes[: len(files.items)].max(initial=0))
-        return self._buffer("images", largest + reading.LINE)
+        return self._buffer("images", largest + content.LINE)
 
     def _draw(
         self, bucket: Bucket, files: Files, found: _Found, first: int, stop: int
@@ -200,7 +201,7 @@ class Bulk:
         counts, parts = np.empty(stop, np.int64), []
         for k in range(first, stop, TEXTS_AT_ONCE):
             last = min(k + TEXTS_AT_ONCE, stop)
-            reading.read_files(
+            content.read_files(
                 *(files.names, files.starts, k, files.sizes[:last], files.leads, text),
                 *(found.places, found.stamps, found.digests),
             )

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastseg._kernels import distance
+from fastseg._kernels.contours import distance
 from fastseg.errors import OptionError
 from fastseg.raster import (
     Contours,
@@ -55,7 +55,7 @@ def signed_distance(
     and images of up to a million rows and columns, it is off by at most 1e-6 of
     itself, plus 1e-9 of the larger spacing, plus the smallest float32. The nearest
     edge is found by branch and bound over blocks of pixels, which skips no edge that
-    could be nearest (see `_kernels.distance`).
+    could be nearest (see `_kernels.contours.distance`).
 
     Raises GeometryError and OptionError as `rasterize` does, and OptionError for a
     spacing that is not two positive finite numbers.

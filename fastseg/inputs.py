@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastseg import dicom, sources
-from fastseg._kernels import reading, system
+from fastseg._kernels.files import content, system
 from fastseg.links import Link
 from fastseg.making import Maker
 from fastseg.planning import NO_START, Part, join_names
@@ -100,7 +100,7 @@ def _files_of(
         rings.append(len(contours))
     joined, starts = join_names([*names[0], *names[1]])
     places = looks.places[plain]
-    unknown = np.full(len(contours), reading.UNKNOWN)
+    unknown = np.full(len(contours), content.UNKNOWN)
     return Files(
         part=part,
         commons=commons,

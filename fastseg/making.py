@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
 from fastseg import dicom, sources
-from fastseg._kernels import tone
+from fastseg._kernels.images import statistics
 from fastseg.dicom import Image
 from fastseg.errors import ContourError, DicomError, LinkError
 from fastseg.files import Stamp, read_file, read_handle, stamp_of
@@ -243,7 +243,7 @@ class Maker:
             draw_rings(*join_rings(contour.rings), mask, contour.bit, self.rules)
         pixels = np.zeros(len(self.classes), np.int64)
         boxes = np.zeros((len(self.classes), 4), np.int64)
-        tone.measure_classes(mask, pixels, boxes)
+        statistics.measure_classes(mask, pixels, boxes)
         # Stored in the frame in which pixel centres are integers.
         points = np.concatenate(
             [
@@ -276,7 +276,7 @@ def _measure_values(image: NDArray[Any], facts: dict[str, Any]) -> None:
     """
     ranks = percentile_ranks(image.size)
     percentiles = np.empty(len(ranks))
-    counted, least, greatest, total, high, low = tone.measure_values(
+    counted, least, greatest, total, high, low = statistics.measure_values(
         image, WIDEST_COUNT, ranks, percentiles
     )
     if not counted:

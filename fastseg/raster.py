@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastseg._kernels import polygon
+from fastseg._kernels.contours import polygon
 from fastseg.errors import GeometryError, OptionError, one_of, whole_number
 
 EDGES = ("half-open", "closed", "open")
@@ -52,7 +52,7 @@ class Rules:
 
     @property
     def edges_code(self) -> int:
-        """The rule for edges as `_kernels.polygon` numbers it."""
+        """The rule for edges as `_kernels.contours.polygon` numbers it."""
         return EDGES.index(self.edges)
 
     @property
@@ -85,7 +85,7 @@ def rasterize(
     The answer is the one that rational arithmetic on the given numbers gives, for
     every finite input: floating-point arithmetic decides where its error bound
     allows, and what is left is decided by the sign of a sum of products that is
-    never rounded (see `_kernels.polygon` and `_kernels.exact`). So it depends
+    never rounded (see `polygon` and `exact` in `_kernels.contours`). So it depends
     neither on the direction of a ring, its first vertex or repeated vertices, nor on
     the canvas or the machine.
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 from fastseg import rasterize
-from fastseg._kernels import area
+from fastseg._kernels.contours import area
 from fastseg.areas import coverage
 from fastseg.errors import GeometryError, OptionError
 from fastseg.raster import as_rings, shoelace_area

@@ -12,7 +12,7 @@ from xxhash import xxh3_64_intdigest
 
 import fastseg
 from fastseg import bulk
-from fastseg._kernels import imaging, reading, system
+from fastseg._kernels.files import content, system, transfer
 from fastseg.dicom import plain
 from fastseg.errors import RejectedWarning
 from fastseg.files import stamp_of
@@ -33,7 +33,7 @@ def read(paths, sizes, room=2**16):
     places, digests = np.full(len(paths), 7), np.zeros(len(paths), np.uint64)
     stamps, buffer = np.zeros((len(paths), 4), np.int64), np.zeros(room, np.uint8)
     leads, data = np.full(len(paths), 3), np.frombuffer(names, np.uint8)
-    stop = reading.read_files(
+    stop = content.read_files(
         *(data, starts, 0, np.array(sizes), leads, buffer, places, stamps, digests)
     )
     return stop, places[:stop].tolist(), stamps, digests, buffer
@@ -44,18 +44,18 @@ def read(paths, sizes, room=2**16):
 def test_files_are_read_hashed_and_stamped(tmp_path):
     """Contents, stamps and checksums are those of the files, what leads aligned."""
     contents, paths = [b"abc", b"", bytes(range(200)), b"y" * 5000], []
-    for k, content in enumerate(contents):
+    for k, data in enumerate(contents):
         paths.append(tmp_path / f"{k} ü")
-        paths[-1].write_bytes(content)
-    stop, places, stamps, digests, buffer = read(paths, [3, 0, 200, reading.UNKNOWN])
+        paths[-1].write_bytes(data)
+    stop, places, stamps, digests, buffer = read(paths, [3, 0, 200, content.UNKNOWN])
     assert stop == 4
-    for path, content, place, stamp, digest in zip(
+    for path, data, place, stamp, digest in zip(
         paths, contents, places, stamps, digests, strict=True
     ):
-        assert buffer[place : place + len(content)].tobytes() == content
-        assert (buffer.ctypes.data + place + 3) % reading.LINE == 0
+        assert buffer[place : place + len(data)].tobytes() == data
+        assert (buffer.ctypes.data + place + 3) % content.LINE == 0
         assert tuple(stamp) == stamp_of(path)
-        assert digest == xxh3_64_intdigest(content)
+        assert digest == xxh3_64_intdigest(data)
     assert read(paths, [3, 0, 200, 5000], room=2000)[0] == 3
 
 
@@ -69,11 +69,11 @@ def test_what_is_not_expected_is_not_read(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     paths = [tmp_path, tmp_path / "pipe", tmp_path / "link", tmp_path / "none"]
     paths += [file, file, file]
-    _, places, *_ = read(paths, [reading.UNKNOWN] * 4 + [2, 4, 3])
-    assert places[:-1] == [reading.UNREAD] * 6
+    _, places, *_ = read(paths, [content.UNKNOWN] * 4 + [2, 4, 3])
+    assert places[:-1] == [content.UNREAD] * 6
     assert places[-1] >= 0
     file.write_bytes(bytes(100))
-    assert read([file], [reading.UNKNOWN], room=80)[1] == [reading.UNREAD]
+    assert read([file], [content.UNKNOWN], room=80)[1] == [content.UNREAD]
 
 
 @needs_kernels
@@ -81,16 +81,16 @@ def test_what_is_not_expected_is_not_read(tmp_path):
 def test_without_room_none_of_unknown_size_is_read(tmp_path):
     """However little of the buffer is left, each file is as it is or marked unread."""
     room, paths = 1024, [tmp_path / name for name in "abc"]
-    for path, content in zip(paths, (b"", b"few letters", b""), strict=True):
-        path.write_bytes(content)
+    for path, data in zip(paths, (b"", b"few letters", b""), strict=True):
+        path.write_bytes(data)
     left = set()
     for size in range(room - 200, room + 1):
         paths[0].write_bytes(bytes(size))
-        stop, places, *_ = read(paths, [reading.UNKNOWN] * 3, room)
+        stop, places, *_ = read(paths, [content.UNKNOWN] * 3, room)
         assert stop == 3
         for place, path in zip(places, paths, strict=True):
-            assert place == reading.UNREAD or place + path.stat().st_size <= room
-        left.add(places.count(reading.UNREAD))
+            assert place == content.UNREAD or place + path.stat().st_size <= room
+        left.add(places.count(content.UNREAD))
     assert left >= {0, 1, 2}
 
 
@@ -104,7 +104,7 @@ def make_images(paths, heads, handle, targets, room, first=0):
     stamps, sums = np.zeros((count, 4), np.int64), np.zeros((count, 5), np.int64)
     digests, hashes = np.zeros(count, np.uint64), np.zeros(count, np.uint64)
     percentiles, sound = np.zeros((count, 2)), np.zeros(count, np.bool_)
-    stop = imaging.make_images(
+    stop = transfer.make_images(
         *(data, *files, limits, like, 20, 2**17, ranks, handle, targets, buffer),
         *(places, stamps, digests, sums, percentiles, hashes, sound),
     )

@@ -20,7 +20,7 @@ from xxhash import xxh3_64_intdigest
 
 import fastseg
 from fastseg import Loader, planning
-from fastseg._kernels import system
+from fastseg._kernels.files import system
 from fastseg.errors import MissingExtraError, StoreError
 from fastseg.store import compression, layout, packed, partial, writer
 from fastseg.store.compression import Codec

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pydicom.dataset import Dataset
 
 from fastseg import dicom
-from fastseg._kernels import elements
+from fastseg._kernels.files import elements
 from fastseg.dicom import plain
 from fastseg.errors import DicomError, MissingExtraError
 from tests import dicom_damage as damage

@@ -12,7 +12,7 @@ import pydicom
 import pytest
 
 import fastseg
-from fastseg._kernels import system
+from fastseg._kernels.files import system
 from fastseg.errors import RejectedWarning
 
 FIRST = "dicoms/PHANTOM0001/1.dcm"

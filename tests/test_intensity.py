@@ -11,7 +11,7 @@ from hypothesis.extra.numpy import arrays
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy import ndimage
 
-from fastseg._kernels import intensity, noise
+from fastseg._kernels.augment import intensity, noise
 
 pytestmark = pytest.mark.kernel
 

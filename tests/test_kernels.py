@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.testing import assert_array_equal
 
-from fastseg._kernels import decimals, gather, jit, shuffle, stream, tone
+from fastseg._kernels import jit
+from fastseg._kernels.files import decimals
+from fastseg._kernels.images import gather, shuffle, statistics, stream
 
 pytestmark = pytest.mark.kernel
 
@@ -187,8 +189,8 @@ def test_sums_are_exact(stack):
     """Min, max, sum and the sum of squares are those of whole numbers."""
     image = stack[0]
     values = [int(v) for v in image.ravel()]
-    total, high, low = tone.sum_values(image)
-    least, greatest = tone.range_of_values(image)
+    total, high, low = statistics.sum_values(image)
+    least, greatest = statistics.range_of_values(image)
     assert (least, greatest, total) == (min(values), max(values), sum(values))
     assert (int(high) << 32) + int(low) == sum(v * v for v in values)
 
@@ -198,9 +200,9 @@ def test_ranks_are_those_of_sorting(image):
     """Counting finds the same order statistics as sorting."""
     ranks = np.array([0, 0, 3, 17, 33, 34])
     found = np.empty(len(ranks))
-    least, greatest = tone.range_of_values(image)
-    sums = tone.count_values(image, least, greatest, ranks, found)
-    assert sums == tone.sum_values(image)
+    least, greatest = statistics.range_of_values(image)
+    sums = statistics.count_values(image, least, greatest, ranks, found)
+    assert sums == statistics.sum_values(image)
     assert_array_equal(found, np.sort(image, axis=None)[ranks])
 
 
@@ -210,7 +212,7 @@ def test_classes_are_measured(stack):
     mask = stack[0]
     count = 8 * mask.dtype.itemsize
     pixels, boxes = stale(count, np.int64), stale((count, 4), np.int64)
-    tone.measure_classes(mask, pixels, boxes)
+    statistics.measure_classes(mask, pixels, boxes)
     for k in range(count):
         where = np.argwhere((mask >> mask.dtype.type(k)) & mask.dtype.type(1))
         assert pixels[k] == len(where)

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy import stats
 
-from fastseg._kernels import noise, stream
+from fastseg._kernels.augment import noise
+from fastseg._kernels.images import stream
 
 pytestmark = pytest.mark.kernel
 

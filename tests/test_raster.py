@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
 from fastseg import rasterize
-from fastseg._kernels import exact
+from fastseg._kernels.contours import exact
 from fastseg.errors import GeometryError, OptionError
 from fastseg.raster import as_rings, shoelace_area
 from tests.reference import rasterize_exact

@@ -16,7 +16,7 @@ import pytest
 
 import fastseg
 from fastseg import files, planning
-from fastseg._kernels import system
+from fastseg._kernels.files import system
 from fastseg.errors import BuildError, FileChangedError, RejectedWarning
 from fastseg.files import read_file
 from fastseg.store import partial

@@ -8,7 +8,7 @@ from hypothesis.extra.numpy import arrays
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy import ndimage
 
-from fastseg._kernels import spline, warp
+from fastseg._kernels.augment import spline, warp
 from tests.warp_reference import (
     IDENTITY,
     MODES,

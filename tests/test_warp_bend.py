@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
-from fastseg._kernels import bend
+from fastseg._kernels.augment import bend
 from tests.warp_reference import (
     IDENTITY,
     STILL,

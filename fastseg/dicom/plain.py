@@ -18,14 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
-from fastseg._kernels import reading, system
-from fastseg._kernels.elements import (
+from fastseg._kernels.files import content, system
+from fastseg._kernels.files.elements import (
     CHARACTER_SET,
     PIXEL_DATA,
     find_elements,
     vr_code,
 )
-from fastseg._kernels.tone import range_of_values
+from fastseg._kernels.images.statistics import range_of_values
 from fastseg.dicom.header import (
     FACTS,
     PIXELS,
@@ -153,7 +153,7 @@ def look_at_files(names: bytes, starts: NDArray[np.int64]) -> Looks:
     found = np.empty((count, len(WANTED), 3), np.int64)
     counts, odd = np.empty(count, np.int64), np.empty(count, np.bool_)
     text = np.frombuffer(names, np.uint8)
-    alike = reading.look_at_files(
+    alike = content.look_at_files(
         text, starts, WANTED, data, found, counts, looks.own, odd, looks.heads
     )
     looks.places[:] = found[np.arange(count), np.maximum(counts, 1) - 1, 1:]

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
 from fastseg import augment
-from fastseg._kernels import gather, intensity, scene
-from fastseg._kernels.bend import bend_rings
+from fastseg._kernels.augment import batch, intensity
+from fastseg._kernels.augment.bend import bend_rings
+from fastseg._kernels.images import gather
 from fastseg.augment import Compose, Transform
 from fastseg.augment.base import Values
 from fastseg.errors import OptionError, one_of
@@ -118,7 +119,7 @@ class AugmentedRecipe(Recipe):
         steps = self.compose.transforms
         uniforms = np.empty((len(samples), sum(step.draws for step in steps)))
         keys = samples.astype(np.uint64)
-        scene.draw_uniforms(np.uint64(key), keys, np.uint32(PARAMETERS), uniforms)
+        batch.draw_uniforms(np.uint64(key), keys, np.uint32(PARAMETERS), uniforms)
         values, start = [], 0
         for step in steps:
             values.append(step.draw(uniforms[:, start : start + step.draws]))
@@ -219,7 +220,7 @@ class AugmentedRecipe(Recipe):
         for images, masks, rows, place in self.store.stacks(samples):
             started = perf_counter_ns()
             here = (*(way[place] for way in ways[:2]), ways[2], ways[3][place])
-            scene.make_images(
+            batch.make_images(
                 images,
                 rows,
                 *here,
@@ -240,7 +241,7 @@ class AugmentedRecipe(Recipe):
             )
             spent += perf_counter_ns() - started
             if self.labels == "nearest":
-                scene.warp_masks(masks, rows, *here, bits[place])
+                batch.warp_masks(masks, rows, *here, bits[place])
         if self.labels == "exact":
             self._draw_labels(samples, ways, bits)
         if bits is not mask:
@@ -254,7 +255,7 @@ class AugmentedRecipe(Recipe):
             self._call(number, samples, image[:, 0], mask, drawn)
             own += perf_counter_ns() - called
             if later.codes.size:
-                scene.apply_tones(image[:, 0], *later, key, numbers)
+                batch.apply_tones(image[:, 0], *later, key, numbers)
         spent += perf_counter_ns() - labelled - own
         return Spent(0, spent, perf_counter_ns() - begun - spent - own, own)
 
@@ -274,7 +275,7 @@ class AugmentedRecipe(Recipe):
         )
         grids = np.ceil((mapping.sizes - 1) / step.spacing).astype(np.int64) + MARGIN
         control = np.empty((len(samples), *grids.max(axis=0).tolist(), 2))
-        scene.draw_fields(
+        batch.draw_fields(
             np.uint64(drawn.key),
             samples.astype(np.uint64),
             np.uint32(FIELDS),
@@ -288,7 +289,7 @@ class AugmentedRecipe(Recipe):
         self, samples: NDArray[np.int64], ways: tuple[Any, ...], bits: NDArray[Any]
     ) -> None:
         contours = self.store.contours
-        scene.draw_labels(
+        batch.draw_labels(
             contours["points"],
             contours["offsets"],
             contours["class"],
@@ -346,7 +347,7 @@ class AugmentedRecipe(Recipe):
                 code = intensity.BIAS_FIELD
                 shares = np.empty((len(samples), intensity.PARAMETERS - 1))
                 keys = samples.astype(np.uint64)
-                scene.draw_uniforms(np.uint64(key), keys, np.uint32(BIASES), shares)
+                batch.draw_uniforms(np.uint64(key), keys, np.uint32(BIASES), shares)
                 field = value["magnitude"][:, None] * (2 * shares - 1)
                 columns = (self._floor[samples], *field.T)
         for k, column in enumerate(columns):

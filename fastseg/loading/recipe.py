@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastseg._kernels import gather
+from fastseg._kernels.images import gather
 from fastseg.errors import OptionError, one_of, whole_number
 from fastseg.loading.scaling import Scaling
 from fastseg.store.layout import mask_dtype

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastseg import dicom
-from fastseg._kernels import decimals
+from fastseg._kernels.files import decimals
 from fastseg.errors import (
     ContourError,
     DicomError,

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastseg._kernels import shuffle
+from fastseg._kernels.images import shuffle
 from fastseg.errors import StoreError, missing_extra
 from fastseg.store.layout import Bucket
 

@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from fastseg._kernels.decimals import parse_pairs
+from fastseg._kernels.contours.polygon import fill_one
+from fastseg._kernels.files.decimals import parse_pairs
+from fastseg._kernels.files.system import address_of, hash_bytes
+from fastseg._kernels.images.statistics import measure_classes
 from fastseg._kernels.jit import kernel
-from fastseg._kernels.polygon import fill_one
-from fastseg._kernels.system import address_of, hash_bytes
-from fastseg._kernels.tone import measure_classes
 
 
 @kernel

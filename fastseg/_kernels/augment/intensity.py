@@ -15,8 +15,8 @@ import math
 
 import numpy as np
 
+from fastseg._kernels.augment.noise import add_gaussian, add_rician, split_log2
 from fastseg._kernels.jit import fma, inlined, kernel
-from fastseg._kernels.noise import add_gaussian, add_rician, split_log2
 
 F = np.float32
 ZERO, ONE = F(0), F(1)

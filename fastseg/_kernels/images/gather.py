@@ -13,8 +13,8 @@ rounded towards the top left.
 
 import numpy as np
 
+from fastseg._kernels.images.stream import CHUNK, put, settle
 from fastseg._kernels.jit import inlined, kernel
-from fastseg._kernels.stream import CHUNK, put, settle
 
 
 @kernel

@@ -2,9 +2,8 @@
 
 import numpy as np
 
-from fastseg._kernels.jit import inlined, kernel
-from fastseg._kernels.reading import LINE, UNREAD, aligned_place, read_whole
-from fastseg._kernels.system import (
+from fastseg._kernels.files.content import LINE, UNREAD, aligned_place, read_whole
+from fastseg._kernels.files.system import (
     FLAGS,
     STATUS_WORDS,
     address_of,
@@ -13,7 +12,8 @@ from fastseg._kernels.system import (
     open_file,
     write_rows_at,
 )
-from fastseg._kernels.tone import measure_values
+from fastseg._kernels.images.statistics import measure_values
+from fastseg._kernels.jit import inlined, kernel
 
 # Images that are written by one call.
 LONGEST_RUN = 64

@@ -19,16 +19,7 @@ as long: compilers then use none at all.
 
 import numpy as np
 
-from fastseg._kernels.jit import inlined, kernel
-from fastseg._kernels.mixing import (
-    join_pairs,
-    load_pixels,
-    mix_cubic,
-    mix_pixels,
-    mix_quads,
-    view_quads,
-)
-from fastseg._kernels.places import (
+from fastseg._kernels.augment.coordinates import (
     BLOCK,
     SLACK,
     fill_outside,
@@ -40,7 +31,15 @@ from fastseg._kernels.places import (
     place_row,
     used_span,
 )
-from fastseg._kernels.spline import (
+from fastseg._kernels.augment.interpolation import (
+    join_pairs,
+    load_pixels,
+    mix_cubic,
+    mix_pixels,
+    mix_quads,
+    view_quads,
+)
+from fastseg._kernels.augment.spline import (
     CONSTANT,
     EDGE,
     REACH,
@@ -51,6 +50,7 @@ from fastseg._kernels.spline import (
     stretch_control,
     turn_control,
 )
+from fastseg._kernels.jit import inlined, kernel
 
 F = np.float32
 

@@ -6,10 +6,9 @@ and say what is wrong: kernels tell only that it is.
 
 import numpy as np
 
-from fastseg._kernels.decimals import POINT, SPACE, parse_decimal
-from fastseg._kernels.elements import US, find_elements, vr_code
-from fastseg._kernels.jit import inlined, kernel, read_only
-from fastseg._kernels.system import (
+from fastseg._kernels.files.decimals import POINT, SPACE, parse_decimal
+from fastseg._kernels.files.elements import US, find_elements, vr_code
+from fastseg._kernels.files.system import (
     FLAGS,
     STATUS_WORDS,
     address_of,
@@ -19,6 +18,7 @@ from fastseg._kernels.system import (
     read_at,
     stamp_file,
 )
+from fastseg._kernels.jit import inlined, kernel, read_only
 
 # What is aligned begins at multiples of this many bytes: a line of the caches.
 LINE = 64

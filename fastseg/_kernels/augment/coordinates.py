@@ -4,8 +4,8 @@ import math
 
 import numpy as np
 
+from fastseg._kernels.augment.spline import REFLECT
 from fastseg._kernels.jit import fma, inlined, kernel
-from fastseg._kernels.spline import REFLECT
 
 F = np.float32
 I = np.int32  # noqa: E741 (beside F)

@@ -33,8 +33,8 @@ import math
 
 import numpy as np
 
+from fastseg._kernels.contours.runs import fill_run
 from fastseg._kernels.jit import inlined, kernel, trailing_zeros
-from fastseg._kernels.runs import fill_run
 
 # More than this in one row, and signing chains costs what slabs do.
 MOST_CHAINS = 12

@@ -34,9 +34,8 @@ Masks larger than the scratch are filled in bands of its rows.
 
 import numpy as np
 
-from fastseg._kernels.exact import first_column, side_of_edge
-from fastseg._kernels.jit import inlined, kernel
-from fastseg._kernels.runs import (
+from fastseg._kernels.contours.exact import first_column, side_of_edge
+from fastseg._kernels.contours.runs import (
     ONE,
     apply_marks,
     clear_run,
@@ -46,6 +45,7 @@ from fastseg._kernels.runs import (
     write_run,
     write_runs,
 )
+from fastseg._kernels.jit import inlined, kernel
 
 HALF_OPEN, CLOSED, OPEN = 0, 1, 2
 

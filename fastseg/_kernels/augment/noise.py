@@ -20,8 +20,8 @@ import math
 
 import numpy as np
 
+from fastseg._kernels.images.stream import put
 from fastseg._kernels.jit import fma, inlined, kernel
-from fastseg._kernels.stream import put
 
 ROUNDS = 7
 # Blocks that are made together, in vector registers; a plane is served in pieces of

@@ -6,13 +6,13 @@ Samples stand along the first axis of each argument. Random numbers are those of
 
 import numpy as np
 
-from fastseg._kernels.bend import bend_rings
-from fastseg._kernels.intensity import GAUSSIAN, apply_tone, step_stream
+from fastseg._kernels.augment.bend import bend_rings
+from fastseg._kernels.augment.intensity import GAUSSIAN, apply_tone, step_stream
+from fastseg._kernels.augment.noise import BLOCKS, fill_words, send_gaussian
+from fastseg._kernels.augment.warp import warp_image, warp_mask
+from fastseg._kernels.contours.polygon import fill_one
+from fastseg._kernels.images.stream import put, settle
 from fastseg._kernels.jit import brief, kernel
-from fastseg._kernels.noise import BLOCKS, fill_words, send_gaussian
-from fastseg._kernels.polygon import fill_one
-from fastseg._kernels.stream import put, settle
-from fastseg._kernels.warp import warp_image, warp_mask
 
 # A double has 53 bits: 26 of one word and 27 of another.
 HIGH, LOW = np.uint32(6), np.uint32(5)

@@ -9,9 +9,9 @@ import math
 
 import numpy as np
 
+from fastseg._kernels.augment.coordinates import join_affines
+from fastseg._kernels.augment.spline import differentiate_point
 from fastseg._kernels.jit import inlined, kernel
-from fastseg._kernels.places import join_affines
-from fastseg._kernels.spline import differentiate_point
 
 # How far pieces may lie off the true image of an edge, in pixels of the output.
 TOLERANCE = 0.01

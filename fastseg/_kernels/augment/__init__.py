@@ -1,0 +1,1 @@
+"""What augmentation does to images, masks and contours."""

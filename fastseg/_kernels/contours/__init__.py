@@ -1,0 +1,1 @@
+"""From contours to pixels: masks, areas, distances."""

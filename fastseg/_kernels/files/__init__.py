@@ -1,0 +1,1 @@
+"""Files, many in one call: read, hashed, parsed."""

@@ -1,0 +1,1 @@
+"""Stored images and masks: statistics, and samples into a batch."""
