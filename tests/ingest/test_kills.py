@@ -48,7 +48,7 @@ def leftovers(output):
 def test_a_build_survives_being_killed_at_any_moment(tmp_path):
     """After 50 deaths the target is absent or whole, and the next build completes."""
     run = subprocess.run(
-        [sys.executable, "-m", "tests.deaths", str(tmp_path), "50", "7"],
+        [sys.executable, "-m", "tests.kills", str(tmp_path), "50", "7"],
         cwd=PROJECT,
         capture_output=True,
         text=True,

@@ -18,7 +18,7 @@ from fastseg import dicom
 from fastseg.dicom import full, plain
 from fastseg.errors import DicomError, MissingExtraError
 from tests import dicom_damage as damage
-from tests.test_dicom import (
+from tests.dicom.test_read_image import (
     EXPLICIT,
     FRAMES,
     IMPLICIT,

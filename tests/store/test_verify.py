@@ -20,7 +20,7 @@ from fastseg.errors import OptionError, StoreError
 from fastseg.store import layout, pieces, verify
 from fastseg.store.reader import Store
 
-PROJECT = Path(__file__).parents[1]
+PROJECT = Path(__file__).parents[2]
 MUTATIONS = 2000
 
 
@@ -348,7 +348,10 @@ def test_no_mutation_goes_unnoticed(small_study, tmp_path, compress):
     or the same; HDF5 does not crash on it."""
     path = tmp_path / "small.h5"
     fastseg.build(fastseg.link(small_study), path, compress=compress)
-    code = f"from tests.test_verify import mutate; mutate({str(path)!r}, {MUTATIONS})"
+    code = (
+        "from tests.store.test_verify import mutate; "
+        f"mutate({str(path)!r}, {MUTATIONS})"
+    )
     run = subprocess.run(
         [sys.executable, "-c", code],
         cwd=PROJECT,

@@ -19,7 +19,7 @@ from fastseg._kernels.files import elements
 from fastseg.dicom import plain
 from fastseg.errors import DicomError, MissingExtraError
 from tests import dicom_damage as damage
-from tests.test_dicom import EXPLICIT, FRAMES, IMPLICIT, dicom_bytes
+from tests.dicom.test_read_image import EXPLICIT, FRAMES, IMPLICIT, dicom_bytes
 
 pytestmark = pytest.mark.kernel
 # Files per test; interpreted kernels take longer.

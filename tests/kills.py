@@ -1,6 +1,6 @@
-"""Builds that are killed at random moments: run by test_deaths.py in its own process.
+"""Builds that are killed at random moments: run by test_kills.py in its own process.
 
-    python -m tests.deaths FOLDER COUNT SEED
+    python -m tests.kills FOLDER COUNT SEED
 
 A process that has its kernels ready forks children that build and are killed. What
 each has left is checked, then the same build is done to its end. Prints, as JSON,

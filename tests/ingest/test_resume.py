@@ -166,7 +166,9 @@ def dies(step, action):
 def test_a_build_survives_death_at_every_step(small_study, tmp_path):
     """Killed before any change of the disk, the target is the older store, absent or
     whole, and the same build then ends with the same bytes and nothing beside."""
-    call = "import sys, pathlib, tests.test_resume as t; t.die_at_every_step(*map("
+    call = (
+        "import sys, pathlib, tests.ingest.test_resume as t; t.die_at_every_step(*map("
+    )
     run = subprocess.run(
         [sys.executable, "-c", call + "pathlib.Path, sys.argv[1:]))"]
         + [str(small_study), str(tmp_path)],
