@@ -23,7 +23,7 @@ import pydicom
 from pydicom.pixels import pixel_array
 
 from fastseg import dicom
-from fastseg.dicom import plain
+from fastseg.dicom import scan
 
 PROJECT = Path(__file__).parents[1]
 REAL = Path(os.environ.get("FASTSEG_REAL_DATA", PROJECT.parent / "shared" / "data"))
@@ -60,7 +60,7 @@ def check(paths):
             if isinstance(result, np.ndarray):
                 np.testing.assert_array_equal(result, expected, err_msg=path)
         data = results["the bytes alone"]
-        fallbacks += plain.decode(data, path, 0, dicom.MAX_PIXEL_BYTES) is None
+        fallbacks += scan.decode(data, path, 0, dicom.MAX_PIXEL_BYTES) is None
     return fallbacks
 
 

@@ -18,11 +18,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from fastseg.dicom import plain
+from fastseg.dicom import scan
 from tests import dicom_damage as damage
 
 SAMPLES = Path(__file__).parents[1] / "data" / "phantom"
-PIECES = (plain.PIECES, (200, 700), (17, 400))
+PIECES = (scan.PIECES, (200, 700), (17, 400))
 
 
 def spoil_sample(rng, samples):
@@ -52,7 +52,7 @@ def main():
     for k in range(1, arguments.files + 1):
         sample = rng.random() < 1 / 3
         data = spoil_sample(rng, samples) if sample else damage.make_file(rng)
-        plain.PIECES = rng.choice(PIECES)
+        scan.PIECES = rng.choice(PIECES)
         answered, differing = damage.compare(data, rng.choice((0, 0, 0, 1, 2, 3)))
         answers["none" if answered == 0 else "all" if answered == 3 else "some"] += 1
         if differing:

@@ -7,7 +7,7 @@ right in it comes from `random.Random`, so that a seed tells all of it.
 from io import BytesIO
 from typing import NamedTuple
 
-from fastseg.dicom import full, plain
+from fastseg.dicom import fallback, scan
 from fastseg.errors import FastsegError
 
 LONG_VRS = (b"OB", b"OW", b"OF", b"SQ", b"UN", b"UT", b"UC", b"UR", b"OV", b"SV")
@@ -323,16 +323,16 @@ def compare(data, frame=0):
     """
     name, more = "a.dcm", (frame, LIMIT)
     ours = {
-        "decode": outcome(plain.decode, data, name, *more),
-        "read_image": outcome(plain.read_image, File(data), name, *more),
-        "read_header": outcome(plain.read_header, File(data)),
+        "decode": outcome(scan.decode, data, name, *more),
+        "read_image": outcome(scan.read_image, File(data), name, *more),
+        "read_header": outcome(scan.read_header, File(data)),
     }
     ours = {kind: result for kind, result in ours.items() if result is not None}
     image = header = None
     if ours.keys() - {"read_header"}:
-        image = outcome(full.decode, data, name, *more)
+        image = outcome(fallback.decode, data, name, *more)
     if "read_header" in ours:
-        header = outcome(full.read_header, File(data), name)
+        header = outcome(fallback.read_header, File(data), name)
     theirs = {"decode": image, "read_image": image, "read_header": header}
     differing = {
         kind: (result, theirs[kind])

@@ -13,7 +13,7 @@ import os
 from io import FileIO
 from types import ModuleType
 
-from fastseg.dicom import plain
+from fastseg.dicom import scan
 from fastseg.dicom.header import (
     FACTS,
     MAX_OTHER_BYTES,
@@ -23,7 +23,7 @@ from fastseg.dicom.header import (
     Image,
     check_request,
 )
-from fastseg.dicom.plain import UNKNOWN, Looks, Start, look_at_files
+from fastseg.dicom.scan import UNKNOWN, Looks, Start, look_at_files
 from fastseg.errors import DicomError
 
 __all__ = [
@@ -55,7 +55,7 @@ def read_header(path: str | os.PathLike[str]) -> Header:
     file cannot be opened.
     """
     with FileIO(path) as file:
-        header = plain.read_header(file)
+        header = scan.read_header(file)
         if header is None:
             file.seek(0)
             header = _full().read_header(file, str(path))
@@ -80,7 +80,7 @@ def read_image(
     with FileIO(path) as file:
         size = os.fstat(file.fileno()).st_size
         if size > SMALL_FILE:
-            image = plain.read_image(file, name, frame, max_pixel_bytes)
+            image = scan.read_image(file, name, frame, max_pixel_bytes)
             if image is not None:
                 return image
             if size > max_pixel_bytes + MAX_OTHER_BYTES:
@@ -112,7 +112,7 @@ def decode(
     The pixels are a read-only view of `data` where that can be. Raises as
     `read_image` does, but no OSError.
     """
-    image = plain.decode(data, name, frame, max_pixel_bytes, start)
+    image = scan.decode(data, name, frame, max_pixel_bytes, start)
     if image is None:
         image = _full().decode(data, name, frame, max_pixel_bytes)
     return image
@@ -120,6 +120,6 @@ def decode(
 
 def _full() -> ModuleType:
     # Most programs never need pydicom, and importing it takes 0.2 s.
-    from fastseg.dicom import full
+    from fastseg.dicom import fallback
 
-    return full
+    return fallback

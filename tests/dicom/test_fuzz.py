@@ -16,7 +16,7 @@ from pydicom.dataset import Dataset
 
 from fastseg import dicom
 from fastseg._kernels.files import elements
-from fastseg.dicom import plain
+from fastseg.dicom import scan
 from fastseg.errors import DicomError, MissingExtraError
 from tests import dicom_damage as damage
 from tests.dicom.test_read_image import EXPLICIT, FRAMES, IMPLICIT, dicom_bytes
@@ -37,11 +37,11 @@ def tally(files, frames=(0, 0, 0, 1, 2)):
     return answers
 
 
-@pytest.mark.parametrize("pieces", [plain.PIECES, SHORT_PIECES], ids=str)
+@pytest.mark.parametrize("pieces", [scan.PIECES, SHORT_PIECES], ids=str)
 @pytest.mark.parametrize("seed", [1, 2])
 def test_made_and_spoilt_files(monkeypatch, seed, pieces):
     """Facts, pixels and refusals agree on small files, of which half are spoilt."""
-    monkeypatch.setattr(plain, "PIECES", pieces)
+    monkeypatch.setattr(scan, "PIECES", pieces)
     rng = random.Random(seed)
     answers = tally(damage.make_file(rng) for _ in range(MANY))
     assert answers[3] > MANY / 10

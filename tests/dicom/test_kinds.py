@@ -15,7 +15,7 @@ from pydicom import uid
 from pydicom.pixels import get_decoder
 
 from fastseg import dicom
-from fastseg.dicom import full, plain
+from fastseg.dicom import fallback, scan
 from fastseg.errors import DicomError, MissingExtraError
 from tests import dicom_damage as damage
 from tests.dicom.test_read_image import (
@@ -33,7 +33,7 @@ SCENE = np.random.default_rng(0).integers(0, 4096, (2, 16, 24), np.uint16)
 
 def is_plain(data):
     """Return whether the fast path answers."""
-    return plain.decode(data, "a.dcm", 0, dicom.MAX_PIXEL_BYTES) is not None
+    return scan.decode(data, "a.dcm", 0, dicom.MAX_PIXEL_BYTES) is not None
 
 
 def test_sample_files_take_the_fast_path(sample_study):
@@ -117,10 +117,10 @@ def test_one_frame_of_a_large_file_is_read_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(dicom, "FileIO", Counted)
     for frame in (0, 17, 39):
         assert_array_equal(dicom.read_image(path, frame).pixels, frames[frame])
-    assert sum(amounts) == 3 * (plain.PIECES[0] + frames[0].nbytes)
+    assert sum(amounts) == 3 * (scan.PIECES[0] + frames[0].nbytes)
     with pytest.raises(DicomError, match=r"need 1600000 bytes, over the limit"):
         dicom.read_image(path, max_pixel_bytes=1_599_999)
-    assert sum(amounts) < 5 * plain.PIECES[0] + 3 * frames[0].nbytes
+    assert sum(amounts) < 5 * scan.PIECES[0] + 3 * frames[0].nbytes
 
 
 @pytest.mark.parametrize("tail", [b"", b"\xfc\xff\xfc\xffOB\0\0\2\0\0\0ab", b"tail"])
@@ -146,8 +146,8 @@ def test_deflated_files_are_read(tmp_path, pixels):
 
 def test_a_deflated_file_cannot_fill_the_memory(tmp_path, monkeypatch):
     """Inflating stops at the limit: a small file that holds millions of zeros."""
-    monkeypatch.setattr(full, "MAX_OTHER_BYTES", 1000)
-    monkeypatch.setattr(full, "MAX_PIXEL_BYTES", 1000)
+    monkeypatch.setattr(fallback, "MAX_OTHER_BYTES", 1000)
+    monkeypatch.setattr(fallback, "MAX_PIXEL_BYTES", 1000)
     path = write_dicom(tmp_path / "a.dcm", np.zeros((4000, 4000), "u2"), DEFLATED)
     assert path.stat().st_size < 100_000
     tracemalloc.start()

@@ -13,7 +13,7 @@ from xxhash import xxh3_64_intdigest
 import fastseg
 from fastseg import bulk
 from fastseg._kernels.files import content, system, transfer
-from fastseg.dicom import plain
+from fastseg.dicom import scan
 from fastseg.errors import RejectedWarning
 from fastseg.files import stamp_of
 from tests import dicom_damage as damage
@@ -212,10 +212,10 @@ def test_a_look_at_odd_numbers_is_one_at_each(study, tmp_path, keyword, function
 
 def compare_looks(paths, datas):
     """Hold a look at files against one at each; return how many are answered."""
-    looks, answered = plain.look_at_files(*names_of(paths)), 0
+    looks, answered = scan.look_at_files(*names_of(paths)), 0
     for k, number in enumerate(looks.common.tolist()):
-        start = plain.look(datas[k][: plain.PIECES[0]])
-        if number == plain.UNKNOWN:
+        start = scan.look(datas[k][: scan.PIECES[0]])
+        if number == scan.UNKNOWN:
             assert start is None
             continue
         answered += 1
