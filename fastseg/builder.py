@@ -38,12 +38,12 @@ from fastseg.planning import Part, Plan, Refusal, plan_build
 from fastseg.progress import Progress, in_order, silent
 from fastseg.raster import Rules
 from fastseg.store import compression, layout
-from fastseg.store.packed import CompressedPartial
-from fastseg.store.partial import Partial, remove_work, sole_builder
 from fastseg.store.reader import open_store
-from fastseg.store.records import Record, Records, gather, join
-from fastseg.store.reuse import Finished
-from fastseg.store.work import Work
+from fastseg.store.writing.compressed import CompressedPartial
+from fastseg.store.writing.older_store import Finished
+from fastseg.store.writing.partial import Partial, remove_work, sole_builder
+from fastseg.store.writing.pixel_file import Work
+from fastseg.store.writing.records import Record, Records, gather, join
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

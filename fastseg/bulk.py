@@ -29,8 +29,8 @@ from fastseg.planning import Part
 from fastseg.raster import scratch_rows, shift_origin
 from fastseg.store import layout
 from fastseg.store.layout import Bucket
-from fastseg.store.partial import Partial
-from fastseg.store.records import Records, as_texts, fact_dtype, join
+from fastseg.store.writing.partial import Partial
+from fastseg.store.writing.records import Records, as_texts, fact_dtype, join
 
 # Pixels of masks that are drawn before they are written.
 MASKS_AT_ONCE = 2**22

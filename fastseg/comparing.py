@@ -9,7 +9,7 @@ from fastseg.links import Link, Reject
 from fastseg.making import Maker
 from fastseg.planning import Part, Plan, Planned, Refusal
 from fastseg.progress import in_order
-from fastseg.store.reuse import Finished
+from fastseg.store.writing.older_store import Finished
 
 
 class Seen(NamedTuple):

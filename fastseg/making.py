@@ -21,7 +21,7 @@ from fastseg.links import Link, Paths, Reject, reason_of
 from fastseg.planning import Planned, Refusal, hash_links
 from fastseg.raster import Rules, draw_rings, join_rings, shift_origin
 from fastseg.store import layout
-from fastseg.store.records import Record, Rings, Source, pack_facts
+from fastseg.store.writing.records import Record, Rings, Source, pack_facts
 
 # Order statistics are counted up to this range of values and sorted beyond it.
 WIDEST_COUNT = 2**17

@@ -21,7 +21,7 @@ from fastseg.links import Link, Paths, Reject, reason_of
 from fastseg.progress import Progress, in_order
 from fastseg.scratch import Spool
 from fastseg.store.layout import Bucket
-from fastseg.store.records import Slots
+from fastseg.store.writing.records import Slots
 
 # Images that are handled together: what is done once for all of them costs little
 # for each, and an interrupted build loses no more of them.

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from fastseg import scratch
 from fastseg.scratch import Sorter, Spool
-from fastseg.store.lookup import Lookup
+from fastseg.store.writing.hash_index import Lookup
 
 HERE = Path(tempfile.gettempdir())
 

@@ -25,7 +25,7 @@ from fastseg.errors import (
     RejectedWarning,
 )
 from fastseg.links import Link, LinkTable, rejects_path
-from fastseg.store.partial import sole_builder
+from fastseg.store.writing.partial import sole_builder
 
 # The second sample of a store: an image and its only contour.
 SECOND = "dicoms/PHANTOM0001/2.dcm"

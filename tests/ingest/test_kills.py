@@ -177,7 +177,7 @@ def test_ctrl_c_ends_a_build_in_order(tmp_path, fastseg_command):
     # It waits where it is to be interrupted, however slow or busy the machine is.
     script = """
 from fastseg import cli
-from fastseg.store.partial import Partial
+from fastseg.store.writing.partial import Partial
 add = Partial.add
 def add_and_wait(self, *records):
     add(self, *records)
@@ -207,7 +207,7 @@ import errno, os, subprocess, sys
 from pathlib import Path
 import fastseg
 from fastseg import scratch
-from fastseg.store import partial
+from fastseg.store.writing import partial
 folder, links, whole = map(Path, sys.argv[1:])
 table = fastseg.LinkTable.load(links)
 size = len(whole.read_bytes())

@@ -11,7 +11,8 @@ import pytest
 import fastseg
 from fastseg import bulk, planning, scratch
 from fastseg.links import LinkTable
-from fastseg.store import checks, partial, reuse, tally, writer
+from fastseg.store import checks
+from fastseg.store.writing import hdf5_index, older_store, partial, totals
 
 # Bytes for each further image that a build may hold: a new one, one of which nothing
 # and one of which something has changed. They are up to 95, 45 and 205, numbers in
@@ -33,10 +34,10 @@ def tables(request, tmp_path, monkeypatch):
     for name, size in bulk.AT_ONCE.items():
         monkeypatch.setitem(bulk.AT_ONCE, name, size // 64)
     monkeypatch.setattr(scratch, "BYTES_IN_MEMORY", 2**14)
-    monkeypatch.setattr(tally, "FILES_AT_ONCE", 64)
+    monkeypatch.setattr(totals, "FILES_AT_ONCE", 64)
     monkeypatch.setattr(partial, "ITEMS_AT_ONCE", 64)
-    monkeypatch.setattr(writer, "COPIED_AT_ONCE", 2**14)
-    monkeypatch.setattr(reuse, "ROWS_AT_ONCE", 64)
+    monkeypatch.setattr(hdf5_index, "COPIED_AT_ONCE", 2**14)
+    monkeypatch.setattr(older_store, "ROWS_AT_ONCE", 64)
     monkeypatch.setattr(checks, "RUN", 64)
     study = fastseg.make_phantom(
         tmp_path / "study", patients=1, sizes=32, slices=1, phases=2

@@ -19,8 +19,8 @@ from fastseg import files, planning
 from fastseg._kernels.files import system
 from fastseg.errors import BuildError, FileChangedError, RejectedWarning
 from fastseg.files import read_file
-from fastseg.store import partial
-from fastseg.store.journal import FRAME
+from fastseg.store.writing import partial
+from fastseg.store.writing.journal import FRAME
 from tests.conftest import PROJECT
 
 # Calls that change what is on the disk.
@@ -28,7 +28,7 @@ STEPS = {"write", "pwritev", "truncate", "flush", "fsync", "replace", "unlink"}
 LOCK = """
 import sys
 from pathlib import Path
-from fastseg.store.partial import sole_builder
+from fastseg.store.writing.partial import sole_builder
 with sole_builder(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()

@@ -22,9 +22,10 @@ import fastseg
 from fastseg import Loader, planning
 from fastseg._kernels.files import system
 from fastseg.errors import MissingExtraError, StoreError
-from fastseg.store import compression, layout, packed, partial, writer
+from fastseg.store import compression, layout
 from fastseg.store.compression import Codec
-from fastseg.store.journal import Journal
+from fastseg.store.writing import compressed, hdf5_index, partial
+from fastseg.store.writing.journal import Journal
 
 NO_PACKAGE = r'pip install "fastseg\[compress\]"'
 
@@ -189,11 +190,11 @@ POINTS = [
     (Journal, "append", 1),
     (Journal, "append", 20),
     (partial.Work, "read", 1),
-    (writer, "write_compressed", 1),
+    (hdf5_index, "write_compressed", 1),
     (compression, "chunk_index", 2),
-    (writer, "_write_columns", 1),
-    (writer, "_write_attributes", 1),
-    (packed.os, "fsync", 1),
+    (hdf5_index, "_write_columns", 1),
+    (hdf5_index, "_write_attributes", 1),
+    (compressed.os, "fsync", 1),
     (partial, "_sync_folder", 1),
 ]
 

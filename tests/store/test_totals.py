@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastseg import scratch
-from fastseg.store import tally
-from fastseg.store.records import Record, Source, fact_dtype, gather
+from fastseg.store.writing import totals
+from fastseg.store.writing.records import Record, Source, fact_dtype, gather
 
 HERE = Path(tempfile.gettempdir())
 
@@ -37,9 +37,9 @@ def test_files_are_listed_once_and_in_order(groups, sorted_at_once, listed_at_on
     """The columns are those of the sorted set, the rows lead each file to its own."""
     with (
         mock.patch.object(scratch, "SORTED_AT_ONCE", sorted_at_once),
-        mock.patch.object(tally, "FILES_AT_ONCE", listed_at_once),
+        mock.patch.object(totals, "FILES_AT_ONCE", listed_at_once),
     ):
-        gathered = tally.Tally(HERE)
+        gathered = totals.Tally(HERE)
         for files in groups:
             gathered.add(gather([record(files)], ()))
         count, rows = gathered.rows()
@@ -57,7 +57,7 @@ def test_files_are_listed_once_and_in_order(groups, sorted_at_once, listed_at_on
 @given(st.lists(st.text("aä\U0001f600", max_size=4), max_size=6))
 def test_the_longest_text_is_counted_in_bytes(patients):
     """A column is as wide as its longest text in UTF-8, and at least one byte."""
-    gathered = tally.Tally(HERE)
+    gathered = totals.Tally(HERE)
     for patient in patients:
         gathered.add(gather([record([], patient)], ()))
     longest = max((len(patient.encode()) for patient in patients), default=0)

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
-from fastseg.store.lookup import Lookup
-from fastseg.store.records import Record, Records, from_bytes, to_bytes
+from fastseg.store.writing.hash_index import Lookup
+from fastseg.store.writing.records import Record, Records, from_bytes, to_bytes
 
 # Length and XXH3-64 of what follows: the rules of the build, then records.
 FRAME = struct.Struct("<QQ")

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastseg.files import begin_to_write
-from fastseg.store.journal import Journal
+from fastseg.store.writing.journal import Journal
 
 # Arrays that systems write in one call.
 MOST_AT_ONCE = 1024

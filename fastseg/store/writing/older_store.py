@@ -9,9 +9,9 @@ from xxhash import xxh3_64, xxh3_64_intdigest
 
 from fastseg.errors import StoreError
 from fastseg.store.layout import Bucket
-from fastseg.store.lookup import Lookup
 from fastseg.store.reader import Store
-from fastseg.store.records import Record, Rings, Source, pack_facts
+from fastseg.store.writing.hash_index import Lookup
+from fastseg.store.writing.records import Record, Rings, Source, pack_facts
 
 # Rows of a column that are looked at together.
 ROWS_AT_ONCE = 2**14

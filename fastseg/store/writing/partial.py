@@ -28,13 +28,14 @@ from xxhash import xxh3_64_intdigest
 from fastseg.errors import BuildError
 from fastseg.files import reserve
 from fastseg.scratch import Spool
-from fastseg.store import layout, writer
-from fastseg.store.journal import Journal
+from fastseg.store import layout
 from fastseg.store.layout import Bucket
-from fastseg.store.records import Record, Records, Slots, fact_dtype, join
-from fastseg.store.tally import Tally
-from fastseg.store.work import Work
-from fastseg.store.writer import Batch
+from fastseg.store.writing import hdf5_index
+from fastseg.store.writing.hdf5_index import Batch
+from fastseg.store.writing.journal import Journal
+from fastseg.store.writing.pixel_file import Work
+from fastseg.store.writing.records import Record, Records, Slots, fact_dtype, join
+from fastseg.store.writing.totals import Tally
 
 # Journals of other versions are of no use.
 JOURNAL_VERSION = 2
@@ -94,7 +95,7 @@ class Partial:
         parts   : gives the slots of all items, in their order
         """
         self.target, self.options, self.software = target, options, software
-        self.shape = writer.Shape(
+        self.shape = hdf5_index.Shape(
             classes=tuple(classes),
             counts=tuple(buckets),
             compression=self.compression,
@@ -198,8 +199,8 @@ class Partial:
 
     def _plan(self) -> None:
         """Find the places of all pixels, which are known from the start."""
-        self._extents = writer.reserve_pixels(self._index, self.shape)
-        self._first, self._size = writer.grid_of(self.shape, self._extents)
+        self._extents = hdf5_index.reserve_pixels(self._index, self.shape)
+        self._first, self._size = hdf5_index.grid_of(self.shape, self._extents)
 
     def _starts(self, slots: Slots) -> NDArray[np.int64]:
         """Return where image and mask of n items begin in the file: (n, 2)."""
@@ -281,7 +282,7 @@ class Partial:
     def _complete(self) -> tuple[Path, str]:
         """Return the whole store's file, on the disk, and its fingerprint."""
         work = self._works[0]
-        extents, fingerprint = writer.write_index(
+        extents, fingerprint = hdf5_index.write_index(
             self._index,
             self.shape,
             self._batches,
@@ -294,7 +295,7 @@ class Partial:
             self._extents.masks,
         ), "HDF5 has moved the pixels"
         with work.path.open("r+b") as file:
-            writer.merge_index(self._index, file, self.shape, extents)
+            hdf5_index.merge_index(self._index, file, self.shape, extents)
             file.flush()
             os.fsync(file.fileno())
         return work.path, fingerprint

@@ -17,11 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastseg.errors import StoreError
-from fastseg.store import compression, writer
+from fastseg.store import compression
 from fastseg.store.layout import Bucket
-from fastseg.store.partial import Partial
-from fastseg.store.records import Slots
-from fastseg.store.work import Work
+from fastseg.store.writing import hdf5_index
+from fastseg.store.writing.partial import Partial
+from fastseg.store.writing.pixel_file import Work
+from fastseg.store.writing.records import Slots
 
 
 class CompressedPartial(Partial):
@@ -93,7 +94,7 @@ class CompressedPartial(Partial):
         def chunks(places: Sequence[int]) -> tuple[NDArray[Any], NDArray[Any]]:
             return _chunks(work, places)
 
-        fingerprint = writer.write_compressed(
+        fingerprint = hdf5_index.write_compressed(
             self._index,
             self.shape,
             self._batches,

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fastseg.scratch import Sorter
 from fastseg.store import layout
-from fastseg.store.records import Records
+from fastseg.store.writing.records import Records
 
 # So many files are looked at, and then written, at once.
 FILES_AT_ONCE = 2**12

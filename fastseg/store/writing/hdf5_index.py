@@ -21,9 +21,9 @@ from fastseg.errors import BuildError
 from fastseg.store import compression, layout
 from fastseg.store.compression import Codec
 from fastseg.store.layout import Bucket
-from fastseg.store.output import written_hdf5
-from fastseg.store.records import Records, Slots
-from fastseg.store.tally import Tally
+from fastseg.store.writing.hdf5_file import written_hdf5
+from fastseg.store.writing.records import Records, Slots
+from fastseg.store.writing.totals import Tally
 
 COPIED_AT_ONCE = 2**20
 # Large datasets begin on a page; behind chunks, all begin where arrays of numbers may.
