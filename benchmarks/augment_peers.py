@@ -20,8 +20,8 @@ from loader_data import SIDE, Samples
 import fastseg
 from fastseg import augment
 from fastseg.augment import as_compose
-from fastseg.loading.augmenting import AugmentedRecipe
-from fastseg.loading.recipe import Recipe
+from fastseg.loading.augmented import AugmentedRecipe
+from fastseg.loading.preprocessing import Recipe
 
 # Ranges of the first task, for everybody. The scales are their own reciprocals, because
 # in some libraries a greater one makes objects smaller.

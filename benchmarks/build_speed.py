@@ -34,7 +34,7 @@ from fastseg.progress import usable_cores
 
 REPEATS, WAITS = 11, []
 CHANGED, RESUMED = "again, one image changed", "resumed after 98 %"
-FIRST_CALL = """import sys, time, fastseg; from fastseg.builder import build
+FIRST_CALL = """import sys, time, fastseg; from fastseg.ingest.builder import build
 table, start = fastseg.link(sys.argv[1]), time.perf_counter()
 build(table, sys.argv[2], workers=1), print(time.perf_counter() - start)"""
 

@@ -24,7 +24,7 @@ import pydicom
 from PIL import Image, ImageDraw
 
 import fastseg
-from fastseg.loading.sampling import epoch_order
+from fastseg.loading.orders import epoch_order
 from fastseg.raster import as_rings, shoelace_area
 
 PROJECT = Path(__file__).parents[1]

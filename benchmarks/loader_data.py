@@ -15,7 +15,7 @@ import numpy as np
 
 import fastseg
 from fastseg.links import LinkTable
-from fastseg.loading.sampling import epoch_order
+from fastseg.loading.orders import epoch_order
 
 SIDE, BATCH, SEED = 256, 32, 0
 SAMPLE_BYTES = 3 * SIDE * SIDE

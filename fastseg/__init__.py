@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from fastseg.areas import coverage as coverage
     from fastseg.benching import BenchReport as BenchReport
     from fastseg.benching import bench as bench
-    from fastseg.builder import BuildReport as BuildReport
-    from fastseg.builder import build as build
     from fastseg.distance import signed_distance as signed_distance
     from fastseg.errors import FastsegError as FastsegError
+    from fastseg.ingest.builder import BuildReport as BuildReport
+    from fastseg.ingest.builder import build as build
     from fastseg.links import Link as Link
     from fastseg.links import LinkTable as LinkTable
-    from fastseg.loading.jobs import Batch as Batch
+    from fastseg.loading.batches import Batch as Batch
     from fastseg.loading.loader import Loader as Loader
     from fastseg.phantom import make_phantom as make_phantom
     from fastseg.pictures import show as show
@@ -43,9 +43,9 @@ if TYPE_CHECKING:
     open = open_store
 
 _HOME = {
-    "Batch": "fastseg.loading.jobs",
+    "Batch": "fastseg.loading.batches",
     "BenchReport": "fastseg.benching",
-    "BuildReport": "fastseg.builder",
+    "BuildReport": "fastseg.ingest.builder",
     "FastsegError": "fastseg.errors",
     "Link": "fastseg.links",
     "LinkTable": "fastseg.links",
@@ -54,7 +54,7 @@ _HOME = {
     "Store": "fastseg.store.reader",
     "VerifyReport": "fastseg.store.verify",
     "bench": "fastseg.benching",
-    "build": "fastseg.builder",
+    "build": "fastseg.ingest.builder",
     "coverage": "fastseg.areas",
     "link": "fastseg.sources",
     "open": "fastseg.store.reader",

@@ -25,7 +25,7 @@ from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
 from fastseg.errors import BuildError, OptionError
 from fastseg.links import StrPath
-from fastseg.loading.sampling import check_seed
+from fastseg.loading.orders import check_seed
 from fastseg.progress import Progress, silent
 
 Array = NDArray[np.floating[Any]]

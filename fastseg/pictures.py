@@ -9,8 +9,8 @@ import numpy as np
 from fastseg.augment import Compose, Transform, as_compose
 from fastseg.errors import OptionError, missing_extra
 from fastseg.links import StrPath
-from fastseg.loading.augmenting import AugmentedRecipe
-from fastseg.loading.sampling import check_seed, epoch_order
+from fastseg.loading.augmented import AugmentedRecipe
+from fastseg.loading.orders import check_seed, epoch_order
 from fastseg.store.reader import Sample, Store
 
 # Okabe and Ito's palette: told apart by people of any colour vision.

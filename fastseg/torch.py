@@ -22,9 +22,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastseg.errors import OptionError, missing_extra
 from fastseg.links import StrPath
-from fastseg.loading.jobs import Batch
+from fastseg.loading.batches import Batch
 from fastseg.loading.loader import Loader
-from fastseg.loading.recipe import Recipe
+from fastseg.loading.preprocessing import Recipe
 from fastseg.loading.stats import Stats
 from fastseg.store.reader import Store, open_store
 from fastseg.store.selection import check_indices

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastseg import scratch
-from fastseg.scratch import Sorter, Spool
+from fastseg import spool
+from fastseg.spool import Sorter, Spool
 from fastseg.store.writing.hash_index import Lookup
 
 HERE = Path(tempfile.gettempdir())
@@ -26,8 +26,8 @@ HERE = Path(tempfile.gettempdir())
 def test_items_come_sorted_and_keep_their_order(items, sorted_at_once, merged_at_once):
     """They are as `sorted` gives them, whatever fits into memory, as often as read."""
     with (
-        mock.patch.object(scratch, "SORTED_AT_ONCE", sorted_at_once),
-        mock.patch.object(scratch, "MERGED_AT_ONCE", merged_at_once),
+        mock.patch.object(spool, "SORTED_AT_ONCE", sorted_at_once),
+        mock.patch.object(spool, "MERGED_AT_ONCE", merged_at_once),
     ):
         sorter = Sorter(HERE, itemgetter(0))
         for item in items:
@@ -39,7 +39,7 @@ def test_items_come_sorted_and_keep_their_order(items, sorted_at_once, merged_at
 @pytest.mark.parametrize("numbers", [range(100), range(99, -1, -1)])
 def test_what_is_sorted_once_is_one_run(tmp_path, monkeypatch, numbers):
     """It comes sorted already, or was read before: no item is compared again."""
-    monkeypatch.setattr(scratch, "SORTED_AT_ONCE", 10)
+    monkeypatch.setattr(spool, "SORTED_AT_ONCE", 10)
     keys = []
 
     def key(item):
@@ -63,7 +63,7 @@ def test_entries_beyond_memory_are_in_a_temporary_file(tmp_path):
     """Each is what was appended, in any order, and nobody sees the file's name."""
     spool = Spool(tmp_path)
     for k in range(5):
-        spool.append((k, np.full(scratch.BYTES_IN_MEMORY // 16, k)))
+        spool.append((k, np.full(spool.BYTES_IN_MEMORY // 16, k)))
     assert os.name == "nt" or not list(tmp_path.iterdir())
     for k in (4, 0, 2):
         assert spool[k][0] == k
@@ -77,7 +77,7 @@ def test_a_folder_that_cannot_be_written_is_told(tmp_path):
     """What does not fit into memory raises OSError where no file can be made."""
     spool = Spool(tmp_path / "absent")
     with pytest.raises(OSError, match="absent"):
-        spool.append(bytes(scratch.BYTES_IN_MEMORY + 1))
+        spool.append(bytes(spool.BYTES_IN_MEMORY + 1))
 
 
 @given(st.lists(st.integers(0, 12)), st.lists(st.integers(0, 2**64 - 1)))

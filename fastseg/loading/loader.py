@@ -13,14 +13,14 @@ from numpy.typing import ArrayLike
 from fastseg.augment import Compose, Transform, as_compose
 from fastseg.errors import OptionError, one_of, whole_number
 from fastseg.loading import state
-from fastseg.loading.augmenting import AugmentedRecipe
+from fastseg.loading.augmented import AugmentedRecipe
+from fastseg.loading.batches import Batch, Job, Line
 from fastseg.loading.buffers import Pool
 from fastseg.loading.choices import foreground_along, groups_along, weights_along
-from fastseg.loading.crew import Crew
-from fastseg.loading.jobs import Batch, Job, Line
-from fastseg.loading.recipe import Recipe
+from fastseg.loading.preprocessing import Recipe
 from fastseg.loading.schedule import Schedule
 from fastseg.loading.stats import Meter, Stats
+from fastseg.loading.workers import Crew
 from fastseg.progress import usable_cores
 from fastseg.store.reader import Store
 from fastseg.store.selection import check_indices

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastseg.errors import OptionError, one_of, whole_number
-from fastseg.loading.sampling import (
+from fastseg.loading.orders import (
     LARGEST_WORD,
     check_seed,
     epoch_order,

@@ -9,8 +9,8 @@ from xxhash import xxh3_64_hexdigest
 
 from fastseg.augment import Custom
 from fastseg.errors import StateError
-from fastseg.loading.augmenting import AugmentedRecipe
-from fastseg.loading.recipe import Recipe
+from fastseg.loading.augmented import AugmentedRecipe
+from fastseg.loading.preprocessing import Recipe
 from fastseg.loading.schedule import Schedule
 
 VERSION = 1

@@ -11,11 +11,11 @@ import pytest
 from xxhash import xxh3_64_intdigest
 
 import fastseg
-from fastseg import bulk
 from fastseg._kernels.files import content, system, transfer
 from fastseg.dicom import scan
 from fastseg.errors import RejectedWarning
 from fastseg.files import stamp_of
+from fastseg.ingest import fast_path
 from tests import dicom_damage as damage
 
 needs_kernels = pytest.mark.skipif(not system.AVAILABLE, reason="needs Linux")
@@ -267,7 +267,7 @@ def test_many_at_a_time_are_as_one_by_one(
     study, tmp_path, monkeypatch, compress, room, options
 ):
     """Bytes and report are the same, of plain files as of odd ones."""
-    monkeypatch.setitem(bulk.AT_ONCE, "text", room)
+    monkeypatch.setitem(fast_path.AT_ONCE, "text", room)
     table = fastseg.link(study, keep_unlabelled=True)
     links = [replace(link, format="other") for link in table.links[-1:]]
     table = replace(table, links=(*table.links[:-1], *links))

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 import fastseg
-from fastseg import planning
 from fastseg.errors import BuildError
+from fastseg.ingest import plan
 from tests.conftest import PROJECT
 
 SUFFIXES = (".partial", ".partial.journal")
@@ -93,7 +93,7 @@ def test_damaged_leftovers_do_no_harm(stopped, suffix, damage):
 
 def test_a_torn_journal_is_cut_at_its_last_whole_frame(study, tmp_path, monkeypatch):
     """Cut anywhere, it gives back the records before the cut and no other."""
-    monkeypatch.setattr(planning, "SHARE", 3)
+    monkeypatch.setattr(plan, "SHARE", 3)
     table, output = fastseg.link(study), tmp_path / "o.h5"
     whole = fastseg.build(table, tmp_path / "whole.h5").path.read_bytes()
     stop_halfway(table, output)
@@ -206,7 +206,7 @@ FULL_DISK = """
 import errno, os, subprocess, sys
 from pathlib import Path
 import fastseg
-from fastseg import scratch
+from fastseg import spool
 from fastseg.store.writing import partial
 folder, links, whole = map(Path, sys.argv[1:])
 table = fastseg.LinkTable.load(links)
@@ -216,11 +216,11 @@ shares = [(x, "") for x in (0.2, 0.5, 0.8, 1.0, 1.02)]
 shares += [(x, "writing") for x in (0.2, 0.5, 0.8)]
 # What a build notes for itself may be what the disk has no room for.
 shares += [(x, "notes") for x in (0.001, 0.01, 0.02, 0.04, 0.2)]
-in_memory = scratch.BYTES_IN_MEMORY
+in_memory = spool.BYTES_IN_MEMORY
 for share, fails in shares:
     if fails:
         partial.reserve = lambda *place: None
-    scratch.BYTES_IN_MEMORY = 1 if fails == "notes" else in_memory
+    spool.BYTES_IN_MEMORY = 1 if fails == "notes" else in_memory
     disk = folder / f"disk{share}{fails}"
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", f"size={int(size * share)}", "none", disk]

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import fastseg
-from fastseg import bulk, planning, scratch
+from fastseg import spool
+from fastseg.ingest import fast_path, plan
 from fastseg.links import LinkTable
 from fastseg.store import checks
 from fastseg.store.writing import hdf5_index, older_store, partial, totals
@@ -27,13 +28,13 @@ def tables(request, tmp_path, monkeypatch):
 
     What is handled at once is little, so that nothing else hides behind it.
     """
-    monkeypatch.setattr(scratch, "SORTED_AT_ONCE", 64)
-    monkeypatch.setattr(scratch, "MERGED_AT_ONCE", 8)
-    monkeypatch.setattr(planning, "SHARE", 32)
-    monkeypatch.setattr(bulk, "MASKS_AT_ONCE", 2**14)
-    for name, size in bulk.AT_ONCE.items():
-        monkeypatch.setitem(bulk.AT_ONCE, name, size // 64)
-    monkeypatch.setattr(scratch, "BYTES_IN_MEMORY", 2**14)
+    monkeypatch.setattr(spool, "SORTED_AT_ONCE", 64)
+    monkeypatch.setattr(spool, "MERGED_AT_ONCE", 8)
+    monkeypatch.setattr(plan, "SHARE", 32)
+    monkeypatch.setattr(fast_path, "MASKS_AT_ONCE", 2**14)
+    for name, size in fast_path.AT_ONCE.items():
+        monkeypatch.setitem(fast_path.AT_ONCE, name, size // 64)
+    monkeypatch.setattr(spool, "BYTES_IN_MEMORY", 2**14)
     monkeypatch.setattr(totals, "FILES_AT_ONCE", 64)
     monkeypatch.setattr(partial, "ITEMS_AT_ONCE", 64)
     monkeypatch.setattr(hdf5_index, "COPIED_AT_ONCE", 2**14)

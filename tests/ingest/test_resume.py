@@ -15,10 +15,11 @@ from types import SimpleNamespace
 import pytest
 
 import fastseg
-from fastseg import files, planning
+from fastseg import files
 from fastseg._kernels.files import system
 from fastseg.errors import BuildError, FileChangedError, RejectedWarning
 from fastseg.files import read_file
+from fastseg.ingest import plan
 from fastseg.store.writing import partial
 from fastseg.store.writing.journal import FRAME
 from tests.conftest import PROJECT
@@ -113,7 +114,7 @@ def die_at_every_step(study, folder):
     """Kill builds before each step; to be run in a process that may fork."""
     table, few = fastseg.link(study, keep_unlabelled=True), fastseg.link(study)
     table, few = (replace(t, links=t.links[:8]) for t in (table, few))
-    planning.SHARE = 1
+    plan.SHARE = 1
     for compress in (False, True):
         options = {"workers": 1, "compress": compress}
         whole = fastseg.build(table, folder / "w.h5", **options).path.read_bytes()
@@ -248,7 +249,7 @@ def test_death_after_a_bad_image_keeps_the_rest(study, table, output, tmp_path):
 @pytest.mark.parametrize("size", [1, 4])
 def test_no_flipped_bit_of_a_journal_does_harm(table, whole, output, monkeypatch, size):
     """What is behind a damaged length or checksum is made again, the rest kept."""
-    monkeypatch.setattr(planning, "SHARE", size)
+    monkeypatch.setattr(plan, "SHARE", size)
     stop_build(table, output, 9)
     data = beside(output, ".journal").read_bytes()
     pixels = beside(output).read_bytes()

@@ -19,7 +19,7 @@ import fastseg
 from fastseg import Loader
 from fastseg.errors import OptionError, StoreError
 from fastseg.loading.buffers import ALIGNMENT, Pool
-from fastseg.loading.crew import Crew
+from fastseg.loading.workers import Crew
 
 
 def loader_threads():

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
 from fastseg.errors import OptionError
-from fastseg.loading.sampling import (
+from fastseg.loading.orders import (
     epoch_order,
     foreground_order,
     grouped_order,

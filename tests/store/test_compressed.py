@@ -19,9 +19,10 @@ from numpy.testing import assert_array_equal
 from xxhash import xxh3_64_intdigest
 
 import fastseg
-from fastseg import Loader, planning
+from fastseg import Loader
 from fastseg._kernels.files import system
 from fastseg.errors import MissingExtraError, StoreError
+from fastseg.ingest import plan
 from fastseg.store import compression, layout
 from fastseg.store.compression import Codec
 from fastseg.store.writing import compressed, hdf5_index, partial
@@ -209,7 +210,7 @@ def test_a_killed_build_goes_on(
     """Wherever it ends, the target is absent or complete and the next build ends with
     the same bytes, keeping what was finished."""
     path, table = tmp_path / "s.h5", fastseg.link(sample_study)
-    monkeypatch.setattr(planning, "SHARE", 1)
+    monkeypatch.setattr(plan, "SHARE", 1)
     with monkeypatch.context() as patch:
         kill_at(patch, owner, name, call)
         with pytest.raises(Killed):
@@ -226,7 +227,7 @@ def test_what_a_crash_has_spoiled_is_made_again(
     small, sample_study, tmp_path, monkeypatch
 ):
     """Chunks of an unfinished store that are damaged or cut are not taken."""
-    monkeypatch.setattr(planning, "SHARE", 1)
+    monkeypatch.setattr(plan, "SHARE", 1)
     path, table = tmp_path / "s.h5", fastseg.link(sample_study)
 
     def stop(items, label, total):

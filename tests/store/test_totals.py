@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastseg import scratch
+from fastseg import spool
 from fastseg.store.writing import totals
 from fastseg.store.writing.records import Record, Source, fact_dtype, gather
 
@@ -36,7 +36,7 @@ def record(files, patient=""):
 def test_files_are_listed_once_and_in_order(groups, sorted_at_once, listed_at_once):
     """The columns are those of the sorted set, the rows lead each file to its own."""
     with (
-        mock.patch.object(scratch, "SORTED_AT_ONCE", sorted_at_once),
+        mock.patch.object(spool, "SORTED_AT_ONCE", sorted_at_once),
         mock.patch.object(totals, "FILES_AT_ONCE", listed_at_once),
     ):
         gathered = totals.Tally(HERE)

@@ -27,7 +27,7 @@ from xxhash import xxh3_64_intdigest
 
 from fastseg.errors import BuildError
 from fastseg.files import reserve
-from fastseg.scratch import Spool
+from fastseg.spool import Spool
 from fastseg.store import layout
 from fastseg.store.layout import Bucket
 from fastseg.store.writing import hdf5_index

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastseg.scratch import Sorter
+from fastseg.spool import Sorter
 from fastseg.store import layout
 from fastseg.store.writing.records import Records
 

@@ -12,8 +12,6 @@ from typing import Any
 import numpy as np
 
 from fastseg import __version__
-from fastseg.bulk import Bulk
-from fastseg.comparing import compare
 from fastseg.dicom import MAX_PIXEL_BYTES
 from fastseg.errors import (
     BuildError,
@@ -23,7 +21,11 @@ from fastseg.errors import (
     whole_number,
 )
 from fastseg.files import naming
-from fastseg.grouping import Images
+from fastseg.ingest.comparing import compare
+from fastseg.ingest.fast_path import Bulk
+from fastseg.ingest.images import Images
+from fastseg.ingest.item import Maker
+from fastseg.ingest.plan import Part, Plan, Refusal, plan_build
 from fastseg.links import (
     Link,
     LinkTable,
@@ -33,8 +35,6 @@ from fastseg.links import (
     read_links,
     save_rejects,
 )
-from fastseg.making import Maker
-from fastseg.planning import Part, Plan, Refusal, plan_build
 from fastseg.progress import Progress, in_order, silent
 from fastseg.raster import Rules
 from fastseg.store import compression, layout

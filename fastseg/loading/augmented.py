@@ -17,7 +17,7 @@ from fastseg.augment import Compose, Transform
 from fastseg.augment.base import Values
 from fastseg.errors import OptionError, one_of
 from fastseg.loading.mapping import Mappings, find_mapping
-from fastseg.loading.recipe import Recipe, Spent
+from fastseg.loading.preprocessing import Recipe, Spent
 from fastseg.raster import Rules, join_rings, scratch_rows
 from fastseg.store.layout import mask_dtype
 from fastseg.store.reader import Store

@@ -16,10 +16,10 @@ from xxhash import xxh3_64_intdigest
 from fastseg import dicom
 from fastseg.errors import DicomError, LinkError
 from fastseg.files import stamp_of
-from fastseg.grouping import Images
+from fastseg.ingest.images import Images
 from fastseg.links import Link, Paths, Reject, reason_of
 from fastseg.progress import Progress, in_order
-from fastseg.scratch import Spool
+from fastseg.spool import Spool
 from fastseg.store.layout import Bucket
 from fastseg.store.writing.records import Slots
 

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from fastseg import dicom, sources
 from fastseg._kernels.files import content, system
+from fastseg.ingest.item import Maker
+from fastseg.ingest.plan import NO_START, Part, join_names
 from fastseg.links import Link
-from fastseg.making import Maker
-from fastseg.planning import NO_START, Part, join_names
 from fastseg.store.layout import Bucket
 
 

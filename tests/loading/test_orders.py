@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
-from fastseg.loading import sampling
-from fastseg.loading.sampling import (
+from fastseg.loading import orders
+from fastseg.loading.orders import (
     epoch_order,
     foreground_order,
     grouped_order,
@@ -83,7 +83,7 @@ def test_unshuffled_samples_come_as_stored():
 def test_streams_have_no_number_in_common():
     """Each use of randomness in an epoch has numbers of its own."""
     names = ("SAMPLES", "GROUPS", "LINE", "START", "DRAWN", "CYCLES", "POOL", "PLACES")
-    streams = [getattr(sampling, name) for name in names]
+    streams = [getattr(orders, name) for name in names]
     numbers = np.concatenate([random_words(10_000, 1, 2, s) for s in streams])
     assert len(np.unique(numbers)) == len(names) * 10_000
 
@@ -108,12 +108,12 @@ def test_a_sample_comes_as_often_as_its_weight_says(weights, seed, epoch):
 def start_at(word):
     """Return a context in which the random start of the line is given."""
 
-    def words_of(count, seed, epoch, stream=sampling.SAMPLES):
-        if stream == sampling.START:
+    def words_of(count, seed, epoch, stream=orders.SAMPLES):
+        if stream == orders.START:
             return np.array([word], np.uint64)
         return random_words(count, seed, epoch, stream)
 
-    return mock.patch.object(sampling, "random_words", words_of)
+    return mock.patch.object(orders, "random_words", words_of)
 
 
 @pytest.mark.parametrize("word", [0, 2**64 - 1])

@@ -17,8 +17,8 @@ from fastseg._kernels.images import statistics
 from fastseg.dicom import Image
 from fastseg.errors import ContourError, DicomError, LinkError
 from fastseg.files import Stamp, read_file, read_handle, stamp_of
+from fastseg.ingest.plan import Planned, Refusal, hash_links
 from fastseg.links import Link, Paths, Reject, reason_of
-from fastseg.planning import Planned, Refusal, hash_links
 from fastseg.raster import Rules, draw_rings, join_rings, shift_origin
 from fastseg.store import layout
 from fastseg.store.writing.records import Record, Rings, Source, pack_facts

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastseg.loading.buffers import Pool
-from fastseg.loading.crew import Crew
-from fastseg.loading.recipe import Recipe, Spent
+from fastseg.loading.preprocessing import Recipe, Spent
 from fastseg.loading.stats import Meter
+from fastseg.loading.workers import Crew
 
 # A thread is not called for less than so much of a batch.
 LEAST_SHARE_BYTES = 2**18

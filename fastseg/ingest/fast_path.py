@@ -15,8 +15,8 @@ from xxhash import xxh3_64_intdigest
 
 from fastseg._kernels.contours import labels
 from fastseg._kernels.files import content, transfer
-from fastseg.inputs import Files, group_plain
-from fastseg.making import (
+from fastseg.ingest.inputs import Files, group_plain
+from fastseg.ingest.item import (
     NO_POINTS,
     WIDEST_COUNT,
     Maker,
@@ -25,7 +25,7 @@ from fastseg.making import (
     mean_and_std,
     percentile_ranks,
 )
-from fastseg.planning import Part
+from fastseg.ingest.plan import Part
 from fastseg.raster import scratch_rows, shift_origin
 from fastseg.store import layout
 from fastseg.store.layout import Bucket

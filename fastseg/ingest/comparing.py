@@ -4,10 +4,10 @@ from collections.abc import Generator, Sequence
 from contextlib import closing
 from typing import NamedTuple
 
-from fastseg.bulk import Bulk
+from fastseg.ingest.fast_path import Bulk
+from fastseg.ingest.item import Maker
+from fastseg.ingest.plan import Part, Plan, Planned, Refusal
 from fastseg.links import Link, Reject
-from fastseg.making import Maker
-from fastseg.planning import Part, Plan, Planned, Refusal
 from fastseg.progress import in_order
 from fastseg.store.writing.older_store import Finished
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from fastseg.links import Link, LinkTable, Reject, StrPath, read_links, sort_key
 from fastseg.progress import Progress
-from fastseg.scratch import Sorter
+from fastseg.spool import Sorter
 
 # What tells one image from another.
 IMAGE_OF = attrgetter("dicom_path", "frame")

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fastseg._kernels.images import gather
 from fastseg.errors import OptionError, one_of, whole_number
-from fastseg.loading.scaling import Scaling
+from fastseg.loading.normalization import Scaling
 from fastseg.store.layout import mask_dtype
 from fastseg.store.reader import Store
 from fastseg.store.selection import has_class
