@@ -30,7 +30,7 @@ from epoch_rate import PROJECT, REAL, put_into_readme
 from PIL import Image, ImageDraw
 
 import fastseg
-from fastseg.progress import usable_cores
+from fastseg.threads import usable_cores
 
 REPEATS, WAITS = 11, []
 CHANGED, RESUMED = "again, one image changed", "resumed after 98 %"

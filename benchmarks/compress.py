@@ -25,8 +25,8 @@ from epoch_rate import PROJECT, REAL
 from xxhash import xxh3_64
 
 import fastseg
-from fastseg.progress import usable_cores
 from fastseg.store import compression
+from fastseg.threads import usable_cores
 
 LEVELS, REPEATS, BATCH = (1, 3, 9), 7, 16
 

@@ -24,7 +24,7 @@ import time
 from pathlib import Path
 
 import fastseg
-from fastseg.cli import app
+from fastseg.cli.main import app
 
 PROJECT = Path(__file__).parents[1]
 sys.path.insert(0, str(PROJECT))

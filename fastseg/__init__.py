@@ -15,8 +15,8 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from fastseg.areas import coverage as coverage
-    from fastseg.benching import BenchReport as BenchReport
-    from fastseg.benching import bench as bench
+    from fastseg.benchmark import BenchReport as BenchReport
+    from fastseg.benchmark import bench as bench
     from fastseg.distance import signed_distance as signed_distance
     from fastseg.errors import FastsegError as FastsegError
     from fastseg.ingest.builder import BuildReport as BuildReport
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "Batch": "fastseg.loading.batches",
-    "BenchReport": "fastseg.benching",
+    "BenchReport": "fastseg.benchmark",
     "BuildReport": "fastseg.ingest.builder",
     "FastsegError": "fastseg.errors",
     "Link": "fastseg.links",
@@ -53,7 +53,7 @@ _HOME = {
     "Sample": "fastseg.store.reader",
     "Store": "fastseg.store.reader",
     "VerifyReport": "fastseg.store.verify",
-    "bench": "fastseg.benching",
+    "bench": "fastseg.benchmark",
     "build": "fastseg.ingest.builder",
     "coverage": "fastseg.areas",
     "link": "fastseg.sources",

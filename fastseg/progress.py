@@ -1,18 +1,14 @@
-"""How long-running steps share their work and tell how far they are.
+"""How long-running steps report how far they are.
 
 A step wraps the items it works through: `for item in progress(items, "read", n)`.
 The library is silent unless it is given something louder; the command line draws
 a bar.
 """
 
-import os
-from collections import deque
-from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable
 from typing import Protocol, TypeVar
 
 T = TypeVar("T")
-R = TypeVar("R")
 
 
 class Progress(Protocol):
@@ -26,35 +22,3 @@ class Progress(Protocol):
 def silent(items: Iterable[T], label: str, total: int) -> Iterable[T]:
     """Show nothing."""
     return items
-
-
-def usable_cores() -> int:
-    """Return how many cores this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
-
-
-def in_order(
-    function: Callable[[T], R], items: Iterable[T], workers: int
-) -> Generator[R, None, None]:
-    """Yield the results of a function for each item, in their order.
-
-    workers : how many threads share the work; 1 needs none
-
-    Only a few results are ahead of what is taken. To be closed, or exhausted: then no
-    thread is left. Handing an item over costs 50 us.
-    """
-    if workers == 1:
-        yield from map(function, items)
-        return
-    pool = ThreadPoolExecutor(workers, "fastseg-build")
-    ahead: deque[Future[R]] = deque()
-    try:
-        for item in items:
-            ahead.append(pool.submit(function, item))
-            if len(ahead) > 2 * workers:
-                yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)

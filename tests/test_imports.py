@@ -24,9 +24,9 @@ FLOORS = [
     {"fastseg.ingest.fast_path"},
     {"fastseg.ingest.comparing"},
     {"fastseg.ingest.builder", "fastseg.loading"},
-    {"fastseg.pictures", "fastseg.phantom", "fastseg.benching", "fastseg.torch"},
-    {"fastseg.terminal"},
-    {"fastseg.data_verbs", "fastseg.store_verbs"},
+    {"fastseg.pictures", "fastseg.phantom", "fastseg.benchmark", "fastseg.torch"},
+    {"fastseg.cli.terminal"},
+    {"fastseg.cli.data", "fastseg.cli.store"},
     {"fastseg.cli"},
 ]
 FORBIDDEN = {

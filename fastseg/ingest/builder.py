@@ -35,7 +35,7 @@ from fastseg.links import (
     read_links,
     save_rejects,
 )
-from fastseg.progress import Progress, in_order, silent
+from fastseg.progress import Progress, silent
 from fastseg.raster import Rules
 from fastseg.store import compression, layout
 from fastseg.store.reader import open_store
@@ -44,6 +44,7 @@ from fastseg.store.writing.older_store import Finished
 from fastseg.store.writing.partial import Partial, remove_work, sole_builder
 from fastseg.store.writing.pixel_file import Work
 from fastseg.store.writing.records import Record, Records, gather, join
+from fastseg.threads import in_order
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,8 +8,8 @@ from fastseg.ingest.fast_path import Bulk
 from fastseg.ingest.item import Maker
 from fastseg.ingest.plan import Part, Plan, Planned, Refusal
 from fastseg.links import Link, Reject
-from fastseg.progress import in_order
 from fastseg.store.writing.older_store import Finished
+from fastseg.threads import in_order
 
 
 class Seen(NamedTuple):

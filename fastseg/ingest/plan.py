@@ -18,10 +18,11 @@ from fastseg.errors import DicomError, LinkError
 from fastseg.files import stamp_of
 from fastseg.ingest.images import Images
 from fastseg.links import Link, Paths, Reject, reason_of
-from fastseg.progress import Progress, in_order
+from fastseg.progress import Progress
 from fastseg.spool import Spool
 from fastseg.store.layout import Bucket
 from fastseg.store.writing.records import Slots
+from fastseg.threads import in_order
 
 # Images that are handled together: what is done once for all of them costs little
 # for each, and an interrupted build loses no more of them.

@@ -21,9 +21,9 @@ from fastseg.loading.preprocessing import Recipe
 from fastseg.loading.schedule import Schedule
 from fastseg.loading.stats import Meter, Stats
 from fastseg.loading.workers import Crew
-from fastseg.progress import usable_cores
 from fastseg.store.reader import Store
 from fastseg.store.selection import check_indices
+from fastseg.threads import usable_cores
 
 # More threads than this do not help: two fill a memory bus, and a training script
 # has other uses for cores.

@@ -10,7 +10,7 @@ from time import perf_counter
 import numpy as np
 
 from fastseg.loading.preprocessing import Spent
-from fastseg.progress import usable_cores
+from fastseg.threads import usable_cores
 
 # Waits that the median and the 99th percentile are taken of, the last ones.
 WAITS_KEPT = 4096

@@ -20,11 +20,12 @@ from numpy.typing import NDArray
 
 from fastseg.errors import OptionError, whole_number
 from fastseg.links import Paths, StrPath, reason_of
-from fastseg.progress import Progress, silent, usable_cores
+from fastseg.progress import Progress, silent
 from fastseg.store import checks, compression, layout
 from fastseg.store.layout import mask_dtype
 from fastseg.store.pieces import Chunks, Pieces, read
 from fastseg.store.reader import Store, open_store
+from fastseg.threads import usable_cores
 
 Job = TypeVar("Job")
 Found = TypeVar("Found")

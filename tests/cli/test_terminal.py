@@ -6,7 +6,7 @@ import numba
 import pytest
 
 from fastseg._kernels import jit  # noqa: F401  which listens to numba
-from fastseg.terminal import Output
+from fastseg.cli.terminal import Output
 
 LOG = "fastseg.compile"
 TOLD = "compiling, the first time only; this may take a minute"

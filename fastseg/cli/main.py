@@ -5,8 +5,8 @@ from typing import Annotated
 import typer
 
 import fastseg
-from fastseg import data_verbs, store_verbs  # noqa: F401  they add themselves to app
-from fastseg.terminal import app
+from fastseg.cli import data, store  # noqa: F401  they add themselves to app
+from fastseg.cli.terminal import app
 
 
 def _print_version(wanted: bool) -> None:
@@ -37,7 +37,3 @@ def common(
 def main() -> None:
     """Run the command line."""
     app()
-
-
-if __name__ == "__main__":
-    main()

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import fastseg
-from fastseg.terminal import EXIT_REJECTS, AllowRejects, Output, fail, many, verb
+from fastseg.cli.terminal import EXIT_REJECTS, AllowRejects, Output, fail, many, verb
 
 
 @verb

@@ -11,9 +11,9 @@ import typer
 from rich.table import Table
 
 import fastseg
+from fastseg.cli.terminal import EXIT_ERROR, REJECTS_SHOWN, Output, many, verb
 from fastseg.errors import OptionError
 from fastseg.store.selection import has_class, torn
-from fastseg.terminal import EXIT_ERROR, REJECTS_SHOWN, Output, many, verb
 
 
 @verb
