@@ -25,7 +25,7 @@ from PIL import Image, ImageDraw
 
 import fastseg
 from fastseg.loading.orders import epoch_order
-from fastseg.raster import as_rings, shoelace_area
+from fastseg.raster.rings import as_rings, shoelace_area
 
 PROJECT = Path(__file__).parents[1]
 REAL = Path(os.environ.get("FASTSEG_REAL_DATA", PROJECT.parent / "shared" / "data"))

@@ -19,7 +19,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from fastseg.errors import GeometryError
-from fastseg.raster import EDGES, FILLS, ORIGINS, rasterize
+from fastseg.raster.masks import rasterize
+from fastseg.raster.rules import EDGES, FILLS, ORIGINS
 from tests.reference import rasterize_whole
 
 

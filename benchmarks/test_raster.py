@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 
 import fastseg
-from fastseg.raster import as_rings, rasterize, rasterize_batch, shoelace_area
+from fastseg.raster.masks import rasterize, rasterize_batch
+from fastseg.raster.rings import as_rings, shoelace_area
 
 PROJECT = Path(__file__).parents[1]
 REAL = Path(os.environ.get("FASTSEG_REAL_DATA", PROJECT.parent / "shared" / "data"))

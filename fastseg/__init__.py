@@ -14,10 +14,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from fastseg.areas import coverage as coverage
     from fastseg.benchmark import BenchReport as BenchReport
     from fastseg.benchmark import bench as bench
-    from fastseg.distance import signed_distance as signed_distance
     from fastseg.errors import FastsegError as FastsegError
     from fastseg.ingest.builder import BuildReport as BuildReport
     from fastseg.ingest.builder import build as build
@@ -27,9 +25,11 @@ if TYPE_CHECKING:
     from fastseg.loading.loader import Loader as Loader
     from fastseg.phantom import make_phantom as make_phantom
     from fastseg.pictures import show as show
-    from fastseg.raster import rasterize as rasterize
-    from fastseg.raster import rasterize_batch as rasterize_batch
-    from fastseg.raster import rasterize_labels as rasterize_labels
+    from fastseg.raster.area import coverage as coverage
+    from fastseg.raster.distance import signed_distance as signed_distance
+    from fastseg.raster.masks import rasterize as rasterize
+    from fastseg.raster.masks import rasterize_batch as rasterize_batch
+    from fastseg.raster.masks import rasterize_labels as rasterize_labels
     from fastseg.sources import link as link
     from fastseg.store.reader import Sample as Sample
     from fastseg.store.reader import Store as Store
@@ -55,17 +55,17 @@ _HOME = {
     "VerifyReport": "fastseg.store.verify",
     "bench": "fastseg.benchmark",
     "build": "fastseg.ingest.builder",
-    "coverage": "fastseg.areas",
+    "coverage": "fastseg.raster.area",
     "link": "fastseg.sources",
     "open": "fastseg.store.reader",
     "make_phantom": "fastseg.phantom",
     "prove_split": "fastseg.store.selection",
-    "rasterize": "fastseg.raster",
-    "rasterize_batch": "fastseg.raster",
-    "rasterize_labels": "fastseg.raster",
+    "rasterize": "fastseg.raster.masks",
+    "rasterize_batch": "fastseg.raster.masks",
+    "rasterize_labels": "fastseg.raster.masks",
     "read_split": "fastseg.store.splits",
     "show": "fastseg.pictures",
-    "signed_distance": "fastseg.distance",
+    "signed_distance": "fastseg.raster.distance",
     "verify": "fastseg.store.verify",
     "write_split": "fastseg.store.splits",
 }

@@ -8,7 +8,7 @@ import pytest
 from numpy.testing import assert_array_equal
 
 import fastseg
-from fastseg.raster import as_rings, shoelace_area
+from fastseg.raster.rings import as_rings, shoelace_area
 
 # Two patients whose UIDs have components with leading zeros.
 pytestmark = pytest.mark.filterwarnings("ignore:Invalid value for VR UI")

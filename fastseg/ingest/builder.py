@@ -36,7 +36,7 @@ from fastseg.links import (
     save_rejects,
 )
 from fastseg.progress import Progress, silent
-from fastseg.raster import Rules
+from fastseg.raster.rules import Rules
 from fastseg.store import compression, layout
 from fastseg.store.reader import open_store
 from fastseg.store.writing.compressed import CompressedPartial
@@ -88,7 +88,7 @@ def build(
         file is sorted as `link` sorts
     output : the store; one that is there already is replaced when the new one is
         complete, and left alone if nothing has changed
-    edges, fill, origin : what belongs to a region, see `raster.Rules`
+    edges, fill, origin : what belongs to a region, see `raster.rules.Rules`
     workers : threads that share the work; the bytes of the store do not depend on it
     max_pixel_bytes : an image file whose header promises more, all frames together,
         is rejected before anything is allocated

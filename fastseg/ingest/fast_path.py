@@ -26,7 +26,8 @@ from fastseg.ingest.item import (
     percentile_ranks,
 )
 from fastseg.ingest.plan import Part
-from fastseg.raster import scratch_rows, shift_origin
+from fastseg.raster.rings import shift_origin
+from fastseg.raster.rules import scratch_rows
 from fastseg.store import layout
 from fastseg.store.layout import Bucket
 from fastseg.store.writing.partial import Partial

@@ -19,7 +19,9 @@ from fastseg.errors import ContourError, DicomError, LinkError
 from fastseg.files import Stamp, read_file, read_handle, stamp_of
 from fastseg.ingest.plan import Planned, Refusal, hash_links
 from fastseg.links import Link, Paths, Reject, reason_of
-from fastseg.raster import Rules, draw_rings, join_rings, shift_origin
+from fastseg.raster.masks import draw_rings
+from fastseg.raster.rings import join_rings, shift_origin
+from fastseg.raster.rules import Rules
 from fastseg.store import layout
 from fastseg.store.writing.records import Record, Rings, Source, pack_facts
 

@@ -18,7 +18,8 @@ from fastseg.augment.base import Values
 from fastseg.errors import OptionError, one_of
 from fastseg.loading.mapping import Mappings, find_mapping
 from fastseg.loading.preprocessing import Recipe, Spent
-from fastseg.raster import Rules, join_rings, scratch_rows
+from fastseg.raster.rings import join_rings
+from fastseg.raster.rules import Rules, scratch_rows
 from fastseg.store.layout import mask_dtype
 from fastseg.store.reader import Store
 

@@ -37,7 +37,7 @@ from fastseg.links import (
     sort_key,
 )
 from fastseg.progress import Progress
-from fastseg.raster import as_ring
+from fastseg.raster.rings import as_ring
 
 CLASSES = ("icontour", "ocontour", "p1contour", "p2contour")
 CONTOUR_NAME = re.compile(

@@ -12,9 +12,9 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from fastseg import rasterize
 from fastseg._kernels.contours import area
-from fastseg.areas import coverage
 from fastseg.errors import GeometryError, OptionError
-from fastseg.raster import as_rings, shoelace_area
+from fastseg.raster.area import coverage
+from fastseg.raster.rings import as_rings, shoelace_area
 from tests.strategies import (
     half_pixels,
     inside,

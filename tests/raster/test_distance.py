@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
-from fastseg.distance import signed_distance
 from fastseg.errors import GeometryError, OptionError
-from fastseg.raster import rasterize
+from fastseg.raster.distance import signed_distance
+from fastseg.raster.masks import rasterize
 from tests.strategies import any_finite, half_pixels, inside, rings
 
 # The arithmetic overflows on purpose; compiled code says nothing about it.

@@ -11,7 +11,7 @@ from numpy.testing import assert_array_equal
 from fastseg import rasterize
 from fastseg._kernels.contours import exact
 from fastseg.errors import GeometryError, OptionError
-from fastseg.raster import as_rings, shoelace_area
+from fastseg.raster.rings import as_rings, shoelace_area
 from tests.reference import rasterize_exact
 from tests.strategies import (
     coordinates,

@@ -6,9 +6,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
-from fastseg import raster, rasterize, rasterize_batch, rasterize_labels
+from fastseg import rasterize, rasterize_batch, rasterize_labels
 from fastseg.errors import GeometryError, OptionError
-from fastseg.raster import as_rings
+from fastseg.raster import rules as raster_rules
+from fastseg.raster.rings import as_rings
 from tests.reference import rasterize_exact, rasterize_whole
 from tests.strategies import half_pixels, inside, rings, shapes
 
@@ -20,9 +21,9 @@ pytestmark = [
 
 rules = st.fixed_dictionaries(
     {
-        "edges": st.sampled_from(raster.EDGES),
-        "fill": st.sampled_from(raster.FILLS),
-        "origin": st.sampled_from(raster.ORIGINS),
+        "edges": st.sampled_from(raster_rules.EDGES),
+        "fill": st.sampled_from(raster_rules.FILLS),
+        "origin": st.sampled_from(raster_rules.ORIGINS),
     }
 )
 several_rings = st.lists(rings(most=7), min_size=1, max_size=3)
@@ -68,11 +69,11 @@ def test_wide_masks_are_filled_across_words(contours, width, rule):
 def test_bands_make_no_difference(contours, shape, rule):
     """A mask larger than the scratch is filled in bands to the same result."""
     whole = rasterize(contours, shape, **rule)
-    cells, raster.WINDING_CELLS = raster.WINDING_CELLS, 2 * shape[1] + 2
+    cells, raster_rules.WINDING_CELLS = raster_rules.WINDING_CELLS, 2 * shape[1] + 2
     try:
         assert_array_equal(rasterize(contours, shape, **rule), whole)
     finally:
-        raster.WINDING_CELLS = cells
+        raster_rules.WINDING_CELLS = cells
 
 
 @given(rings(), shapes, rules, st.integers(0, 8))

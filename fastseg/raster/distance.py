@@ -9,14 +9,9 @@ from numpy.typing import NDArray
 
 from fastseg._kernels.contours import distance
 from fastseg.errors import OptionError
-from fastseg.raster import (
-    Contours,
-    Rules,
-    as_rings,
-    check_shape,
-    draw_rings,
-    shift_origin,
-)
+from fastseg.raster.masks import draw_rings
+from fastseg.raster.rings import Contours, as_rings, check_shape, shift_origin
+from fastseg.raster.rules import Rules
 
 # Edges that reach farther than this, in units and in image sides, are cut to the
 # part that matters, in rational arithmetic: floating-point numbers would lose the

@@ -4,7 +4,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastseg._kernels.contours import area
-from fastseg.raster import Contours, Rules, as_rings, check_shape
+from fastseg.raster.rings import Contours, as_rings, check_shape
+from fastseg.raster.rules import Rules
 
 
 def coverage(
@@ -19,7 +20,7 @@ def coverage(
     contours : one ring, array-like (n, 2), or a sequence of rings; columns (x, y)
         in pixels, closed implicitly (a repeated last vertex is fine)
     shape : (rows, columns) of the result
-    fill, origin : see `fastseg.raster.Rules`; holes are further rings. Pixel [r, c]
+    fill, origin : see `raster.rules.Rules`; holes are further rings. Pixel [r, c]
         is the square of side 1 around (x=c, y=r), or around (c + 0.5, r + 0.5) with
         origin="corner"
 

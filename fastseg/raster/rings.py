@@ -1,0 +1,179 @@
+"""Rings of vertices: cast, checked and joined, before any kernel sees them."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fastseg._kernels.contours import polygon
+from fastseg.errors import GeometryError, OptionError
+from fastseg.raster.rules import Rules
+
+# Masks are indexed by 32-bit rows and columns in the kernels' loops.
+LARGEST_SIDE = 2**31 - 1
+Contours = ArrayLike | Sequence[ArrayLike]
+
+
+def check_shape(shape: Any) -> tuple[int, int]:
+    """Return shape as two ints, or raise OptionError."""
+    try:
+        rows, columns = map(int, shape)
+    except (TypeError, ValueError):
+        raise OptionError(f"shape is {shape!r}, expected (rows, columns)") from None
+    if not (0 < rows <= LARGEST_SIDE and 0 < columns <= LARGEST_SIDE):
+        raise OptionError(f"shape is {shape!r}, expected two positive integers")
+    return rows, columns
+
+
+def as_rings(contours: Any) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Return points float64 (P, 2) and offsets int64 (R + 1,) of one or more rings.
+
+    Raises GeometryError that names the ring and vertex at fault.
+    """
+    points, offsets, name = convert_rings(contours)
+    check_rings(points, offsets, name)
+    return points, offsets
+
+
+def convert_rings(
+    contours: Any,
+) -> tuple[NDArray[np.float64], NDArray[np.int64], str]:
+    """Return points, offsets and how to name a ring; vertices are not looked at."""
+    if _is_one_ring(contours):
+        points = as_vertices(contours, "contours")
+        return points, np.array([0, len(points)]), "contours"
+    try:
+        items = list(contours)
+    except TypeError:
+        raise GeometryError(
+            f"contours is {type(contours).__name__}, expected an (n, 2) array "
+            "of (x, y) vertices or a sequence of them"
+        ) from None
+    rings = [as_vertices(item, f"contours[{k}]") for k, item in enumerate(items)]
+    return *join_rings(rings), "contours[{}]"
+
+
+def as_ring(vertices: Any, name: str = "contour") -> NDArray[np.float64]:
+    """Return one ring as C-contiguous float64 (n, 2), or raise GeometryError."""
+    ring = as_vertices(vertices, name)
+    check_rings(ring, np.array([0, len(ring)]), name)
+    return ring
+
+
+def join_rings(
+    rings: Sequence[NDArray[np.float64]],
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Return points and offsets of rings."""
+    offsets = np.zeros(len(rings) + 1, dtype=np.int64)
+    np.cumsum([len(ring) for ring in rings], out=offsets[1:])
+    points = np.concatenate(rings) if rings else np.empty((0, 2))
+    return points, offsets
+
+
+def shift_origin(points: NDArray[np.float64], origin: str) -> NDArray[np.float64]:
+    """Return points (n, 2) in the frame in which pixel centres are integers.
+
+    Numbers below 0.5 may be rounded by half a unit in their last place.
+    """
+    return points - Rules(origin=origin).shift
+
+
+def shoelace_area(points: NDArray[np.float64], offsets: NDArray[np.int64]) -> float:
+    """Return the summed area, in pixels, that the rings enclose, each by itself.
+
+    Rings that cross themselves or one another count as the shoelace formula does.
+    """
+    area = 0.0
+    for start, stop in pairwise(offsets.tolist()):
+        x, y = points[start:stop].T
+        area += abs(float(x @ np.roll(y, -1) - y @ np.roll(x, -1))) / 2
+    return area
+
+
+def _is_one_ring(contours: Any) -> bool:
+    """Return whether this is a sequence of (x, y) pairs and not of rings."""
+    if isinstance(contours, np.ndarray):
+        return contours.ndim != 3
+    return (
+        _is_nested(contours)
+        and len(contours) > 0
+        and _is_nested(contours[0])
+        and not (len(contours[0]) and _is_nested(contours[0][0]))
+    )
+
+
+def _is_nested(value: Any) -> bool:
+    if isinstance(value, np.ndarray):
+        return value.ndim > 0
+    return isinstance(value, Sequence) and not isinstance(value, str | bytes)
+
+
+def as_vertices(vertices: Any, name: str) -> NDArray[np.float64]:
+    """Return vertices as C-contiguous float64 (n, 2), or raise GeometryError."""
+    try:
+        array = np.asarray(vertices)
+    except ValueError as exc:
+        raise GeometryError(f"{name} is not an (n, 2) array: {exc}") from None
+    if array.dtype.kind not in "iuf" and array.size:
+        raise GeometryError(
+            f"{name} has dtype {array.dtype}, expected real numbers; convert it first"
+        )
+    if array.ndim != 2 or array.shape[1] != 2:
+        raise GeometryError(
+            f"{name} has shape {array.shape}, expected (n, 2): columns x and y"
+        )
+    return np.ascontiguousarray(array, dtype=np.float64)
+
+
+def ring_error(
+    points: NDArray[np.float64],
+    offsets: NDArray[np.int64],
+    ring: int,
+    fault: int,
+    name: str,
+) -> GeometryError:
+    """Return the error for what `polygon.check_rings` found; {} is the ring."""
+    place = name.format(ring)
+    if fault < 0:
+        return GeometryError(
+            f"{place} has {-1 - fault} distinct vertices, a region needs at least 3"
+        )
+    x, y = points[offsets[ring] + fault].tolist()
+    return GeometryError(
+        f"{place}[{fault}] is ({x}, {y}); vertices must be finite, remove or repair it"
+    )
+
+
+def check_rings(
+    points: NDArray[np.float64], offsets: NDArray[np.int64], name: str
+) -> None:
+    """Raise GeometryError that names the first ring and vertex at fault.
+
+    name : of a ring in the message; "{}" stands for its number
+    """
+    ring, fault = polygon.check_rings(points, offsets)
+    if ring >= 0:
+        raise ring_error(points, offsets, ring, fault, name)
+
+
+def as_offsets(values: Any, name: str, total: int) -> NDArray[np.int64]:
+    """Return int64 (n + 1,) that ascend from 0 to total, or raise GeometryError."""
+    array = np.asarray(values)
+    if array.ndim != 1 or len(array) < 1 or array.dtype.kind not in "iu":
+        raise GeometryError(
+            f"{name} is {array.dtype} {array.shape}, expected integers (n + 1,)"
+        )
+    offsets = np.ascontiguousarray(array, dtype=np.int64)
+    fault = polygon.check_offsets(offsets, total)
+    if fault > 0:
+        raise GeometryError(
+            f"{name}[{fault}] is {offsets[fault]} after {offsets[fault - 1]}; "
+            f"{name} must ascend"
+        )
+    if fault == 0:
+        raise GeometryError(
+            f"{name} goes from {offsets[0]} to {offsets[-1]}, expected 0 to {total}"
+        )
+    return offsets
