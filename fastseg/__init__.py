@@ -34,9 +34,9 @@ if TYPE_CHECKING:
     from fastseg.store.reader import Sample as Sample
     from fastseg.store.reader import Store as Store
     from fastseg.store.reader import open_store
-    from fastseg.store.selection import prove_split as prove_split
-    from fastseg.store.splits import read_split as read_split
-    from fastseg.store.splits import write_split as write_split
+    from fastseg.store.split_table import read_split as read_split
+    from fastseg.store.split_table import write_split as write_split
+    from fastseg.store.splits import prove_split as prove_split
     from fastseg.store.verify import VerifyReport as VerifyReport
     from fastseg.store.verify import verify as verify
 
@@ -59,15 +59,15 @@ _HOME = {
     "link": "fastseg.sources",
     "open": "fastseg.store.reader",
     "make_phantom": "fastseg.phantom",
-    "prove_split": "fastseg.store.selection",
+    "prove_split": "fastseg.store.splits",
     "rasterize": "fastseg.raster.masks",
     "rasterize_batch": "fastseg.raster.masks",
     "rasterize_labels": "fastseg.raster.masks",
-    "read_split": "fastseg.store.splits",
+    "read_split": "fastseg.store.split_table",
     "show": "fastseg.pictures",
     "signed_distance": "fastseg.raster.distance",
     "verify": "fastseg.store.verify",
-    "write_split": "fastseg.store.splits",
+    "write_split": "fastseg.store.split_table",
 }
 _NAME_THERE = {"open": "open_store"}
 _ROOMS = ("augment", "dicom", "errors")

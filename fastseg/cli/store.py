@@ -13,7 +13,8 @@ from rich.table import Table
 import fastseg
 from fastseg.cli.terminal import EXIT_ERROR, REJECTS_SHOWN, Output, many, verb
 from fastseg.errors import OptionError
-from fastseg.store.selection import has_class, torn
+from fastseg.store.selection import has_class
+from fastseg.store.splits import torn
 
 
 @verb

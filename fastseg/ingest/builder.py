@@ -1,13 +1,13 @@
 """Links to store: the only room that sees images, contours and the store together."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,11 +21,10 @@ from fastseg.errors import (
     whole_number,
 )
 from fastseg.files import naming
-from fastseg.ingest.comparing import compare
 from fastseg.ingest.fast_path import Bulk
 from fastseg.ingest.images import Images
 from fastseg.ingest.item import Maker
-from fastseg.ingest.plan import Part, Plan, Refusal, plan_build
+from fastseg.ingest.plan import Part, Plan, Planned, Refusal, plan_build
 from fastseg.links import (
     Link,
     LinkTable,
@@ -389,6 +388,51 @@ class _Build:
                 self.drawn += 1
                 if not pixels[bit]:
                     self.off_image.append(files[name])
+
+
+class Seen(NamedTuple):
+    """An item beside an older store: its place there, -1 if new, None if unusable."""
+
+    links: Sequence[Link]
+    place: int | None
+    rejects: list[Reject]
+
+
+def compare(
+    older: Finished, plan: Plan, maker: Maker, workers: int
+) -> Generator[Seen, None, None]:
+    """Yield what an older store has of each item, in the order of the plan.
+
+    Contents decide, so every file is read.
+    """
+    bulk = Bulk(maker)
+
+    def look(part: Part) -> list[Seen]:
+        known = bulk.digests(part)
+        buckets = [part.buckets[part.slots.bucket[k]] for k in known]
+        found = older.find(list(known.values()), buckets).tolist()
+        seen = {
+            k: Seen(part.links[k], place, [])
+            for k, place in zip(known, found, strict=True)
+            if place >= 0
+        }
+        older.store.release()
+        return [seen.get(k) or _see(older, part[k], maker) for k in range(len(part))]
+
+    with closing(in_order(look, plan.parts(), workers)) as parts:
+        for part in parts:
+            yield from part
+
+
+def _see(older: Finished, item: Planned, maker: Maker) -> Seen:
+    try:
+        material = maker.read(item)
+        (index,) = older.find([material.hash], [item.bucket]).tolist()
+        if index < 0:  # it is new, unless it cannot be used anyway
+            maker.decode(item, material)
+        return Seen(item.links, index, material.rejects)
+    except Refusal as exc:
+        return Seen(item.links, None, exc.rejects)
 
 
 @cache

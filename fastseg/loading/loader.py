@@ -16,9 +16,13 @@ from fastseg.loading import state
 from fastseg.loading.augmented import AugmentedRecipe
 from fastseg.loading.batches import Batch, Job, Line
 from fastseg.loading.buffers import Pool
-from fastseg.loading.choices import foreground_along, groups_along, weights_along
 from fastseg.loading.preprocessing import Recipe
-from fastseg.loading.schedule import Schedule
+from fastseg.loading.schedule import (
+    Schedule,
+    foreground_along,
+    groups_along,
+    weights_along,
+)
 from fastseg.loading.stats import Meter, Stats
 from fastseg.loading.workers import Crew
 from fastseg.store.reader import Store

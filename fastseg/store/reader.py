@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastseg.errors import StoreError, UnknownClassError, one_of
 from fastseg.links import StrPath
-from fastseg.store import checks, compression, layout, selection
+from fastseg.store import checks, compression, layout, selection, splits
 from fastseg.store.pixels import CompressedPixels, MappedPixels, Stack
 
 
@@ -239,7 +239,7 @@ class Store:
         patients (series, samples) than parts.
         """
         self.check_size()
-        return selection.split(
+        return splits.split(
             self, parts, by=by, seed=seed, stratify=stratify, indices=indices
         )
 

@@ -13,7 +13,7 @@ from numpy.testing import assert_array_equal
 
 import fastseg
 from fastseg.errors import LinkError, OptionError, UnknownClassError
-from fastseg.store import dealing, selection, splits
+from fastseg.store import selection, split_table, splits
 
 CLASSES = ("inner", "outer", "papillary")
 SHAPES = ((96, 96), (120, 88))
@@ -54,7 +54,7 @@ columns = st.lists(rows, min_size=1, max_size=40).map(Columns)
 weights = st.lists(st.integers(1, 20), min_size=1, max_size=4)
 fractions = weights.map(lambda w: {f"part{k}": x / sum(w) for k, x in enumerate(w)})
 units = st.sampled_from(selection.BY)
-strata = st.sampled_from([None, *selection.STRATIFY])
+strata = st.sampled_from([None, *splits.STRATIFY])
 seeds = st.integers(0, 2**64 - 1)
 
 
@@ -76,9 +76,9 @@ def test_parts_are_a_partition_into_whole_groups(store, parts, by, stratify, see
     keys = keys_of(store, by)
     if len(set(keys)) < len(parts):
         with pytest.raises(OptionError, match="each part needs a group of its own"):
-            selection.split(store, parts, by=by, seed=seed, stratify=stratify)
+            splits.split(store, parts, by=by, seed=seed, stratify=stratify)
         return
-    made = selection.split(store, parts, by=by, seed=seed, stratify=stratify)
+    made = splits.split(store, parts, by=by, seed=seed, stratify=stratify)
     assert list(made) == list(parts)
     assert_array_equal(np.sort(np.concatenate([*made.values()])), np.arange(len(store)))
     for part in made.values():
@@ -101,7 +101,7 @@ def test_a_split_does_not_depend_on_the_order_of_samples(
     other = Columns([line[1:] for line in lines])
 
     def patients(one):
-        made = selection.split(one, parts, seed=seed, stratify=stratify)
+        made = splits.split(one, parts, seed=seed, stratify=stratify)
         return [set(one.items["patient"][part].tolist()) for part in made.values()]
 
     assert patients(store) == patients(other)
@@ -118,8 +118,8 @@ def test_what_is_not_chosen_is_in_no_part(store, parts, seed, data):
         ]
     )
     assume(len(set(keys_of(alone, "patient"))) >= len(parts))
-    made = selection.split(store, parts, seed=seed, indices=list(chosen))
-    expected = selection.split(alone, parts, seed=seed)
+    made = splits.split(store, parts, seed=seed, indices=list(chosen))
+    expected = splits.split(alone, parts, seed=seed)
     for name, part in made.items():
         assert_array_equal(part, np.array(sorted(chosen))[expected[name]])
 
@@ -131,7 +131,7 @@ def test_no_move_and_no_swap_brings_sizes_nearer(sizes, parts, seed):
     store = Columns(
         [(f"P{k}", "", 0, 0) for k, n in enumerate(sizes) for _ in range(n)]
     )
-    made = selection.split(store, parts, seed=seed)
+    made = splits.split(store, parts, seed=seed)
     over = {
         name: len(part) - round(parts[name] * len(store)) for name, part in made.items()
     }
@@ -152,7 +152,7 @@ def test_no_move_and_no_swap_brings_sizes_nearer(sizes, parts, seed):
 def test_single_samples_are_split_by_largest_remainder(count, parts, seed):
     """Sizes are the rounded fractions, wherever these give each part a sample."""
     assume(count >= len(parts))
-    made = selection.split(Columns([("P", "", 0, 0)] * count), parts, by="sample")
+    made = splits.split(Columns([("P", "", 0, 0)] * count), parts, by="sample")
     for name, part in made.items():
         exact = parts[name] * count
         smallest = min(parts.values()) * count
@@ -163,7 +163,7 @@ def test_single_samples_are_split_by_largest_remainder(count, parts, seed):
 def test_strata_of_samples_are_shared_out_in_proportion(store, parts, seed):
     """Of each combination of classes a part gets its share, but for a few samples."""
     assume(len(store) >= len(parts))
-    made = selection.split(store, parts, by="sample", seed=seed, stratify="classes")
+    made = splits.split(store, parts, by="sample", seed=seed, stratify="classes")
     for labels in range(8):
         total = (store.items["labelled"] == labels).sum()
         for part in made.values():
@@ -184,13 +184,13 @@ def test_strata_of_patients_are_shared_out():
         [(f"P{p}", "", c, 0) for p, c in zip(patient, labelled, strict=True)]
     )
     parts = {"train": 0.7, "val": 0.15, "test": 0.15}
-    made = selection.split(store, parts, stratify=diagnosis)
+    made = splits.split(store, parts, stratify=diagnosis)
     for name, part in made.items():
         assert abs(len(part) / len(store) - parts[name]) < 0.01
         for kind in np.unique(diagnosis):
             share = (diagnosis[part] == kind).sum() / (diagnosis == kind).sum()
             assert abs(share - parts[name]) < 0.05
-    made = selection.split(store, parts, stratify="classes")
+    made = splits.split(store, parts, stratify="classes")
     for name, part in made.items():
         for k in range(3):
             there = selection.has_class(store.items["labelled"], k)
@@ -203,7 +203,7 @@ def test_no_patient_is_tied_to_a_part():
     parts = {"train": 0.7, "val": 0.3}
     times = np.zeros(10)
     for seed in range(400):
-        val = selection.split(store, parts, seed=seed)["val"]
+        val = splits.split(store, parts, seed=seed)["val"]
         times[[int(p[1:]) for p in set(store.items["patient"][val].tolist())]] += 1
     assert times.min() > 60
     assert times.max() < 200
@@ -212,10 +212,10 @@ def test_no_patient_is_tied_to_a_part():
 def test_splits_never_change_between_versions():
     """What a seed gave, it gives for ever: a published split stays a split."""
     store = Columns([(f"P{k}", "", k, 0) for k in range(7) for _ in range(k + 1)])
-    made = selection.split(store, {"train": 0.6, "val": 0.4}, seed=3)
+    made = splits.split(store, {"train": 0.6, "val": 0.4}, seed=3)
     patients = set(store.items["patient"][made["val"]].tolist())
     assert sorted(patients) == [b"P0", b"P1", b"P2", b"P4"]
-    made = selection.split(store, {"train": 0.8, "val": 0.2}, by="sample", seed=3)
+    made = splits.split(store, {"train": 0.8, "val": 0.2}, by="sample", seed=3)
     assert made["val"].tolist() == [2, 9, 11, 14, 18, 27]
 
 
@@ -224,30 +224,30 @@ def test_extreme_fractions_leave_no_part_empty():
     parts = {"train": 0.998, "val": 0.001, "test": 0.001}
     for by, copies in (("patient", 5), ("sample", 1)):
         store = Columns([(f"P{k}", "", 0, 0) for k in range(3) for _ in range(copies)])
-        made = selection.split(store, parts, by=by)
+        made = splits.split(store, parts, by=by)
         assert [len(part) for part in made.values()] == [copies] * 3
 
 
 def test_the_bound_on_changes_is_a_bound(monkeypatch):
     """Without any change left, a split is still a partition."""
-    monkeypatch.setattr(dealing, "MOST_CHANGES", 0)
+    monkeypatch.setattr(splits, "MOST_CHANGES", 0)
     store = Columns([(f"P{k}", "", 0, 0) for k in range(9) for _ in range(k + 1)])
-    made = selection.split(store, {"a": 0.5, "b": 0.5})
+    made = splits.split(store, {"a": 0.5, "b": 0.5})
     assert sorted(np.concatenate([*made.values()])) == list(range(len(store)))
 
 
 def test_a_split_proves_itself(monkeypatch):
     """Were a sample forgotten, there would be an error and no split."""
-    monkeypatch.setattr(selection, "deal", lambda *_: np.array([0, 1, 2]))
+    monkeypatch.setattr(splits, "deal", lambda *_: np.array([0, 1, 2]))
     store = Columns([(f"P{k}", "", 0, 0) for k in range(3)])
     with pytest.raises(OptionError, match="do not make up the samples"):
-        selection.split(store, {"a": 0.5, "b": 0.5})
+        splits.split(store, {"a": 0.5, "b": 0.5})
 
 
 def test_samples_without_a_series_are_whole_by_patient():
     """Two patients whose headers name no series can be split by series."""
     store = Columns([("P1", "", 0, 0), ("P2", "", 0, 0), ("P1", "", 0, 0)])
-    made = selection.split(store, {"a": 0.7, "b": 0.3}, by="series")
+    made = splits.split(store, {"a": 0.7, "b": 0.3}, by="series")
     assert {name: part.tolist() for name, part in made.items()} == {
         "a": [0, 2],
         "b": [1],
@@ -381,13 +381,13 @@ def test_too_many_strata_are_refused():
     """A column of numbers that hardly recur stratifies nothing."""
     store = Columns([("P", "", 0, 0)] * 65)
     with pytest.raises(OptionError, match="65 different values, expected at most 64"):
-        selection.split(store, {"a": 1}, stratify=np.arange(65))
+        splits.split(store, {"a": 1}, stratify=np.arange(65))
 
 
 def test_thirds_may_be_typed():
     """Fractions that sum to one but for their last digit are taken."""
     store = Columns([(f"P{k}", "", 0, 0) for k in range(9)])
-    made = selection.split(store, dict.fromkeys("abc", 0.333333))
+    made = splits.split(store, dict.fromkeys("abc", 0.333333))
     assert [len(part) for part in made.values()] == [3, 3, 3]
 
 
@@ -408,7 +408,7 @@ def test_a_split_is_read_as_it_was_written(store, table):
         assert_array_equal(again[name], part)
     with table.open(newline="") as file:
         lines = list(csv.DictReader(file))
-    assert tuple(lines[0]) == splits.COLUMNS
+    assert tuple(lines[0]) == split_table.COLUMNS
     assert [int(line["index"]) for line in lines] == [*parts["train"], *parts["val"]]
     for line in lines:
         facts = store[int(line["index"])].facts
