@@ -20,8 +20,8 @@ from loader_data import SIDE, Samples
 import fastseg
 from fastseg import augment
 from fastseg.augment import as_compose
-from fastseg.loading.augmented import AugmentedRecipe
-from fastseg.loading.preprocessing import Recipe
+from fastseg.loading.augmented import AugmentedPreprocessing
+from fastseg.loading.preprocessing import Preprocessing
 
 # Ranges of the first task, for everybody. The scales are their own reciprocals, because
 # in some libraries a greater one makes objects smaller.
@@ -89,12 +89,12 @@ class Inputs:
         self.count, self.images, self.masks = samples.count, *samples.maps()
         self.store = fastseg.open(samples.path)
         every = np.arange(self.count)
-        recipe = Recipe(self.store, every, masks="labels")
+        recipe = Preprocessing(self.store, every, masks="labels")
         spare = np.empty((self.count, 1, SIDE, SIDE), np.float32)
         self.labels = np.empty((self.count, SIDE, SIDE), np.uint8)
         recipe.fill(every, spare, self.labels)
         self.zero_mean = recipe.scaling.shift_and_gain(self.store, every)
-        to_unit = Recipe(self.store, every, **UNIT).scaling
+        to_unit = Preprocessing(self.store, every, **UNIT).scaling
         self.unit_range = to_unit.shift_and_gain(self.store, every)
 
     def scored(self, place, out=None):
@@ -146,7 +146,7 @@ def ours(inputs, steps, labels="exact", **options):
     """What the threads of a loader of such batches call."""
     every = np.arange(inputs.count)
     compose = as_compose(steps)
-    recipe = AugmentedRecipe(
+    recipe = AugmentedPreprocessing(
         inputs.store, every, compose=compose, labels=labels, **options
     )
     recipe.streams = True
@@ -174,7 +174,7 @@ def opencv_affine(inputs, scaled):
     import cv2
 
     every, size = np.arange(inputs.count), (SIDE, SIDE)
-    recipe = AugmentedRecipe(inputs.store, every, compose=AFFINE)
+    recipe = AugmentedPreprocessing(inputs.store, every, compose=AFFINE)
     source = np.empty(size, np.float32)
 
     def fill(places, image, mask, epoch):

@@ -150,7 +150,9 @@ def rows(plane):
             lambda plane: lower_by_opencv(plane, 0.7),
         ),
         "apply_tone: brightness, gamma, Gaussian": (
-            lambda plane: intensity.apply_tone(plane, steps, params, *KEY, scratch),
+            lambda plane: intensity.apply_intensity(
+                plane, steps, params, *KEY, scratch
+            ),
         ),
     }
 

@@ -190,10 +190,10 @@ def cold_dd(folder, *flags):
 def _cache(store, places):
     """Read samples into the page cache, and nothing beside them."""
     buckets = list(store.buckets.items())
-    facts = zip(store.items["bucket"][places], store.items["row"][places], strict=True)
+    meta = zip(store.items["bucket"][places], store.items["row"][places], strict=True)
     with store.path.open("rb") as file:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
-        for number, row in facts:
+        for number, row in meta:
             name, bucket = buckets[number]
             pixels = bucket.shape[0] * bucket.shape[1]
             for kind, size in (("images", 2 * pixels), ("masks", pixels)):

@@ -83,7 +83,7 @@ def rows_of(path):
 
     places = per_sample(fastseg.open(path), lambda sample: sample)
     yield "store[i], anywhere", f"{places:.2f} µs", "20 µs"
-    for name in ("image", "mask", "patient", "contours", "facts"):
+    for name in ("image", "mask", "patient", "contours", "meta"):
         store = fastseg.open(path)
         cost = per_sample(store, lambda sample, name=name: getattr(sample, name))
         yield f"store[i].{name}", f"{cost:.2f} µs", ""

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from fastseg.store.reader import open_store
     from fastseg.store.split_table import read_split as read_split
     from fastseg.store.split_table import write_split as write_split
-    from fastseg.store.splits import prove_split as prove_split
+    from fastseg.store.splits import check_split as check_split
     from fastseg.store.verify import VerifyReport as VerifyReport
     from fastseg.store.verify import verify as verify
 

@@ -85,7 +85,7 @@ def reserve(handle: int, start: int, length: int) -> None:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
-def begin_to_write(handle: int) -> None:
+def start_writeback(handle: int) -> None:
     """Have the system write to the disk what is new in a file, without waiting for it.
 
     Does nothing where systems cannot be asked. An fsync at the end then finds most of
@@ -97,7 +97,7 @@ def begin_to_write(handle: int) -> None:
 
 
 @contextlib.contextmanager
-def naming(folder: Path) -> Iterator[None]:
+def name_folder(folder: Path) -> Iterator[None]:
     """Let what the system says of a file without its name tell the folder at least."""
     try:
         yield

@@ -9,7 +9,7 @@ import numpy as np
 from fastseg.augment import Compose, Transform, as_compose
 from fastseg.errors import OptionError, missing_extra
 from fastseg.links import StrPath
-from fastseg.loading.augmented import AugmentedRecipe
+from fastseg.loading.augmented import AugmentedPreprocessing
 from fastseg.loading.orders import check_seed, epoch_order
 from fastseg.store.reader import Sample, Store
 
@@ -112,8 +112,8 @@ def _draw_versions(
     ends = sorted((end - mean) / (std or 1) for end in (low, high))
     if store.items["slope"][index] < 0:
         ends = [-ends[1], -ends[0]]
-    plain = AugmentedRecipe(store, chosen, compose=Compose([]))
-    recipe = AugmentedRecipe(store, chosen, compose=compose, seed=seed)
+    plain = AugmentedPreprocessing(store, chosen, compose=Compose([]))
+    recipe = AugmentedPreprocessing(store, chosen, compose=compose, seed=seed)
     versions = [(plain, 0), *((recipe, epoch) for epoch in range(VERSIONS))]
     for axis, (made, epoch) in zip(axes, versions, strict=True):
         image = np.empty((1, *made.image_shape), np.float32)
@@ -145,18 +145,18 @@ def _label(axes: Any, sample: Sample) -> None:
         axis.set_yticks([])
         for spine in axis.spines.values():
             spine.set_visible(False)
-    facts = sample.facts
+    meta = sample.meta
     # The file name tells what the instance number does; both are short.
-    text = f"#{sample.index}  {facts['patient']}\n{Path(facts['source']).name}"
+    text = f"#{sample.index}  {meta['patient']}\n{Path(meta['source']).name}"
     axes[0].set_ylabel(text, color="white", fontsize=10, parse_math=False)
 
 
 def _grey(sample: Sample) -> Any:
     """Return the image in [0, 1] for display, from its 0.5th to 99.5th percentile."""
-    facts, values = sample.facts, sample.image.astype(np.float64)
-    low, *_, high = facts["percentiles"]
+    meta, values = sample.meta, sample.image.astype(np.float64)
+    low, *_, high = meta["percentiles"]
     grey = np.clip((values - low) / ((high - low) or 1), 0, 1)
-    return 1 - grey if facts["slope"] < 0 else grey
+    return 1 - grey if meta["slope"] < 0 else grey
 
 
 def _draw_legend(figure: Any, store: Store) -> None:

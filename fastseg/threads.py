@@ -16,7 +16,7 @@ def usable_cores() -> int:
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
-def in_order(
+def map_ordered(
     function: Callable[[T], R], items: Iterable[T], workers: int
 ) -> Generator[R, None, None]:
     """Yield the results of a function for each item, in their order.

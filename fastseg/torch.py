@@ -24,7 +24,7 @@ from fastseg.errors import OptionError, missing_extra
 from fastseg.links import StrPath
 from fastseg.loading.batches import Batch
 from fastseg.loading.loader import Loader
-from fastseg.loading.preprocessing import Recipe
+from fastseg.loading.preprocessing import Preprocessing
 from fastseg.loading.stats import Stats
 from fastseg.store.reader import Store, open_store
 from fastseg.store.selection import check_indices
@@ -82,8 +82,8 @@ class Dataset(torch.utils.data.Dataset):  # type: ignore[misc]
         }
         self.recipe = self._make_recipe()
 
-    def _make_recipe(self) -> Recipe:
-        return Recipe(self.store, self.indices, **self._options)
+    def _make_recipe(self) -> Preprocessing:
+        return Preprocessing(self.store, self.indices, **self._options)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: v for name, v in self.__dict__.items() if name != "recipe"}
@@ -334,6 +334,6 @@ def _name(store: Store, sample: int) -> str:
     """Return what to say of a sample in a note."""
     if not store.is_whole:  # its columns cannot be read any more
         return f"sample {sample} of {store.path}"
-    facts = store[sample].facts
-    of = f"patient {facts['patient']}, {facts['source']}"
+    meta = store[sample].meta
+    of = f"patient {meta['patient']}, {meta['source']}"
     return f"sample {sample} ({of}) of {store.path}"

@@ -70,7 +70,7 @@ def test_the_original_layout_holds_the_same(real_data, table, tmp_path):
 def test_images_are_pydicoms(real_data, heart):
     """Every image equals what pydicom decodes, pixel for pixel."""
     for sample in heart:
-        path = real_data / "sunnybrook" / sample.facts["source"]
+        path = real_data / "sunnybrook" / sample.meta["source"]
         assert_array_equal(sample.image, pydicom.dcmread(path).pixel_array)
 
 
@@ -91,7 +91,7 @@ def test_masks_have_their_contours_area(heart):
 def test_outer_masks_contain_inner_ones_but_for_a_known_fault(heart):
     """Of 18 outer contours one misses its inner one, by one pixel, on image 59."""
     missed = {
-        (sample.patient, sample.facts["instance"]): outside
+        (sample.patient, sample.meta["instance"]): outside
         for sample in heart
         if "ocontour" in sample.contours
         and (

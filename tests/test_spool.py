@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from fastseg import spool
 from fastseg.spool import Sorter, Spool
-from fastseg.store.writing.hash_index import Lookup
+from fastseg.store.writing.hash_index import HashIndex
 
 HERE = Path(tempfile.gettempdir())
 
@@ -86,5 +86,5 @@ def test_hashes_are_found_at_their_last_place(few, many):
     column = few + many
     places = {value: k for k, value in enumerate(column)}
     wanted = [*range(13), *many, 2**64 - 1]
-    found = Lookup(np.array(column, np.uint64)).find(wanted)
+    found = HashIndex(np.array(column, np.uint64)).find(wanted)
     assert found.tolist() == [places.get(value, -1) for value in wanted]

@@ -155,10 +155,10 @@ def test_a_failing_sample_is_named(square, monkeypatch):
     with pytest.raises(ZeroDivisionError) as caught:
         dataset.__getitems__([0, 1, 2])
     assert caught.value is error
-    facts = square[7].facts
+    meta = square[7].meta
     (note,) = error.__notes__
     assert note == (
-        f"while making sample 7 (patient {facts['patient']}, {facts['source']}) of "
+        f"while making sample 7 (patient {meta['patient']}, {meta['source']}) of "
         f"{square.path}"
     )
 

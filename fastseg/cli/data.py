@@ -7,10 +7,10 @@ from typing import Annotated
 import typer
 
 import fastseg
-from fastseg.cli.terminal import EXIT_REJECTS, AllowRejects, Output, fail, many, verb
+from fastseg.cli.terminal import EXIT_REJECTS, AllowRejects, Output, command, fail, many
 
 
-@verb
+@command
 def link(
     output: Output,
     root: Annotated[Path, typer.Argument(help="Folder of the data set.")],
@@ -53,7 +53,7 @@ def link(
     output.rejects(table.rejects, out, allow_rejects)
 
 
-@verb
+@command
 def build(
     output: Output,
     links: Annotated[Path, typer.Argument(help="Table that `link` wrote.")],
@@ -142,7 +142,7 @@ def build(
     output.rejects(report.rejects, out, allow_rejects)
 
 
-@verb
+@command
 def phantom(
     output: Output,
     out: Annotated[Path, typer.Argument(help="New folder for the study.")],

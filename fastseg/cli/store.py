@@ -11,13 +11,13 @@ import typer
 from rich.table import Table
 
 import fastseg
-from fastseg.cli.terminal import EXIT_ERROR, REJECTS_SHOWN, Output, many, verb
+from fastseg.cli.terminal import EXIT_ERROR, REJECTS_SHOWN, Output, command, many
 from fastseg.errors import OptionError
 from fastseg.store.selection import has_class
-from fastseg.store.splits import torn
+from fastseg.store.splits import count_shared
 
 
-@verb
+@command
 def info(
     output: Output,
     store: Annotated[Path, typer.Argument(help="Store to look into.")],
@@ -76,7 +76,7 @@ def _range(values: Any) -> str:
     return f"{least:g}" if least == greatest else f"{least:g} to {greatest:g}"
 
 
-@verb
+@command
 def verify(
     output: Output,
     store: Annotated[Path, typer.Argument(help="Store to prove.")],
@@ -125,7 +125,7 @@ def _list(output: Output, what: str, rows: Sequence[Any]) -> None:
         output.err.print(f"  and {len(rows) - REJECTS_SHOWN} more (--verbose lists)")
 
 
-@verb
+@command
 def split(
     output: Output,
     store: Annotated[Path, typer.Argument(help="Store to split.")],
@@ -168,7 +168,7 @@ def split(
         labelled = has_class(opened.items["labelled"], k)
         table.add_row(name, *(str(labelled[p].sum()) for p in parts.values()))
     output.out.print(table)
-    count = torn(opened, parts, by="patient")
+    count = count_shared(opened, parts, by="patient")
     shared = many(count, "patient") if count else "no patient"
     output.say(
         f"{out}: {many(len(chosen), 'sample')} by {by}, seed {seed}; "
@@ -198,7 +198,7 @@ def _fractions(parts: list[str]) -> dict[str, float]:
     return given
 
 
-@verb
+@command
 def show(
     output: Output,
     store: Annotated[Path, typer.Argument(help="Store to draw from.")],
@@ -227,7 +227,7 @@ def show(
     output.say(f"{out}: {min(count, len(opened))} of {len(opened)} samples")
 
 
-@verb
+@command
 def bench(
     output: Output,
     store: Annotated[Path, typer.Argument(help="Store to load.")],

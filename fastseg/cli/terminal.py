@@ -138,7 +138,7 @@ AllowRejects = Annotated[
 ]
 
 
-def verb(function: Callable[..., None]) -> Callable[..., None]:
+def command(function: Callable[..., None]) -> Callable[..., None]:
     """Make a command of a function whose first argument is the Output."""
 
     @functools.wraps(function)

@@ -15,32 +15,32 @@ from types import ModuleType
 
 from fastseg.dicom import scan
 from fastseg.dicom.header import (
-    FACTS,
+    HEADER_ELEMENTS,
     MAX_OTHER_BYTES,
     MAX_PIXEL_BYTES,
-    PIXELS,
+    PIXEL_ELEMENTS,
     Header,
     Image,
     check_request,
 )
-from fastseg.dicom.scan import UNKNOWN, Looks, Start, look_at_files
+from fastseg.dicom.scan import UNKNOWN, HeaderScan, HeaderScans, scan_headers
 from fastseg.errors import DicomError
 
 __all__ = [
-    "FACTS",
+    "HEADER_ELEMENTS",
     "MAX_OTHER_BYTES",
     "MAX_PIXEL_BYTES",
-    "PIXELS",
+    "PIXEL_ELEMENTS",
     "UNKNOWN",
     "Header",
+    "HeaderScan",
+    "HeaderScans",
     "Image",
-    "Looks",
-    "Start",
     "check_request",
     "decode",
-    "look_at_files",
     "read_header",
     "read_image",
+    "scan_headers",
 ]
 
 # Below this many bytes, reading a whole file takes less time than looking first
@@ -102,7 +102,7 @@ def decode(
     frame: int = 0,
     *,
     max_pixel_bytes: int = MAX_PIXEL_BYTES,
-    start: Start | None = None,
+    start: HeaderScan | None = None,
 ) -> Image:
     """Read one frame (counted from 0) of an image file's bytes.
 

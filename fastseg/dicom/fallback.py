@@ -20,10 +20,10 @@ from pydicom.uid import (
 )
 
 from fastseg.dicom.header import (
-    FACTS,
+    HEADER_ELEMENTS,
     MAX_OTHER_BYTES,
     MAX_PIXEL_BYTES,
-    PIXELS,
+    PIXEL_ELEMENTS,
     Header,
     Image,
     check_header,
@@ -51,7 +51,7 @@ def read_header(raw: FileIO, name: str) -> Header:
     """
     with _File(raw) as file:
         limit = MAX_PIXEL_BYTES + MAX_OTHER_BYTES
-        dataset = _parse(file, name, FACTS, limit, stop_before_pixels=True)
+        dataset = _parse(file, name, HEADER_ELEMENTS, limit, stop_before_pixels=True)
     with _pydicom_failures(name):
         return check_header(dataset.get, name)
 
@@ -63,7 +63,7 @@ def decode(data: bytes, name: str, frame: int, max_pixel_bytes: int) -> Image:
     where a decoder is not installed.
     """
     limit = max_pixel_bytes + MAX_OTHER_BYTES
-    dataset = _parse(BytesIO(data), name, FACTS | PIXELS, limit)
+    dataset = _parse(BytesIO(data), name, HEADER_ELEMENTS | PIXEL_ELEMENTS, limit)
     with _pydicom_failures(name):
         header = check_header(dataset.get, name)
     check_request(header, frame, max_pixel_bytes, name)

@@ -17,7 +17,7 @@ MAX_PIXEL_BYTES = 2**30
 MAX_OTHER_BYTES = 2**28
 
 # Tag and VR of all that is read, of the header and of the pixels.
-FACTS = {
+HEADER_ELEMENTS = {
     "SeriesInstanceUID": (0x0020000E, "UI"),
     "InstanceNumber": (0x00200013, "IS"),
     "SamplesPerPixel": (0x00280002, "US"),
@@ -38,7 +38,7 @@ FACTS = {
     "ImagerPixelSpacing": (0x00181164, "DS"),
     "ModalityLUTSequence": (0x00283000, "SQ"),
 }
-PIXELS = {
+PIXEL_ELEMENTS = {
     "PlanarConfiguration": (0x00280006, "US"),
     "ExtendedOffsetTable": (0x7FE00001, "OV"),
     "ExtendedOffsetTableLengths": (0x7FE00002, "OV"),

@@ -27,8 +27,8 @@ from fastseg._kernels.files.elements import (
 )
 from fastseg._kernels.images.statistics import range_of_values
 from fastseg.dicom.header import (
-    FACTS,
-    PIXELS,
+    HEADER_ELEMENTS,
+    PIXEL_ELEMENTS,
     Header,
     Image,
     check_header,
@@ -59,7 +59,7 @@ CHARACTER_SETS = frozenset(
 UNKNOWN = -1
 
 
-class Start(NamedTuple):
+class HeaderScan(NamedTuple):
     """What stands before the pixels of a file, and where and how long these are.
 
     common           : the header but for what tells the files of a series apart
@@ -88,7 +88,7 @@ class Start(NamedTuple):
         return is_whole and digest == xxh3_64_intdigest(data[: self.place])
 
 
-def look(data: bytes) -> Start | None:
+def look(data: bytes) -> HeaderScan | None:
     """Return how a file starts, from its first bytes or all of them."""
     if not data:
         return None
@@ -107,7 +107,7 @@ def look(data: bytes) -> Start | None:
         instance, centre, width = _integer(own[0]), _decimals(own[1]), _decimals(own[2])
     except (_Doubt, DicomError):
         return None  # for pydicom to say
-    return Start(
+    return HeaderScan(
         common=header,
         instance=None if instance == "" else int(instance),
         window=linear_window([*centre[:1], *width[:1]], function),
@@ -116,7 +116,7 @@ def look(data: bytes) -> Start | None:
     )
 
 
-class Looks(NamedTuple):
+class HeaderScans(NamedTuple):
     """How n files start, as columns.
 
     commons : the headers, but for what tells the files of a series apart
@@ -134,13 +134,13 @@ class Looks(NamedTuple):
     heads: NDArray[np.uint64]
 
 
-def look_at_files(names: bytes, starts: NDArray[np.int64]) -> Looks:
+def scan_headers(names: bytes, starts: NDArray[np.int64]) -> HeaderScans:
     """Return how files start; one that cannot be read is not plain.
 
     names, starts : real paths, each with NUL behind it, and where each begins
     """
     count = len(starts) - 1
-    looks = Looks(
+    looks = HeaderScans(
         commons=[],
         common=np.full(count, UNKNOWN),
         own=np.full((count, len(OWN)), np.nan),
@@ -153,7 +153,7 @@ def look_at_files(names: bytes, starts: NDArray[np.int64]) -> Looks:
     found = np.empty((count, len(WANTED), 3), np.int64)
     counts, odd = np.empty(count, np.int64), np.empty(count, np.bool_)
     text = np.frombuffer(names, np.uint8)
-    alike = content.look_at_files(
+    alike = content.scan_headers(
         text, starts, WANTED, data, found, counts, looks.own, odd, looks.heads
     )
     looks.places[:] = found[np.arange(count), np.maximum(counts, 1) - 1, 1:]
@@ -235,7 +235,7 @@ def decode(
     name: str,
     frame: int,
     max_pixel_bytes: int,
-    start: Start | None = None,
+    start: HeaderScan | None = None,
 ) -> Image | None:
     """Read one frame of a file's bytes; start is how it starts, where that is known."""
     found = start or look(data)
@@ -249,7 +249,7 @@ def decode(
     return _image(data, found.place + frame * (size // header.frames), header)
 
 
-def _first_look(file: FileIO) -> Start | None:
+def _first_look(file: FileIO) -> HeaderScan | None:
     for length in PIECES:
         file.seek(0)
         data = file.read(length)
@@ -262,8 +262,8 @@ def _first_look(file: FileIO) -> Start | None:
 @remembered
 def _header(raw: tuple[tuple[int, Any], ...]) -> tuple[Header, str]:
     """Return header and VOILUTFunction of values, each given by its row in WANTED."""
-    facts = {KEYWORDS[k]: read(v) if (read := READERS[k]) else v for k, v in raw}
-    return check_header(facts.get, ""), facts.get("VOILUTFunction") or "LINEAR"
+    meta = {KEYWORDS[k]: read(v) if (read := READERS[k]) else v for k, v in raw}
+    return check_header(meta.get, ""), meta.get("VOILUTFunction") or "LINEAR"
 
 
 def _image(data: bytes, start: int, header: Header) -> Image:
@@ -341,7 +341,10 @@ BY_VR: dict[str, Callable[[bytes], Any] | None] = {
     "US": None,
 }
 # The character set comes first, the pixels last.
-ELEMENTS = sorted((tag, vr, keyword) for keyword, (tag, vr) in (FACTS | PIXELS).items())
+ELEMENTS = sorted(
+    (tag, vr, keyword)
+    for keyword, (tag, vr) in (HEADER_ELEMENTS | PIXEL_ELEMENTS).items()
+)
 KEYWORDS = ["", *(keyword for _, _, keyword in ELEMENTS)]
 READERS = [_character_set, *(BY_VR.get(vr) for _, vr, _ in ELEMENTS)]
 # What differs from file to file of a series.

@@ -20,11 +20,11 @@ from fastseg.errors import (
     StoreError,
     whole_number,
 )
-from fastseg.files import naming
-from fastseg.ingest.fast_path import Bulk
+from fastseg.files import name_folder
+from fastseg.ingest.fast_path import FastPath
 from fastseg.ingest.images import Images
-from fastseg.ingest.item import Maker
-from fastseg.ingest.plan import Part, Plan, Planned, Refusal, plan_build
+from fastseg.ingest.item import ItemMaker
+from fastseg.ingest.plan import Block, ItemRejected, Plan, PlannedItem, plan_build
 from fastseg.links import (
     Link,
     LinkTable,
@@ -39,11 +39,11 @@ from fastseg.raster.rules import Rules
 from fastseg.store import compression, layout
 from fastseg.store.reader import open_store
 from fastseg.store.writing.compressed import CompressedPartial
-from fastseg.store.writing.older_store import Finished
+from fastseg.store.writing.older_store import OlderStore
 from fastseg.store.writing.partial import Partial, remove_work, sole_builder
-from fastseg.store.writing.pixel_file import Work
+from fastseg.store.writing.pixel_file import PixelFile
 from fastseg.store.writing.records import Record, Records, gather, join
-from fastseg.threads import in_order
+from fastseg.threads import map_ordered
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +113,7 @@ def build(
         raise BuildError(f"{target}: is {found}, expected a store's name")
     if not isinstance(links, LinkTable):
         next(read_links(links, []), None)  # what is no table is told before all else
-    with sole_builder(target), naming(target.parent):
+    with sole_builder(target), name_folder(target.parent):
         if isinstance(links, LinkTable):
             images = Images.of_table(links)
         else:
@@ -160,8 +160,8 @@ class _Share:
     rejects : of all, by item
     """
 
-    part: Part
-    left: dict[int, tuple[Work, Record]]
+    part: Block
+    left: dict[int, tuple[PixelFile, Record]]
     made: list[int] = field(default_factory=list)
     records: Records | None = None
     kept: set[int] = field(default_factory=set)
@@ -188,7 +188,7 @@ class _Build:
         zstd = {compression.NAME: compression.version()} if compress else {}
         self.software = {**self.versions, **zstd}
         paths = Paths(images.base)
-        self.maker = Maker(paths, images.classes, rules, max_pixel_bytes)
+        self.maker = ItemMaker(paths, images.classes, rules, max_pixel_bytes)
         self.older = self._find_older()
         self.rejects = list(images.rejects)
         self.off_image: list[str] = []
@@ -237,7 +237,7 @@ class _Build:
         """Make all items; return the places of those that cannot be made."""
         self.off_image, self.kept, self.drawn = [], 0, 0
         failed = set()
-        bulk = Bulk(self.maker)
+        bulk = FastPath(self.maker)
 
         def make(share: _Share) -> _Share:
             self._make(partial, bulk, share)
@@ -245,7 +245,7 @@ class _Build:
 
         # Only this thread reads and writes the journal.
         shares = (_Share(part, partial.kept(part.slots)) for part in plan.parts())
-        with closing(in_order(make, shares, self.workers)) as done:
+        with closing(map_ordered(make, shares, self.workers)) as done:
             each = ((share, k) for share in done for k in range(len(share.part)))
             share, passed = None, -1
             try:
@@ -276,11 +276,11 @@ class _Build:
         first = share.part.first
         self.fresh[[first + k for k in made if k not in share.kept]] = True
         self.kept += len(made) - int(self.fresh[[first + k for k in made]].sum())
-        for j in np.flatnonzero(records.facts["labelled"]).tolist():
-            facts = records.facts[j]
-            self._count(share.part.links[made[j]], facts["labelled"], facts["pixels"])
+        for j in np.flatnonzero(records.meta["labelled"]).tolist():
+            meta = records.meta[j]
+            self._count(share.part.links[made[j]], meta["labelled"], meta["pixels"])
 
-    def _make(self, partial: Partial, bulk: Bulk, share: _Share) -> None:
+    def _make(self, partial: Partial, bulk: FastPath, share: _Share) -> None:
         """Put a share's items into the file."""
         # What an interrupted build has left is compared one by one.
         everything = range(len(share.part))
@@ -289,7 +289,7 @@ class _Build:
         if self.older is not None and records is not None:
             # To make them again takes no longer than to copy them.
             buckets = [partial.bucket(share.part.slots, k) for k in done]
-            found = self.older.find(records.facts["inputs_xxh3"].tolist(), buckets)
+            found = self.older.find(records.meta["inputs_xxh3"].tolist(), buckets)
             share.kept.update(np.array(done)[found >= 0].tolist())
         singles: list[Record] = []
         made = done.copy()
@@ -297,15 +297,15 @@ class _Build:
             try:
                 singles.append(self._make_one(partial, k, share))
                 made.append(k)
-            except Refusal as exc:
+            except ItemRejected as exc:
                 share.rejects[k] = exc.rejects
         if singles:
             more = gather(singles, self.maker.classes)
             records = more if records is None else join([records, more])
         share.made = sorted(made)
         if records is not None:
-            in_order = share.made == made
-            share.records = records if in_order else records.pick(np.argsort(made))
+            map_ordered = share.made == made
+            share.records = records if map_ordered else records.pick(np.argsort(made))
 
     def _make_one(self, partial: Partial, k: int, share: _Share) -> Record:
         """Put an item into the file, from earlier work if that will do."""
@@ -333,7 +333,7 @@ class _Build:
         record, mask = self.maker.make(item, material, image)
         return record._replace(places=partial.write(slots, k, image.pixels, mask))
 
-    def _find_older(self) -> Finished | None:
+    def _find_older(self) -> OlderStore | None:
         """Return the store that is to be replaced, if its items can be used again."""
         if not self.target.exists():
             return None
@@ -348,10 +348,10 @@ class _Build:
         versions = {n: v for n, v in store.software.items() if n != compression.NAME}
         made = store.classes, store.options, versions
         alike = made == (self.maker.classes, self.options, self.versions)
-        older = Finished(store)
+        older = OlderStore(store)
         return older if alike and older.is_sound() else None
 
-    def _is_up_to_date(self, older: Finished, plan: Plan) -> bool:
+    def _is_up_to_date(self, older: OlderStore, plan: Plan) -> bool:
         """Return whether a build would give the same store again.
 
         Contents decide, so every file is read; nothing is written.
@@ -370,8 +370,8 @@ class _Build:
                 if not older.are_twins(place, self.kept):
                     return False
                 self.kept += 1
-                facts = [store.items[name][place] for name in ("labelled", "pixels")]
-                self._count(links, *facts)
+                meta = [store.items[name][place] for name in ("labelled", "pixels")]
+                self._count(links, *meta)
         if self.kept != len(store):
             return False
         self.rejects += rejects
@@ -399,15 +399,15 @@ class Seen(NamedTuple):
 
 
 def compare(
-    older: Finished, plan: Plan, maker: Maker, workers: int
+    older: OlderStore, plan: Plan, maker: ItemMaker, workers: int
 ) -> Generator[Seen, None, None]:
     """Yield what an older store has of each item, in the order of the plan.
 
     Contents decide, so every file is read.
     """
-    bulk = Bulk(maker)
+    bulk = FastPath(maker)
 
-    def look(part: Part) -> list[Seen]:
+    def look(part: Block) -> list[Seen]:
         known = bulk.digests(part)
         buckets = [part.buckets[part.slots.bucket[k]] for k in known]
         found = older.find(list(known.values()), buckets).tolist()
@@ -419,19 +419,19 @@ def compare(
         older.store.release()
         return [seen.get(k) or _see(older, part[k], maker) for k in range(len(part))]
 
-    with closing(in_order(look, plan.parts(), workers)) as parts:
+    with closing(map_ordered(look, plan.parts(), workers)) as parts:
         for part in parts:
             yield from part
 
 
-def _see(older: Finished, item: Planned, maker: Maker) -> Seen:
+def _see(older: OlderStore, item: PlannedItem, maker: ItemMaker) -> Seen:
     try:
         material = maker.read(item)
         (index,) = older.find([material.hash], [item.bucket]).tolist()
         if index < 0:  # it is new, unless it cannot be used anyway
             maker.decode(item, material)
         return Seen(item.links, index, material.rejects)
-    except Refusal as exc:
+    except ItemRejected as exc:
         return Seen(item.links, None, exc.rejects)
 
 

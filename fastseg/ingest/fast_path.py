@@ -20,20 +20,20 @@ from fastseg._kernels.files import content, system, transfer
 from fastseg.ingest.item import (
     NO_POINTS,
     WIDEST_COUNT,
-    Maker,
+    ItemMaker,
     hash_inputs,
     hash_of_zeros,
     mean_and_std,
     percentile_ranks,
 )
-from fastseg.ingest.plan import NO_START, Part, join_names
+from fastseg.ingest.plan import NOT_SCANNED, Block, join_names
 from fastseg.links import Link
 from fastseg.raster.rings import shift_origin
 from fastseg.raster.rules import scratch_rows
 from fastseg.store import layout
 from fastseg.store.layout import Bucket
 from fastseg.store.writing.partial import Partial
-from fastseg.store.writing.records import Records, as_texts, fact_dtype, join
+from fastseg.store.writing.records import Records, as_texts, join, meta_dtype
 
 # Pixels of masks that are drawn before they are written.
 MASKS_AT_ONCE = 2**22
@@ -73,7 +73,7 @@ class Files(NamedTuple):
     limits : int64 (n, 2), the least and the greatest value that may be
     """
 
-    part: Part
+    part: Block
     commons: Commons
     items: NDArray[np.int64]
     links: list[Link]
@@ -88,12 +88,12 @@ class Files(NamedTuple):
 
 
 def group_plain(
-    part: Part, items: Sequence[int], maker: Maker
+    part: Block, items: Sequence[int], maker: ItemMaker
 ) -> Iterator[tuple[Bucket, Files]]:
     """Yield the files of what is plain of some items, by bucket."""
     common, chosen = part.looks.common, np.asarray(items, np.int64)
     commons = Commons(part.looks.commons)
-    chosen = chosen[common[chosen] != NO_START]
+    chosen = chosen[common[chosen] != NOT_SCANNED]
     chosen = chosen[commons.plain[common[chosen]]]
     if system.AVAILABLE:
         buckets = part.slots.bucket[chosen]
@@ -103,7 +103,7 @@ def group_plain(
 
 
 def _files_of(
-    bucket: Bucket, part: Part, commons: Commons, items: list[int], maker: Maker
+    bucket: Bucket, part: Block, commons: Commons, items: list[int], maker: ItemMaker
 ) -> Files:
     """Return the files of those items whose links and paths are plain."""
     looks, direct = part.looks, maker.paths.direct
@@ -183,16 +183,16 @@ class _Found:
         self.masks = np.empty(count, np.uint64)
 
 
-class Bulk:
+class FastPath:
     """Makes items of parts of a plan by the rules of a Maker; threads share it."""
 
-    def __init__(self, maker: Maker):
+    def __init__(self, maker: ItemMaker):
         self.maker = maker
         self._local = threading.local()
         self._masks = layout.mask_dtype(maker.classes)
 
     def make(
-        self, part: Part, items: Sequence[int], partial: Partial
+        self, part: Block, items: Sequence[int], partial: Partial
     ) -> tuple[list[int], Records | None]:
         """Put what is plain of some items of a part into the file.
 
@@ -208,7 +208,7 @@ class Bulk:
                 parts.append(self._records(bucket, files, found, done, places))
         return made, join(parts) if parts else None
 
-    def digests(self, part: Part) -> dict[int, int]:
+    def digests(self, part: Block) -> dict[int, int]:
         """Return `inputs_xxh3` of what is plain of a part, which may be unsound."""
         digests: dict[int, int] = {}
         for _, files in group_plain(part, range(len(part)), self.maker):
@@ -350,7 +350,7 @@ class Bulk:
         """Return the records of what has been written."""
         part, items, count = files.part, files.items[done], len(files.items)
         hashes = part.slots.links[items]
-        facts = self._facts(bucket, files, found, done)
+        meta = self._meta(bucket, files, found, done)
         # Stored in the frame in which pixel centres are integers.
         points = shift_origin(found.points, self.maker.rules.origin)
         parts: list[NDArray[np.float64]] = []
@@ -368,10 +368,10 @@ class Bulk:
                     for ring in range(first, stop)
                 ]
                 parts.append(points[ends[first] : ends[stop]])
-                facts["labelled"][k] = sum(1 << bit for bit in bits[first:stop])
-                facts["contour_xxh3"][k] = xxh3_64_intdigest(parts[-1].data)
+                meta["labelled"][k] = sum(1 << bit for bit in bits[first:stop])
+                meta["contour_xxh3"][k] = xxh3_64_intdigest(parts[-1].data)
         counts, sums = 1 + np.diff(files.rings)[done], found.digests[order]
-        facts["inputs_xxh3"] = [
+        meta["inputs_xxh3"] = [
             hash_inputs(digest, sums[end - size : end].tolist())
             for digest, end, size in zip(
                 hashes.tolist(),
@@ -400,39 +400,39 @@ class Bulk:
             size=found.stamps[order, 0],
             xxh3=sums,
             rings=np.array(rings, np.int64).reshape(-1, 4),
-            facts=facts,
+            meta=meta,
             points=np.concatenate([NO_POINTS, *parts]),
         )
 
-    def _facts(
+    def _meta(
         self, bucket: Bucket, files: Files, found: _Found, done: list[int]
     ) -> NDArray[Any]:
         """Return the facts of items but those of their contours and inputs."""
         part, commons, items = files.part, files.commons, files.items[done]
-        facts = np.zeros(len(items), fact_dtype(self.maker.classes))
+        meta = np.zeros(len(items), meta_dtype(self.maker.classes))
         common, own = part.looks.common[items], part.looks.own[items]
         sums = found.sums[done]
-        facts["instance"] = np.where(np.isnan(own[:, 0]), -1, own[:, 0])
-        facts["spacing_mm"] = commons.spacings[common]
-        facts["slope"], facts["intercept"] = commons.maps[common].T
-        facts["window"] = own[:, 1:]
+        meta["instance"] = np.where(np.isnan(own[:, 0]), -1, own[:, 0])
+        meta["spacing_mm"] = commons.spacings[common]
+        meta["slope"], meta["intercept"] = commons.maps[common].T
+        meta["window"] = own[:, 1:]
         for k in np.flatnonzero(commons.inverted[common]).tolist():
             start = part[int(items[k])].start
             assert start is not None  # or it would not be plain
-            facts["window"][k] = start.header.value_window or np.nan
+            meta["window"][k] = start.header.value_window or np.nan
         pixels = bucket.shape[0] * bucket.shape[1]
         totals, squares = sums[:, 2].tolist(), sums[:, 3:].tolist()
         moments = [
             mean_and_std(pixels, total, (high << 32) + low)
             for total, (high, low) in zip(totals, squares, strict=True)
         ]
-        facts["mean"], facts["std"] = np.array(moments).T
-        facts["min"], facts["max"] = sums[:, 0], sums[:, 1]
-        facts["percentiles"] = found.percentiles[done]
-        facts["image_xxh3"] = found.hashes[done]
-        facts["pixels"], facts["bbox"] = found.pixels[done], found.boxes[done]
+        meta["mean"], meta["std"] = np.array(moments).T
+        meta["min"], meta["max"] = sums[:, 0], sums[:, 1]
+        meta["percentiles"] = found.percentiles[done]
+        meta["image_xxh3"] = found.hashes[done]
+        meta["pixels"], meta["bbox"] = found.pixels[done], found.boxes[done]
         drawn = np.diff(files.rings)[done] > 0
         empty = np.uint64(hash_of_zeros(pixels * self._masks.itemsize))
-        facts["mask_xxh3"] = np.where(drawn, found.masks[done], empty)
-        facts["contour_xxh3"] = hash_of_zeros(0)
-        return facts
+        meta["mask_xxh3"] = np.where(drawn, found.masks[done], empty)
+        meta["contour_xxh3"] = hash_of_zeros(0)
+        return meta

@@ -17,13 +17,13 @@ from fastseg._kernels.images import statistics
 from fastseg.dicom import Image
 from fastseg.errors import ContourError, DicomError, LinkError
 from fastseg.files import Stamp, read_file, read_handle, stamp_of
-from fastseg.ingest.plan import Planned, Refusal, hash_links
+from fastseg.ingest.plan import ItemRejected, PlannedItem, hash_links
 from fastseg.links import Link, Paths, Reject, reason_of
 from fastseg.raster.masks import draw_rings
 from fastseg.raster.rings import join_rings, shift_origin
 from fastseg.raster.rules import Rules
 from fastseg.store import layout
-from fastseg.store.writing.records import Record, Rings, Source, pack_facts
+from fastseg.store.writing.records import Record, Rings, Source, pack_meta
 
 # Order statistics are counted up to this range of values and sorted beyond it.
 WIDEST_COUNT = 2**17
@@ -73,7 +73,7 @@ class Material(NamedTuple):
     hash: int
 
 
-class Maker:
+class ItemMaker:
     """Makes items by one set of rules; threads share it, and it never changes."""
 
     def __init__(
@@ -87,7 +87,7 @@ class Maker:
         self._most = max_pixel_bytes + dicom.MAX_OTHER_BYTES
         self._last = threading.local()
 
-    def stamps(self, item: Planned) -> tuple[Stamp, ...] | None:
+    def stamps(self, item: PlannedItem) -> tuple[Stamp, ...] | None:
         """Return the stamps of all files of an item, None if one cannot be had."""
         try:
             return tuple(
@@ -97,18 +97,18 @@ class Maker:
         except (LinkError, OSError):
             return None
 
-    def read(self, item: Planned) -> Material:
+    def read(self, item: PlannedItem) -> Material:
         """Read the files of an item, or raise Refusal."""
         link = item.links[0]
         try:
             data, stamp = self._read_image(item)
         except (LinkError, OSError) as exc:
             reason = reason_of(exc, link.dicom_path)
-            raise Refusal(item.links, reason, ()) from None
+            raise ItemRejected(item.links, reason, ()) from None
         drawn = self.read_contours(item.links)
         if not drawn.contours and drawn.rejects:
             reason = "left out: none of its contours can be used"
-            raise Refusal(item.links, reason, drawn.rejects)
+            raise ItemRejected(item.links, reason, drawn.rejects)
         path = self.paths.within_root(link.dicom_path, link.root)
         image = Source(path, len(data), xxh3_64_intdigest(data))
         found = (image, *drawn.sources)
@@ -155,7 +155,7 @@ class Maker:
             drawn.used.append(link)
         return drawn
 
-    def _read_image(self, item: Planned) -> tuple[bytes, Stamp]:
+    def _read_image(self, item: PlannedItem) -> tuple[bytes, Stamp]:
         link = item.links[0]
         if item.start and item.start.common.frames == 1:
             return read_handle(self.paths.open(link.dicom_path, link.root), self._most)
@@ -167,7 +167,7 @@ class Maker:
         _, data, stamp = self._last.file
         return data, stamp
 
-    def decode(self, item: Planned, material: Material) -> Image:
+    def decode(self, item: PlannedItem, material: Material) -> Image:
         """Return the pixels of an item, or raise Refusal."""
         link, start = item.links[0], item.start
         if start and not start.holds(material.data, item.head):
@@ -185,12 +185,12 @@ class Maker:
                 raise DicomError("has changed while the store was built; build again")
         except (DicomError, ImportError) as exc:
             reason = reason_of(exc, link.dicom_path)
-            raise Refusal(item.links, reason, material.rejects) from None
+            raise ItemRejected(item.links, reason, material.rejects) from None
         return image
 
     def make(
         self,
-        item: Planned,
+        item: PlannedItem,
         material: Material,
         image: Image,
     ) -> tuple[Record, NDArray[Any] | None]:
@@ -200,7 +200,7 @@ class Maker:
         """
         link, header, pixels = item.links[0], image.header, image.pixels
         slope, intercept = header.value_map
-        facts = {
+        meta = {
             "instance": _or(header.instance, -1),
             "frame": link.frame,
             "spacing_mm": _or(header.spacing_mm, (nan, nan)),
@@ -210,8 +210,8 @@ class Maker:
             "image_xxh3": xxh3_64_intdigest(pixels.data),
             "inputs_xxh3": material.hash,
         }
-        _measure_values(pixels, facts)
-        mask, points = self.draw(material.contours, pixels.shape, facts)
+        _measure_values(pixels, meta)
+        mask, points = self.draw(material.contours, pixels.shape, meta)
         record = Record(
             # An item that lost a contour is looked at again, so that its loss is told.
             links=0 if material.rejects else item.hash,
@@ -224,21 +224,21 @@ class Maker:
                 Rings(contour.bit, contour.source, tuple(map(len, contour.rings)))
                 for contour in material.contours
             ),
-            facts=pack_facts(facts, self.classes),
+            meta=pack_meta(meta, self.classes),
             points=points,
         )
         return record, mask
 
     def draw(
-        self, contours: list[Contour], shape: tuple[int, ...], facts: dict[str, Any]
+        self, contours: list[Contour], shape: tuple[int, ...], meta: dict[str, Any]
     ) -> tuple[NDArray[Any] | None, NDArray[np.float64]]:
         """Return mask and vertices, and add their facts."""
-        facts["labelled"] = sum(1 << contour.bit for contour in contours)
+        meta["labelled"] = sum(1 << contour.bit for contour in contours)
         if not contours:
-            facts["pixels"], facts["bbox"] = self._no_pixels
+            meta["pixels"], meta["bbox"] = self._no_pixels
             size = shape[0] * shape[1] * self._masks.itemsize
-            facts["mask_xxh3"] = hash_of_zeros(size)
-            facts["contour_xxh3"] = hash_of_zeros(0)
+            meta["mask_xxh3"] = hash_of_zeros(size)
+            meta["contour_xxh3"] = hash_of_zeros(0)
             return None, NO_POINTS
         mask = np.zeros(shape, self._masks)
         for contour in contours:
@@ -254,9 +254,9 @@ class Maker:
                 for ring in contour.rings
             ]
         )
-        facts["pixels"], facts["bbox"] = pixels.tolist(), boxes.ravel().tolist()
-        facts["mask_xxh3"] = xxh3_64_intdigest(mask.data)
-        facts["contour_xxh3"] = xxh3_64_intdigest(points.data)
+        meta["pixels"], meta["bbox"] = pixels.tolist(), boxes.ravel().tolist()
+        meta["mask_xxh3"] = xxh3_64_intdigest(mask.data)
+        meta["contour_xxh3"] = xxh3_64_intdigest(points.data)
         return mask, points
 
 
@@ -271,7 +271,7 @@ def hash_of_zeros(size: int) -> int:
     return xxh3_64_intdigest(bytes(size))
 
 
-def _measure_values(image: NDArray[Any], facts: dict[str, Any]) -> None:
+def _measure_values(image: NDArray[Any], meta: dict[str, Any]) -> None:
     """Add the statistics of stored values, exact before the last rounding.
 
     Sums are whole numbers, so they depend on neither order nor machine.
@@ -284,9 +284,9 @@ def _measure_values(image: NDArray[Any], facts: dict[str, Any]) -> None:
     if not counted:
         percentiles = np.partition(image, ranks, axis=None)[ranks].astype(np.float64)
     squares = (high << 32) + low
-    facts["mean"], facts["std"] = mean_and_std(image.size, total, squares)
-    facts["min"], facts["max"] = float(least), float(greatest)
-    facts["percentiles"] = percentiles.tolist()
+    meta["mean"], meta["std"] = mean_and_std(image.size, total, squares)
+    meta["min"], meta["max"] = float(least), float(greatest)
+    meta["percentiles"] = percentiles.tolist()
 
 
 def mean_and_std(count: int, total: int, squares: int) -> tuple[float, float]:

@@ -22,15 +22,15 @@ from fastseg.progress import Progress
 from fastseg.spool import Spool
 from fastseg.store.layout import Bucket
 from fastseg.store.writing.records import Slots
-from fastseg.threads import in_order
+from fastseg.threads import map_ordered
 
 # Images that are handled together: what is done once for all of them costs little
 # for each, and an interrupted build loses no more of them.
 SHARE = 128
-NO_START = dicom.UNKNOWN
+NOT_SCANNED = dicom.UNKNOWN
 
 
-class Planned(NamedTuple):
+class PlannedItem(NamedTuple):
     """An image that is to be built.
 
     links : all its rows of the table
@@ -42,7 +42,7 @@ class Planned(NamedTuple):
     links: Sequence[Link]
     hash: int
     bucket: Bucket
-    start: dicom.Start | None
+    start: dicom.HeaderScan | None
     head: int
 
     def files(self) -> list[tuple[Link, str]]:
@@ -53,7 +53,7 @@ class Planned(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
+class Block:
     """Neighbours among the images that are to be built, as columns.
 
     first   : place of the first in the plan
@@ -67,22 +67,22 @@ class Part:
     links: list[list[Link]]
     slots: Slots
     buckets: list[Bucket]
-    looks: dicom.Looks
+    looks: dicom.HeaderScans
 
     def __len__(self) -> int:
         return len(self.links)
 
-    def __getitem__(self, k: int) -> Planned:
+    def __getitem__(self, k: int) -> PlannedItem:
         looks, start = self.looks, None
-        if looks.common[k] != NO_START:
+        if looks.common[k] != NOT_SCANNED:
             instance, *window = looks.own[k].tolist()
-            start = dicom.Start(
+            start = dicom.HeaderScan(
                 looks.commons[looks.common[k]],
                 int(instance) if instance == instance else None,
                 (window[0], window[1]) if window[0] == window[0] else None,
                 *looks.places[k].tolist(),
             )
-        return Planned(
+        return PlannedItem(
             links=self.links[k],
             hash=int(self.slots.links[k]),
             bucket=self.buckets[self.slots.bucket[k]],
@@ -106,7 +106,7 @@ class _Share(NamedTuple):
     hashes: NDArray[np.uint64]
     bucket: NDArray[np.int64]
     buckets: list[Bucket]
-    looks: dicom.Looks
+    looks: dicom.HeaderScans
     rejects: dict[int, list[Reject]]
 
     def keep(self, some: NDArray[np.int64] | NDArray[np.bool_]) -> "_Share":
@@ -149,7 +149,7 @@ class Plan:
                 self._counts[bucket] += count
         self._shares.append(share._replace(rejects={}))
 
-    def parts(self) -> Iterator[Part]:
+    def parts(self) -> Iterator[Block]:
         """Yield all of it, in the order of the table; links are read again."""
         images, first = iter(self._images), 0
         buckets = [bucket for bucket, _ in self.buckets]
@@ -169,7 +169,7 @@ class Plan:
                 stop = ends[number] + np.count_nonzero(own)
                 row[own] = np.arange(ends[number], stop)
                 ends[number] = stop
-            yield Part(
+            yield Block(
                 first=first,
                 links=links,
                 slots=Slots(share.hashes, bucket, row),
@@ -196,7 +196,7 @@ class Plan:
         return left
 
 
-class Refusal(Exception):
+class ItemRejected(Exception):
     """An image cannot be built; `rejects` says why, and lists what falls with it."""
 
     def __init__(self, links: Iterable[Link], reason: str, rejects: Iterable[Reject]):
@@ -238,7 +238,7 @@ def plan_build(
     def look(groups: list[list[Link]]) -> _Share:
         return _look_at(groups, paths, max_pixel_bytes)
 
-    with closing(in_order(look, _shares_of(images, workers), workers)) as shares:
+    with closing(map_ordered(look, _shares_of(images, workers), workers)) as shares:
         each = ((share, k) for share in shares for k in range(share.size))
         for share, k in progress(each, "check", len(images)):
             if k == 0:
@@ -267,7 +267,7 @@ def _look_at(groups: list[list[Link]], paths: Paths, max_pixel_bytes: int) -> _S
     """Look at files of images, many at a time; those that are not plain, one by one."""
     names = [paths.direct(links[0].dicom_path, links[0].root) for links in groups]
     # A path that does not exist stands for one that others must look at.
-    looks = dicom.look_at_files(*join_names([name or "" for name in names]))
+    looks = dicom.scan_headers(*join_names([name or "" for name in names]))
     buckets = list(map(_bucket, looks.commons))
     small = [each.pixel_bytes <= max_pixel_bytes for each in looks.commons]
     hashes, bucket, rejects = [], [], {}
@@ -275,11 +275,16 @@ def _look_at(groups: list[list[Link]], paths: Paths, max_pixel_bytes: int) -> _S
         zip(groups, looks.common.tolist(), strict=True)
     ):
         # Nearly always, nothing else can be wrong.
-        if number == NO_START or not small[number] or len(links) > 1 or links[0].frame:
-            header = None if number == NO_START else looks.commons[number]
+        if (
+            number == NOT_SCANNED
+            or not small[number]
+            or len(links) > 1
+            or links[0].frame
+        ):
+            header = None if number == NOT_SCANNED else looks.commons[number]
             try:
                 header = _check(links, header, paths, max_pixel_bytes)
-            except Refusal as exc:
+            except ItemRejected as exc:
                 rejects[k] = exc.rejects
             else:
                 number = len(buckets)
@@ -326,7 +331,7 @@ def _check(
             header = dicom.read_header(file)
         dicom.check_request(header, link.frame, max_pixel_bytes, file)
     except (DicomError, LinkError, OSError) as exc:
-        raise Refusal(links, reason_of(exc, file, link.dicom_path), ()) from None
+        raise ItemRejected(links, reason_of(exc, file, link.dicom_path), ()) from None
     return header
 
 

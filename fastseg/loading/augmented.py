@@ -17,7 +17,7 @@ from fastseg.augment import Compose, Transform
 from fastseg.augment.base import Values
 from fastseg.errors import OptionError, one_of
 from fastseg.loading.mapping import Mappings, find_mapping
-from fastseg.loading.preprocessing import Recipe, Spent
+from fastseg.loading.preprocessing import Preprocessing, StageTimes
 from fastseg.raster.rings import join_rings
 from fastseg.raster.rules import Rules, scratch_rows
 from fastseg.store.layout import mask_dtype
@@ -57,7 +57,7 @@ class Tones(NamedTuple):
     stream: np.uint32
 
 
-class AugmentedRecipe(Recipe):
+class AugmentedPreprocessing(Preprocessing):
     """A Recipe that does what a Compose says as well.
 
     compose : the transforms
@@ -193,8 +193,8 @@ class AugmentedRecipe(Recipe):
         image: NDArray[Any],
         mask: NDArray[Any],
         epoch: int = 0,
-    ) -> Spent:
-        """Make images and masks of samples as they are in an epoch; see `Recipe`."""
+    ) -> StageTimes:
+        """Make images and masks of samples as they are in an epoch."""
         return self.fill_drawn(samples, image, mask, self.draw(samples, epoch))
 
     def fill_drawn(
@@ -203,7 +203,7 @@ class AugmentedRecipe(Recipe):
         image: NDArray[Any],
         mask: NDArray[Any],
         drawn: Drawn,
-    ) -> Spent:
+    ) -> StageTimes:
         """Make images and masks of samples with these parameters."""
         self.store.check_size()
         begun = perf_counter_ns()
@@ -256,9 +256,9 @@ class AugmentedRecipe(Recipe):
             self._call(number, samples, image[:, 0], mask, drawn)
             own += perf_counter_ns() - called
             if later.codes.size:
-                batch.apply_tones(image[:, 0], *later, key, numbers)
+                batch.apply_intensity_batch(image[:, 0], *later, key, numbers)
         spent += perf_counter_ns() - labelled - own
-        return Spent(0, spent, perf_counter_ns() - begun - spent - own, own)
+        return StageTimes(0, spent, perf_counter_ns() - begun - spent - own, own)
 
     def _matrices(
         self, mapping: Mappings, samples: NDArray[np.int64], drawn: Drawn

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastseg.loading.buffers import Pool
-from fastseg.loading.preprocessing import Recipe, Spent
-from fastseg.loading.stats import Meter
-from fastseg.loading.workers import Crew
+from fastseg.loading.buffers import BufferPool
+from fastseg.loading.preprocessing import Preprocessing, StageTimes
+from fastseg.loading.stats import Counters
+from fastseg.loading.workers import WorkerPool
 
 # A thread is not called for less than so much of a batch.
 LEAST_SHARE_BYTES = 2**18
@@ -50,7 +50,7 @@ class Batch:
 
 
 @dataclass(slots=True, eq=False)
-class Job:
+class PendingBatch:
     """A batch that is being made.
 
     epoch, number : which batch of which epoch
@@ -67,7 +67,7 @@ class Job:
     _arrays: list[NDArray[Any]] | None = None
     _lock: Any = field(default_factory=Lock)
 
-    def arrays(self, pool: Pool) -> list[NDArray[Any]]:
+    def arrays(self, pool: BufferPool) -> list[NDArray[Any]]:
         """Return image and mask, which are got when the first thread needs them.
 
         Where batches are taken as soon as they are made, few are in use at a time, and
@@ -91,31 +91,35 @@ class Job:
         return Batch(image[good], mask[good], self.samples[good])
 
 
-Task = tuple[Job, slice]
-Result = tuple[Job, Spent, dict[int, BaseException]]
+Task = tuple[PendingBatch, slice]
+Result = tuple[PendingBatch, StageTimes, dict[int, BaseException]]
 
 
-class Line:
+class BatchQueue:
     """Jobs in their order, and the threads that do them. To be used in `with`."""
 
-    def __init__(self, recipe: Recipe, pool: Pool, threads: int, meter: Meter):
+    def __init__(
+        self, recipe: Preprocessing, pool: BufferPool, threads: int, meter: Counters
+    ):
         work = partial(_fill, recipe, pool)
-        self.crew: Crew[Task, Result] = Crew(threads, work, "fastseg-loader")
+        self.crew: WorkerPool[Task, Result] = WorkerPool(
+            threads, work, "fastseg-loader"
+        )
         self._threads, self._meter = threads, meter
         self._sample_bytes = recipe.sample_bytes
-        self._jobs: deque[Job] = deque()
+        self._jobs: deque[PendingBatch] = deque()
         self._done = 0
 
     def __len__(self) -> int:
         return len(self._jobs)
 
-    def __enter__(self) -> "Line":
+    def __enter__(self) -> "BatchQueue":
         return self
 
     def __exit__(self, *_: object) -> None:
         self.crew.close()
 
-    def begin(self, job: Job) -> None:
+    def begin(self, job: PendingBatch) -> None:
         """Give a job to the threads, in shares: one batch keeps all of them busy.
 
         It stays whole where they have enough to do: each call hands over Python's lock.
@@ -130,7 +134,7 @@ class Line:
         for start, stop in pairwise(ends):
             self.crew.give((job, slice(start, stop)))
 
-    def finish(self) -> Job:
+    def finish(self) -> PendingBatch:
         """Wait for the job that was begun first, and return it."""
         for _ in range(self.crew.ready):
             self._receive()
@@ -150,14 +154,14 @@ class Line:
         self._done += not job.left
 
 
-def _fill(recipe: Recipe, pool: Pool, task: Task) -> Result:
+def _fill(recipe: Preprocessing, pool: BufferPool, task: Task) -> Result:
     """Fill a share of a batch, in a thread; what goes wrong is part of the result."""
     job, part = task
     samples = job.samples[part]
     try:
         image, mask = (array[part] for array in job.arrays(pool))
     except BaseException as exc:  # there is no memory
-        return job, Spent(), {part.start: exc}
+        return job, StageTimes(), {part.start: exc}
     with contextlib.suppress(BaseException):
         return job, recipe.fill(samples, image, mask, job.epoch), {}
     # Which of the samples it was, is found by making them one by one.
@@ -168,4 +172,4 @@ def _fill(recipe: Recipe, pool: Pool, task: Task) -> Result:
             recipe.fill(samples[one], image[one], mask[one], job.epoch)
         except BaseException as exc:
             failures[part.start + j] = exc
-    return job, Spent(), failures
+    return job, StageTimes(), failures

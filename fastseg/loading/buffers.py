@@ -12,7 +12,7 @@ from numpy.typing import DTypeLike, NDArray
 ALIGNMENT = 64
 
 
-class Pool:
+class BufferPool:
     """Hands out arrays for batches, and takes their memory back by itself.
 
     arrays : shape and dtype of each array of a batch; the first axis is the sample

@@ -13,18 +13,18 @@ from numpy.typing import ArrayLike
 from fastseg.augment import Compose, Transform, as_compose
 from fastseg.errors import OptionError, one_of, whole_number
 from fastseg.loading import state
-from fastseg.loading.augmented import AugmentedRecipe
-from fastseg.loading.batches import Batch, Job, Line
-from fastseg.loading.buffers import Pool
-from fastseg.loading.preprocessing import Recipe
+from fastseg.loading.augmented import AugmentedPreprocessing
+from fastseg.loading.batches import Batch, BatchQueue, PendingBatch
+from fastseg.loading.buffers import BufferPool
+from fastseg.loading.preprocessing import Preprocessing
 from fastseg.loading.schedule import (
     Schedule,
     foreground_along,
     groups_along,
     weights_along,
 )
-from fastseg.loading.stats import Meter, Stats
-from fastseg.loading.workers import Crew
+from fastseg.loading.stats import Counters, Stats
+from fastseg.loading.workers import WorkerPool
 from fastseg.store.reader import Store
 from fastseg.store.selection import check_indices
 from fastseg.threads import usable_cores
@@ -67,7 +67,7 @@ class Loader:
 
     size       : (h, w) of the batches, or one number for a square: images are cut
         or padded round their centre; by default the images' own, if all have one
-    normalize, percentiles : see `loading.scaling.Scaling`; by default "zscore"
+    normalize, percentiles : see `loading.scaling.Normalization`; by default "zscore"
     pad        : value around images smaller than `size`, in units of the result
     dtype      : "float32", "float16", or "raw" for stored values, not normalized
     masks      : "bits"    the store's bit fields (B, h, w)
@@ -158,9 +158,9 @@ class Loader:
             "priority": priority,
         }
         if augment is None:
-            self.recipe = Recipe(store, self.indices, **becomes)
+            self.recipe = Preprocessing(store, self.indices, **becomes)
         else:
-            self.recipe = AugmentedRecipe(
+            self.recipe = AugmentedPreprocessing(
                 store,
                 self.indices,
                 compose=as_compose(augment),
@@ -179,16 +179,16 @@ class Loader:
         self.return_params = return_params
         # Samples that were left out, and why.
         self.skipped: dict[int, str] = {}
-        self._meter = Meter()
+        self._meter = Counters()
         recipe, count = self.recipe, self.schedule.batch_size
         self.batch_size = count
         image = (count, *recipe.image_shape), recipe.image_dtype
         mask = (count, *recipe.mask_shape), recipe.mask_dtype
         # One in the consumer's hands, one being asked for, the others ahead.
         most = self.prefetch + 2
-        self._pool = Pool([image, mask], most)
+        self._pool = BufferPool([image, mask], most)
         recipe.streams = most * count * recipe.sample_bytes > STREAM_FROM_BYTES
-        self._crews: weakref.WeakSet[Crew[Any, Any]] = weakref.WeakSet()
+        self._crews: weakref.WeakSet[WorkerPool[Any, Any]] = weakref.WeakSet()
         # Epoch and batch: where the next loop begins; and what comes after the batch
         # that was handed over last.
         self._start = self._position = (0, 0)
@@ -242,7 +242,7 @@ class Loader:
         fit.
         """
         recipe = self.recipe
-        if not isinstance(recipe, AugmentedRecipe):
+        if not isinstance(recipe, AugmentedPreprocessing):
             raise OptionError("replay needs a loader with augment")
         samples, drawn = recipe.read(params)
         if len(samples) and not 0 <= samples.min() <= samples.max() < len(self.store):
@@ -288,7 +288,7 @@ class Loader:
 
     def _run(self, epoch: int, first: int) -> Generator[Batch, None, None]:
         """Yield the batches of an epoch, from the first wanted on."""
-        with Line(self.recipe, self._pool, self.threads, self._meter) as line:
+        with BatchQueue(self.recipe, self._pool, self.threads, self._meter) as line:
             self._crews.add(line.crew)
             self._meter.begin()
             try:
@@ -305,7 +305,9 @@ class Loader:
             finally:
                 self._meter.lap()
 
-    def _in_order(self, line: Line, epoch: int, first: int) -> Iterator[Job]:
+    def _in_order(
+        self, line: BatchQueue, epoch: int, first: int
+    ) -> Iterator[PendingBatch]:
         """Yield finished jobs, each when `prefetch` later ones have begun."""
         samples, bounds = self.schedule.epoch(epoch)
         told = first
@@ -314,18 +316,18 @@ class Loader:
                 told, wanted = min(k + COLD_AHEAD, len(self)), max(told, k)
                 self.store.read_ahead(samples[bounds[wanted] : bounds[told]])
             chosen = samples[bounds[k] : bounds[k + 1]].copy()
-            line.begin(Job(epoch, k, chosen))
+            line.begin(PendingBatch(epoch, k, chosen))
             if len(line) > self.prefetch:
                 yield line.finish()
         while len(line):
             yield line.finish()
 
     def _described(self, batch: Batch, epoch: int) -> Batch:
-        if self.return_params and isinstance(self.recipe, AugmentedRecipe):
+        if self.return_params and isinstance(self.recipe, AugmentedPreprocessing):
             return replace(batch, params=self.recipe.describe(batch.index, epoch))
         return batch
 
-    def _check(self, job: Job) -> None:
+    def _check(self, job: PendingBatch) -> None:
         """Raise what failed, or list what is left out."""
         if not job.failures:
             return
@@ -336,8 +338,8 @@ class Loader:
             exc, sample = job.failures[place], int(job.samples[place])
             name = f"sample {sample}"
             if whole:  # else its columns cannot be read any more
-                facts = self.store[sample].facts
-                name += f" (patient {facts['patient']}, {facts['source']})"
+                meta = self.store[sample].meta
+                name += f" (patient {meta['patient']}, {meta['source']})"
             exc.add_note(
                 f"while making {name} of {self.store.path}, for batch {job.number} of "
                 f"epoch {job.epoch}"

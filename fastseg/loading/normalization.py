@@ -24,7 +24,7 @@ NARROWEST_WINDOW = 1e-6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Scaling:
+class Normalization:
     """What to do with stored values.
 
     normalize   : "none"       image values
@@ -72,14 +72,14 @@ class Scaling:
 
 
 def _no_scaling(
-    scaling: Scaling, store: Store, samples: NDArray[np.int64]
+    scaling: Normalization, store: Store, samples: NDArray[np.int64]
 ) -> tuple[Column, Column]:
     slope = store.items["slope"][samples]
     return -store.items["intercept"][samples] / slope, slope
 
 
 def _window(
-    scaling: Scaling, store: Store, samples: NDArray[np.int64]
+    scaling: Normalization, store: Store, samples: NDArray[np.int64]
 ) -> tuple[Column, Column]:
     centre, width = store.items["window"][samples].T
     slope = store.items["slope"][samples]
@@ -90,7 +90,7 @@ def _window(
 
 
 def _zscore(
-    scaling: Scaling, store: Store, samples: NDArray[np.int64]
+    scaling: Normalization, store: Store, samples: NDArray[np.int64]
 ) -> tuple[Column, Column]:
     deviation = store.items["std"][samples]
     sign = np.sign(store.items["slope"][samples])
@@ -98,7 +98,7 @@ def _zscore(
 
 
 def _percentile(
-    scaling: Scaling, store: Store, samples: NDArray[np.int64]
+    scaling: Normalization, store: Store, samples: NDArray[np.int64]
 ) -> tuple[Column, Column]:
     values = store.items["percentiles"][samples]
     low, high = (values[:, place] for place in _percentile_places(scaling, store))
@@ -107,7 +107,7 @@ def _percentile(
     return black, np.where(upright, 1.0, -1.0) * _reciprocal(high - low)
 
 
-def _percentile_places(scaling: Scaling, store: Store) -> tuple[int, int]:
+def _percentile_places(scaling: Normalization, store: Store) -> tuple[int, int]:
     ranks = store.percentile_ranks
     try:
         low, high = (float(rank) for rank in scaling.percentiles)
@@ -126,7 +126,7 @@ def _reciprocal(values: Column) -> Column:
 
 _WAYS: dict[
     str,
-    Callable[[Scaling, Store, NDArray[np.int64]], tuple[Column, Column]],
+    Callable[[Normalization, Store, NDArray[np.int64]], tuple[Column, Column]],
 ] = {
     "none": _no_scaling,
     "window": _window,

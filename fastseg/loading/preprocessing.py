@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fastseg._kernels.images import gather
 from fastseg.errors import OptionError, one_of, whole_number
-from fastseg.loading.normalization import Scaling
+from fastseg.loading.normalization import Normalization
 from fastseg.store.layout import mask_dtype
 from fastseg.store.reader import Store
 from fastseg.store.selection import has_class
@@ -19,7 +19,7 @@ DTYPES = ("float32", "float16", "raw")
 MASKS = ("bits", "labels", "onehot")
 
 
-class Spent(NamedTuple):
+class StageTimes(NamedTuple):
     """Nanoseconds that a thread spent: finding pixels, on images, on masks.
 
     image  : and masks, where one call makes both
@@ -32,7 +32,7 @@ class Spent(NamedTuple):
     custom: int = 0
 
 
-class Recipe:
+class Preprocessing:
     """What is done to samples, and how: the same for a loader and for single samples.
 
     store   : where they come from
@@ -70,7 +70,9 @@ class Recipe:
         self.dtype = dtype
         self.size = _common_size(store, indices) if size is None else _pair(size)
         usual = "none" if dtype == "raw" else "zscore"
-        self.scaling = Scaling(normalize=normalize or usual, percentiles=percentiles)
+        self.scaling = Normalization(
+            normalize=normalize or usual, percentiles=percentiles
+        )
         self.scaling.check(store)
         self.image_dtype = (
             _common_dtype(store, indices) if dtype == "raw" else np.dtype(dtype)
@@ -98,7 +100,7 @@ class Recipe:
         image: NDArray[Any],
         mask: NDArray[Any],
         epoch: int = 0,
-    ) -> Spent:
+    ) -> StageTimes:
         """Make images and masks of samples, the same in every epoch.
 
         samples : int64 (b,), places in the store
@@ -128,7 +130,7 @@ class Recipe:
             read += found - begun
             begun = perf_counter_ns()
             copied += begun - found
-        return Spent(read, copied)
+        return StageTimes(read, copied)
 
     def _scales(self, samples: NDArray[np.int64]) -> tuple[Any, ...]:
         """Return shift, gain, limits and padding of images for kernels."""

@@ -9,14 +9,14 @@ from xxhash import xxh3_64_hexdigest
 
 from fastseg.augment import Custom
 from fastseg.errors import StateError
-from fastseg.loading.augmented import AugmentedRecipe
-from fastseg.loading.preprocessing import Recipe
+from fastseg.loading.augmented import AugmentedPreprocessing
+from fastseg.loading.preprocessing import Preprocessing
 from fastseg.loading.schedule import Schedule
 
 VERSION = 1
 
 
-def identify(schedule: Schedule, recipe: Recipe) -> dict[str, Any]:
+def identify(schedule: Schedule, recipe: Preprocessing) -> dict[str, Any]:
     """Return all that decides which batches come, in texts and numbers.
 
     `rank` is not in it: all ranks are at the same batch, so that one state does for
@@ -47,8 +47,8 @@ def identify(schedule: Schedule, recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def _augmentation(recipe: Recipe) -> dict[str, Any] | None:
-    if not isinstance(recipe, AugmentedRecipe):
+def _augmentation(recipe: Preprocessing) -> dict[str, Any] | None:
+    if not isinstance(recipe, AugmentedPreprocessing):
         return None
     compose = recipe.compose
     # A function of the user's is known by its name only.

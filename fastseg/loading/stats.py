@@ -9,7 +9,7 @@ from time import perf_counter
 
 import numpy as np
 
-from fastseg.loading.preprocessing import Spent
+from fastseg.loading.preprocessing import StageTimes
 from fastseg.threads import usable_cores
 
 # Waits that the median and the 99th percentile are taken of, the last ones.
@@ -129,14 +129,14 @@ class Stats:
         return "\n".join(lines)
 
 
-class Meter:
+class Counters:
     """Adds up what a loader's loops do; only their consumers' threads call it."""
 
     def __init__(self) -> None:
         self._batches = self._samples = self._ready = 0
         self._seconds = self._waited = self._since = 0.0
         self._waits: deque[float] = deque(maxlen=WAITS_KEPT)
-        self._spent = [0] * len(Spent._fields)
+        self._spent = [0] * len(StageTimes._fields)
         self._first_faults = self._faults = major_faults()
         self._cold = 0
 
@@ -152,7 +152,7 @@ class Meter:
         self._batches += samples > 0
         self._samples += samples
 
-    def spent(self, spent: Spent) -> None:
+    def spent(self, spent: StageTimes) -> None:
         """Count what a thread has spent on a share of a batch."""
         for k, duration in enumerate(spent):
             self._spent[k] += duration
@@ -193,7 +193,7 @@ class Meter:
             prefetch=prefetch,
             threads=threads,
             stages=dict(
-                zip(Spent._fields, [ns / 1e9 for ns in self._spent], strict=True)
+                zip(StageTimes._fields, [ns / 1e9 for ns in self._spent], strict=True)
             ),
             disk_reads=None if faults is None else faults - (self._first_faults or 0),
             buffer_bytes=held,

@@ -14,7 +14,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-class Crew(Generic[T, R]):
+class WorkerPool(Generic[T, R]):
     """Threads that call a function of each task, in the order in which they are given.
 
     To be used in `with`: after it, or after `close`, no thread is left; a task that is
@@ -88,7 +88,7 @@ class Crew(Generic[T, R]):
         self._closed = True
         self._results.put(None)  # for whoever waits
 
-    def __enter__(self) -> "Crew[T, R]":
+    def __enter__(self) -> "WorkerPool[T, R]":
         return self
 
     def __exit__(
@@ -108,7 +108,7 @@ def _work(
         del task  # not to be held while waiting for the next one
 
 
-_AT_WORK: weakref.WeakSet[Crew[Any, Any]] = weakref.WeakSet()
+_AT_WORK: weakref.WeakSet[WorkerPool[Any, Any]] = weakref.WeakSet()
 
 
 @atexit.register

@@ -322,13 +322,13 @@ class Sample:
         return found
 
     @property
-    def facts(self) -> dict[str, Any]:
+    def meta(self) -> dict[str, Any]:
         """What the columns of /items say of it, with the source's path."""
         items = self._store.items
-        facts = {name: _plain(column, self.index) for name, column in items.items()}
-        facts["bucket"] = self._store._bucket_names[facts["bucket"]]
-        facts["source"] = _text(self._store.sources["path"][facts["source"]])
-        return facts
+        meta = {name: _plain(column, self.index) for name, column in items.items()}
+        meta["bucket"] = self._store._bucket_names[meta["bucket"]]
+        meta["source"] = _text(self._store.sources["path"][meta["source"]])
+        return meta
 
     @property
     def patient(self) -> str:
@@ -336,7 +336,7 @@ class Sample:
         return _text(self._store.items["patient"][self.index])
 
     def __repr__(self) -> str:
-        height, width = self._store.buckets[self.facts["bucket"]].shape
+        height, width = self._store.buckets[self.meta["bucket"]].shape
         return f"<Sample {self.index}: {height}x{width}, patient {self.patient}>"
 
 

@@ -26,7 +26,7 @@ from numpy.typing import ArrayLike, NDArray
 from fastseg.errors import OptionError
 from fastseg.links import Reject, StrPath, read_csv
 from fastseg.store.selection import check_indices
-from fastseg.store.splits import prove_split
+from fastseg.store.splits import check_split
 
 if TYPE_CHECKING:
     from fastseg.store.reader import Store
@@ -53,7 +53,7 @@ def write_split(
     Rows are in the order of the parts, then of the store. Raises OptionError if a
     patient (series, sample) is in two parts, or a part has no name or no sample.
     """
-    prove_split(store, parts, by=by)
+    check_split(store, parts, by=by)
     places_of = {name: check_indices(store, part) for name, part in parts.items()}
     for name, places in places_of.items():
         if not name or name != name.strip() or not len(places):
@@ -69,9 +69,9 @@ def write_split(
         writer.writerow(COLUMNS)
         for name, places in places_of.items():
             about = [_texts(store.items[column][places]) for column in ABOUT]
-            facts = places.tolist(), *_identity(store, places), *about
+            meta = places.tolist(), *_identity(store, places), *about
             made = repeat(by), repeat(store.fingerprint[:SHORT])
-            writer.writerows(zip(repeat(name), *facts, *made, strict=False))
+            writer.writerows(zip(repeat(name), *meta, *made, strict=False))
     partial.replace(target)
     return target
 
@@ -85,7 +85,7 @@ def read_split(path: StrPath, store: "Store") -> dict[str, NDArray[np.int64]]:
     no such table, FileNotFoundError.
     """
     every = _identity(store, np.arange(len(store)))
-    known = {facts: place for place, facts in enumerate(zip(*every, strict=True))}
+    known = {meta: place for place, meta in enumerate(zip(*every, strict=True))}
     found: dict[str, list[int]] = {}
     units: set[str] = set()
     bad: list[Reject] = []
@@ -107,7 +107,7 @@ def read_split(path: StrPath, store: "Store") -> dict[str, NDArray[np.int64]]:
     try:
         parts = {name: check_indices(store, part) for name, part in found.items()}
         for unit in units:
-            prove_split(store, parts, by=unit)
+            check_split(store, parts, by=unit)
     except OptionError as exc:
         raise OptionError(f"{path}: {exc}") from None
     return parts

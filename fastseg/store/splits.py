@@ -60,11 +60,11 @@ def split(
     strata = _strata(store, chosen, stratify)
     part = deal(keys, group, strata, seed, fractions)
     made = {name: chosen[part[group] == k] for k, name in enumerate(parts)}
-    prove_split(store, made, by=by, indices=chosen)
+    check_split(store, made, by=by, indices=chosen)
     return made
 
 
-def prove_split(
+def check_split(
     store: "Store",
     parts: Mapping[str, ArrayLike],
     *,
@@ -78,7 +78,7 @@ def prove_split(
     indices : places that the parts must make up together, if given
     """
     for unit in ("sample", by):
-        count = torn(store, parts, by=unit)
+        count = count_shared(store, parts, by=unit)
         if count:
             raise OptionError(
                 f"the parts are not apart: they share {count} of their groups "
@@ -92,7 +92,7 @@ def prove_split(
             raise OptionError("the parts do not make up the samples that were split")
 
 
-def torn(store: "Store", parts: Mapping[str, ArrayLike], *, by: str) -> int:
+def count_shared(store: "Store", parts: Mapping[str, ArrayLike], *, by: str) -> int:
     """Return how many patients, series or samples lie in more than one part."""
     keys, group = groups_of(store, by)
     places = [check_indices(store, part) for part in parts.values()]

@@ -237,11 +237,11 @@ def test_a_contour_off_its_image_is_counted(fastseg_command, study):
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_help_has_an_example_that_is_a_command(fastseg_command, verb):
+def test_help_has_an_example_that_is_a_command(fastseg_command, command):
     """Every verb's --help shows a line that starts with its name."""
-    run = fastseg_command(verb, "--help")
+    run = fastseg_command(command, "--help")
     assert run.returncode == 0
-    assert re.search(rf"Example: fastseg {verb} \S+", run.stdout)
+    assert re.search(rf"Example: fastseg {command} \S+", run.stdout)
 
 
 def test_the_version_is_the_packages(fastseg_command):
@@ -261,5 +261,5 @@ def test_facts_of_a_built_store_are_plain(heart):
     """Facts of a sample go through JSON."""
     import fastseg
 
-    facts = fastseg.open(heart)[0].facts
-    assert json.loads(json.dumps(facts)) == facts
+    meta = fastseg.open(heart)[0].meta
+    assert json.loads(json.dumps(meta)) == meta

@@ -186,7 +186,7 @@ def test_numbers_are_read_as_pydicom_does(keyword, text):
 def parts_with(keyword, value):
     """Return the elements of a sound image with one of another value."""
     parts = damage.make_elements(random.Random(0), True, 0)
-    tag, vr = dicom.FACTS[keyword]
+    tag, vr = dicom.HEADER_ELEMENTS[keyword]
     changed = {e.tag: e for e in parts} | {tag: damage.Element(tag, vr.encode(), value)}
     return sorted(changed.values())
 

@@ -119,8 +119,8 @@ def test_the_header_holds_what_the_file_says(tmp_path):
     window = {"WindowCenter": "40", "WindowWidth": "400"}
     names = {"SeriesInstanceUID": "1.2.3.4", "InstanceNumber": "17"}
     bits = {"BitsStored": 14, "HighBit": 13, "PixelRepresentation": 1}
-    facts = {"PixelSpacing": [1.5, 0.75], **names, **bits, **rescale, **window}
-    path = write_dicom(tmp_path / "a.dcm", FRAMES, **facts)
+    meta = {"PixelSpacing": [1.5, 0.75], **names, **bits, **rescale, **window}
+    path = write_dicom(tmp_path / "a.dcm", FRAMES, **meta)
     header = dicom.read_header(path)
     assert header == dicom.read_image(path).header
     read = [getattr(header, name) for name in dicom.Header.__slots__]
@@ -184,32 +184,32 @@ inverted = pytest.mark.parametrize(
 )
 
 
-def read_inverted(pixels, facts):
+def read_inverted(pixels, meta):
     keywords = ("RescaleSlope", "RescaleIntercept", "WindowCenter", "WindowWidth")
-    header = dict(zip(keywords, map(str, facts[1:]), strict=True))
-    header |= {"BitsStored": facts[0], "HighBit": facts[0] - 1}
+    header = dict(zip(keywords, map(str, meta[1:]), strict=True))
+    header |= {"BitsStored": meta[0], "HighBit": meta[0] - 1}
     header["PhotometricInterpretation"] = "MONOCHROME1"
     return dicom.decode(dicom_bytes(pixels[None], **header), "a.dcm")
 
 
 @inverted
-def test_monochrome1_is_inverted(pixels, facts, values, value_map, window):
+def test_monochrome1_is_inverted(pixels, meta, values, value_map, window):
     """High is bright: stored values turn round in their range before the rescale."""
-    image = read_inverted(pixels, facts)
+    image = read_inverted(pixels, meta)
     assert_array_equal(image.pixels, [pixels])
     assert_array_equal(image.values(), [values])
     assert image.header.value_map == value_map
 
 
 @inverted
-def test_a_window_of_monochrome1_is_mirrored(pixels, facts, values, value_map, window):
+def test_a_window_of_monochrome1_is_mirrored(pixels, meta, values, value_map, window):
     """The linear window of PS3.3 C.11.2.1.2 shows inverted values as the negative."""
 
     def linear(values, centre, width):
         return (np.array(values) - (centre - 0.5)) / (width - 1) + 0.5
 
-    _, slope, intercept, *file_window = facts
-    value_window = read_inverted(pixels, facts).header.value_window
+    _, slope, intercept, *file_window = meta
+    value_window = read_inverted(pixels, meta).header.value_window
     negative = 1 - linear(pixels.astype(float) * slope + intercept, *file_window)
     assert_allclose(linear(values, *value_window), negative, atol=1e-12)
     assert value_window == window
@@ -226,22 +226,46 @@ def test_a_window_of_monochrome1_is_mirrored(pixels, facts, values, value_map, w
         (dicom_bytes(PIXELS, PixelData=bytes(22)), "holds 22 bytes.* says 24"),
         (dicom_bytes(PIXELS, PixelData=bytes(26)), "holds 26 bytes.* says 24"),
         (dicom_bytes(PIXELS, SamplesPerPixel=3), "3 samples per pixel"),
-        (dicom_bytes(PIXELS, PhotometricInterpretation="PALETTE COLOR"), "PALETTE"),
-        (dicom_bytes(PIXELS, PixelData=None, FloatPixelData=bytes(48)), "floating"),
+        (
+            dicom_bytes(PIXELS, PhotometricInterpretation="PALETTE COLOR"),
+            "PALETTE",
+        ),
+        (
+            dicom_bytes(PIXELS, PixelData=None, FloatPixelData=bytes(48)),
+            "floating",
+        ),
         (dicom_bytes(PIXELS, ModalityLUTSequence=[Dataset()]), "Modality LUT"),
         (dicom_bytes(PIXELS, RescaleSlope="0"), "RescaleSlope is 0"),
-        (dicom_bytes(PIXELS, InstanceNumber=10**15), "InstanceNumber is 1000000000"),
+        (
+            dicom_bytes(PIXELS, InstanceNumber=10**15),
+            "InstanceNumber is 1000000000",
+        ),
         (dicom_bytes(PIXELS, InstanceNumber=2**63), r"InstanceNumber is 9\.22"),
-        (dicom_bytes(PIXELS, RescaleIntercept="1e999"), "RescaleIntercept is inf"),
+        (
+            dicom_bytes(PIXELS, RescaleIntercept="1e999"),
+            "RescaleIntercept is inf",
+        ),
         (dicom_bytes(PIXELS, RescaleSlope=["1", "2"]), "RescaleSlope"),
         (dicom_bytes(PIXELS, PixelSpacing="1"), "PixelSpacing"),
         (dicom_bytes(PIXELS, NumberOfFrames=0), "0 frames"),
-        (dicom_bytes(PIXELS, NumberOfFrames=10**9), "over the limit.*max_pixel_bytes"),
+        (
+            dicom_bytes(PIXELS, NumberOfFrames=10**9),
+            "over the limit.*max_pixel_bytes",
+        ),
         (dicom_bytes(PIXELS, BitsAllocated=None), "no BitsAllocated"),
-        (dicom_bytes(PIXELS, BitsAllocated=12, BitsStored=12, HighBit=11), "8, 16 or"),
+        (
+            dicom_bytes(PIXELS, BitsAllocated=12, BitsStored=12, HighBit=11),
+            "8, 16 or",
+        ),
         (dicom_bytes(PIXELS, BitsStored=12), "HighBit is 15, expected 11"),
-        (dicom_bytes(PIXELS, PixelRepresentation=2), "PixelRepresentation is 2"),
-        (dicom_bytes(PIXELS).replace(b".1.2.1\0", b".9.9.9\0"), "transfer syntax"),
+        (
+            dicom_bytes(PIXELS, PixelRepresentation=2),
+            "PixelRepresentation is 2",
+        ),
+        (
+            dicom_bytes(PIXELS).replace(b".1.2.1\0", b".9.9.9\0"),
+            "transfer syntax",
+        ),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

@@ -55,10 +55,10 @@ def statistics(pixels, ranks):
     values = pixels.ravel().tolist()
     mean = Fraction(sum(values), len(values))
     variance = Fraction(sum(value * value for value in values), len(values)) - mean**2
-    facts = {"mean": float(mean), "min": min(values), "max": max(values)}
-    facts["std"] = pytest.approx(sqrt(variance), rel=2**-52, abs=0)  # the last place
+    meta = {"mean": float(mean), "min": min(values), "max": max(values)}
+    meta["std"] = pytest.approx(sqrt(variance), rel=2**-52, abs=0)  # the last place
     ranked = np.percentile(values, ranks, method="inverted_cdf")
-    return facts | {"percentiles": ranked.tolist()}
+    return meta | {"percentiles": ranked.tolist()}
 
 
 def bounding_box(mask):
@@ -95,9 +95,9 @@ def test_a_store_holds_what_a_plain_computation_gives(study, tmp_path, origin):
         assert_array_equal(sample.mask, mask, strict=True)
         rings = [ring for (ring,) in sample.contours.values()]
         header = pydicom.dcmread(study / path)
-        facts = sample.facts
-        assert np.diff(facts.pop("contours")) == len(rings) == len(links)
-        facts.pop("inputs_xxh3")  # a name for the inputs, compared by later builds
+        meta = sample.meta
+        assert np.diff(meta.pop("contours")) == len(rings) == len(links)
+        meta.pop("inputs_xxh3")  # a name for the inputs, compared by later builds
         number = header.InstanceNumber
         expected = {"source": path, "frame": 0, "instance": number, "row": number - 1}
         expected |= {"patient": header.PatientID, "series": header.SeriesInstanceUID}
@@ -113,7 +113,7 @@ def test_a_store_holds_what_a_plain_computation_gives(study, tmp_path, origin):
             "mask_xxh3": xxh3_64_intdigest(mask.tobytes()),
             "contour_xxh3": xxh3_64_intdigest(b"".join(map(bytes, rings))),
         }
-        assert facts == expected
+        assert meta == expected
     assert {DRAWN} <= set(empty) == set(report.off_image)
 
 
@@ -202,10 +202,10 @@ def test_slope_and_intercept_lead_to_image_values(study, tmp_path, photometric, 
     edit(study / SECOND, pixels, **stored, RescaleSlope=2, RescaleIntercept=-10)
     store = build(fastseg.link(study), tmp_path / "s.h5")
     assert_array_equal(store[1].image, pixels, strict=True)
-    facts, values = store[1].facts, pixels.astype(float) * 2 - 10
+    meta, values = store[1].meta, pixels.astype(float) * 2 - 10
     if photometric == "MONOCHROME1":
         values = values.min() + values.max() - values
-    assert_array_equal(pixels * facts["slope"] + facts["intercept"], values)
+    assert_array_equal(pixels * meta["slope"] + meta["intercept"], values)
 
 
 draw = np.random.default_rng(0).integers
@@ -226,7 +226,7 @@ def test_statistics_of_huge_values_are_exact(study, tmp_path, pixels):
     store = build(fastseg.link(study), tmp_path / "s.h5")
     assert_array_equal(store[1].image, pixels, strict=True)
     expected = statistics(pixels, store.percentile_ranks)
-    assert {name: store[1].facts[name] for name in expected} == expected
+    assert {name: store[1].meta[name] for name in expected} == expected
 
 
 @pytest.mark.parametrize("count", [1, 8, 9, 16, 17, 32, 33, 64])
@@ -239,7 +239,7 @@ def test_a_mask_has_a_bit_for_each_class(study, tmp_path, count):
     inside = fastseg.rasterize(np.loadtxt(study / DRAWN), (40, 40))
     assert_array_equal(store[0].mask, inside * full, strict=True)
     assert_array_equal(store[0].mask_of(f"c{count - 1:02}"), inside)
-    assert store[0].facts["labelled"] == full
+    assert store[0].meta["labelled"] == full
     with pytest.raises(BuildError, match="65 classes, a store holds at most 64"):
         fastseg.build(LinkTable(base=study, links=links), tmp_path / "s.h5")
 
@@ -408,7 +408,7 @@ def test_each_frame_is_an_image(study, tmp_path):
     store = build(LinkTable(base=study, links=links), tmp_path / "s.h5")
     assert store.items["frame"].tolist() == [0, 3, 4]
     for sample in store:
-        assert_array_equal(sample.image, frames[sample.facts["frame"]])
+        assert_array_equal(sample.image, frames[sample.meta["frame"]])
     beyond = (*links, replace(links[0], frame=5))
     with pytest.warns(RejectedWarning):
         report = fastseg.build(LinkTable(base=study, links=beyond), tmp_path / "t.h5")
@@ -451,8 +451,8 @@ def test_a_header_that_changes_after_the_plan_is_read_again(study, tmp_path, key
         if label == "check":
             shutil.copy(tmp_path / "other.dcm", study / SECOND)
 
-    facts = build(table, tmp_path / "s.h5", progress=change)[1].facts
-    assert 4 in (facts["instance"], facts["window"][1], facts["slope"])
+    meta = build(table, tmp_path / "s.h5", progress=change)[1].meta
+    assert 4 in (meta["instance"], meta["window"][1], meta["slope"])
 
 
 @pytest.mark.parametrize("text", [None, "a;b\n"])

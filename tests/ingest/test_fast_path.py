@@ -212,7 +212,7 @@ def test_a_look_at_odd_numbers_is_one_at_each(study, tmp_path, keyword, function
 
 def compare_looks(paths, datas):
     """Hold a look at files against one at each; return how many are answered."""
-    looks, answered = scan.look_at_files(*names_of(paths)), 0
+    looks, answered = scan.scan_headers(*names_of(paths)), 0
     for k, number in enumerate(looks.common.tolist()):
         start = scan.look(datas[k][: scan.PIECES[0]])
         if number == scan.UNKNOWN:

@@ -364,7 +364,7 @@ EVERY_STEP = [
 
 
 def table(steps):
-    """Return codes and parameters as `apply_tone` takes them."""
+    """Return codes and parameters as `apply_intensity` takes them."""
     params = np.full((len(steps), intensity.PARAMETERS), np.nan)
     for row, (_, own) in zip(params, steps, strict=True):
         row[: len(own)] = own
@@ -400,7 +400,7 @@ def test_steps_in_a_row_are_the_steps(chosen):
     plane = np.random.default_rng(4).normal(size=(9, 14)).astype(np.float32)
     steps = [EVERY_STEP[k] for k in chosen]
     scratch = np.full(plane.size, np.nan, np.float32)
-    found = changed(intensity.apply_tone, plane, *table(steps), *KEY, scratch)
+    found = changed(intensity.apply_intensity, plane, *table(steps), *KEY, scratch)
     wanted = plane.copy()
     for k, (code, own) in enumerate(steps):
         apply_alone(wanted, code, own, KEY[0], KEY[1], np.uint32(3 + k))
@@ -430,7 +430,7 @@ def test_streams_begin_again_after_the_last():
     plane = np.zeros((2, 3), np.float32)
     steps = table([(intensity.GAUSSIAN, [0.0]), (intensity.GAUSSIAN, [1.0])])
     last = np.uint32(2**32 - 1)
-    found = changed(intensity.apply_tone, plane, *steps, *KEY[:2], last, plane[0])
+    found = changed(intensity.apply_intensity, plane, *steps, *KEY[:2], last, plane[0])
     wanted = changed(noise.add_gaussian, plane, F(1), *KEY[:2], np.uint32(0))
     assert_array_equal(found, wanted)
 
@@ -449,6 +449,6 @@ def test_every_machine_makes_these_bits():
     plane = ((k * k % 1009 - 504) / 256).astype(np.float32)
     scratch, found = np.empty(plane.size, np.float32), []
     for step in EVERY_STEP:
-        intensity.apply_tone(plane, *table([step]), *KEY, scratch)
+        intensity.apply_intensity(plane, *table([step]), *KEY, scratch)
         found.append(zlib.crc32(plane.astype("<f4").tobytes()))
     assert found == BITS

@@ -103,7 +103,7 @@ def test_length_and_drop_last(store):
 def test_scaling_is_what_it_says(square):
     """Each way of scaling equals its definition, to float32 rounding."""
     images = np.stack([sample.image for sample in square]).astype(float)
-    facts = [sample.facts for sample in square]
+    meta = [sample.meta for sample in square]
     flat = images.reshape(len(images), -1)
 
     def scaled(**options):
@@ -118,7 +118,7 @@ def test_scaling_is_what_it_says(square):
     p1, p99 = p1[:, None, None], p99[:, None, None]
     expected = np.clip((images - p1) / (p99 - p1), 0, 1)
     np.testing.assert_allclose(scaled(normalize="percentile"), expected, atol=1e-6)
-    centre, width = np.array([f["window"] for f in facts]).T[:, :, None, None]
+    centre, width = np.array([f["window"] for f in meta]).T[:, :, None, None]
     expected = np.clip((images - (centre - 0.5)) / (width - 1) + 0.5, 0, 1)
     np.testing.assert_allclose(scaled(normalize="window"), expected, atol=1e-6)
     low, high = np.percentile(flat[0], [5, 95], method="inverted_cdf")

@@ -18,8 +18,8 @@ from numpy.testing import assert_array_equal
 import fastseg
 from fastseg import Loader
 from fastseg.errors import OptionError, StoreError
-from fastseg.loading.buffers import ALIGNMENT, Pool
-from fastseg.loading.workers import Crew
+from fastseg.loading.buffers import ALIGNMENT, BufferPool
+from fastseg.loading.workers import WorkerPool
 
 
 def loader_threads():
@@ -224,7 +224,7 @@ def test_what_is_kept_is_not_written_to(square, keep):
 
 def test_a_pool_keeps_no_more_than_it_may():
     """What comes back beyond `most` is freed; a pool that is gone harms nobody."""
-    pool = Pool([((4, 3), np.float32), ((4,), np.uint8)], most=2)
+    pool = BufferPool([((4, 3), np.float32), ((4,), np.uint8)], most=2)
     lent = [pool.take(4) for _ in range(5)]
     assert [array.shape for array in lent[0]] == [(4, 3), (4,)]
     assert pool.held == 5 * 128
@@ -383,7 +383,7 @@ def test_a_crew_that_cannot_be_hired_is_sent_home(monkeypatch):
 
     monkeypatch.setattr(threading.Thread, "start", limited)
     with pytest.raises(RuntimeError, match="can't start"):
-        Crew(3, print, "fastseg-loader")
+        WorkerPool(3, print, "fastseg-loader")
     assert not any(thread.is_alive() for thread in begun)
 
 

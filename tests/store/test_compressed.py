@@ -52,9 +52,9 @@ def assert_same(store, other):
     for one, two in zip(store, other, strict=True):
         assert_array_equal(one.image, two.image, strict=True)
         assert_array_equal(one.mask, two.mask, strict=True)
-        assert one.facts.keys() ^ two.facts.keys() <= layout.CHUNK_COLUMNS.keys()
-        for name in one.facts.keys() & two.facts.keys():
-            assert_array_equal(one.facts[name], two.facts[name])
+        assert one.meta.keys() ^ two.meta.keys() <= layout.CHUNK_COLUMNS.keys()
+        for name in one.meta.keys() & two.meta.keys():
+            assert_array_equal(one.meta[name], two.meta[name])
         assert one.contours.keys() == two.contours.keys()
         for name, rings in one.contours.items():
             for ring, its in zip(rings, two.contours[name], strict=True):
@@ -186,11 +186,11 @@ def kill_at(monkeypatch, owner, name, call):
 
 
 POINTS = [
-    (partial.Work, "write", 1),
-    (partial.Work, "write", 9),
+    (partial.PixelFile, "write", 1),
+    (partial.PixelFile, "write", 9),
     (Journal, "append", 1),
     (Journal, "append", 20),
-    (partial.Work, "read", 1),
+    (partial.PixelFile, "read", 1),
     (hdf5_index, "write_compressed", 1),
     (compression, "chunk_index", 2),
     (hdf5_index, "_write_columns", 1),

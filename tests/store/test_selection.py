@@ -257,13 +257,13 @@ def test_samples_without_a_series_are_whole_by_patient():
 def test_the_proof_finds_what_is_shared(store):
     """Parts that share a sample, or a patient, or leave samples out, are refused."""
     with pytest.raises(OptionError, match=r"share 1 of their groups \(by sample\)"):
-        fastseg.prove_split(store, {"a": [0, 1], "b": [1, 2]}, by="sample")
+        fastseg.check_split(store, {"a": [0, 1], "b": [1, 2]}, by="sample")
     with pytest.raises(OptionError, match=r"share 2 of their groups \(by patient\)"):
-        fastseg.prove_split(store, {"a": [0, 8], "b": [1, 9], "c": [2, 16]})
+        fastseg.check_split(store, {"a": [0, 8], "b": [1, 9], "c": [2, 16]})
     with pytest.raises(OptionError, match="do not make up"):
-        fastseg.prove_split(store, {"a": [0], "b": [8]}, indices=[0, 8, 9])
-    fastseg.prove_split(store, {"a": [0], "b": [1]}, by="sample")
-    fastseg.prove_split(store, {})
+        fastseg.check_split(store, {"a": [0], "b": [8]}, indices=[0, 8, 9])
+    fastseg.check_split(store, {"a": [0], "b": [1]}, by="sample")
+    fastseg.check_split(store, {})
 
 
 def matching(store, condition):
@@ -281,7 +281,7 @@ def test_samples_are_selected_by_what_they_are(store):
     assert_array_equal(store.select(classes=["icontour", "ocontour"]), both)
     either = store.select(classes=["icontour", "ocontour"], match="any")
     assert_array_equal(either, inner)
-    pixels = [sample.facts["pixels"][0] for sample in store]
+    pixels = [sample.meta["pixels"][0] for sample in store]
     limit = sorted(pixels)[16]
     assert_array_equal(
         store.select(classes="icontour", min_pixels=limit),
@@ -290,8 +290,8 @@ def test_samples_are_selected_by_what_they_are(store):
     wanted = ["PHANTOM0003", "PHANTOM0001"]
     of_patients = matching(store, lambda s: s.patient in wanted)
     assert_array_equal(store.select(patients=wanted), of_patients)
-    uid = store[9].facts["series"]
-    of_series = matching(store, lambda s: s.facts["series"] == uid)
+    uid = store[9].meta["series"]
+    of_series = matching(store, lambda s: s.meta["series"] == uid)
     assert_array_equal(store.select(series=uid), of_series)
     assert_array_equal(
         store.select(shape=(120, 88)),
@@ -411,10 +411,10 @@ def test_a_split_is_read_as_it_was_written(store, table):
     assert tuple(lines[0]) == split_table.COLUMNS
     assert [int(line["index"]) for line in lines] == [*parts["train"], *parts["val"]]
     for line in lines:
-        facts = store[int(line["index"])].facts
+        meta = store[int(line["index"])].meta
         for name in ("source", "frame", "patient", "series", "instance"):
-            assert line[name] == str(facts[name])
-        assert int(line["image_xxh3"], 16) == facts["image_xxh3"]
+            assert line[name] == str(meta[name])
+        assert int(line["image_xxh3"], 16) == meta["image_xxh3"]
         assert (line["by"], line["store"]) == ("patient", store.fingerprint[:16])
     assert not list(table.parent.glob("*.partial"))
 

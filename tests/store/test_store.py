@@ -122,12 +122,12 @@ def test_a_store_tells_what_it_holds(store):
     assert "32 samples" in repr(store)
     sample = store[0]
     assert "96x96" in repr(sample)
-    facts = sample.facts
-    assert facts["source"] == "dicoms/PHANTOM0001/1.dcm"
-    assert facts["bucket"] == "96x96_uint16"
-    assert facts["instance"] == 1
-    assert facts["pixels"][0] == sample.mask_of("icontour").sum()
-    assert json.dumps(facts)
+    meta = sample.meta
+    assert meta["source"] == "dicoms/PHANTOM0001/1.dcm"
+    assert meta["bucket"] == "96x96_uint16"
+    assert meta["instance"] == 1
+    assert meta["pixels"][0] == sample.mask_of("icontour").sum()
+    assert json.dumps(meta)
 
 
 def test_an_unknown_class_is_refused_with_the_near_miss(store):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from fastseg import spool
 from fastseg.store.writing import totals
-from fastseg.store.writing.records import Record, Source, fact_dtype, gather
+from fastseg.store.writing.records import Record, Source, gather, meta_dtype
 
 HERE = Path(tempfile.gettempdir())
 
@@ -23,9 +23,9 @@ sources = st.builds(
 
 
 def record(files, patient=""):
-    facts = bytes(fact_dtype(()).itemsize)
+    meta = bytes(meta_dtype(()).itemsize)
     stamps, points = ((0,) * 4,), np.empty((0, 2))
-    return Record(0, (0, 0), stamps, patient, "", tuple(files), (), facts, points)
+    return Record(0, (0, 0), stamps, patient, "", tuple(files), (), meta, points)
 
 
 @given(
@@ -39,7 +39,7 @@ def test_files_are_listed_once_and_in_order(groups, sorted_at_once, listed_at_on
         mock.patch.object(spool, "SORTED_AT_ONCE", sorted_at_once),
         mock.patch.object(totals, "FILES_AT_ONCE", listed_at_once),
     ):
-        gathered = totals.Tally(HERE)
+        gathered = totals.Totals(HERE)
         for files in groups:
             gathered.add(gather([record(files)], ()))
         count, rows = gathered.rows()
@@ -57,7 +57,7 @@ def test_files_are_listed_once_and_in_order(groups, sorted_at_once, listed_at_on
 @given(st.lists(st.text("aä\U0001f600", max_size=4), max_size=6))
 def test_the_longest_text_is_counted_in_bytes(patients):
     """A column is as wide as its longest text in UTF-8, and at least one byte."""
-    gathered = totals.Tally(HERE)
+    gathered = totals.Totals(HERE)
     for patient in patients:
         gathered.add(gather([record([], patient)], ()))
     longest = max((len(patient.encode()) for patient in patients), default=0)

@@ -66,7 +66,7 @@ def test_an_untouched_store_is_sound(store):
 def test_damage_is_named_with_its_sample(store, copy):
     """A flipped bit of an image, a mask or a vertex is told with sample and file."""
     sample = store[9]
-    name, row = sample.facts["bucket"], sample.facts["row"]
+    name, row = sample.meta["bucket"], sample.meta["row"]
     spoil(copy, f"images/{name}", row * sample.image.nbytes + 5)
     spoil(copy, f"masks/{name}", (row + 1) * sample.mask.nbytes - 1)
     ring = store.items["contours"][9, 0]
@@ -74,12 +74,12 @@ def test_damage_is_named_with_its_sample(store, copy):
     spoil(copy, "items/mean", 3)
     report = fastseg.verify(copy)
     assert not report.is_sound
-    facts = {(d.sample, d.patient, d.source) for d in report.damages[1:]}
-    assert facts == {(9, sample.patient, sample.facts["source"])}
+    meta = {(d.sample, d.patient, d.source) for d in report.damages[1:]}
+    assert meta == {(9, sample.patient, sample.meta["source"])}
     assert [str(damage) for damage in report.damages] == [
         "items/mean differs from what was written",
         *(
-            f"sample 9 ({sample.facts['source']}): {part} differs from what was written"
+            f"sample 9 ({sample.meta['source']}): {part} differs from what was written"
             for part in ("contours", "image", "mask")
         ),
     ]
@@ -230,7 +230,7 @@ def test_a_bad_sector_is_damage_of_its_sample(store, copy, monkeypatch):
 
     monkeypatch.setattr(pieces, "read", fail)
     (damage,) = fastseg.verify(copy).damages
-    assert store[damage.sample].facts["row"] == 3
+    assert store[damage.sample].meta["row"] == 3
     assert (damage.part, damage.reason) == (
         "image",
         "cannot be read: Input/output error",

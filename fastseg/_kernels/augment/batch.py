@@ -7,7 +7,7 @@ Samples stand along the first axis of each argument. Random numbers are those of
 import numpy as np
 
 from fastseg._kernels.augment.bend import bend_rings
-from fastseg._kernels.augment.intensity import GAUSSIAN, apply_tone, step_stream
+from fastseg._kernels.augment.intensity import GAUSSIAN, apply_intensity, step_stream
 from fastseg._kernels.augment.noise import BLOCKS, fill_words, send_gaussian
 from fastseg._kernels.augment.warp import warp_image, warp_mask
 from fastseg._kernels.contours.polygon import fill_one
@@ -64,7 +64,7 @@ def make_images(
     images, rows, outer, control, spacing, inner, order, border, fill,
     shift, gain, low, high, codes, params, stream, key, samples, streams, out,
 ):  # fmt: skip
-    """Do as `warp_image` and `apply_tone` do: sample rows[j] of a stack goes to out[j].
+    """Do as `warp_image` and `apply_intensity` do: sample rows[j] of a stack to out[j].
 
     Each image stays in the cache until all is done to it: a batch is larger than that,
     and to warp all of it before the first tone takes 1.3 times as long.
@@ -73,7 +73,7 @@ def make_images(
     rows   : int64 (b,); where it is negative, out[j] is left alone
     outer, inner : float64 (b, 2, 3); control : float64 (b, gy, gx, 2)
     shift, gain  : float32 (b,)
-    codes, params, stream, key, samples : as for `apply_tones`
+    codes, params, stream, key, samples : as for `apply_intensity_batch`
     streams : write past the caches
     out     : float32 (b, h, w), C-contiguous
     """
@@ -91,7 +91,7 @@ def make_images(
                 last -= 1
             noisy = last >= 0 and codes[j, last] == GAUSSIAN
             count = last if noisy else last + 1
-            apply_tone(
+            apply_intensity(
                 plane, codes[j, :count], params[j], key, samples[j], stream, scratch
             )
             if noisy:
@@ -147,8 +147,8 @@ def draw_labels(
 
 
 @kernel
-def apply_tones(planes, codes, params, stream, key, samples):
-    """Do as `apply_tone` does to each plane; negative codes are no steps.
+def apply_intensity_batch(planes, codes, params, stream, key, samples):
+    """Do as `apply_intensity` does to each plane; negative codes are no steps.
 
     planes : float32 (b, h, w)
     codes  : int64 (b, k); params : float64 (b, k, PARAMETERS)
@@ -156,4 +156,6 @@ def apply_tones(planes, codes, params, stream, key, samples):
     """
     scratch = np.empty(planes[0].size, np.float32)
     for j in range(len(planes)):
-        apply_tone(planes[j], codes[j], params[j], key, samples[j], stream, scratch)
+        apply_intensity(
+            planes[j], codes[j], params[j], key, samples[j], stream, scratch
+        )

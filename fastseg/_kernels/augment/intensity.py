@@ -2,8 +2,8 @@
 
 A plane is float32 (h, w), C-contiguous, finite, in whatever units the batch has (as a
 rule scaled to mean 0 and deviation 1). Parameters are numbers, never drawn here.
-`apply_tone` does several steps in a row, each of them can be had alone. Random numbers
-are in noise.py.
+`apply_intensity` does several steps in a row, each of them can be had alone. Random
+numbers are in noise.py.
 
 Powers and exponentials are polynomials in float32, and nothing calls a library of
 mathematics but for square roots, which are exact: every machine makes the same bits.
@@ -445,7 +445,7 @@ def step_stream(stream, i):
 
 
 @kernel
-def apply_tone(plane, codes, params, key0, key1, stream, scratch):
+def apply_intensity(plane, codes, params, key0, key1, stream, scratch):
     """Do several steps, one after the other, each in a pass of its own.
 
     A pass over 256 x 256 values that stay in the cache costs 2.3 us, a power 40 us: to

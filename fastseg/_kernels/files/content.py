@@ -151,7 +151,7 @@ def plain_number(text, start, size):
 
 
 @kernel
-def look_at_files(names, starts, wanted, data, found, counts, own, odd, sums):
+def scan_headers(names, starts, wanted, data, found, counts, own, odd, sums):
     """Find the elements that files begin with.
 
     names, starts : as for `read_files`

@@ -21,7 +21,7 @@ from fastseg.store import compression
 from fastseg.store.layout import Bucket
 from fastseg.store.writing import hdf5_index
 from fastseg.store.writing.partial import Partial
-from fastseg.store.writing.pixel_file import Work
+from fastseg.store.writing.pixel_file import PixelFile
 from fastseg.store.writing.records import Slots
 
 
@@ -53,7 +53,7 @@ class CompressedPartial(Partial):
             self._end = max(self._end, int(ends.max()))
 
     def _read(
-        self, bucket: Bucket, work: Work, places: tuple[int, ...]
+        self, bucket: Bucket, work: PixelFile, places: tuple[int, ...]
     ) -> tuple[NDArray[Any], NDArray[Any]] | None:
         images, masks = self._codecs[bucket]
         image, mask = _chunks(work, places)
@@ -109,7 +109,7 @@ class CompressedPartial(Partial):
 
 
 def _chunks(
-    work: Work, places: Sequence[int]
+    work: PixelFile, places: Sequence[int]
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Return the chunks of image and mask that lie at the places of a record."""
     image, mask, image_size, mask_size = places

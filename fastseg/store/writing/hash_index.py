@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 
-class Lookup:
+class HashIndex:
     """The place of each hash in a column, of those that are there twice the last.
 
     It takes 16 bytes for each, a seventh of what a dict takes.

@@ -16,7 +16,7 @@ import h5py
 
 
 @contextmanager
-def written_hdf5(path: Path, mode: str, **options: Any) -> Iterator[Any]:
+def open_hdf5(path: Path, mode: str, **options: Any) -> Iterator[Any]:
     """Open an HDF5 file to write, or raise OSError when it is left.
 
     mode    : "w" for a new file, "r+" for one that goes on

@@ -21,9 +21,9 @@ from fastseg.errors import BuildError
 from fastseg.store import compression, layout
 from fastseg.store.compression import Codec
 from fastseg.store.layout import Bucket
-from fastseg.store.writing.hdf5_file import written_hdf5
+from fastseg.store.writing.hdf5_file import open_hdf5
 from fastseg.store.writing.records import Records, Slots
-from fastseg.store.writing.totals import Tally
+from fastseg.store.writing.totals import Totals
 
 COPIED_AT_ONCE = 2**20
 # Large datasets begin on a page; behind chunks, all begin where arrays of numbers may.
@@ -83,7 +83,7 @@ def write_index(
     path: Path,
     shape: Shape,
     batches: Callable[[], Iterable[Batch]],
-    tally: Tally,
+    tally: Totals,
     *,
     options: Mapping[str, Any],
     software: Mapping[str, str],
@@ -106,7 +106,7 @@ def write_compressed(
     path: Path,
     shape: Shape,
     batches: Callable[[], Iterable[Batch]],
-    tally: Tally,
+    tally: Totals,
     chunks: Callable[[list[int]], tuple[Any, Any]],
     *,
     options: Mapping[str, Any],
@@ -120,7 +120,7 @@ def write_compressed(
     Returns the fingerprint. The same arguments give the same bytes.
     """
     # Where chunks had to begin at certain places, HDF5 would remember each gap.
-    with written_hdf5(path, "w") as file:
+    with open_hdf5(path, "w") as file:
         _allocate_pixels(file, shape)
         names = [bucket.name for bucket, _ in shape.counts]
         images = [file[f"images/{name}"] for name in names]
@@ -135,7 +135,7 @@ def write_compressed(
             column: list(map(compression.chunk_index, datasets))
             for column, datasets in (("image_chunk", images), ("mask_chunk", masks))
         }
-    with written_hdf5(path, "r+", **ARRAYS_ALIGNED) as file:
+    with open_hdf5(path, "r+", **ARRAYS_ALIGNED) as file:
         checksums = _write_columns(file, shape, batches, tally, index)
         return _write_attributes(file, shape, checksums, options, software)
 
@@ -166,7 +166,7 @@ def merge_index(index: Path, output: BinaryIO, shape: Shape, extents: Extents) -
 @contextmanager
 def _create(path: Path, shape: Shape) -> Iterator[Any]:
     """Create an HDF5 file with room for the pixels."""
-    with written_hdf5(path, "w", **PIXELS_ALIGNED) as file:
+    with open_hdf5(path, "w", **PIXELS_ALIGNED) as file:
         _allocate_pixels(file, shape)
         yield file
 
@@ -228,7 +228,7 @@ def _write_columns(
     file: Any,
     shape: Shape,
     batches: Callable[[], Iterable[Batch]],
-    tally: Tally,
+    tally: Totals,
     chunks: Mapping[str, Sequence[NDArray[np.int64]]],
 ) -> dict[str, str]:
     """Write /items, /contours and /sources; return their checksums.
@@ -259,8 +259,8 @@ def _write_columns(
     columns["contours/offsets"].add([0])
     start = rings = points = seen = 0
     for batch, slots in batches():
-        for name in batch.facts.dtype.names or ():
-            columns[f"items/{name}"].add(batch.facts[name])
+        for name in batch.meta.dtype.names or ():
+            columns[f"items/{name}"].add(batch.meta[name])
         for name in layout.STRING_COLUMNS:
             columns[f"items/{name}"].add(getattr(batch, name))
         columns["items/bucket"].add(slots.bucket)

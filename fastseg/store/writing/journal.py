@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
-from fastseg.store.writing.hash_index import Lookup
+from fastseg.store.writing.hash_index import HashIndex
 from fastseg.store.writing.records import Record, Records, from_bytes, to_bytes
 
 # Length and XXH3-64 of what follows: the rules of the build, then records.
@@ -37,7 +37,7 @@ class Journal:
 
     def __init__(self, path: Path, kind: bytes, classes: Sequence[str]):
         self.path, self.classes = path, tuple(classes)
-        self.kept = Lookup(np.zeros(0, np.uint64))
+        self.kept = HashIndex(np.zeros(0, np.uint64))
         # Of each frame: where it begins, and the number of its first record.
         self._frames, self._firsts = array("q"), array("q")
         self._count = 0
@@ -121,7 +121,7 @@ class Journal:
             self._note(records)
             self._end += FRAME.size + len(body)
         if links:
-            self.kept = Lookup(np.concatenate(links))
+            self.kept = HashIndex(np.concatenate(links))
 
     def _write(self, body: bytes, place: int) -> int:
         """Write a frame and return its size."""

@@ -10,19 +10,19 @@ from xxhash import xxh3_64, xxh3_64_intdigest
 from fastseg.errors import StoreError
 from fastseg.store.layout import Bucket
 from fastseg.store.reader import Store
-from fastseg.store.writing.hash_index import Lookup
-from fastseg.store.writing.records import Record, Rings, Source, pack_facts
+from fastseg.store.writing.hash_index import HashIndex
+from fastseg.store.writing.records import Record, Rings, Source, pack_meta
 
 # Rows of a column that are looked at together.
 ROWS_AT_ONCE = 2**14
 
 
-class Finished:
+class OlderStore:
     """The items of a store by the hash of what they were made from."""
 
     def __init__(self, store: Store):
         self.store = store
-        self._lookup = Lookup(store.items["inputs_xxh3"])
+        self._lookup = HashIndex(store.items["inputs_xxh3"])
         self._numbers = store.items["bucket"]
         self._buckets = list(store.buckets.values())
 
@@ -104,7 +104,7 @@ class Finished:
                 for k, ((bit, _), sizes) in enumerate(lengths.items())
             ),
             places=(),
-            facts=pack_facts(
+            meta=pack_meta(
                 {
                     name: column[index].ravel().tolist()
                     if column.ndim > 1

@@ -33,9 +33,9 @@ from fastseg.store.layout import Bucket
 from fastseg.store.writing import hdf5_index
 from fastseg.store.writing.hdf5_index import Batch
 from fastseg.store.writing.journal import Journal
-from fastseg.store.writing.pixel_file import Work
-from fastseg.store.writing.records import Record, Records, Slots, fact_dtype, join
-from fastseg.store.writing.totals import Tally
+from fastseg.store.writing.pixel_file import PixelFile
+from fastseg.store.writing.records import Record, Records, Slots, join, meta_dtype
+from fastseg.store.writing.totals import Totals
 
 # Journals of other versions are of no use.
 JOURNAL_VERSION = 2
@@ -102,7 +102,7 @@ class Partial:
         )
         self._index = beside(target, ".partial.index")
         self._masks = layout.mask_dtype(classes)
-        self._tally = Tally(target.parent)
+        self._tally = Totals(target.parent)
         # Of what is finished, its numbers in the journal and its slots.
         self._done: Spool[tuple[NDArray[np.int64], Slots]] = Spool(target.parent)
         sizes = [prod(b.shape) * b.dtype.itemsize for b, _ in buckets]
@@ -111,7 +111,7 @@ class Partial:
         rules = [list(classes), dict(options), dict(software), self.compression]
         versions = [layout.VERSION, JOURNAL_VERSION]
         self._kind = layout.canonical_json([*versions, *rules]).encode()
-        self._works: list[Work] = []
+        self._works: list[PixelFile] = []
         self._plan()
         try:
             self._open(parts)
@@ -131,9 +131,9 @@ class Partial:
         bucket, _ = self.shape.counts[int(slots.bucket[k])]
         return bucket
 
-    def kept(self, slots: Slots) -> dict[int, tuple[Work, Record]]:
+    def kept(self, slots: Slots) -> dict[int, tuple[PixelFile, Record]]:
         """Return what an interrupted build has left of items, for `take`."""
-        left: dict[int, tuple[Work, Record]] = {}
+        left: dict[int, tuple[PixelFile, Record]] = {}
         for work in self._works:
             numbers = work.journal.kept.find(slots.links)
             there = np.flatnonzero(numbers >= 0)
@@ -142,15 +142,17 @@ class Partial:
                 left.setdefault(k, (work, record))
         return left
 
-    def take(self, slots: Slots, k: int, work: Work, record: Record) -> Record | None:
+    def take(
+        self, slots: Slots, k: int, work: PixelFile, record: Record
+    ) -> Record | None:
         """Put pixels that an interrupted build has left where they belong.
 
         Returns the record of their new places, None if they are not what the record
         says: then the item is to be made again.
         """
         pixels = self._read(self.bucket(slots, k), work, record.places)
-        (facts,) = np.frombuffer(record.facts, fact_dtype(self.shape.classes))
-        sums = facts["image_xxh3"], facts["mask_xxh3"]
+        (meta,) = np.frombuffer(record.meta, meta_dtype(self.shape.classes))
+        sums = meta["image_xxh3"], meta["mask_xxh3"]
         if pixels is None or sums != tuple(xxh3_64_intdigest(x.data) for x in pixels):
             return None
         if work is self._works[0]:
@@ -180,7 +182,7 @@ class Partial:
         self._added += int(self._bytes[slots.bucket].sum())
         if self._added >= BEGIN_AFTER:
             self._added = 0
-            self._works[0].begin_to_write()
+            self._works[0].start_writeback()
 
     def publish(self) -> str:
         """Complete the file and put it under its name; return its fingerprint.
@@ -223,7 +225,7 @@ class Partial:
                 reserve(file.fileno(), self._extents.images[bucket.name], size)
 
     def _read(
-        self, bucket: Bucket, work: Work, places: tuple[int, ...]
+        self, bucket: Bucket, work: PixelFile, places: tuple[int, ...]
     ) -> tuple[NDArray[Any], NDArray[Any]] | None:
         """Return image and mask of an item as they are, None if they are damaged."""
         image = work.read(places[0], bucket.shape, bucket.dtype)
@@ -323,11 +325,11 @@ class Partial:
             _set_aside(path, old)
             journal = Journal(journal.path, self._kind, self.shape.classes)
         self._is_new = not len(journal.kept)
-        self._works = [Work(path, journal)]
+        self._works = [PixelFile(path, journal)]
         self._prepare(path)
         if old.exists() and beside(old, ".journal").exists():
             left = Journal(beside(old, ".journal"), self._kind, self.shape.classes)
-            self._works.append(Work(old, left))
+            self._works.append(PixelFile(old, left))
 
     def _may_stay(self, journal: Journal, slots: Slots) -> bool:
         """Return whether what is kept of items stands where they will."""

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastseg.files import begin_to_write
+from fastseg.files import start_writeback
 from fastseg.store.writing.journal import Journal
 
 # Arrays that systems write in one call.
 MOST_AT_ONCE = 1024
 
 
-class Work:
+class PixelFile:
     """A file of pixels and the journal that tells what is in it."""
 
     def __init__(self, path: Path, journal: Journal):
@@ -69,9 +69,9 @@ class Work:
         """Return the number of a file that is open to read and write."""
         return self._file().fileno()
 
-    def begin_to_write(self) -> None:
+    def start_writeback(self) -> None:
         """Let the system begin to bring what was written to the disk."""
-        begin_to_write(self._file().fileno())
+        start_writeback(self._file().fileno())
 
     def close(self) -> None:
         """Close the files, which stay."""

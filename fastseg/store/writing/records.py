@@ -59,7 +59,7 @@ class Record(NamedTuple):
         resumed build that nothing has changed, and is not stored
     sources : the image's file, then those of its contours
     rings   : by class; points are their vertices
-    facts   : the columns of /items but LATE_COLUMNS and strings, a `fact_dtype`
+    meta    : the columns of /items but LATE_COLUMNS and strings, a `meta_dtype`
     points  : float64 (P, 2)
     """
 
@@ -70,12 +70,12 @@ class Record(NamedTuple):
     series: str
     sources: tuple[Source, ...]
     rings: tuple[Rings, ...]
-    facts: bytes
+    meta: bytes
     points: NDArray[np.float64]
 
 
 @cache
-def fact_dtype(classes: tuple[str, ...]) -> np.dtype[Any]:
+def meta_dtype(classes: tuple[str, ...]) -> np.dtype[Any]:
     """Return the dtype of a record's facts."""
     columns = layout.column_layout(classes)
     return np.dtype(
@@ -84,7 +84,7 @@ def fact_dtype(classes: tuple[str, ...]) -> np.dtype[Any]:
 
 
 @cache
-def _fact_struct(classes: tuple[str, ...]) -> tuple[struct.Struct, tuple[Any, ...]]:
+def _meta_struct(classes: tuple[str, ...]) -> tuple[struct.Struct, tuple[Any, ...]]:
     """Return how facts are packed, and their names with whether they are several."""
     formats = {"i8": "q", "u8": "Q", "f8": "d", "u4": "I", "u2": "H", "u1": "B"}
     columns = layout.column_layout(classes)
@@ -97,12 +97,12 @@ def _fact_struct(classes: tuple[str, ...]) -> tuple[struct.Struct, tuple[Any, ..
     return struct.Struct("<" + "".join(codes)), packed
 
 
-def pack_facts(values: Mapping[str, Any], classes: tuple[str, ...]) -> bytes:
+def pack_meta(values: Mapping[str, Any], classes: tuple[str, ...]) -> bytes:
     """Return the facts of a record from plain numbers by column.
 
     Where a column has several for an item, they are a flat sequence.
     """
-    packer, names = _fact_struct(classes)
+    packer, names = _meta_struct(classes)
     numbers: list[Any] = []
     for name, several in names:
         if several:
@@ -124,7 +124,7 @@ KINDS = {
     "size": "<i8",
     "xxh3": "<u8",
     "rings": "<i8",
-    "facts": "V",
+    "meta": "V",
     "points": "<f8",
 }
 # Columns with several numbers a row.
@@ -142,7 +142,7 @@ class Records(NamedTuple):
     path, size, xxh3 : bytes, int64 and uint64 (f,), of these
     rings    : int64 (r, 4), item (counted from 0 in these records), bit, which of the
         item's sources, vertices
-    facts    : a `fact_dtype` (n,)
+    meta     : a `meta_dtype` (n,)
     points   : float64 (p, 2)
     """
 
@@ -157,7 +157,7 @@ class Records(NamedTuple):
     size: NDArray[np.int64]
     xxh3: NDArray[np.uint64]
     rings: NDArray[np.int64]
-    facts: NDArray[Any]
+    meta: NDArray[Any]
     points: NDArray[np.float64]
 
     @property
@@ -186,7 +186,7 @@ class Records(NamedTuple):
             size=self.size[files],
             xxh3=self.xxh3[files],
             rings=rings,
-            facts=self.facts[chosen],
+            meta=self.meta[chosen],
             points=self.points[_spans(vertices, ring_rows)],
         )
 
@@ -210,7 +210,7 @@ class Records(NamedTuple):
                 tuple(Rings(*key, tuple(sizes)) for key, sizes in own.items())
                 for own in rings
             ],
-            [facts.tobytes() for facts in self.facts],
+            [meta.tobytes() for meta in self.meta],
             _parts(self.points, points),
             strict=True,
         )
@@ -239,8 +239,8 @@ def gather(records: Sequence[Record], classes: tuple[str, ...]) -> Records:
         size=np.array([file.size for file in files], "<i8"),
         xxh3=np.array([file.xxh3 for file in files], "<u8"),
         rings=np.array(rings, "<i8").reshape(-1, 4),
-        facts=np.frombuffer(
-            b"".join(record.facts for record in records), fact_dtype(classes)
+        meta=np.frombuffer(
+            b"".join(record.meta for record in records), meta_dtype(classes)
         ),
         points=np.concatenate([record.points for record in records]),
     )
@@ -282,7 +282,7 @@ def from_bytes(data: bytes, classes: tuple[str, ...]) -> Records:
         if kind == "S":
             dtype = np.dtype((np.bytes_, width))
         else:
-            dtype = fact_dtype(classes) if name == "facts" else np.dtype(kind)
+            dtype = meta_dtype(classes) if name == "meta" else np.dtype(kind)
         size = count * width
         column = np.frombuffer(data, dtype, size // dtype.itemsize, at)
         if name in ROWS:

@@ -17,7 +17,7 @@ from fastseg.store.writing.records import Records
 FILES_AT_ONCE = 2**12
 
 
-class Tally:
+class Totals:
     """Counts records, in their order, and gathers the files that they name.
 
     rings, points : their numbers
