@@ -38,8 +38,6 @@ demo: $(VENV)/.demo
 	@echo "Done. The store is demo/heart.h5, the picture demo/picture.png."
 
 test: $(VENV)/.test lint
-	@# numba's cache notices changes of a kernel's own file, not of kernels it calls.
-	@find fastseg -name '*.nb[ic]' -delete
 	pytest $(PARALLEL)
 	@echo "The kernels' tests again, without compiling:"
 	NUMBA_DISABLE_JIT=1 pytest $(PARALLEL) -m kernel

@@ -1,4 +1,4 @@
-"""Memory of a build by the number of images and of workers.
+"""Memory of a build by the number of images and of threads.
 
     python benchmarks/build_memory.py [COUNT ...]
 
@@ -22,24 +22,24 @@ SIDE = 256
 COUNTS = (500, 5_000, 20_000)
 BUILD = """
 import resource, sys, fastseg
-links, output, workers = sys.argv[1:]
-report = fastseg.build(links, output, workers=int(workers))
+links, output, threads = sys.argv[1:]
+report = fastseg.build(links, output, threads=int(threads))
 print(report.samples, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 """
 
 
 def main() -> None:
-    """Print a table: a row for each number of images and of workers."""
+    """Print a table: a row for each number of images and of threads."""
     counts = [int(text) for text in sys.argv[1:]] or COUNTS
-    print("| images | workers | store (MB) | time (s) | peak (MB) |")
+    print("| images | threads | store (MB) | time (s) | peak (MB) |")
     print("|--:|--:|--:|--:|--:|")
     with tempfile.TemporaryDirectory(prefix="fastseg-memory-") as folder:
         root = Path(folder)
         image, ring = draw(root)
         for count in counts:
             links = link_copies(root, image, ring, count)
-            for workers in (1, 2, 8):
-                print_row(root, links, workers)
+            for threads in (1, 2, 8):
+                print_row(root, links, threads)
 
 
 def draw(root: Path) -> tuple[bytes, bytes]:
@@ -75,14 +75,14 @@ def link_copies(root: Path, image: bytes, ring: bytes, count: int) -> Path:
     return LinkTable(base=root, links=tuple(links)).save(root / "links.csv")
 
 
-def print_row(root: Path, links: Path, workers: int) -> None:
+def print_row(root: Path, links: Path, threads: int) -> None:
     """Build in a process of its own and print what it took."""
     output = root / "store.h5"
     gc.collect()
     os.sync()
     start = time.perf_counter()
     run = subprocess.run(
-        [sys.executable, "-c", BUILD, str(links), str(output), str(workers)],
+        [sys.executable, "-c", BUILD, str(links), str(output), str(threads)],
         stdout=subprocess.PIPE,
         text=True,
         check=True,
@@ -91,7 +91,7 @@ def print_row(root: Path, links: Path, workers: int) -> None:
     samples, peak = map(int, run.stdout.split())
     size = output.stat().st_size / 1e6
     print(
-        f"| {samples} | {workers} | {size:.0f} | {seconds:.1f} | {peak} |", flush=True
+        f"| {samples} | {threads} | {size:.0f} | {seconds:.1f} | {peak} |", flush=True
     )
     output.unlink()
 

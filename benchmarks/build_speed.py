@@ -36,7 +36,7 @@ REPEATS, WAITS = 11, []
 CHANGED, RESUMED = "again, one image changed", "resumed after 98 %"
 FIRST_CALL = """import sys, time, fastseg; from fastseg.ingest.builder import build
 table, start = fastseg.link(sys.argv[1]), time.perf_counter()
-build(table, sys.argv[2], workers=1), print(time.perf_counter() - start)"""
+build(table, sys.argv[2], threads=1), print(time.perf_counter() - start)"""
 
 
 def plain_build(images, classes, output):
@@ -188,17 +188,17 @@ def measure(study, folder):
         RESUMED: partial(interrupt, table, fresh, len(store) * 98 // 100),
     }
     peers = {
-        "fastseg.build, 2 workers": partial(fastseg.build, table, fresh, workers=2),
-        "again, nothing changed": partial(fastseg.build, table, kept, workers=1),
-        CHANGED: partial(fastseg.build, other, folder / "other.h5", workers=1),
-        RESUMED: partial(fastseg.build, table, fresh, workers=1),
+        "fastseg.build, 2 threads": partial(fastseg.build, table, fresh, threads=2),
+        "again, nothing changed": partial(fastseg.build, table, kept, threads=1),
+        CHANGED: partial(fastseg.build, other, folder / "other.h5", threads=1),
+        RESUMED: partial(fastseg.build, table, fresh, threads=1),
         "pydicom + PIL + h5py": partial(plain_build, images, table.classes, fresh),
         "read and write all bytes": copy,
         "the same, but no empty masks": partial(copy, holes=True),
         "no empty masks, 2 threads": partial(copy, holes=True, threads=2),
         "no empty masks, with fsync": partial(copy, holes=True, sync=True),
     }
-    base = partial(fastseg.build, table, fresh, workers=1)
+    base = partial(fastseg.build, table, fresh, threads=1)
     times = in_turns(base, peers, fresh, prepare)
     ours = np.concatenate([pair[0] for pair in times.values()], axis=-1)
     yield "| | µs an image | in fsync | ratio | without fsync |\n|---|---|---|---|---|"

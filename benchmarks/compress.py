@@ -38,7 +38,7 @@ def build(table, path, level):
         compression.LEVEL = level
         compression._contexts = threading.local()  # which have been made for a level
     start = time.perf_counter()
-    fastseg.build(table, path, compress=level is not None, workers=1)
+    fastseg.build(table, path, compress=level is not None, threads=1)
     return time.perf_counter() - start
 
 

@@ -59,7 +59,7 @@ _HOME = {
     "link": "fastseg.sources",
     "open": "fastseg.store.reader",
     "make_phantom": "fastseg.phantom",
-    "prove_split": "fastseg.store.splits",
+    "check_split": "fastseg.store.splits",
     "rasterize": "fastseg.raster.masks",
     "rasterize_batch": "fastseg.raster.masks",
     "rasterize_labels": "fastseg.raster.masks",

@@ -17,24 +17,24 @@ def usable_cores() -> int:
 
 
 def map_ordered(
-    function: Callable[[T], R], items: Iterable[T], workers: int
+    function: Callable[[T], R], items: Iterable[T], threads: int
 ) -> Generator[R, None, None]:
     """Yield the results of a function for each item, in their order.
 
-    workers : how many threads share the work; 1 needs none
+    threads : how many share the work; 1 needs none
 
     Only a few results are ahead of what is taken. To be closed, or exhausted: then no
     thread is left. Handing an item over costs 50 us.
     """
-    if workers == 1:
+    if threads == 1:
         yield from map(function, items)
         return
-    pool = ThreadPoolExecutor(workers, "fastseg-build")
+    pool = ThreadPoolExecutor(threads, "fastseg-build")
     ahead: deque[Future[R]] = deque()
     try:
         for item in items:
             ahead.append(pool.submit(function, item))
-            if len(ahead) > 2 * workers:
+            if len(ahead) > 2 * threads:
                 yield ahead.popleft().result()
         while ahead:
             yield ahead.popleft().result()

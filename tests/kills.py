@@ -29,7 +29,7 @@ def main():
     fastseg.build(table, plain)  # compiles what is not yet
     plain.unlink()
     start = time.perf_counter()
-    fastseg.build(table, plain, workers=1)
+    fastseg.build(table, plain, threads=1)
     seconds = time.perf_counter() - start
     whole = plain.read_bytes()
     draw, found = random.Random(seed), Counter()
@@ -48,7 +48,7 @@ def main():
             else:
                 assert older is None
         found[" ".join(sorted(path.name for path in folder.glob("o.h5*")))] += 1
-        fastseg.build(table, output, workers=draw.choice([1, 2, 3]))
+        fastseg.build(table, output, threads=draw.choice([1, 2, 3]))
         assert output.read_bytes() == whole
         assert list(folder.glob("o.h5*")) == [output]
     print(json.dumps(found))
@@ -56,11 +56,11 @@ def main():
 
 def kill_a_build(table, output, draw, delay):
     """Build in another process and kill it after so many seconds."""
-    workers = draw.choice([1, 2])
+    threads = draw.choice([1, 2])
     child = os.fork()
     if child == 0:
         try:
-            fastseg.build(table, output, workers=workers)
+            fastseg.build(table, output, threads=threads)
         finally:
             os._exit(0)
     time.sleep(delay)

@@ -69,7 +69,12 @@ def assert_same_epochs(one, two):
     "options",
     [
         {"size": 32},
-        {"size": (60, 50), "normalize": "percentile", "pad": 0.5, "dtype": "float16"},
+        {
+            "size": (60, 50),
+            "normalize": "percentile",
+            "pad_value": 0.5,
+            "dtype": "float16",
+        },
         {"size": 96, "masks": "onehot", "normalize": "none"},
         {"size": 96, "masks": "icontour", "dtype": "raw"},
     ],

@@ -76,7 +76,7 @@ def build(
             help="Zero of the contours: `center` of the first pixel or its `corner`."
         ),
     ] = "center",
-    workers: Annotated[
+    threads: Annotated[
         int,
         typer.Option(
             help="Threads that share the work; more pay where files come slowly."
@@ -109,7 +109,7 @@ def build(
             edges=edges,
             fill=fill,
             origin=origin,
-            workers=workers,
+            threads=threads,
             max_pixel_bytes=max_pixel_bytes,
             compress=compress,
             progress=output.progress,

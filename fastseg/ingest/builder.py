@@ -76,7 +76,7 @@ def build(
     edges: str = "half-open",
     fill: str = "even-odd",
     origin: str = "center",
-    workers: int = 1,
+    threads: int = 1,
     max_pixel_bytes: int = MAX_PIXEL_BYTES,
     compress: bool = False,
     progress: Progress = silent,
@@ -88,7 +88,7 @@ def build(
     output : the store; one that is there already is replaced when the new one is
         complete, and left alone if nothing has changed
     edges, fill, origin : what belongs to a region, see `raster.rules.Rules`
-    workers : threads that share the work; the bytes of the store do not depend on it
+    threads : how many share the work; the bytes of the store do not depend on it
     max_pixel_bytes : an image file whose header promises more, all frames together,
         is rejected before anything is allocated
     compress : compress images and masks, which readers of the store then decompress:
@@ -102,7 +102,7 @@ def build(
     table, MissingExtraError, OptionError, OSError.
     """
     rules = Rules(edges=edges, fill=fill, origin=origin)
-    workers = whole_number("workers", workers, 1)
+    threads = whole_number("threads", threads, 1)
     max_pixel_bytes = whole_number("max_pixel_bytes", max_pixel_bytes, 1)
     if compress:
         compression.require("building a compressed store")
@@ -120,7 +120,7 @@ def build(
             images = Images.of_file(links, target.parent, progress)
         layout.check_classes(images.classes)
         work = _Build(
-            images, target, rules, workers, max_pixel_bytes, compress, progress
+            images, target, rules, threads, max_pixel_bytes, compress, progress
         )
         fingerprint = work.run()
     rejects = tuple(dict.fromkeys(work.rejects))
@@ -169,20 +169,20 @@ class _Share:
 
 
 class _Build:
-    """One build. Its workers share it; `_make` changes nothing but the share's own."""
+    """One build. Its threads share it; `_make` changes nothing but the share's own."""
 
     def __init__(
         self,
         images: Images,
         target: Path,
         rules: Rules,
-        workers: int,
+        threads: int,
         max_pixel_bytes: int,
         compress: bool,
         progress: Progress,
     ):
         self.images, self.target = images, target
-        self.workers, self.progress = workers, progress
+        self.threads, self.progress = threads, progress
         self.partial = CompressedPartial if compress else Partial
         self.options, self.versions = asdict(rules), _versions()
         zstd = {compression.NAME: compression.version()} if compress else {}
@@ -203,7 +203,7 @@ class _Build:
             self.maker.paths,
             self.target.parent,
             self.progress,
-            self.workers,
+            self.threads,
             self.maker.max_pixel_bytes,
         )
         self.rejects += rejects
@@ -245,7 +245,7 @@ class _Build:
 
         # Only this thread reads and writes the journal.
         shares = (_Share(part, partial.kept(part.slots)) for part in plan.parts())
-        with closing(map_ordered(make, shares, self.workers)) as done:
+        with closing(map_ordered(make, shares, self.threads)) as done:
             each = ((share, k) for share in done for k in range(len(share.part)))
             share, passed = None, -1
             try:
@@ -360,7 +360,7 @@ class _Build:
         made = store.compression, store.software
         if made != (self.partial.compression, self.software):
             return False
-        with closing(compare(older, plan, self.maker, self.workers)) as items:
+        with closing(compare(older, plan, self.maker, self.threads)) as items:
             for links, place, rejected in self.progress(items, "compare", len(plan)):
                 rejects += rejected
                 if place is None:  # it cannot be used, so it is not in the store
@@ -399,7 +399,7 @@ class Seen(NamedTuple):
 
 
 def compare(
-    older: OlderStore, plan: Plan, maker: ItemMaker, workers: int
+    older: OlderStore, plan: Plan, maker: ItemMaker, threads: int
 ) -> Generator[Seen, None, None]:
     """Yield what an older store has of each item, in the order of the plan.
 
@@ -419,7 +419,7 @@ def compare(
         older.store.release()
         return [seen.get(k) or _see(older, part[k], maker) for k in range(len(part))]
 
-    with closing(map_ordered(look, plan.parts(), workers)) as parts:
+    with closing(map_ordered(look, plan.parts(), threads)) as parts:
         for part in parts:
             yield from part
 

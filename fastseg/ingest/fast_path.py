@@ -281,7 +281,7 @@ class FastPath:
         Those that a handle is for are written; returns where it ended.
         """
         pixels = bucket.shape[0] * bucket.shape[1]
-        stop: int = transfer.make_images(
+        stop: int = transfer.transfer_images(
             *(files.names, files.starts, first, files.sizes[:last], files.leads),
             *(files.heads, files.limits, np.empty(0, bucket.dtype), pixels),
             *(WIDEST_COUNT, percentile_ranks(pixels), handle, places[:, 0], buffer),
@@ -303,7 +303,7 @@ class FastPath:
         some = np.flatnonzero(np.diff(files.rings[first : stop + 1])) + first
         rules = self.maker.rules
         masks = np.empty((len(some), *bucket.shape), self._masks)
-        labels.draw_labels(
+        labels.draw_masks(
             *(found.points, found.ends, files.rings, files.bits, rules.shift),
             *(rules.edges_code, rules.fill == "nonzero"),
             *(scratch_rows(*bucket.shape, rules), first, stop, masks),

@@ -223,7 +223,7 @@ def plan_build(
     paths: Paths,
     folder: Path,
     progress: Progress,
-    workers: int,
+    threads: int,
     max_pixel_bytes: int,
 ) -> tuple[Plan, list[Reject]]:
     """Look at the header of every image, so that the store's shape is known.
@@ -238,7 +238,7 @@ def plan_build(
     def look(groups: list[list[Link]]) -> _Share:
         return _look_at(groups, paths, max_pixel_bytes)
 
-    with closing(map_ordered(look, _shares_of(images, workers), workers)) as shares:
+    with closing(map_ordered(look, _shares_of(images, threads), threads)) as shares:
         each = ((share, k) for share in shares for k in range(share.size))
         for share, k in progress(each, "check", len(images)):
             if k == 0:
@@ -247,11 +247,11 @@ def plan_build(
     return plan, rejects
 
 
-def _shares_of(images: Images, workers: int) -> Iterator[list[list[Link]]]:
+def _shares_of(images: Images, threads: int) -> Iterator[list[list[Link]]]:
     """Yield the links of images in shares, some for each worker."""
     each, size = iter(images), SHARE
-    if workers > 1:
-        size = min(SHARE, max(1, len(images) // (4 * workers)))
+    if threads > 1:
+        size = min(SHARE, max(1, len(images) // (4 * threads)))
     while share := list(islice(each, size)):
         yield share
 

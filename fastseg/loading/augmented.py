@@ -221,13 +221,13 @@ class AugmentedPreprocessing(Preprocessing):
         for images, masks, rows, place in self.store.stacks(samples):
             started = perf_counter_ns()
             here = (*(way[place] for way in ways[:2]), ways[2], ways[3][place])
-            batch.make_images(
+            batch.augment_images(
                 images,
                 rows,
                 *here,
                 self._order,
                 self._border,
-                np.float32(self.pad),
+                np.float32(self.pad_value),
                 shift[place],
                 gain[place],
                 low,
@@ -290,7 +290,7 @@ class AugmentedPreprocessing(Preprocessing):
         self, samples: NDArray[np.int64], ways: tuple[Any, ...], bits: NDArray[Any]
     ) -> None:
         contours = self.store.contours
-        batch.draw_labels(
+        batch.draw_moved_contours(
             contours["points"],
             contours["offsets"],
             contours["class"],

@@ -68,7 +68,7 @@ class Loader:
     size       : (h, w) of the batches, or one number for a square: images are cut
         or padded round their centre; by default the images' own, if all have one
     normalize, percentiles : see `loading.scaling.Normalization`; by default "zscore"
-    pad        : value around images smaller than `size`, in units of the result
+    pad_value  : value around images smaller than `size`, in units of the result
     dtype      : "float32", "float16", or "raw" for stored values, not normalized
     masks      : "bits"    the store's bit fields (B, h, w)
                  "labels"  uint8 (B, h, w): 0 background, k + 1 for class k
@@ -120,7 +120,7 @@ class Loader:
         size: int | tuple[int, int] | None = None,
         normalize: str | None = None,
         percentiles: tuple[float, float] = (1.0, 99.0),
-        pad: float = 0.0,
+        pad_value: float = 0.0,
         dtype: str = "float32",
         masks: str = "bits",
         priority: Sequence[str] | None = None,
@@ -152,7 +152,7 @@ class Loader:
             "size": size,
             "normalize": normalize,
             "percentiles": percentiles,
-            "pad": pad,
+            "pad_value": pad_value,
             "dtype": dtype,
             "masks": masks,
             "priority": priority,

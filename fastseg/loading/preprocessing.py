@@ -52,7 +52,7 @@ class Preprocessing:
         size: int | tuple[int, int] | None = None,
         normalize: str | None = None,
         percentiles: tuple[float, float] = (1.0, 99.0),
-        pad: float = 0.0,
+        pad_value: float = 0.0,
         dtype: str = "float32",
         masks: str = "bits",
         priority: Sequence[str] | None = None,
@@ -77,7 +77,7 @@ class Preprocessing:
         self.image_dtype = (
             _common_dtype(store, indices) if dtype == "raw" else np.dtype(dtype)
         )
-        self.pad = _fitting(pad, self.image_dtype)
+        self.pad_value = _fitting(pad_value, self.image_dtype)
         self.priority = _priority(store, priority)
         self.masks = masks
         self.image_shape = (1, *self.size)
@@ -135,9 +135,9 @@ class Preprocessing:
     def _scales(self, samples: NDArray[np.int64]) -> tuple[Any, ...]:
         """Return shift, gain, limits and padding of images for kernels."""
         if self.dtype == "raw":
-            return None, None, None, None, self.image_dtype.type(self.pad)
+            return None, None, None, None, self.image_dtype.type(self.pad_value)
         scale = self._shift[samples], self._gain[samples]
-        return *scale, *self.scaling.limits, np.float32(self.pad)
+        return *scale, *self.scaling.limits, np.float32(self.pad_value)
 
     def _mask_classes(self) -> NDArray[np.int64] | None:
         """Return the classes that kernels show, or in which order; None for bits."""
@@ -198,17 +198,19 @@ def _common_dtype(store: Store, indices: NDArray[np.int64]) -> np.dtype[Any]:
     return dtype
 
 
-def _fitting(pad: Any, dtype: np.dtype[Any]) -> float:
+def _fitting(pad_value: Any, dtype: np.dtype[Any]) -> float:
     """Return the value for padding, if it is one that the dtype can hold."""
     try:
-        value = float(pad)
+        value = float(pad_value)
     except (TypeError, ValueError, OverflowError):
-        raise OptionError(f"pad is {pad!r}, expected a number") from None
+        raise OptionError(f"pad_value is {pad_value!r}, expected a number") from None
     whole = dtype.kind in "iu"
     limits = np.iinfo(dtype) if whole else np.finfo(dtype)
     least, most = float(limits.min), float(limits.max)
     if not least <= value <= most or (whole and not value.is_integer()):
-        raise OptionError(f"pad is {pad!r}, expected a value of {dtype.name}")
+        raise OptionError(
+            f"pad_value is {pad_value!r}, expected a value of {dtype.name}"
+        )
     return value
 
 

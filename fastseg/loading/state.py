@@ -40,7 +40,7 @@ def identify(schedule: Schedule, recipe: Preprocessing) -> dict[str, Any]:
         "dtype": recipe.dtype,
         "normalize": recipe.scaling.normalize,
         "percentiles": [float(rank) for rank in recipe.scaling.percentiles],
-        "pad": recipe.pad,
+        "pad_value": recipe.pad_value,
         "masks": recipe.masks,
         "priority": list(recipe.priority),
         "augment": _augmentation(recipe),

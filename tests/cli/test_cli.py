@@ -236,7 +236,7 @@ def test_a_contour_off_its_image_is_counted(fastseg_command, study):
     assert name in run.stderr
 
 
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("command", VERBS)
 def test_help_has_an_example_that_is_a_command(fastseg_command, command):
     """Every verb's --help shows a line that starts with its name."""
     run = fastseg_command(command, "--help")

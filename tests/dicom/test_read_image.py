@@ -176,7 +176,7 @@ def test_values_are_rescaled(header, slope, intercept):
 UNSIGNED, SIGNED = np.array([0, 5, 15], "u1"), np.array([-2048, 0, 2047], "i2")
 # Bits stored, slope, intercept, window; by hand, inverted: values, value map, window.
 inverted = pytest.mark.parametrize(
-    ("pixels", "facts", "values", "value_map", "window"),
+    ("pixels", "meta", "values", "value_map", "window"),
     [
         (UNSIGNED, (4, 2, -3, 10, 7), [27, 17, -3], (-2, 27), (15, 7)),
         (SIGNED, (12, 0.5, 9, 40, 81), [1032.5, 8.5, -1015], (-0.5, 8.5), (-21.5, 81)),

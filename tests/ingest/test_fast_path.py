@@ -94,8 +94,8 @@ def test_without_room_none_of_unknown_size_is_read(tmp_path):
     assert left >= {0, 1, 2}
 
 
-def make_images(paths, heads, handle, targets, room, first=0):
-    """Return what `make_images` finds of files of 8 bytes and 20 pixels of 16 bits."""
+def transfer_images(paths, heads, handle, targets, room, first=0):
+    """Return what `transfer_images` finds of files of 8 bytes and 20 uint16 pixels."""
     names, starts = names_of(paths)
     count, ranks, data = len(paths), np.array([0, 10]), np.frombuffer(names, np.uint8)
     files = starts, first, np.full(count, 48), np.full(count, 8), heads
@@ -104,7 +104,7 @@ def make_images(paths, heads, handle, targets, room, first=0):
     stamps, sums = np.zeros((count, 4), np.int64), np.zeros((count, 5), np.int64)
     digests, hashes = np.zeros(count, np.uint64), np.zeros(count, np.uint64)
     percentiles, sound = np.zeros((count, 2)), np.zeros(count, np.bool_)
-    stop = transfer.make_images(
+    stop = transfer.transfer_images(
         *(data, *files, limits, like, 20, 2**17, ranks, handle, targets, buffer),
         *(places, stamps, digests, sums, percentiles, hashes, sound),
     )
@@ -129,7 +129,7 @@ def test_images_are_measured_and_written(tmp_path, room):
     output.write_bytes(bytes(700))
     handle = os.open(output, os.O_RDWR)
     try:
-        found = make_images(paths, heads, handle, targets, room)
+        found = transfer_images(paths, heads, handle, targets, room)
     finally:
         os.close(handle)
     stop, _, digests, sums, percentiles, hashes, sound, _ = found
@@ -158,16 +158,16 @@ def test_what_is_not_written_stays_in_memory(tmp_path):
     heads = np.full(6, xxh3_64_intdigest(b"12345678"), np.uint64)
     targets = np.arange(6) * 40 + 1000
     room = 63 + 2 * 64 + 48  # for three, wherever in a line of the caches it begins
-    stop, places, *_, sound, buffer = make_images(paths, heads, -1, targets, room)
+    stop, places, *_, sound, buffer = transfer_images(paths, heads, -1, targets, room)
     assert stop == 3
     assert sound.tolist() == [True] * 3 + [False] * 3
     for k in range(3):
         assert buffer[places[k] + 8 : places[k] + 48].tolist() == [k, 0] * 20
-    assert make_images(paths, heads, -1, targets, room, first=3)[0] == 6
+    assert transfer_images(paths, heads, -1, targets, room, first=3)[0] == 6
     handle = os.open(paths[0], os.O_RDONLY)
     try:
         for first in (0, 2):
-            found = make_images(paths, heads, handle, targets, room, first=first)
+            found = transfer_images(paths, heads, handle, targets, room, first=first)
             stop, places, *_, buffer = found
             assert stop == first
             assert buffer[places[stop] + 8] == stop

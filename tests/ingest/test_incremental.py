@@ -69,8 +69,8 @@ def test_nothing_changed_leaves_the_file_alone(study, output):
     before = output.stat()
     for path in study.rglob("*.*"):
         os.utime(path, (1, 1))
-    for workers in (1, 3):
-        again = build(study, output, workers=workers)
+    for threads in (1, 3):
+        again = build(study, output, threads=threads)
         assert again == replace(first, kept=first.samples)
     after = output.stat()
     assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
@@ -280,12 +280,12 @@ def test_any_changes_give_what_a_build_from_scratch_gives(
         before = options = None
         if output.exists():
             before, options = inputs(output), fastseg.open(output).options
-        workers = changes.draw.choice([1, 2])
+        threads = changes.draw.choice([1, 2])
         if changes.draw.random() < 0.5:
             with suppress(Stopped):
                 stop = stop_somewhere(changes.draw)
                 build(study, output, progress=stop, **changes.options)
-        report = build(study, output, workers=workers, **changes.options)
+        report = build(study, output, threads=threads, **changes.options)
         anew = build(study, tmp_path / "n.h5", **changes.options)
         assert output.read_bytes() == anew.path.read_bytes(), done
         assert replace(report, path=anew.path, kept=0) == replace(anew, kept=0), done

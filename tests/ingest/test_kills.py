@@ -65,7 +65,7 @@ def test_what_is_finished_is_kept(stopped):
     """The next build takes over half of the items and gives the same bytes."""
     table, output, whole = stopped
     assert leftovers(output) == set(SUFFIXES)
-    report = fastseg.build(table, output, workers=2)
+    report = fastseg.build(table, output, threads=2)
     assert 0 < report.kept < report.samples
     assert output.read_bytes() == whole
     assert leftovers(output) == set()
@@ -228,7 +228,7 @@ for share, fails in shares:
         sys.exit(77)
     output = disk / "o.h5"
     try:
-        fastseg.build(table, output, workers=2)
+        fastseg.build(table, output, threads=2)
         full = False
     except OSError as exc:
         assert exc.errno == errno.ENOSPC and str(disk) in str(exc), exc

@@ -78,7 +78,7 @@ def peak_of(table, output, **options):
     ("tables", "options"),
     [
         ("sorted", {"compress": True}),
-        ("shuffled", {"workers": 2}),
+        ("shuffled", {"threads": 2}),
     ],
     indirect=["tables"],
 )

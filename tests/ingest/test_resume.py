@@ -116,7 +116,7 @@ def die_at_every_step(study, folder):
     table, few = (replace(t, links=t.links[:8]) for t in (table, few))
     plan.SHARE = 1
     for compress in (False, True):
-        options = {"workers": 1, "compress": compress}
+        options = {"threads": 1, "compress": compress}
         whole = fastseg.build(table, folder / "w.h5", **options).path.read_bytes()
         older = fastseg.build(few, folder / "few.h5", origin="corner").path.read_bytes()
         step, output = 1, folder / "o.h5"
@@ -186,7 +186,7 @@ def test_bytes_are_on_the_disk_before_their_name(table, output):
     """The file is synced, renamed, its folder synced; only then leftovers go."""
     seen = []
     with watched(lambda event, name, file: seen.append((event, name, file))):
-        fastseg.build(table, output, workers=1)
+        fastseg.build(table, output, threads=1)
     steps = [name for event, name, file in seen if event == "c_call" and name in STEPS]
     end = len(steps) - steps[::-1].index("write")  # also of the list of rejects
     assert [s for s in steps[end:] if s not in ("flush", "truncate")][:4] == [
@@ -273,7 +273,7 @@ def test_no_flipped_bit_of_a_journal_does_harm(table, whole, output, monkeypatch
 
 @pytest.mark.parametrize(("step", "kept"), [("check", 0), ("build", 7)])
 def test_ctrl_c_leaves_no_thread(table, whole, output, step, kept):
-    """SIGINT in the middle ends all workers, and the next build goes on."""
+    """SIGINT in the middle ends all threads, and the next build goes on."""
 
     def press(items, label, total):
         for k, item in enumerate(items):
@@ -282,12 +282,12 @@ def test_ctrl_c_leaves_no_thread(table, whole, output, step, kept):
             yield item
 
     with pytest.raises(KeyboardInterrupt) as interrupt:
-        fastseg.build(table, output, workers=3, progress=press)
+        fastseg.build(table, output, threads=3, progress=press)
     assert interrupt  # which holds what a caller's traceback would
     names = [thread.name for thread in threading.enumerate()]
     assert not [name for name in names if name.startswith("fastseg")]
     assert not output.exists()
-    assert fastseg.build(table, output, workers=1).kept == kept
+    assert fastseg.build(table, output, threads=1).kept == kept
     assert output.read_bytes() == whole
 
 
@@ -441,9 +441,9 @@ def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path):
             read_file(str(path), 100)
 
 
-@pytest.mark.parametrize("workers", [2, 3, 8])
-def test_workers_change_no_byte(table, whole, output, workers):
+@pytest.mark.parametrize("threads", [2, 3, 8])
+def test_threads_change_no_byte(table, whole, output, threads):
     """However many share the work, begun by another number, the bytes are the same."""
-    stop_build(table, output, 5, workers=workers)
-    fastseg.build(table, output, workers=workers)
+    stop_build(table, output, 5, threads=threads)
+    fastseg.build(table, output, threads=threads)
     assert output.read_bytes() == whole

@@ -63,7 +63,7 @@ def epoch(loader):
 @pytest.mark.parametrize("interpolation", ["nearest", "linear", "cubic"])
 def test_what_does_nothing_changes_no_bit(store, masks, labels, interpolation):
     """Identity parameters give the batch of a loader without augmentation."""
-    options = {"size": (100, 90), "masks": masks, "batch_size": 8, "pad": -3}
+    options = {"size": (100, 90), "masks": masks, "batch_size": 8, "pad_value": -3}
     steps = [Affine(), Flip(p=0), Gamma(p=0), Brightness()]
     compose = Compose(steps, interpolation)
     plain = epoch(Loader(store, **options))

@@ -164,9 +164,14 @@ def test_priority_is_by_mean_area(store):
 
 
 def test_sizes_pad_and_cut_about_the_centre(store):
-    """Where images are smaller than the batch, `pad` surrounds them."""
+    """Where images are smaller than the batch, `pad_value` surrounds them."""
     loader = Loader(
-        store, shuffle=False, size=(100, 96), normalize="none", pad=-5, batch_size=1
+        store,
+        shuffle=False,
+        size=(100, 96),
+        normalize="none",
+        pad_value=-5,
+        batch_size=1,
     )
     image = next(iter(loader)).image[0, 0]
     assert_array_equal(image[2:98], store[0].image)

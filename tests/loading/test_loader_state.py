@@ -120,7 +120,7 @@ def test_a_state_serves_all_ranks(store):
         ({"normalize": "none"}, "normalize is 'zscore'"),
         ({"dtype": "float16"}, "dtype is 'float32'"),
         ({"masks": "labels"}, "masks is 'bits'"),
-        ({"pad": 1}, "pad is 0.0 in the state, 1.0 here"),
+        ({"pad_value": 1}, "pad_value is 0.0 in the state, 1.0 here"),
         ({"world_size": 2}, "world_size is 1 in the state, 2 here"),
         ({"weights": np.arange(32)}, "weights is None in the state"),
         ({"foreground": 0.5}, "foreground is None in the state"),

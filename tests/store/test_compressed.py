@@ -160,11 +160,11 @@ def test_nobody_replaces_what_cannot_be_read(small, study, copy, monkeypatch):
     assert copy.read_bytes() == small.path.read_bytes()
 
 
-@pytest.mark.parametrize("workers", [1, 2, 7])
-def test_workers_change_no_byte(small, sample_study, tmp_path, workers):
+@pytest.mark.parametrize("threads", [1, 2, 7])
+def test_threads_change_no_byte(small, sample_study, tmp_path, threads):
     """However many share the work, in whatever order, the file is the same."""
     path = tmp_path / "s.h5"
-    fastseg.build(fastseg.link(sample_study), path, compress=True, workers=workers)
+    fastseg.build(fastseg.link(sample_study), path, compress=True, threads=threads)
     assert path.read_bytes() == small.path.read_bytes()
 
 
@@ -203,9 +203,9 @@ POINTS = [
 @pytest.mark.parametrize(
     ("owner", "name", "call"), POINTS, ids=[f"{n}-{c}" for _, n, c in POINTS]
 )
-@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("threads", [1, 3])
 def test_a_killed_build_goes_on(
-    small, sample_study, tmp_path, monkeypatch, owner, name, call, workers
+    small, sample_study, tmp_path, monkeypatch, owner, name, call, threads
 ):
     """Wherever it ends, the target is absent or complete and the next build ends with
     the same bytes, keeping what was finished."""
@@ -214,9 +214,9 @@ def test_a_killed_build_goes_on(
     with monkeypatch.context() as patch:
         kill_at(patch, owner, name, call)
         with pytest.raises(Killed):
-            fastseg.build(table, path, compress=True, workers=workers)
+            fastseg.build(table, path, compress=True, threads=threads)
     assert not path.exists() or path.read_bytes() == small.path.read_bytes()
-    report = fastseg.build(table, path, compress=True, workers=4 - workers)
+    report = fastseg.build(table, path, compress=True, threads=4 - threads)
     assert path.read_bytes() == small.path.read_bytes()
     finished = {"write": 0, "append": call - 1}.get(name, len(small))
     assert report.kept >= finished
@@ -237,7 +237,7 @@ def test_what_a_crash_has_spoiled_is_made_again(
             yield item
 
     with pytest.raises(Killed):
-        fastseg.build(table, path, compress=True, workers=1, progress=stop)
+        fastseg.build(table, path, compress=True, threads=1, progress=stop)
     unfinished = tmp_path / "s.h5.partial"
     content = bytearray(unfinished.read_bytes())
     content[len(content) // 3] ^= 4
@@ -460,7 +460,7 @@ def test_batches_are_the_same(store, small, masks, normalize):
     """Whatever the options and threads, no bit tells that a store is compressed."""
     for size, threads, shuffle in product((64, (130, 100)), (1, 3), (True, False)):
         options = {"masks": masks, "normalize": normalize, "shuffle": shuffle}
-        options |= {"size": size, "threads": threads, "pad": -1.5}
+        options |= {"size": size, "threads": threads, "pad_value": -1.5}
         assert batches(small, options) == batches(store, options)
 
 

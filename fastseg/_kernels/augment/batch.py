@@ -60,7 +60,7 @@ def draw_fields(key, samples, stream, magnitudes, grids, out):
 
 
 @kernel
-def make_images(
+def augment_images(
     images, rows, outer, control, spacing, inner, order, border, fill,
     shift, gain, low, high, codes, params, stream, key, samples, streams, out,
 ):  # fmt: skip
@@ -114,7 +114,7 @@ def warp_masks(masks, rows, outer, control, spacing, inner, out):
 
 
 @kernel
-def draw_labels(
+def draw_moved_contours(
     points, offsets, ring_class, ranges, outer, control, spacing, inner,
     edges, nonzero, rows, values, out,
 ):  # fmt: skip
@@ -123,7 +123,7 @@ def draw_labels(
     points, offsets, ring_class : all rings of a store; those of a class and sample
         stand together
     ranges : int64 (b, 2), first ring of each sample and the one after its last
-    outer, control, spacing, inner : as for `make_images`
+    outer, control, spacing, inner : as for `augment_images`
     edges, nonzero, rows : as for `fill_one`
     values : (K,) of the dtype of out, the bit of each class
     out    : unsigned (b, h, w), every cell is written

@@ -27,7 +27,7 @@ def parse_files(data, places, sizes, first, stop, out, counts):
 
 
 @kernel
-def draw_labels(
+def draw_masks(
     points, ends, rings, bits, shift, edges, nonzero, rows, first, stop,
     masks, pixels, boxes, sums, sound,
 ):  # fmt: skip

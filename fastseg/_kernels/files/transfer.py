@@ -34,7 +34,7 @@ def write_run(handle, run, count, place):
 
 
 @kernel
-def make_images(
+def transfer_images(
     names, starts, first, sizes, leads, heads, limits, like, count, widest, ranks,
     handle, targets, buffer, places, stamps, digests, sums, percentiles, hashes, sound,
 ):  # fmt: skip
