@@ -96,7 +96,9 @@ def bench(
     loader = Loader(store, **options)
     next(iter(loader))
     next_batch = perf_counter() - began
-    copier = _Copier(loader.batch_size * loader.recipe.sample_bytes, loader.threads)
+    copier = _Copier(
+        loader.batch_size * loader.preprocessing.sample_bytes, loader.threads
+    )
     first_epoch = _rate(lambda: _load(loader, seconds, epochs=1))
     pairs = [
         (
@@ -110,7 +112,7 @@ def bench(
         batch_size=loader.batch_size,
         threads=loader.threads,
         prefetch=loader.prefetch,
-        sample_bytes=loader.recipe.sample_bytes,
+        sample_bytes=loader.preprocessing.sample_bytes,
         first_batch=first_batch,
         next_batch=next_batch,
         first_epoch=first_epoch,

@@ -113,8 +113,8 @@ def _draw_versions(
     if store.items["slope"][index] < 0:
         ends = [-ends[1], -ends[0]]
     plain = AugmentedPreprocessing(store, chosen, compose=Compose([]))
-    recipe = AugmentedPreprocessing(store, chosen, compose=compose, seed=seed)
-    versions = [(plain, 0), *((recipe, epoch) for epoch in range(VERSIONS))]
+    preprocessing = AugmentedPreprocessing(store, chosen, compose=compose, seed=seed)
+    versions = [(plain, 0), *((preprocessing, epoch) for epoch in range(VERSIONS))]
     for axis, (made, epoch) in zip(axes, versions, strict=True):
         image = np.empty((1, *made.image_shape), np.float32)
         mask = np.empty((1, *made.mask_shape), made.mask_dtype)

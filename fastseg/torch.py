@@ -80,17 +80,17 @@ class Dataset(torch.utils.data.Dataset):  # type: ignore[misc]
             "masks": masks,
             "priority": priority,
         }
-        self.recipe = self._make_recipe()
+        self.preprocessing = self._make_preprocessing()
 
-    def _make_recipe(self) -> Preprocessing:
+    def _make_preprocessing(self) -> Preprocessing:
         return Preprocessing(self.store, self.indices, **self._options)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: v for name, v in self.__dict__.items() if name != "recipe"}
+        return {name: v for name, v in self.__dict__.items() if name != "preprocessing"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self.recipe = self._make_recipe()
+        self.preprocessing = self._make_preprocessing()
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -107,10 +107,10 @@ class Dataset(torch.utils.data.Dataset):  # type: ignore[misc]
         return self._made(places)
 
     def _made(self, places: Sequence[int]) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        count, recipe = len(places), self.recipe
+        count, preprocessing = len(places), self.preprocessing
         samples = np.array([self._find(place) for place in places], np.int64)
-        image = np.empty((count, *recipe.image_shape), recipe.image_dtype)
-        mask = np.empty((count, *recipe.mask_shape), recipe.mask_dtype)
+        image = np.empty((count, *preprocessing.image_shape), preprocessing.image_dtype)
+        mask = np.empty((count, *preprocessing.mask_shape), preprocessing.mask_dtype)
         self._fill(samples, image, mask)
         images, masks = _shared(Batch(image, mask, samples))
         return list(zip(images, masks, strict=True))
@@ -125,7 +125,7 @@ class Dataset(torch.utils.data.Dataset):  # type: ignore[misc]
         self, samples: NDArray[np.int64], image: NDArray[Any], mask: NDArray[Any]
     ) -> None:
         try:
-            self.recipe.fill(samples, image, mask)
+            self.preprocessing.fill(samples, image, mask)
             return
         except Exception as exc:
             if len(samples) == 1:

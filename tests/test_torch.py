@@ -149,14 +149,14 @@ def test_a_subclass_is_asked_for_its_samples(square):
 def test_a_failing_sample_is_named(square, monkeypatch):
     """The exception is the original one; its note has sample, patient and file."""
     dataset = Dataset(square, indices=[2, 7, 9])
-    fill, error = dataset.recipe.fill, ZeroDivisionError("mine")
+    fill, error = dataset.preprocessing.fill, ZeroDivisionError("mine")
 
     def failing(samples, *arrays):
         if 7 in samples:
             raise error
         return fill(samples, *arrays)
 
-    monkeypatch.setattr(dataset.recipe, "fill", failing)
+    monkeypatch.setattr(dataset.preprocessing, "fill", failing)
     with pytest.raises(ZeroDivisionError) as caught:
         dataset.__getitems__([0, 1, 2])
     assert caught.value is error
@@ -338,14 +338,14 @@ def count_threads():
 def test_a_failure_is_the_loaders(square):
     """It comes unchanged, with the note that names the sample."""
     loader = Loader(square, batch_size=3)
-    fill, error = loader.recipe.fill, ZeroDivisionError("mine")
+    fill, error = loader.preprocessing.fill, ZeroDivisionError("mine")
 
     def failing(samples, *arrays):
         if 7 in samples:
             raise error
         return fill(samples, *arrays)
 
-    loader.recipe.fill = failing
+    loader.preprocessing.fill = failing
     with pytest.raises(ZeroDivisionError) as caught:
         list(as_torch(loader))
     assert caught.value is error
@@ -485,14 +485,14 @@ def test_a_state_is_not_ahead(ahead, square):
 def test_a_failure_comes_in_its_place(ahead):
     """What was made before it is handed over first, and is in the state."""
     tensors = ahead(prefetch=4)
-    fill, error = tensors.loader.recipe.fill, ZeroDivisionError("mine")
+    fill, error = tensors.loader.preprocessing.fill, ZeroDivisionError("mine")
 
     def failing(samples, *arrays):
         if 3 in samples:
             raise error
         return fill(samples, *arrays)
 
-    tensors.loader.recipe.fill = failing
+    tensors.loader.preprocessing.fill = failing
     got = []
     with pytest.raises(ZeroDivisionError) as caught:
         got += (batch.index.item() for batch in tensors)

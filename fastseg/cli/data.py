@@ -129,8 +129,8 @@ def build(
         f"{out}: {many(report.samples, 'sample')}, "
         f"{many(report.links, 'contour')}, {size:.1f} MB in {seconds:.1f} s"
     )
-    if report.kept:
-        output.say(f"{report.kept} of them unchanged since earlier work")
+    if report.reused:
+        output.say(f"{report.reused} of them unchanged since earlier work")
     output.detail(f"fingerprint {report.fingerprint}")
     if report.off_image:
         output.say(

@@ -62,33 +62,33 @@ UNKNOWN = -1
 class HeaderScan(NamedTuple):
     """What stands before the pixels of a file, and where and how long these are.
 
-    common           : the header but for what tells the files of a series apart
+    shared           : the header but for what tells the files of a series apart
     instance, window : that
     """
 
-    common: Header
+    shared: Header
     instance: int | None
     window: tuple[float, float] | None
-    place: int
-    length: int
+    pixel_offset: int
+    pixel_length: int
 
     @property
     def header(self) -> Header:
         """The whole header."""
-        return replace(self.common, instance=self.instance, window=self.window)
+        return replace(self.shared, instance=self.instance, window=self.window)
 
     def holds(self, data: bytes, digest: int) -> bool:
-        """Return whether `look` would say the same of a whole file.
+        """Return whether `scan_header` would say the same of a whole file.
 
         digest : XXH3-64 of what stood before the pixels when it was looked at
 
         It would if the same stands there now, and nothing behind the pixels.
         """
-        is_whole = self.place + self.length == len(data)
-        return is_whole and digest == xxh3_64_intdigest(data[: self.place])
+        is_whole = self.pixel_offset + self.pixel_length == len(data)
+        return is_whole and digest == xxh3_64_intdigest(data[: self.pixel_offset])
 
 
-def look(data: bytes) -> HeaderScan | None:
+def scan_header(data: bytes) -> HeaderScan | None:
     """Return how a file starts, from its first bytes or all of them."""
     if not data:
         return None
@@ -108,30 +108,30 @@ def look(data: bytes) -> HeaderScan | None:
     except (_Doubt, DicomError):
         return None  # for pydicom to say
     return HeaderScan(
-        common=header,
+        shared=header,
         instance=None if instance == "" else int(instance),
         window=linear_window([*centre[:1], *width[:1]], function),
-        place=pixels,
-        length=pixels_length,
+        pixel_offset=pixels,
+        pixel_length=pixels_length,
     )
 
 
 class HeaderScans(NamedTuple):
     """How n files start, as columns.
 
-    commons : the headers, but for what tells the files of a series apart
-    common  : int64 (n,), which of them a file has; UNKNOWN if it is not plain
-    own     : float64 (n, 3), InstanceNumber, centre and width of the window; NaN if
+    headers : the headers, but for what tells the files of a series apart
+    header_index : int64 (n,), which of them a file has; UNKNOWN if it is not plain
+    per_file : float64 (n, 3), InstanceNumber, centre and width of the window; NaN if
         absent
-    places  : int64 (n, 2), where the pixels begin, and their length
-    heads   : uint64 (n,), XXH3-64 of what stands before them
+    pixel_spans : int64 (n, 2), where the pixels begin, and their length
+    header_hashes : uint64 (n,), XXH3-64 of what stands before them
     """
 
-    commons: list[Header]
-    common: NDArray[np.int64]
-    own: NDArray[np.float64]
-    places: NDArray[np.int64]
-    heads: NDArray[np.uint64]
+    headers: list[Header]
+    header_index: NDArray[np.int64]
+    per_file: NDArray[np.float64]
+    pixel_spans: NDArray[np.int64]
+    header_hashes: NDArray[np.uint64]
 
 
 def scan_headers(names: bytes, starts: NDArray[np.int64]) -> HeaderScans:
@@ -140,23 +140,31 @@ def scan_headers(names: bytes, starts: NDArray[np.int64]) -> HeaderScans:
     names, starts : real paths, each with NUL behind it, and where each begins
     """
     count = len(starts) - 1
-    looks = HeaderScans(
-        commons=[],
-        common=np.full(count, UNKNOWN),
-        own=np.full((count, len(OWN)), np.nan),
-        places=np.zeros((count, 2), np.int64),
-        heads=np.zeros(count, np.uint64),
+    scans = HeaderScans(
+        headers=[],
+        header_index=np.full(count, UNKNOWN),
+        per_file=np.full((count, len(OWN)), np.nan),
+        pixel_spans=np.zeros((count, 2), np.int64),
+        header_hashes=np.zeros(count, np.uint64),
     )
     if not system.AVAILABLE or not count:
-        return looks
+        return scans
     data = np.empty((count, PIECES[0]), np.uint8)
     found = np.empty((count, len(WANTED), 3), np.int64)
     counts, odd = np.empty(count, np.int64), np.empty(count, np.bool_)
     text = np.frombuffer(names, np.uint8)
     alike = content.scan_headers(
-        text, starts, WANTED, data, found, counts, looks.own, odd, looks.heads
+        text,
+        starts,
+        WANTED,
+        data,
+        found,
+        counts,
+        scans.per_file,
+        odd,
+        scans.header_hashes,
     )
-    looks.places[:] = found[np.arange(count), np.maximum(counts, 1) - 1, 1:]
+    scans.pixel_spans[:] = found[np.arange(count), np.maximum(counts, 1) - 1, 1:]
     is_first = (counts > 0) & ~alike
     bounds = [*np.flatnonzero(is_first | (counts == 0)).tolist(), count]
     for first, stop in pairwise(bounds):
@@ -169,22 +177,22 @@ def scan_headers(names: bytes, starts: NDArray[np.int64]) -> HeaderScans:
             )
         except (_Doubt, DicomError):
             continue  # for pydicom to say
-        looks.common[first:stop] = len(looks.commons)
-        looks.commons.append(header)
+        scans.header_index[first:stop] = len(scans.headers)
+        scans.headers.append(header)
         for k in (np.flatnonzero(odd[first:stop]) + first).tolist():
             raw = _values(data[k], found[k, : counts[k] - 1])
             try:
-                looks.own[k] = _own([raw.get(row, b"") for row in OWN])
+                scans.per_file[k] = _own([raw.get(row, b"") for row in OWN])
             except _Doubt:
-                looks.common[k] = UNKNOWN
-        window = looks.own[first:stop, 1:]
+                scans.header_index[k] = UNKNOWN
+        window = scans.per_file[first:stop, 1:]
         if function == "LINEAR_EXACT":
             window += np.where(window[:, 1:] > 0, (0.5, 1.0), np.nan)
         elif function != "LINEAR":
             window[:] = np.nan
         is_ramp = np.isfinite(window).all(axis=1) & (window[:, 1] >= 1)
         window[~is_ramp] = np.nan
-    return looks
+    return scans
 
 
 def _values(data: NDArray[np.uint8], found: NDArray[np.int64]) -> dict[int, Any]:
@@ -207,7 +215,7 @@ def _own(raw: list[bytes]) -> tuple[float, float, float]:
 
 def read_header(file: FileIO) -> Header | None:
     """Read the listed facts of an open file from its first piece."""
-    found = _first_look(file)
+    found = _scan_file(file)
     return found and found.header
 
 
@@ -215,17 +223,17 @@ def read_image(
     file: FileIO, name: str, frame: int, max_pixel_bytes: int
 ) -> Image | None:
     """Read one frame of an open file and nothing of the others."""
-    found = _first_look(file)
+    found = _scan_file(file)
     if found is None:
         return None
-    header, end = found.header, found.place + found.length
+    header, end = found.header, found.pixel_offset + found.pixel_length
     # What stands behind the pixels has not been looked at.
     is_last = end == file.seek(0, os.SEEK_END)
-    if not is_last or found.length != _padded(header.pixel_bytes):
+    if not is_last or found.pixel_length != _padded(header.pixel_bytes):
         return None
     check_request(header, frame, max_pixel_bytes, name)
     size = header.pixel_bytes // header.frames
-    file.seek(found.place + frame * size)
+    file.seek(found.pixel_offset + frame * size)
     data = file.read(size)
     return _image(data, 0, header) if len(data) == size else None
 
@@ -238,22 +246,24 @@ def decode(
     start: HeaderScan | None = None,
 ) -> Image | None:
     """Read one frame of a file's bytes; start is how it starts, where that is known."""
-    found = start or look(data)
+    found = start or scan_header(data)
     if found is None:
         return None
     header = found.header
     check_request(header, frame, max_pixel_bytes, name)
     size = header.pixel_bytes
-    if found.place + found.length > len(data) or found.length != _padded(size):
+    if found.pixel_offset + found.pixel_length > len(
+        data
+    ) or found.pixel_length != _padded(size):
         return None
-    return _image(data, found.place + frame * (size // header.frames), header)
+    return _image(data, found.pixel_offset + frame * (size // header.frames), header)
 
 
-def _first_look(file: FileIO) -> HeaderScan | None:
+def _scan_file(file: FileIO) -> HeaderScan | None:
     for length in PIECES:
         file.seek(0)
         data = file.read(length)
-        found = look(data)
+        found = scan_header(data)
         if found or len(data) < length:
             return found
     return None

@@ -52,7 +52,7 @@ class BuildReport:
 
     path      : the store
     samples   : how many it holds
-    kept      : how many of them were in an earlier store under that name, or finished
+    reused    : how many of them were in an earlier store under that name, or finished
         in an interrupted build, and are unchanged
     links     : how many contours were drawn
     rejects   : what was not used, as listed in `<path>.rejects.csv`
@@ -62,7 +62,7 @@ class BuildReport:
 
     path: Path
     samples: int
-    kept: int
+    reused: int
     links: int
     rejects: tuple[Reject, ...]
     off_image: tuple[str, ...]
@@ -141,7 +141,7 @@ def build(
     return BuildReport(
         path=target,
         samples=work.samples,
-        kept=work.kept,
+        reused=work.kept,
         links=work.drawn,
         rejects=rejects,
         off_image=tuple(work.off_image),
@@ -244,7 +244,7 @@ class _Build:
             return share
 
         # Only this thread reads and writes the journal.
-        shares = (_Share(part, partial.kept(part.slots)) for part in plan.parts())
+        shares = (_Share(part, partial.resumable(part.slots)) for part in plan.parts())
         with closing(map_ordered(make, shares, self.threads)) as done:
             each = ((share, k) for share in done for k in range(len(share.part)))
             share, passed = None, -1
@@ -311,7 +311,7 @@ class _Build:
         """Put an item into the file, from earlier work if that will do."""
         item, left, slots = share.part[k], share.left.get(k), share.part.slots
         if left is not None and left[1].stamps == self.maker.stamps(item):
-            taken = partial.take(slots, k, *left)
+            taken = partial.resume(slots, k, *left)
             if taken is not None:
                 share.kept.add(k)
                 return taken
@@ -328,10 +328,10 @@ class _Build:
                     links=0 if material.rejects else item.hash,
                     stamps=material.stamps,
                 )
-                return record._replace(places=partial.write(slots, k, *pixels))
+                return record._replace(offsets=partial.write(slots, k, *pixels))
         image = self.maker.decode(item, material)
         record, mask = self.maker.make(item, material, image)
-        return record._replace(places=partial.write(slots, k, image.pixels, mask))
+        return record._replace(offsets=partial.write(slots, k, image.pixels, mask))
 
     def _find_older(self) -> OlderStore | None:
         """Return the store that is to be replaced, if its items can be used again."""
@@ -349,7 +349,7 @@ class _Build:
         made = store.classes, store.options, versions
         alike = made == (self.maker.classes, self.options, self.versions)
         older = OlderStore(store)
-        return older if alike and older.is_sound() else None
+        return older if alike and older.is_valid() else None
 
     def _is_up_to_date(self, older: OlderStore, plan: Plan) -> bool:
         """Return whether a build would give the same store again.
@@ -367,7 +367,7 @@ class _Build:
                     continue
                 if place < 0 or self.kept == len(store):
                     return False
-                if not older.are_twins(place, self.kept):
+                if not older.same_inputs(place, self.kept):
                     return False
                 self.kept += 1
                 meta = [store.items[name][place] for name in ("labelled", "pixels")]

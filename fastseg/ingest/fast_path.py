@@ -91,8 +91,8 @@ def group_plain(
     part: Block, items: Sequence[int], maker: ItemMaker
 ) -> Iterator[tuple[Bucket, Files]]:
     """Yield the files of what is plain of some items, by bucket."""
-    common, chosen = part.looks.common, np.asarray(items, np.int64)
-    commons = Commons(part.looks.commons)
+    common, chosen = part.scans.header_index, np.asarray(items, np.int64)
+    commons = Commons(part.scans.headers)
     chosen = chosen[common[chosen] != NOT_SCANNED]
     chosen = chosen[commons.plain[common[chosen]]]
     if system.AVAILABLE:
@@ -106,12 +106,12 @@ def _files_of(
     bucket: Bucket, part: Block, commons: Commons, items: list[int], maker: ItemMaker
 ) -> Files:
     """Return the files of those items whose links and paths are plain."""
-    looks, direct = part.looks, maker.paths.direct
+    scans, direct = part.scans, maker.paths.direct
     bits = {name: bit for bit, name in enumerate(maker.classes)}
     size = bucket.shape[0] * bucket.shape[1] * bucket.dtype.itemsize
     plain, images, contours, rings = [], [], [], [0]
     names: tuple[list[str], list[str]] = [], []
-    right = looks.places[items, 1] == size + size % 2
+    right = scans.pixel_spans[items, 1] == size + size % 2
     for k in itertools.compress(items, right.tolist()):
         links = part.links[k]
         link = links[0]
@@ -130,7 +130,7 @@ def _files_of(
         names[0].append(name)
         rings.append(len(contours))
     joined, starts = join_names([*names[0], *names[1]])
-    places = looks.places[plain]
+    spans = scans.pixel_spans[plain]
     unknown = np.full(len(contours), content.UNKNOWN)
     return Files(
         part=part,
@@ -141,10 +141,10 @@ def _files_of(
         bits=np.array([bits[link.label] for link in contours], np.int64),
         names=np.frombuffer(joined, np.uint8),
         starts=starts,
-        sizes=np.concatenate([places.sum(axis=1), unknown]),
-        leads=np.concatenate([places[:, 0], np.zeros_like(unknown)]),
-        heads=looks.heads[plain],
-        limits=commons.limits[looks.common[plain]],
+        sizes=np.concatenate([spans.sum(axis=1), unknown]),
+        leads=np.concatenate([spans[:, 0], np.zeros_like(unknown)]),
+        heads=scans.header_hashes[plain],
+        limits=commons.limits[scans.header_index[plain]],
     )
 
 
@@ -168,7 +168,7 @@ class _Found:
 
     def __init__(self, files: Files, classes: int):
         count, everything = len(files.items), len(files.links)
-        self.places = np.full(everything, content.UNREAD, np.int64)
+        self.offsets = np.full(everything, content.UNREAD, np.int64)
         self.stamps = np.empty((everything, 4), np.int64)
         self.digests = np.empty(everything, np.uint64)
         self.sums = np.empty((count, 5), np.int64)
@@ -202,10 +202,10 @@ class FastPath:
         parts: list[Records] = []
         for bucket, files in group_plain(part, items, self.maker):
             found = _Found(files, len(self.maker.classes))
-            done, places = self._make(bucket, files, found, partial)
+            done, offsets = self._make(bucket, files, found, partial)
             if done:
                 made += files.items[done].tolist()
-                parts.append(self._records(bucket, files, found, done, places))
+                parts.append(self._records(bucket, files, found, done, offsets))
         return made, join(parts) if parts else None
 
     def digests(self, part: Block) -> dict[int, int]:
@@ -218,12 +218,12 @@ class FastPath:
             while first < count:
                 first = content.read_files(
                     *(files.names, files.starts, first, files.sizes[:count]),
-                    *(files.leads, buffer, found.places, found.stamps, found.digests),
+                    *(files.leads, buffer, found.offsets, found.stamps, found.digests),
                 )
             ends = files.rings.tolist()
             for j, item in enumerate(files.items.tolist()):
                 order = [j, *range(count + ends[j], count + ends[j + 1])]
-                if (found.places[order] >= 0).all():
+                if (found.offsets[order] >= 0).all():
                     sums = found.digests[order].tolist()
                     digests[item] = hash_inputs(int(part.slots.links[item]), sums)
         return digests
@@ -233,22 +233,22 @@ class FastPath:
     ) -> tuple[list[int], NDArray[np.int64]]:
         """Read, measure, draw and write images.
 
-        Returns which items it was done to, and their places in the store.
+        Returns which items it was done to, and their offsets in the store.
         """
         count, buffer = len(files.items), self._image_buffer(files)
         slots = files.part.slots.pick(files.items)
-        handle, places = partial.direct(slots)
+        handle, offsets = partial.direct_output(slots)
         masks_at_once = MASKS_AT_ONCE // (bucket.shape[0] * bucket.shape[1])
         self._read_points(files, found)
         first = 0
         while first < count:
             last = min(first + max(masks_at_once, 1), count)
             stop = self._make_images(
-                bucket, files, found, first, last, handle, places, buffer
+                bucket, files, found, first, last, handle, offsets, buffer
             )
             if handle >= 0 and stop < last:
                 # The disk did not take it. To write it again tells why, or is enough.
-                start = int(found.places[stop] + files.leads[stop])
+                start = int(found.offsets[stop] + files.leads[stop])
                 partial.write_many(slots.pick([stop]), buffer, [start], {})
                 stop += 1
             masks = self._draw(bucket, files, found, first, stop)
@@ -257,13 +257,13 @@ class FastPath:
             if handle >= 0:
                 partial.write_masks(slots.pick(some), drawn)
             elif len(some):
-                starts = (found.places[some] + files.leads[some]).tolist()
-                places[some] = partial.write_many(
+                starts = (found.offsets[some] + files.leads[some]).tolist()
+                offsets[some] = partial.write_many(
                     slots.pick(some), buffer, starts, drawn
                 )
             first = stop
         done = np.flatnonzero(found.sound)
-        return done.tolist(), places[done]
+        return done.tolist(), offsets[done]
 
     def _make_images(
         self,
@@ -273,7 +273,7 @@ class FastPath:
         first: int,
         last: int,
         handle: int,
-        places: NDArray[np.int64],
+        offsets: NDArray[np.int64],
         buffer: NDArray[np.uint8],
     ) -> int:
         """Read and measure images [first, last), or as many as there is room for.
@@ -284,8 +284,8 @@ class FastPath:
         stop: int = transfer.transfer_images(
             *(files.names, files.starts, first, files.sizes[:last], files.leads),
             *(files.heads, files.limits, np.empty(0, bucket.dtype), pixels),
-            *(WIDEST_COUNT, percentile_ranks(pixels), handle, places[:, 0], buffer),
-            *(found.places, found.stamps, found.digests, found.sums),
+            *(WIDEST_COUNT, percentile_ranks(pixels), handle, offsets[:, 0], buffer),
+            *(found.offsets, found.stamps, found.digests, found.sums),
             *(found.percentiles, found.hashes, found.sound),
         )
         return stop
@@ -323,10 +323,10 @@ class FastPath:
             last = min(k + TEXTS_AT_ONCE, stop)
             content.read_files(
                 *(files.names, files.starts, k, files.sizes[:last], files.leads, text),
-                *(found.places, found.stamps, found.digests),
+                *(found.offsets, found.stamps, found.digests),
             )
             sizes = found.stamps[:, 0]
-            labels.parse_files(text, found.places, sizes, k, last, vertices, counts)
+            labels.parse_files(text, found.offsets, sizes, k, last, vertices, counts)
             parts.append(vertices[: counts[k:last].sum()].copy())
         found.points = np.concatenate(parts)
         np.cumsum(counts[first:], out=found.ends[1:])
@@ -345,7 +345,7 @@ class FastPath:
         files: Files,
         found: _Found,
         done: list[int],
-        places: NDArray[np.int64],
+        offsets: NDArray[np.int64],
     ) -> Records:
         """Return the records of what has been written."""
         part, items, count = files.part, files.items[done], len(files.items)
@@ -386,16 +386,16 @@ class FastPath:
             within(link.dicom_path if j < count else link.contour_path, link.root)
             for j, link in zip(order, links, strict=True)
         ]
-        commons, common = part.looks.commons, part.looks.common[items]
+        commons, common = part.scans.headers, part.scans.header_index[items]
         series = [commons[k].series for k in common.tolist()]
         return Records(
             links=hashes,
-            places=places,
+            offsets=offsets,
             patient=as_texts(files.links[j].patient for j in done),
             series=as_texts(series),
-            stamped=counts,
+            stamp_counts=counts,
             stamps=found.stamps[order],
-            files=counts,
+            file_counts=counts,
             path=as_texts(paths),
             size=found.stamps[order, 0],
             xxh3=sums,
@@ -410,7 +410,7 @@ class FastPath:
         """Return the facts of items but those of their contours and inputs."""
         part, commons, items = files.part, files.commons, files.items[done]
         meta = np.zeros(len(items), meta_dtype(self.maker.classes))
-        common, own = part.looks.common[items], part.looks.own[items]
+        common, own = part.scans.header_index[items], part.scans.per_file[items]
         sums = found.sums[done]
         meta["instance"] = np.where(np.isnan(own[:, 0]), -1, own[:, 0])
         meta["spacing_mm"] = commons.spacings[common]

@@ -157,7 +157,7 @@ class ItemMaker:
 
     def _read_image(self, item: PlannedItem) -> tuple[bytes, Stamp]:
         link = item.links[0]
-        if item.start and item.start.common.frames == 1:
+        if item.start and item.start.shared.frames == 1:
             return read_handle(self.paths.open(link.dicom_path, link.root), self._most)
         # The frames of a file come one after another, and the file may be large.
         path = self.paths.resolve(link.dicom_path, link.root)
@@ -215,7 +215,7 @@ class ItemMaker:
         record = Record(
             # An item that lost a contour is looked at again, so that its loss is told.
             links=0 if material.rejects else item.hash,
-            places=(),
+            offsets=(),
             stamps=material.stamps,
             patient=link.patient,
             series=header.series,

@@ -60,34 +60,34 @@ class Block:
     links   : of each image
     slots   : where they will stand in the store
     buckets : of the store
-    looks   : how their files start; NO_START where pydicom has to read
+    scans   : how their files start; NO_START where pydicom has to read
     """
 
     first: int
     links: list[list[Link]]
     slots: Slots
     buckets: list[Bucket]
-    looks: dicom.HeaderScans
+    scans: dicom.HeaderScans
 
     def __len__(self) -> int:
         return len(self.links)
 
     def __getitem__(self, k: int) -> PlannedItem:
-        looks, start = self.looks, None
-        if looks.common[k] != NOT_SCANNED:
-            instance, *window = looks.own[k].tolist()
+        scans, start = self.scans, None
+        if scans.header_index[k] != NOT_SCANNED:
+            instance, *window = scans.per_file[k].tolist()
             start = dicom.HeaderScan(
-                looks.commons[looks.common[k]],
+                scans.headers[scans.header_index[k]],
                 int(instance) if instance == instance else None,
                 (window[0], window[1]) if window[0] == window[0] else None,
-                *looks.places[k].tolist(),
+                *scans.pixel_spans[k].tolist(),
             )
         return PlannedItem(
             links=self.links[k],
             hash=int(self.slots.links[k]),
             bucket=self.buckets[self.slots.bucket[k]],
             start=start,
-            head=int(looks.heads[k]),
+            head=int(scans.header_hashes[k]),
         )
 
 
@@ -106,21 +106,21 @@ class _Share(NamedTuple):
     hashes: NDArray[np.uint64]
     bucket: NDArray[np.int64]
     buckets: list[Bucket]
-    looks: dicom.HeaderScans
+    scans: dicom.HeaderScans
     rejects: dict[int, list[Reject]]
 
     def keep(self, some: NDArray[np.int64] | NDArray[np.bool_]) -> "_Share":
         """Return it with only these of those that were to be built."""
-        looks = self.looks
+        scans = self.scans
         return self._replace(
             kept=self.kept[some],
             hashes=self.hashes[some],
             bucket=self.bucket[some],
-            looks=looks._replace(
-                common=looks.common[some],
-                own=looks.own[some],
-                places=looks.places[some],
-                heads=looks.heads[some],
+            scans=scans._replace(
+                header_index=scans.header_index[some],
+                per_file=scans.per_file[some],
+                pixel_spans=scans.pixel_spans[some],
+                header_hashes=scans.header_hashes[some],
             ),
         )
 
@@ -174,7 +174,7 @@ class Plan:
                 links=links,
                 slots=Slots(share.hashes, bucket, row),
                 buckets=buckets,
-                looks=share.looks,
+                scans=share.scans,
             )
             first += len(links)
 
@@ -267,12 +267,12 @@ def _look_at(groups: list[list[Link]], paths: Paths, max_pixel_bytes: int) -> _S
     """Look at files of images, many at a time; those that are not plain, one by one."""
     names = [paths.direct(links[0].dicom_path, links[0].root) for links in groups]
     # A path that does not exist stands for one that others must look at.
-    looks = dicom.scan_headers(*join_names([name or "" for name in names]))
-    buckets = list(map(_bucket, looks.commons))
-    small = [each.pixel_bytes <= max_pixel_bytes for each in looks.commons]
+    scans = dicom.scan_headers(*join_names([name or "" for name in names]))
+    buckets = list(map(_bucket, scans.headers))
+    small = [each.pixel_bytes <= max_pixel_bytes for each in scans.headers]
     hashes, bucket, rejects = [], [], {}
     for k, (links, number) in enumerate(
-        zip(groups, looks.common.tolist(), strict=True)
+        zip(groups, scans.header_index.tolist(), strict=True)
     ):
         # Nearly always, nothing else can be wrong.
         if (
@@ -281,7 +281,7 @@ def _look_at(groups: list[list[Link]], paths: Paths, max_pixel_bytes: int) -> _S
             or len(links) > 1
             or links[0].frame
         ):
-            header = None if number == NOT_SCANNED else looks.commons[number]
+            header = None if number == NOT_SCANNED else scans.headers[number]
             try:
                 header = _check(links, header, paths, max_pixel_bytes)
             except ItemRejected as exc:
@@ -297,7 +297,7 @@ def _look_at(groups: list[list[Link]], paths: Paths, max_pixel_bytes: int) -> _S
         hashes=np.array(hashes, np.uint64),
         bucket=np.array(bucket, np.int64),
         buckets=buckets,
-        looks=looks,
+        scans=scans,
         rejects=rejects,
     )
     if rejects:

@@ -214,7 +214,7 @@ class AugmentedPreprocessing(Preprocessing):
         if self.masks != "bits":
             bits = np.empty((len(mask), *self.size), self._field)
         shift, gain = self._shift[samples], self._gain[samples]
-        low, high = self.scaling.limits
+        low, high = self.normalization.limits
         tones, *others = self._tones(samples, drawn)
         key, numbers = np.uint64(drawn.key), samples.astype(np.uint64)
         spent = 0

@@ -99,14 +99,18 @@ class BatchQueue:
     """Jobs in their order, and the threads that do them. To be used in `with`."""
 
     def __init__(
-        self, recipe: Preprocessing, pool: BufferPool, threads: int, meter: Counters
+        self,
+        preprocessing: Preprocessing,
+        pool: BufferPool,
+        threads: int,
+        meter: Counters,
     ):
-        work = partial(_fill, recipe, pool)
+        work = partial(_fill, preprocessing, pool)
         self.crew: WorkerPool[Task, Result] = WorkerPool(
             threads, work, "fastseg-loader"
         )
         self._threads, self._meter = threads, meter
-        self._sample_bytes = recipe.sample_bytes
+        self._sample_bytes = preprocessing.sample_bytes
         self._jobs: deque[PendingBatch] = deque()
         self._done = 0
 
@@ -154,7 +158,7 @@ class BatchQueue:
         self._done += not job.left
 
 
-def _fill(recipe: Preprocessing, pool: BufferPool, task: Task) -> Result:
+def _fill(preprocessing: Preprocessing, pool: BufferPool, task: Task) -> Result:
     """Fill a share of a batch, in a thread; what goes wrong is part of the result."""
     job, part = task
     samples = job.samples[part]
@@ -163,13 +167,13 @@ def _fill(recipe: Preprocessing, pool: BufferPool, task: Task) -> Result:
     except BaseException as exc:  # there is no memory
         return job, StageTimes(), {part.start: exc}
     with contextlib.suppress(BaseException):
-        return job, recipe.fill(samples, image, mask, job.epoch), {}
+        return job, preprocessing.fill(samples, image, mask, job.epoch), {}
     # Which of the samples it was, is found by making them one by one.
     failures: dict[int, BaseException] = {}
     for j in range(len(samples)):
         one = slice(j, j + 1)
         try:
-            recipe.fill(samples[one], image[one], mask[one], job.epoch)
+            preprocessing.fill(samples[one], image[one], mask[one], job.epoch)
         except BaseException as exc:
             failures[part.start + j] = exc
     return job, StageTimes(), failures

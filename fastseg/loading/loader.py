@@ -67,7 +67,7 @@ class Loader:
 
     size       : (h, w) of the batches, or one number for a square: images are cut
         or padded round their centre; by default the images' own, if all have one
-    normalize, percentiles : see `loading.scaling.Normalization`; by default "zscore"
+    normalize, percentiles : see `loading.normalization`; by default "zscore"
     pad_value  : value around images smaller than `size`, in units of the result
     dtype      : "float32", "float16", or "raw" for stored values, not normalized
     masks      : "bits"    the store's bit fields (B, h, w)
@@ -158,9 +158,9 @@ class Loader:
             "priority": priority,
         }
         if augment is None:
-            self.recipe = Preprocessing(store, self.indices, **becomes)
+            self.preprocessing = Preprocessing(store, self.indices, **becomes)
         else:
-            self.recipe = AugmentedPreprocessing(
+            self.preprocessing = AugmentedPreprocessing(
                 store,
                 self.indices,
                 compose=as_compose(augment),
@@ -180,14 +180,16 @@ class Loader:
         # Samples that were left out, and why.
         self.skipped: dict[int, str] = {}
         self._meter = Counters()
-        recipe, count = self.recipe, self.schedule.batch_size
+        preprocessing, count = self.preprocessing, self.schedule.batch_size
         self.batch_size = count
-        image = (count, *recipe.image_shape), recipe.image_dtype
-        mask = (count, *recipe.mask_shape), recipe.mask_dtype
+        image = (count, *preprocessing.image_shape), preprocessing.image_dtype
+        mask = (count, *preprocessing.mask_shape), preprocessing.mask_dtype
         # One in the consumer's hands, one being asked for, the others ahead.
         most = self.prefetch + 2
         self._pool = BufferPool([image, mask], most)
-        recipe.streams = most * count * recipe.sample_bytes > STREAM_FROM_BYTES
+        preprocessing.streams = (
+            most * count * preprocessing.sample_bytes > STREAM_FROM_BYTES
+        )
         self._crews: weakref.WeakSet[WorkerPool[Any, Any]] = weakref.WeakSet()
         # Epoch and batch: where the next loop begins; and what comes after the batch
         # that was handed over last.
@@ -232,7 +234,7 @@ class Loader:
 
     @cached_property
     def _identity(self) -> dict[str, Any]:
-        return state.identify(self.schedule, self.recipe)
+        return state.identify(self.schedule, self.preprocessing)
 
     def replay(self, params: Mapping[str, Any]) -> Batch:
         """Return the batch that has these `params`, made again.
@@ -241,16 +243,16 @@ class Loader:
         of a store of other images of these patients. Raises OptionError if they do not
         fit.
         """
-        recipe = self.recipe
-        if not isinstance(recipe, AugmentedPreprocessing):
+        preprocessing = self.preprocessing
+        if not isinstance(preprocessing, AugmentedPreprocessing):
             raise OptionError("replay needs a loader with augment")
-        samples, drawn = recipe.read(params)
+        samples, drawn = preprocessing.read(params)
         if len(samples) and not 0 <= samples.min() <= samples.max() < len(self.store):
             raise OptionError(f"params name samples beyond the {len(self.store)} here")
         count = len(samples)
-        image = np.empty((count, *recipe.image_shape), recipe.image_dtype)
-        mask = np.empty((count, *recipe.mask_shape), recipe.mask_dtype)
-        recipe.fill_drawn(samples, image, mask, drawn)
+        image = np.empty((count, *preprocessing.image_shape), preprocessing.image_dtype)
+        mask = np.empty((count, *preprocessing.mask_shape), preprocessing.mask_dtype)
+        preprocessing.fill_drawn(samples, image, mask, drawn)
         return Batch(image, mask, samples, dict(params))
 
     def stats(self) -> Stats:
@@ -288,7 +290,9 @@ class Loader:
 
     def _run(self, epoch: int, first: int) -> Generator[Batch, None, None]:
         """Yield the batches of an epoch, from the first wanted on."""
-        with BatchQueue(self.recipe, self._pool, self.threads, self._meter) as line:
+        with BatchQueue(
+            self.preprocessing, self._pool, self.threads, self._meter
+        ) as line:
             self._crews.add(line.crew)
             self._meter.begin()
             try:
@@ -323,8 +327,12 @@ class Loader:
             yield line.finish()
 
     def _described(self, batch: Batch, epoch: int) -> Batch:
-        if self.return_params and isinstance(self.recipe, AugmentedPreprocessing):
-            return replace(batch, params=self.recipe.describe(batch.index, epoch))
+        if self.return_params and isinstance(
+            self.preprocessing, AugmentedPreprocessing
+        ):
+            return replace(
+                batch, params=self.preprocessing.describe(batch.index, epoch)
+            )
         return batch
 
     def _check(self, job: PendingBatch) -> None:

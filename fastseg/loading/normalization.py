@@ -72,14 +72,14 @@ class Normalization:
 
 
 def _no_scaling(
-    scaling: Normalization, store: Store, samples: NDArray[np.int64]
+    normalization: Normalization, store: Store, samples: NDArray[np.int64]
 ) -> tuple[Column, Column]:
     slope = store.items["slope"][samples]
     return -store.items["intercept"][samples] / slope, slope
 
 
 def _window(
-    scaling: Normalization, store: Store, samples: NDArray[np.int64]
+    normalization: Normalization, store: Store, samples: NDArray[np.int64]
 ) -> tuple[Column, Column]:
     centre, width = store.items["window"][samples].T
     slope = store.items["slope"][samples]
@@ -90,7 +90,7 @@ def _window(
 
 
 def _zscore(
-    scaling: Normalization, store: Store, samples: NDArray[np.int64]
+    normalization: Normalization, store: Store, samples: NDArray[np.int64]
 ) -> tuple[Column, Column]:
     deviation = store.items["std"][samples]
     sign = np.sign(store.items["slope"][samples])
@@ -98,21 +98,21 @@ def _zscore(
 
 
 def _percentile(
-    scaling: Normalization, store: Store, samples: NDArray[np.int64]
+    normalization: Normalization, store: Store, samples: NDArray[np.int64]
 ) -> tuple[Column, Column]:
     values = store.items["percentiles"][samples]
-    low, high = (values[:, place] for place in _percentile_places(scaling, store))
+    low, high = (values[:, place] for place in _percentile_places(normalization, store))
     upright = store.items["slope"][samples] > 0
     black = np.where(upright, low, high)
     return black, np.where(upright, 1.0, -1.0) * _reciprocal(high - low)
 
 
-def _percentile_places(scaling: Normalization, store: Store) -> tuple[int, int]:
+def _percentile_places(normalization: Normalization, store: Store) -> tuple[int, int]:
     ranks = store.percentile_ranks
     try:
-        low, high = (float(rank) for rank in scaling.percentiles)
+        low, high = (float(rank) for rank in normalization.percentiles)
     except (TypeError, ValueError):
-        raise OptionError(_PAIR_WANTED.format(scaling.percentiles)) from None
+        raise OptionError(_PAIR_WANTED.format(normalization.percentiles)) from None
     for rank in (low, high):
         if rank not in ranks:
             raise OptionError(one_of("percentile", rank, map(str, ranks)))

@@ -70,10 +70,10 @@ class Preprocessing:
         self.dtype = dtype
         self.size = _common_size(store, indices) if size is None else _pair(size)
         usual = "none" if dtype == "raw" else "zscore"
-        self.scaling = Normalization(
+        self.normalization = Normalization(
             normalize=normalize or usual, percentiles=percentiles
         )
-        self.scaling.check(store)
+        self.normalization.check(store)
         self.image_dtype = (
             _common_dtype(store, indices) if dtype == "raw" else np.dtype(dtype)
         )
@@ -92,7 +92,7 @@ class Preprocessing:
         )
         self._classes = self._mask_classes()
         every = np.arange(len(store))
-        self._shift, self._gain = self.scaling.shift_and_gain(store, every)
+        self._shift, self._gain = self.normalization.shift_and_gain(store, every)
 
     def fill(
         self,
@@ -137,7 +137,7 @@ class Preprocessing:
         if self.dtype == "raw":
             return None, None, None, None, self.image_dtype.type(self.pad_value)
         scale = self._shift[samples], self._gain[samples]
-        return *scale, *self.scaling.limits, np.float32(self.pad_value)
+        return *scale, *self.normalization.limits, np.float32(self.pad_value)
 
     def _mask_classes(self) -> NDArray[np.int64] | None:
         """Return the classes that kernels show, or in which order; None for bits."""

@@ -16,7 +16,7 @@ from fastseg.loading.schedule import Schedule
 VERSION = 1
 
 
-def identify(schedule: Schedule, recipe: Preprocessing) -> dict[str, Any]:
+def identify(schedule: Schedule, preprocessing: Preprocessing) -> dict[str, Any]:
     """Return all that decides which batches come, in texts and numbers.
 
     `rank` is not in it: all ranks are at the same batch, so that one state does for
@@ -25,7 +25,7 @@ def identify(schedule: Schedule, recipe: Preprocessing) -> dict[str, Any]:
     share, flags = schedule.foreground or (None, None)
     return {
         "version": VERSION,
-        "store": recipe.store.fingerprint,
+        "store": preprocessing.store.fingerprint,
         "indices": f"{len(schedule.indices)} samples, {_digest(schedule.indices)}",
         "batch_size": schedule.batch_size,
         "seed": schedule.seed,
@@ -36,21 +36,23 @@ def identify(schedule: Schedule, recipe: Preprocessing) -> dict[str, Any]:
         "weights": _digest(schedule.weights),
         "foreground": None if share is None else f"{share}, {_digest(flags)}",
         "together": _digest(schedule.groups),
-        "size": list(recipe.size),
-        "dtype": recipe.dtype,
-        "normalize": recipe.scaling.normalize,
-        "percentiles": [float(rank) for rank in recipe.scaling.percentiles],
-        "pad_value": recipe.pad_value,
-        "masks": recipe.masks,
-        "priority": list(recipe.priority),
-        "augment": _augmentation(recipe),
+        "size": list(preprocessing.size),
+        "dtype": preprocessing.dtype,
+        "normalize": preprocessing.normalization.normalize,
+        "percentiles": [
+            float(rank) for rank in preprocessing.normalization.percentiles
+        ],
+        "pad_value": preprocessing.pad_value,
+        "masks": preprocessing.masks,
+        "priority": list(preprocessing.priority),
+        "augment": _augmentation(preprocessing),
     }
 
 
-def _augmentation(recipe: Preprocessing) -> dict[str, Any] | None:
-    if not isinstance(recipe, AugmentedPreprocessing):
+def _augmentation(preprocessing: Preprocessing) -> dict[str, Any] | None:
+    if not isinstance(preprocessing, AugmentedPreprocessing):
         return None
-    compose = recipe.compose
+    compose = preprocessing.compose
     # A function of the user's is known by its name only.
     steps = [
         {"name": "Custom", "p": step.p, "function": _name(step.function)}
@@ -62,7 +64,7 @@ def _augmentation(recipe: Preprocessing) -> dict[str, Any] | None:
         "transforms": steps,
         "interpolation": compose.interpolation,
         "border": compose.border,
-        "labels": recipe.labels,
+        "labels": preprocessing.labels,
     }
     # As JSON gives it back, with lists for tuples.
     described: dict[str, Any] = json.loads(json.dumps(given))

@@ -17,18 +17,18 @@ FIRST = np.zeros(1, np.int64)
 
 
 class Stack(NamedTuple):
-    """Samples of one shape for kernels: sample rows[j] of it is the j-th at `place`.
+    """Samples of one shape for kernels: sample rows[j] is the j-th of `subset`.
 
     images : stored values (n, H, W)
     masks  : bit fields (n, H, W)
     rows   : int64 (b,); negative where a sample is in another stack
-    place  : which of the samples that were asked for these are
+    subset : which of the samples that were asked for these are
     """
 
     images: NDArray[Any]
     masks: NDArray[Any]
     rows: NDArray[np.int64]
-    place: slice
+    subset: slice
 
 
 class MappedPixels:

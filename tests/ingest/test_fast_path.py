@@ -29,12 +29,12 @@ def names_of(paths):
 
 def read(paths, sizes, room=2**16):
     """Return what `read_files` finds, and how far it came."""
-    names, starts = names_of(paths)
+    names, founds = names_of(paths)
     places, digests = np.full(len(paths), 7), np.zeros(len(paths), np.uint64)
     stamps, buffer = np.zeros((len(paths), 4), np.int64), np.zeros(room, np.uint8)
     leads, data = np.full(len(paths), 3), np.frombuffer(names, np.uint8)
     stop = content.read_files(
-        *(data, starts, 0, np.array(sizes), leads, buffer, places, stamps, digests)
+        *(data, founds, 0, np.array(sizes), leads, buffer, places, stamps, digests)
     )
     return stop, places[:stop].tolist(), stamps, digests, buffer
 
@@ -96,9 +96,9 @@ def test_without_room_none_of_unknown_size_is_read(tmp_path):
 
 def transfer_images(paths, heads, handle, targets, room, first=0):
     """Return what `transfer_images` finds of files of 8 bytes and 20 uint16 pixels."""
-    names, starts = names_of(paths)
+    names, founds = names_of(paths)
     count, ranks, data = len(paths), np.array([0, 10]), np.frombuffer(names, np.uint8)
-    files = starts, first, np.full(count, 48), np.full(count, 8), heads
+    files = founds, first, np.full(count, 48), np.full(count, 8), heads
     limits, like = np.tile([0, 2000], (count, 1)), np.empty(0, np.uint16)
     buffer, places = np.zeros(room, np.uint8), np.full(count, 7)
     stamps, sums = np.zeros((count, 4), np.int64), np.zeros((count, 5), np.int64)
@@ -212,19 +212,22 @@ def test_a_look_at_odd_numbers_is_one_at_each(study, tmp_path, keyword, function
 
 def compare_looks(paths, datas):
     """Hold a look at files against one at each; return how many are answered."""
-    looks, answered = scan.scan_headers(*names_of(paths)), 0
-    for k, number in enumerate(looks.common.tolist()):
-        start = scan.look(datas[k][: scan.PIECES[0]])
+    scans, answered = scan.scan_headers(*names_of(paths)), 0
+    for k, number in enumerate(scans.header_index.tolist()):
+        found = scan.scan_header(datas[k][: scan.PIECES[0]])
         if number == scan.UNKNOWN:
-            assert start is None
+            assert found is None
             continue
         answered += 1
-        instance, *window = looks.own[k].tolist()
-        assert start.common == looks.commons[number]
-        assert start.instance == (None if np.isnan(instance) else instance)
-        assert start.window == (None if np.isnan(window[0]) else tuple(window))
-        assert [start.place, start.length] == looks.places[k].tolist()
-        assert start.holds(datas[k][: start.place + start.length], int(looks.heads[k]))
+        instance, *window = scans.per_file[k].tolist()
+        assert found.shared == scans.headers[number]
+        assert found.instance == (None if np.isnan(instance) else instance)
+        assert found.window == (None if np.isnan(window[0]) else tuple(window))
+        assert [found.pixel_offset, found.pixel_length] == scans.pixel_spans[k].tolist()
+        assert found.holds(
+            datas[k][: found.pixel_offset + found.pixel_length],
+            int(scans.header_hashes[k]),
+        )
     return answered
 
 

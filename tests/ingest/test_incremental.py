@@ -65,13 +65,13 @@ def output(request, tmp_path, monkeypatch):
 def test_nothing_changed_leaves_the_file_alone(study, output):
     """Other times of the sources do not have the store written again."""
     first = build(study, output)
-    assert first.kept == 0
+    assert first.reused == 0
     before = output.stat()
     for path in study.rglob("*.*"):
         os.utime(path, (1, 1))
     for threads in (1, 3):
         again = build(study, output, threads=threads)
-        assert again == replace(first, kept=first.samples)
+        assert again == replace(first, reused=first.samples)
     after = output.stat()
     assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
     assert list(output.parent.glob("o.h5*")) == [output]
@@ -95,7 +95,7 @@ def test_twins_leave_the_file_alone(study, output, tmp_path):
     both = replace(table, base=tmp_path / "both", links=tuple(links))
     first = fastseg.build(both, output)
     before = output.stat()
-    assert fastseg.build(both, output) == replace(first, kept=first.samples)
+    assert fastseg.build(both, output) == replace(first, reused=first.samples)
     after = output.stat()
     assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
     fewer = replace(both, links=tuple(links[: len(table.links)]))
@@ -109,7 +109,7 @@ def test_contents_decide_and_not_times(study, output, tmp_path, name):
     first = build(study, output)
     flip(study / name, -1 if name == FIRST else -3)
     again = build(study, output)
-    assert (again.samples, again.kept) == (first.samples, first.samples - 1)
+    assert (again.samples, again.reused) == (first.samples, first.samples - 1)
     assert again.fingerprint != first.fingerprint
     anew = build(study, tmp_path / "n.h5")
     assert output.read_bytes() == anew.path.read_bytes()
@@ -122,7 +122,7 @@ def test_other_options_make_all_anew(study, output, tmp_path, options):
     """Nothing drawn by other rules is kept; back again, nothing either."""
     for chosen in (options, {}, options):
         report = build(study, output, **chosen)
-        assert report.kept == 0
+        assert report.reused == 0
         anew = build(study, tmp_path / "n.h5", **chosen)
         assert output.read_bytes() == anew.path.read_bytes()
         anew.path.unlink()
@@ -134,7 +134,7 @@ def test_compression_keeps_what_was_made(study, output, tmp_path):
     packed = build(study, tmp_path / "n.h5", compress=True).path.read_bytes()
     for compress, expected in ((True, packed), (False, plain)):
         report = build(study, output, compress=compress)
-        assert report.kept == report.samples
+        assert report.reused == report.samples
         assert output.read_bytes() == expected
 
 
@@ -166,7 +166,7 @@ def test_damaged_pixels_of_the_older_store_are_not_taken(study, output, compress
     flip(study / FIRST.replace("1.dcm", "3.dcm"))
     report = build(study, output, compress=compress)
     # What is plain is made anew in any case, as fast as it would be copied.
-    assert report.kept == report.samples - (1 if system.AVAILABLE else 2)
+    assert report.reused == report.samples - (1 if system.AVAILABLE else 2)
     assert fastseg.verify(output).is_sound
 
 
@@ -188,7 +188,7 @@ def test_only_earlier_work_counts_as_kept(study, output):
     path = study / FIRST
     os.truncate(path, path.stat().st_size - 10)
     report = build(study, output)
-    assert (report.samples, report.kept) == (link(study).images - 1, 0)
+    assert (report.samples, report.reused) == (link(study).images - 1, 0)
 
 
 def test_pixels_of_another_shape_are_not_taken(study, output, tmp_path):
@@ -288,9 +288,11 @@ def test_any_changes_give_what_a_build_from_scratch_gives(
         report = build(study, output, threads=threads, **changes.options)
         anew = build(study, tmp_path / "n.h5", **changes.options)
         assert output.read_bytes() == anew.path.read_bytes(), done
-        assert replace(report, path=anew.path, kept=0) == replace(anew, kept=0), done
+        assert replace(report, path=anew.path, reused=0) == replace(anew, reused=0), (
+            done
+        )
         if options == fastseg.open(output).options:
-            assert report.kept >= len(before & inputs(output)), done
+            assert report.reused >= len(before & inputs(output)), done
         assert list(output.parent.glob("o.h5.partial*")) == []
         anew.path.unlink()
     assert fastseg.verify(output).is_sound

@@ -66,7 +66,7 @@ def test_what_is_finished_is_kept(stopped):
     table, output, whole = stopped
     assert leftovers(output) == set(SUFFIXES)
     report = fastseg.build(table, output, threads=2)
-    assert 0 < report.kept < report.samples
+    assert 0 < report.reused < report.samples
     assert output.read_bytes() == whole
     assert leftovers(output) == set()
 
@@ -104,7 +104,7 @@ def test_a_torn_journal_is_cut_at_its_last_whole_frame(study, tmp_path, monkeypa
         for suffix, data in saved.items():
             Path(f"{output}{suffix}").write_bytes(data)
         journal.write_bytes(saved[".partial.journal"][:size])
-        kept.append(fastseg.build(table, output).kept)
+        kept.append(fastseg.build(table, output).reused)
         assert output.read_bytes() == whole
         output.unlink()
     assert kept == sorted(kept)
@@ -115,7 +115,7 @@ def test_other_options_start_anew(stopped):
     """Nothing that was made under other rules is taken over."""
     table, output, _ = stopped
     report = fastseg.build(table, output, edges="closed")
-    assert report.kept == 0
+    assert report.reused == 0
     anew = fastseg.build(table, output.with_name("n.h5"), edges="closed")
     assert output.read_bytes() == anew.path.read_bytes()
     assert leftovers(output) == set()
@@ -127,7 +127,7 @@ def test_other_items_take_over_what_fits(stopped, study):
     more = fastseg.link(study, keep_unlabelled=True)
     assert len(more) > len(table)
     report = fastseg.build(more, output)
-    assert report.kept > 0
+    assert report.reused > 0
     anew = fastseg.build(more, output.with_name("n.h5"))
     assert output.read_bytes() == anew.path.read_bytes()
     assert leftovers(output) == set()
@@ -176,7 +176,7 @@ def test_ctrl_c_ends_a_build_in_order(tmp_path, fastseg_command):
     fastseg.link(study, keep_unlabelled=True).save(tmp_path / "links.csv")
     # It waits where it is to be interrupted, however slow or busy the machine is.
     script = """
-from fastseg import cli
+from fastseg.cli import main
 from fastseg.store.writing.partial import Partial
 add = Partial.add
 def add_and_wait(self, *records):
@@ -184,7 +184,7 @@ def add_and_wait(self, *records):
     print("added", flush=True)
     time.sleep(300)
 Partial.add = add_and_wait
-cli.main()
+main.main()
 """
     command = [sys.executable, "-c", script, "build", "links.csv", "-o", "o.h5"]
     with subprocess.Popen(
@@ -197,7 +197,7 @@ cli.main()
     assert "the same command goes on from there" in told
     assert not (tmp_path / "o.h5").exists()
     report = fastseg.build(tmp_path / "links.csv", tmp_path / "o.h5")
-    assert report.kept > 0
+    assert report.reused > 0
     anew = fastseg.build(tmp_path / "links.csv", tmp_path / "n.h5")
     assert report.path.read_bytes() == anew.path.read_bytes()
 

@@ -94,7 +94,7 @@ def test_memory_hardly_grows_with_the_images(tables, tmp_path, options):
         (tmp_path / "7.txt").write_text("5 5\n5 9\n9 9\n")
         runs.append(peak_of(table, output, **options))
         (tmp_path / "7.txt").write_bytes((tmp_path / "8.txt").read_bytes())
-        assert [report.kept for report, _ in runs] == [0, count, count - 1]
+        assert [report.reused for report, _ in runs] == [0, count, count - 1]
         peaks.append([peak for _, peak in runs])
     growth = [(many - few) / 2_000 for few, many in zip(*peaks[1:], strict=True)]
     assert all(np.array(growth) < A_FEW), growth

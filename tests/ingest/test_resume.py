@@ -212,7 +212,7 @@ def test_leftovers_of_any_kind_do_no_harm(table, whole, output, names):
     for suffix in (".index", ".lock"):
         beside(output, suffix).write_bytes(b"stale")
     report = fastseg.build(table, output)
-    assert report.kept == (6 if len(names) == 2 else 0)
+    assert report.reused == (6 if len(names) == 2 else 0)
     assert output.read_bytes() == whole
     assert is_alone(output)
 
@@ -221,7 +221,7 @@ def test_death_while_work_is_set_aside_loses_nothing(table, whole, output):
     """Pixels that were moved without their journal are taken over all the same."""
     stop_build(without(table, 2), output, 6)
     beside(output).rename(beside(output, ".old"))
-    assert fastseg.build(table, output).kept == 6
+    assert fastseg.build(table, output).reused == 6
     assert output.read_bytes() == whole
 
 
@@ -230,7 +230,7 @@ def test_little_work_does_not_displace_much(table, whole, output):
     stop_build(without(table, 2), output, 9)
     for count in (1, 2, 1):
         stop_build(without(table, count), output, 1)
-    assert fastseg.build(table, output).kept >= 9
+    assert fastseg.build(table, output).reused >= 9
     assert output.read_bytes() == whole
 
 
@@ -241,7 +241,7 @@ def test_death_after_a_bad_image_keeps_the_rest(study, table, output, tmp_path):
     with pytest.raises(Stopped):
         fastseg.build(table, output, progress=stop_at(3, which=2))
     report, path = build_the_rest(table, output), tmp_path / "n.h5"
-    assert report.kept == report.samples == table.images - 1
+    assert report.reused == report.samples == table.images - 1
     build_the_rest(table, path)
     assert output.read_bytes() == path.read_bytes()
 
@@ -266,7 +266,7 @@ def test_no_flipped_bit_of_a_journal_does_harm(table, whole, output, monkeypatch
             beside(output, ".journal").write_bytes(damaged)
             beside(output).write_bytes(pixels)
             kept = max(number - 1, 0) * size
-            assert fastseg.build(table, output).kept == kept
+            assert fastseg.build(table, output).reused == kept
             assert output.read_bytes() == whole
             output.unlink()
 
@@ -287,7 +287,7 @@ def test_ctrl_c_leaves_no_thread(table, whole, output, step, kept):
     names = [thread.name for thread in threading.enumerate()]
     assert not [name for name in names if name.startswith("fastseg")]
     assert not output.exists()
-    assert fastseg.build(table, output, threads=1).kept == kept
+    assert fastseg.build(table, output, threads=1).reused == kept
     assert output.read_bytes() == whole
 
 
@@ -380,7 +380,7 @@ def test_inodes_have_up_to_64_bits(table, output, monkeypatch):
 
     monkeypatch.setattr(files, "_stamp", large)
     stop_build(table, output, 4)
-    assert fastseg.build(table, output).kept == 4
+    assert fastseg.build(table, output).reused == 4
     assert inodes == {0}
 
 

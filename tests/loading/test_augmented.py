@@ -105,7 +105,7 @@ def test_labels_are_those_of_the_moved_contours(sample_study, tmp_path, edges):
         [Affine(rotate=(-90, 90), scale=(0.7, 1.5)), Flip(), Crop(size=80)]
     )
     loader = Loader(store, augment=compose, batch_size=8, seed=3)
-    recipe = loader.recipe
+    recipe = loader.preprocessing
     for batch in loader:
         drawn = recipe.draw(batch.index, 0)
         mapping, _ = find_mapping(
@@ -140,7 +140,7 @@ def test_exact_labels_are_nearer_to_the_truth(store):
         for labels in ("exact", "nearest")
     )
     loader = Loader(store, **options)
-    drawn = loader.recipe.draw(exact.index, 0)
+    drawn = loader.preprocessing.draw(exact.index, 0)
     mapping, _ = find_mapping(
         compose.transforms, drawn.values, store, exact.index, None
     )

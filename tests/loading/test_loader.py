@@ -158,7 +158,7 @@ def test_masks_come_as_asked(store):
 
 def test_priority_is_by_mean_area(store):
     """By default the class that is smaller on average lies on top."""
-    priority = Loader(store, size=64).recipe.priority
+    priority = Loader(store, size=64).preprocessing.priority
     assert set(priority[:2]) == {"p1contour", "p2contour"}
     assert priority[2:] == ("icontour", "ocontour")
 
@@ -309,8 +309,8 @@ def test_prefetch_is_bounded(square):
     """A consumer that stands still has no more than `prefetch` batches made for it."""
     loader = Loader(square, batch_size=1, threads=4, prefetch=3)
     made = []
-    fill = loader.recipe.fill
-    loader.recipe.fill = lambda *arrays: (made.append(1), fill(*arrays))[1]
+    fill = loader.preprocessing.fill
+    loader.preprocessing.fill = lambda *arrays: (made.append(1), fill(*arrays))[1]
     iterator = iter(loader)
     next(iterator)
     deadline = time.monotonic() + 10
@@ -344,4 +344,7 @@ def test_a_part_of_a_split_is_loaded_by_itself(store):
 def test_chosen_samples_of_one_shape_need_no_size(store):
     """Only the shapes of what is loaded must agree."""
     square = store.select(shape=96)
-    assert fastseg.Loader(store, indices=square, batch_size=4).recipe.size == (96, 96)
+    assert fastseg.Loader(store, indices=square, batch_size=4).preprocessing.size == (
+        96,
+        96,
+    )

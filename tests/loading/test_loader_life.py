@@ -63,7 +63,7 @@ def test_two_hundred_failing_samples_are_raised(square):
     """Each failure reaches the consumer unchanged, and no thread stays."""
     for k in range(200):
         loader = Loader(square, batch_size=3, threads=2, seed=k)
-        fill, bad = loader.recipe.fill, k % len(square)
+        fill, bad = loader.preprocessing.fill, k % len(square)
         error = ZeroDivisionError("mine")
 
         def failing(samples, *arrays, fill=fill, bad=bad, error=error):
@@ -71,7 +71,7 @@ def test_two_hundred_failing_samples_are_raised(square):
                 raise error
             return fill(samples, *arrays)
 
-        loader.recipe.fill = failing
+        loader.preprocessing.fill = failing
         with pytest.raises(ZeroDivisionError) as caught:
             list(loader)
         assert caught.value is error
@@ -152,8 +152,12 @@ def test_close_wakes_a_consumer_that_waits(square):
     """A consumer in another thread does not wait for ever."""
     loader = Loader(square, batch_size=1, threads=1)
     begun, slow = threading.Event(), threading.Event()
-    fill = loader.recipe.fill
-    loader.recipe.fill = lambda *arrays: (begun.set(), slow.wait(9), fill(*arrays))[2]
+    fill = loader.preprocessing.fill
+    loader.preprocessing.fill = lambda *arrays: (
+        begun.set(),
+        slow.wait(9),
+        fill(*arrays),
+    )[2]
     errors = []
 
     def consume():
@@ -304,8 +308,8 @@ def test_a_loader_works_in_another_process(square, method):
 def test_a_loop_does_not_go_on_in_a_fork(square, whole):
     """The child is told so, and does not wait for threads that it does not have."""
     loader, made = Loader(square, batch_size=1, prefetch=4), []
-    fill = loader.recipe.fill
-    loader.recipe.fill = lambda *arrays: (made.append(1), fill(*arrays))[1]
+    fill = loader.preprocessing.fill
+    loader.preprocessing.fill = lambda *arrays: (made.append(1), fill(*arrays))[1]
     running = iter(loader)
     next(running)
     if whole:  # what the child would be given has been made, and received, before
@@ -350,12 +354,12 @@ def test_ctrl_c_ends_a_loop_that_waits(square):
     """KeyboardInterrupt reaches a consumer that waits for a batch, and all ends."""
     text = """
     import threading
-    fill, slow = loader.recipe.fill, threading.Event()
+    fill, slow = loader.preprocessing.fill, threading.Event()
     def wait(*arrays):
         print("waiting", flush=True)
         slow.wait(0.5)
         return fill(*arrays)
-    loader.recipe.fill = wait
+    loader.preprocessing.fill = wait
     try:
         list(loader)
     except KeyboardInterrupt:
@@ -407,7 +411,9 @@ def test_stats_tell_what_happened(square):
     assert 0 <= stats.ready <= 2
     assert stats.buffer_bytes % 1 == 0
     assert str(stats).endswith(stats.bottleneck)
-    loader.recipe.fill = lambda *arrays: (time.sleep(0.02), type(stats))[0] or (0, 0, 0)
+    loader.preprocessing.fill = lambda *arrays: (
+        (time.sleep(0.02), type(stats))[0] or (0, 0, 0)
+    )
     for _ in range(3):
         list(loader)
     assert loader.stats().bottleneck.startswith("The consumer waits for ")

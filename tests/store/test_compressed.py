@@ -219,7 +219,7 @@ def test_a_killed_build_goes_on(
     report = fastseg.build(table, path, compress=True, threads=4 - threads)
     assert path.read_bytes() == small.path.read_bytes()
     finished = {"write": 0, "append": call - 1}.get(name, len(small))
-    assert report.kept >= finished
+    assert report.reused >= finished
     assert set(tmp_path.iterdir()) == {path}
 
 
@@ -244,7 +244,7 @@ def test_what_a_crash_has_spoiled_is_made_again(
     unfinished.write_bytes(content[: 2 * len(content) // 3])
     report = fastseg.build(table, path, compress=True)
     assert path.read_bytes() == small.path.read_bytes()
-    assert 5 < report.kept < 15
+    assert 5 < report.reused < 15
 
 
 @pytest.mark.parametrize("share", [0.3, 0.85, 0.9, 0.99, 0.9999])
@@ -277,7 +277,7 @@ def test_an_older_store_of_the_other_kind_serves(
     path = tmp_path / "s.h5"
     path.write_bytes(older.path.read_bytes())
     report = fastseg.build(fastseg.link(sample_study), path, compress=compress)
-    assert report.kept == report.samples == len(store)
+    assert report.reused == report.samples == len(store)
     assert path.read_bytes() == newer.path.read_bytes()
 
 
@@ -287,14 +287,14 @@ def test_only_what_has_changed_is_made_anew(study, tmp_path):
     fastseg.build(fastseg.link(study), path, compress=True)
     before = path.stat()  # without the time of access, which reading may change
     again = fastseg.build(fastseg.link(study), path, compress=True)
-    assert again.kept == again.samples
+    assert again.reused == again.samples
     after = path.stat()  # nothing to do, nothing done
     assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
     spoil(path, 3, "image")
     contour = next(study.rglob("*icontour*.txt"))
     contour.write_text(contour.read_text().replace(".", ".0", 1))
     report = fastseg.build(fastseg.link(study), path, compress=True)
-    assert report.kept == report.samples - (1 if system.AVAILABLE else 2)
+    assert report.reused == report.samples - (1 if system.AVAILABLE else 2)
     fastseg.build(fastseg.link(study), tmp_path / "fresh.h5", compress=True)
     assert path.read_bytes() == (tmp_path / "fresh.h5").read_bytes()
 
@@ -307,7 +307,7 @@ def test_another_zstd_makes_the_store_anew(small, study, tmp_path, monkeypatch):
         fastseg.build(table, path, compress=True)
     assert fastseg.open(path).software["zstd"] == "0.9"
     report = fastseg.build(table, path, compress=True)
-    assert report.kept == report.samples
+    assert report.reused == report.samples
     assert fastseg.open(path).software["zstd"] == small.software["zstd"]
 
 

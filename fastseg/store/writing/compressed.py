@@ -41,22 +41,22 @@ class CompressedPartial(Partial):
         }
         self._lock = threading.Lock()
 
-    def _fit(self, slots: Slots, places: NDArray[np.int64]) -> bool:
+    def _fit(self, slots: Slots, offsets: NDArray[np.int64]) -> bool:
         return True  # a chunk may lie anywhere
 
     def _prepare(self, path: Path) -> None:
         path.open("wb" if self._is_new else "ab").close()
         # Behind what is kept: what is beyond has no record, and is of no use.
         journal, self._end = self._works[0].journal, 0
-        for records in journal.read_all(np.arange(len(journal.kept))):
-            ends = records.places[:, :2] + records.places[:, 2:]
+        for records in journal.read_all(np.arange(len(journal.resumable))):
+            ends = records.offsets[:, :2] + records.offsets[:, 2:]
             self._end = max(self._end, int(ends.max()))
 
     def _read(
-        self, bucket: Bucket, work: PixelFile, places: tuple[int, ...]
+        self, bucket: Bucket, work: PixelFile, offsets: tuple[int, ...]
     ) -> tuple[NDArray[Any], NDArray[Any]] | None:
         images, masks = self._codecs[bucket]
-        image, mask = _chunks(work, places)
+        image, mask = _chunks(work, offsets)
         try:
             return images.decode(image), masks.decode(mask)
         except StoreError:
@@ -72,7 +72,7 @@ class CompressedPartial(Partial):
         """Write the chunks of items of one bucket; return their places, a row each."""
         bucket = self.bucket(slots, 0)
         images, labels = self._codecs[bucket]
-        places = []
+        offsets = []
         for j, start in enumerate(starts):
             image = data[start : start + images.size].view(bucket.dtype)
             first, mask = images.encode(image.reshape(bucket.shape)), masks.get(j)
@@ -81,18 +81,18 @@ class CompressedPartial(Partial):
                 place = self._end
                 self._end += len(first) + len(second)
             self._works[0].write(place, np.frombuffer(first + second, np.uint8))
-            places.append((place, place + len(first), len(first), len(second)))
-        return np.array(places, np.int64)
+            offsets.append((place, place + len(first), len(first), len(second)))
+        return np.array(offsets, np.int64)
 
-    def direct(self, slots: Slots) -> tuple[int, NDArray[np.int64]]:
+    def direct_output(self, slots: Slots) -> tuple[int, NDArray[np.int64]]:
         """Return no file, and room for the places of items."""
         return -1, np.zeros((len(slots.row), 4), np.int64)
 
     def _complete(self) -> tuple[Path, str]:
         work = self._works[0]
 
-        def chunks(places: Sequence[int]) -> tuple[NDArray[Any], NDArray[Any]]:
-            return _chunks(work, places)
+        def chunks(offsets: Sequence[int]) -> tuple[NDArray[Any], NDArray[Any]]:
+            return _chunks(work, offsets)
 
         fingerprint = hdf5_index.write_compressed(
             self._index,
@@ -109,9 +109,9 @@ class CompressedPartial(Partial):
 
 
 def _chunks(
-    work: PixelFile, places: Sequence[int]
+    work: PixelFile, offsets: Sequence[int]
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Return the chunks of image and mask that lie at the places of a record."""
-    image, mask, image_size, mask_size = places
+    image, mask, image_size, mask_size = offsets
     first = work.read(image, (image_size,), np.uint8)
     return first, work.read(mask, (mask_size,), np.uint8)

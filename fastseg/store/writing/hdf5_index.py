@@ -126,7 +126,7 @@ def write_compressed(
         images = [file[f"images/{name}"] for name in names]
         masks = [file[f"masks/{name}"] for name in names]
         for records, slots in batches():
-            places = records.places.tolist(), slots.bucket.tolist(), slots.row.tolist()
+            places = records.offsets.tolist(), slots.bucket.tolist(), slots.row.tolist()
             for lie, number, row in zip(*places, strict=True):
                 image, mask = chunks(lie)
                 images[number].id.write_direct_chunk((row, 0, 0), image)
@@ -268,7 +268,7 @@ def _write_columns(
         for name, index in chunks.items():
             columns[f"items/{name}"].add(_by_slot(index, slots))
         # The image's file comes first, then those of the contours.
-        firsts = seen + np.cumsum(batch.files) - batch.files
+        firsts = seen + np.cumsum(batch.file_counts) - batch.file_counts
         columns["items/source"].add(files[firsts])
         items, bits, places, sizes = batch.rings.T
         ends = rings + np.cumsum(np.bincount(items, minlength=batch.items))

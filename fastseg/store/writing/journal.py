@@ -37,7 +37,7 @@ class Journal:
 
     def __init__(self, path: Path, kind: bytes, classes: Sequence[str]):
         self.path, self.classes = path, tuple(classes)
-        self.kept = HashIndex(np.zeros(0, np.uint64))
+        self.resumable = HashIndex(np.zeros(0, np.uint64))
         # Of each frame: where it begins, and the number of its first record.
         self._frames, self._firsts = array("q"), array("q")
         self._count = 0
@@ -70,9 +70,9 @@ class Journal:
         """Yield the records of these numbers, in their order, one by one."""
         return (record for some in self.read_all(numbers) for record in some.split())
 
-    def places(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+    def offsets(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the places of these, a row each; there is at least one."""
-        return np.concatenate([each.places for each in self.read_all(numbers)])
+        return np.concatenate([each.offsets for each in self.read_all(numbers)])
 
     def read_all(self, numbers: NDArray[np.int64]) -> Iterator[Records]:
         """Yield the records of these numbers, in their order, some at a time."""
@@ -121,7 +121,7 @@ class Journal:
             self._note(records)
             self._end += FRAME.size + len(body)
         if links:
-            self.kept = HashIndex(np.concatenate(links))
+            self.resumable = HashIndex(np.concatenate(links))
 
     def _write(self, body: bytes, place: int) -> int:
         """Write a frame and return its size."""

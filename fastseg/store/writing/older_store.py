@@ -26,7 +26,7 @@ class OlderStore:
         self._numbers = store.items["bucket"]
         self._buckets = list(store.buckets.values())
 
-    def is_sound(self) -> bool:
+    def is_valid(self) -> bool:
         """Return whether all columns are what was written: `record` copies them."""
         sums = self.store.checksums
         return all(
@@ -55,7 +55,7 @@ class OlderStore:
                 places[k] = -1
         return places
 
-    def are_twins(self, one: int, other: int) -> bool:
+    def same_inputs(self, one: int, other: int) -> bool:
         """Return whether two items were made from the same."""
         digests = self.store.items["inputs_xxh3"]
         return bool(
@@ -103,7 +103,7 @@ class OlderStore:
                 Rings(bit, 1 + k, tuple(sizes))
                 for k, ((bit, _), sizes) in enumerate(lengths.items())
             ),
-            places=(),
+            offsets=(),
             meta=pack_meta(
                 {
                     name: column[index].ravel().tolist()

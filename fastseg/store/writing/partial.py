@@ -71,9 +71,9 @@ def sole_builder(target: Path) -> Iterator[None]:
 class Partial:
     """The files of an unfinished store.
 
-    One thread calls `kept`, `add` and `publish`; any number may call `take`, `direct`
-    and what begins with `write`. To be used in `with`; leaving it closes the files,
-    which stay.
+    One thread calls `resumable`, `add` and `publish`; any number may call `resume`,
+    `direct_output` and what begins with `write`. To be used in `with`; leaving it
+    closes the files, which stay.
     """
 
     # How its pixels are compressed.
@@ -131,18 +131,18 @@ class Partial:
         bucket, _ = self.shape.counts[int(slots.bucket[k])]
         return bucket
 
-    def kept(self, slots: Slots) -> dict[int, tuple[PixelFile, Record]]:
-        """Return what an interrupted build has left of items, for `take`."""
+    def resumable(self, slots: Slots) -> dict[int, tuple[PixelFile, Record]]:
+        """Return what an interrupted build has left of items, for `resume`."""
         left: dict[int, tuple[PixelFile, Record]] = {}
         for work in self._works:
-            numbers = work.journal.kept.find(slots.links)
+            numbers = work.journal.resumable.find(slots.links)
             there = np.flatnonzero(numbers >= 0)
             records = work.journal.records(numbers[there])
             for k, record in zip(there.tolist(), records, strict=True):
                 left.setdefault(k, (work, record))
         return left
 
-    def take(
+    def resume(
         self, slots: Slots, k: int, work: PixelFile, record: Record
     ) -> Record | None:
         """Put pixels that an interrupted build has left where they belong.
@@ -150,20 +150,20 @@ class Partial:
         Returns the record of their new places, None if they are not what the record
         says: then the item is to be made again.
         """
-        pixels = self._read(self.bucket(slots, k), work, record.places)
+        pixels = self._read(self.bucket(slots, k), work, record.offsets)
         (meta,) = np.frombuffer(record.meta, meta_dtype(self.shape.classes))
         sums = meta["image_xxh3"], meta["mask_xxh3"]
         if pixels is None or sums != tuple(xxh3_64_intdigest(x.data) for x in pixels):
             return None
         if work is self._works[0]:
             return record
-        return record._replace(places=self.write(slots, k, *pixels))
+        return record._replace(offsets=self.write(slots, k, *pixels))
 
     def add(self, slots: Slots, records: Records) -> None:
         """Note that the next items, all of these, are finished."""
         self._tally.add(records)
         journal = self._works[0].journal
-        numbers = journal.kept.find(slots.links)
+        numbers = journal.resumable.find(slots.links)
         there = np.flatnonzero(numbers >= 0)
         if len(there):
             pairs = zip(
@@ -212,9 +212,9 @@ class Partial:
         )
         return starts
 
-    def _fit(self, slots: Slots, places: NDArray[np.int64]) -> bool:
+    def _fit(self, slots: Slots, offsets: NDArray[np.int64]) -> bool:
         """Return whether the pixels of items may stay at their places, a row each."""
-        return np.array_equal(places, self._starts(slots))
+        return np.array_equal(offsets, self._starts(slots))
 
     def _prepare(self, path: Path) -> None:
         """Give the file its length, and room for the images; few masks may be drawn."""
@@ -225,11 +225,11 @@ class Partial:
                 reserve(file.fileno(), self._extents.images[bucket.name], size)
 
     def _read(
-        self, bucket: Bucket, work: PixelFile, places: tuple[int, ...]
+        self, bucket: Bucket, work: PixelFile, offsets: tuple[int, ...]
     ) -> tuple[NDArray[Any], NDArray[Any]] | None:
         """Return image and mask of an item as they are, None if they are damaged."""
-        image = work.read(places[0], bucket.shape, bucket.dtype)
-        return image, work.read(places[1], bucket.shape, self._masks)
+        image = work.read(offsets[0], bucket.shape, bucket.dtype)
+        return image, work.read(offsets[1], bucket.shape, self._masks)
 
     def write(
         self, slots: Slots, k: int, image: NDArray[Any], mask: NDArray[Any] | None
@@ -240,8 +240,8 @@ class Partial:
         """
         data = image.reshape(-1).view(np.uint8)
         drawn = {} if mask is None else {0: mask}
-        (places,) = self.write_many(slots.pick([k]), data, [0], drawn).tolist()
-        return tuple(places)
+        (offsets,) = self.write_many(slots.pick([k]), data, [0], drawn).tolist()
+        return tuple(offsets)
 
     def write_many(
         self,
@@ -255,14 +255,14 @@ class Partial:
         starts : where in the data each image begins
         masks  : of those of the items, counted from 0, that have any
         """
-        places, size = self._starts(slots), int(self._bytes[slots.bucket[0]])
+        offsets, size = self._starts(slots), int(self._bytes[slots.bucket[0]])
         view = memoryview(data)
         images = [view[start : start + size] for start in starts]
-        self._works[0].write_all(places[:, 0].tolist(), images)
+        self._works[0].write_all(offsets[:, 0].tolist(), images)
         self.write_masks(slots, masks)
-        return places
+        return offsets
 
-    def direct(self, slots: Slots) -> tuple[int, NDArray[np.int64]]:
+    def direct_output(self, slots: Slots) -> tuple[int, NDArray[np.int64]]:
         """Return a file, open to write, and the places of items, a row each.
 
         Their images may be written there at once, then `write_masks` is to be called.
@@ -272,14 +272,14 @@ class Partial:
 
     def write_masks(self, slots: Slots, masks: Mapping[int, NDArray[Any]]) -> None:
         """Write the masks of n items of one bucket, of which those may have none."""
-        places, work = self._starts(slots)[:, 1].tolist(), self._works[0]
+        offsets, work = self._starts(slots)[:, 1].tolist(), self._works[0]
         if masks:
             drawn = [memoryview(mask).cast("B") for mask in masks.values()]
-            work.write_all([places[j] for j in masks], drawn)
-        if places and not self._is_new:  # else there are holes, which read as zeros
+            work.write_all([offsets[j] for j in masks], drawn)
+        if offsets and not self._is_new:  # else there are holes, which read as zeros
             empty = np.zeros(self.bucket(slots, 0).shape, self._masks)
-            for j in set(range(len(places))).difference(masks):
-                work.write(places[j], empty)
+            for j in set(range(len(offsets))).difference(masks):
+                work.write(offsets[j], empty)
 
     def _complete(self) -> tuple[Path, str]:
         """Return the whole store's file, on the disk, and its fingerprint."""
@@ -319,12 +319,14 @@ class Partial:
     def _open(self, parts: Callable[[], Iterable[Slots]]) -> None:
         path, old = beside(self.target, ".partial"), beside(self.target, ".partial.old")
         journal = Journal(beside(path, ".journal"), self._kind, self.shape.classes)
-        if len(journal.kept) and not all(self._may_stay(journal, x) for x in parts()):
+        if len(journal.resumable) and not all(
+            self._may_stay(journal, x) for x in parts()
+        ):
             # The items are others now, and would be written over what is to be kept.
             journal.close()
             _set_aside(path, old)
             journal = Journal(journal.path, self._kind, self.shape.classes)
-        self._is_new = not len(journal.kept)
+        self._is_new = not len(journal.resumable)
         self._works = [PixelFile(path, journal)]
         self._prepare(path)
         if old.exists() and beside(old, ".journal").exists():
@@ -333,10 +335,10 @@ class Partial:
 
     def _may_stay(self, journal: Journal, slots: Slots) -> bool:
         """Return whether what is kept of items stands where they will."""
-        numbers = journal.kept.find(slots.links)
+        numbers = journal.resumable.find(slots.links)
         there = numbers >= 0
         return not there.any() or self._fit(
-            slots.pick(there), journal.places(numbers[there])
+            slots.pick(there), journal.offsets(numbers[there])
         )
 
 

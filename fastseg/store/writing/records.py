@@ -53,7 +53,7 @@ class Record(NamedTuple):
     """All that a store holds of an item but its pixels.
 
     links   : XXH3-64 of its rows in the links table
-    places  : where its image and its mask begin in the file that is being written,
+    offsets : where its image and its mask begin in the file that is being written,
         and of chunks also how many bytes they have
     stamps  : what the file system said of each source when it was read; tells a
         resumed build that nothing has changed, and is not stored
@@ -64,7 +64,7 @@ class Record(NamedTuple):
     """
 
     links: int
-    places: tuple[int, ...]
+    offsets: tuple[int, ...]
     stamps: tuple[tuple[int, ...], ...]
     patient: str
     series: str
@@ -114,12 +114,12 @@ def pack_meta(values: Mapping[str, Any], classes: tuple[str, ...]) -> bytes:
 
 KINDS = {
     "links": "<u8",
-    "places": "<i8",
+    "offsets": "<i8",
     "patient": "S",
     "series": "S",
-    "stamped": "<i8",
+    "stamp_counts": "<i8",
     "stamps": "<i8",
-    "files": "<i8",
+    "file_counts": "<i8",
     "path": "S",
     "size": "<i8",
     "xxh3": "<u8",
@@ -128,17 +128,17 @@ KINDS = {
     "points": "<f8",
 }
 # Columns with several numbers a row.
-ROWS = {"places", "stamps", "rings", "points"}
+ROWS = {"offsets", "stamps", "rings", "points"}
 
 
 class Records(NamedTuple):
     """Records of n items as columns, in which what belongs to an item stands together.
 
     links    : uint64 (n,)
-    places   : int64 (n, 2), of chunks (n, 4)
+    offsets  : int64 (n, 2), of chunks (n, 4)
     patient, series : bytes (n,), UTF-8
-    stamped  : int64 (n,), how many of `stamps`, int64 (s, 4), each item has
-    files    : int64 (n,), how many sources each item has
+    stamp_counts : int64 (n,), how many of `stamps`, int64 (s, 4), each item has
+    file_counts : int64 (n,), how many sources each item has
     path, size, xxh3 : bytes, int64 and uint64 (f,), of these
     rings    : int64 (r, 4), item (counted from 0 in these records), bit, which of the
         item's sources, vertices
@@ -147,12 +147,12 @@ class Records(NamedTuple):
     """
 
     links: NDArray[np.uint64]
-    places: NDArray[np.int64]
+    offsets: NDArray[np.int64]
     patient: NDArray[np.bytes_]
     series: NDArray[np.bytes_]
-    stamped: NDArray[np.int64]
+    stamp_counts: NDArray[np.int64]
     stamps: NDArray[np.int64]
-    files: NDArray[np.int64]
+    file_counts: NDArray[np.int64]
     path: NDArray[np.bytes_]
     size: NDArray[np.int64]
     xxh3: NDArray[np.uint64]
@@ -168,7 +168,10 @@ class Records(NamedTuple):
     def pick(self, items: ArrayLike) -> "Records":
         """Return the records of some items."""
         chosen = np.asarray(items, np.int64)
-        stamps, files = _spans(self.stamped, chosen), _spans(self.files, chosen)
+        stamps, files = (
+            _spans(self.stamp_counts, chosen),
+            _spans(self.file_counts, chosen),
+        )
         owners, vertices = self.rings[:, 0], self.rings[:, 3]
         counts = np.bincount(owners, minlength=self.items)
         ring_rows = _spans(counts, chosen)
@@ -176,12 +179,12 @@ class Records(NamedTuple):
         rings[:, 0] = np.repeat(np.arange(len(chosen)), counts[chosen])
         return Records(
             links=self.links[chosen],
-            places=self.places[chosen],
+            offsets=self.offsets[chosen],
             patient=self.patient[chosen],
             series=self.series[chosen],
-            stamped=self.stamped[chosen],
+            stamp_counts=self.stamp_counts[chosen],
             stamps=self.stamps[stamps],
-            files=self.files[chosen],
+            file_counts=self.file_counts[chosen],
             path=self.path[files],
             size=self.size[files],
             xxh3=self.xxh3[files],
@@ -194,6 +197,7 @@ class Records(NamedTuple):
         """Return the records one by one."""
         paths = [path.decode() for path in self.path.tolist()]
         files = list(map(Source, paths, self.size.tolist(), self.xxh3.tolist()))
+        stamps = list(map(tuple, self.stamps.tolist()))
         rings: list[dict[tuple[int, int], list[int]]] = [{} for _ in self.links]
         points = [0] * self.items
         for item, bit, source, vertices in self.rings.tolist():
@@ -201,11 +205,11 @@ class Records(NamedTuple):
             points[item] += vertices
         columns = zip(
             self.links.tolist(),
-            map(tuple, self.places.tolist()),
-            map(tuple, _parts(list(map(tuple, self.stamps.tolist())), self.stamped)),
+            map(tuple, self.offsets.tolist()),
+            map(tuple, _parts(stamps, self.stamp_counts)),
             [text.decode() for text in self.patient.tolist()],
             [text.decode() for text in self.series.tolist()],
-            map(tuple, _parts(files, self.files)),
+            map(tuple, _parts(files, self.file_counts)),
             [
                 tuple(Rings(*key, tuple(sizes)) for key, sizes in own.items())
                 for own in rings
@@ -229,12 +233,12 @@ def gather(records: Sequence[Record], classes: tuple[str, ...]) -> Records:
     stamps = [stamp for record in records for stamp in record.stamps]
     return Records(
         links=np.array([record.links for record in records], "<u8"),
-        places=np.array([record.places for record in records], "<i8"),
+        offsets=np.array([record.offsets for record in records], "<i8"),
         patient=as_texts(record.patient for record in records),
         series=as_texts(record.series for record in records),
-        stamped=np.array([len(record.stamps) for record in records], "<i8"),
+        stamp_counts=np.array([len(record.stamps) for record in records], "<i8"),
         stamps=np.array(stamps, "<i8").reshape(-1, 4),
-        files=np.array([len(record.sources) for record in records], "<i8"),
+        file_counts=np.array([len(record.sources) for record in records], "<i8"),
         path=as_texts(file.path for file in files),
         size=np.array([file.size for file in files], "<i8"),
         xxh3=np.array([file.xxh3 for file in files], "<u8"),
