@@ -4,8 +4,8 @@
                  ├─ link ──> links.csv ── build ──> store.h5 ── Loader ──> batches
     contours ────┘
 
-The public names below are imported when first used, so that `import fastseg`
-costs nothing.
+The public names are imported when they are first used, so that `import fastseg` is
+fast.
 """
 
 from importlib import import_module
@@ -14,6 +14,10 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from fastseg import augment as augment
+    from fastseg import dicom as dicom
+    from fastseg import errors as errors
+    from fastseg import torch as torch
     from fastseg.benchmark import BenchReport as BenchReport
     from fastseg.benchmark import bench as bench
     from fastseg.errors import FastsegError as FastsegError
@@ -69,22 +73,30 @@ _HOME = {
     "verify": "fastseg.store.verify",
     "write_split": "fastseg.store.split_table",
 }
+# The functions whose name in their module differs from the public one.
 _NAME_THERE = {"open": "open_store"}
-_ROOMS = ("augment", "dicom", "errors")
-# Not in __all__, so that a star import, or help(), works where their extra is missing.
-_OPTIONAL_ROOMS = ("torch",)
+_MODULES = ("augment", "dicom", "errors")
+# Not in __all__, so that a star import and help() work without the optional package.
+_OPTIONAL_MODULES = ("torch",)
+_RENAMED = {"prove_split": "check_split"}
 
-__all__ = ["__version__", *_HOME, *_ROOMS]
+__all__ = ["__version__", *_HOME, *_MODULES]
 
+# Type checkers do not see this function, so that they find misspelt names.
+if not TYPE_CHECKING:
 
-def __getattr__(name: str) -> Any:
-    if name in _ROOMS or name in _OPTIONAL_ROOMS:
-        return import_module(f"fastseg.{name}")
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(_HOME[name]), _NAME_THERE.get(name, name))
-    globals()[name] = value
-    return value
+    def __getattr__(name: str) -> Any:
+        if name in _MODULES or name in _OPTIONAL_MODULES:
+            return import_module(f"fastseg.{name}")
+        if name in _RENAMED:
+            raise AttributeError(
+                f"fastseg.{name} was renamed: fastseg.{_RENAMED[name]}"
+            )
+        if name not in _HOME:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(import_module(_HOME[name]), _NAME_THERE.get(name, name))
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

@@ -1,29 +1,47 @@
 """The exceptions of fastseg, one root for all.
 
 FastsegError
-├── OptionError        (ValueError)   an argument or option that cannot be meant
-├── GeometryError      (ValueError)   contours that bound no region, bad vertices
-├── LinkError          (ValueError)   a links table or data folder that does not fit
-├── PathError          (LinkError)    a path or ID that leads outside its root
-├── ContourError       (ValueError)   a contour file that cannot be read
-├── DicomError         (ValueError)   an image file that cannot be read
-├── FileChangedError   (OSError)      a file that was written to while it was read
-├── StateError         (ValueError)   a loader's state that belongs to another loader
-├── StoreError         (ValueError)   a file that is not a complete, sound store
-├── BuildError         (ValueError)   a build that may not write where it was told
-│   └── NothingBuiltError             everything that was linked was rejected
-├── UnknownClassError  (KeyError)     a class that the store does not hold
-└── MissingExtraError  (ImportError)  an optional package that is not installed
+├── OptionError        (ValueError)   an argument or option is invalid
+│   └── MissingLabelsError            some samples lack labels, and missing="error"
+├── RenamedError       (TypeError)    an argument is given by its old name
+├── GeometryError      (ValueError)   contours bound no region, or vertices are bad
+├── LinkError          (ValueError)   a links table or data folder is malformed
+│   └── PathError                     a path or ID leads outside its root
+├── ContourError       (ValueError)   a contour file cannot be read
+├── DicomError         (ValueError)   an image file cannot be read
+├── FileChangedError   (OSError)      a file was written to while it was read
+├── StateError         (ValueError)   a loader's state belongs to another loader
+├── StoreError         (ValueError)   a file is not a complete, valid store
+├── BuildError         (ValueError)   a build may not write to its target
+│   └── NothingBuiltError             every linked image was rejected
+├── UnknownClassError  (KeyError)     the store does not hold a class
+└── MissingExtraError  (ImportError)  an optional package is not installed
 
-Each leaf is also the builtin that a careful caller would catch. A message says
-what was expected, what came, where, and what to do next; it names files and
-IDs, never patients.
+UserWarning
+├── RejectedWarning                   some input was rejected
+└── MissingLabelsWarning              pixels without labels count as background
+
+Each leaf also inherits the builtin exception that a careful caller would catch. A
+message says what was expected, what came, where, and what to do next. It names files
+and IDs, never patients.
 """
 
+import functools
 import operator
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+# The packages of each optional extra of the distribution.
+EXTRAS: Mapping[str, tuple[str, ...]] = {
+    "show": ("matplotlib",),
+    "codecs": ("python-gdcm", "pylibjpeg", "pylibjpeg-openjpeg"),
+    "compress": ("zstandard",),
+    "torch": ("torch",),
+}
 
 
 class FastsegError(Exception):
@@ -35,6 +53,14 @@ class FastsegError(Exception):
 
 class OptionError(FastsegError, ValueError):
     """An argument or option is out of its range or unknown."""
+
+
+class MissingLabelsError(OptionError):
+    """Some classes were not outlined on some samples, and `missing` is "error"."""
+
+
+class RenamedError(FastsegError, TypeError):
+    """An argument is given by its old name; the message gives the new one."""
 
 
 class GeometryError(FastsegError, ValueError):
@@ -61,7 +87,7 @@ class ContourError(FastsegError, ValueError):
 
 
 class DicomError(FastsegError, ValueError):
-    """An image file is not DICOM, is damaged, or holds what cannot be used."""
+    """An image file is not DICOM, is damaged, or has an unsupported form."""
 
 
 class FileChangedError(FastsegError, OSError):
@@ -73,15 +99,15 @@ class StateError(FastsegError, ValueError):
 
 
 class StoreError(FastsegError, ValueError):
-    """A file is not a store, is incomplete, truncated or of a newer version."""
+    """A file is not a store, is incomplete or truncated, or has another version."""
 
 
 class BuildError(FastsegError, ValueError):
-    """A build may not write where it was told, or not what."""
+    """A build may not write to its target, or not what was asked for."""
 
 
 class NothingBuiltError(BuildError):
-    """There is nothing to build; `rejects` holds what was linked and is unusable."""
+    """There is nothing to build; `rejects` lists the linked files and why."""
 
     def __init__(self, message: str, rejects: tuple[Any, ...] = ()):
         super().__init__(message, rejects)
@@ -100,14 +126,39 @@ class MissingExtraError(FastsegError, ImportError):
 
 
 class RejectedWarning(UserWarning):
-    """Some input was rejected; what was good is kept and the rest is listed."""
+    """Some input was rejected and listed; the rest was used."""
+
+
+class MissingLabelsWarning(UserWarning):
+    """Classes that nobody outlined on a sample count as background there."""
 
 
 def missing_extra(purpose: str, extra: str) -> MissingExtraError:
-    """Return the error that tells how to install an optional dependency."""
+    """Return the error that gives the command to install an extra of EXTRAS."""
+    packages = EXTRAS[extra]
+    noun = "an optional package" if len(packages) == 1 else "optional packages"
     return MissingExtraError(
-        f'{purpose} needs an optional package: pip install "fastseg[{extra}]"'
+        f"{purpose} needs {noun}: pip install {' '.join(packages)}"
     )
+
+
+def refuse_renamed(**new_names: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Decorate a function to raise RenamedError for arguments by their old names.
+
+    new_names : the new name of each argument, by its old one
+    """
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        @functools.wraps(function)
+        def check(*args: P.args, **options: P.kwargs) -> R:
+            for old, new in new_names.items():
+                if old in options:
+                    raise RenamedError(f"{old!r} was renamed: the argument is {new!r}")
+            return function(*args, **options)
+
+        return check
+
+    return decorate
 
 
 def whole_number(name: str, value: Any, least: int, most: int | None = None) -> int:
@@ -123,9 +174,9 @@ def whole_number(name: str, value: Any, least: int, most: int | None = None) -> 
 
 
 def one_of(what: str, given: object, allowed: Iterable[str]) -> str:
-    """Return the text that refuses `given`, lists what is allowed and near misses."""
+    """Return the text of an error: what was given, what is allowed, near misses."""
     names = [str(name) for name in allowed]
     near = get_close_matches(str(given), names, n=2, cutoff=0.5)
     hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
-    listed = ", ".join(map(repr, names)) or "none at all"
+    listed = ", ".join(map(repr, names)) or "nothing"
     return f"{what} is {given!r}, expected one of {listed}{hint}"

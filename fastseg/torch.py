@@ -18,13 +18,20 @@ from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from fastseg.errors import OptionError, missing_extra
+from fastseg.errors import OptionError, missing_extra, refuse_renamed
 from fastseg.links import StrPath
 from fastseg.loading.batches import Batch
 from fastseg.loading.loader import Loader
-from fastseg.loading.preprocessing import Preprocessing
+from fastseg.loading.normalization import Normalize
+from fastseg.loading.preprocessing import (
+    ZSCORE_OR_RAW,
+    DTypeName,
+    Missing,
+    Preprocessing,
+    warn_of_missing,
+)
 from fastseg.loading.stats import Stats
 from fastseg.store.reader import Store, open_store
 from fastseg.store.selection import check_indices
@@ -54,18 +61,20 @@ class Dataset(torch.utils.data.Dataset):  # type: ignore[misc]
     Raises OptionError or UnknownClassError for arguments that do not fit the store.
     """
 
+    @refuse_renamed(pad="pad_value")
     def __init__(
         self,
         store: Store | StrPath,
         *,
         indices: ArrayLike | None = None,
         size: int | tuple[int, int] | None = None,
-        normalize: str | None = None,
+        normalize: Normalize | None = ZSCORE_OR_RAW,
         percentiles: tuple[float, float] = (1.0, 99.0),
         pad_value: float = 0.0,
-        dtype: str = "float32",
-        masks: str = "bits",
+        dtype: DTypeName | torch.dtype | DTypeLike = "float32",
+        masks: str = "labels",
         priority: Sequence[str] | None = None,
+        missing: Missing | None = None,
     ):
         self.store = store if isinstance(store, Store) else open_store(store)
         self.indices = check_indices(self.store, indices)
@@ -79,8 +88,10 @@ class Dataset(torch.utils.data.Dataset):  # type: ignore[misc]
             "dtype": dtype,
             "masks": masks,
             "priority": priority,
+            "missing": missing,
         }
         self.preprocessing = self._make_preprocessing()
+        warn_of_missing(self.preprocessing, stacklevel=3)
 
     def _make_preprocessing(self) -> Preprocessing:
         return Preprocessing(self.store, self.indices, **self._options)
@@ -129,7 +140,8 @@ class Dataset(torch.utils.data.Dataset):  # type: ignore[misc]
             return
         except Exception as exc:
             if len(samples) == 1:
-                exc.add_note(f"while making {_name(self.store, int(samples[0]))}")
+                name = self.preprocessing.describe_sample(int(samples[0]))
+                exc.add_note(f"while making {name}")
                 raise
         # Which of the samples it was, is found by making them one by one.
         for k in range(len(samples)):
@@ -328,12 +340,3 @@ def _usable(device: Any) -> torch.device:
         raise OptionError(
             f"device is {str(device)!r}, which torch cannot use here: {reason}"
         ) from exc
-
-
-def _name(store: Store, sample: int) -> str:
-    """Return what to say of a sample in a note."""
-    if not store.is_whole:  # its columns cannot be read any more
-        return f"sample {sample} of {store.path}"
-    meta = store[sample].meta
-    of = f"patient {meta['patient']}, {meta['source']}"
-    return f"sample {sample} ({of}) of {store.path}"

@@ -1,8 +1,10 @@
 """Imports run one way, by layer, and importing fastseg costs nothing."""
 
 import ast
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -126,6 +128,41 @@ def test_every_public_name_is_there_and_described():
         _ = fastseg.nonsense
 
 
+def test_an_old_name_is_refused_with_the_new_one():
+    """Whoever uses a name that was changed is told the name to use."""
+    with pytest.raises(AttributeError, match=r"renamed: fastseg\.check_split"):
+        _ = fastseg.prove_split
+    with pytest.raises(fastseg.errors.RenamedError, match="is 'pad_value'") as caught:
+        fastseg.Loader(None, pad=1)
+    assert isinstance(caught.value, TypeError)
+
+
+def test_type_checkers_find_misspelt_names(tmp_path):
+    """mypy sees which names fastseg has, and that the package is typed."""
+    assert (PACKAGE / "py.typed").exists()
+    script = tmp_path / "script.py"
+    script.write_text("import fastseg\nfastseg.rasterize\nfastseg.rasterise\n")
+    run = subprocess.run(
+        [sys.executable, "-m", "mypy", "--config-file=", str(script)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=PACKAGE.parent,
+    )
+    found = [line for line in run.stdout.splitlines() if "script.py" in line]
+    assert [line.split(":")[1] for line in found] == ["3"], run.stdout
+    assert "rasterise" in found[0]
+
+
+def test_extras_are_those_of_the_distribution():
+    """Errors name the packages that pyproject.toml lists for an extra."""
+    text = (PACKAGE.parent / "pyproject.toml").read_text(encoding="utf-8")
+    listed = tomllib.loads(text)["project"]["optional-dependencies"]
+    for extra, packages in fastseg.errors.EXTRAS.items():
+        names = [re.match(r"[\w-]+", package)[0] for package in listed[extra]]
+        assert tuple(names) == packages, extra
+
+
 def test_a_module_whose_package_is_missing_says_how_to_install_it():
     """Without torch, `fastseg.torch` is refused with one line, and the rest works."""
     code = (
@@ -140,5 +177,5 @@ def test_a_module_whose_package_is_missing_says_how_to_install_it():
     run = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
-    expected = 'fastseg.torch needs an optional package: pip install "fastseg[torch]"'
+    expected = "fastseg.torch needs an optional package: pip install torch"
     assert run.stdout.strip() == expected

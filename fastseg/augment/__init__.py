@@ -1,9 +1,12 @@
-"""What may change a sample: frozen descriptions, with ranges and probabilities.
+"""Transforms for a Loader: frozen descriptions, with ranges and probabilities.
 
-A `Compose` of them is given to a `Loader`. Each description can say its parameters for
-many samples at once, from uniform random numbers; what they do to pixels and vertices
-is in `loading.mapping` and the kernels. Angles are in degrees, counter-clockwise on the
-screen; factors above 1 magnify; a range is (least, greatest), or one number.
+A `Compose` of transforms is given to a `Loader`. A transform draws its parameters
+for many samples at once from uniform random numbers; `loading.mapping` and the kernels
+apply them to pixels and vertices. Angles are in degrees, counter-clockwise on the
+screen; factors above 1 magnify.
+
+A range is (least, greatest). Where values have a sign (rotate, shear, translate, add),
+a lone number n means (-n, n); elsewhere it is a constant.
 """
 
 from fastseg.augment.base import Transform

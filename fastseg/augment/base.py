@@ -54,6 +54,22 @@ def set_ranges(step: Transform, least: float, most: float, *names: str) -> None:
         set_field(step, name, check_range(step, name, getattr(step, name), least, most))
 
 
+def set_symmetric(step: Transform, most: float, *names: str) -> None:
+    """Set fields to ranges whose values have a sign: a lone number n is (-n, n)."""
+    for name in names:
+        given = getattr(step, name)
+        if np.ndim(given) == 0:
+            number = check_number(step, name, given, -most, most)
+            if number < 0:
+                raise OptionError(
+                    f"{type(step).__name__}: {name} is {given!r}; a lone number n means"
+                    " -n to n and may not be negative, give (least, greatest) instead"
+                )
+            set_field(step, name, (0.0 - number, number))  # no negative zero
+        else:
+            set_field(step, name, check_range(step, name, given, -most, most))
+
+
 def draw_one(step: Transform, name: str, uniforms: Uniforms) -> Values:
     """Return "on" and the one parameter that there is."""
     value = between(getattr(step, name), uniforms[:, 1])
@@ -81,6 +97,8 @@ def check_number(
 ) -> float:
     """Return a parameter as a finite float within limits, or raise OptionError."""
     where = f"{type(step).__name__}: {name}"
+    if isinstance(given, str | bytes):
+        raise OptionError(f"{where} is {given!r}, expected a number, not text")
     try:
         number = float(given)
     except (TypeError, ValueError):

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 from fastseg.augment.base import Transform, check_choice
 from fastseg.augment.geometry import (
@@ -26,6 +26,12 @@ from fastseg.augment.intensity import (
 )
 from fastseg.errors import OptionError, one_of
 
+Interpolation = Literal["nearest", "linear", "cubic"]
+Border = Literal["constant", "edge", "reflect"]
+
+INTERPOLATIONS = get_args(Interpolation)
+BORDERS = get_args(Border)
+
 
 @dataclass(frozen=True, slots=True)
 class Compose:
@@ -34,15 +40,15 @@ class Compose:
     transforms    : geometric ones become one mapping, in their order; then come the
         others, in theirs
     interpolation : of images: "nearest", "linear" or "cubic" (B-spline)
-    border        : what lies around images: "constant" (the loader's `pad`), "edge"
-        (the nearest pixel) or "reflect" (d c b a | a b c d | d c b a)
+    border        : what lies around images: "constant" (the loader's `pad_value`),
+        "edge" (the nearest pixel) or "reflect" (d c b a | a b c d | d c b a)
 
     Raises OptionError for what is no transform, or more than one Elastic.
     """
 
     transforms: Sequence[Transform]
-    interpolation: str = "linear"
-    border: str = "constant"
+    interpolation: Interpolation = "linear"
+    border: Border = "constant"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "transforms", tuple(self.transforms))
@@ -69,8 +75,6 @@ class Compose:
         }
 
 
-INTERPOLATIONS = ("nearest", "linear", "cubic")
-BORDERS = ("constant", "edge", "reflect")
 GEOMETRIC = (Affine, Flip, Rot90, Elastic, Crop, Resize, Resample)
 INTENSITY = (Gamma, Brightness, Contrast, Noise, Blur, BiasField, LowResolution, Custom)
 _KINDS: dict[str, type[Transform]] = {k.__name__: k for k in (*GEOMETRIC, *INTENSITY)}
@@ -127,7 +131,7 @@ def standard() -> Compose:
     uniformly (there, half of them are below 1); images have one channel, so chances per
     channel are chances per image; a blur has one sigma, not one per axis; labels are
     drawn anew from contours, or taken from the nearest pixel, not interpolated; outside
-    of images is `pad`; nothing is cropped.
+    of images is `pad_value`; nothing is cropped.
     """
     return Compose(
         [

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal, get_args
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from fastseg.augment.base import (
     check_size,
     set_field,
     set_ranges,
+    set_symmetric,
 )
 from fastseg.errors import OptionError, whole_number
 
@@ -27,17 +28,23 @@ from fastseg.errors import OptionError, whole_number
 # B-spline functions", Graphical Models 62, 2000); a little less keeps its inverse tame.
 MOST_DISPLACEMENT = 0.48
 
+Axis = Literal["horizontal", "vertical"]
+AXES = get_args(Axis)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Affine(Transform):
     """Rotate, magnify, shear and move, about the centre of the image.
 
-    rotate           : degrees
-    scale            : factor for both axes, drawn uniformly in its logarithm
-    scale_x, scale_y : further factors for one axis each, likewise
+    rotate           : degrees, counter-clockwise
+    scale            : factor for both axes, uniform in its logarithm
+    scale_x, scale_y : a further factor for one axis, uniform in its logarithm
     shear            : degrees by which vertical lines are tilted
-    translate_x, translate_y : shares of the width and the height, to the right and
+    translate_x, translate_y : fractions of the width and the height, to the right and
         down
+
+    A lone number n means (-n, n) for rotate, shear and translate, and a constant for
+    the scales.
     """
 
     rotate: float | Range = 0.0
@@ -52,9 +59,9 @@ class Affine(Transform):
 
     def __post_init__(self) -> None:
         Transform.__post_init__(self)
-        set_ranges(self, -math.inf, math.inf, "rotate", "translate_x", "translate_y")
+        set_symmetric(self, math.inf, "rotate", "translate_x", "translate_y")
+        set_symmetric(self, 80.0, "shear")
         set_ranges(self, 1e-3, 1e3, "scale", "scale_x", "scale_y")
-        set_ranges(self, -80.0, 80.0, "shear")
 
     def draw(self, uniforms: Uniforms) -> Values:
         """Return "on" and one value for each field."""
@@ -72,11 +79,11 @@ class Flip(Transform):
     """Mirror the image: axis is "horizontal" (left and right change) or "vertical"."""
 
     p: float = 0.5
-    axis: str = "horizontal"
+    axis: Axis = "horizontal"
 
     def __post_init__(self) -> None:
         Transform.__post_init__(self)
-        check_choice(self, "axis", self.axis, ("horizontal", "vertical"))
+        check_choice(self, "axis", self.axis, AXES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +121,7 @@ class Elastic(Transform):
         set_ranges(self, 0.0, most, "magnitude")
 
     def draw(self, uniforms: Uniforms) -> Values:
-        """Return "on", "magnitude" and "field", which control points follow from."""
+        """Return "on" and "magnitude"; the control points are drawn by the kernel."""
         return {
             **Transform.draw(self, uniforms),
             "magnitude": between(self.magnitude, uniforms[:, 1]),

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, get_args
 
 from fastseg.augment.base import (
     Range,
@@ -14,8 +14,12 @@ from fastseg.augment.base import (
     check_choice,
     draw_one,
     set_ranges,
+    set_symmetric,
 )
 from fastseg.errors import OptionError
+
+NoiseKind = Literal["gaussian", "rician"]
+NOISE_KINDS = get_args(NoiseKind)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +48,11 @@ class Gamma(Transform):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Brightness(Transform):
-    """Multiply values, and add to them."""
+    """Multiply values, and add to them.
+
+    multiply : factor; a lone number is a constant
+    add      : in units of the batch; a lone number n means (-n, n)
+    """
 
     multiply: float | Range = 1.0
     add: float | Range = 0.0
@@ -53,7 +61,8 @@ class Brightness(Transform):
 
     def __post_init__(self) -> None:
         Transform.__post_init__(self)
-        set_ranges(self, -math.inf, math.inf, "multiply", "add")
+        set_ranges(self, -math.inf, math.inf, "multiply")
+        set_symmetric(self, math.inf, "add")
 
     def draw(self, uniforms: Uniforms) -> Values:
         """Return "on", "multiply" and "add"."""
@@ -95,14 +104,14 @@ class Noise(Transform):
     """
 
     std: float | Range = (0.0, 0.3)
-    kind: str = "gaussian"
+    kind: NoiseKind = "gaussian"
 
     draws: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         Transform.__post_init__(self)
         set_ranges(self, 0.0, math.inf, "std")
-        check_choice(self, "kind", self.kind, ("gaussian", "rician"))
+        check_choice(self, "kind", self.kind, NOISE_KINDS)
 
     def draw(self, uniforms: Uniforms) -> Values:
         """Return "on" and "std"."""

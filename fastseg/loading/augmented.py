@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter_ns
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from numba.core.registry import CPUDispatcher
@@ -17,13 +17,15 @@ from fastseg.augment import Compose, Transform
 from fastseg.augment.base import Values
 from fastseg.errors import OptionError, one_of
 from fastseg.loading.mapping import Mappings, find_mapping
-from fastseg.loading.preprocessing import Preprocessing, StageTimes
+from fastseg.loading.preprocessing import Preprocessing, StageTimes, dtype_name
 from fastseg.raster.rings import join_rings
 from fastseg.raster.rules import Rules, scratch_rows
 from fastseg.store.layout import mask_dtype
 from fastseg.store.reader import Store
 
-LABELS = ("exact", "nearest")
+Labels = Literal["exact", "nearest"]
+
+LABELS = get_args(Labels)
 # Random numbers of different uses never meet: streams of `_kernels.noise`.
 PARAMETERS, FIELDS, BIASES, CUSTOM, NOISE = 0, 1, 2, 3, 2**16
 ORDERS = {"nearest": 0, "linear": 1, "cubic": 3}
@@ -76,16 +78,15 @@ class AugmentedPreprocessing(Preprocessing):
         indices: NDArray[np.int64],
         *,
         compose: Compose,
-        labels: str = "exact",
+        labels: Labels = "exact",
         seed: int = 0,
         **options: Any,
     ):
         if labels not in LABELS:
             raise OptionError(one_of("labels", labels, LABELS))
-        if options.get("dtype", "float32") != "float32":
-            raise OptionError(
-                f"dtype is {options['dtype']!r}, but augmented images are 'float32'"
-            )
+        dtype = dtype_name(options.get("dtype", "float32"))
+        if dtype != "float32":
+            raise OptionError(f"dtype is {dtype!r}, but augmented images are 'float32'")
         if options.get("size") is None:
             sizes = [s.size for s in compose if isinstance(s, SIZED)]
             options["size"] = sizes[-1] if sizes else None
@@ -248,7 +249,10 @@ class AugmentedPreprocessing(Preprocessing):
         if bits is not mask:
             every = np.arange(len(mask))
             shown = self._view_masks(mask)
-            gather.gather_masks(bits, every, self._classes, self.streams, shown)
+            unlabelled = self._unlabelled(samples)
+            gather.gather_masks(
+                bits, every, self._classes, unlabelled, self.streams, shown
+            )
         labelled = perf_counter_ns()
         own = 0
         for (number, _), later in zip(self._runs[1:], others, strict=True):

@@ -5,20 +5,29 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, DTypeLike
 
 from fastseg.augment import Compose, Transform, as_compose
-from fastseg.errors import OptionError, one_of, whole_number
+from fastseg.errors import OptionError, one_of, refuse_renamed, whole_number
 from fastseg.loading import state
-from fastseg.loading.augmented import AugmentedPreprocessing
+from fastseg.loading.augmented import AugmentedPreprocessing, Labels
 from fastseg.loading.batches import Batch, BatchQueue, PendingBatch
 from fastseg.loading.buffers import BufferPool
-from fastseg.loading.preprocessing import Preprocessing
+from fastseg.loading.normalization import Normalize
+from fastseg.loading.preprocessing import (
+    ZSCORE_OR_RAW,
+    DTypeName,
+    Missing,
+    Preprocessing,
+    warn_of_missing,
+)
 from fastseg.loading.schedule import (
     Schedule,
+    Together,
+    Uneven,
     foreground_along,
     groups_along,
     weights_along,
@@ -36,7 +45,9 @@ MOST_THREADS = 4
 COLD_AHEAD = 8
 # Batches that together are larger than this do not stay in the caches anyway.
 STREAM_FROM_BYTES = 2**23
-ON_ERROR = ("raise", "skip")
+OnError = Literal["raise", "skip"]
+
+ON_ERROR = get_args(OnError)
 
 
 class Loader:
@@ -67,15 +78,30 @@ class Loader:
 
     size       : (h, w) of the batches, or one number for a square: images are cut
         or padded round their centre; by default the images' own, if all have one
-    normalize, percentiles : see `loading.normalization`; by default "zscore"
+    normalize  : "zscore"     mean 0 and standard deviation 1 of each image
+                 "percentile" the `percentiles` of each image to 0 and 1, clipped
+                 "window"     the DICOM window to 0 and 1, clipped
+                 None         image values, rescaled as the DICOM file says; this is
+                              the default where dtype is "raw"
+    percentiles : (lower, upper) of "percentile", two of those that the store holds
     pad_value  : value around images smaller than `size`, in units of the result
-    dtype      : "float32", "float16", or "raw" for stored values, not normalized
-    masks      : "bits"    the store's bit fields (B, h, w)
-                 "labels"  uint8 (B, h, w): 0 background, k + 1 for class k
+    dtype      : "float32", "float16", or "raw" for stored values, not normalized; or
+        numpy's or torch's dtype of that name
+    masks      : "labels"  uint8 (B, h, w): 0 background, k + 1 for class k
+                 "bits"    the store's bit fields (B, h, w)
                  "onehot"  uint8 (B, K, h, w): a channel of 0 and 1 per class
                  a class   uint8 (B, h, w): 0 and 1
     priority   : classes from top to bottom, for "labels" where classes overlap; by
         default the class with the smaller mean area lies on top
+    missing    : what becomes of a class on a sample where nobody outlined it; not
+        with "bits"
+                 None          background, and a MissingLabelsWarning that counts the
+                               samples when the loader is made
+                 "background"  the same without a warning
+                 "ignore"      255 wherever the class could be: in "labels" where no
+                               class above it in `priority` shows, in a mask of one
+                               class and in its channel of "onehot" everywhere
+                 "error"       MissingLabelsError when the loader is made
 
     augment    : transforms, see `fastseg.augment`, or the name of a preset: "light",
         "standard"; a function of (seed, epoch, sample), so that a sample that comes
@@ -99,9 +125,11 @@ class Loader:
     leaving a `with` block, ends all loops and lets go of memory. A loader can be
     pickled and forked, a loop cannot.
 
-    Raises OptionError or UnknownClassError for arguments that do not fit the store.
+    Raises OptionError, MissingLabelsError, UnknownClassError or RenamedError for
+    arguments that are invalid or do not fit the store.
     """
 
+    @refuse_renamed(pad="pad_value", workers="threads")
     def __init__(
         self,
         store: Store,
@@ -113,23 +141,24 @@ class Loader:
         drop_last: bool = False,
         rank: int = 0,
         world_size: int = 1,
-        uneven: str = "split",
+        uneven: Uneven = "split",
         weights: ArrayLike | None = None,
         foreground: float | tuple[str, float] | None = None,
-        together: str | None = None,
+        together: Together | None = None,
         size: int | tuple[int, int] | None = None,
-        normalize: str | None = None,
+        normalize: Normalize | None = ZSCORE_OR_RAW,
         percentiles: tuple[float, float] = (1.0, 99.0),
         pad_value: float = 0.0,
-        dtype: str = "float32",
-        masks: str = "bits",
+        dtype: DTypeName | DTypeLike = "float32",
+        masks: str = "labels",
         priority: Sequence[str] | None = None,
+        missing: Missing | None = None,
         augment: Compose | Sequence[Transform] | str | None = None,
-        labels: str = "exact",
+        labels: Labels = "exact",
         return_params: bool = False,
         threads: int | None = None,
         prefetch: int = 4,
-        on_error: str = "raise",
+        on_error: OnError = "raise",
     ):
         options = {k: v for k, v in locals().items() if k not in ("self", "store")}
         self._options = options
@@ -156,6 +185,7 @@ class Loader:
             "dtype": dtype,
             "masks": masks,
             "priority": priority,
+            "missing": missing,
         }
         if augment is None:
             self.preprocessing = Preprocessing(store, self.indices, **becomes)
@@ -168,6 +198,7 @@ class Loader:
                 seed=self.schedule.seed,
                 **becomes,
             )
+        warn_of_missing(self.preprocessing, stacklevel=3)
         usual = min(usable_cores(), MOST_THREADS)
         self.threads = whole_number("threads", usual if threads is None else threads, 1)
         self.prefetch = whole_number("prefetch", prefetch, 1)
@@ -282,7 +313,10 @@ class Loader:
         self.close()
 
     def __reduce__(self) -> Any:
-        made = partial(Loader, **self._options)
+        # The copy does not repeat the warning about missing labels.
+        made = partial(
+            Loader, **{**self._options, "missing": self.preprocessing.missing}
+        )
         return made, (self.store,), (self._start, self._position)
 
     def __setstate__(self, places: Any) -> None:
@@ -344,13 +378,9 @@ class Loader:
         if fatal or not whole:
             place = min(fatal or job.failures)
             exc, sample = job.failures[place], int(job.samples[place])
-            name = f"sample {sample}"
-            if whole:  # else its columns cannot be read any more
-                meta = self.store[sample].meta
-                name += f" (patient {meta['patient']}, {meta['source']})"
+            name = self.preprocessing.describe_sample(sample)
             exc.add_note(
-                f"while making {name} of {self.store.path}, for batch {job.number} of "
-                f"epoch {job.epoch}"
+                f"while making {name}, for batch {job.number} of epoch {job.epoch}"
             )
             raise exc
         for place, exc in job.failures.items():

@@ -1,12 +1,13 @@
 """How stored values become network input: (value - shift) * gain, clipped.
 
-Image values are slope * stored + intercept; the slope is negative where a
-MONOCHROME1 image was inverted. Each way of scaling is folded into one shift and
-gain per sample, so that a pixel costs one subtraction and one product.
+Image values are slope * stored + intercept; the slope is negative where a MONOCHROME1
+image was inverted. Each method is folded into one shift and one gain per sample, so
+that a pixel costs one subtraction and one product.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ from fastseg.errors import OptionError, one_of
 from fastseg.store.reader import Store
 
 Column = NDArray[np.float64]
+Normalize = Literal["zscore", "percentile", "window"]
 
 _PAIR_WANTED = "percentiles is {}, expected (lower, upper)"
 
@@ -25,28 +27,32 @@ NARROWEST_WINDOW = 1e-6
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Normalization:
-    """What to do with stored values.
+    """How to normalize stored values.
 
-    normalize   : "none"       image values
-                  "window"     the DICOM window to [0, 1], clipped (PS3.3
-                               C.11.2.1.2, function LINEAR)
-                  "zscore"     mean 0, standard deviation 1 of each image
+    normalize   : None         image values, as the rescale of the DICOM file has them
+                  "zscore"     mean 0 and standard deviation 1 of each image
                   "percentile" the `percentiles` of each image to 0 and 1, clipped
+                  "window"     the DICOM window to 0 and 1, clipped (PS3.3 C.11.2.1.2,
+                               function LINEAR)
     percentiles : (lower, upper), two of those that the store holds
 
     A constant image becomes zeros under "zscore" and "percentile".
     """
 
-    normalize: str
+    normalize: str | None
     percentiles: tuple[float, float] = (1.0, 99.0)
 
     def check(self, store: Store) -> None:
-        """Raise OptionError if the store's samples cannot be scaled like this."""
-        if self.normalize not in _WAYS:
-            raise OptionError(one_of("normalize", self.normalize, _WAYS))
+        """Raise OptionError if the store's samples cannot be normalized like this."""
+        if self.normalize == "none":
+            raise OptionError("normalize is 'none', expected None for no normalization")
+        known = isinstance(self.normalize, str | None) and self.normalize in _METHODS
+        if not known:
+            names = [name for name in _METHODS if name]
+            raise OptionError(one_of("normalize", self.normalize, names))
         if self.normalize == "percentile":
-            places = _percentile_places(self, store)
-            if places[0] >= places[1]:
+            lower, upper = _percentile_columns(self, store)
+            if lower >= upper:
                 raise OptionError(_PAIR_WANTED.format(self.percentiles))
         if self.normalize == "window":
             missing = int(np.isnan(store.items["window"][:, 0]).sum())
@@ -58,7 +64,7 @@ class Normalization:
 
     @property
     def limits(self) -> tuple[np.float32, np.float32]:
-        """(low, high), to which scaled values are clipped."""
+        """(low, high), to which normalized values are clipped."""
         bounded = self.normalize in ("window", "percentile")
         low, high = (0.0, 1.0) if bounded else (-np.inf, np.inf)
         return np.float32(low), np.float32(high)
@@ -67,11 +73,11 @@ class Normalization:
         self, store: Store, samples: NDArray[np.int64]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Return shift and gain of each sample, float32 (n,)."""
-        shift, gain = _WAYS[self.normalize](self, store, samples)
+        shift, gain = _METHODS[self.normalize](self, store, samples)
         return shift.astype(np.float32), gain.astype(np.float32)
 
 
-def _no_scaling(
+def _image_values(
     normalization: Normalization, store: Store, samples: NDArray[np.int64]
 ) -> tuple[Column, Column]:
     slope = store.items["slope"][samples]
@@ -101,13 +107,14 @@ def _percentile(
     normalization: Normalization, store: Store, samples: NDArray[np.int64]
 ) -> tuple[Column, Column]:
     values = store.items["percentiles"][samples]
-    low, high = (values[:, place] for place in _percentile_places(normalization, store))
+    low, high = (values[:, k] for k in _percentile_columns(normalization, store))
     upright = store.items["slope"][samples] > 0
     black = np.where(upright, low, high)
     return black, np.where(upright, 1.0, -1.0) * _reciprocal(high - low)
 
 
-def _percentile_places(normalization: Normalization, store: Store) -> tuple[int, int]:
+def _percentile_columns(normalization: Normalization, store: Store) -> tuple[int, int]:
+    """Return the columns of the two percentiles in `store.items["percentiles"]`."""
     ranks = store.percentile_ranks
     try:
         low, high = (float(rank) for rank in normalization.percentiles)
@@ -124,11 +131,11 @@ def _reciprocal(values: Column) -> Column:
     return np.divide(1.0, values, out=np.zeros_like(values), where=values != 0)
 
 
-_WAYS: dict[
-    str,
+_METHODS: dict[
+    str | None,
     Callable[[Normalization, Store, NDArray[np.int64]], tuple[Column, Column]],
 ] = {
-    "none": _no_scaling,
+    None: _image_values,
     "window": _window,
     "zscore": _zscore,
     "percentile": _percentile,

@@ -1,29 +1,54 @@
-"""How samples of a store become images and masks of a batch: options, and the work."""
+"""What a sample of a store becomes in a batch: the options, and the work."""
 
 import math
+import warnings
 from collections.abc import Sequence
 from time import perf_counter_ns
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, cast, get_args
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from fastseg._kernels.images import gather
-from fastseg.errors import OptionError, one_of, whole_number
-from fastseg.loading.normalization import Normalization
+from fastseg.errors import (
+    MissingLabelsError,
+    MissingLabelsWarning,
+    OptionError,
+    one_of,
+    whole_number,
+)
+from fastseg.loading.normalization import Normalization, Normalize
 from fastseg.store.layout import mask_dtype
 from fastseg.store.reader import Store
 from fastseg.store.selection import has_class
 
-DTYPES = ("float32", "float16", "raw")
+DTypeName = Literal["float32", "float16", "raw"]
+Missing = Literal["background", "ignore", "error"]
+
+DTYPES = get_args(DTypeName)
 MASKS = ("bits", "labels", "onehot")
+MISSING = get_args(Missing)
+# A warning about missing labels names at most so many classes.
+MOST_LISTED = 8
+
+
+class _Default(str):
+    """The default of an option, to be told from the same value given by a caller."""
+
+    __slots__ = ()
+
+
+# The default of `normalize`: "zscore", but None where the dtype is "raw".
+ZSCORE_OR_RAW = cast("Normalize", _Default("zscore"))
 
 
 class StageTimes(NamedTuple):
-    """Nanoseconds that a thread spent: finding pixels, on images, on masks.
+    """Nanoseconds that a thread spent on each stage of its work.
 
-    image  : and masks, where one call makes both
-    custom : in functions of the user's
+    read   : finding pixels in the map, or decompressing them
+    image  : images, and masks where one call makes both
+    mask   : masks
+    custom : functions of the user's
     """
 
     read: int = 0
@@ -33,15 +58,15 @@ class StageTimes(NamedTuple):
 
 
 class Preprocessing:
-    """What is done to samples, and how: the same for a loader and for single samples.
+    """What is done to samples, for a Loader and for single samples alike.
 
-    store   : where they come from
-    indices : int64 (n,), the samples that it is meant for
-    options : as `Loader` says
+    store   : where the samples come from
+    indices : int64 (n,), the samples that are going to be preprocessed
+    options : as of `Loader`
 
-    The options are attributes too, with defaults filled in. Of one sample,
-    image_shape is (1, h, w) and mask_shape as the option `masks` has it. Raises
-    OptionError or UnknownClassError for options that do not fit the store.
+    The options are attributes too, with defaults filled in. Of one sample, image_shape
+    is (1, h, w) and mask_shape is as the option `masks` says. Raises OptionError or
+    UnknownClassError for options that do not fit the store.
     """
 
     def __init__(
@@ -50,36 +75,39 @@ class Preprocessing:
         indices: NDArray[np.int64],
         *,
         size: int | tuple[int, int] | None = None,
-        normalize: str | None = None,
+        normalize: Normalize | None = ZSCORE_OR_RAW,
         percentiles: tuple[float, float] = (1.0, 99.0),
         pad_value: float = 0.0,
-        dtype: str = "float32",
-        masks: str = "bits",
+        dtype: DTypeName | DTypeLike = "float32",
+        masks: str = "labels",
         priority: Sequence[str] | None = None,
+        missing: Missing | None = None,
     ):
         self.store = store
-        # Whether what is made is written past the caches.
+        # Whether batches are written past the caches.
         self.streams = False
-        if dtype not in DTYPES:
-            raise OptionError(one_of("dtype", dtype, DTYPES))
-        if dtype == "raw" and normalize not in (None, "none"):
-            raise OptionError(
-                f"normalize is {normalize!r}, but dtype 'raw' asks for stored values; "
-                "leave one of them out"
-            )
-        self.dtype = dtype
+        self.dtype = dtype_name(dtype)
+        if self.dtype == "raw":
+            if not isinstance(normalize, _Default | None):
+                raise OptionError(
+                    f"normalize is {normalize!r}, but dtype 'raw' asks for stored "
+                    "values; leave one of them out"
+                )
+            normalize = None
         self.size = _common_size(store, indices) if size is None else _pair(size)
-        usual = "none" if dtype == "raw" else "zscore"
-        self.normalization = Normalization(
-            normalize=normalize or usual, percentiles=percentiles
-        )
+        if isinstance(normalize, _Default):
+            normalize = "zscore"
+        self.normalization = Normalization(normalize=normalize, percentiles=percentiles)
         self.normalization.check(store)
         self.image_dtype = (
-            _common_dtype(store, indices) if dtype == "raw" else np.dtype(dtype)
+            _common_dtype(store, indices)
+            if self.dtype == "raw"
+            else np.dtype(self.dtype)
         )
         self.pad_value = _fitting(pad_value, self.image_dtype)
         self.priority = _priority(store, priority)
         self.masks = masks
+        self._classes = self._mask_classes()
         self.image_shape = (1, *self.size)
         channels = (len(store.classes),) if masks == "onehot" else ()
         self.mask_shape = (*channels, *self.size)
@@ -90,9 +118,9 @@ class Preprocessing:
             math.prod(self.image_shape) * self.image_dtype.itemsize
             + math.prod(self.mask_shape) * self.mask_dtype.itemsize
         )
-        self._classes = self._mask_classes()
         every = np.arange(len(store))
         self._shift, self._gain = self.normalization.shift_and_gain(store, every)
+        self.missing, self.warning = self._check_missing(indices, missing)
 
     def fill(
         self,
@@ -101,36 +129,46 @@ class Preprocessing:
         mask: NDArray[Any],
         epoch: int = 0,
     ) -> StageTimes:
-        """Make images and masks of samples, the same in every epoch.
+        """Write images and masks of samples, the same in every epoch.
 
-        samples : int64 (b,), places in the store
-        image   : of image_dtype (b, *image_shape), and
-        mask    : of mask_dtype (b, *mask_shape), are filled, every cell of them
+        samples : int64 (b,), indices into the store
+        image   : of image_dtype (b, *image_shape), every cell is written
+        mask    : of mask_dtype (b, *mask_shape), every cell is written
 
-        Raises StoreError if the file has become shorter, or a sample is damaged.
+        Raises StoreError if the file has become shorter or a sample is damaged.
         """
         self.store.check_size()
         image, mask = image[:, 0], self._view_masks(mask)
         if self.dtype == "float16":
             image = image.view(np.uint16)
+        unlabelled = self._unlabelled(samples)
         read = copied = 0
         begun = perf_counter_ns()
-        for images, masks, rows, place in self.store.stacks(samples):
+        for images, masks, rows, subset in self.store.stacks(samples):
             found = perf_counter_ns()
             gather.gather_samples(
                 images,
                 masks,
                 rows,
-                *self._scales(samples[place]),
+                *self._scales(samples[subset]),
                 self._classes,
+                unlabelled[subset],
                 self.streams,
-                image[place],
-                mask[place],
+                image[subset],
+                mask[subset],
             )
             read += found - begun
             begun = perf_counter_ns()
             copied += begun - found
         return StageTimes(read, copied)
+
+    def describe_sample(self, sample: int) -> str:
+        """Return a sample's index, patient, file and store, for an error's note."""
+        name = f"sample {sample}"
+        if self.store.is_whole:  # else its columns cannot be read
+            meta = self.store[sample].meta
+            name += f" (patient {meta['patient']}, {meta['source']})"
+        return f"{name} of {self.store.path}"
 
     def _scales(self, samples: NDArray[np.int64]) -> tuple[Any, ...]:
         """Return shift, gain, limits and padding of images for kernels."""
@@ -140,7 +178,7 @@ class Preprocessing:
         return *scale, *self.normalization.limits, np.float32(self.pad_value)
 
     def _mask_classes(self) -> NDArray[np.int64] | None:
-        """Return the classes that kernels show, or in which order; None for bits."""
+        """Return the classes in the order in which kernels take them; None for bits."""
         kind, store = self.masks, self.store
         if kind == "bits":
             return None
@@ -155,8 +193,98 @@ class Preprocessing:
         return np.array([store.class_index(name) for name in names], np.int64)
 
     def _view_masks(self, mask: NDArray[Any]) -> NDArray[Any]:
-        """Return masks as kernels fill them: those of one class are a channel."""
+        """Return masks as kernels fill them: those of one class have one channel."""
         return mask[:, None] if self.masks in self.store.classes else mask
+
+    def _unlabelled(self, samples: NDArray[np.int64]) -> NDArray[np.uint64]:
+        """Return which classes become 255 in each sample, uint64 (b,), a bit each."""
+        if self.missing != "ignore":
+            return np.zeros(len(samples), np.uint64)
+        labelled = self.store.items["labelled"][samples].astype(np.uint64)
+        assert self._classes is not None  # bits take no `missing`
+        shown = np.bitwise_or.reduce(np.uint64(1) << self._classes.astype(np.uint64))
+        unlabelled: NDArray[np.uint64] = ~labelled & shown
+        return unlabelled
+
+    def _check_missing(
+        self, indices: NDArray[np.int64], missing: Missing | None
+    ) -> tuple[Missing | None, str]:
+        """Return `missing` with its default filled in, and the text of a warning.
+
+        The text is "" where there is nothing to warn of. Raises MissingLabelsError.
+        """
+        if missing is not None and missing not in MISSING:
+            raise OptionError(one_of("missing", missing, MISSING))
+        if self._classes is None:
+            if missing is not None:
+                raise OptionError(
+                    f"missing is {missing!r}, but masks 'bits' have no label for it; "
+                    "leave it out, or give other masks"
+                )
+            return None, ""
+        if missing in ("background", "ignore"):
+            return missing, ""
+        counts = self._count_unlabelled(indices)
+        if not counts:
+            return missing or "background", ""
+        total, by_class = counts
+        listed = [f"{name} on {n}" for name, n in by_class.items()]
+        if len(listed) > MOST_LISTED:
+            listed[MOST_LISTED:] = [f"{len(listed) - MOST_LISTED} more classes"]
+        found = (
+            f"{total} of {len(indices)} samples lack a contour of a class that `masks` "
+            f"shows ({', '.join(listed)})"
+        )
+        remedy = (
+            "choose samples that have them all, as store.select(classes=[...]) does, "
+            "give missing='ignore' to label those pixels 255, or missing='background' "
+            "if there is nothing to outline"
+        )
+        if missing == "error":
+            raise MissingLabelsError(f"{found}: {remedy}")
+        return "background", f"{found}, which counts as background: {remedy}"
+
+    def _count_unlabelled(
+        self, indices: NDArray[np.int64]
+    ) -> tuple[int, dict[str, int]] | None:
+        """Return how many samples lack any class that is shown, and how many lack each.
+
+        None if none of them does.
+        """
+        assert self._classes is not None  # bits show what there is
+        labelled = self.store.items["labelled"][indices]
+        lacks = np.zeros(len(indices), np.bool_)
+        by_class = {}
+        for k in np.sort(self._classes).tolist():
+            without = ~has_class(labelled, k)
+            if without.any():
+                by_class[self.store.classes[k]] = int(without.sum())
+                lacks |= without
+        return (int(lacks.sum()), by_class) if by_class else None
+
+
+def warn_of_missing(preprocessing: Preprocessing, stacklevel: int) -> None:
+    """Issue the MissingLabelsWarning of a Preprocessing, if it has one."""
+    if preprocessing.warning:
+        warnings.warn(preprocessing.warning, MissingLabelsWarning, stacklevel + 1)
+
+
+def dtype_name(given: Any) -> str:
+    """Return the name of a dtype given by name or as numpy's or torch's, or raise.
+
+    Raises OptionError for a dtype that batches cannot have.
+    """
+    name = given
+    if type(given).__module__ == "torch":
+        name = str(given).removeprefix("torch.")
+    elif given is not None and not isinstance(given, str):
+        try:
+            name = np.dtype(given).name
+        except TypeError:
+            name = given
+    if not isinstance(name, str) or name not in DTYPES:
+        raise OptionError(one_of("dtype", name, DTYPES))
+    return name
 
 
 def _pair(size: Any) -> tuple[int, int]:
@@ -199,7 +327,7 @@ def _common_dtype(store: Store, indices: NDArray[np.int64]) -> np.dtype[Any]:
 
 
 def _fitting(pad_value: Any, dtype: np.dtype[Any]) -> float:
-    """Return the value for padding, if it is one that the dtype can hold."""
+    """Return the value for padding if the dtype can hold it, or raise OptionError."""
     try:
         value = float(pad_value)
     except (TypeError, ValueError, OverflowError):
@@ -215,6 +343,7 @@ def _fitting(pad_value: Any, dtype: np.dtype[Any]) -> float:
 
 
 def _priority(store: Store, names: Sequence[str] | None) -> tuple[str, ...]:
+    """Return the classes from top to bottom, by default by rising mean area."""
     if names is None:
         labelled = store.items["labelled"]
         pixels = store.items["pixels"].sum(axis=0)

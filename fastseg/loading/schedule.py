@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -19,7 +19,10 @@ from fastseg.loading.orders import (
 from fastseg.store.reader import Store
 from fastseg.store.selection import groups_of
 
-UNEVEN = ("split", "repeat")
+Uneven = Literal["split", "repeat"]
+Together = Literal["patient", "series"]
+
+UNEVEN = get_args(Uneven)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -56,7 +59,7 @@ class Schedule:
     drop_last: bool = False
     rank: int = 0
     world_size: int = 1
-    uneven: str = "split"
+    uneven: Uneven = "split"
     weights: NDArray[np.float64] | None = None
     foreground: tuple[float, NDArray[np.bool_]] | None = None
     groups: NDArray[np.int64] | None = None
@@ -234,7 +237,7 @@ class Schedule:
         return column.astype(dtype)
 
 
-TOGETHER = ("patient", "series")
+TOGETHER = get_args(Together)
 
 Indices = NDArray[np.int64]
 

@@ -13,7 +13,7 @@ from fastseg.loading.augmented import AugmentedPreprocessing
 from fastseg.loading.preprocessing import Preprocessing
 from fastseg.loading.schedule import Schedule
 
-VERSION = 1
+VERSION = 2
 
 
 def identify(schedule: Schedule, preprocessing: Preprocessing) -> dict[str, Any]:
@@ -44,6 +44,7 @@ def identify(schedule: Schedule, preprocessing: Preprocessing) -> dict[str, Any]
         ],
         "pad_value": preprocessing.pad_value,
         "masks": preprocessing.masks,
+        "missing": preprocessing.missing,
         "priority": list(preprocessing.priority),
         "augment": _augmentation(preprocessing),
     }

@@ -303,7 +303,7 @@ def test_functions_of_the_user_s_are_called(store, function):
     """In their place among the steps, with random numbers of their own."""
     options = {"size": 64, "batch_size": 4, "threads": 2}
     image, _ = epoch(Loader(store, **options))
-    steps = [Brightness(add=1.0), Custom(function=function), Brightness(add=2.0)]
+    steps = [Brightness(add=(1, 1)), Custom(function=function), Brightness(add=(2, 2))]
     loader = Loader(store, augment=steps, **options)
     changed, mask = epoch(loader)
     assert_allclose(changed, -(image + 1) + 2, atol=1e-5)

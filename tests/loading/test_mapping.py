@@ -165,7 +165,7 @@ def test_an_affine_step_is_its_definition(angle, scale, stretch, shear, move):
 def test_a_quarter_by_affine_is_rot90():
     """Both turn the same way."""
     store = store_of((9, 9))
-    turned, _, _ = mapping_of([Affine(rotate=90)], store)
+    turned, _, _ = mapping_of([Affine(rotate=(90, 90))], store)
     values = [{"on": np.array([True]), "quarters": np.array([1])}]
     quarter, _ = find_mapping([Rot90()], values, store, np.array([0]), None)
     assert_allclose(
@@ -268,7 +268,7 @@ def test_crops_around_what_is_not_there_are_random_ones():
 
 def test_an_elastic_step_divides_the_mapping():
     """What comes before it is inner, what comes after it outer."""
-    steps = [Affine(rotate=30), Elastic(), Flip(p=1)]
+    steps = [Affine(rotate=(30, 30)), Elastic(), Flip(p=1)]
     mapping, _, _ = mapping_of(steps, store_of((12, 20)))
     assert mapping.bent
     first, _, _ = mapping_of(steps[:1], store_of((12, 20)))

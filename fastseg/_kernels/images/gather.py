@@ -1,20 +1,22 @@
-"""Samples to a batch: one pass from the map into place.
+"""Samples to a batch, in one pass from the mapped file.
 
-Inner loops run over slices, indexed from 0: compilers turn only such loops into vector
-instructions. What they make stands in a short line first, which is then put into its
-place, past the caches if it is told so.
+Inner loops run over slices that are indexed from 0, because compilers vectorize only
+such loops. They write to a short array in the first-level cache, which `put` copies to
+the batch, past the caches if `streams` is set.
 
-All kernels take samples of one stack, an array (n, H, W): sample rows[j] of it goes
-to out[j] and fills every cell; where rows[j] is negative, out[j] belongs to another
-stack and is left alone. Where the batch is larger than the sample, the sample stands
-in its centre; where it is smaller, its centre is cut out. Offsets of half a pixel are
-rounded towards the top left.
+All kernels take samples of one stack, an array (n, H, W): sample rows[j] goes to
+out[j] and fills every cell of it. Where rows[j] is negative, the sample is in another
+stack and out[j] is left alone. An image smaller than the batch is centred in it, a
+larger one is cut to its centre. Half pixels are rounded towards the top left.
 """
 
 import numpy as np
 
 from fastseg._kernels.images.stream import CHUNK, put, settle
 from fastseg._kernels.jit import inlined, kernel
+
+# The label of pixels whose class nobody has outlined.
+IGNORED = 255
 
 
 @kernel
@@ -25,7 +27,7 @@ def centre_overlap(source, target):
     return 0, (target - source) // 2, source
 
 
-# Bits of float32: of 2**-14, the least normal float16, and of the first beyond them.
+# Bits of float32: 2**-14, the least normal float16, and 2**16, beyond the greatest.
 SMALL, LARGE = np.uint32(0x38800000), np.uint32(0x47800000)
 # Bits of float16.
 INFINITE, NAN = np.uint32(0x7C00), np.uint32(0x7E00)
@@ -36,12 +38,12 @@ def half_bits(value):
     """Return the bits of the float16 nearest to a float32, ties to even.
 
     From 65520 on it is infinite. After Giesen's "float_to_half_fast3_rtne" (2012),
-    with selections where that has branches.
+    with selections in place of its branches.
     """
-    # Each result is cast back: numba widens to 64 bits, at half the speed.
+    # Each result is cast back, because numba widens to 64 bits, at half the speed.
     every = np.float32(value).view(np.uint32)
     bits = np.uint32(every & np.uint32(0x7FFFFFFF))
-    # Below 2**-14 a half is a multiple of 2**-24: adding 1/2 leaves just these
+    # Below 2**-14 a float16 is a multiple of 2**-24: adding 1/2 leaves these
     # multiples in the last bits of the sum.
     moved = np.float32(abs(value) + np.float32(0.5)).view(np.uint32)
     odd = np.uint32((bits >> np.uint32(13)) & np.uint32(1))
@@ -55,9 +57,11 @@ def half_bits(value):
 
 @inlined
 def lines_of(height, width, target_height, target_width):
-    """Return how to walk an image: (first row, column; their targets; rows, columns).
+    """Return which lines of an image to copy.
 
-    Where no column is cut or padded, all rows are one, and a loop over it is longer.
+    Returns the first row and column, the row and column in the target that they go to,
+    and the numbers of lines and of columns. Where no column is cut or padded, all rows
+    are one line, so that loops over a line are longer.
     """
     first_y, to_y, rows = centre_overlap(height, target_height)
     first_x, to_x, columns = centre_overlap(width, target_width)
@@ -68,31 +72,33 @@ def lines_of(height, width, target_height, target_width):
 
 @kernel
 def gather_samples(
-    images, masks, rows, shift, gain, low, high, pad, classes, streams, image, mask
-):
-    """Do as `gather_images` and `gather_masks` do, in one call.
+    images, masks, rows, shift, gain, low, high, pad, classes, missing, streams,
+    image, mask,
+):  # fmt: skip
+    """Do the work of `gather_images` and `gather_masks` in one call.
 
-    A thread that returns needs Python's lock, for which it waits 5 ms where the loop
-    runs Python: one call for both makes the wait for a batch four times shorter then.
+    A thread that returns to Python waits up to 5 ms for the interpreter lock while the
+    training loop runs Python. One call for both makes the wait for a batch four times
+    shorter then.
 
-    shift : None for stored values, as `gather_values` has them
+    shift : None to copy stored values, as `gather_values` does
     """
     if shift is None:
         gather_values(images, rows, pad, streams, image)
     else:
         gather_images(images, rows, shift, gain, low, high, pad, streams, image)
-    gather_masks(masks, rows, classes, streams, mask)
+    gather_masks(masks, rows, classes, missing, streams, mask)
 
 
 @kernel
 def gather_images(images, rows, shift, gain, low, high, pad, streams, out):
-    """Scale: out = min(max((value - shift) * gain, low), high), `pad` around it.
+    """Write min(max((value - shift) * gain, low), high), and `pad` around the image.
 
     images      : integers (n, H, W), C-contiguous
     rows        : int64 (b,)
     shift, gain : float32 (b,), one per sample
     low, high, pad : float32
-    streams     : write past the caches
+    streams     : whether to write past the caches
     out         : float32 (b, h, w), C-contiguous, or uint16 for the bits of float16
     """
     halves = out.itemsize == 2  # known to the compiler
@@ -150,26 +156,28 @@ def gather_values(images, rows, pad, streams, out):
 
 
 @kernel
-def gather_masks(masks, rows, classes, streams, out):
-    """Do as `gather_values` does without classes, else as one of the next two does.
+def gather_masks(masks, rows, classes, missing, streams, out):
+    """Write the masks of samples in one of three forms.
 
-    classes : None; or int64 (c,), for `gather_classes` if out is 4-D; or the priority
-        for `gather_labels`
+    classes : None for the bit fields as they are; int64 (c,) for a channel per class if
+        out is 4-D, see `gather_classes`; else the priority for `gather_labels`
+    missing : uint64 (b,), unused without classes
     """
     if classes is None:
         gather_values(masks, rows, masks.dtype.type(0), streams, out)
     elif out.ndim == 4:
-        gather_classes(masks, rows, classes, streams, out)
+        gather_classes(masks, rows, classes, missing, streams, out)
     else:
-        gather_labels(masks, rows, classes, streams, out)
+        gather_labels(masks, rows, classes, missing, streams, out)
 
 
 @kernel
-def gather_classes(masks, rows, classes, streams, out):
+def gather_classes(masks, rows, classes, missing, streams, out):
     """Write one channel of 0 and 1 for each listed class.
 
     masks   : bit fields (n, H, W), C-contiguous
     classes : int64 (c,), bits of the classes
+    missing : uint64 (b,), bit k of a sample fills the channel of class k with IGNORED
     out     : uint8 (b, c, h, w), C-contiguous
     """
     size, to_size = masks[0].size, out[0, 0].size
@@ -184,9 +192,12 @@ def gather_classes(masks, rows, classes, streams, out):
             continue
         for c in range(len(classes)):
             base = (j * len(classes) + c) * to_size
+            bit = np.uint64(classes[c])
+            if (missing[j] >> bit) & np.uint64(1):
+                cells[base : base + to_size] = IGNORED
+                continue
             if lines * length < to_size:
                 cells[base : base + to_size] = 0
-            bit = np.uint64(classes[c])
             for y in range(lines):
                 start = rows[j] * size + (first_y + y) * step + first_x
                 to = base + (to_y + y) * to_step + to_x
@@ -199,20 +210,27 @@ def gather_classes(masks, rows, classes, streams, out):
 
 
 @kernel
-def top_label(bits, priority):
-    """Return k + 1 for the first class k in priority whose bit is set, 0 for none."""
+def top_label(bits, priority, missing):
+    """Return the label of a pixel: k + 1 for the first class k in priority it has.
+
+    0 if it has none of them, and IGNORED if a class that is missing comes earlier in
+    priority: that class might be on top.
+    """
     for k in priority:
         if (bits >> np.uint64(k)) & np.uint64(1):
             return k + 1
+        if (missing >> np.uint64(k)) & np.uint64(1):
+            return IGNORED
     return 0
 
 
 @kernel
-def gather_labels(masks, rows, priority, streams, out):
-    """Write 0 for background, k + 1 where class k is the first in priority to cover.
+def gather_labels(masks, rows, priority, missing, streams, out):
+    """Write one label per pixel, see `top_label`.
 
     masks    : bit fields (n, H, W), C-contiguous
     priority : int64 (K,), bits of the classes, the one on top first
+    missing  : uint64 (b,), bit k of a sample says that class k may be anywhere in it
     out      : uint8 (b, h, w), C-contiguous
     """
     size, to_size = masks[0].size, out[0].size
@@ -221,16 +239,20 @@ def gather_labels(masks, rows, priority, streams, out):
         masks.shape[1], step, out.shape[1], to_step
     )
     values, cells = masks.reshape(masks.size), out.reshape(out.size)
-    # Up to 8 classes, the label of each of 256 masks is looked up: 5 times faster.
-    table = np.zeros(256, np.uint8)
+    # Up to 8 classes, a table gives the label of each of 256 masks: 5 times faster.
+    table, unlabelled = np.empty(256, np.uint8), np.uint64(0)
     for bits in range(256):
-        table[bits] = top_label(np.uint64(bits), priority)
+        table[bits] = top_label(np.uint64(bits), priority, unlabelled)
     labels = np.empty(CHUNK, np.uint8)
     for j in range(len(rows)):
         if rows[j] < 0:
             continue
+        if missing[j] != unlabelled:
+            unlabelled = missing[j]
+            for bits in range(256):
+                table[bits] = top_label(np.uint64(bits), priority, unlabelled)
         if lines * length < to_size:
-            cells[j * to_size : (j + 1) * to_size] = 0
+            cells[j * to_size : (j + 1) * to_size] = table[0]
         for y in range(lines):
             start = rows[j] * size + (first_y + y) * step + first_x
             to = j * to_size + (to_y + y) * to_step + to_x
@@ -241,6 +263,6 @@ def gather_labels(masks, rows, priority, streams, out):
                         labels[x] = table[line[x]]
                 else:
                     for x in range(len(line)):
-                        labels[x] = top_label(np.uint64(line[x]), priority)
+                        labels[x] = top_label(np.uint64(line[x]), priority, unlabelled)
                 put(labels, len(line), cells, to + done, streams)
     settle()
