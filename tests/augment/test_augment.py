@@ -131,3 +131,34 @@ def test_what_cannot_be_meant_is_refused(make, text):
     """The error names the transform, the parameter and what was expected."""
     with pytest.raises(OptionError, match=text):
         make()
+
+
+def test_a_lone_number_is_symmetric_where_values_have_a_sign():
+    """15 degrees are -15 to 15; a lone scale is a constant."""
+    step = Affine(rotate=15, shear=5, translate_x=0.1, translate_y=0.2, scale=2)
+    assert (step.rotate, step.shear) == ((-15, 15), (-5, 5))
+    assert (step.translate_x, step.translate_y) == ((-0.1, 0.1), (-0.2, 0.2))
+    assert step.scale == (2, 2)
+    assert Brightness(multiply=2, add=0.5) == Brightness(
+        multiply=(2, 2), add=(-0.5, 0.5)
+    )
+    assert (Noise(std=1).std, Blur(sigma=1).sigma) == ((1, 1), (1, 1))
+    assert Elastic(magnitude=4).magnitude == (4, 4)
+    assert str(Affine().rotate) == "(0.0, 0.0)"
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (lambda: Affine(rotate=-15), "a lone number n means -n to n"),
+        (lambda: Brightness(add=-1), "a lone number n means -n to n"),
+        (lambda: Affine(rotate="15"), "rotate is '15', expected a number, not text"),
+        (lambda: Noise(std="1"), "std is '1', expected a number, not text"),
+        (lambda: Flip(p="0.5"), "p is '0.5', expected a number, not text"),
+        (lambda: Affine(scale=("1", 2)), "scale is '1', expected a number, not text"),
+    ],
+)
+def test_negative_lone_numbers_and_text_are_refused(make, text):
+    """Nothing is taken for what was not written."""
+    with pytest.raises(OptionError, match=text):
+        make()

@@ -147,7 +147,11 @@ def test_what_does_nothing_is_exactly_nothing():
 def test_an_affine_step_is_its_definition(angle, scale, stretch, shear, move):
     """Scale, tilt and turn about the centre, then move; turns go up-left."""
     step = Affine(
-        rotate=angle, scale=scale, scale_x=stretch, shear=shear, translate_x=move
+        rotate=(angle, angle),
+        scale=scale,
+        scale_x=stretch,
+        shear=(shear, shear),
+        translate_x=(move, move),
     )
     height, width = 40, 61
     mapping, _, _ = mapping_of([step], store_of((height, width)))
