@@ -75,7 +75,7 @@ def assert_same_epochs(one, two):
             "pad_value": 0.5,
             "dtype": "float16",
         },
-        {"size": 96, "masks": "onehot", "normalize": "none"},
+        {"size": 96, "masks": "onehot", "normalize": None},
         {"size": 96, "masks": "icontour", "dtype": "raw"},
     ],
 )

@@ -67,6 +67,8 @@ def test_products_are_fused(a, b, c):
 
 
 ROWS = np.array([-1, 2, -1, 0])
+# No class is missing on any sample.
+NONE_MISSING = np.zeros(len(ROWS), np.uint64)
 PLACES = [(1, 2), (3, 0)]  # slot and row
 
 
@@ -126,7 +128,7 @@ def test_classes_become_channels(masks, height, width, streams, data):
     bit = st.integers(0, 8 * masks.dtype.itemsize - 1)
     classes = np.array(data.draw(st.lists(bit, min_size=1, max_size=3)))
     out = stale((4, len(classes), height, width), np.uint8)
-    gather.gather_classes(masks, ROWS, classes, streams, out)
+    gather.gather_classes(masks, ROWS, classes, NONE_MISSING, streams, out)
     for slot, row in PLACES:
         for c, k in enumerate(classes.tolist()):
             expected = (masks[row] >> masks.dtype.type(k)) & masks.dtype.type(1)
@@ -134,11 +136,32 @@ def test_classes_become_channels(masks, height, width, streams, data):
     assert (out[[0, 2]] == 77).all()
 
 
+@given(stacks(mask_dtypes), sides, sides, st.booleans(), st.data())
+def test_missing_classes_hide_what_lies_below(masks, height, width, streams, data):
+    """A label is 255 where a missing class comes before the first one that covers."""
+    priority = data.draw(st.permutations(range(8)))
+    missing = np.array(data.draw(st.lists(st.integers(0, 255), min_size=4, max_size=4)))
+    out = stale((4, height, width), np.uint8)
+    gather.gather_labels(
+        masks, ROWS, np.array(priority), missing.astype(np.uint64), streams, out
+    )
+    for slot, row in PLACES:
+        expected = np.zeros(masks.shape[1:], np.uint8)
+        outside = 0
+        for k in reversed(priority):
+            if missing[slot] >> k & 1:
+                expected[:], outside = 255, 255
+            expected[(masks[row] >> masks.dtype.type(k)) & masks.dtype.type(1) == 1] = (
+                k + 1
+            )
+        assert_array_equal(out[slot], place(expected, (height, width), outside))
+
+
 @given(stacks(mask_dtypes), sides, sides, st.booleans(), st.permutations(range(8)))
 def test_labels_show_the_class_on_top(masks, height, width, streams, priority):
     """A pixel's label is that of the first class in priority that covers it."""
     out = stale((4, height, width), np.uint8)
-    gather.gather_labels(masks, ROWS, np.array(priority), streams, out)
+    gather.gather_labels(masks, ROWS, np.array(priority), NONE_MISSING, streams, out)
     for slot, row in PLACES:
         expected = np.zeros(masks.shape[1:], np.uint8)
         for k in reversed(priority):

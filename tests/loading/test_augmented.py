@@ -104,7 +104,7 @@ def test_labels_are_those_of_the_moved_contours(sample_study, tmp_path, edges):
     compose = Compose(
         [Affine(rotate=(-90, 90), scale=(0.7, 1.5)), Flip(), Crop(size=80)]
     )
-    loader = Loader(store, augment=compose, batch_size=8, seed=3)
+    loader = Loader(store, augment=compose, masks="bits", batch_size=8, seed=3)
     recipe = loader.preprocessing
     for batch in loader:
         drawn = recipe.draw(batch.index, 0)
@@ -270,7 +270,7 @@ def test_resized_labels_keep_their_share(store):
 
 def test_noise_has_its_moments_and_no_correlation(store):
     """Within an image, between samples, and between epochs."""
-    options = {"size": 64, "batch_size": 8, "normalize": "none"}
+    options = {"size": 64, "batch_size": 8, "normalize": None}
     plain, _ = epoch(Loader(store, **options))
     loader = Loader(store, augment=[Noise(std=3.0)], **options)
     noise = np.stack([epoch(loader)[0] - plain for _ in range(2)]) / 3

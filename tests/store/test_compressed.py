@@ -455,7 +455,7 @@ def batches(store, options):
 
 
 @pytest.mark.parametrize("masks", ["bits", "labels", "onehot", "icontour"])
-@pytest.mark.parametrize("normalize", ["zscore", "percentile", "window", "none"])
+@pytest.mark.parametrize("normalize", ["zscore", "percentile", "window", None])
 def test_batches_are_the_same(store, small, masks, normalize):
     """Whatever the options and threads, no bit tells that a store is compressed."""
     for size, threads, shuffle in product((64, (130, 100)), (1, 3), (True, False)):
