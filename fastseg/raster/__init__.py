@@ -3,9 +3,9 @@
 contours ──> rings (cast and checked) ──> masks, area, distance ──> kernels
                              rules ─────────┘
 
-rules     which pixels belong to a region
-rings     rings of vertices: cast, checked, joined
+rules     `Rules`: which pixels belong to a region
+rings     casts, checks and joins rings of vertices
 masks     `rasterize`, `rasterize_batch`, `rasterize_labels`
-area      `coverage`, the area of each pixel that lies inside
+area      `coverage`, the fraction of each pixel that lies inside
 distance  `signed_distance`, from each pixel centre to the outline
 """

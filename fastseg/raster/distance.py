@@ -1,4 +1,4 @@
-"""Contours to signed distances: the public face of the distance kernels."""
+"""Contours to signed distances: from each pixel centre to the outline."""
 
 import math
 from fractions import Fraction
@@ -13,13 +13,15 @@ from fastseg.raster.masks import draw_rings
 from fastseg.raster.rings import Contours, as_rings, check_shape, shift_origin
 from fastseg.raster.rules import Rules
 
-# Edges that reach farther than this, in units and in image sides, are cut to the
-# part that matters, in rational arithmetic: floating-point numbers would lose the
-# place where a long edge passes the image. Within it they err by 1e-10 units.
-REACH, REACH_IN_SIDES = 2.0**16, 4
-# From here on the square of a coordinate might overflow, and an image is a point.
+# Edges that reach farther than both limits (in units, in image sides) are cut to the
+# segment that is nearest to the image, in rational arithmetic. Float64 could not say
+# where a longer edge passes the image; within the limits it errs by 1e-10 units.
+REACH = 2.0**16
+REACH_IN_SIDES = 4
+# The square of a larger coordinate might overflow. Seen from that far, the whole image
+# is one point.
 FAR = 2.0**400
-# Exponent by which the unit is raised if nothing is nearer than that.
+# If all edges are farther than FAR, the unit is multiplied by two to this power.
 RAISE = 600
 
 
@@ -31,26 +33,26 @@ def signed_distance(
     fill: str = "even-odd",
     origin: str = "center",
 ) -> NDArray[np.float32]:
-    """Return how far each pixel centre is from the contours, negative inside.
+    """Return the distance of each pixel centre from the contours, negative inside.
 
     contours : one ring, array-like (n, 2), or a sequence of rings; columns (x, y)
         in pixels, closed implicitly
     shape : (rows, columns) of the image
     spacing : millimetres between rows and between columns, as in DICOM PixelSpacing
-    fill, origin : see `Rules`; holes are further rings
+    fill, origin : see `Rules`; a hole is a ring of its own
 
     Returns float32 (rows, columns), `[row, column]`, in millimetres: the Euclidean
-    distance from the centre to the nearest point of any edge of any ring, and so
-    also of edges that bound nothing, such as those of one ring within another under
-    `fill="nonzero"`. It is negative where `rasterize` covers the centre and 0 on the
-    outline. Without contours it is +inf everywhere, and it is infinite where the
-    distance is too large for float32.
+    distance from the centre to the nearest point of any edge of any ring. Edges that
+    do not bound the region count too, such as those of a ring within another under
+    `fill="nonzero"`. The distance is negative where `rasterize` covers the centre and
+    0 on the outline. Without contours it is +inf everywhere; a distance that is too
+    large for float32 is infinite as well.
 
     The distance is that to the polygon, not to a mask of it. For every finite input,
-    and images of up to a million rows and columns, it is off by at most 1e-6 of
-    itself, plus 1e-9 of the larger spacing, plus the smallest float32. The nearest
-    edge is found by branch and bound over blocks of pixels, which skips no edge that
-    could be nearest (see `_kernels.contours.distance`).
+    and images of up to a million rows and columns, its error is at most 1e-6 of the
+    distance, plus 1e-9 of the larger spacing, plus the smallest float32. Branch and
+    bound over blocks of pixels finds the nearest edge and skips no edge that could be
+    nearest (see `_kernels.contours.distance`).
 
     Raises GeometryError and OptionError as `rasterize` does, and OptionError for a
     spacing that is not two positive finite numbers.
@@ -64,14 +66,15 @@ def signed_distance(
     inside = np.empty((height, width), np.uint8)
     draw_rings(points, offsets, inside, 0, rules, clear=True)
 
-    # Each spacing is a weight in [1, 2) times a power of two; that of the larger is
-    # the unit. Scaling by powers of two rounds nothing.
+    # Each spacing is a weight in [1, 2) times a power of two. The larger of the two
+    # powers is the unit: scaling by a power of two rounds nothing.
     wx, power_x = _split(column_mm)
     wy, power_y = _split(row_mm)
     power = max(power_x, power_y)
     steps = np.ldexp(1.0, [power_x - power, power_y - power])
     ends = _edges(shift_origin(points, origin) * steps, offsets)
-    right, bottom = (width - 1) * float(steps[0]), (height - 1) * float(steps[1])
+    right = (width - 1) * float(steps[0])
+    bottom = (height - 1) * float(steps[1])
     limit = max(REACH, REACH_IN_SIDES * max(right, bottom))
     for k in np.flatnonzero(np.abs(ends).max(axis=1) > limit):
         ends[k] = _cut_to_image(ends[k], right, bottom, wx, wy)
@@ -79,7 +82,8 @@ def signed_distance(
     raised = 0
     if far.all():
         raised = RAISE
-        ends, steps = np.ldexp(ends, -raised), np.ldexp(steps, -raised)
+        ends = np.ldexp(ends, -raised)
+        steps = np.ldexp(steps, -raised)
     elif far.any():
         ends = ends[~far]
 
@@ -143,27 +147,30 @@ def _cut_to_image(
     wx: float,
     wy: float,
 ) -> tuple[float, float, float, float]:
-    """Return the ends of the part of an edge that is nearest to any of the image.
+    """Return the ends of the segment of an edge that is nearest to the image.
 
     edge : float64 (4,), ax, ay, bx, by
 
-    The image spans [0, right] x [0, bottom]; its corners, projected onto the edge,
-    bound that part. Computed without rounding, but for the result.
+    The image spans [0, right] x [0, bottom]. The segment contains, for each point of
+    the image, the nearest point of the edge: it reaches from the first to the last of
+    the projections of the image's corners. Only the result is rounded.
     """
     x, y, end_x, end_y = (Fraction(number) for number in edge.tolist())
     dx, dy = end_x - x, end_y - y
-    px, py = dx * Fraction(wx) ** 2, dy * Fraction(wy) ** 2
+    px = dx * Fraction(wx) ** 2
+    py = dy * Fraction(wy) ** 2
     square = dx * px + dy * py
     if not square:
         return float(x), float(y), float(end_x), float(end_y)
-    places = [
+    # 0 is the start of the edge, 1 its end.
+    projections = [
         ((column - x) * px + (row - y) * py) / square
         for column in (Fraction(0), Fraction(right))
         for row in (Fraction(0), Fraction(bottom))
     ]
     first, last = (
-        min(max(place, Fraction(0)), Fraction(1))
-        for place in (min(places), max(places))
+        min(max(projection, Fraction(0)), Fraction(1))
+        for projection in (min(projections), max(projections))
     )
     return (
         float(x + first * dx),

@@ -1,4 +1,4 @@
-"""Contours to masks: the public face of the polygon kernels."""
+"""Contours to masks: `rasterize`, `rasterize_batch`, `rasterize_labels`."""
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -39,17 +39,16 @@ def rasterize(
     shape : (rows, columns) of the mask
     out : bool or uint8 of that shape, C-contiguous; every cell is written. By
         default a new bool array.
-    edges, fill, origin : see `Rules`; holes are further rings
+    edges, fill, origin : see `Rules`; a hole is a ring of its own
 
-    Returns `out`, indexed `[row, column]`. Parts outside the image are
-    cut off; a contour wholly outside gives an empty mask.
+    Returns `out`, indexed `[row, column]`. Contours are cut at the border of the
+    image; a contour wholly outside gives an empty mask.
 
-    The answer is the one that rational arithmetic on the given numbers gives, for
-    every finite input: floating-point arithmetic decides where its error bound
-    allows, and what is left is decided by the sign of a sum of products that is
-    never rounded (see `polygon` and `exact` in `_kernels.contours`). So it depends
-    neither on the direction of a ring, its first vertex or repeated vertices, nor on
-    the canvas or the machine.
+    For every finite input, the mask is the one that rational arithmetic on the given
+    numbers gives. Floating-point arithmetic decides where its error bound allows it;
+    elsewhere a sum of products decides, computed without rounding (see `polygon` and
+    `exact` in `_kernels.contours`). So the mask does not depend on the direction of a
+    ring, its first vertex, repeated vertices, the size of the image or the machine.
 
     Raises GeometryError for vertices that are not finite numbers in an (n, 2)
     array or a ring with fewer than three distinct ones, OptionError for a bad
@@ -75,14 +74,15 @@ def rasterize_labels(
     fill: str = "even-odd",
     origin: str = "center",
 ) -> NDArray[np.unsignedinteger[Any]]:
-    """Return a bit field: bit k of a pixel says that class k covers it.
+    """Return a bit field: bit k of a pixel is set if class k covers its centre.
 
-    classes : the contours of each class, as `rasterize` takes them; of a mapping,
-        the values in its order. At most 64; an empty sequence covers nothing.
+    classes : the contours of each class, as `rasterize` takes them: a sequence, or a
+        mapping whose values are the classes in order. At most 64; an empty sequence
+        of contours covers nothing.
     shape, edges, fill, origin : as for `rasterize`
 
-    Returns the smallest unsigned integers that hold all classes, (rows, columns).
-    Raises as `rasterize` does.
+    Returns (rows, columns) of the smallest unsigned dtype that holds all classes.
+    Raises the same errors as `rasterize`.
     """
     rules = make_rules(edges, fill, origin)
     regions = list(classes.values() if isinstance(classes, Mapping) else classes)
@@ -111,30 +111,30 @@ def rasterize_batch(
 ) -> NDArray[Any]:
     """Fill many masks in one call.
 
-    points  : (P, 2), (x, y) in pixels, the vertices of all rings one after another
+    points  : (P, 2), (x, y) in pixels, the vertices of all rings in sequence
     offsets : integers (R + 1,), ring k is points[offsets[k]:offsets[k + 1]]
     shape   : (rows, columns) of each mask
     out     : bool or uint8 (n, rows, columns), C-contiguous; every cell is written.
         By default a new bool array.
-    groups  : integers (n + 1,), mask m is filled from rings groups[m] to
-        groups[m + 1]; by default each ring has a mask of its own
-    threads : how many share the masks; the result does not depend on it
+    groups  : integers (n + 1,), mask m is filled from the rings
+        [groups[m], groups[m + 1]); by default each ring has a mask of its own
+    threads : number of threads that fill masks; the result does not depend on it
     edges, fill, origin : as for `rasterize`
 
-    Returns `out`. Raises GeometryError, naming argument and index, for vertices as
-    `rasterize` does and for offsets or groups that do not ascend from 0 to the end,
-    OptionError for anything else.
+    Returns `out`. Raises GeometryError, which names argument and index, for the
+    vertices that `rasterize` refuses and for offsets or groups that do not ascend from
+    0 to the end, OptionError for anything else.
     """
     rules = make_rules(edges, fill, origin)
     height, width = check_shape(shape)
     vertices = as_vertices(points, "points")
-    ends = as_offsets(offsets, "offsets", len(vertices))
-    check_rings(vertices, ends, "offsets[{}]")
+    ring_offsets = as_offsets(offsets, "offsets", len(vertices))
+    check_rings(vertices, ring_offsets, "offsets[{}]")
     if groups is None:
-        parts = np.arange(len(ends), dtype=np.int64)
+        group_offsets = np.arange(len(ring_offsets), dtype=np.int64)
     else:
-        parts = as_offsets(groups, "groups", len(ends) - 1)
-    count = len(parts) - 1
+        group_offsets = as_offsets(groups, "groups", len(ring_offsets) - 1)
+    count = len(group_offsets) - 1
     if out is None:
         out = np.empty((count, height, width), np.bool_)
     _check_out(out, (count, height, width))
@@ -143,17 +143,20 @@ def rasterize_batch(
     rows = scratch_rows(height, width, rules)
     options = rules.shift, rules.edges_code, rules.fill == "nonzero", rows
 
-    def fill_share(first: int, last: int) -> None:
-        polygon.fill_many(vertices, ends, parts, *options, cells, first, last)
+    def fill_range(first: int, stop: int) -> None:
+        polygon.fill_many(
+            vertices, ring_offsets, group_offsets, *options, cells, first, stop
+        )
 
     if threads == 1:
-        fill_share(0, count)
+        fill_range(0, count)
     else:
-        shares = [count * k // threads for k in range(threads + 1)]
+        bounds = [count * k // threads for k in range(threads + 1)]
         with ThreadPoolExecutor(threads - 1, "fastseg-raster") as pool:
-            others = pool.map(fill_share, shares[1:-1], shares[2:])
-            fill_share(*shares[:2])
-            list(others)
+            results = pool.map(fill_range, bounds[1:-1], bounds[2:])
+            # This thread fills the first range.
+            fill_range(*bounds[:2])
+            list(results)  # re-raises what a thread raised
     return out
 
 
@@ -167,13 +170,14 @@ def draw_rings(
     clear: bool = False,
     name: str = "contours",
 ) -> None:
-    """Set one bit of a mask where rings cover it.
+    """Set one bit of a mask where rings cover a pixel's centre.
 
     points, offsets : as `join_rings` returns them
     mask  : unsigned (H, W), C-contiguous
-    clear : whether to set all other pixels to 0
+    clear : whether to set the pixels that no ring covers to 0
+    name  : name of a ring in messages; "{}" stands for its number
 
-    Raises GeometryError that names the ring and vertex at fault.
+    Raises GeometryError that names the invalid ring and vertex.
     """
     ring, fault = polygon.fill_one(
         points,

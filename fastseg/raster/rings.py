@@ -1,4 +1,4 @@
-"""Rings of vertices: cast, checked and joined, before any kernel sees them."""
+"""Rings of vertices: cast, checked and joined, ready for the kernels."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -11,7 +11,7 @@ from fastseg._kernels.contours import polygon
 from fastseg.errors import GeometryError, OptionError
 from fastseg.raster.rules import Rules
 
-# Masks are indexed by 32-bit rows and columns in the kernels' loops.
+# The kernels' loops index masks by 32-bit rows and columns.
 LARGEST_SIDE = 2**31 - 1
 Contours = ArrayLike | Sequence[ArrayLike]
 
@@ -30,7 +30,7 @@ def check_shape(shape: Any) -> tuple[int, int]:
 def as_rings(contours: Any) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Return points float64 (P, 2) and offsets int64 (R + 1,) of one or more rings.
 
-    Raises GeometryError that names the ring and vertex at fault.
+    Raises GeometryError that names the invalid ring and vertex.
     """
     points, offsets, name = convert_rings(contours)
     check_rings(points, offsets, name)
@@ -40,7 +40,7 @@ def as_rings(contours: Any) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
 def convert_rings(
     contours: Any,
 ) -> tuple[NDArray[np.float64], NDArray[np.int64], str]:
-    """Return points, offsets and how to name a ring; vertices are not looked at."""
+    """Return points and offsets, unchecked, and the name of a ring in messages."""
     if _is_one_ring(contours):
         points = as_vertices(contours, "contours")
         return points, np.array([0, len(points)]), "contours"
@@ -75,15 +75,16 @@ def join_rings(
 def shift_origin(points: NDArray[np.float64], origin: str) -> NDArray[np.float64]:
     """Return points (n, 2) in the frame in which pixel centres are integers.
 
-    Numbers below 0.5 may be rounded by half a unit in their last place.
+    Coordinates below 0.5 may lose their last bit.
     """
     return points - Rules(origin=origin).shift
 
 
 def shoelace_area(points: NDArray[np.float64], offsets: NDArray[np.int64]) -> float:
-    """Return the summed area, in pixels, that the rings enclose, each by itself.
+    """Return the sum of the rings' areas, in pixels, by the shoelace formula.
 
-    Rings that cross themselves or one another count as the shoelace formula does.
+    Where rings overlap, the area counts once for each ring. The lobes of a ring that
+    crosses itself may cancel.
     """
     area = 0.0
     for start, stop in pairwise(offsets.tolist()):
@@ -93,7 +94,7 @@ def shoelace_area(points: NDArray[np.float64], offsets: NDArray[np.int64]) -> fl
 
 
 def _is_one_ring(contours: Any) -> bool:
-    """Return whether this is a sequence of (x, y) pairs and not of rings."""
+    """Return whether contours is one sequence of (x, y) pairs, not one of rings."""
     if isinstance(contours, np.ndarray):
         return contours.ndim != 3
     return (
@@ -134,24 +135,28 @@ def ring_error(
     fault: int,
     name: str,
 ) -> GeometryError:
-    """Return the error for what `polygon.check_rings` found; {} is the ring."""
-    place = name.format(ring)
+    """Return the error for a fault that `polygon.check_rings` returned.
+
+    fault : index of a vertex in the ring, or -1 - d for a ring of d distinct vertices
+    name  : name of a ring in the message; "{}" stands for its number
+    """
+    label = name.format(ring)
     if fault < 0:
         return GeometryError(
-            f"{place} has {-1 - fault} distinct vertices, a region needs at least 3"
+            f"{label} has {-1 - fault} distinct vertices, a region needs at least 3"
         )
     x, y = points[offsets[ring] + fault].tolist()
     return GeometryError(
-        f"{place}[{fault}] is ({x}, {y}); vertices must be finite, remove or repair it"
+        f"{label}[{fault}] is ({x}, {y}); vertices must be finite, remove or repair it"
     )
 
 
 def check_rings(
     points: NDArray[np.float64], offsets: NDArray[np.int64], name: str
 ) -> None:
-    """Raise GeometryError that names the first ring and vertex at fault.
+    """Raise GeometryError that names the first invalid ring and vertex.
 
-    name : of a ring in the message; "{}" stands for its number
+    name : name of a ring in the message; "{}" stands for its number
     """
     ring, fault = polygon.check_rings(points, offsets)
     if ring >= 0:

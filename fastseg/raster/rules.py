@@ -1,4 +1,4 @@
-"""What belongs to a region: the rules of filling."""
+"""The rules of filling: which pixels belong to a region."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -8,22 +8,24 @@ from fastseg.errors import OptionError, one_of
 EDGES = ("half-open", "closed", "open")
 FILLS = ("even-odd", "nonzero")
 ORIGINS = ("center", "corner")
-# Winding numbers are kept for so many pixels at a time; larger masks go by bands.
+# A kernel holds winding numbers of at most this many pixels, and so fills a larger
+# mask in bands of rows.
 WINDING_CELLS = 2**22
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
-    """What belongs to a region.
+    """Which pixels belong to a region.
 
-    edges  : "half-open" centres on a top or left edge are in, on a bottom or right
-                         edge out: regions that share an edge own each pixel once
-             "closed"    all centres on the outline are in (DICOM PS3.3 C.8.8.6.3)
-             "open"      none is
-    fill   : "even-odd"  what an odd number of rings surrounds
-             "nonzero"   what rings wind around, however often
+    edges  : "half-open" centres on a top or left edge are inside, on a bottom or right
+                         edge outside: each pixel on an edge that two regions share
+                         belongs to one of them
+             "closed"    centres on the outline are inside (DICOM PS3.3 C.8.8.6.3)
+             "open"      centres on the outline are outside
+    fill   : "even-odd"  points that an odd number of rings surrounds are inside
+             "nonzero"   points whose winding number is not 0 are inside
     origin : "center"    pixel [r, c] has its centre at (x=c, y=r), as in DICOM
-             "corner"    it spans [c, c+1] x [r, r+1]
+             "corner"    pixel [r, c] spans [c, c+1] x [r, r+1]
 
     Raises OptionError for anything else.
     """
@@ -39,23 +41,23 @@ class Rules:
 
     @property
     def edges_code(self) -> int:
-        """The rule for edges as `_kernels.contours.polygon` numbers it."""
+        """The number of `edges` in `_kernels.contours.polygon`."""
         return EDGES.index(self.edges)
 
     @property
     def shift(self) -> float:
-        """Where the first pixel has its centre, in both coordinates."""
+        """Both coordinates of the centre of pixel [0, 0]."""
         return 0.5 if self.origin == "corner" else 0.0
 
 
 @cache
 def make_rules(edges: str, fill: str, origin: str) -> Rules:
-    """Return Rules; each choice is checked once, not in every call of a loop."""
+    """Return Rules from a cache, so that a loop of calls checks its options once."""
     return Rules(edges=edges, fill=fill, origin=origin)
 
 
 def scratch_rows(height: int, width: int, rules: Rules) -> int:
-    """Return how many rows to fill at a time."""
+    """Return the number of rows that a kernel fills at a time."""
     if rules.fill == "even-odd":
         return height
     return min(height, max(1, WINDING_CELLS // (width + 1)))
