@@ -1,7 +1,7 @@
-"""Makes DICOM files, sound and spoilt, without pydicom; holds `plain` against `full`.
+"""Makes DICOM files, valid and spoilt, without pydicom, and compares both readers.
 
-A file is a list of elements, written as PS3.5 section 7.1 has it; what is not quite
-right in it comes from `random.Random`, so that a seed tells all of it.
+A file is a list of elements, written as PS3.5 section 7.1 prescribes. All faults come
+from a `random.Random`, so that a seed determines the file.
 """
 
 from io import BytesIO
@@ -28,12 +28,31 @@ UNDEFINED = 2**32 - 1
 ITEM, ITEM_END, END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 SYNTAXES = {True: b"1.2.840.10008.1.2.1\0", False: b"1.2.840.10008.1.2\0"}
 LIMIT = 2**20
-# Numbers, and what is nearly one.
+# Usual numbers, and rare or invalid ones.
 NUMBERS = [b"1 ", b"0.5 ", b"-3", b"1e3 ", b" 7 ", b"+.5 ", b"5. ", b"007 ", b"1\\2 "]
-ODD_NUMBERS = [b"", b"  ", b"\0\0", b"5\0", b"1\\", b"\\1", b"nan ", b"inf ", b"1_0 "]
-ODD_NUMBERS += [b"0x10", b"\xb2 ", b"1,5 ", b"1e999 ", b"1\0 2", b"1\n", b"\t1", b". "]
-ODD_NUMBERS += [b"1 2 ", b"--1 ", b"\xa01", b"\xd9\xa3", b"0 ", b"-0", b"9" * 18]
-ODD_NUMBERS += [b"1.0 ", b"2.5 ", b"9" * 300, b"1\\\0\0", b"1\\ \\2", b"e1", b"1e "]
+RARE_NUMBERS = [
+    b"",
+    b"  ",
+    b"\0\0",
+    b"5\0",
+    b"1\\",
+    b"\\1",
+    b"nan ",
+    b"inf ",
+    b"1_0 ",
+]
+RARE_NUMBERS += [
+    b"0x10",
+    b"\xb2 ",
+    b"1,5 ",
+    b"1e999 ",
+    b"1\0 2",
+    b"1\n",
+    b"\t1",
+    b". ",
+]
+RARE_NUMBERS += [b"1 2 ", b"--1 ", b"\xa01", b"\xd9\xa3", b"0 ", b"-0", b"9" * 18]
+RARE_NUMBERS += [b"1.0 ", b"2.5 ", b"9" * 300, b"1\\\0\0", b"1\\ \\2", b"e1", b"1e "]
 CHARACTER_SETS = [b"ISO_IR 100", b"ISO_IR 192", b"", b"\\ISO 2022 IR 87", b"ISO_IR 999"]
 CHARACTER_SETS += [
     b"utf8",
@@ -42,16 +61,16 @@ CHARACTER_SETS += [
     b"latin\0 1",
     b"ISO 2022 IR 13\\GBK",
 ]
-# Sequences by the dictionary, others by it, private ones and an unknown one.
-PLACES = [0x00081140, 0x00082112, 0x00400275, 0x52009229, 0x00081030, 0x00091010]
-PLACES += [0x00091002, 0x00080099, 0x00290010, 0x00291010, 0x60003000, 0x7FE00000]
-PLACES += [0x00080000, 0x00280000, 0xFFFAFFFA, 0xFFFCFFFC, 0x00283010, 0x00020102]
-PLACES += [0x00000002, 0x00010001, 0xFFFEE000, 0xFFFEE0DD, 0xFFFFFFFF, 0x7FE00002]
+# Tags of sequences, of other known elements, of private elements and an unknown one.
+TAGS = [0x00081140, 0x00082112, 0x00400275, 0x52009229, 0x00081030, 0x00091010]
+TAGS += [0x00091002, 0x00080099, 0x00290010, 0x00291010, 0x60003000, 0x7FE00000]
+TAGS += [0x00080000, 0x00280000, 0xFFFAFFFA, 0xFFFCFFFC, 0x00283010, 0x00020102]
+TAGS += [0x00000002, 0x00010001, 0xFFFEE000, 0xFFFEE0DD, 0xFFFFFFFF, 0x7FE00002]
 SPOILT_LENGTHS = [0, 1, 2, 3, 7, 2**16 - 1, 2**31, UNDEFINED - 1, UNDEFINED]
 
 
 class Element(NamedTuple):
-    """One element: `length` is what the file says, by default what is true."""
+    """One element; `length` is what the file gives, by default the true length."""
 
     tag: int
     vr: bytes
@@ -89,30 +108,33 @@ def file_head(explicit):
 
 
 def write_file(elements, explicit):
-    """Return a file's bytes: elements in the order in which they are given."""
+    """Return a file's bytes, its elements in the given order."""
     return file_head(explicit) + b"".join(e.encode(explicit) for e in elements)
 
 
-def make_elements(rng, explicit, odd):
-    """Return the elements of a small image; a share of values is odd."""
+def make_elements(rng, explicit, unusual):
+    """Return the elements of a small image.
+
+    unusual : probability that a value is unusual or invalid
+    """
 
     def short(usual, *others):
-        number = rng.choice(others) if others and rng.random() < odd else usual
-        return word(number, 2) if rng.random() > odd / 4 else word(number, 4)
+        number = rng.choice(others) if others and rng.random() < unusual else usual
+        return word(number, 2) if rng.random() > unusual / 4 else word(number, 4)
 
     def number(*usual):
-        odd_one = rng.random() < odd
-        value = rng.choice(ODD_NUMBERS if odd_one else usual or NUMBERS[:-1])
-        return value if odd_one else even(value)
+        is_unusual = rng.random() < unusual
+        value = rng.choice(RARE_NUMBERS if is_unusual else usual or NUMBERS[:-1])
+        return value if is_unusual else even(value)
 
     def text(usual, *others):
-        return even(rng.choice(others) if rng.random() < odd else usual)
+        return even(rng.choice(others) if rng.random() < unusual else usual)
 
     rows, columns, frames = rng.randint(1, 4), rng.randint(1, 5), rng.randint(1, 3)
     allocated = rng.choice((8, 16, 16, 16, 32))
     stored = rng.choice((allocated, allocated - 4, rng.randint(1, allocated)))
     size = rows * columns * frames * allocated // 8
-    size += size % 2 + (rng.choice((-2, 2, 40)) if rng.random() < odd / 4 else 0)
+    size += size % 2 + (rng.choice((-2, 2, 40)) if rng.random() < unusual / 4 else 0)
     pixels = rng.choice((rng.randbytes(size), bytes(size)))
     photometric = rng.choice((b"MONOCHROME2", b"MONOCHROME2 ", b"MONOCHROME1\0"))
     elements = [
@@ -150,30 +172,33 @@ def make_elements(rng, explicit, odd):
     elements += [e for e in maybe if rng.random() < 0.5]
     if frames > 1 or rng.random() < 0.2:
         elements.append(Element(0x00280008, b"IS", text(b"%d" % frames, b"0", b"1.5")))
-    if rng.random() < odd:
+    if rng.random() < unusual:
         elements.append(rng.choice(rare))
-    elements += [make_extra(rng, explicit, odd) for _ in range(rng.choice((0, 1, 3)))]
-    # One of each tag, in order.
+    elements += [
+        make_extra(rng, explicit, unusual) for _ in range(rng.choice((0, 1, 3)))
+    ]
+    # One element of each tag, tags ascending.
     return sorted({e.tag: e for e in elements}.values())
 
 
-def make_extra(rng, explicit, odd):
-    """Return an element that is no fact: text, rubbish or a sequence."""
-    tag, kind = rng.choice(PLACES if rng.random() < odd else PLACES[:16]), rng.random()
+def make_extra(rng, explicit, unusual):
+    """Return an element that fastseg does not read: text, random bytes, a sequence."""
+    tag = rng.choice(TAGS if rng.random() < unusual else TAGS[:16])
+    kind = rng.random()
     if kind < 0.3:
         return Element(
             tag, rng.choice(SHORT_VRS), even(rng.randbytes(rng.randint(0, 9)))
         )
     if kind < 0.4:
         return Element(tag, rng.choice(LONG_VRS), bytes(rng.choice((0, 4, 300))))
-    return make_sequence(rng, tag, explicit ^ (rng.random() < odd), odd)
+    return make_sequence(rng, tag, explicit ^ (rng.random() < unusual), unusual)
 
 
-def make_sequence(rng, tag, explicit, odd, depth=0):
-    """Return a sequence, its lengths and those of its items defined or not."""
+def make_sequence(rng, tag, explicit, unusual, depth=0):
+    """Return a sequence; its length and those of its items are defined or not."""
 
     def delimiter(tag):
-        length = rng.randint(0, 9) if rng.random() < odd / 4 else 0
+        length = rng.randint(0, 9) if rng.random() < unusual / 4 else 0
         return Element(tag, b"", b"", length).encode(True)
 
     items = b""
@@ -181,34 +206,36 @@ def make_sequence(rng, tag, explicit, odd, depth=0):
         inside = [Element(0x00081150, b"UI", b"1.2\0")]
         if rng.random() < 0.3:
             inside.append(Element(0x00081155, b"UI", rng.choice((b"", b"1.23"))))
-        if rng.random() < odd:
+        if rng.random() < unusual:
             value = rng.choice((word(END) + bytes(4), b"\xfe\xff\xdd\xe0", b"x"))
             inside.append(Element(0x00091010, rng.choice((b"LO", b"UN")), value))
-        if rng.random() < odd / 2:
+        if rng.random() < unusual / 2:
             inside.append(Element(0x00080005, b"CS", even(rng.choice(CHARACTER_SETS))))
         if depth < 3 and rng.random() < 0.3:
-            place = rng.choice(PLACES)
-            inside.append(make_sequence(rng, place, explicit, odd, depth + 1))
+            inner = rng.choice(TAGS)
+            inside.append(make_sequence(rng, inner, explicit, unusual, depth + 1))
         content = b"".join(e.encode(explicit) for e in inside)
         ends = rng.random() < 0.5
         length = UNDEFINED if ends else len(content)
-        if rng.random() < odd / 2:
+        if rng.random() < unusual / 2:
             length = rng.choice((UNDEFINED, len(content), len(content) - 4, 20))
         items += Element(ITEM, b"", content, length).encode(explicit)
-        if ends != (rng.random() < odd / 4):
+        if ends != (rng.random() < unusual / 4):
             items += delimiter(ITEM_END)
-    vr = b"SQ" if rng.random() > odd else rng.choice((b"UN", b"OB", b"LO"))
+    vr = b"SQ" if rng.random() > unusual else rng.choice((b"UN", b"OB", b"LO"))
     if rng.random() < 0.4:
         return Element(tag, vr, items)
-    if rng.random() > odd / 2:
+    if rng.random() > unusual / 2:
         items += delimiter(END)
     return Element(tag, vr, items, UNDEFINED)
 
 
 def spoil_elements(rng, elements):
     """Change one thing in a list of elements."""
-    k, other = rng.randrange(len(elements)), rng.randrange(len(elements))
-    element, kind = elements[k], rng.randrange(7)
+    k = rng.randrange(len(elements))
+    other = rng.randrange(len(elements))
+    element = elements[k]
+    kind = rng.randrange(7)
     if kind == 0:
         elements.insert(other, element)
     elif kind == 1:
@@ -238,7 +265,7 @@ def spoil_elements(rng, elements):
 
 def spoil_bytes(rng, data, end=None):
     """Return data with one thing changed, mostly before `end`."""
-    if len(data) < 140:  # nothing but a preamble is left
+    if len(data) < 140:  # nothing remains but a preamble
         return data
     damaged = bytearray(data)
     at = (
@@ -263,23 +290,24 @@ def spoil_bytes(rng, data, end=None):
 
 
 def split_file(data):
-    """Return (elements, where the pixels begin) of a sound explicit file."""
+    """Return (elements, pixel offset) of a valid explicit file."""
     at = 144 + int.from_bytes(data[140:144], "little")
     elements = []
     while at < len(data):
         tag = int.from_bytes(data[at : at + 2], "little") << 16
         tag |= int.from_bytes(data[at + 2 : at + 4], "little")
         vr, is_long = data[at + 4 : at + 6], data[at + 4 : at + 6] in LONG_VRS
-        place, size = (at + 8, 4) if is_long else (at + 6, 2)
-        start = place + size
-        at = start + int.from_bytes(data[place:start], "little")
+        length_at, size = (at + 8, 4) if is_long else (at + 6, 2)
+        start = length_at + size
+        at = start + int.from_bytes(data[length_at:start], "little")
         elements.append(Element(tag, vr, data[start:at]))
     return elements, start
 
 
 def make_file(rng):
     """Return a small file; half of them are spoilt."""
-    explicit, spoilt = rng.random() < 0.6, rng.random() < 0.5
+    explicit = rng.random() < 0.6
+    spoilt = rng.random() < 0.5
     elements = make_elements(rng, explicit, rng.choice((0, 0.03, 0.1, 0.2)))
     if spoilt and rng.random() < 0.6:
         for _ in range(rng.choice((1, 1, 2))):
@@ -301,7 +329,7 @@ class File(BytesIO):
 
 
 def outcome(read, *arguments):
-    """Return what comes of reading: a header or an image in parts, or the error."""
+    """Return what a reader returned or raised, in a form that can be compared."""
     try:
         result = read(*arguments)
     except FastsegError as exc:
@@ -309,19 +337,22 @@ def outcome(read, *arguments):
     if result is None:
         return None
     header = getattr(result, "header", result)
-    told = [repr(header)]  # tells -0.0 from 0.0
+    fields = [repr(header)]  # differs for -0.0 and 0.0
     if header is not result:
         pixels = result.pixels
-        told += [pixels.dtype.str, pixels.shape, pixels.tobytes()]
-    return told
+        fields += [pixels.dtype.str, pixels.shape, pixels.tobytes()]
+    return fields
 
 
 def compare(data, frame=0):
-    """Return (how many of three readings `plain` answers, those that differ).
+    """Read a file by the fast path and by the fallback, each in three ways.
 
-    Where it does not answer, `full` does in its stead; what does not differ then.
+    Returns how many of the three the fast path answers, and both results of those
+    that differ. What the fast path does not answer, it leaves to the fallback, so that
+    nothing can differ.
     """
-    name, more = "a.dcm", (frame, LIMIT)
+    name = "a.dcm"
+    more = frame, LIMIT
     ours = {
         "decode": outcome(scan.decode, data, name, *more),
         "read_image": outcome(scan.read_image, File(data), name, *more),

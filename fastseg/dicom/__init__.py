@@ -1,12 +1,17 @@
-"""One DICOM file: its pixels and the few facts of its header that matter here.
+"""One DICOM image file: its pixels and the metadata that fastseg needs.
 
-Pixels are *stored values*: what the file holds, with unused high bits cleared or
-sign-extended, and nothing else done to them. `Header.value_map` says what they
-mean.
+    file ──> scan ──> Header, Image
+               └─ not fully understood ──> fallback (pydicom) ──> the same, or an error
 
-Most files are uncompressed and little-endian: `plain` reads those 15 times as fast
-as pydicom. All others, and every error, are the business of `full`, which asks
-pydicom.
+header    `Header` and `Image`, the listed elements, and the checks of their values
+scan      the fast path: uncompressed, little-endian files
+fallback  every other file, read by pydicom
+
+Pixels are *stored values*: the numbers in the file, with unused high bits cleared or
+sign-extended, and no further change. `Header.value_map` maps them to image values.
+
+Most files are uncompressed and little-endian; the fast path reads those 15 times as
+fast as pydicom. The fallback reads all others and raises nearly all errors.
 """
 
 import os
@@ -43,22 +48,22 @@ __all__ = [
     "scan_headers",
 ]
 
-# Below this many bytes, reading a whole file takes less time than looking first
-# which part of it is needed.
+# In bytes. Reading a whole file up to this size takes less time than to scan its
+# header first and then read one frame.
 SMALL_FILE = 2**20
 
 
 def read_header(path: str | os.PathLike[str]) -> Header:
-    """Read the listed facts of an image file without its pixels.
+    """Read the metadata of an image file without its pixels.
 
-    Raises DicomError for anything but a sound grey-scale header, OSError where the
-    file cannot be opened.
+    Raises DicomError unless the header is that of a valid grey-scale image, OSError
+    if the file cannot be opened.
     """
     with FileIO(path) as file:
         header = scan.read_header(file)
         if header is None:
             file.seek(0)
-            header = _full().read_header(file, str(path))
+            header = _fallback().read_header(file, str(path))
     return header
 
 
@@ -70,11 +75,11 @@ def read_image(
 ) -> Image:
     """Read one frame (counted from 0) of an image file.
 
-    max_pixel_bytes : what the pixels of all frames may take; compared with what the
-        header promises before any are read
+    max_pixel_bytes : limit on the pixels of all frames together; the size that the
+        header announces is checked before any pixels are read
 
-    Raises DicomError for anything but a sound grey-scale image, MissingExtraError
-    where a decoder is not installed, OSError where the file cannot be opened.
+    Raises DicomError unless the file is a valid grey-scale image, MissingExtraError
+    if its decoder is not installed, OSError if the file cannot be opened.
     """
     name = str(path)
     with FileIO(path) as file:
@@ -86,8 +91,8 @@ def read_image(
             if size > max_pixel_bytes + MAX_OTHER_BYTES:
                 raise DicomError(
                     f"{name}: is {size} bytes long, over the limit of "
-                    f"{max_pixel_bytes} for pixels and {MAX_OTHER_BYTES} for all "
-                    "else; raise max_pixel_bytes if the file is sound"
+                    f"{max_pixel_bytes} for pixels and {MAX_OTHER_BYTES} for "
+                    "everything else; raise max_pixel_bytes if the file is valid"
                 )
             file.seek(0)
             data = file.readall()
@@ -106,20 +111,20 @@ def decode(
 ) -> Image:
     """Read one frame (counted from 0) of an image file's bytes.
 
-    name  : of the file, for messages
-    start : how the very same bytes start, where that is known
+    name  : name of the file in messages
+    start : the header scan of these very bytes, if there is one
 
-    The pixels are a read-only view of `data` where that can be. Raises as
-    `read_image` does, but no OSError.
+    If possible, the pixels are a read-only view of `data`. Raises the same errors as
+    `read_image`, except OSError.
     """
     image = scan.decode(data, name, frame, max_pixel_bytes, start)
     if image is None:
-        image = _full().decode(data, name, frame, max_pixel_bytes)
+        image = _fallback().decode(data, name, frame, max_pixel_bytes)
     return image
 
 
-def _full() -> ModuleType:
-    # Most programs never need pydicom, and importing it takes 0.2 s.
+def _fallback() -> ModuleType:
+    # Most programs never need pydicom, and its import takes 0.2 s.
     from fastseg.dicom import fallback
 
     return fallback

@@ -1,4 +1,4 @@
-"""Files of any kind, read through pydicom: what it says of a file is what counts."""
+"""The fallback: pydicom reads every file that `scan` does not fully understand."""
 
 import threading
 import warnings
@@ -31,10 +31,10 @@ from fastseg.dicom.header import (
 )
 from fastseg.errors import DicomError, FastsegError, missing_extra
 
-# `catch_warnings` changes and restores what belongs to the whole process.
-_WARNINGS = threading.RLock()
-# What an inflated dataset gets to stand behind: the shortest file meta group that
-# says that it is explicit and little-endian.
+# `catch_warnings` changes and restores state of the whole process.
+_WARNINGS_LOCK = threading.RLock()
+# Put before an inflated dataset: a preamble and the shortest file meta group that
+# declares the dataset explicit and little-endian.
 INFLATED_HEAD = (
     bytes(128)
     + b"DICM\2\0\0\0UL\4\0\x1c\0\0\0"
@@ -45,9 +45,9 @@ INFLATED_HEAD = (
 
 
 def read_header(raw: FileIO, name: str) -> Header:
-    """Read the listed facts of an open file without its pixels.
+    """Read the metadata of an open file without its pixels.
 
-    Raises DicomError for anything but a sound grey-scale header.
+    Raises DicomError unless the header is that of a valid grey-scale image.
     """
     with _File(raw) as file:
         limit = MAX_PIXEL_BYTES + MAX_OTHER_BYTES
@@ -59,8 +59,8 @@ def read_header(raw: FileIO, name: str) -> Header:
 def decode(data: bytes, name: str, frame: int, max_pixel_bytes: int) -> Image:
     """Read one frame of a file's bytes.
 
-    Raises DicomError for anything but a sound grey-scale image, MissingExtraError
-    where a decoder is not installed.
+    Raises DicomError unless the file is a valid grey-scale image, MissingExtraError
+    if its decoder is not installed.
     """
     limit = max_pixel_bytes + MAX_OTHER_BYTES
     dataset = _parse(BytesIO(data), name, HEADER_ELEMENTS | PIXEL_ELEMENTS, limit)
@@ -90,9 +90,10 @@ def decode(data: bytes, name: str, frame: int, max_pixel_bytes: int) -> Image:
 
 
 class _File(BufferedReader):
-    """Reads no further than the file goes: pydicom asks for any length it is told.
+    """A reader that never requests more bytes than remain in the file.
 
-    Without this, memory for a damaged length of 4 GB is allocated.
+    pydicom requests the length that an element gives: a damaged length of 4 GB would
+    allocate 4 GB.
     """
 
     def __init__(self, raw: FileIO):
@@ -101,8 +102,10 @@ class _File(BufferedReader):
         self.seek(0)
 
     def read(self, size: int | None = -1) -> bytes:
-        left = max(self.size - self.tell(), 0)
-        return super().read(left if size is None or size < 0 else min(size, left))
+        remaining = max(self.size - self.tell(), 0)
+        if size is None or size < 0:
+            return super().read(remaining)
+        return super().read(min(size, remaining))
 
 
 def _parse(
@@ -112,11 +115,11 @@ def _parse(
     if not head:
         raise DicomError(f"{name}: is empty")
     if not any(head):
-        # What was never written, for instance: pydicom would read it as elements of
-        # no length, eight zeros each, for minutes.
+        # Such as a file that was allocated and never written. pydicom would read it as
+        # empty elements of eight zeros each, for minutes.
         raise DicomError(f"{name}: begins with zeros only; it is damaged or no image")
     with _pydicom_failures(name):
-        file = _inflated(file, name, limit)
+        file = _inflate(file, name, limit)
         file.seek(0)
         dataset = pydicom.dcmread(
             file, force=True, specific_tags=list(elements), **options
@@ -130,10 +133,10 @@ def _parse(
     return dataset
 
 
-def _inflated(file: BinaryIO, name: str, limit: int) -> BinaryIO:
-    """Return the file, or one that holds the same dataset uncompressed.
+def _inflate(file: BinaryIO, name: str, limit: int) -> BinaryIO:
+    """Return a deflated file uncompressed, and any other file as it is.
 
-    pydicom inflates without a bound: a 1 MB file can become 1 GB.
+    pydicom would inflate without a limit: a 1 MB file can become 1 GB.
     """
     file.seek(0)
     read_preamble(file, force=True)
@@ -150,7 +153,7 @@ def _inflated(file: BinaryIO, name: str, limit: int) -> BinaryIO:
     if len(data) > limit:
         raise DicomError(
             f"{name}: inflates to more than {limit} bytes; raise max_pixel_bytes if "
-            "the file is sound"
+            "the file is valid"
         )
     if not inflater.eof:
         raise DicomError(f"{name}: its deflated data end too early; it is truncated")
@@ -159,11 +162,11 @@ def _inflated(file: BinaryIO, name: str, limit: int) -> BinaryIO:
 
 @contextmanager
 def _pydicom_failures(name: str) -> Iterator[None]:
-    # On damaged files pydicom raises whatever its parser trips over, so all of it
-    # is caught and its text kept. Its warnings concern values that are not used
-    # or are checked here (UIDs, lengths).
+    # A damaged file can make pydicom raise any exception; each becomes a DicomError
+    # with the same text. Its warnings concern values that fastseg does not use or
+    # checks itself (UIDs, lengths).
     try:
-        with _WARNINGS, warnings.catch_warnings():
+        with _WARNINGS_LOCK, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     except FastsegError:
@@ -174,7 +177,7 @@ def _pydicom_failures(name: str) -> Iterator[None]:
 
 
 def _set_transfer_syntax(dataset: Any) -> None:
-    """Name the syntax of a file without a file meta group by how it was parsed."""
+    """Give a file without a file meta group the syntax that pydicom parsed it by."""
     if "TransferSyntaxUID" not in dataset.file_meta:
         implicit, little = dataset.original_encoding
         explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian

@@ -1,4 +1,4 @@
-"""What a header must say, however it was read: the listed facts and their checks."""
+"""The metadata that fastseg reads from an image file, and the checks of its values."""
 
 import math
 from collections.abc import Callable, MutableSequence
@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 
 from fastseg.errors import DicomError
 
-# A file may ask for no more memory than this for its pixels: a damaged header
-# must not take the machine down.
+# Limit on the size of the pixels that a header announces: a damaged header must not
+# exhaust the memory.
 MAX_PIXEL_BYTES = 2**30
-# And hold no more than this besides them.
+# Limit on everything else in a file.
 MAX_OTHER_BYTES = 2**28
 
-# Tag and VR of all that is read, of the header and of the pixels.
+# Keyword, tag and VR of the elements that are read: header and pixels.
 HEADER_ELEMENTS = {
     "SeriesInstanceUID": (0x0020000E, "UI"),
     "InstanceNumber": (0x00200013, "IS"),
@@ -51,21 +51,21 @@ DTYPES = {
     for bits in (8, 16, 32)
     for signed in (0, 1)
 }
-MOST_INSTANCES = 10**15
+LARGEST_INSTANCE = 10**15
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Header:
-    """The listed facts of a grey-scale image file, checked.
+    """The metadata of a grey-scale image file, checked.
 
-    rows, columns, frames : how many
-    dtype       : of the stored values, little-endian
-    bits_stored : how many of the allocated bits carry the value
+    rows, columns, frames : numbers of each
+    dtype       : dtype of the stored values, little-endian
+    bits_stored : number of the allocated bits that hold the value
     photometric : "MONOCHROME1" (low is white) or "MONOCHROME2" (low is black)
-    slope, intercept : the file's rescale, 1 and 0 where it has none
+    slope, intercept : RescaleSlope and RescaleIntercept, 1 and 0 if absent
     window      : (centre, width) of a linear ramp as PS3.3 C.11.2.1.2 defines it for
-        LINEAR, in rescaled values; the first if there are several
-    spacing_mm  : (between rows, between columns)
+        LINEAR, in rescaled values; the first one if there are several
+    spacing_mm  : (between rows, between columns), PixelSpacing or ImagerPixelSpacing
     series      : SeriesInstanceUID, "" if absent
     instance    : InstanceNumber
     """
@@ -85,15 +85,15 @@ class Header:
 
     @property
     def pixel_bytes(self) -> int:
-        """How many bytes the pixels of all frames take."""
+        """Size of the pixels of all frames, in bytes."""
         return self.rows * self.columns * self.frames * self.dtype.itemsize
 
     @property
     def value_map(self) -> tuple[float, float]:
         """(slope, intercept) from stored values to image values, high is bright.
 
-        MONOCHROME1 is inverted about the middle of the range that the stored bits
-        span, before the rescale: v becomes lowest + highest - v.
+        MONOCHROME1 is inverted before the rescale: v becomes lowest + highest - v, of
+        the range that the stored bits span.
         """
         if self.photometric == "MONOCHROME2":
             return self.slope, self.intercept
@@ -101,23 +101,24 @@ class Header:
 
     @property
     def value_window(self) -> tuple[float, float] | None:
-        """(centre, width) in image values, those that `value_map` gives."""
+        """(centre, width) of the window in image values, as `value_map` gives them."""
         if self.window is None or self.photometric == "MONOCHROME2":
             return self.window
         centre, width = self.window
-        # PS3.3 C.11.2.1.2: the window's middle is half a value below its centre,
-        # and its mirror image half a value below the new one.
+        # PS3.3 C.11.2.1.2: the middle of a window is half a value below its centre.
+        # Inversion mirrors the middle; the new centre is half a value above it.
         middle = self.slope * self._range_sum + 2 * self.intercept - (centre - 0.5)
         return middle + 0.5, width
 
     @property
     def _range_sum(self) -> int:
+        """Lowest plus highest value of the stored bits."""
         return -1 if self.dtype.kind == "i" else 2**self.bits_stored - 1
 
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """One frame: `pixels` (rows, columns), stored values, and its header."""
+    """One frame: `pixels`, stored values (rows, columns), and the file's header."""
 
     pixels: NDArray[Any]
     header: Header
@@ -129,13 +130,13 @@ class Image:
 
 
 def check_header(get: Callable[[str], Any], name: str) -> Header:
-    """Return the header that these facts make.
+    """Return the header with these values, checked.
 
-    get  : gives the value of a keyword in FACTS, None or "" where there is none;
-        a number, a string, a tuple of floats, or pydicom's kind of list
-    name : of the file, for messages
+    get  : returns the value of a keyword in HEADER_ELEMENTS: a number, a string, a
+        tuple of floats or pydicom's MultiValue; None or "" if there is none
+    name : name of the file in messages
 
-    Raises DicomError for anything but a sound grey-scale header.
+    Raises DicomError unless the header is that of a valid grey-scale image.
     """
     samples = _whole(get, "SamplesPerPixel", name)
     photometric = str(get("PhotometricInterpretation") or "").strip()
@@ -194,17 +195,19 @@ def check_header(get: Callable[[str], Any], name: str) -> Header:
 
 
 def check_request(header: Header, frame: int, limit: int, name: str) -> None:
-    """Raise DicomError for a frame that is not there or pixels over the limit."""
+    """Raise DicomError for a frame that does not exist or pixels over the limit.
+
+    limit : max_pixel_bytes
+    """
     if not 0 <= frame < header.frames:
         raise DicomError(
-            f"{name}: frame {frame} asked for, the file has {header.frames} "
-            "(counted from 0)"
+            f"{name}: has no frame {frame}, expected 0 to {header.frames - 1}"
         )
     if header.pixel_bytes > limit:
         raise DicomError(
             f"{name}: {header.frames} frames of {header.rows} x {header.columns} "
             f"need {header.pixel_bytes} bytes, over the limit of {limit}; raise "
-            "max_pixel_bytes if the file is sound"
+            "max_pixel_bytes if the file is valid"
         )
 
 
@@ -235,8 +238,8 @@ def _number(
 def _instance(numbers: list[float], name: str) -> int | None:
     if not numbers:
         return None
-    # DICOM has 32 bits for it, and files with somewhat more do not mean harm.
-    if not (numbers[0].is_integer() and abs(numbers[0]) < MOST_INSTANCES):
+    # DICOM allows 32 bits (PS3.5 6.2); somewhat larger numbers are accepted.
+    if not (numbers[0].is_integer() and abs(numbers[0]) < LARGEST_INSTANCE):
         raise DicomError(
             f"{name}: InstanceNumber is {numbers[0]:.17g}, expected a whole number of "
             "at most 15 digits"
@@ -245,29 +248,36 @@ def _instance(numbers: list[float], name: str) -> int | None:
 
 
 def _numbers(get: Callable[[str], Any], keyword: str, name: str) -> list[float]:
-    """Return the values of an element, none if it is absent or empty."""
+    """Return the values of an element, an empty list if it is absent or empty."""
     value = get(keyword)
     if type(value) is tuple:  # of floats
         return list(value)
     if value is None or value == "":
         return []
     try:
-        several = isinstance(value, MutableSequence)
-        return list(map(float, value)) if several else [float(value)]
+        if isinstance(value, MutableSequence):
+            return list(map(float, value))
+        return [float(value)]
     except (TypeError, ValueError):
-        raise DicomError(f"{name}: {keyword} is {value!r}, no number") from None
+        raise DicomError(f"{name}: {keyword} is {value!r}, expected a number") from None
 
 
 def linear_window(pair: list[float], function: str) -> tuple[float, float] | None:
-    """Return (centre, width) of the function LINEAR (PS3.3 C.11.2.1.2)."""
+    """Return (centre, width) of the function LINEAR (PS3.3 C.11.2.1.2).
+
+    pair     : WindowCenter and WindowWidth, fewer if one is absent
+    function : VOILUTFunction
+
+    Returns None where these describe no linear ramp.
+    """
     if len(pair) < 2:
         return None
     centre, width = pair
     if not (math.isfinite(centre) and math.isfinite(width)):
         return None
-    if function == "LINEAR_EXACT" and width > 0:  # the same ramp in LINEAR's terms
+    if function == "LINEAR_EXACT" and width > 0:  # the same ramp, written for LINEAR
         return centre + 0.5, width + 1
-    # A width below 1 means nothing in LINEAR; SIGMOID is no ramp.
+    # LINEAR allows no width below 1; SIGMOID is not a linear ramp.
     return (centre, width) if function == "LINEAR" and width >= 1 else None
 
 
@@ -277,5 +287,5 @@ def _spacing(pair: list[float], name: str) -> tuple[float, float] | None:
     if len(pair) != 2:
         raise DicomError(f"{name}: PixelSpacing is {pair}, expected two numbers")
     rows, columns = pair
-    known = 0 < rows < math.inf and 0 < columns < math.inf
-    return (rows, columns) if known else None
+    is_valid = 0 < rows < math.inf and 0 < columns < math.inf
+    return (rows, columns) if is_valid else None

@@ -1,7 +1,13 @@
-"""The fast path for plain files: uncompressed, little-endian, nothing unusual in them.
+"""The fast path: reads uncompressed, little-endian files without pydicom.
 
-A file is read here only if pydicom would certainly say the same of it. Whatever is
-not quite as the standard has it, is left to `full`: every function answers None then.
+A *header scan* finds the listed elements before the pixels of a file. It splits them
+into *shared headers*, which the files of a series have in common, and *per-file
+fields*: InstanceNumber and window. A *header hash* is the XXH3-64 of all bytes before
+the pixels; these start at the *pixel offset*.
+
+Functions here return exactly what pydicom would. Where that is not certain, because a
+file deviates from the standard or holds anything unusual, they return None or UNKNOWN,
+and `fallback` reads the file.
 """
 
 import os
@@ -37,16 +43,18 @@ from fastseg.dicom.header import (
 )
 from fastseg.errors import DicomError
 
-# Most headers end in the first piece of a file, nearly all in the last.
+# A header scan reads this many bytes of a file, and the next number if the header is
+# longer. Most headers end within the first number, nearly all within the last.
 PIECES = (2**12, 2**14, 2**20)
 DECIMAL = re.compile(rb" *[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)? *")
-# As many digits as a float holds exactly: pydicom compares the two.
+# pydicom compares the integer with a float, which holds 15 digits exactly.
 INTEGER = re.compile(rb" *[+-]?[0-9]{1,15}")
 TEXT = re.compile(rb"[A-Z0-9_.]*")
-# The files of a series have most values in common: remembering what they mean, one by
-# one and all together, halves the 18 µs that a header takes.
-remembered = lru_cache(512)
-# Which one is used matters to no fact, but pydicom must know it (PS3.3 C.12.1.1.2).
+# The files of a series have most values in common. Caching single values and whole
+# headers halves the 18 µs that a header takes.
+cached = lru_cache(512)
+# The character sets that pydicom knows (PS3.3 C.12.1.1.2). None of them changes a value
+# that is read here; files with any other set go to the fallback.
 CHARACTER_SETS = frozenset(
     [b"", b"ISO_IR 192", b"GB18030", b"GBK", b"ISO 2022 GBK"]
     + [b"ISO_IR %d" % k for k in (6, 13, 100, 101, 109, 110, 126, 127)]
@@ -54,16 +62,16 @@ CHARACTER_SETS = frozenset(
     + [b"ISO 2022 IR %d" % k for k in (6, 13, 58, 87, 100, 101, 109, 110, 126)]
     + [b"ISO 2022 IR %d" % k for k in (127, 138, 144, 148, 149, 159, 166)]
 )
-
-
+# `HeaderScans.header_index` of a file that the fallback has to read.
 UNKNOWN = -1
 
 
 class HeaderScan(NamedTuple):
-    """What stands before the pixels of a file, and where and how long these are.
+    """The header scan of one file.
 
-    shared           : the header but for what tells the files of a series apart
-    instance, window : that
+    shared           : the shared header; its instance and window are None
+    instance, window : the per-file fields, as in `Header`
+    pixel_offset, pixel_length : of the pixels of all frames, in bytes
     """
 
     shared: Header
@@ -74,57 +82,64 @@ class HeaderScan(NamedTuple):
 
     @property
     def header(self) -> Header:
-        """The whole header."""
+        """The whole header: the shared one with the per-file fields."""
         return replace(self.shared, instance=self.instance, window=self.window)
 
-    def holds(self, data: bytes, digest: int) -> bool:
-        """Return whether `scan_header` would say the same of a whole file.
+    def holds(self, data: bytes, header_hash: int) -> bool:
+        """Return whether this scan is still right for the content of its file.
 
-        digest : XXH3-64 of what stood before the pixels when it was looked at
+        header_hash : the header hash when the file was scanned
 
-        It would if the same stands there now, and nothing behind the pixels.
+        It is right if the bytes before the pixels are the same and the file ends with
+        the pixels.
         """
         is_whole = self.pixel_offset + self.pixel_length == len(data)
-        return is_whole and digest == xxh3_64_intdigest(data[: self.pixel_offset])
+        return is_whole and header_hash == xxh3_64_intdigest(data[: self.pixel_offset])
 
 
 def scan_header(data: bytes) -> HeaderScan | None:
-    """Return how a file starts, from its first bytes or all of them."""
+    """Scan the header of one file; None if the fallback has to read it.
+
+    data : the first bytes of the file, or all of them
+    """
     if not data:
         return None
-    found = np.empty((len(WANTED), 3), np.int64)
-    count = find_elements(np.frombuffer(data, np.uint8), WANTED, found)
+    elements = np.empty((len(WANTED), 3), np.int64)
+    count = find_elements(np.frombuffer(data, np.uint8), WANTED, elements)
     if not count:
         return None
-    *places, (_, pixels, pixels_length) = found[:count].tolist()
+    *before_pixels, (_, pixel_offset, pixel_length) = elements[:count].tolist()
     raw = {
-        k: start if READERS[k] is None else data[start : start + length]
-        for k, start, length in places
+        row: value if READERS[row] is None else data[value : value + length]
+        for row, value, length in before_pixels
     }
-    own = [raw.pop(k, b"") for k in OWN]
+    instance_text, centre_text, width_text = (raw.pop(row, b"") for row in PER_FILE)
     try:
         header, function = _header(tuple(raw.items()))
-        instance, centre, width = _integer(own[0]), _decimals(own[1]), _decimals(own[2])
-    except (_Doubt, DicomError):
-        return None  # for pydicom to say
+        instance = _integer(instance_text)
+        centre = _decimals(centre_text)
+        width = _decimals(width_text)
+    except (_NotStandardError, DicomError):
+        return None  # the fallback finds the reason
     return HeaderScan(
         shared=header,
         instance=None if instance == "" else int(instance),
         window=linear_window([*centre[:1], *width[:1]], function),
-        pixel_offset=pixels,
-        pixel_length=pixels_length,
+        pixel_offset=pixel_offset,
+        pixel_length=pixel_length,
     )
 
 
 class HeaderScans(NamedTuple):
-    """How n files start, as columns.
+    """The header scans of n files, as columns.
 
-    headers : the headers, but for what tells the files of a series apart
-    header_index : int64 (n,), which of them a file has; UNKNOWN if it is not plain
+    headers : the shared headers
+    header_index : int64 (n,), index in `headers`; UNKNOWN if the fallback has to read
+        the file
     per_file : float64 (n, 3), InstanceNumber, centre and width of the window; NaN if
         absent
-    pixel_spans : int64 (n, 2), where the pixels begin, and their length
-    header_hashes : uint64 (n,), XXH3-64 of what stands before them
+    pixel_spans : int64 (n, 2), pixel offset and length of the pixels, in bytes
+    header_hashes : uint64 (n,), the header hashes
     """
 
     headers: list[Header]
@@ -135,56 +150,63 @@ class HeaderScans(NamedTuple):
 
 
 def scan_headers(names: bytes, starts: NDArray[np.int64]) -> HeaderScans:
-    """Return how files start; one that cannot be read is not plain.
+    """Scan the headers of many files in one call.
 
-    names, starts : real paths, each with NUL behind it, and where each begins
+    names  : paths without symbolic links, each followed by NUL
+    starts : int64 (n + 1,), offset of each path in `names`, and the end
+
+    A file that cannot be read is UNKNOWN.
     """
     count = len(starts) - 1
     scans = HeaderScans(
         headers=[],
         header_index=np.full(count, UNKNOWN),
-        per_file=np.full((count, len(OWN)), np.nan),
+        per_file=np.full((count, len(PER_FILE)), np.nan),
         pixel_spans=np.zeros((count, 2), np.int64),
         header_hashes=np.zeros(count, np.uint64),
     )
     if not system.AVAILABLE or not count:
         return scans
     data = np.empty((count, PIECES[0]), np.uint8)
-    found = np.empty((count, len(WANTED), 3), np.int64)
-    counts, odd = np.empty(count, np.int64), np.empty(count, np.bool_)
-    text = np.frombuffer(names, np.uint8)
-    alike = content.scan_headers(
-        text,
+    elements = np.empty((count, len(WANTED), 3), np.int64)
+    counts = np.empty(count, np.int64)
+    is_unusual = np.empty(count, np.bool_)
+    same_as_previous = content.scan_headers(
+        np.frombuffer(names, np.uint8),
         starts,
         WANTED,
         data,
-        found,
+        elements,
         counts,
         scans.per_file,
-        odd,
+        is_unusual,
         scans.header_hashes,
     )
-    scans.pixel_spans[:] = found[np.arange(count), np.maximum(counts, 1) - 1, 1:]
-    is_first = (counts > 0) & ~alike
+    scans.pixel_spans[:] = elements[np.arange(count), np.maximum(counts, 1) - 1, 1:]
+    # A block of neighbours that differ in nothing but per-file fields shares a header.
+    is_first = (counts > 0) & ~same_as_previous
     bounds = [*np.flatnonzero(is_first | (counts == 0)).tolist(), count]
     for first, stop in pairwise(bounds):
         if not counts[first]:
             continue
-        raw = _values(data[first], found[first, : counts[first] - 1])
+        raw = _raw_values(data[first], elements[first, : counts[first] - 1])
         try:
             header, function = _header(
-                tuple(pair for pair in raw.items() if pair[0] not in OWN)
+                tuple(pair for pair in raw.items() if pair[0] not in PER_FILE)
             )
-        except (_Doubt, DicomError):
-            continue  # for pydicom to say
+        except (_NotStandardError, DicomError):
+            continue  # the fallback finds the reason
         scans.header_index[first:stop] = len(scans.headers)
         scans.headers.append(header)
-        for k in (np.flatnonzero(odd[first:stop]) + first).tolist():
-            raw = _values(data[k], found[k, : counts[k] - 1])
+        # The kernel parses fields that hold one number in the usual form.
+        for k in (np.flatnonzero(is_unusual[first:stop]) + first).tolist():
+            raw = _raw_values(data[k], elements[k, : counts[k] - 1])
+            fields = [raw.get(row, b"") for row in PER_FILE]
             try:
-                scans.per_file[k] = _own([raw.get(row, b"") for row in OWN])
-            except _Doubt:
+                scans.per_file[k] = _parse_per_file(fields)
+            except _NotStandardError:
                 scans.header_index[k] = UNKNOWN
+        # The same as `linear_window`, for all files of the block.
         window = scans.per_file[first:stop, 1:]
         if function == "LINEAR_EXACT":
             window += np.where(window[:, 1:] > 0, (0.5, 1.0), np.nan)
@@ -195,45 +217,47 @@ def scan_headers(names: bytes, starts: NDArray[np.int64]) -> HeaderScans:
     return scans
 
 
-def _values(data: NDArray[np.uint8], found: NDArray[np.int64]) -> dict[int, Any]:
-    """Return the values of elements by their row in WANTED."""
+def _raw_values(data: NDArray[np.uint8], elements: NDArray[np.int64]) -> dict[int, Any]:
+    """Return the values of elements by their row in WANTED: numbers of US, or bytes.
+
+    elements : int64 (k, 3), as `find_elements` writes them
+    """
     return {
-        row: at if READERS[row] is None else data[at : at + size].tobytes()
-        for row, at, size in found.tolist()
+        row: value if READERS[row] is None else data[value : value + length].tobytes()
+        for row, value, length in elements.tolist()
     }
 
 
-def _own(raw: list[bytes]) -> tuple[float, float, float]:
+def _parse_per_file(raw: list[bytes]) -> tuple[float, float, float]:
     """Return InstanceNumber, and centre and width of the window; NaN if absent."""
-    instance, (centre, *_), (width, *_) = (
-        _integer(raw[0]),
-        _decimals(raw[1]) or (nan,),
-        _decimals(raw[2]) or (nan,),
-    )
+    instance = _integer(raw[0])
+    centre, *_ = _decimals(raw[1]) or (nan,)
+    width, *_ = _decimals(raw[2]) or (nan,)
     return nan if instance == "" else float(instance), centre, width
 
 
 def read_header(file: FileIO) -> Header | None:
-    """Read the listed facts of an open file from its first piece."""
-    found = _scan_file(file)
-    return found and found.header
+    """Read the header of an open file; None if the fallback has to."""
+    scan = _scan_file(file)
+    return scan and scan.header
 
 
 def read_image(
     file: FileIO, name: str, frame: int, max_pixel_bytes: int
 ) -> Image | None:
-    """Read one frame of an open file and nothing of the others."""
-    found = _scan_file(file)
-    if found is None:
+    """Read one frame of an open file, and no other; None if the fallback has to."""
+    scan = _scan_file(file)
+    if scan is None:
         return None
-    header, end = found.header, found.pixel_offset + found.pixel_length
-    # What stands behind the pixels has not been looked at.
+    header = scan.header
+    end = scan.pixel_offset + scan.pixel_length
+    # The scan has not seen what follows the pixels.
     is_last = end == file.seek(0, os.SEEK_END)
-    if not is_last or found.pixel_length != _padded(header.pixel_bytes):
+    if not is_last or scan.pixel_length != _padded(header.pixel_bytes):
         return None
     check_request(header, frame, max_pixel_bytes, name)
     size = header.pixel_bytes // header.frames
-    file.seek(found.pixel_offset + frame * size)
+    file.seek(scan.pixel_offset + frame * size)
     data = file.read(size)
     return _image(data, 0, header) if len(data) == size else None
 
@@ -245,53 +269,61 @@ def decode(
     max_pixel_bytes: int,
     start: HeaderScan | None = None,
 ) -> Image | None:
-    """Read one frame of a file's bytes; start is how it starts, where that is known."""
-    found = start or scan_header(data)
-    if found is None:
+    """Read one frame of a file's bytes; None if the fallback has to.
+
+    start : the header scan of these bytes, if there is one
+    """
+    scan = start or scan_header(data)
+    if scan is None:
         return None
-    header = found.header
+    header = scan.header
     check_request(header, frame, max_pixel_bytes, name)
     size = header.pixel_bytes
-    if found.pixel_offset + found.pixel_length > len(
-        data
-    ) or found.pixel_length != _padded(size):
+    is_cut = scan.pixel_offset + scan.pixel_length > len(data)
+    if is_cut or scan.pixel_length != _padded(size):
         return None
-    return _image(data, found.pixel_offset + frame * (size // header.frames), header)
+    return _image(data, scan.pixel_offset + frame * (size // header.frames), header)
 
 
 def _scan_file(file: FileIO) -> HeaderScan | None:
     for length in PIECES:
         file.seek(0)
         data = file.read(length)
-        found = scan_header(data)
-        if found or len(data) < length:
-            return found
+        scan = scan_header(data)
+        if scan or len(data) < length:
+            return scan
     return None
 
 
-@remembered
+@cached
 def _header(raw: tuple[tuple[int, Any], ...]) -> tuple[Header, str]:
-    """Return header and VOILUTFunction of values, each given by its row in WANTED."""
-    meta = {KEYWORDS[k]: read(v) if (read := READERS[k]) else v for k, v in raw}
+    """Return the shared header and VOILUTFunction.
+
+    raw : (row in WANTED, raw value) of each element
+    """
+    meta = {
+        KEYWORDS[row]: read(value) if (read := READERS[row]) else value
+        for row, value in raw
+    }
     return check_header(meta.get, ""), meta.get("VOILUTFunction") or "LINEAR"
 
 
-def _image(data: bytes, start: int, header: Header) -> Image:
-    """Return a frame: a view of the data if no unused bit has to be cleared."""
+def _image(data: bytes, offset: int, header: Header) -> Image:
+    """Return a frame of data: a view if it is aligned and its unused bits are clear."""
     shape = header.rows, header.columns
     pixels: NDArray[Any] = np.frombuffer(
-        data, header.dtype, header.rows * header.columns, start
+        data, header.dtype, header.rows * header.columns, offset
     ).reshape(shape)
-    spare = 8 * header.dtype.itemsize - header.bits_stored
-    if spare and not _fits(pixels, header.bits_stored):
-        pixels = pixels << spare >> spare
+    unused = 8 * header.dtype.itemsize - header.bits_stored
+    if unused and not _fits(pixels, header.bits_stored):
+        pixels = pixels << unused >> unused
     elif not pixels.flags.aligned:
         pixels = pixels.copy()
     return Image(pixels, header)
 
 
 def _fits(pixels: NDArray[Any], bits: int) -> bool:
-    """Return whether all values can be told by so many bits."""
+    """Return whether all values fit into this number of bits."""
     least, greatest = range_of_values(pixels)
     if pixels.dtype.kind == "u":
         return bool(greatest < 2**bits)
@@ -300,49 +332,51 @@ def _fits(pixels: NDArray[Any], bits: int) -> bool:
 
 
 def _padded(length: int) -> int:
+    """Return the length of a value: DICOM pads it to an even number of bytes."""
     return length + length % 2
 
 
-class _Doubt(Exception):
-    """A value is not written as the standard has it."""
+class _NotStandardError(Exception):
+    """A value does not have the form that the standard prescribes for its VR."""
 
 
-@remembered
+@cached
 def _integer(raw: bytes) -> int | str:
     text = raw.rstrip(b" \0")
     if not text:
         return ""
     if not INTEGER.fullmatch(text):
-        raise _Doubt
+        raise _NotStandardError
     return int(text)
 
 
-@remembered
+@cached
 def _decimals(raw: bytes) -> tuple[float, ...]:
     text = raw.rstrip(b" \0")
     numbers = text.split(b"\\") if text else []
     if not all(map(DECIMAL.fullmatch, numbers)):
-        raise _Doubt
+        raise _NotStandardError
     return tuple(map(float, numbers))
 
 
-@remembered
+@cached
 def _text(raw: bytes) -> str:
     text = raw.rstrip(b" \0")
     if not TEXT.fullmatch(text):
-        raise _Doubt
+        raise _NotStandardError
     return text.decode("ascii")
 
 
-@remembered
+@cached
 def _character_set(raw: bytes) -> str:
     names = raw.rstrip(b" \0").split(b"\\")
     if not CHARACTER_SETS.issuperset(names):
-        raise _Doubt
+        raise _NotStandardError
     return ""
 
 
-# A US is read by the kernel; what is not here is refused.
+# How to read a value of each VR; None for US, which `find_elements` reads. A listed
+# element of another VR, such as ModalityLUTSequence, sends its file to the fallback.
 BY_VR: dict[str, Callable[[bytes], Any] | None] = {
     "CS": _text,
     "DS": _decimals,
@@ -350,20 +384,27 @@ BY_VR: dict[str, Callable[[bytes], Any] | None] = {
     "UI": _text,
     "US": None,
 }
-# The character set comes first, the pixels last.
+# The listed elements, tags ascending. KEYWORDS and READERS have a further entry at the
+# beginning, for the character set.
 ELEMENTS = sorted(
     (tag, vr, keyword)
     for keyword, (tag, vr) in (HEADER_ELEMENTS | PIXEL_ELEMENTS).items()
 )
 KEYWORDS = ["", *(keyword for _, _, keyword in ELEMENTS)]
 READERS = [_character_set, *(BY_VR.get(vr) for _, vr, _ in ELEMENTS)]
-# What differs from file to file of a series.
-OWN = tuple(map(KEYWORDS.index, ("InstanceNumber", "WindowCenter", "WindowWidth")))
+# Rows in WANTED of the per-file fields.
+PER_FILE = tuple(map(KEYWORDS.index, ("InstanceNumber", "WindowCenter", "WindowWidth")))
+# int64 (w, 3), as `content.scan_headers` takes it: tag; VR, 0 if the fallback has to
+# read a file with this element; 1 + column in `per_file`, 0 for all other elements.
 WANTED = np.array(
     [(CHARACTER_SET, vr_code("CS"), 0)]
     + [
-        (tag, vr_code(vr) if vr in BY_VR else 0, 1 + OWN.index(k) if k in OWN else 0)
-        for k, (tag, vr, _) in enumerate(ELEMENTS[:-1], 1)
+        (
+            tag,
+            vr_code(vr) if vr in BY_VR else 0,
+            1 + PER_FILE.index(row) if row in PER_FILE else 0,
+        )
+        for row, (tag, vr, _) in enumerate(ELEMENTS[:-1], 1)
     ]
     + [(PIXEL_DATA, vr_code("OW"), 0)],
     np.int64,

@@ -1,4 +1,4 @@
-"""The fast path never disagrees: what `plain` answers, pydicom says as well.
+"""The fast path never disagrees with pydicom, on valid and on spoilt files.
 
 Longer: python benchmarks/soak_dicom.py
 """
@@ -22,16 +22,17 @@ from tests import dicom_damage as damage
 from tests.dicom.test_read_image import EXPLICIT, FRAMES, IMPLICIT, dicom_bytes
 
 pytestmark = pytest.mark.kernel
-# Files per test; interpreted kernels take longer.
-MANY = 250 if numba.config.DISABLE_JIT else 1500
+# Files per test; interpreted kernels are slower.
+FILES = 250 if numba.config.DISABLE_JIT else 1500
 SHORT_PIECES = (200, 700)
 
 
 def tally(files, frames=(0, 0, 0, 1, 2)):
-    """Compare all files; count them by how many of their readings were answered."""
-    draw, answers = random.Random(0), Counter()
+    """Compare all files; count them by how many readings the fast path answers."""
+    rng = random.Random(0)
+    answers = Counter()
     for data in files:
-        answered, differing = damage.compare(data, draw.choice(frames))
+        answered, differing = damage.compare(data, rng.choice(frames))
         assert not differing, data
         answers[answered] += 1
     return answers
@@ -39,22 +40,22 @@ def tally(files, frames=(0, 0, 0, 1, 2)):
 
 @pytest.mark.parametrize("pieces", [scan.PIECES, SHORT_PIECES], ids=str)
 @pytest.mark.parametrize("seed", [1, 2])
-def test_made_and_spoilt_files(monkeypatch, seed, pieces):
-    """Facts, pixels and refusals agree on small files, of which half are spoilt."""
+def test_valid_and_spoilt_files(monkeypatch, seed, pieces):
+    """Headers, pixels and errors agree on small files, of which half are spoilt."""
     monkeypatch.setattr(scan, "PIECES", pieces)
     rng = random.Random(seed)
-    answers = tally(damage.make_file(rng) for _ in range(MANY))
-    assert answers[3] > MANY / 10
-    assert answers[0] > MANY / 3
+    answers = tally(damage.make_file(rng) for _ in range(FILES))
+    assert answers[3] > FILES / 10
+    assert answers[0] > FILES / 3
 
 
 def test_spoilt_sample_files(sample_study):
-    """The same holds for the sample data with bytes and elements changed."""
+    """Headers, pixels and errors agree on the sample data with changes."""
     rng = random.Random(3)
     paths = sorted(sample_study.glob("dicoms/*/*.dcm"))
 
     def spoilt():
-        for _ in range(MANY // 2):
+        for _ in range(FILES // 2):
             data = rng.choice(paths).read_bytes()
             parts, end = damage.split_file(data)
             if rng.random() < 0.5:
@@ -64,24 +65,25 @@ def test_spoilt_sample_files(sample_study):
                 yield damage.write_file(parts, explicit=True)
 
     answers = tally(spoilt())
-    assert answers[3] > MANY / 20
+    assert answers[3] > FILES / 20
 
 
 def test_spoilt_files_raise_nothing_else():
-    """Whatever is wrong with a file: an image, or our error that names it."""
-    rng, images = random.Random(4), 0
-    for _ in range(MANY // 3):
+    """A spoilt file gives an image or a DicomError that names the file."""
+    rng = random.Random(4)
+    images = 0
+    for _ in range(FILES // 3):
         data = damage.make_file(rng)
-        told = damage.outcome(lambda data=data: dicom.decode(data, "a.dcm"))
-        if isinstance(told[0], type):
-            assert told[0] in (DicomError, MissingExtraError)
-            assert told[1].startswith("a.dcm: ")
-        images += not isinstance(told[0], type)
-    assert images > MANY / 20
+        outcome = damage.outcome(lambda data=data: dicom.decode(data, "a.dcm"))
+        if isinstance(outcome[0], type):
+            assert outcome[0] in (DicomError, MissingExtraError)
+            assert outcome[1].startswith("a.dcm: ")
+        images += not isinstance(outcome[0], type)
+    assert images > FILES / 20
 
 
 def with_sequences(data, depth, defined):
-    """Return a file with sequences inside sequences, their lengths defined or not."""
+    """Return a file with nested sequences, whose lengths are defined or not."""
     file = pydicom.dcmread(BytesIO(data))
     inner = file
     for _ in range(depth):
@@ -98,8 +100,8 @@ def with_sequences(data, depth, defined):
 @pytest.mark.parametrize("defined", [True, False])
 @pytest.mark.parametrize("depth", [1, 3, 17])
 @pytest.mark.parametrize("syntax", [EXPLICIT, IMPLICIT], ids=["explicit", "implicit"])
-def test_what_pydicom_writes(syntax, depth, defined):
-    """Frames behind sequences are found, unless those are deep or hard to tell."""
+def test_files_with_sequences(syntax, depth, defined):
+    """The fast path skips sequences, up to a depth if their lengths are undefined."""
     texts = {"SpecificCharacterSet": ["", "ISO 2022 IR 87"], "PatientName": "A^B"}
     numbers = {"RescaleSlope": "0.5", "PixelSpacing": [0.1, 0.2]}
     data = dicom_bytes(FRAMES, syntax, BitsStored=12, HighBit=11, **texts, **numbers)
@@ -111,16 +113,16 @@ def test_what_pydicom_writes(syntax, depth, defined):
         assert damage.compare(data, frame) == (answered, {})
 
 
-def undefined(*insides, explicit=True, vr=b"SQ"):
-    """Return a sequence of undefined length that holds what is given."""
-    content = b"".join(inside.encode(explicit) for inside in insides)
+def undefined(*inside, explicit=True, vr=b"SQ"):
+    """Return a sequence of undefined length that holds these elements."""
+    content = b"".join(element.encode(explicit) for element in inside)
     end = damage.Element(damage.END, b"", b"").encode(True)
     return damage.Element(0x00081140, vr, content + end, damage.UNDEFINED)
 
 
-def item(*insides, explicit=True, length=None):
-    """Return an item, its length by default the true one."""
-    content = b"".join(inside.encode(explicit) for inside in insides)
+def item(*inside, explicit=True, length=None):
+    """Return an item that holds these elements; by default its length is true."""
+    content = b"".join(element.encode(explicit) for element in inside)
     return damage.Element(damage.ITEM, b"", content, length)
 
 
@@ -128,6 +130,7 @@ REFERENCE = damage.Element(0x00081150, b"UI", b"1.2\0")
 END = damage.Element(damage.END, b"", b"")
 ITEM_END = damage.Element(damage.ITEM_END, b"", b"")
 IMPLICIT_ITEM = item(REFERENCE._replace(value=END.encode(True)), explicit=False)
+# Elements that the fast path does not fully understand: (element, is explicit).
 DOUBTFUL = {
     "no item": (undefined(REFERENCE), True),
     "too short an item": (undefined(item(REFERENCE, length=10)), True),
@@ -135,7 +138,7 @@ DOUBTFUL = {
     "an end in a defined item": (undefined(item(ITEM_END, REFERENCE)), True),
     "an end of a sequence in an item": (undefined(item(REFERENCE, END)), True),
     "an item in an item": (undefined(item(item(REFERENCE))), True),
-    "its own characters": (undefined(item(REFERENCE._replace(tag=0x80005))), True),
+    "its own character set": (undefined(item(REFERENCE._replace(tag=0x80005))), True),
     "bytes of undefined length": (undefined(item(undefined(vr=b"OB"))), True),
     "unknown of undefined length": (undefined(item(REFERENCE), vr=b"UN"), True),
     "an end in a value": (undefined(IMPLICIT_ITEM, explicit=False), False),
@@ -149,8 +152,8 @@ DOUBTFUL = {
 
 
 @pytest.mark.parametrize("name", DOUBTFUL)
-def test_what_is_doubtful_is_left_to_pydicom(name):
-    """A sound file with something before it that could be meant in several ways."""
+def test_doubtful_elements_go_to_the_fallback(name):
+    """One doubtful element in a valid file sends the file to the fallback."""
     doubtful, explicit = DOUBTFUL[name]
     parts = damage.make_elements(random.Random(0), explicit, 0)
     assert damage.compare(damage.write_file(parts, explicit)) == (3, {})
@@ -176,15 +179,15 @@ def test_what_is_doubtful_is_left_to_pydicom(name):
 @example("WindowCenter", "-1e400")
 @example("PixelSpacing", "1\\2\0")
 @example("RescaleSlope", "9" * 400)
-def test_numbers_are_read_as_pydicom_does(keyword, text):
-    """Any text in the place of a number means the same, or is left to pydicom."""
+def test_numbers_are_read_as_by_pydicom(keyword, text):
+    """Any text given as a number has pydicom's value, or goes to the fallback."""
     value = text.encode()
     data = damage.write_file(parts_with(keyword, value + b" " * (len(value) % 2)), True)
     assert not damage.compare(data)[1]
 
 
 def parts_with(keyword, value):
-    """Return the elements of a sound image with one of another value."""
+    """Return the elements of a valid image, one of them with another value."""
     parts = damage.make_elements(random.Random(0), True, 0)
     tag, vr = dicom.HEADER_ELEMENTS[keyword]
     changed = {e.tag: e for e in parts} | {tag: damage.Element(tag, vr.encode(), value)}
@@ -192,8 +195,8 @@ def parts_with(keyword, value):
 
 
 @given(st.binary(max_size=60), st.booleans())
-def test_any_bytes_can_stand_in_a_dataset(rubbish, explicit):
-    """Rubbish before the elements of a sound file neither crashes nor deceives."""
+def test_any_bytes_in_a_dataset(rubbish, explicit):
+    """Both readers agree on a file with any bytes before, behind or as its elements."""
     parts = damage.make_elements(random.Random(0), explicit, 0)
     head = damage.file_head(explicit)
     body = b"".join(element.encode(explicit) for element in parts)
@@ -202,8 +205,8 @@ def test_any_bytes_can_stand_in_a_dataset(rubbish, explicit):
 
 
 @pytest.mark.parametrize("explicit", [True, False])
-def test_every_truncation_is_left_to_pydicom(explicit):
-    """A file cut anywhere is never an image; its header is there up to the pixels."""
+def test_every_truncation_goes_to_the_fallback(explicit):
+    """A cut file is never an image; its header is read if the cut is in the pixels."""
     parts = damage.make_elements(random.Random(0), explicit, 0)
     data = damage.write_file(parts, explicit)
     start = len(data) - len(parts[-1].value)

@@ -1,4 +1,4 @@
-"""Ways to the pixels: the fast path, deflated and compressed files, and dead ends."""
+"""Kinds of files: fast path, fallback, deflated, compressed, damaged."""
 
 import os
 import random
@@ -28,16 +28,16 @@ from tests.dicom.test_read_image import (
 )
 
 DEFLATED = uid.DeflatedExplicitVRLittleEndian
-SCENE = np.random.default_rng(0).integers(0, 4096, (2, 16, 24), np.uint16)
+NOISE = np.random.default_rng(0).integers(0, 4096, (2, 16, 24), np.uint16)
 
 
-def is_plain(data):
-    """Return whether the fast path answers."""
+def takes_fast_path(data):
+    """Return whether the fast path reads the image."""
     return scan.decode(data, "a.dcm", 0, dicom.MAX_PIXEL_BYTES) is not None
 
 
 def test_sample_files_take_the_fast_path(sample_study):
-    """No file of the sample data needs pydicom, and it is not even imported."""
+    """No file of the sample data needs pydicom, which is not even imported."""
     code = (
         "import sys; from pathlib import Path; from fastseg import dicom\n"
         "for path in Path(sys.argv[1]).glob('dicoms/*/*.dcm'):\n"
@@ -54,7 +54,7 @@ def test_sample_files_take_the_fast_path(sample_study):
 
 
 def test_real_files_take_the_fast_path(real_data):
-    """No file of the real data needs pydicom, and it would say the same of them."""
+    """The fast path reads every file of the real data, with pydicom's results."""
     for path in sorted((real_data / "sunnybrook").glob("dicoms/*/*.dcm"))[::7]:
         assert damage.compare(path.read_bytes()) == (3, {})
 
@@ -62,7 +62,7 @@ def test_real_files_take_the_fast_path(real_data):
 @pytest.mark.parametrize("syntax", [EXPLICIT, IMPLICIT], ids=["explicit", "implicit"])
 @pytest.mark.parametrize("bits", [16, 13])
 def test_pixels_are_a_view_of_the_bytes(syntax, bits):
-    """Clean pixels are not copied and cannot be written to; each frame is its own."""
+    """Pixels whose unused bits are clear are a read-only view of the right frame."""
     data = dicom_bytes(FRAMES, syntax, BitsStored=bits, HighBit=bits - 1)
     for frame, expected in enumerate(FRAMES):
         image = dicom.decode(data, "a.dcm", frame)
@@ -72,10 +72,10 @@ def test_pixels_are_a_view_of_the_bytes(syntax, bits):
 
 
 def test_pixels_are_aligned():
-    """Pixels of four bytes that begin between two places for such are copied."""
+    """Pixels whose offset is no multiple of their four bytes are copied."""
     seen = set()
-    for spare in ("", "12"):
-        data = dicom_bytes(PIXELS.astype("u4"), PatientID=spare)
+    for patient_id in ("", "12"):
+        data = dicom_bytes(PIXELS.astype("u4"), PatientID=patient_id)
         pixels = dicom.decode(data, "a.dcm").pixels
         assert_array_equal(pixels, PIXELS)
         assert pixels.flags.aligned
@@ -96,14 +96,14 @@ def test_pixels_are_aligned():
     ],
     ids=["packed", "big", "deflated", "bare", "charset", "number", "trailing zeros"],
 )
-def test_others_are_left_to_pydicom(data):
-    """What the fast path does not answer is read all the same."""
-    assert not is_plain(data)
+def test_other_files_go_to_the_fallback(data):
+    """The fallback gives the same pixels where the fast path gives none."""
+    assert not takes_fast_path(data)
     assert_array_equal(dicom.decode(data, "a.dcm").pixels, PIXELS)
 
 
 def test_one_frame_of_a_large_file_is_read_alone(tmp_path, monkeypatch):
-    """Beyond the header and the frame asked for, nothing of the file is read."""
+    """Of a large file only the header and the requested frame are read."""
     amounts = []
 
     class Counted(FileIO):
@@ -125,7 +125,7 @@ def test_one_frame_of_a_large_file_is_read_alone(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("tail", [b"", b"\xfc\xff\xfc\xffOB\0\0\2\0\0\0ab", b"tail"])
 def test_a_large_file_with_a_tail_is_read_whole(tmp_path, monkeypatch, tail):
-    """What stands behind the pixels changes nothing, whichever way it is read."""
+    """Bytes behind the pixels of a large file do not change its frames."""
     monkeypatch.setattr(dicom, "SMALL_FILE", 0)
     path = tmp_path / "a.dcm"
     path.write_bytes(dicom_bytes(FRAMES) + tail)
@@ -134,7 +134,7 @@ def test_a_large_file_with_a_tail_is_read_whole(tmp_path, monkeypatch, tail):
 
 @pytest.mark.parametrize("pixels", [PIXELS, FRAMES, PIXELS.astype("i4")])
 def test_deflated_files_are_read(tmp_path, pixels):
-    """A deflated dataset gives its header, and each of its frames."""
+    """The header and each frame of a deflated dataset are read."""
     path = write_dicom(tmp_path / "a.dcm", pixels, DEFLATED, RescaleSlope="2")
     header = dicom.read_header(path)
     assert header.slope == 2
@@ -145,7 +145,7 @@ def test_deflated_files_are_read(tmp_path, pixels):
 
 
 def test_a_deflated_file_cannot_fill_the_memory(tmp_path, monkeypatch):
-    """Inflating stops at the limit: a small file that holds millions of zeros."""
+    """Inflating stops at the limit, for a small file that holds millions of zeros."""
     monkeypatch.setattr(fallback, "MAX_OTHER_BYTES", 1000)
     monkeypatch.setattr(fallback, "MAX_PIXEL_BYTES", 1000)
     path = write_dicom(tmp_path / "a.dcm", np.zeros((4000, 4000), "u2"), DEFLATED)
@@ -162,7 +162,7 @@ def test_a_deflated_file_cannot_fill_the_memory(tmp_path, monkeypatch):
 
 
 def test_a_cut_deflated_file_is_noticed():
-    """Wherever deflated data are cut off: a DicomError."""
+    """Deflated data that are cut anywhere raise DicomError."""
     data = dicom_bytes(PIXELS, DEFLATED)
     for cut in range(len(data) - 1):
         with pytest.raises(DicomError, match=r"^a\.dcm: "):
@@ -170,10 +170,11 @@ def test_a_cut_deflated_file_is_noticed():
 
 
 def compressed(tmp_path, syntax):
-    """Return a file of SCENE in a compressed transfer syntax, written by GDCM."""
+    """Write NOISE in a compressed transfer syntax with GDCM; return the path."""
     gdcm = pytest.importorskip("gdcm")
-    source = write_dicom(tmp_path / "in.dcm", SCENE, BitsStored=12, HighBit=11)
-    reader, change = gdcm.ImageReader(), gdcm.ImageChangeTransferSyntax()
+    source = write_dicom(tmp_path / "in.dcm", NOISE, BitsStored=12, HighBit=11)
+    reader = gdcm.ImageReader()
+    change = gdcm.ImageChangeTransferSyntax()
     reader.SetFileName(str(source))
     assert reader.Read()
     change.SetTransferSyntax(gdcm.TransferSyntax(syntax))
@@ -197,12 +198,12 @@ LOSSLESS = {
 
 @pytest.mark.parametrize("name", LOSSLESS)
 def test_compressed_files_are_read(tmp_path, name):
-    """Lossless codecs give back the pixels of each frame, and the header."""
+    """Lossless codecs give the pixels of each frame, and the header."""
     gdcm = pytest.importorskip("gdcm")
     kind, syntax = LOSSLESS[name]
     path = compressed(tmp_path, getattr(gdcm.TransferSyntax, kind))
     assert pydicom.dcmread(path).file_meta.TransferSyntaxUID == syntax
-    for frame, expected in enumerate(SCENE):
+    for frame, expected in enumerate(NOISE):
         assert_array_equal(dicom.read_image(path, frame).pixels, expected)
     assert dicom.read_header(path).frames == 2
 
@@ -222,19 +223,21 @@ def element(tag, vr, value=b"", length=None):
     return damage.Element(tag, vr, value, length)
 
 
-def file_with(*others, explicit=True):
-    """Return a sound file with other elements before its own."""
+def file_with(*elements, explicit=True):
+    """Return a valid file with these elements before its own."""
     parts = damage.make_elements(random.Random(0), explicit, 0)
-    return damage.write_file([*others, *parts], explicit)
+    return damage.write_file([*elements, *parts], explicit)
 
 
 ENDLESS = element(0x00081140, b"SQ", b"", damage.UNDEFINED).encode(True)
 ENDLESS += element(damage.ITEM, b"", b"", damage.UNDEFINED).encode(True)
-DEAD_ENDS = {
+UNUSABLE = {
     "a private element of 4 GB": file_with(element(0x00091010, b"UN", b"", 2**32 - 2)),
-    "another one": file_with(element(0x00091010, b"", b"", 2**32 - 2), explicit=False),
-    "a fact of 4 GB": file_with(element(0x00080018, b"UN", b"", 2**32 - 2)),
-    "one in an implicit file": damage.write_file(
+    "a private element of 4 GB in an implicit file": file_with(
+        element(0x00091010, b"", b"", 2**32 - 2), explicit=False
+    ),
+    "a SOPInstanceUID of 4 GB": file_with(element(0x00080018, b"UN", b"", 2**32 - 2)),
+    "Rows of 4 GB in an implicit file": damage.write_file(
         [element(0x00280010, b"", b"", 2**32 - 2)], False
     ),
     "a character set of 4 GB": damage.write_file(
@@ -248,11 +251,11 @@ DEAD_ENDS = {
 }
 
 
-@pytest.mark.parametrize("name", DEAD_ENDS)
-def test_dead_ends_are_left_at_once(tmp_path, name):
-    """Lengths that nothing stands behind: our error, and no memory for them."""
+@pytest.mark.parametrize("name", UNUSABLE)
+def test_false_lengths_allocate_nothing(tmp_path, name):
+    """An unusable file raises DicomError and allocates nothing for false lengths."""
     path = tmp_path / "a.dcm"
-    path.write_bytes(DEAD_ENDS[name])
+    path.write_bytes(UNUSABLE[name])
     tracemalloc.start()
     try:
         for read in (dicom.read_header, dicom.read_image):
@@ -266,21 +269,21 @@ def test_dead_ends_are_left_at_once(tmp_path, name):
 @pytest.mark.parametrize("change", [-25, -3, -2, -1, 1, 2, 25])
 @pytest.mark.parametrize("syntax", [EXPLICIT, IMPLICIT], ids=["explicit", "implicit"])
 def test_pixels_of_another_length_are_refused(syntax, change):
-    """Pixel data shorter or longer than the header says, of odd length or none."""
+    """Pixel data must have the length that follows from the header."""
     data = dicom_bytes(PIXELS, syntax)
     given = len(PIXELS.tobytes()) + change
-    place = len(data) - PIXELS.nbytes - 4
-    spoilt = data[:place] + damage.word(max(given, 0)) + bytes(max(given, 0))
+    length_offset = len(data) - PIXELS.nbytes - 4
+    spoilt = data[:length_offset] + damage.word(max(given, 0)) + bytes(max(given, 0))
     with pytest.raises(DicomError, match=r"^a\.dcm: .*pixel data"):
         dicom.decode(spoilt, "a.dcm")
 
 
 def test_files_that_cannot_be_opened_are_named(tmp_path):
-    """A folder, a missing file and one without permission are OSErrors."""
+    """A folder, a missing file and an unreadable file raise OSErrors with the name."""
     locked = write_dicom(tmp_path / "locked.dcm", PIXELS)
     locked.chmod(0)
     cases = [(tmp_path, IsADirectoryError), (tmp_path / "none", FileNotFoundError)]
-    if os.geteuid():  # nothing is locked for root
+    if os.geteuid():  # root may read every file
         cases.append((locked, PermissionError))
     for path, error in cases:
         for read in (dicom.read_header, dicom.read_image):
@@ -289,7 +292,7 @@ def test_files_that_cannot_be_opened_are_named(tmp_path):
 
 
 def test_a_file_beyond_the_limit_is_not_read(tmp_path):
-    """A file of 32 GB (a hole) is refused by its size, its header is not."""
+    """The image in a file of 32 GB (a hole) is refused by size, its header is read."""
     path = write_dicom(tmp_path / "a.dcm", PIXELS)
     os.truncate(path, 2**35)
     assert dicom.read_header(path).rows == 3

@@ -412,7 +412,7 @@ def test_each_frame_is_an_image(study, tmp_path):
     beyond = (*links, replace(links[0], frame=5))
     with pytest.warns(RejectedWarning):
         report = fastseg.build(LinkTable(base=study, links=beyond), tmp_path / "t.h5")
-    assert "frame 5 asked for, the file has 5" in report.rejects[0].reason
+    assert "has no frame 5, expected 0 to 4" in report.rejects[0].reason
 
 
 def test_the_budget_is_an_option(study, tmp_path):
