@@ -1,4 +1,4 @@
-"""LinkTable: which contour belongs to which image, and what did not fit."""
+"""LinkTable: which contour belongs to which image, and what was rejected."""
 
 import contextlib
 import csv
@@ -19,7 +19,7 @@ StrPath = str | os.PathLike[str]
 
 
 class Reject(NamedTuple):
-    """Some input that was not used: its file, 1-based line if one is at fault, why."""
+    """Input that is not used: its file, the 1-based line or None, and the reason."""
 
     file: str
     line: int | None
@@ -37,9 +37,9 @@ class Link:
     contour_path : contour file, "" for an image without contours
     frame        : frame of the image file, counted from 0
     label        : class of the contour, "" without one
-    contour_key  : which contour of its file, where a file holds several
-    format       : how the contour file is read, a name of `sources.READERS`
-    root         : folder that both paths must stay in
+    contour_key  : names one contour of a file that holds several, else ""
+    format       : format of the contour file, a key of `sources.READERS`
+    root         : folder in which both files must lie
     """
 
     patient: str
@@ -52,13 +52,14 @@ class Link:
     root: str = "."
 
 
-# What stands for a folder where a file's name is expected.
-NO_NAMES = ("", ".", "..")
+# Last components of a path that name a folder and no file.
+FOLDER_NAMES = ("", ".", "..")
 COLUMNS = tuple(field.name for field in fields(Link))
-# Columns in which most rows have one of few texts: each is kept once.
-SHARED = {"patient", "label", "format", "root"}
+# Columns with few different texts; memory holds each text once.
+INTERNED = {"patient", "label", "format", "root"}
 REQUIRED = ("patient", "dicom_path", "contour_path", "label")
-# Folders whose real paths are known at once; there may be one for each image.
+# Number of folders whose real paths `Paths` remembers; a table may name one folder for
+# each image.
 MOST_FOLDERS = 2**14
 
 
@@ -68,8 +69,8 @@ class LinkTable:
 
     base       : folder that the links' paths are relative to
     links      : sorted
-    rejects    : what was found and does not fit
-    unlabelled : number of images without a contour, where known
+    rejects    : files and rows that cannot be used
+    unlabelled : number of images without a contour, None if unknown
     ignored    : files that are neither images nor contours
     """
 
@@ -89,7 +90,7 @@ class LinkTable:
 
     @property
     def images(self) -> int:
-        """How many images the links name."""
+        """Number of images that the links name."""
         return len({(link.dicom_path, link.frame) for link in self.links})
 
     def counts(self) -> Mapping[str, int]:
@@ -98,19 +99,19 @@ class LinkTable:
         return {name: labels[name] for name in self.classes}
 
     def save(self, path: StrPath) -> Path:
-        """Write the table as CSV, its paths relative to where it is written.
+        """Write the table as CSV, with paths relative to the folder of that file.
 
-        Its rejects are listed beside it in `<path>.rejects.csv`. Raises LinkError
-        where no relative path leads from there to the data.
+        Writes the rejects to `<path>.rejects.csv`. Raises LinkError if no relative
+        path leads from that folder to the data.
         """
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        moved = _relative_to(self.links, self.base, target.parent)
+        links = _relative_to(self.links, self.base, target.parent)
         partial = target.with_name(target.name + ".partial")
         with partial.open("w", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
             writer.writeheader()
-            for link in moved:
+            for link in links:
                 writer.writerow({name: getattr(link, name) for name in COLUMNS})
         partial.replace(target)
         save_rejects(target, self.rejects)
@@ -118,9 +119,9 @@ class LinkTable:
 
     @classmethod
     def load(cls, path: StrPath) -> "LinkTable":
-        """Read a table; rows that do not fit are in its `rejects`.
+        """Read a table; rows that cannot be used are in its `rejects`.
 
-        Raises LinkError for a file that is no links table, FileNotFoundError.
+        Raises LinkError for a file that is not a links table, FileNotFoundError.
         """
         rejects: list[Reject] = []
         links = sorted(read_links(path, rejects), key=sort_key)
@@ -128,9 +129,9 @@ class LinkTable:
 
 
 def read_links(path: StrPath, rejects: list[Reject]) -> Iterator[Link]:
-    """Yield the rows of a table; those that do not fit go to `rejects`.
+    """Yield the rows of a table; append those that cannot be used to `rejects`.
 
-    Raises LinkError for a file that is no links table, FileNotFoundError.
+    Raises LinkError for a file that is not a links table, FileNotFoundError.
     """
     source = Path(path)
     paths = Paths(source.parent)
@@ -146,31 +147,38 @@ def read_links(path: StrPath, rejects: list[Reject]) -> Iterator[Link]:
 
 
 class Paths:
-    """Resolves the paths of a table and refuses those that leave their root."""
+    """Opens the files of a table and refuses those that lie outside their root.
+
+    base : folder of the table
+
+    All methods take `path` and `root` as the table holds them: relative to `base`, with
+    forward slashes. A *real path* contains no symbolic link.
+    """
 
     def __init__(self, base: Path):
         self._base = os.fspath(base)
-        # Links of a patient share folders; resolving one costs a dozen system
-        # calls, so each is resolved once: its real path, and whether it is inside.
+        # (folder, root) -> (real path of the folder, whether it lies in the root).
+        # The files of a patient lie in few folders, and to resolve one takes a dozen
+        # system calls.
         self._folders: dict[tuple[str, str], tuple[str, bool]] = {}
 
     def resolve(self, path: str, root: str) -> str:
-        """Return the real path, or raise PathError."""
+        """Return the real path of a file, or raise PathError if it is outside root."""
         folder, slash, name = path.rpartition("/")
-        home, inside = self._folder(folder + slash, root)
-        real = f"{home}{os.sep}{name}"
-        if name in NO_NAMES or os.path.islink(real):  # noqa: PTH114
+        parent, inside = self._folder(folder + slash, root)
+        real = f"{parent}{os.sep}{name}"
+        if name in FOLDER_NAMES or os.path.islink(real):  # noqa: PTH114
             real = os.path.realpath(real)
             inside = is_inside(real, self._folder(root, root)[0])
         if not inside:
             raise PathError(
-                f"{path} leads outside its root {root!r}; links may not climb out "
-                "of the data folder, also not through symbolic links"
+                f"{path} leads outside its root {root!r}; a path must stay inside the "
+                "data folder, also where it follows symbolic links"
             )
         return real
 
     def open(self, path: str, root: str) -> int:
-        """Open a file to read; raise OSError, or PathError as `resolve` does."""
+        """Open a file to read and return its handle; raise OSError or PathError."""
         real = self.direct(path, root)
         if real is not None:
             try:
@@ -181,46 +189,48 @@ class Paths:
         return os.open(self.resolve(path, root), READ_ONLY)
 
     def direct(self, path: str, root: str) -> str | None:
-        """Return the real path of what is no symbolic link; None if that says nothing.
+        """Return a path that is safe to open with NO_LINK; None if there is none.
 
-        Where the system tells links from files when it opens them, `resolve` does not
-        have to look first.
+        The path is real unless the file itself is a symbolic link, which the system
+        then refuses to open. This saves the system call by which `resolve` checks the
+        file. Where None is returned, `resolve` has to be called.
         """
         folder, slash, name = path.rpartition("/")
-        found = self._folders.get((folder + slash, root))
-        home, inside = found or self._folder(folder + slash, root)
-        if NO_LINK and inside and name not in NO_NAMES and "\0" not in name:
-            return f"{home}{os.sep}{name}"
+        known = self._folders.get((folder + slash, root))
+        parent, inside = known or self._folder(folder + slash, root)
+        if NO_LINK and inside and name not in FOLDER_NAMES and "\0" not in name:
+            return f"{parent}{os.sep}{name}"
         return None
 
     def within_root(self, path: str, root: str) -> str:
-        """Return a path of the table relative to its root, both as they are written."""
-        start = "" if root == "." else root + "/"
-        rest = path[len(start) :]
-        # Nearly all are plain; the general way takes 10 us.
-        if path.startswith(start) and "./" not in rest and "//" not in rest:
+        """Return a path relative to its root; no symbolic link in it is resolved."""
+        prefix = "" if root == "." else root + "/"
+        rest = path[len(prefix) :]
+        # True of nearly all paths; the code below takes 10 us.
+        if path.startswith(prefix) and "./" not in rest and "//" not in rest:
             return rest
-        # The root may lie above the table, whose own folder is then part of the way.
+        # If the root lies above the table, the result contains the name of `base`.
         real = os.path.realpath(self._base)
-        way = os.path.relpath(f"{real}{os.sep}{path}", f"{real}{os.sep}{root}")
-        return way.replace(os.sep, "/")
+        relative = os.path.relpath(f"{real}{os.sep}{path}", f"{real}{os.sep}{root}")
+        return relative.replace(os.sep, "/")
 
     def _folder(self, folder: str, root: str) -> tuple[str, bool]:
         """Return the real path of a folder and whether it lies in the root."""
-        found = self._folders.get((folder, root))
-        if found is None:
-            real, home = (
+        known = self._folders.get((folder, root))
+        if known is None:
+            real, real_root = (
                 os.path.realpath(os.path.join(self._base, path))  # noqa: PTH118
                 for path in (folder, root)
             )
             if len(self._folders) >= MOST_FOLDERS:
                 self._folders.clear()
-            found = self._folders[folder, root] = real, is_inside(real, home)
-        return found
+            known = real, is_inside(real, real_root)
+            self._folders[folder, root] = known
+        return known
 
 
 def is_inside(real_path: StrPath, real_folder: StrPath) -> bool:
-    """Return whether a resolved path lies in a resolved folder."""
+    """Return whether a real path lies in a real folder."""
     return Path(real_path).is_relative_to(real_folder)
 
 
@@ -238,8 +248,8 @@ def sort_key(link: Link) -> tuple[object, ...]:
 
 def natural_key(text: str) -> str:
     """Return a sort key in which runs of digits compare as numbers."""
-    # A number is compared by its digits: of equal length, they sort as it does. One
-    # text takes a seventh of the memory of nested tuples that say the same.
+    # The number of its digits precedes a number: digits of equal length sort like the
+    # number. The text takes a seventh of the memory of nested tuples that sort alike.
     return "".join(
         f"\1{chr(len(run.lstrip('0')))}{run.lstrip('0')}{chr(len(run))}"
         if run[0] in "0123456789"
@@ -249,7 +259,7 @@ def natural_key(text: str) -> str:
 
 
 def reason_of(exc: Exception, *paths: StrPath) -> str:
-    """Return why a file is rejected, without the path that is told beside it."""
+    """Return an error's text as a reject's reason: without the path of the file."""
     if isinstance(exc, OSError) and exc.strerror:
         return exc.strerror
     text = str(exc)
@@ -263,10 +273,10 @@ def reason_of(exc: Exception, *paths: StrPath) -> str:
 def read_csv(
     path: Path, required: Sequence[str], rejects: list[Reject]
 ) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield (1-based line, row) of a UTF-8 table with a header, BOM or not.
+    """Yield (1-based line, row) of a UTF-8 CSV file with a header, BOM or not.
 
-    Rows with too few or too many fields go to `rejects`. Raises LinkError for
-    what is no such table, FileNotFoundError.
+    Appends rows with too few or too many fields to `rejects`. Raises LinkError for a
+    file that is no such table, FileNotFoundError.
     """
     expected = f"expected a table with the columns {', '.join(required)}"
     with path.open(encoding="utf-8-sig", newline="") as file:
@@ -286,16 +296,16 @@ def read_csv(
                     reason = f"the row has {len(row)} fields, expected {len(names)}"
                     rejects.append(Reject(str(path), reader.line_num, reason))
         except UnicodeDecodeError as exc:
-            place = f"{path}, line {_line_of_no_text(path)}"
+            line = _first_undecodable_line(path)
             reason = f"is not UTF-8 text ({exc.reason})"
-            raise LinkError(f"{place}: {reason}; {expected}") from None
+            raise LinkError(f"{path}, line {line}: {reason}; {expected}") from None
         except csv.Error as exc:
-            place = f"{path}, line {reader.line_num}"
-            raise LinkError(f"{place}: {exc}; {expected}") from None
+            line = reader.line_num
+            raise LinkError(f"{path}, line {line}: {exc}; {expected}") from None
 
 
-def _line_of_no_text(path: Path) -> int:
-    # The decoder is some lines ahead of the reader.
+def _first_undecodable_line(path: Path) -> int:
+    # The reader does not know it: files are decoded some lines ahead.
     number = 0
     with path.open("rb") as file, contextlib.suppress(UnicodeDecodeError):
         for number, line in enumerate(file, 1):  # noqa: B007
@@ -304,19 +314,22 @@ def _line_of_no_text(path: Path) -> int:
 
 
 def rejects_path(output: StrPath) -> Path:
-    """Return where the rejects of a step with that output are listed."""
+    """Return the path of the file that lists the rejects of an output."""
     return Path(f"{os.fspath(output)}.rejects.csv")
 
 
 def save_rejects(output: StrPath, rejects: Iterable[Reject]) -> Path | None:
-    """List rejects beside the output; without any, remove an older list."""
+    """Write rejects to a file beside the output; if there are none, remove it.
+
+    Returns the path of the file, None if there are none.
+    """
     path = rejects_path(output)
     rows = list(rejects)
     if not rows:
         path.unlink(missing_ok=True)
         return None
     path.parent.mkdir(parents=True, exist_ok=True)
-    # File names need not be text; what is not is written as an escape.
+    # A file name need not be UTF-8; bytes that are not are written as escapes.
     with path.open(
         "w", encoding="utf-8", newline="", errors="backslashreplace"
     ) as file:
@@ -328,7 +341,7 @@ def save_rejects(output: StrPath, rejects: Iterable[Reject]) -> Path | None:
 
 def _parse_row(row: Mapping[str, str]) -> Link:
     values = {name: row[name] for name in COLUMNS if row.get(name)}
-    for name in SHARED & values.keys():
+    for name in INTERNED & values.keys():
         values[name] = sys.intern(values[name])
     for name in ("patient", "dicom_path"):
         if name not in values:
@@ -357,20 +370,22 @@ def _check_relative(name: str, text: str) -> None:
 
 
 def _relative_to(links: Iterable[Link], base: Path, folder: Path) -> Iterable[Link]:
+    """Yield links whose paths, relative to `base`, are relative to `folder` instead."""
     # Real paths, because `..` after a symbolic link leads elsewhere.
-    start, end = os.path.realpath(folder), os.path.realpath(base)
+    start = os.path.realpath(folder)
+    end = os.path.realpath(base)
 
-    def move(path: str) -> str:
+    def convert(path: str) -> str:
         try:
-            way = os.path.relpath(os.path.join(end, path), start)  # noqa: PTH118
+            relative = os.path.relpath(os.path.join(end, path), start)  # noqa: PTH118
         except ValueError as exc:  # another drive
             raise LinkError(f"no relative path from {start} to {end}: {exc}") from None
-        return way.replace(os.sep, "/")
+        return relative.replace(os.sep, "/")
 
     for link in links:
         yield replace(
             link,
-            dicom_path=move(link.dicom_path),
-            contour_path=move(link.contour_path) if link.contour_path else "",
-            root=move(link.root),
+            dicom_path=convert(link.dicom_path),
+            contour_path=convert(link.contour_path) if link.contour_path else "",
+            root=convert(link.root),
         )

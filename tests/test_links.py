@@ -1,4 +1,4 @@
-"""The links table: read with suspicion, written alike everywhere."""
+"""The links table: invalid rows are rejected, and equal data give equal bytes."""
 
 import csv
 import itertools
@@ -25,7 +25,7 @@ from fastseg.links import (
 )
 
 HEADER = ",".join(COLUMNS)
-# A field that is left out of a row below is empty.
+# Fields of rows; a missing field is empty.
 GOOD = {"patient": "P1", "dicom_path": "a/2.dcm"}
 ALSO_GOOD = {"patient": "P1", "dicom_path": "a/10.dcm"}
 
@@ -40,7 +40,7 @@ def write(path, *rows, header=HEADER):
 
 
 def files(table):
-    """The real files that the links of a table name."""
+    """Return the real files that the links of a table name."""
     base = table.base
     return [
         ((base / link.dicom_path).resolve(), (base / link.contour_path).resolve())
@@ -49,7 +49,7 @@ def files(table):
 
 
 def test_a_table_beside_its_data_survives_saving_and_loading(study):
-    """What is loaded equals what was saved, images without contours included."""
+    """A loaded table equals the saved one, images without contours included."""
     table = fastseg.link(study, keep_unlabelled=True)
     loaded = LinkTable.load(table.save(study / "links.csv"))
     assert loaded.links == table.links
@@ -57,21 +57,21 @@ def test_a_table_beside_its_data_survives_saving_and_loading(study):
     assert loaded.rejects == ()
 
 
-@pytest.mark.parametrize("place", ["links.csv", "far/away/links.csv", "short/l.csv"])
-def test_a_table_elsewhere_leads_to_the_same_files(study, tmp_path, place):
-    """A table in another folder, even one behind a symbolic link, names the data."""
+@pytest.mark.parametrize("path", ["links.csv", "far/away/links.csv", "short/l.csv"])
+def test_a_table_in_another_folder_names_the_same_files(study, tmp_path, path):
+    """A table in another folder, even behind a symbolic link, names the same files."""
     (tmp_path / "deep" / "er").mkdir(parents=True)
     (tmp_path / "short").symlink_to(tmp_path / "deep" / "er")
     table = fastseg.link(study)
-    loaded = LinkTable.load(table.save(tmp_path / place))
+    loaded = LinkTable.load(table.save(tmp_path / path))
     assert files(loaded) == files(table)
     assert {(loaded.base / link.root).resolve() for link in loaded.links} == {study}
-    away = place != "links.csv"
+    away = path != "links.csv"
     assert all(link.dicom_path.startswith("../") == away for link in loaded.links)
 
 
-def test_a_table_that_comes_home_is_as_if_it_had_never_left(study, tmp_path):
-    """The way by which a table reached its place leaves no trace in it."""
+def test_a_table_moved_and_moved_back_is_unchanged(study, tmp_path):
+    """A table saved elsewhere, loaded and saved beside its data has the same bytes."""
     table = fastseg.link(study)
     away = LinkTable.load(table.save(tmp_path / "far" / "links.csv"))
     home = away.save(study / "links.csv").read_bytes()
@@ -79,7 +79,7 @@ def test_a_table_that_comes_home_is_as_if_it_had_never_left(study, tmp_path):
 
 
 def test_relative_folders_give_the_same_table(study, tmp_path, monkeypatch):
-    """How a folder is spelled on the way in makes no difference on the way out."""
+    """A relative or absolute folder gives the same bytes of the table."""
     absolute = fastseg.link(study).save(tmp_path / "out" / "a.csv").read_bytes()
     monkeypatch.chdir(tmp_path)
     assert fastseg.link("study").save("out/b.csv").read_bytes() == absolute
@@ -88,7 +88,7 @@ def test_relative_folders_give_the_same_table(study, tmp_path, monkeypatch):
 
 
 def test_the_same_data_give_the_same_bytes(study, tmp_path):
-    """Neither the order in which files came nor that of rows reaches the table."""
+    """The bytes depend neither on the order of files on disk nor on that of rows."""
     (study / "dicoms" / "PHANTOM0001" / "5.dcm").rename(
         study / "dicoms" / "PHANTOM0001" / "10.dcm"
     )
@@ -121,15 +121,15 @@ def test_counts_follow_from_the_links():
 
 
 def test_rejects_are_listed_beside_the_output_and_removed_again(tmp_path):
-    """Rejects become a CSV with a header; without any, an older list goes away."""
+    """Rejects become a CSV with a header; without any, an older list is removed."""
     output = tmp_path / "new" / "links.csv"
-    rejects = [Reject("a,b.dcm", None, 'said "no"'), Reject("c", 3, "two\nlines")]
+    rejects = [Reject("a,b.dcm", None, 'is a "no"'), Reject("c", 3, "two\nlines")]
     path = save_rejects(output, rejects)
     assert path == rejects_path(output) == tmp_path / "new" / "links.csv.rejects.csv"
     with path.open(encoding="utf-8", newline="") as file:
         assert list(csv.reader(file)) == [
             ["file", "line", "reason"],
-            ["a,b.dcm", "", 'said "no"'],
+            ["a,b.dcm", "", 'is a "no"'],
             ["c", "3", "two\nlines"],
         ]
     assert save_rejects(output, []) is None
@@ -138,7 +138,7 @@ def test_rejects_are_listed_beside_the_output_and_removed_again(tmp_path):
 
 
 def test_saving_a_table_saves_its_rejects(study):
-    """The rejects of a table are listed with it, and nothing partial stays."""
+    """Saving a table writes its rejects beside it and leaves no partial file."""
     table = fastseg.link(study)
     before = set(study.iterdir())
     spoiled = replace(table, rejects=(Reject("x", 1, "no"),))
@@ -181,18 +181,19 @@ def test_the_required_columns_are_enough(tmp_path):
     ],
     ids=["bom", "crlf", "both", "cr", "blank", "spaces", "column", "end", "quotes"],
 )
-def test_tables_that_other_tools_wrote_are_read(tmp_path, spell):
+def test_tables_of_other_tools_are_read(tmp_path, spell):
     """Byte order marks, line ends, blank lines, spaces and quotes change nothing."""
-    plain = write(tmp_path / "plain.csv", row(GOOD), row(ALSO_GOOD))
+    ours = write(tmp_path / "ours.csv", row(GOOD), row(ALSO_GOOD))
     spelled = tmp_path / "spelled.csv"
-    spelled.write_bytes(spell(plain.read_bytes()))
-    expected, loaded = LinkTable.load(plain), LinkTable.load(spelled)
+    spelled.write_bytes(spell(ours.read_bytes()))
+    expected = LinkTable.load(ours)
+    loaded = LinkTable.load(spelled)
     assert len(expected) == 2
     assert (loaded.links, loaded.rejects) == (expected.links, ())
 
 
 def test_a_missing_table_is_a_missing_file(tmp_path):
-    """A path that leads nowhere is told as the builtin error with its name."""
+    """A path that does not exist raises FileNotFoundError with its name."""
     with pytest.raises(FileNotFoundError, match=r"nowhere\.csv"):
         LinkTable.load(tmp_path / "nowhere.csv")
 
@@ -211,7 +212,7 @@ def test_a_missing_table_is_a_missing_file(tmp_path):
     ],
     ids=["empty", "column", "commas", "latin", "utf16", "unclosed", "quote", "huge"],
 )
-def test_what_is_no_table_is_refused(tmp_path, content, text):
+def test_a_file_that_is_no_table_is_refused(tmp_path, content, text):
     """A file that cannot be a links table raises LinkError with file and line."""
     path = tmp_path / "t.csv"
     path.write_bytes(content)
@@ -257,7 +258,7 @@ CONTOUR = {"contour_path": "c.txt", "label": "heart"}
     ],
 )
 def test_a_bad_row_is_rejected_and_the_others_stay(tmp_path, bad, reason):
-    """A row that does not fit is in `rejects` with file, line and reason, alone."""
+    """A row that cannot be used is in `rejects` with file, line and reason."""
     text = bad if isinstance(bad, str) else row(GOOD | bad)
     path = write(tmp_path / "t.csv", row(GOOD), text, row(ALSO_GOOD))
     loaded = LinkTable.load(path)
@@ -268,11 +269,11 @@ def test_a_bad_row_is_rejected_and_the_others_stay(tmp_path, bad, reason):
 
 
 @pytest.mark.parametrize(
-    "door", ["file.dcm", "folder/x.dcm", "deep/../x.dcm", "chain.dcm"]
+    "link", ["file.dcm", "folder/x.dcm", "deep/../x.dcm", "chain.dcm"]
 )
 @pytest.mark.parametrize("column", ["dicom_path", "contour_path"])
-def test_symbolic_links_do_not_lead_out_of_the_root(tmp_path, door, column):
-    """Neither a linked file nor a linked folder on the way opens what is outside."""
+def test_symbolic_links_do_not_lead_out_of_the_root(tmp_path, link, column):
+    """No path opens a file outside the root by a linked file or a linked folder."""
     (tmp_path / "secret" / "down").mkdir(parents=True)
     (tmp_path / "secret" / "x.dcm").touch()
     base = tmp_path / "base"
@@ -281,19 +282,19 @@ def test_symbolic_links_do_not_lead_out_of_the_root(tmp_path, door, column):
     (base / "folder").symlink_to(tmp_path / "secret")
     (base / "deep").symlink_to(tmp_path / "secret" / "down")
     (base / "chain.dcm").symlink_to(base / "file.dcm")
-    assert (base / door).exists()
-    path = write(base / "t.csv", row(GOOD | CONTOUR | {column: door}), row(ALSO_GOOD))
+    assert (base / link).exists()
+    path = write(base / "t.csv", row(GOOD | CONTOUR | {column: link}), row(ALSO_GOOD))
     loaded = LinkTable.load(path)
-    assert [link.dicom_path for link in loaded.links] == ["a/10.dcm"]
+    assert [x.dicom_path for x in loaded.links] == ["a/10.dcm"]
     (reject,) = loaded.rejects
     assert reject[:2] == (str(path), 2)
-    assert f"{door} leads outside its root" in reject.reason
+    assert f"{link} leads outside its root" in reject.reason
     with pytest.raises(PathError, match="leads outside its root"):
-        Paths(base).open(door, ".")
+        Paths(base).open(link, ".")
 
 
 def test_symbolic_links_inside_the_root_are_followed(tmp_path):
-    """A linked file, folder or table folder within the data is as good as any."""
+    """A linked file, a linked folder and a linked table folder can be used."""
     (tmp_path / "real" / "a").mkdir(parents=True)
     (tmp_path / "real" / "a" / "x.dcm").touch()
     (tmp_path / "real" / "file.dcm").symlink_to("a/x.dcm")
@@ -315,7 +316,7 @@ names = st.text("0123459ab./-٣²", max_size=8)
 
 @given(st.lists(names, max_size=5))
 def test_natural_keys_order_all_texts(texts):
-    """Any two texts compare, and only equal ones are equal."""
+    """Keys of different texts differ, so that any order of texts sorts alike."""
     expected = sorted(texts, key=natural_key)
     for other in itertools.islice(itertools.permutations(texts), 24):
         assert sorted(other, key=natural_key) == expected
@@ -323,12 +324,12 @@ def test_natural_keys_order_all_texts(texts):
 
 @given(names, st.integers(0, 10**30), st.integers(0, 10**30), names)
 def test_natural_keys_order_numbers_as_numbers(before, low, high, after):
-    """Names that differ in one number are in the order of that number."""
+    """Names that differ in one number sort by that number."""
     assume(low < high)
     keys = [natural_key(f"{before}{number}{after}") for number in (low, high)]
     assert keys[0] < keys[1]
 
 
-def test_natural_keys_have_no_longest_number():
-    """A name of thousands of digits, which Python refuses to convert, has its place."""
+def test_natural_keys_take_numbers_of_any_length():
+    """Numbers of thousands of digits sort, though Python refuses to convert them."""
     assert natural_key("9" * 4999) < natural_key("9" * 5000)
