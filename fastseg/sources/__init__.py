@@ -1,4 +1,4 @@
-"""Where images and contours come from: each source finds links and reads contours."""
+"""Sources of images and contours: each finds links and reads contour files."""
 
 import warnings
 from collections.abc import Iterable
@@ -12,10 +12,10 @@ from fastseg.links import LinkTable, StrPath
 from fastseg.progress import Progress, silent
 from fastseg.sources import sunnybrook
 
-# How to read the contours of a file, by the `format` of its links.
+# The function that reads a contour file, by the `format` of its links.
 READERS = {"sunnybrook": sunnybrook.read_rings}
-# Those of which a file is one ring, and its lines, nearly always, two plain decimals:
-# `_kernels.labels.parse_files` reads many at a time.
+# Formats of files that hold one ring, nearly always as lines of two decimals without an
+# exponent: `_kernels.contours.labels` reads many such files in one call.
 PLAIN = {"sunnybrook"}
 
 
@@ -26,17 +26,17 @@ def link(
     keep_unlabelled: bool = False,
     progress: Progress = silent,
 ) -> LinkTable:
-    """Find the images and contours under a folder and join them.
+    """Find the images and contours under a folder and link them.
 
-    root : folder of a data set in one of the layouts that `sources` knows
+    root : folder of a data set in one of the known layouts
     labels : the classes to link, all by default
     keep_unlabelled : link images without contours as well
 
-    Returns a LinkTable. What does not fit is in its `rejects` with file, line and
-    reason, and a RejectedWarning tells so; the images without contours are counted
-    in `unlabelled`.
+    Returns a LinkTable. Files and rows that cannot be used are in its `rejects` with
+    file, line and reason, and a RejectedWarning counts them. Its `unlabelled` is the
+    number of images without contours.
 
-    Raises LinkError where the folder has none of the layouts or its list of
+    Raises LinkError if the folder has none of the layouts, or several, or its table of
     patients cannot be read, OptionError for an unknown class.
     """
     folder = Path(root)
@@ -49,8 +49,8 @@ def link(
         )
         if table.rejects:
             warnings.warn(
-                f"{len(table.rejects)} files or rows under {folder} do not fit, see "
-                "`rejects` of the table",
+                f"{len(table.rejects)} files or rows under {folder} cannot be used, "
+                "see `rejects` of the table",
                 RejectedWarning,
                 stacklevel=2,
             )
@@ -76,11 +76,11 @@ def read_rings(
 ) -> list[NDArray[np.float64]]:
     """Read the rings of one link from its contour file's bytes.
 
-    name : of the file, for messages
+    name : name of the file in messages
     format, key : the link's `format` and `contour_key`
 
     Returns rings float64 (n, 2), (x, y) in pixels. Raises ContourError with the
-    line at fault, LinkError for an unknown format.
+    invalid line, LinkError for an unknown format.
     """
     if format not in READERS:
         raise LinkError(one_of("format", format, READERS))

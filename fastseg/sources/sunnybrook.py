@@ -1,8 +1,9 @@
 """The Sunnybrook cardiac MR data: text contours, in both published layouts.
 
-The middle number of a contour's file name is not that of its image's series; the
-last number is the InstanceNumber of its image. Patients have one ID on images and
-another on contours; the second may be zero-padded in one place and not in another.
+The last number in the name of a contour file is the InstanceNumber of its image; the
+middle number does not identify the image's series. A patient has one ID for images and
+another for contours. The numbers in the latter may be zero-padded in the table of
+patients and not in the name of the folder, or the reverse.
 """
 
 import os
@@ -44,9 +45,9 @@ CONTOUR_NAME = re.compile(
     rf"IM-\d+-(?P<number>\d+)-(?P<label>{'|'.join(CLASSES)})-manual\.txt",
     re.IGNORECASE,
 )
-# What editors and file managers leave behind.
-# A line of a contour file is at least so long: "0 0" and its end.
+# A line of a contour file has at least this many bytes: "0 0" and a line end.
 SHORTEST_LINE = 4
+# Files that editors and file managers leave behind.
 JUNK_NAME = re.compile(r"\..*|.*~|.*\.sw[a-p]|Thumbs\.db|desktop\.ini", re.IGNORECASE)
 
 
@@ -54,10 +55,11 @@ JUNK_NAME = re.compile(r"\..*|.*~|.*\.sw[a-p]|Thumbs\.db|desktop\.ini", re.IGNOR
 class Layout:
     """How one publication of the data arranges its files.
 
-    id_file, image_id, contour_id : the table of patients and its two columns
+    outline  : the arrangement in words, for messages
+    id_file, image_id, contour_id : the table of patients and its two ID columns
     images   : pattern of a patient's image folders, {} stands for the ID
     contours : folder of the patients' contour folders
-    marks    : patterns that only this layout matches
+    marks    : patterns of files and folders that only this layout has
     """
 
     outline: str
@@ -93,7 +95,7 @@ LAYOUTS = (CHALLENGE, ORIGINAL)
 
 
 def detect_layouts(root: Path) -> list[Layout]:
-    """Return the layouts of which a folder shows a mark."""
+    """Return the layouts that have any of their `marks` in a folder."""
     return [
         layout
         for layout in LAYOUTS
@@ -108,7 +110,7 @@ def find_links(
     keep_unlabelled: bool,
     progress: Progress,
 ) -> LinkTable:
-    """Join the images and contours of all listed patients.
+    """Link the images and contours of all listed patients.
 
     Raises LinkError for a missing or malformed table of patients, OptionError for
     an unknown class.
@@ -118,52 +120,54 @@ def find_links(
     for name in wanted:
         if name not in CLASSES:
             raise OptionError(one_of("label", name, CLASSES))
-    survey = _Survey(root)
-    patients = list(survey.patients(layout))
+    data_set = _DataSet(root)
+    patients = list(data_set.patients(layout))
     files = [(patient, path) for patient in patients for path in patient.image_files]
     instances: dict[str, dict[int, list[Path]]] = defaultdict(lambda: defaultdict(list))
     for patient, path in progress(files, "read headers", len(files)):
-        number = survey.instance_number(path)
+        number = data_set.instance_number(path)
         if number is not None:
             instances[patient.image_id][number].append(path)
     links: list[Link] = []
     unlabelled = 0
     for patient in patients:
-        images = survey.unambiguous(instances[patient.image_id])
-        claims = survey.claims(patient)
-        links += survey.join(patient, images, claims, wanted)
-        # Not those whose contours were rejected or not asked for: as images without
-        # a contour they would teach that there is nothing.
-        labelled = {number for number, _ in claims}
-        bare = [
-            Link(patient=patient.image_id, dicom_path=survey.relative(path))
+        images = data_set.unique_images(instances[patient.image_id])
+        contours = data_set.contours_by_image(patient)
+        links += data_set.link_contours(patient, images, contours, wanted)
+        # An image whose contours were rejected or not requested is not unlabelled:
+        # without a contour, a network would learn that it shows nothing.
+        labelled = {number for number, _ in contours}
+        unlabelled_links = [
+            Link(patient=patient.image_id, dicom_path=data_set.relative(path))
             for number, path in images.items()
             if number not in labelled
         ]
-        unlabelled += len(bare)
+        unlabelled += len(unlabelled_links)
         if keep_unlabelled:
-            links += bare
+            links += unlabelled_links
     return LinkTable(
         base=root,
         links=tuple(sorted(links, key=sort_key)),
-        rejects=tuple(survey.rejects),
+        rejects=tuple(data_set.rejects),
         unlabelled=unlabelled,
-        ignored=tuple(survey.ignored),
+        ignored=tuple(data_set.ignored),
     )
 
 
 def read_rings(data: bytes, name: str, key: str) -> list[NDArray[np.float64]]:
-    """Read a contour file: one vertex a line, x and y in pixels, one ring.
+    """Read a contour file: one ring, one vertex a line, x and y in pixels.
 
-    Byte order marks, CRLF, blank lines and a repeated last vertex are fine.
-    Raises ContourError with the line at fault.
+    key : `contour_key` of the link, must be ""
+
+    A byte order mark, any line ends, blank lines and a repeated last vertex are fine.
+    Raises ContourError with the invalid line.
     """
     if key:
         raise ContourError(f"{name}: holds one contour, but contour_key is {key!r}")
-    plain = np.empty((len(data) // SHORTEST_LINE, 2))
-    count = decimals.parse_pairs(np.frombuffer(data, np.uint8), plain)
-    if count > 0:  # nearly always, and some fifty times as fast as what follows
-        return [_ring(plain[:count], name)]
+    parsed = np.empty((len(data) // SHORTEST_LINE, 2))
+    count = decimals.parse_pairs(np.frombuffer(data, np.uint8), parsed)
+    if count > 0:  # nearly always; some fifty times as fast as the code below
+        return [_ring(parsed[:count], name)]
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as exc:
@@ -175,18 +179,20 @@ def read_rings(data: bytes, name: str, key: str) -> list[NDArray[np.float64]]:
             continue
         try:
             x, y = map(float, fields)
-            # float() also takes separators and the digits of other scripts.
+            # float() also accepts "1_0" and the digits of other scripts.
             well_formed = "_" not in row and row.isascii()
         except ValueError:
             well_formed = False
         if not well_formed:
             raise ContourError(
                 f"{name}, line {line}: {row[:60]!r} is not a vertex, expected x and y "
-                "in pixels with white space between",
+                "in pixels, separated by white space",
                 line,
             )
         if not (abs(x) < np.inf and abs(y) < np.inf):
-            raise ContourError(f"{name}, line {line}: {row!r} is not finite", line)
+            raise ContourError(
+                f"{name}, line {line}: {row!r} is not finite, remove or repair it", line
+            )
         vertices.append((x, y))
     if not vertices:
         raise ContourError(f"{name}: is empty")
@@ -202,7 +208,7 @@ def _ring(vertices: Any, name: str) -> NDArray[np.float64]:
 
 @dataclass(frozen=True, slots=True)
 class _Patient:
-    """A listed patient and the files found."""
+    """A patient in the table of patients, with the image and contour files."""
 
     image_id: str
     image_files: list[Path]
@@ -210,8 +216,12 @@ class _Patient:
 
 
 @dataclass(slots=True)
-class _Survey:
-    """Walks one data set and keeps account of what does not fit."""
+class _DataSet:
+    """One data set, whose files its methods find.
+
+    rejects : files and rows that cannot be used
+    ignored : files that are neither images nor contours, relative to the root
+    """
 
     root: Path
     rejects: list[Reject] = field(default_factory=list)
@@ -224,7 +234,7 @@ class _Survey:
         self.rejects.append(Reject(str(path), line, reason))
 
     def patients(self, layout: Layout) -> Iterator[_Patient]:
-        """Yield the listed patients whose folders are present."""
+        """Yield the patients in the table whose image folders exist."""
         id_file = self.root / layout.id_file
         try:
             rows = list(
@@ -240,7 +250,7 @@ class _Survey:
         seen: set[str] = set()
         for line, row in rows:
             image_id, contour_id = row[layout.image_id], row[layout.contour_id]
-            key = _plain_id(contour_id)
+            key = _unpadded_id(contour_id)
             problem = _id_problem(image_id) or _id_problem(contour_id)
             if not problem and {f"image {image_id}", f"contour {key}"} & seen:
                 problem = f"{image_id} or {contour_id} is listed twice"
@@ -295,12 +305,15 @@ class _Survey:
             self.reject(path, "has no InstanceNumber, by which contours are matched")
             return None
         if header.frames > 1:
-            self.reject(path, f"has {header.frames} frames; contours name no frame")
+            self.reject(
+                path,
+                f"has {header.frames} frames, expected 1: contours do not name a frame",
+            )
             return None
         return header.instance
 
-    def unambiguous(self, instances: dict[int, list[Path]]) -> dict[int, Path]:
-        """Return the images that no other file claims to be."""
+    def unique_images(self, instances: dict[int, list[Path]]) -> dict[int, Path]:
+        """Return the images whose InstanceNumber no other file has; reject the rest."""
         images = {}
         for number, paths in sorted(instances.items()):
             if len(paths) == 1:
@@ -309,36 +322,40 @@ class _Survey:
             for path in paths:
                 others = ", ".join(self.relative(p) for p in paths if p != path)
                 self.reject(
-                    path, f"claims InstanceNumber {number} as does {others}; keep one"
+                    path,
+                    f"has the same InstanceNumber {number} as {others}; keep one",
                 )
         return images
 
-    def claims(self, patient: _Patient) -> dict[tuple[int, str], list[Path]]:
+    def contours_by_image(self, patient: _Patient) -> dict[tuple[int, str], list[Path]]:
         """Return a patient's contour files by InstanceNumber and class."""
-        claims: dict[tuple[int, str], list[Path]] = defaultdict(list)
+        contours: dict[tuple[int, str], list[Path]] = defaultdict(list)
         for path in patient.contour_files:
             name = CONTOUR_NAME.fullmatch(path.name)
-            assert name is not None  # _is_contour let it in
-            claims[int(name["number"]), name["label"].lower()].append(path)
-        return claims
+            assert name is not None  # _is_contour has checked it
+            contours[int(name["number"]), name["label"].lower()].append(path)
+        return contours
 
-    def join(
+    def link_contours(
         self,
         patient: _Patient,
         images: dict[int, Path],
-        claims: dict[tuple[int, str], list[Path]],
+        contours: dict[tuple[int, str], list[Path]],
         wanted: tuple[str, ...],
     ) -> list[Link]:
         """Return the links of a patient's contours of the wanted classes."""
         links = []
-        for (number, label), paths in sorted(claims.items()):
+        for (number, label), paths in sorted(contours.items()):
             if label not in wanted:
                 continue
             for path in paths:
                 if len(paths) > 1:
                     others = ", ".join(self.relative(p) for p in paths if p != path)
-                    reason = f"claims {label} of image {number} as does {others}"
-                    self.reject(path, f"{reason}; keep one")
+                    self.reject(
+                        path,
+                        f"outlines {label} of image {number} as does {others}; "
+                        "keep one",
+                    )
                 elif number not in images:
                     self.reject(
                         path,
@@ -377,27 +394,27 @@ class _Survey:
             if JUNK_NAME.fullmatch(path.name):
                 continue
             if path.is_dir():
-                folders[_plain_id(path.name)].append(path)
+                folders[_unpadded_id(path.name)].append(path)
             else:
                 self.ignored.append(self.relative(path))
         return folders
 
     def _files(self, folder: Path) -> Iterator[Path]:
-        """Yield the files in a folder and below that stay inside the root."""
-        home = os.path.realpath(self.root)
-        if not is_inside(os.path.realpath(folder), home):
+        """Yield the files in a folder and its subfolders; reject links out of root."""
+        real_root = os.path.realpath(self.root)
+        if not is_inside(os.path.realpath(folder), real_root):
             self.reject(folder, "leads outside the data folder by a symbolic link")
             return
         for path in sorted(folder.iterdir(), key=lambda path: natural_key(path.name)):
             if JUNK_NAME.fullmatch(path.name):
                 continue
-            if path.is_symlink() and not is_inside(os.path.realpath(path), home):
+            if path.is_symlink() and not is_inside(os.path.realpath(path), real_root):
                 self.reject(path, "leads outside the data folder by a symbolic link")
             elif not _fits_table(path.name):
                 self.reject(
-                    path, "has a name that is no text, or a backslash; rename it"
+                    path, "has a name with a backslash or not in UTF-8; rename it"
                 )
-            elif path.is_dir() and path.is_symlink():  # it may lead round in a circle
+            elif path.is_dir() and path.is_symlink():  # it may form a cycle
                 self.reject(path, "is a symbolic link to a folder; links to files work")
             elif path.is_dir():
                 yield from self._files(path)
@@ -416,8 +433,8 @@ class _Survey:
         if "contour" in path.name.lower():
             self.reject(
                 path,
-                "is named neither IM-<n>-<InstanceNumber>-<class>-manual.txt nor like "
-                f"junk; the classes are {', '.join(CLASSES)}",
+                "is not named IM-<n>-<InstanceNumber>-<class>-manual.txt; the classes "
+                f"are {', '.join(CLASSES)}",
             )
         else:
             self.ignored.append(self.relative(path))
@@ -425,7 +442,7 @@ class _Survey:
 
 
 def _id_problem(name: str) -> str | None:
-    """Say why an ID cannot be the name of a folder; it comes from a file."""
+    """Return why an ID from a file cannot be the name of a folder, None if it can."""
     if not name:
         return "an ID is empty"
     if (
@@ -445,6 +462,6 @@ def _fits_table(name: str) -> bool:
         return False
 
 
-def _plain_id(name: str) -> str:
-    """Drop leading zeros of numbers: SC-HF-I-01 is SC-HF-I-1."""
+def _unpadded_id(name: str) -> str:
+    """Drop the leading zeros of numbers: SC-HF-I-01 becomes SC-HF-I-1."""
     return re.sub(r"\d+", lambda number: number[0].lstrip("0") or "0", name)

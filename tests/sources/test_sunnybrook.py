@@ -1,4 +1,4 @@
-"""The Sunnybrook layouts: what belongs together is found, what does not is named."""
+"""The Sunnybrook layouts: contours are linked to their images, misfits are rejected."""
 
 import os
 import re
@@ -44,7 +44,7 @@ def to_original(study):
 
 
 def test_both_layouts_give_the_same_links(study):
-    """The same images, contours and classes are joined, however they are arranged."""
+    """Both layouts of the same data link the same images, contours and classes."""
 
     def contents(root):
         table = fastseg.link(root, keep_unlabelled=True)
@@ -57,8 +57,8 @@ def test_both_layouts_give_the_same_links(study):
     assert list(contents(to_original(study))) == list(contents(study))
 
 
-def test_an_image_is_joined_by_its_instance_number(study):
-    """Neither the name of an image nor the middle of a contour's name counts."""
+def test_an_image_is_found_by_its_instance_number(study):
+    """The name of an image and the middle number of a contour's name do not matter."""
     (study / IMAGE).rename(study / IMAGE.replace("4.dcm", "3-of-7.DCM"))
     path = study / DRAWN.replace("0002", "0004")
     path.rename(path.with_name("im-17-4-ICONTOUR-manual.txt"))
@@ -67,8 +67,8 @@ def test_an_image_is_joined_by_its_instance_number(study):
     assert link.label == "icontour"
 
 
-def test_counts_say_what_was_found(study):
-    """Counts of classes, images and images without contours are those of the data."""
+def test_counts_are_those_of_the_data(study):
+    """The table counts the links of each class, its images and unlabelled images."""
     table = fastseg.link(study)
     assert len(table) == len(list(study.rglob("*.txt"))) == 20
     assert table.images == 8
@@ -79,7 +79,7 @@ def test_counts_say_what_was_found(study):
 
 @pytest.mark.parametrize("labels", [["ocontour"], ["p1contour", "icontour"], []])
 def test_labels_pick_classes(study, labels):
-    """Only the links of the classes asked for are in the table, unchanged."""
+    """The table holds the links of the requested classes and no others."""
     everything = fastseg.link(study).links
     table = fastseg.link(study, labels=iter(labels))
     assert table.links == tuple(link for link in everything if link.label in labels)
@@ -87,13 +87,13 @@ def test_labels_pick_classes(study, labels):
 
 
 def test_an_unknown_label_is_refused_with_the_near_miss(study):
-    """The error names what was asked for and what may have been meant."""
+    """The error names the unknown class and the nearest known one."""
     with pytest.raises(OptionError, match=r"'icontuor'.*did you mean 'icontour'"):
         fastseg.link(study, labels=["ocontour", "icontuor"])
 
 
 def test_images_without_contours_are_kept_on_request(study):
-    """keep_unlabelled adds each image without a contour, and changes nothing else."""
+    """keep_unlabelled adds each image without a contour and nothing else."""
     table = fastseg.link(study)
     both = fastseg.link(study, keep_unlabelled=True)
     added = set(both.links) - set(table.links)
@@ -105,7 +105,7 @@ def test_images_without_contours_are_kept_on_request(study):
 
 
 def test_junk_makes_no_difference(study):
-    """What editors and file managers leave behind is passed over in silence."""
+    """Files that editors and file managers leave behind are ignored silently."""
     clean = fastseg.link(study)
     junk = [".DS_Store", "._1.dcm", ".1.dcm.swp", "1.dcm~", "x.swp", "Thumbs.db"]
     for folder in [path for path in [study, *study.rglob("*")] if path.is_dir()]:
@@ -119,20 +119,24 @@ def test_junk_makes_no_difference(study):
 @pytest.mark.parametrize(
     "folder", ["dicoms", "dicoms/PHANTOM0001", "contourfiles", "contourfiles/PH-1"]
 )
-def test_strangers_are_counted_as_ignored(study, folder):
-    """A file that is neither image nor contour is in `ignored` and no reject."""
+def test_other_files_are_ignored(study, folder):
+    """A file that is neither image nor contour is in `ignored`, not in `rejects`."""
     clean = fastseg.link(study)
     (study / folder / "readme.txt").write_text("x")
     table = fastseg.link(study)
     assert (table.links, table.ignored) == (clean.links, (f"{folder}/readme.txt",))
 
 
-# In place of a reject for each contour that lost its image.
+# Stands for one reject for each contour that lost its image.
 ORPHANS = "and its contours"
 
 
 def check_rejected(study, spoil, rejects, lost=""):
-    """Assert that spoiling gives rejects "file:line reason" and loses only `lost`."""
+    """Assert that spoiling a study gives these rejects and loses these links only.
+
+    rejects : as "file:line text", where the reason contains the text
+    lost    : part of a path that all lost links have in common, "" for no lost link
+    """
     clean = fastseg.link(study)
     spoil(study)
     with pytest.warns(RejectedWarning) as caught:
@@ -142,16 +146,17 @@ def check_rejected(study, spoil, rejects, lost=""):
     gone = [x for x in clean.links if lost and lost in x.dicom_path + x.contour_path]
     assert bool(gone) == bool(lost)
     assert table.links == tuple(link for link in clean.links if link not in gone)
-    alone = [f"{x.contour_path} has no usable" for x in gone if ORPHANS in rejects]
-    told = []
+    orphans = [f"{x.contour_path} has no usable" for x in gone if ORPHANS in rejects]
+    reported = []
     for file, line, reason in table.rejects:
         assert file not in reason
-        place = file.removeprefix(f"{study}{os.sep}") + (f":{line}" if line else "")
-        told.append(f"{place} {reason}")
-    for place, _, reason in (x.partition(" ") for x in {*rejects, *alone} - {ORPHANS}):
-        (found,) = [x for x in told if x.startswith(f"{place} ") and reason in x]
-        told.remove(found)
-    assert told == []
+        source = file.removeprefix(f"{study}{os.sep}") + (f":{line}" if line else "")
+        reported.append(f"{source} {reason}")
+    for expected in {*rejects, *orphans} - {ORPHANS}:
+        source, _, reason = expected.partition(" ")
+        (reject,) = [x for x in reported if x.startswith(f"{source} ") and reason in x]
+        reported.remove(reject)
+    assert reported == []
 
 
 COMMANDS = {
@@ -185,11 +190,11 @@ STRANGE = DRAWN.replace("icontour-m", "xcontour-m")
         (f"rm {IMAGE}", [ORPHANS], IMAGE),
         (f"cp {IMAGE} {COPY}", [f"{IMAGE} 4 as", f"{COPY} 4 as", ORPHANS], IMAGE),
         (f"cp {DRAWN} {TWIN}", [f"{DRAWN} as does", f"{TWIN} as does"], DRAWN),
-        (f"mv {DRAWN} {STRANGE}", [f"{STRANGE} is named neither IM-<n>"], DRAWN),
+        (f"mv {DRAWN} {STRANGE}", [f"{STRANGE} is not named IM-<n>"], DRAWN),
     ],
 )
-def test_what_does_not_fit_is_rejected(study, commands, rejects, lost):
-    """Each misfit is told with file, line and reason, and takes only its own along."""
+def test_misfits_are_rejected(study, commands, rejects, lost):
+    """A misfit is reported with file, line and reason; only its own links are lost."""
 
     def spoil(study):
         for name, *paths in map(str.split, commands.split(", ")):
@@ -199,9 +204,9 @@ def test_what_does_not_fit_is_rejected(study, commands, rejects, lost):
 
 
 def patch(path, old, new=None):
-    """Replace the first such bytes of a file, or end it in the middle of them."""
-    head, found, tail = path.read_bytes().partition(old)
-    path.write_bytes(head + (found[:2] if new is None else new + tail))
+    """Replace the first occurrence of bytes, or cut the file after two of them."""
+    head, old, tail = path.read_bytes().partition(old)
+    path.write_bytes(head + (old[:2] if new is None else new + tail))
 
 
 NUMBER, ROWS, BITS = b"\x20\0\x13\0", b"\x28\0\x10\0", b"\x28\0\0\1"
@@ -221,7 +226,7 @@ NUMBER, ROWS, BITS = b"\x20\0\x13\0", b"\x28\0\x10\0", b"\x28\0\0\1"
     ],
 )
 def test_a_bad_image_is_rejected_and_its_contours_too(study, spoil, reason):
-    """A .dcm file that cannot be used is told with the reason, its path said once."""
+    """A .dcm file that cannot be used is rejected once, with the reason."""
     rejects = [f"{IMAGE} {reason}", ORPHANS]
     check_rejected(study, lambda root: spoil(root / IMAGE), rejects, IMAGE)
 
@@ -238,15 +243,15 @@ def test_a_bad_image_is_rejected_and_its_contours_too(study, spoil, reason):
         *((f"PHANTOM0009,{name}", "") for name in BAD_IDS),
     ],
 )
-def test_a_row_that_does_not_fit_is_rejected_alone(study, row, reason):
-    """An ID cannot be listed twice, lead out of the data folder or stop the search."""
+def test_a_bad_row_is_rejected_alone(study, row, reason):
+    """A row with a repeated, unsafe or missing ID is rejected, and no other row."""
     rows = [*ID_ROWS, "", row]
     check_rejected(study, lambda root: write_ids(root, *rows), [f"link.csv:5 {reason}"])
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="has no such names")
 def test_a_name_that_is_not_unicode_is_rejected(study):
-    """A name that no table can hold is told, and the table and its list are saved."""
+    """A file name that no table can hold is rejected; table and rejects are saved."""
     (study / IMAGE).rename(study / "dicoms" / "PHANTOM0001" / "\udcff.dcm")
     with pytest.warns(RejectedWarning):
         table = fastseg.link(study, keep_unlabelled=True)
@@ -274,20 +279,20 @@ def test_a_file_named_like_a_series_is_no_series(study):
     ],
 )
 def test_a_folder_that_is_no_data_set_is_refused(study, spoil, text):
-    """Without one layout and its list of patients, LinkError says what is wrong."""
+    """Without one layout and its table of patients, LinkError gives the reason."""
     spoil(study)
     with pytest.raises(LinkError, match=f"^{re.escape(str(study) + text)}"):
         fastseg.link(study)
 
 
 def test_the_folder_above_is_refused_with_a_hint(study):
-    """Whoever names a folder one too high is told the one that was meant."""
+    """If a subfolder is a data set, the error for its parent names the subfolder."""
     with pytest.raises(LinkError, match=rf"did you mean {re.escape(str(study))}\?"):
         fastseg.link(study.parent)
 
 
 RING = b"1 2\n30.5 2\n30.5 40\n"
-# By the line that is at fault.
+# Invalid files by the number of the invalid line; None and 0 for no line.
 BAD_RINGS = {
     None: [b"", b"\xef\xbb\xbf\r\n \n", b"1 2\n", b"1 2\n3 4\n", b"1 2\n3 4\n" * 2],
     0: [bytes(range(256)), b"\x89PNG\r\n\x1a\n", RING.decode().encode("utf-16")],
@@ -308,7 +313,7 @@ BAD_RINGS = {
     ],
 )
 def test_contours_are_read_however_they_are_written(data):
-    """Line ends, byte order marks, blanks, exponents, closing make no difference."""
+    """Line ends, byte order marks, blanks, exponents and closing do not matter."""
     (ring,) = read_rings(data, "c.txt", "")
     expected = np.array([[1, 2], [30.5, 2], [30.5, 40]])
     assert ring.dtype == expected.dtype
@@ -322,7 +327,7 @@ def test_contours_are_read_however_they_are_written(data):
     [(data, line or None) for line, bad in BAD_RINGS.items() for data in bad],
 )
 def test_a_bad_contour_is_refused_with_its_line(data, line):
-    """What is no ring of finite vertices raises ContourError, with the line if any."""
+    """A file without a ring of finite vertices raises ContourError with the line."""
     with pytest.raises(ContourError, match=r"^c\.txt") as caught:
         read_rings(data, "c.txt", "")
     assert caught.value.line == line
