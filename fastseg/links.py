@@ -275,8 +275,8 @@ def read_csv(
 ) -> Iterator[tuple[int, dict[str, str]]]:
     """Yield (1-based line, row) of a UTF-8 CSV file with a header, BOM or not.
 
-    Appends rows with too few or too many fields to `rejects`. Raises LinkError for a
-    file that is no such table, FileNotFoundError.
+    Appends rows with too few or too many fields to `rejects`. Raises LinkError for any
+    other file, FileNotFoundError if there is none.
     """
     expected = f"expected a table with the columns {', '.join(required)}"
     with path.open(encoding="utf-8-sig", newline="") as file:

@@ -316,7 +316,7 @@ names = st.text("0123459ab./-٣²", max_size=8)
 
 @given(st.lists(names, max_size=5))
 def test_natural_keys_order_all_texts(texts):
-    """Keys of different texts differ, so that any order of texts sorts alike."""
+    """Different texts have different keys: each order of them sorts to the same."""
     expected = sorted(texts, key=natural_key)
     for other in itertools.islice(itertools.permutations(texts), 24):
         assert sorted(other, key=natural_key) == expected
