@@ -1,4 +1,4 @@
-"""Reading files, telling whether they have changed since; writing large ones well."""
+"""Reads files with a stamp that shows later changes; allocates and flushes files."""
 
 import contextlib
 import ctypes
@@ -12,16 +12,17 @@ from typing import NamedTuple
 
 from fastseg.errors import FileChangedError
 
-# Without waiting, should it be a pipe, and on Windows without a change of line ends.
+# O_NONBLOCK: opening a pipe does not wait. O_BINARY: Windows does not change line ends.
 READ_ONLY = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
-# Opens no symbolic link; 0 where systems do not know it.
+# Makes `os.open` fail for a symbolic link; 0 where the system has no such flag.
 NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 
-# What Linux alone has, and Python does not tell of.
+# Holds functions that only Linux has and that Python does not offer.
 _libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
-# What says that it cannot be done here, and nothing of the disk.
-_NEVER_MIND = (
+# Errors by which `fallocate` reports that it does not work here, not that the disk is
+# full.
+_UNSUPPORTED = (
     errno.EOPNOTSUPP,
     errno.ENOSYS,
     errno.EINVAL,
@@ -31,9 +32,9 @@ _NEVER_MIND = (
 
 
 class Stamp(NamedTuple):
-    """What the file system says of a file; it changes when the file does.
+    """Status of a file; it changes when the file changes.
 
-    All are int64; of an inode with more bits, the lower ones.
+    All fields are int64; of a longer inode number, the low 64 bits.
     """
 
     size: int
@@ -46,7 +47,7 @@ def read_file(path: str, most: int) -> tuple[bytes, Stamp]:
     """Return the content of a regular file and its stamp.
 
     Raises OSError, also for a file of more than `most` bytes, and FileChangedError if
-    somebody wrote to it meanwhile.
+    the file changed while it was read.
     """
     return read_handle(os.open(path, READ_ONLY), most)
 
@@ -69,27 +70,28 @@ def read_handle(handle: int, most: int) -> tuple[bytes, Stamp]:
 
 def stamp_of(path: str) -> Stamp:
     """Return the stamp of a regular file, or raise OSError."""
-    return _stamp(os.stat(path))  # noqa: PTH116  a Path costs more than the look
+    # A Path costs more than the system call.
+    return _stamp(os.stat(path))  # noqa: PTH116
 
 
 def reserve(handle: int, start: int, length: int) -> None:
-    """Have the system find room for bytes of a file now, or raise OSError.
+    """Allocate disk space for a range of bytes of a file, or raise OSError.
 
-    Does nothing where systems cannot be asked. Writing then takes two thirds of the
-    time, and the bytes lie together.
+    Does nothing on systems without `fallocate`. Writing to the range then takes two
+    thirds of the time, and the bytes lie together on the disk.
     """
     if _libc is None or not hasattr(_libc, "fallocate"):
         return
     numbers = map(ctypes.c_int64, (start, length))
-    if _libc.fallocate(handle, 0, *numbers) and ctypes.get_errno() not in _NEVER_MIND:
+    if _libc.fallocate(handle, 0, *numbers) and ctypes.get_errno() not in _UNSUPPORTED:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
 def start_writeback(handle: int) -> None:
-    """Have the system write to the disk what is new in a file, without waiting for it.
+    """Start to write the changed bytes of a file to the disk, and do not wait.
 
-    Does nothing where systems cannot be asked. An fsync at the end then finds most of
-    it done: 128 KB of 64 MB take 55 µs instead of 78 until they are on the disk.
+    Does nothing on systems without `sync_file_range`. A later fsync then has little to
+    do: of a file of 64 MB, 128 KB take 55 µs instead of 78 until they are on the disk.
     """
     if _libc is not None and hasattr(_libc, "sync_file_range"):
         everything = ctypes.c_int64(0)
@@ -98,7 +100,7 @@ def start_writeback(handle: int) -> None:
 
 @contextlib.contextmanager
 def name_folder(folder: Path) -> Iterator[None]:
-    """Let what the system says of a file without its name tell the folder at least."""
+    """Re-raise an OSError that names no file with the folder added."""
     try:
         yield
     except OSError as exc:

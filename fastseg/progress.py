@@ -1,8 +1,7 @@
-"""How long-running steps report how far they are.
+"""Progress of long-running steps.
 
-A step wraps the items it works through: `for item in progress(items, "read", n)`.
-The library is silent unless it is given something louder; the command line draws
-a bar.
+A step wraps the items that it processes: `for item in progress(items, "read", n)`. By
+default nothing is shown; the command line passes an object that draws a bar.
 """
 
 from collections.abc import Iterable
@@ -12,7 +11,7 @@ T = TypeVar("T")
 
 
 class Progress(Protocol):
-    """Wraps `items` and yields them unchanged; `total` is their number."""
+    """Yields `items` unchanged; `label` names the step, `total` is their number."""
 
     def __call__(  # noqa: D102
         self, items: Iterable[T], label: str, total: int
@@ -20,5 +19,5 @@ class Progress(Protocol):
 
 
 def silent(items: Iterable[T], label: str, total: int) -> Iterable[T]:
-    """Show nothing."""
+    """Return the items and show nothing."""
     return items

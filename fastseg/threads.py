@@ -1,4 +1,4 @@
-"""How a step shares its items among threads."""
+"""Threads that apply a function to many items."""
 
 import os
 from collections import deque
@@ -11,7 +11,7 @@ R = TypeVar("R")
 
 
 def usable_cores() -> int:
-    """Return how many cores this process may use."""
+    """Return the number of cores that this process may use."""
     affinity = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
@@ -19,12 +19,12 @@ def usable_cores() -> int:
 def map_ordered(
     function: Callable[[T], R], items: Iterable[T], threads: int
 ) -> Generator[R, None, None]:
-    """Yield the results of a function for each item, in their order.
+    """Yield the result of a function for each item, in the order of the items.
 
-    threads : how many share the work; 1 needs none
+    threads : number of worker threads; with 1, the calling thread does the work
 
-    Only a few results are ahead of what is taken. To be closed, or exhausted: then no
-    thread is left. Handing an item over costs 50 us.
+    At most 2 * threads + 1 items are submitted and not yet yielded. Exhaust or close
+    the generator: that ends the worker threads. Each item costs 50 us of overhead.
     """
     if threads == 1:
         yield from map(function, items)
