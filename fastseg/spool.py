@@ -1,4 +1,4 @@
-"""What a step notes for itself, and what is too long for memory: in temporary files."""
+"""Lists and sorting in temporary files, for more items than fit into memory."""
 
 import contextlib
 import heapq
@@ -13,19 +13,21 @@ from typing import IO, Any, Generic, TypeVar
 
 T = TypeVar("T")
 
-# A temporary file begins when there are more bytes than this.
+# A list of more bytes than this is moved to a temporary file.
 BYTES_IN_MEMORY = 2**20
-# Of what is sorted, so much is in memory at once; and so much of each run when they are
-# merged.
+# `Sorter` sorts this many items in memory into one run, and holds this many items of
+# each run in memory when it merges them.
 SORTED_AT_ONCE = 2**14
 MERGED_AT_ONCE = 64
 
 
 class Spool(Generic[T]):
-    """A list that is appended to and read, and needs no memory: 8 bytes an entry.
+    """A list on disk, to append to and to read; it takes 8 bytes of memory an entry.
 
-    The entries are pickled into a temporary file, which is gone when the process is;
-    but on Windows, nobody sees its name. Used by one thread.
+    folder : where the temporary file is made
+
+    Entries are pickled into a temporary file, which the system removes when the
+    process ends; the file has no name, except on Windows. For one thread.
     """
 
     def __init__(self, folder: Path):
@@ -57,60 +59,65 @@ class Spool(Generic[T]):
 
 
 class Sorter(Generic[T]):
-    """Sorts more than memory holds; what comes sorted already costs little.
+    """Sorts more items than fit into memory; items that come sorted cost little.
 
-    key : what to sort by, as for `sorted`; those of equal keys keep their order
+    folder : where temporary files are made
+    key    : sort key, as for `sorted`; items with equal keys keep their order
 
-    Any number may be added, then they are read in order as often as one likes.
+    Add the items, then iterate in order, as often as needed.
     """
 
     def __init__(self, folder: Path, key: Callable[[T], Any] | None = None):
-        self._key = key or _itself
-        self._last: Any = None
+        self._key = key or _identity
+        # Key of the last item in the spool.
+        self._last_key: Any = None
+        # Items that are not yet in the spool.
         self._new: list[T] = []
         self._folder = folder
+        # Sorted runs in sequence, each entry a list of MERGED_AT_ONCE items.
         self._spool: Spool[list[T]] = Spool(folder)
-        # Of each sorted run, where in the spool it begins.
+        # Index in the spool at which each run starts.
         self._runs: list[int] = []
 
     def add(self, item: T) -> None:
         """Add an item, or raise OSError."""
         self._new.append(item)
         if len(self._new) >= SORTED_AT_ONCE:
-            self._begin_run()
+            self._spool_new()
 
     def __iter__(self) -> Iterator[T]:
         if not self._runs:
             self._new.sort(key=self._key)
             return iter(self._new)
         if self._new:
-            self._begin_run()
+            self._spool_new()
         if len(self._runs) > 1:
             self._merge()
         return _entries(self._spool, 0, len(self._spool))
 
-    def _begin_run(self) -> None:
-        """Move to the file what is in memory; it may go on where a run has ended."""
+    def _spool_new(self) -> None:
+        """Move the new items to the spool, into the last run if that stays sorted."""
         new, self._new = self._new, []
         new.sort(key=self._key)
-        if not self._runs or self._key(new[0]) < self._last:
+        if not self._runs or self._key(new[0]) < self._last_key:
             self._runs.append(len(self._spool))
         self._append(new)
 
     def _merge(self) -> None:
-        """Make one run of all: what is read again takes a third of the time then."""
+        """Merge all runs into one: each further iteration takes a third of the time."""
         ends = [*self._runs[1:], len(self._spool)]
         pairs = zip(self._runs, ends, strict=True)
         runs = [_entries(self._spool, *pair) for pair in pairs]
         merged = heapq.merge(*runs, key=self._key)
-        self._spool, self._runs = Spool(self._folder), [0]
+        self._spool = Spool(self._folder)
+        self._runs = [0]
         while items := list(islice(merged, SORTED_AT_ONCE)):
             self._append(items)
 
     def _append(self, items: list[T]) -> None:
         for start in range(0, len(items), MERGED_AT_ONCE):
             self._spool.append(items[start : start + MERGED_AT_ONCE])
-        self._last = self._key(items[-1])
+        self._last_key = self._key(items[-1])
 
 
 def _entries(spool: Spool[list[T]], start: int, stop: int) -> Iterator[T]:
@@ -119,10 +126,10 @@ def _entries(spool: Spool[list[T]], start: int, stop: int) -> Iterator[T]:
 
 
 def _close(file: IO[bytes]) -> None:
-    # What a full disk has not taken is of no use any more.
+    # Closing flushes, which fails on a full disk; nobody needs the content any more.
     with contextlib.suppress(OSError):
         file.close()
 
 
-def _itself(item: Any) -> Any:
+def _identity(item: Any) -> Any:
     return item

@@ -1,4 +1,4 @@
-"""Temporary files of what is too long for memory."""
+"""Lists and sorting in temporary files."""
 
 import os
 import tempfile
@@ -15,7 +15,7 @@ from fastseg import spool
 from fastseg.spool import Sorter, Spool
 from fastseg.store.writing.hash_index import HashIndex
 
-HERE = Path(tempfile.gettempdir())
+FOLDER = Path(tempfile.gettempdir())
 
 
 @given(
@@ -24,12 +24,12 @@ HERE = Path(tempfile.gettempdir())
     st.integers(1, 5),
 )
 def test_items_come_sorted_and_keep_their_order(items, sorted_at_once, merged_at_once):
-    """They are as `sorted` gives them, whatever fits into memory, as often as read."""
+    """Each iteration equals `sorted`, however many items fit into memory."""
     with (
         mock.patch.object(spool, "SORTED_AT_ONCE", sorted_at_once),
         mock.patch.object(spool, "MERGED_AT_ONCE", merged_at_once),
     ):
-        sorter = Sorter(HERE, itemgetter(0))
+        sorter = Sorter(FOLDER, itemgetter(0))
         for item in items:
             sorter.add(item)
         for _ in range(2):
@@ -37,8 +37,8 @@ def test_items_come_sorted_and_keep_their_order(items, sorted_at_once, merged_at
 
 
 @pytest.mark.parametrize("numbers", [range(100), range(99, -1, -1)])
-def test_what_is_sorted_once_is_one_run(tmp_path, monkeypatch, numbers):
-    """It comes sorted already, or was read before: no item is compared again."""
+def test_sorted_items_are_not_sorted_again(tmp_path, monkeypatch, numbers):
+    """Items that came sorted, or were read before, are read without comparing keys."""
     monkeypatch.setattr(spool, "SORTED_AT_ONCE", 10)
     keys = []
 
@@ -60,31 +60,31 @@ def test_what_is_sorted_once_is_one_run(tmp_path, monkeypatch, numbers):
 
 
 def test_entries_beyond_memory_are_in_a_temporary_file(tmp_path):
-    """Each is what was appended, in any order, and nobody sees the file's name."""
-    spool = Spool(tmp_path)
+    """Entries are read back in any order; their temporary file has no name."""
+    entries = Spool(tmp_path)
     for k in range(5):
-        spool.append((k, np.full(spool.BYTES_IN_MEMORY // 16, k)))
+        entries.append((k, np.full(spool.BYTES_IN_MEMORY // 16, k)))
     assert os.name == "nt" or not list(tmp_path.iterdir())
     for k in (4, 0, 2):
-        assert spool[k][0] == k
-        assert (spool[k][1] == k).all()
-    assert [number for number, _ in spool] == list(range(5))
-    spool.append("more")
-    assert spool[5] == "more"
+        assert entries[k][0] == k
+        assert (entries[k][1] == k).all()
+    assert [number for number, _ in entries] == list(range(5))
+    entries.append("more")
+    assert entries[5] == "more"
 
 
-def test_a_folder_that_cannot_be_written_is_told(tmp_path):
-    """What does not fit into memory raises OSError where no file can be made."""
-    spool = Spool(tmp_path / "absent")
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    """Entries beyond memory raise OSError if no temporary file can be made."""
+    entries = Spool(tmp_path / "absent")
     with pytest.raises(OSError, match="absent"):
-        spool.append(bytes(spool.BYTES_IN_MEMORY + 1))
+        entries.append(bytes(spool.BYTES_IN_MEMORY + 1))
 
 
 @given(st.lists(st.integers(0, 12)), st.lists(st.integers(0, 2**64 - 1)))
-def test_hashes_are_found_at_their_last_place(few, many):
-    """A lookup says what a dict of the places says, and -1 for what is absent."""
+def test_hashes_are_found_at_their_last_index(few, many):
+    """A lookup gives the last index of a hash, as a dict would, and -1 if absent."""
     column = few + many
-    places = {value: k for k, value in enumerate(column)}
+    indices = {value: k for k, value in enumerate(column)}
     wanted = [*range(13), *many, 2**64 - 1]
     found = HashIndex(np.array(column, np.uint64)).find(wanted)
-    assert found.tolist() == [places.get(value, -1) for value in wanted]
+    assert found.tolist() == [indices.get(value, -1) for value in wanted]
