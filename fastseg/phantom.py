@@ -2,11 +2,12 @@
 
 Each patient has a stack of short-axis slices over one heartbeat: blood pool, muscle
 ring, papillary muscles, right ventricle, chest, Rician noise and the smooth bias
-field of a receive coil. As in the Sunnybrook data, end diastole and end systole are
-contoured inside, and end diastole outside and around the papillary muscles as well.
+field of a receive coil. As in the Sunnybrook data, end diastole and end systole have
+an inner contour, and end diastole has an outer one and two of papillary muscles as
+well.
 
-Everything is a function of (seed, patient, slice, phase): studies of any number are
-made in any order, and the same call gives the same files.
+Every image is a function of (seed, patient, slice, phase): the same call gives the same
+files, and an image does not depend on the number of patients.
 """
 
 import csv
@@ -30,7 +31,7 @@ from fastseg.progress import Progress, silent
 
 Array = NDArray[np.floating[Any]]
 
-# Field of view across the columns; pixels are square.
+# Width of the field of view; pixels are square.
 FIELD_MM = 250.0
 SLICE_MM = 10.0
 HEARTBEAT_MS = 850.0
@@ -46,7 +47,9 @@ LARGEST_SIDE = 4096
 class Ring:
     """A closed curve, star-shaped about its centre, in millimetres.
 
-    radius : mean radius; waves : (amplitude relative to it, phase) of orders 2, 3, 4
+    x, y   : the centre
+    radius : mean radius
+    waves  : (amplitude relative to the radius, phase) of orders 2, 3, 4
     """
 
     x: float
@@ -54,7 +57,7 @@ class Ring:
     radius: float
     waves: tuple[tuple[float, float], ...] = ()
 
-    def reach(self, angle: Array) -> Array:
+    def radius_at(self, angle: Array) -> Array:
         """Return the radius at an angle."""
         wave = sum(
             (a * np.cos(k * angle + p) for k, (a, p) in enumerate(self.waves, 2)),
@@ -65,15 +68,15 @@ class Ring:
     def depth(self, x: Array, y: Array) -> Array:
         """Return how far points lie inside, in millimetres along the radius."""
         dx, dy = x - self.x, y - self.y
-        depth: Array = self.reach(np.arctan2(dy, dx)) - np.hypot(dx, dy)
+        depth: Array = self.radius_at(np.arctan2(dy, dx)) - np.hypot(dx, dy)
         return depth
 
     def vertices(self, count: int) -> Array:
         """Return (count, 2) points of the curve."""
         angle: Array = np.arange(count) * (2 * np.pi / count)
-        reach = self.reach(angle)
+        radius = self.radius_at(angle)
         return np.column_stack(
-            [self.x + reach * np.cos(angle), self.y + reach * np.sin(angle)]
+            [self.x + radius * np.cos(angle), self.y + radius * np.sin(angle)]
         )
 
 
@@ -90,12 +93,13 @@ def make_phantom(
     """Write a study in the Sunnybrook challenge layout and return its folder.
 
     output   : a new or empty folder
-    patients : how many
+    patients : number of patients
     sizes    : (rows, columns) of the patients' images, "ROWSxCOLUMNS", or one number
-        for a square; several are taken in turn
-    slices, phases : images of a patient along the heart and over the heartbeat
+        for a square; of several sizes, patient k has the k-th, in rotation
+    slices, phases : numbers of a patient's images along the heart and over a heartbeat
+    seed     : seed of the random anatomy and noise, below 2**64
 
-    Raises OptionError for what cannot be drawn, BuildError if the folder has files.
+    Raises OptionError for an invalid option, BuildError if the folder has files.
     """
     for name, value, least in (
         ("patients", patients, 1),
@@ -118,19 +122,20 @@ def make_phantom(
         writer.writerow(["patient_id", "original_id"])
         writer.writerows([_ids(patient) for patient in range(patients)])
     images = [
-        (patient, place, phase)
+        (patient, slice_index, phase)
         for patient in range(patients)
-        for place in range(slices)
+        for slice_index in range(slices)
         for phase in range(phases)
     ]
-    for patient, place, phase in progress(images, "draw", len(images)):
-        heart = _Heart.draw(seed, patient, (place + 0.5) / slices, phase, phases)
+    for patient, slice_index, phase in progress(images, "draw", len(images)):
+        level = (slice_index + 0.5) / slices
+        heart = _Heart.draw(seed, patient, level, phase, phases)
         _write_image(
             root,
             heart,
             shapes[patient % len(shapes)],
-            number=place * phases + phase + 1,
-            key=(seed, patient, place, phase),
+            number=slice_index * phases + phase + 1,
+            key=(seed, patient, slice_index, phase),
             phase_ms=phase * HEARTBEAT_MS / phases,
         )
     return root
@@ -160,10 +165,10 @@ def parse_size(size: int | str | tuple[int, int]) -> tuple[int, int]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Heart:
-    """One slice at one moment, in millimetres about the image's centre."""
+    """One slice of a heart in one phase, in millimetres from the image's centre."""
 
     patient: int
-    place: float  # 0 at the base, 1 at the apex
+    level: float  # from 0 at the base to 1 at the apex
     contoured: str  # "ED", "ES" or ""
     inner: Ring
     outer: Ring
@@ -172,8 +177,9 @@ class _Heart:
 
     @classmethod
     def draw(
-        cls, seed: int, patient: int, place: float, phase: int, phases: int
+        cls, seed: int, patient: int, level: float, phase: int, phases: int
     ) -> "_Heart":
+        """Return a slice of a patient's heart; all rings follow from the arguments."""
         u = _uniform((seed, patient, 0, 0), 20)  # the patient's anatomy
         systole = round(phases * 0.4)
         # Contraction: 0 at end diastole, 1 at end systole.
@@ -182,8 +188,9 @@ class _Heart:
         else:
             rest = (phase - systole) / (phases - systole)
             squeeze = math.cos(math.pi / 2 * rest) ** 2
-        taper = math.sqrt(1 - (0.75 * place) ** 2)
-        x, y = 12 * (u[0] - 0.5), 12 * (u[1] - 0.5)
+        taper = math.sqrt(1 - (0.75 * level) ** 2)
+        x = 12 * (u[0] - 0.5)
+        y = 12 * (u[1] - 0.5)
         radius = (27 + 5 * u[2]) * taper * (1 - (0.28 + 0.1 * u[3]) * squeeze)
         wall = (8 + 3 * u[4]) * (1 + 0.35 * squeeze)
         waves = tuple(
@@ -218,7 +225,7 @@ class _Heart:
         contoured = {0: "ED", systole: "ES"}.get(phase, "")
         return cls(
             patient=patient,
-            place=place,
+            level=level,
             contoured=contoured,
             inner=inner,
             outer=outer,
@@ -229,12 +236,14 @@ class _Heart:
     def signal(self, x: Array, y: Array, pixel: float) -> Array:
         """Return the noiseless signal at points in millimetres.
 
-        A pixel that a boundary crosses has the mean of both tissues.
+        pixel : side of a pixel in millimetres
+
+        Where a boundary crosses a pixel, its signal lies between those of both tissues.
         """
 
-        def inside(ring: Ring) -> Array:
-            share: Array = np.clip(ring.depth(x, y) / pixel + 0.5, 0, 1)
-            return share
+        def fraction_inside(ring: Ring) -> Array:
+            fraction: Array = np.clip(ring.depth(x, y) / pixel + 0.5, 0, 1)
+            return fraction
 
         body = Ring(x=0, y=8, radius=108, waves=((0.12, 0.0), (0.02, 1.0)))
         skin = Ring(x=0, y=8, radius=98, waves=((0.13, 0.0), (0.02, 1.0)))
@@ -249,11 +258,11 @@ class _Heart:
         layers += [(muscle, MUSCLE) for muscle in self.papillary]
         signal = np.full_like(x, AIR)
         for ring, tissue in layers:
-            signal += inside(ring) * (tissue - signal)
+            signal += fraction_inside(ring) * (tissue - signal)
         return signal
 
     def contours(self) -> dict[str, Ring]:
-        """Return the rings that a reader draws at this moment, by class."""
+        """Return the rings that an expert draws in this phase, by class."""
         if not self.contoured:
             return {}
         rings = {"icontour": self.inner}
@@ -272,6 +281,12 @@ def _write_image(
     key: tuple[int, int, int, int],
     phase_ms: float,
 ) -> None:
+    """Write one image, with its contour files if the phase is contoured.
+
+    number   : InstanceNumber
+    key      : (seed, patient, slice, phase)
+    phase_ms : time after end diastole
+    """
     rows, columns = shape
     image_id, contour_id = _ids(heart.patient)
     pixel = FIELD_MM / columns
@@ -295,7 +310,7 @@ def _write_image(
     for label, ring in heart.contours().items():
         folder = root / "contourfiles" / contour_id / f"{label[:-7]}-contours"
         folder.mkdir(parents=True, exist_ok=True)
-        # About one vertex a pixel, as by hand.
+        # About one vertex a pixel, as in contours drawn by hand.
         count = max(12, round(2 * math.pi * ring.radius / pixel))
         points = ring.vertices(count) / pixel + (centre_x, centre_y)
         text = "".join(f"{px:.2f} {py:.2f}\n" for px, py in points.tolist())
@@ -314,7 +329,7 @@ def _dataset(
     """Return an MR image object (PS3.3 A.4) of one frame."""
 
     def uid(*parts: object) -> Any:
-        # With separators: it joins what it is given, and 1, 10 is not 11, 0.
+        # One text with separators: generate_uid would join 1, 10 and 11, 0 alike.
         return generate_uid(entropy_srcs=[f"fastseg phantom {parts}"])
 
     seed, patient = key[:2]
@@ -358,6 +373,7 @@ def _dataset(
     ds.SeriesNumber = 1
     ds.InstanceNumber = number
     rows, columns = stored.shape
+    # The centre of the first pixel, in millimetres; the first slice is at z = 0.
     corner = [-(columns - 1) / 2 * pixel, -(rows - 1) / 2 * pixel, -key[2] * SLICE_MM]
     ds.ImagePositionPatient = [round(mm, 6) for mm in corner]
     ds.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
@@ -373,23 +389,33 @@ def _dataset(
 
 
 def _ids(patient: int) -> tuple[str, str]:
+    """Return a patient's IDs of images and of contours."""
     return f"PHANTOM{patient + 1:04d}", f"PH-{patient + 1}"
 
 
 def _uniform(key: tuple[int, int, int, int], count: int) -> Array:
-    """Return `count` numbers in (0, 1), a function of the key alone."""
-    # Philox under a key of two words; numpy promises its raw numbers, but not what
-    # it makes of them, so the last step is ours.
-    seed, patient, place, phase = key
-    words = np.array([seed, patient << 40 | place << 20 | phase], np.uint64)
+    """Return `count` numbers in (0, 1), a function of the key alone.
+
+    key : (seed, patient, stream, phase). Stream 0 holds what slices share: anatomy in
+        phase 0, coil in phase 1. Stream k + 1 holds the noise of slice k.
+    """
+    # numpy guarantees the raw numbers of Philox in all versions, but not the floats
+    # that it makes of them, so they are converted here.
+    seed, patient, stream, phase = key
+    words = np.array([seed, patient << 40 | stream << 20 | phase], np.uint64)
     raw = np.random.Philox(key=words).random_raw(count)
     numbers: Array = ((raw >> np.uint64(12)) + 0.5) * 2.0**-52
     return numbers
 
 
 def _normal(key: tuple[int, int, int, int], count: int) -> Array:
-    """Return two rows of `count` standard normal numbers (Box and Muller, 1958)."""
-    seed, patient, place, phase = key
-    u, v = _uniform((seed, patient, place + 1, phase), 2 * count).reshape(2, count)
-    reach, angle = np.sqrt(-2 * np.log(u)), 2 * np.pi * v
-    return np.stack([reach * np.cos(angle), reach * np.sin(angle)])
+    """Return two rows of `count` standard normal numbers (Box and Muller, 1958).
+
+    key : (seed, patient, slice, phase)
+    """
+    seed, patient, slice_index, phase = key
+    stream = slice_index + 1
+    u, v = _uniform((seed, patient, stream, phase), 2 * count).reshape(2, count)
+    radius = np.sqrt(-2 * np.log(u))
+    angle = 2 * np.pi * v
+    return np.stack([radius * np.cos(angle), radius * np.sin(angle)])

@@ -1,4 +1,4 @@
-"""The synthetic study: the same everywhere, sound DICOM, contours that fit."""
+"""The synthetic study: reproducible, valid DICOM, contours that match the images."""
 
 import numpy as np
 import pydicom
@@ -25,7 +25,7 @@ def images(root):
 
 
 def test_the_same_call_gives_the_same_bytes(tmp_path):
-    """Every byte is a function of the arguments, and of the seed among them."""
+    """Equal arguments give equal bytes; another seed changes every file but one."""
     first, second, other = (
         contents(make_phantom(tmp_path / name, patients=2, seed=seed, **SMALL))
         for name, seed in (("first", 7), ("second", 7), ("other", 8))
@@ -37,35 +37,35 @@ def test_the_same_call_gives_the_same_bytes(tmp_path):
 
 
 def test_a_patient_does_not_depend_on_the_others(tmp_path):
-    """Patient 1 of 1 is patient 1 of 3, and no two of the three are alike."""
+    """Patient 1 of 1 equals patient 1 of 3, and no two files of the three are equal."""
     one, three = (
         contents(make_phantom(tmp_path / str(n), patients=n, **SMALL)) for n in (1, 3)
     )
-    csv = one.pop("link.csv"), three.pop("link.csv")
-    assert csv[1].startswith(csv[0])
+    short, long = one.pop("link.csv"), three.pop("link.csv")
+    assert long.startswith(short)
     assert one.items() <= three.items()
     assert len(set(three.values())) == len(three)
 
 
-def test_the_committed_study_is_what_the_code_makes(sample_study, tmp_path):
-    """data/phantom equals make_phantom(), but for the name of the writing library."""
-    made = make_phantom(tmp_path / "made")
-    committed, fresh = contents(sample_study), contents(made)
+def test_the_committed_study_is_reproduced(sample_study, tmp_path):
+    """data/phantom equals make_phantom(), except for the name of the DICOM writer."""
+    study = make_phantom(tmp_path / "study")
+    committed, fresh = contents(sample_study), contents(study)
     assert committed.keys() == fresh.keys()
     for name in committed:
         if not name.endswith(".dcm"):
             assert committed[name] == fresh[name], name
-    old, new = images(sample_study), images(made)
-    for name, dataset in old.items():
-        assert dataset == new[name], name
-        for meta in (dataset.file_meta, new[name].file_meta):
+    committed, fresh = images(sample_study), images(study)
+    for name, dataset in committed.items():
+        assert dataset == fresh[name], name
+        for meta in (dataset.file_meta, fresh[name].file_meta):
             del meta.ImplementationClassUID, meta.ImplementationVersionName
             meta.FileMetaInformationGroupLength = 0
-        assert dataset.file_meta == new[name].file_meta, name
+        assert dataset.file_meta == fresh[name].file_meta, name
 
 
 def test_the_committed_study_is_small_and_varied(sample_study):
-    """Under 3 MB; 96 images of two shapes, one not square; 80 contours on 32."""
+    """It has under 3 MB, 96 images of two shapes, and 80 contours on 32 of them."""
     assert sum(map(len, contents(sample_study).values())) < 3e6
     table = fastseg.link(sample_study)
     assert not table.rejects
@@ -85,14 +85,14 @@ def test_the_committed_study_is_small_and_varied(sample_study):
 
 
 def check_elements(dataset):
-    """Let pydicom check the value of each element; reading alone checks but some."""
+    """Make pydicom check the value of each element; reading checks only some."""
     strict = {"validation_mode": pydicom.config.RAISE}
     for element in dataset:
         pydicom.DataElement(element.tag, element.VR, element.value, **strict)
 
 
 def test_every_image_is_valid_dicom(sample_study):
-    """pydicom finds no fault in any element of any file, and can show it all."""
+    """pydicom finds no invalid element in any file, and can print each file."""
     for name, dataset in images(sample_study).items():
         check_elements(dataset)
         check_elements(dataset.file_meta)
@@ -106,8 +106,8 @@ def test_every_image_is_valid_dicom(sample_study):
 @pytest.mark.parametrize(
     "fault", [("StudyDate", "today"), ("Modality", "mr"), ("SliceThickness", "1" * 17)]
 )
-def test_a_faulty_element_would_be_noticed(sample_study, fault):
-    """The check above tells values that DICOM does not allow."""
+def test_check_elements_refuses_invalid_values(sample_study, fault):
+    """check_elements raises for values that DICOM does not allow."""
     dataset = pydicom.dcmread(next(sample_study.rglob("1.dcm")))
     with pydicom.config.disable_value_validation():
         setattr(dataset, *fault)
@@ -116,14 +116,14 @@ def test_a_faulty_element_would_be_noticed(sample_study, fault):
 
 
 def test_no_two_images_share_an_identity(tmp_path):
-    """SOPInstanceUIDs differ also where slices and phases have two digits."""
+    """SOPInstanceUIDs differ, also if slices and phases have two digits."""
     study = make_phantom(tmp_path / "a", patients=1, slices=12, phases=11, sizes=[32])
     names = [dataset.SOPInstanceUID for dataset in images(study).values()]
     assert len(set(names)) == len(names) == 12 * 11
 
 
 def outlined(store):
-    """Yield (image, contours) of the samples with all four classes: end diastole."""
+    """Yield (image, rings by class) of the samples at end diastole."""
     samples = [sample for sample in store if len(sample.contours) == 4]
     assert len(samples) == 16
     for sample in samples:
@@ -132,7 +132,7 @@ def outlined(store):
 
 
 def contrast(image, rings, dx=0, dy=0):
-    """Return blood minus muscle, as means over the regions that the rings bound."""
+    """Return the mean of blood minus that of muscle, in the regions of the rings."""
     masks = {
         name: fastseg.rasterize(ring + (dx, dy), image.shape)
         for name, ring in rings.items()
@@ -142,17 +142,17 @@ def contrast(image, rings, dx=0, dy=0):
     return image[blood].mean() - image[muscle].mean()
 
 
-def test_contours_lie_where_the_picture_says(store):
-    """Blood is much brighter than muscle, less so for contours half a pixel off."""
+def test_contours_match_the_image(store):
+    """Contours separate blood from muscle better than contours half a pixel off."""
     for image, rings in outlined(store):
-        there = contrast(image, rings)
-        assert there > 150
+        aligned = contrast(image, rings)
+        assert aligned > 150
         for dx, dy in ((0.5, 0), (-0.5, 0), (0, 0.5), (0, -0.5)):
-            assert contrast(image, rings, dx, dy) < there
+            assert contrast(image, rings, dx, dy) < aligned
 
 
 def test_contours_are_nested(store):
-    """The outer contour contains the inner one, that both papillary muscles, apart."""
+    """Papillary muscles are disjoint and inside the inner contour, it in the outer."""
     for image, rings in outlined(store):
         inner, outer, first, second = (
             fastseg.rasterize(rings[name], image.shape)
@@ -182,8 +182,8 @@ def test_contours_are_nested(store):
         ({"seed": 2**64}, "seed is 18446744073709551616"),
     ],
 )
-def test_what_cannot_be_drawn_is_refused(tmp_path, option, text):
-    """Such an option is an OptionError, and nothing is written."""
+def test_invalid_options_are_refused(tmp_path, option, text):
+    """An invalid option raises OptionError, and nothing is written."""
     with pytest.raises(OptionError, match=text):
         make_phantom(tmp_path / "a", **option)
     assert not list(tmp_path.iterdir())
@@ -206,8 +206,8 @@ def test_sizes_come_in_several_forms(size, shape):
     assert parse_size(size) == shape
 
 
-def test_a_folder_with_files_is_left_alone(tmp_path):
-    """A folder that is not empty, or a file, is refused and unchanged."""
+def test_a_folder_with_files_is_not_changed(tmp_path):
+    """A folder that is not empty, and a file, is refused and keeps its content."""
     (tmp_path / "link.csv").write_text("mine")
     for output in (tmp_path, tmp_path / "link.csv"):
         with pytest.raises(BuildError, match="choose a new folder"):
@@ -216,6 +216,6 @@ def test_a_folder_with_files_is_left_alone(tmp_path):
 
 
 def test_an_empty_folder_is_used(tmp_path):
-    """A folder that is there and empty is filled, and returned."""
+    """An existing empty folder is filled and returned."""
     assert make_phantom(tmp_path, patients=1, **SMALL) == tmp_path
     assert len(images(tmp_path)) == 3
