@@ -1,4 +1,4 @@
-"""The real Sunnybrook data; skipped where they are absent."""
+"""The real Sunnybrook data; these tests are skipped where it is missing."""
 
 import shutil
 
@@ -29,7 +29,7 @@ def heart(table, tmp_path_factory):
     return fastseg.open(report.path)
 
 
-def test_what_is_there_is_found(table):
+def test_all_images_and_contours_are_linked(table):
     """36 images have 36 inner and 18 outer contours; 464 images have none."""
     assert table.images == 36
     assert table.counts() == {"icontour": 36, "ocontour": 18}
@@ -38,8 +38,8 @@ def test_what_is_there_is_found(table):
     assert table.ignored == ()
 
 
-def test_the_original_layout_holds_the_same(real_data, table, tmp_path):
-    """Rearranged as the Cardiac Atlas publishes them, the data give the same links."""
+def test_the_original_layout_gives_the_same_links(real_data, table, tmp_path):
+    """Rearranged as the Cardiac Atlas publishes it, the data gives the same links."""
     source = real_data / "sunnybrook"
     rows = ["\ufeffPatientID,OriginalID,Gender"]
     for image_id, contour_id in IDS.items():
@@ -55,27 +55,27 @@ def test_the_original_layout_holds_the_same(real_data, table, tmp_path):
             shutil.copy(path, contours)
         rows.append(f"{image_id},{contour_id},Male")
     (tmp_path / "scd_patientdata.csv").write_text("\r\n".join(rows), encoding="utf-8")
-    other = fastseg.link(tmp_path)
-    assert other.unlabelled == 464
+    original = fastseg.link(tmp_path)
+    assert original.unlabelled == 464
 
-    def essence(links):
+    def identify(links):
         for link in links:
             image, contour = link.dicom_path, link.contour_path
             number = int(image.removesuffix(".dcm").split("/")[-1].split("-")[-1])
             yield link.patient, number, link.label, contour.split("/")[-1]
 
-    assert list(essence(other.links)) == list(essence(table.links))
+    assert list(identify(original.links)) == list(identify(table.links))
 
 
-def test_images_are_pydicoms(real_data, heart):
-    """Every image equals what pydicom decodes, pixel for pixel."""
+def test_images_equal_those_of_pydicom(real_data, heart):
+    """Every image of the store equals pydicom's pixels."""
     for sample in heart:
         path = real_data / "sunnybrook" / sample.meta["source"]
         assert_array_equal(sample.image, pydicom.dcmread(path).pixel_array)
 
 
-def test_masks_have_their_contours_area(heart):
-    """Large masks are within 1 % of the shoelace area, and unbiased all together."""
+def test_masks_have_the_area_of_their_contours(heart):
+    """Large masks are within 1 % of the shoelace area, the mean of all within 0.2 %."""
     relative = []
     for sample in heart:
         for name, rings in sample.contours.items():
@@ -88,9 +88,9 @@ def test_masks_have_their_contours_area(heart):
     assert abs(np.mean(relative)) < 0.002
 
 
-def test_outer_masks_contain_inner_ones_but_for_a_known_fault(heart):
-    """Of 18 outer contours one misses its inner one, by one pixel, on image 59."""
-    missed = {
+def test_outer_masks_contain_inner_ones_except_one(heart):
+    """Of 18 outer masks one misses a pixel of its inner mask, on image 59."""
+    missing = {
         (sample.patient, sample.meta["instance"]): outside
         for sample in heart
         if "ocontour" in sample.contours
@@ -98,7 +98,7 @@ def test_outer_masks_contain_inner_ones_but_for_a_known_fault(heart):
             outside := (sample.mask_of("icontour") & ~sample.mask_of("ocontour")).sum()
         )
     }
-    assert missed == {("SCD0000101", 59): 1}
+    assert missing == {("SCD0000101", 59): 1}
 
 
 def test_unlabelled_images_can_be_kept(real_data, tmp_path):
@@ -110,8 +110,8 @@ def test_unlabelled_images_can_be_kept(real_data, tmp_path):
     assert int((store.items["labelled"] != 0).sum()) == 36
 
 
-def test_real_masks_are_shapely_s(real_data):
-    """closed = covers and open = contains_properly, pixel for pixel, on all 54."""
+def test_masks_equal_those_of_shapely(real_data):
+    """Closed masks are shapely's covers, open ones contains_properly, for all 54."""
     shapely = pytest.importorskip("shapely")
     files = sorted((real_data / "sunnybrook/contourfiles").glob("*/*/*.txt"))
     assert len(files) == 54
@@ -124,10 +124,10 @@ def test_real_masks_are_shapely_s(real_data):
         right, bottom = ring.max(axis=0).astype(int) + 3
         grid = np.meshgrid(np.arange(left, right), np.arange(top, bottom))
         window = np.s_[top:bottom, left:right]
-        for edges, judge in (
+        for edges, predicate in (
             ("closed", shapely.covers),
             ("open", shapely.contains_properly),
         ):
             mask = fastseg.rasterize(ring, (256, 256), edges=edges)
-            assert_array_equal(mask[window], judge(polygon, shapely.points(*grid)))
+            assert_array_equal(mask[window], predicate(polygon, shapely.points(*grid)))
             assert mask.sum() == mask[window].sum()
