@@ -1,4 +1,4 @@
-"""Mappings and resampling, slow and obviously right; and strategies that draw them."""
+"""Mappings and resampling, slow and obviously right, and strategies for mappings."""
 
 import math
 
@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 IDENTITY = np.eye(2, 3)
-STILL = np.empty((0, 0, 2))
+NO_CONTROL = np.empty((0, 0, 2))
 MODES = ("constant", "nearest", "reflect")
-# How far coordinates of the kernels may be off, in pixels.
+# Greatest error of the kernels' coordinates, in pixels.
 COORDINATE_ERROR = 1e-5
 
 
@@ -20,13 +20,16 @@ def basis(x):
 
 
 def displacement(control, spacing, points):
-    """Return (n, 2): the sum over control points, the outermost going on for ever."""
+    """Return the displacement at points, (n, 2), by its definition.
+
+    It is the sum over all control points; the outermost ones are repeated far enough.
+    """
     gy, gx = control.shape[:2]
     x, y = points[:, 0] / spacing + 1, points[:, 1] / spacing + 1
     total = np.zeros_like(points)
-    more = 2 + math.ceil(np.abs([x, y]).max(initial=0))
-    for j in range(-more, gy + more):
-        for i in range(-more, gx + more):
+    beyond = 2 + math.ceil(np.abs([x, y]).max(initial=0))
+    for j in range(-beyond, gy + beyond):
+        for i in range(-beyond, gx + beyond):
             weight = basis(x - i) * basis(y - j)
             coefficient = control[min(max(j, 0), gy - 1), min(max(i, 0), gx - 1)]
             total += weight[:, None] * coefficient
@@ -34,11 +37,11 @@ def displacement(control, spacing, points):
 
 
 def apply(matrix, points):
-    """Return where a matrix (2, 3) takes points (n, 2)."""
+    """Return the points to which a matrix (2, 3) maps points (n, 2)."""
     return points @ matrix[:, :2].T + matrix[:, 2]
 
 
-def into_image(mapping, points):
+def output_to_image(mapping, points):
     """Return the points of the image that points (n, 2) of the output show."""
     outer, control, spacing, inner = mapping
     p = apply(outer, points)
@@ -53,12 +56,12 @@ def pixel_centres(shape):
 
 
 def resample(image, mapping, shape, order, mode):
-    """Return (values, doubtful); values are NaN outside in mode constant.
+    """Return (values, doubtful), by scipy; NaN outside the image in mode constant.
 
-    doubtful : pixels whose points are so close to a tie or to the border that the
-        least error decides
+    doubtful : bool, pixels whose points are so close to a tie or to the border that
+        the kernels' error decides
     """
-    points = into_image(mapping, pixel_centres(shape))
+    points = output_to_image(mapping, pixel_centres(shape))
     values = ndimage.map_coordinates(
         image.astype(float), points.T[::-1], order=order, mode=mode, cval=np.nan
     )
@@ -73,15 +76,15 @@ def resample(image, mapping, shape, order, mode):
     return values.reshape(shape), doubtful.reshape(shape)
 
 
-def turn(degrees, scale, shift=(0.0, 0.0)):
-    """Return a rotation, magnified and moved."""
+def rotation(degrees, scale, shift=(0.0, 0.0)):
+    """Return the matrix (2, 3) of a rotation with a scale and a shift."""
     a = math.radians(degrees)
     cos, sin = scale * math.cos(a), scale * math.sin(a)
     return np.array([[cos, -sin, shift[0]], [sin, cos, shift[1]]])
 
 
-def joined(*matrices):
-    """Return the product of matrices (2, 3), the last one applied first."""
+def product(*matrices):
+    """Return the product of matrices (2, 3); the last one is applied first."""
     total = np.eye(3)
     for matrix in matrices:
         total = total @ np.vstack([matrix, [0, 0, 1]])
@@ -93,32 +96,35 @@ seeds = st.integers(0, 2**32 - 1)
 
 @st.composite
 def affines(draw, reach=20.0):
-    """Draw invertible matrices (2, 3) that magnify and shear."""
-    matrix = turn(
+    """Draw invertible matrices (2, 3) that rotate, scale, shear, shift and flip."""
+    matrix = rotation(
         draw(st.floats(-180, 180)),
         draw(st.floats(0.4, 2.5)),
         (draw(st.floats(-reach, reach)), draw(st.floats(-reach, reach))),
     )
     shear = np.array([[1, draw(st.floats(-0.5, 0.5)), 0], [0, 1, 0]])
     flip = np.diag([draw(st.sampled_from([1.0, -1.0])), 1.0, 1.0])[:2]
-    return joined(matrix, shear, flip)
+    return product(matrix, shear, flip)
 
 
 @st.composite
 def mappings(draw, strength=0.48, straight=None):
-    """Draw (outer, control, spacing, inner), with a displacement or without."""
+    """Draw (outer, control, spacing, inner), without a displacement if straight.
+
+    strength : greatest coefficient, in control spacings
+    """
     if straight is None:
         straight = draw(st.booleans())
     if straight:
-        return draw(affines()), STILL, 1.0, IDENTITY
+        return draw(affines()), NO_CONTROL, 1.0, IDENTITY
     spacing = draw(st.floats(3, 12))
     shape = draw(st.integers(1, 8)), draw(st.integers(1, 8)), 2
     greatest = strength * spacing
     random = np.random.default_rng(draw(seeds))
     control = random.uniform(-greatest, greatest, shape)
-    along = st.floats(0.5, 2)
+    scale = st.floats(0.5, 2)
     if draw(st.booleans()):
-        outer = np.array([[draw(along), 0, 3.5], [0, -draw(along), 9]])
+        outer = np.array([[draw(scale), 0, 3.5], [0, -draw(scale), 9]])
     else:
         outer = draw(affines())
     return outer, control, spacing, draw(affines())

@@ -1,4 +1,8 @@
-"""Where the pixels of an output row come from: `warp` says what a mapping is."""
+"""The point of the image that each pixel of an output row shows, see `warp`.
+
+A point becomes an index into the flat image, that of the pixel at or above left of it,
+and the fractions of a pixel from there to the point.
+"""
 
 import math
 
@@ -11,51 +15,52 @@ F = np.float32
 I = np.int32  # noqa: E741 (beside F)
 u64 = np.uint64
 
-# Points this far outside the image, in pixels, still count as on its outermost
-# centres: a rotation by 180 degrees, made of sines and cosines, is off by 1e-13.
+# Points up to this far outside the image, in pixels, count as on its outermost pixel
+# centres: a rotation by 180 degrees made of sines and cosines is off by 1e-13.
 SLACK = 1e-6
-# Smaller steps between pixels lead nowhere, and dividing by them could overflow.
+# A smaller step from pixel to pixel counts as none: dividing by it could overflow.
 SMALLEST_STEP = 1e-15
-# Coordinates are float32, relative to a whole number close by: their error grows with
-# the distance from the middle of so many pixels, to 8e-6 of a pixel.
+# Coordinates are float32, relative to a whole number near the middle of each block of
+# BLOCK pixels: their error grows with the distance from it, to 8e-6 of a pixel.
 BLOCK = 128
-# Loops over places have lengths that are multiples of it: no pixels are left over.
+# Loops over pixels have lengths that are multiples of LANES, so that vector
+# instructions leave no remainder.
 LANES = 32
-# A block's origin is kept within this, where float32 still knows halves.
+# A block's origin is kept within FARTHEST, where float32 still has steps of 1/2.
 FARTHEST = 2.0**22
 
 
 @kernel
-def join_affines(inner, outer):
-    """Return the matrix (2, 3) of first outer, then inner."""
-    joined = np.empty((2, 3))
+def multiply_affines(inner, outer):
+    """Return the matrix (2, 3) that applies outer, then inner."""
+    product = np.empty((2, 3))
     for r in range(2):
         for c in range(3):
-            joined[r, c] = inner[r, 0] * outer[0, c] + inner[r, 1] * outer[1, c]
-        joined[r, 2] += inner[r, 2]
-    return joined
+            product[r, c] = inner[r, 0] * outer[0, c] + inner[r, 1] * outer[1, c]
+        product[r, 2] += inner[r, 2]
+    return product
 
 
 @kernel
 def is_whole(matrix):
-    """Return whether pixel centres come from pixel centres."""
-    for value in matrix.flat:  # noqa: SIM110 (numba knows no generators here)
+    """Return whether all values are whole: pixel centres then map to pixel centres."""
+    for value in matrix.flat:  # noqa: SIM110 (numba has no generators here)
         if value != math.floor(value):
             return False
     return True
 
 
 @inlined
-def inverse(step):
-    """Return 1 / step, or 0 for a step that leads nowhere."""
+def reciprocal(step):
+    """Return 1 / step, or 0 for a step below SMALLEST_STEP."""
     return 1.0 / step if abs(step) >= SMALLEST_STEP else 0.0
 
 
 @inlined
-def span_between(start, per_step, low, high, count):
+def columns_between(start, per_step, low, high, count):
     """Return the columns [first, stop) with low <= start + column * step <= high.
 
-    per_step : `inverse` of the step. Both columns are in [0, count]
+    per_step : `reciprocal` of the step; first and stop are in [0, count]
     """
     if low > high:
         return 0, 0
@@ -68,45 +73,48 @@ def span_between(start, per_step, low, high, count):
 
 
 @inlined
-def inside_span(x0, y0, per_x, per_y, inset_x, inset_y, last_x, last_y, count):
-    """Return the columns [first, stop) whose points lie inside the image by an inset.
+def columns_inside(x0, y0, per_x, per_y, inset_x, inset_y, last_x, last_y, count):
+    """Return the columns [first, stop) whose points are inside the image by an inset.
 
-    (x0, y0)     : origin of the first pixel
-    per_x, per_y : `inverse` of the steps from one to the next
+    (x0, y0)     : point of the row's first pixel
+    per_x, per_y : `reciprocal` of the steps from pixel to pixel
     """
-    first, stop = span_between(x0, per_x, inset_x, last_x - inset_x, count)
-    start, end = span_between(y0, per_y, inset_y, last_y - inset_y, count)
+    first, stop = columns_between(x0, per_x, inset_x, last_x - inset_x, count)
+    start, end = columns_between(y0, per_y, inset_y, last_y - inset_y, count)
     first = max(first, start)
     return first, max(min(stop, end), first)
 
 
 @inlined
-def fold(x, count):
-    """Return x reflected at -1/2 and count - 1/2 as often as needed."""
+def reflect(x, count):
+    """Return x reflected at -1/2 and count - 1/2 until it lies between them."""
     x += 0.5
     x -= 2.0 * count * np.floor(x / (2.0 * count))
     return min(x, 2.0 * count - x) - 0.5
 
 
 @inlined
-def place_row(
-    x0, y0, dx, dy, count, bent, bend_x, bend_y, nearest,
-    low_x, high_x, low_y, high_y, stride, places, share_x, share_y,
+def map_row(
+    x0, y0, step_x, step_y, count, displaced, field_x, field_y, nearest,
+    low_x, high_x, low_y, high_y, stride, indices, fraction_x, fraction_y,
 ):  # fmt: skip
-    """Find where the pixels of a row come from, and move points outside to the border.
+    """Find the points that the pixels of a row show, limited to a rectangle.
 
-    (x0, y0), (dx, dy) : origin of the first pixel, and step from one to the next
-    count     : pixels; arrays have room for a multiple of LANES, and it is filled
-    bend_x, bend_y : float32, added where bent
+    (x0, y0), (step_x, step_y) : point of the first pixel, and step from pixel to pixel
+    count     : pixels, rounded up to a multiple of LANES; all arrays are long enough
+    field_x, field_y : float32, added to the points if displaced
     nearest   : whether to round points to pixels
-    low_x ... : multiples of 1/2 that limit points; stride : from one row to the next
-    places    : int32, overwritten by y * stride + x of the pixel, or of that at or
-        above left
-    share_x, share_y : float32, overwritten by what lies between this and the point
+    low_x ... : the rectangle, multiples of 1/2; stride : from one row to the next
+    indices   : int32, overwritten by y * stride + x of the pixel, or of the one at or
+        above left of the point
+    fraction_x, fraction_y : float32, overwritten by the distance from there to the
+        point, unless nearest
     """
-    step_x, step_y, stride32 = F(dx), F(dy), I(stride)
+    step32_x, step32_y = F(step_x), F(step_y)
+    stride32 = I(stride)
     for s in range(0, count, BLOCK):
-        middle_x, middle_y = x0 + dx * (s + BLOCK // 2), y0 + dy * (s + BLOCK // 2)
+        middle_x = x0 + step_x * (s + BLOCK // 2)
+        middle_y = y0 + step_y * (s + BLOCK // 2)
         left = np.floor(min(max(middle_x, -FARTHEST), FARTHEST))
         top = np.floor(min(max(middle_y, -FARTHEST), FARTHEST))
         from_x, from_y = F(middle_x - left), F(middle_y - top)
@@ -117,52 +125,55 @@ def place_row(
         for k in range(min((count - s + LANES - 1) // LANES * LANES, BLOCK)):
             here = start + u64(k)
             along = F(I(k - BLOCK // 2))
-            x, y = fma(along, step_x, from_x), fma(along, step_y, from_y)
-            if bent:
-                x += bend_x[here]
-                y += bend_y[here]
+            x, y = fma(along, step32_x, from_x), fma(along, step32_y, from_y)
+            if displaced:
+                x += field_x[here]
+                y += field_y[here]
             x = min(max(x, least_x), most_x)
             y = min(max(y, least_y), most_y)
             if nearest:
                 column, row = np.floor(x + F(0.5)), np.floor(y + F(0.5))
             else:
                 column, row = np.floor(x), np.floor(y)
-                share_x[here] = x - column
-                share_y[here] = y - row
-            places[here] = I(I(I(row) * stride32) + I(column)) + origin
+                fraction_x[here] = x - column
+                fraction_y[here] = y - row
+            indices[here] = I(I(I(row) * stride32) + I(column)) + origin
 
 
 @inlined
-def place_folded(
-    x0, y0, dx, dy, count, bent, bend_x, bend_y, nearest,
+def map_row_reflected(
+    x0, y0, step_x, step_y, count, displaced, field_x, field_y, nearest,
     width, height, left, top, margin,
-    low_x, high_x, low_y, high_y, stride, places, share_x, share_y,
+    low_x, high_x, low_y, high_y, stride, indices, fraction_x, fraction_y,
 ):  # fmt: skip
-    """Do as `place_row` does, but reflect points outside first.
+    """Do the same as `map_row`, but reflect points outside the image first.
 
-    (width, height) : of the image, whose pixel (left, top) stands at (margin, margin)
+    width, height     : of the image
+    left, top, margin : pixel (left, top) is at (margin, margin) of the flat image
     """
     for k in range(count):
-        x, y = x0 + k * dx, y0 + k * dy
-        if bent:
-            x += bend_x[k]
-            y += bend_y[k]
-        x = min(max(fold(x, width) - left + margin, low_x), high_x)
-        y = min(max(fold(y, height) - top + margin, low_y), high_y)
+        x, y = x0 + k * step_x, y0 + k * step_y
+        if displaced:
+            x += field_x[k]
+            y += field_y[k]
+        x = min(max(reflect(x, width) - left + margin, low_x), high_x)
+        y = min(max(reflect(y, height) - top + margin, low_y), high_y)
         if nearest:
             column, row = np.floor(x + 0.5), np.floor(y + 0.5)
         else:
             column, row = np.floor(x), np.floor(y)
-            share_x[k] = x - column
-            share_y[k] = y - row
-        places[k] = int(row) * stride + int(column)
+            fraction_x[k] = x - column
+            fraction_y[k] = y - row
+        indices[k] = int(row) * stride + int(column)
 
 
 @inlined
-def fill_outside(x0, y0, dx, dy, bend_x, bend_y, last_x, last_y, start, value, out):
-    """Overwrite pixels of a row, from column start on, that come from outside."""
+def fill_outside(
+    x0, y0, step_x, step_y, field_x, field_y, last_x, last_y, start, value, out
+):
+    """Overwrite the pixels out[start:] of a row whose points are outside the image."""
     for k in range(start, len(out)):
-        x, y = x0 + k * dx + bend_x[k], y0 + k * dy + bend_y[k]
+        x, y = x0 + k * step_x + field_x[k], y0 + k * step_y + field_y[k]
         inside = (
             (x >= -SLACK)
             & (x <= last_x + SLACK)
@@ -173,15 +184,17 @@ def fill_outside(x0, y0, dx, dy, bend_x, bend_y, last_x, last_y, start, value, o
 
 
 @inlined
-def used_span(start, step, over, reach, count, grow, border):
-    """Return the columns [first, stop) of an image of which an output may need pixels.
+def range_needed(start, across, down, reach, count, grow, border):
+    """Return the columns (or rows) [first, stop) of the image that an output needs.
 
-    start      : where its first pixel comes from
-    step, over : to its other end, along rows and from row to row
-    reach      : how far a displacement may go; grow : pixels more at both ends
+    start        : coordinate of the output's first pixel
+    across, down : changes of the coordinate along the output's rows and columns
+    reach        : greatest change by the displacement
+    count        : columns of the image
+    grow         : columns to add at both ends
     """
-    low = start + min(step, 0.0) + min(over, 0.0) - reach
-    high = start + max(step, 0.0) + max(over, 0.0) + reach
+    low = start + min(across, 0.0) + min(down, 0.0) - reach
+    high = start + max(across, 0.0) + max(down, 0.0) + reach
     if border == REFLECT and not (low >= 0 and high <= count - 1):
         return 0, count
     first = math.floor(min(max(low - grow, 0.0), count - 1.0))

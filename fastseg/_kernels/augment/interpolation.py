@@ -1,4 +1,8 @@
-"""What stands between pixels: a row of points at a time, found by `places`."""
+"""The value at each point of a row, interpolated between pixels.
+
+`coordinates` gives the points: the index of the pixel at or above left of each one in
+the flat image, and the fractions of a pixel from there.
+"""
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
@@ -7,24 +11,24 @@ from fastseg._kernels.jit import fma, inlined, kernel
 
 F = np.float32
 I = np.int32  # noqa: E741 (beside F)
-# Pixels that are mixed together, as a loop of constant length.
+# Pixels that are interpolated together, in a loop of constant length.
 STRIP = 64
 u64 = np.uint64
 
 
 @inlined
-def load_pixels(cells, places, out):
-    """Copy cells[places] to out."""
+def load_pixels(cells, indices, out):
+    """Copy cells[indices] to out."""
     for k in range(len(out)):
-        out[k] = cells[u64(places[k])]
+        out[k] = cells[u64(indices[k])]
 
 
 @kernel
 def join_pairs(image, top, bottom, left, right, pairs):
-    """Put each pixel of a part of an image beside the one below it.
+    """Join each pixel of a range of an image with the one below it.
 
-    image : integers of at most 16 bits (H, W); rows [top, bottom), columns
-        [left, right) are taken, and the last row goes on below
+    image : integers of at most 16 bits (H, W), of which rows [top, bottom) and columns
+        [left, right) are used; the last row is joined with itself
     pairs : uint32, overwritten; the upper pixel in the low 16 bits
     """
     mask = np.uint32(0xFFFF)
@@ -42,104 +46,109 @@ def join_pairs(image, top, bottom, left, right, pairs):
 
 @inlined
 def view_quads(pairs):
-    """Return uint64 (n - 1,): each pair, in its low half, with the one on its right.
+    """Return uint64 (n - 1,): each pair in the low half, the next one in the high half.
 
-    They overlap, so four pixels are loaded at once: twice as fast as one by one, and
-    8 us per image of 256 x 256 less than writing them side by side. Read only.
+    Read only, a view of overlapping values. One load brings four pixels: twice as fast
+    as one by one, and 8 us per image of 256 x 256 faster than writing the quads out.
     """
     return as_strided(pairs.view(np.uint64), (len(pairs) - 1,), (4,))
 
 
 @inlined
-def mix(a, b, c, d, x, y):
-    """Return what lies between four values; exactly one of them if x and y are 0."""
+def bilinear(a, b, c, d, x, y):
+    """Return the value between a, b in one row and c, d below; a itself at (0, 0)."""
     upper, lower = fma(x, b - a, a), fma(x, d - c, c)
     return fma(y, lower - upper, upper)
 
 
 @inlined
 def low_half(word, bias):
-    """Return the value of the low 16 bits of a uint32; bias as `mix_quads` has it."""
-    # Turning over the sign's bit adds as much as is taken off: a number's sign spreads.
+    """Return the pixel in the low 16 bits of a uint32, see `interpolate_quads`."""
+    # Flipping the sign bit, then subtracting it, extends the sign to 32 bits.
     bits = np.uint32(np.uint32(word & np.uint32(0xFFFF)) ^ bias)
     return F(I(I(bits) - I(bias)))
 
 
 @inlined
 def high_half(word, bias):
-    """Return the value of the high 16 bits."""
+    """Return the pixel in the high 16 bits of a uint32."""
     bits = np.uint32(np.uint32(word >> np.uint32(16)) ^ bias)
     return F(I(I(bits) - I(bias)))
 
 
 @inlined
-def mix_quads(
-    halves, bias, share_x, share_y, shift, gain, low, high, out, at, count
+def interpolate_quads(
+    halves, bias, fraction_x, fraction_y, shift, gain, low, high, out, at, count
 ):  # fmt: skip
-    """Mix and scale the pixels of a row.
+    """Interpolate linearly and scale the pixels of a row.
 
-    halves : uint32 (2 * n,), low and high half of quads
-    share_x, share_y : float32 (n,)
+    halves : uint32 (2 * n,), low and high half of each quad
     bias   : uint32, 0x8000 if the pixels are signed, else 0
-    out    : float32 (m,); from `at` on, `count` pixels are written, at most n
+    fraction_x, fraction_y : float32 (n,)
+    out    : float32 (m,), out[at : at + count] is written; count is at most n
     """
-    begin, strip = u64(at), STRIP if count >= STRIP else 1
+    begin = u64(at)
+    strip = STRIP if count >= STRIP else 1
     for s in range(0, count, strip):
-        # The last whole strip overlaps the one before: pixels left over, one by one,
-        # cost as much as a strip of them.
+        # The last strip overlaps the one before it: a remainder, pixel by pixel, would
+        # take as long as a whole strip.
         start = u64(min(s, count - strip))
         for k in range(strip):
             here = start + u64(k)
             left, right = halves[u64(2) * here], halves[u64(2) * here + u64(1)]
             a, c = low_half(left, bias), high_half(left, bias)
             b, d = low_half(right, bias), high_half(right, bias)
-            value = mix(a, b, c, d, share_x[here], share_y[here])
+            value = bilinear(a, b, c, d, fraction_x[here], fraction_y[here])
             out[begin + here] = min(max((value - shift) * gain, low), high)
 
 
 @inlined
-def mix_pixels(cells, width, places, share_x, share_y, shift, gain, low, high, out):
-    """Load, mix and scale the pixels of a row, of any dtype."""
-    last, below = u64(len(cells) - 1), u64(width)
+def interpolate_pixels(
+    cells, width, indices, fraction_x, fraction_y, shift, gain, low, high, out
+):
+    """Load, interpolate linearly and scale the pixels of a row, of any dtype."""
+    last = u64(len(cells) - 1)
+    below = u64(width)
     for k in range(len(out)):
-        here = u64(places[k])
-        # At the ends, what is loaded counts nothing, but must exist.
+        here = u64(indices[k])
+        # Beyond the end, the weight is 0, but the load must stay in the array.
         a, b = F(cells[here]), F(cells[min(here + u64(1), last)])
         c, d = (
             F(cells[min(here + below, last)]),
             F(cells[min(here + below + u64(1), last)]),
         )
-        value = mix(a, b, c, d, share_x[k], share_y[k])
+        value = bilinear(a, b, c, d, fraction_x[k], fraction_y[k])
         out[k] = min(max((value - shift) * gain, low), high)
 
 
 @inlined
-def mix_cubic(
-    cells, wide, places, share_x, share_y, weights, sums, shift, gain, low, high, out
-):
-    """Sum 4 by 4 coefficients around each point of a row, and scale.
+def interpolate_cubic(
+    cells, stride, indices, fraction_x, fraction_y, weights, sums,
+    shift, gain, low, high, out,
+):  # fmt: skip
+    """Sum the 4 by 4 weighted spline coefficients around each point, and scale.
 
-    cells   : float32 coefficients, 1-D; wide : of one row of them
-    places  : of the coefficient at or above left of the point
-    weights : float32 (8, n), and
-    sums    : float32 (4 * n,), are overwritten
+    cells   : float32 coefficients, 1-D; stride : coefficients of one row
+    indices : of the coefficient at or above left of each point
+    weights : float32 (8, n), overwritten
+    sums    : float32 (4 * n,), overwritten
     """
     for axis in range(2):
-        shares = share_x if axis == 0 else share_y
+        fractions = fraction_x if axis == 0 else fraction_y
         w0, w1 = weights[4 * axis], weights[4 * axis + 1]
         w2, w3 = weights[4 * axis + 2], weights[4 * axis + 3]
         for k in range(len(out)):
-            t = shares[k]
+            t = fractions[k]
             s = F(1) - t
             w0[k] = s * s * s * F(1 / 6)
             w1[k] = F(2 / 3) - t * t * (F(2) - t) * F(0.5)
             w2[k] = F(2 / 3) - s * s * (F(2) - s) * F(0.5)
             w3[k] = t * t * t * F(1 / 6)
     e, f, g, h = weights[4], weights[5], weights[6], weights[7]
-    below = u64(wide)
+    below = u64(stride)
     for k in range(len(out)):
-        # Four sums of four at a time.
-        i = u64(places[k]) - below - u64(1)
+        # Four sums of four: one for each of the four columns.
+        i = u64(indices[k]) - below - u64(1)
         j = i + below
         m = j + below
         n = m + below

@@ -1,9 +1,10 @@
 """Cubic B-splines: a displacement on a coarse grid, and the coefficients of an image.
 
-A displacement is given by `control`, float64 (gy, gx, 2), last axis (dx, dy). Control
-point [j, i] stands at ((i - 1) * spacing, (j - 1) * spacing), so that one cell before
-and one after what is displaced is all that a grid needs; beyond it the outermost
-coefficients go on for ever. An empty grid, (0, 0, 2), displaces nothing.
+The control points of a displacement are `control`, float64 (gy, gx, 2), last axis
+(dx, dy). Control point [j, i] is at ((i - 1) * spacing, (j - 1) * spacing), so a grid
+needs only one cell more at each end than the area that it displaces. Outside the grid,
+the outermost coefficients are repeated without end. An empty grid, (0, 0, 2), displaces
+nothing.
 """
 
 import math
@@ -17,18 +18,18 @@ u64 = np.uint64
 
 CONSTANT, EDGE, REFLECT = 0, 1, 2
 
-# The pole of the filter that finds coefficients; image values are forgotten at this
-# rate per pixel, after REACH pixels below float32's rounding (7e-10).
+# The pole of the filter that finds coefficients: a pixel's influence shrinks by this
+# factor per pixel, and after REACH pixels is below float32's rounding (7e-10).
 POLE = math.sqrt(3.0) - 2.0
 REACH = 16
 # 1 / ((1 - z E)(1 - z / E)), E being a step to the next pixel, is the product over
 # n = 1, 2, 4, 8, ... of (1 + a**2) * (1 + b * (E**n + E**-n)), with a = z**n and
-# b = a / (1 + a**2). Four of them reach 15 pixels.
+# b = a / (1 + a**2). The first four factors reach 15 pixels.
 B1 = F(POLE / (1 + POLE**2))
 B2 = F(POLE**2 / (1 + POLE**4))
 B4 = F(POLE**4 / (1 + POLE**8))
 B8 = F(POLE**8 / (1 + POLE**16))
-# What is left of the gain -6z along rows, and 6 for the recursion along columns.
+# The gain -6z along rows, with the factors (1 + a**2), times the gain 6 along columns.
 GAIN = F(-36 * POLE * (1 + POLE**2) * (1 + POLE**4) * (1 + POLE**8) * (1 + POLE**16))
 FIRST_GAIN = F(1 / (1 - POLE))
 POLE32 = F(POLE)
@@ -36,7 +37,7 @@ POLE32 = F(POLE)
 
 @inlined
 def spline_weights(t):
-    """Return the four weights at t in [0, 1] between the second and third."""
+    """Return the weights of four control points, t in [0, 1] from second to third."""
     s = 1.0 - t
     return (
         s * s * s / 6.0,
@@ -48,7 +49,7 @@ def spline_weights(t):
 
 @inlined
 def spline_slopes(t):
-    """Return the derivatives of the four weights."""
+    """Return the derivatives of the four weights by t."""
     s = 1.0 - t
     return (
         -s * s / 2.0,
@@ -59,27 +60,27 @@ def spline_slopes(t):
 
 
 @inlined
-def locate_cell(place, spacing, count):
-    """Return (cell, place within it): control points cell - 1 to cell + 2 count."""
-    # Farther out, all four are the outermost one.
-    along = min(max(place / spacing + 1.0, -2.0), count + 1.0)
-    cell = math.floor(along)
-    return cell, along - cell
+def find_cell(coordinate, spacing, count):
+    """Return (cell, t): control points cell - 1 to cell + 2 count, weighted by t."""
+    # Farther out, the outermost control point stands for all four.
+    scaled = min(max(coordinate / spacing + 1.0, -2.0), count + 1.0)
+    cell = math.floor(scaled)
+    return cell, scaled - cell
 
 
 @inlined
-def nearest_control(k, count):
-    """Return the index of a control point, that of the outermost one beyond the grid.
+def control_index(k, count):
+    """Return the index of a control point; outside the grid, that of the outermost one.
 
-    In 64 unsigned bits, which spares the test for negative indices.
+    As uint64, which saves the test for negative indices.
     """
     return u64(min(max(k, 0), count - 1))
 
 
 @inlined
-def sum_columns(control, row, axis, places, weights):
+def sum_columns(control, row, axis, columns, weights):
     """Return the weighted sum of four control points of a row."""
-    i0, i1, i2, i3 = places
+    i0, i1, i2, i3 = columns
     w0, w1, w2, w3 = weights
     left = w0 * control[row, i0, axis] + w1 * control[row, i1, axis]
     return left + (w2 * control[row, i2, axis] + w3 * control[row, i3, axis])
@@ -96,33 +97,36 @@ def sum_block(control, rows, columns, down, along):
 
 
 @inlined
-def four_controls(cell, count):
-    """Return the indices of the four control points that count in a cell."""
+def control_indices(cell, count):
+    """Return the indices of the four control points that influence a cell."""
     return (
-        nearest_control(cell - 1, count),
-        nearest_control(cell, count),
-        nearest_control(cell + 1, count),
-        nearest_control(cell + 2, count),
+        control_index(cell - 1, count),
+        control_index(cell, count),
+        control_index(cell + 1, count),
+        control_index(cell + 2, count),
     )
 
 
 @kernel
 def displace_point(control, spacing, x, y):
-    """Return (dx, dy) at a point."""
-    i, t = locate_cell(x, spacing, control.shape[1])
-    j, s = locate_cell(y, spacing, control.shape[0])
-    columns = four_controls(i, control.shape[1])
-    rows = four_controls(j, control.shape[0])
+    """Return the displacement (dx, dy) at a point."""
+    i, t = find_cell(x, spacing, control.shape[1])
+    j, s = find_cell(y, spacing, control.shape[0])
+    columns = control_indices(i, control.shape[1])
+    rows = control_indices(j, control.shape[0])
     return sum_block(control, rows, columns, spline_weights(s), spline_weights(t))
 
 
 @kernel
 def differentiate_point(control, spacing, x, y):
-    """Return (dx, dy, dx by x, dx by y, dy by x, dy by y) at a point."""
-    i, t = locate_cell(x, spacing, control.shape[1])
-    j, s = locate_cell(y, spacing, control.shape[0])
-    columns = four_controls(i, control.shape[1])
-    rows = four_controls(j, control.shape[0])
+    """Return the displacement at a point, and its derivatives.
+
+    In the order dx, dy, d dx / dx, d dx / dy, d dy / dx, d dy / dy.
+    """
+    i, t = find_cell(x, spacing, control.shape[1])
+    j, s = find_cell(y, spacing, control.shape[0])
+    columns = control_indices(i, control.shape[1])
+    rows = control_indices(j, control.shape[0])
     along, down = spline_weights(t), spline_weights(s)
     dx, dy = sum_block(control, rows, columns, down, along)
     dx_x, dy_x = sum_block(control, rows, columns, down, spline_slopes(t))
@@ -131,35 +135,36 @@ def differentiate_point(control, spacing, x, y):
 
 
 @kernel
-def turn_control(control, matrix):
-    """Return the control points of matrix times the displacement.
+def transform_control(control, matrix):
+    """Return the control points of the displacement multiplied by a matrix.
 
-    matrix : float64 (2, 3), of which the last column does not matter
+    matrix : float64 (2, 3), the last column is not used
     """
-    turned = np.empty(control.shape)
+    transformed = np.empty(control.shape)
     for j in range(control.shape[0]):
         for i in range(control.shape[1]):
             dx, dy = control[j, i, 0], control[j, i, 1]
-            turned[j, i, 0] = matrix[0, 0] * dx + matrix[0, 1] * dy
-            turned[j, i, 1] = matrix[1, 0] * dx + matrix[1, 1] * dy
-    return turned
+            transformed[j, i, 0] = matrix[0, 0] * dx + matrix[0, 1] * dy
+            transformed[j, i, 1] = matrix[1, 0] * dx + matrix[1, 1] * dy
+    return transformed
 
 
 @kernel
-def stretch_control(control, spacing, step, start, width, room):
+def evaluate_control_rows(control, spacing, step, start, width, capacity):
     """Evaluate each row of control points at the columns of the output.
 
-    step, start : output column x lies at step * x + start
-    width       : columns of the output; room, at least as many, are allocated
+    step, start : output column x has the coordinate step * x + start
+    width       : columns of the output
+    capacity    : columns to allocate, at least width
 
-    Returns float32 (gy, 2, room), dx and dy.
+    Returns float32 (gy, 2, capacity), second axis (dx, dy).
     """
     rows, columns = control.shape[0], control.shape[1]
-    lines = np.zeros((rows, 2, room), F)
+    lines = np.zeros((rows, 2, capacity), F)
     for x in range(width):
-        i, t = locate_cell(step * x + start, spacing, columns)
+        i, t = find_cell(step * x + start, spacing, columns)
         w0, w1, w2, w3 = spline_weights(t)
-        i0, i1, i2, i3 = four_controls(i, columns)
+        i0, i1, i2, i3 = control_indices(i, columns)
         for j in range(rows):
             for axis in range(2):
                 line = control[j, :, axis]
@@ -171,17 +176,17 @@ def stretch_control(control, spacing, step, start, width, room):
 
 @inlined
 def displace_row(lines, spacing, y, dx, dy):
-    """Combine four stretched rows into the displacement of an output row.
+    """Write the displacement of an output row, the weighted sum of four control rows.
 
-    lines  : as `stretch_control` returns them
-    y      : of the row, in the frame of the control points
+    lines  : what `evaluate_control_rows` returns
+    y      : coordinate of the row, in the frame of the control points
     dx, dy : float32, overwritten
     """
     rows = lines.shape[0]
-    j, s = locate_cell(y, spacing, rows)
+    j, s = find_cell(y, spacing, rows)
     w0, w1, w2, w3 = spline_weights(s)
     w0, w1, w2, w3 = F(w0), F(w1), F(w2), F(w3)
-    j0, j1, j2, j3 = four_controls(j, rows)
+    j0, j1, j2, j3 = control_indices(j, rows)
     for axis in range(2):
         out = dx if axis == 0 else dy
         a, b, c, d = lines[j0, axis], lines[j1, axis], lines[j2, axis], lines[j3, axis]
@@ -190,10 +195,10 @@ def displace_row(lines, spacing, y, dx, dy):
 
 
 @kernel
-def extend(k, count, border):
-    """Return which pixel stands at k, of a line of so many.
+def border_index(k, count, border):
+    """Return the index of the pixel that continues a line of `count` pixels at k.
 
-    As scipy has it for splines: CONSTANT goes on as (d c b | a b c d | c b a) does.
+    As scipy continues images for splines, CONSTANT as (d c b | a b c d | c b a).
     """
     if 0 <= k < count:
         return k
@@ -218,9 +223,10 @@ def add_neighbours(line, step, weight, out):
 def spline_coefficients(image, top, bottom, left, right, border, margin):
     """Return the coefficients of the cubic B-spline through pixels of an image.
 
-    image  : numbers (H, W), of which rows [top, bottom) and columns [left, right) count
-    border : how they go on, CONSTANT as (d c b | a b c d | c b a)
-    margin : coefficients that are wanted beyond their ends
+    image  : numbers (H, W), of which rows [top, bottom) and columns [left, right) are
+        used
+    border : how these are continued, see `border_index`
+    margin : coefficients to add at each end
 
     Returns float32 (bottom - top + 2 * margin, right - left + 2 * margin).
     """
@@ -228,7 +234,7 @@ def spline_coefficients(image, top, bottom, left, right, border, margin):
     wide = width + 2 * margin
     tall = height + 2 * margin + 2 * REACH
     cells = np.empty((tall, wide), F)
-    # Along rows: line k holds pixel k - before; each step shortens it at both ends.
+    # Along rows: one[k] is pixel k - before; each step shortens the line at both ends.
     before = margin + 15
     one = np.empty(width + 2 * before, F)
     two = np.empty(width + 2 * before, F)
@@ -238,18 +244,18 @@ def spline_coefficients(image, top, bottom, left, right, border, margin):
         for c in range(width):
             middle[c] = F(source[c]) * GAIN
         for k in range(before):
-            one[k] = middle[extend(k - before, width, border)]
-            one[before + width + k] = middle[extend(width + k, width, border)]
+            one[k] = middle[border_index(k - before, width, border)]
+            one[before + width + k] = middle[border_index(width + k, width, border)]
         length = len(one)
         add_neighbours(one, 1, B1, two)
         add_neighbours(two[: length - 2], 2, B2, one)
         add_neighbours(one[: length - 6], 4, B4, two)
         add_neighbours(two[: length - 14], 8, B8, cells[r + margin + REACH])
-    # Along columns: rows beyond the image are copies, and the recursions start in
-    # those farthest out, as if these went on for ever.
+    # Along columns: rows outside the image are copies of rows inside. The recursions
+    # start at the outermost rows, as if these were repeated without end.
     for r in range(margin + REACH):
-        above = extend(r - margin - REACH, height, border) + margin + REACH
-        below = extend(height + r, height, border) + margin + REACH
+        above = border_index(r - margin - REACH, height, border) + margin + REACH
+        below = border_index(height + r, height, border) + margin + REACH
         for c in range(wide):
             cells[r, c] = cells[above, c]
             cells[margin + REACH + height + r, c] = cells[below, c]

@@ -1,20 +1,20 @@
-"""Resampling: an image, or a mask, seen through a mapping.
+"""Resample an image or a mask through a mapping.
 
-A mapping says which point q of the image is shown at pixel (x, y) of the output:
+A mapping gives the point q of the image that pixel (x, y) of the output shows:
 
     p = outer (x, y, 1)     r = p + displacement at p     q = inner (r, 1)
 
-outer, inner : float64 (2, 3), on columns of (x, y, 1); pixel centres at integers
+outer, inner : float64 (2, 3), applied to (x, y, 1); pixel centres at integers
 control, spacing : the displacement, see `spline`; an empty grid for none
 
-Since r is p with something added, q is the product of both matrices on (x, y, 1) with
-the displacement turned by `inner` added. So rows are steps of equal length, with or
-without a displacement, and that of an output row comes as two rows of numbers.
+As the displacement is added to p, q is inner * outer * (x, y, 1) plus the displacement
+multiplied by `inner`. So the points of an output row are equally spaced on a line, and
+a displacement adds two arrays of numbers to them.
 
-A row goes through stages, each a loop over arrays in the first-level cache: where its
-pixels come from (`place_row`), what stands there, and what becomes of it. Of these
-only the loading is not done by vector instructions. One loop for all took five times
-as long: compilers then use none at all.
+Each output row goes through three loops over arrays in the first-level cache: find the
+points (`map_row`), load the pixels there, interpolate and scale. All but the loading
+use vector instructions. One loop for all took five times as long: compilers then use
+none at all.
 """
 
 import numpy as np
@@ -22,21 +22,21 @@ import numpy as np
 from fastseg._kernels.augment.coordinates import (
     BLOCK,
     SLACK,
+    columns_inside,
     fill_outside,
-    inside_span,
-    inverse,
     is_whole,
-    join_affines,
-    place_folded,
-    place_row,
-    used_span,
+    map_row,
+    map_row_reflected,
+    multiply_affines,
+    range_needed,
+    reciprocal,
 )
 from fastseg._kernels.augment.interpolation import (
+    interpolate_cubic,
+    interpolate_pixels,
+    interpolate_quads,
     join_pairs,
     load_pixels,
-    mix_cubic,
-    mix_pixels,
-    mix_quads,
     view_quads,
 )
 from fastseg._kernels.augment.spline import (
@@ -46,9 +46,9 @@ from fastseg._kernels.augment.spline import (
     REFLECT,
     displace_point,
     displace_row,
+    evaluate_control_rows,
     spline_coefficients,
-    stretch_control,
-    turn_control,
+    transform_control,
 )
 from fastseg._kernels.jit import inlined, kernel
 
@@ -56,14 +56,14 @@ F = np.float32
 
 NEAREST, LINEAR, CUBIC = 0, 1, 3
 
-# Beyond an edge that goes on for ever, ripples of the spline are kept for so many
-# pixels, as scipy does.
+# With border EDGE, the spline still ripples outside the image: it is evaluated up to
+# RIPPLES pixels outside, as in scipy.
 RIPPLES = 12
 
 
 @kernel
-def greatest_sizes(control):
-    """Return the greatest size of dx and of dy that control points can cause."""
+def displacement_bounds(control):
+    """Return the greatest |dx| and |dy| that control points can cause."""
     dx = dy = 0.0
     for j in range(control.shape[0]):
         for i in range(control.shape[1]):
@@ -73,39 +73,44 @@ def greatest_sizes(control):
 
 
 @kernel
-def start_bend(control, spacing, outer, inner, width, room):
-    """Return what `bend_row` needs for all rows of an output.
+def prepare_displacement(control, spacing, outer, inner, width, capacity):
+    """Return image_control and control_rows, which `fill_displacement` needs.
 
-    turned : float64 (gy, gx, 2), the displacement turned by inner
-    lines  : as `stretch_control` has them; empty where output columns are no columns
-        of the control points' frame, or there is no displacement
+    image_control : float64 (gy, gx, 2), the control points multiplied by inner
+    control_rows  : see `evaluate_control_rows`; empty where there is no displacement,
+        or where outer turns or shears, so that rows of the output cross rows of control
+        points
     """
-    turned = turn_control(control, inner)
+    image_control = transform_control(control, inner)
     if control.shape[0] > 0 and outer[0, 1] == 0.0 and outer[1, 0] == 0.0:
-        lines = stretch_control(turned, spacing, outer[0, 0], outer[0, 2], width, room)
+        control_rows = evaluate_control_rows(
+            image_control, spacing, outer[0, 0], outer[0, 2], width, capacity
+        )
     else:
-        lines = np.empty((0, 2, room), F)
-    return turned, lines
+        control_rows = np.empty((0, 2, capacity), F)
+    return image_control, control_rows
 
 
 @inlined
-def bend_row(turned, lines, spacing, outer, row, width, bend_x, bend_y):
-    """Write the displacements of an output row.
+def fill_displacement(
+    image_control, control_rows, spacing, outer, row, width, field_x, field_y
+):
+    """Write the displacement of each pixel of an output row, in pixels of the image.
 
-    bend_x, bend_y : float32, overwritten up to width
+    field_x, field_y : float32, overwritten up to width
     """
-    if lines.shape[0] > 0:
+    if control_rows.shape[0] > 0:
         displace_row(
-            lines,
+            control_rows,
             spacing,
             outer[1, 1] * row + outer[1, 2],
-            bend_x[:width],
-            bend_y[:width],
+            field_x[:width],
+            field_y[:width],
         )
     else:
         for k in range(width):
-            bend_x[k], bend_y[k] = displace_point(
-                turned,
+            field_x[k], field_y[k] = displace_point(
+                image_control,
                 spacing,
                 outer[0, 0] * k + outer[0, 1] * row + outer[0, 2],
                 outer[1, 0] * k + outer[1, 1] * row + outer[1, 2],
@@ -117,41 +122,45 @@ def warp_image(
     image, outer, control, spacing, inner,
     order, border, fill, shift, gain, low, high, out,
 ):  # fmt: skip
-    """Resample, and scale: out = min(max((value - shift) * gain, low), high).
+    """Resample an image, and scale: min(max((value - shift) * gain, low), high).
 
     image  : integers (H, W), C-contiguous
-    outer, control, spacing, inner : the mapping, as the module has it
+    outer, control, spacing, inner : the mapping, see the module
     order  : NEAREST, LINEAR, or CUBIC, a B-spline through the pixels
-    border : what points outside the outermost pixel centres show: CONSTANT `fill`, as
-        it is; the nearest pixel at the EDGE; or the image REFLECTed, d c b a | a b c d
+    border : what points outside the outermost pixel centres show. CONSTANT: `fill`, not
+        scaled; EDGE: the nearest pixel; REFLECT: the image reflected, d c b a | a b c d
     out    : float32 (h, w), C-contiguous, every cell is written
 
-    As scipy.ndimage.map_coordinates interpolates in its modes constant, nearest and
-    reflect, to float32 rounding and 1e-5 of a pixel. Where pixel centres come from
-    pixel centres, they have exactly the values that `gather_images` gives.
+    Interpolates as scipy.ndimage.map_coordinates does in its modes constant, nearest
+    and reflect, to float32 rounding and 1e-5 of a pixel. Pixels that show a pixel
+    centre get exactly the value that `gather_images` gives.
     """
     fill, shift, gain, low, high = F(fill), F(shift), F(gain), F(low), F(high)
     height, width = image.shape
     last_x, last_y = width - 1.0, height - 1.0
     rows, columns = out.shape
-    room = (columns + BLOCK - 1) // BLOCK * BLOCK + BLOCK
-    matrix = join_affines(inner, outer)
-    bent = control.shape[0] > 0
-    if not bent and is_whole(matrix):
+    capacity = (columns + BLOCK - 1) // BLOCK * BLOCK + BLOCK
+    matrix = multiply_affines(inner, outer)
+    displaced = control.shape[0] > 0
+    if not displaced and is_whole(matrix):
         order = NEAREST
-    turned, lines = start_bend(control, spacing, outer, inner, columns, room)
-    reach_x, reach_y = greatest_sizes(turned)
-    dx, dy = matrix[0, 0], matrix[1, 0]
-    per_x, per_y = inverse(dx), inverse(dy)
+    image_control, control_rows = prepare_displacement(
+        control, spacing, outer, inner, columns, capacity
+    )
+    reach_x, reach_y = displacement_bounds(image_control)
+    step_x, step_y = matrix[0, 0], matrix[1, 0]
+    per_x, per_y = reciprocal(step_x), reciprocal(step_y)
 
-    # The part of the image that is needed, made ready for its order.
+    # The rows and columns of the image that are needed, prepared for the order.
     grow = 2 * REACH if order == CUBIC else 2
-    left, right = used_span(
-        matrix[0, 2], dx * columns, matrix[0, 1] * rows, reach_x, width, grow, border
-    )
-    top, bottom = used_span(
-        matrix[1, 2], dy * columns, matrix[1, 1] * rows, reach_y, height, grow, border
-    )
+    left, right = range_needed(
+        matrix[0, 2], step_x * columns, matrix[0, 1] * rows,
+        reach_x, width, grow, border,
+    )  # fmt: skip
+    top, bottom = range_needed(
+        matrix[1, 2], step_y * columns, matrix[1, 1] * rows,
+        reach_y, height, grow, border,
+    )  # fmt: skip
     used = (bottom - top) * (right - left)
     cells = image.reshape(image.size)
     margin = 0
@@ -183,125 +192,140 @@ def warp_image(
     nearest = order == NEAREST
     low_x, high_x = margin - ripples, margin + right - left - 1 + ripples
     low_y, high_y = margin - ripples, margin + bottom - top - 1 + ripples
-    places = np.empty(room, np.int32)
-    share_x, share_y = np.empty(room, F), np.empty(room, F)
-    bend_x, bend_y = np.zeros(room, F), np.zeros(room, F)
-    pixels = np.empty(room, image.dtype)
+    indices = np.empty(capacity, np.int32)
+    fraction_x, fraction_y = np.empty(capacity, F), np.empty(capacity, F)
+    field_x, field_y = np.zeros(capacity, F), np.zeros(capacity, F)
+    pixels = np.empty(capacity, image.dtype)
     flat = out.reshape(out.size)
-    loaded = np.empty(room, np.uint64)
-    halves = loaded.view(np.uint32)  # low half first: little-endian machines
-    weights = np.empty((8, room if order == CUBIC else 0), F)
+    loaded = np.empty(capacity, np.uint64)
+    halves = loaded.view(np.uint32)  # low half first, on little-endian machines
+    weights = np.empty((8, capacity if order == CUBIC else 0), F)
     sums = np.empty(4 * weights.shape[1], F)
     for row in range(rows):
         x0 = matrix[0, 1] * row + matrix[0, 2]
         y0 = matrix[1, 1] * row + matrix[1, 2]
         line = out[row]
         first, stop = 0, columns
-        if bent:
-            bend_row(turned, lines, spacing, outer, row, columns, bend_x, bend_y)
+        if displaced:
+            fill_displacement(
+                image_control, control_rows, spacing, outer, row, columns,
+                field_x, field_y,
+            )  # fmt: skip
         elif border == CONSTANT:
-            first, stop = inside_span(
+            first, stop = columns_inside(
                 x0, y0, per_x, per_y, -SLACK, -SLACK, last_x, last_y, columns
             )
             line[:first] = fill
             line[stop:] = fill
-        part = line[first:stop]
+        span = line[first:stop]
         if border == REFLECT:
-            place_folded(
-                x0 + first * dx, y0 + first * dy, dx, dy, len(part),
-                bent, bend_x, bend_y, nearest, width, height, left, top, margin,
-                low_x, high_x, low_y, high_y, stride, places, share_x, share_y,
+            map_row_reflected(
+                x0 + first * step_x, y0 + first * step_y, step_x, step_y, len(span),
+                displaced, field_x, field_y, nearest, width, height, left, top, margin,
+                low_x, high_x, low_y, high_y, stride, indices, fraction_x, fraction_y,
             )  # fmt: skip
         else:
-            place_row(
-                x0 + first * dx + (margin - left), y0 + first * dy + (margin - top),
-                dx, dy, len(part), bent, bend_x, bend_y, nearest,
-                low_x, high_x, low_y, high_y, stride, places, share_x, share_y,
+            map_row(
+                x0 + first * step_x + (margin - left),
+                y0 + first * step_y + (margin - top),
+                step_x, step_y, len(span), displaced, field_x, field_y, nearest,
+                low_x, high_x, low_y, high_y, stride, indices, fraction_x, fraction_y,
             )  # fmt: skip
         if in_quads:
-            load_pixels(quads, places, loaded[: len(part)])
-            mix_quads(
-                halves, bias, share_x, share_y, shift, gain, low, high,
+            load_pixels(quads, indices, loaded[: len(span)])
+            interpolate_quads(
+                halves, bias, fraction_x, fraction_y, shift, gain, low, high,
                 flat, row * columns + first, stop - first,
             )  # fmt: skip
         elif order == LINEAR:
-            mix_pixels(
-                cells, width, places, share_x, share_y, shift, gain, low, high, part
-            )
+            interpolate_pixels(
+                cells, width, indices, fraction_x, fraction_y,
+                shift, gain, low, high, span,
+            )  # fmt: skip
         elif order == CUBIC:
-            mix_cubic(
-                spline_cells, stride, places, share_x, share_y, weights, sums,
-                shift, gain, low, high, part,
+            interpolate_cubic(
+                spline_cells, stride, indices, fraction_x, fraction_y, weights, sums,
+                shift, gain, low, high, span,
             )  # fmt: skip
         else:
-            values = pixels[: len(part)]
-            load_pixels(cells, places, values)
-            for k in range(len(part)):
-                part[k] = min(max((F(values[k]) - shift) * gain, low), high)
-        if bent and border == CONSTANT:
-            first, stop = inside_span(
+            values = pixels[: len(span)]
+            load_pixels(cells, indices, values)
+            for k in range(len(span)):
+                span[k] = min(max((F(values[k]) - shift) * gain, low), high)
+        if displaced and border == CONSTANT:
+            first, stop = columns_inside(
                 x0, y0, per_x, per_y, reach_x, reach_y, last_x, last_y, columns
             )
             fill_outside(
-                x0, y0, dx, dy, bend_x, bend_y, last_x, last_y, 0, fill, line[:first]
-            )
+                x0, y0, step_x, step_y, field_x, field_y, last_x, last_y,
+                0, fill, line[:first],
+            )  # fmt: skip
             fill_outside(
-                x0, y0, dx, dy, bend_x, bend_y, last_x, last_y, stop, fill, line
-            )
+                x0, y0, step_x, step_y, field_x, field_y, last_x, last_y,
+                stop, fill, line,
+            )  # fmt: skip
 
 
 @kernel
 def warp_mask(mask, outer, control, spacing, inner, out):
-    """Take the nearest pixels of a mask, 0 outside the outermost pixel centres.
+    """Resample a mask: nearest pixels, and 0 outside the outermost pixel centres.
 
     mask : integers (H, W), C-contiguous
-    outer, control, spacing, inner : the mapping, as the module has it
+    outer, control, spacing, inner : the mapping, see the module
     out  : of the same dtype (h, w), C-contiguous, every cell is written
 
-    The first of two that are as near: as scipy.ndimage.map_coordinates does with
-    order 0 and mode constant, to 1e-5 of a pixel.
+    Does as scipy.ndimage.map_coordinates with order 0 and mode constant, to 1e-5 of a
+    pixel; of two pixels that are equally near, takes the one right or below.
     """
     height, width = mask.shape
     last_x, last_y = width - 1.0, height - 1.0
     rows, columns = out.shape
-    room = (columns + BLOCK - 1) // BLOCK * BLOCK + BLOCK
-    matrix = join_affines(inner, outer)
-    bent = control.shape[0] > 0
-    turned, lines = start_bend(control, spacing, outer, inner, columns, room)
-    reach_x, reach_y = greatest_sizes(turned)
-    dx, dy = matrix[0, 0], matrix[1, 0]
-    per_x, per_y = inverse(dx), inverse(dy)
+    capacity = (columns + BLOCK - 1) // BLOCK * BLOCK + BLOCK
+    matrix = multiply_affines(inner, outer)
+    displaced = control.shape[0] > 0
+    image_control, control_rows = prepare_displacement(
+        control, spacing, outer, inner, columns, capacity
+    )
+    reach_x, reach_y = displacement_bounds(image_control)
+    step_x, step_y = matrix[0, 0], matrix[1, 0]
+    per_x, per_y = reciprocal(step_x), reciprocal(step_y)
     cells = mask.reshape(mask.size)
     none = mask.dtype.type(0)
-    places = np.empty(room, np.int32)
-    share_x, share_y = np.empty(room, F), np.empty(room, F)
-    bend_x, bend_y = np.zeros(room, F), np.zeros(room, F)
+    indices = np.empty(capacity, np.int32)
+    fraction_x, fraction_y = np.empty(capacity, F), np.empty(capacity, F)
+    field_x, field_y = np.zeros(capacity, F), np.zeros(capacity, F)
     for row in range(rows):
         x0 = matrix[0, 1] * row + matrix[0, 2]
         y0 = matrix[1, 1] * row + matrix[1, 2]
         line = out[row]
         first, stop = 0, columns
-        if bent:
-            bend_row(turned, lines, spacing, outer, row, columns, bend_x, bend_y)
+        if displaced:
+            fill_displacement(
+                image_control, control_rows, spacing, outer, row, columns,
+                field_x, field_y,
+            )  # fmt: skip
         else:
-            first, stop = inside_span(
+            first, stop = columns_inside(
                 x0, y0, per_x, per_y, -SLACK, -SLACK, last_x, last_y, columns
             )
             line[:first] = none
             line[stop:] = none
-        part = line[first:stop]
-        place_row(
-            x0 + first * dx, y0 + first * dy, dx, dy, len(part), bent, bend_x, bend_y,
-            True, 0.0, last_x, 0.0, last_y, width, places, share_x, share_y,
+        span = line[first:stop]
+        map_row(
+            x0 + first * step_x, y0 + first * step_y, step_x, step_y, len(span),
+            displaced, field_x, field_y, True,
+            0.0, last_x, 0.0, last_y, width, indices, fraction_x, fraction_y,
         )  # fmt: skip
-        load_pixels(cells, places, part)
-        if bent:
-            first, stop = inside_span(
+        load_pixels(cells, indices, span)
+        if displaced:
+            first, stop = columns_inside(
                 x0, y0, per_x, per_y, reach_x, reach_y, last_x, last_y, columns
             )
             fill_outside(
-                x0, y0, dx, dy, bend_x, bend_y, last_x, last_y, 0, none, line[:first]
-            )
+                x0, y0, step_x, step_y, field_x, field_y, last_x, last_y,
+                0, none, line[:first],
+            )  # fmt: skip
             fill_outside(
-                x0, y0, dx, dy, bend_x, bend_y, last_x, last_y, stop, none, line
-            )
+                x0, y0, step_x, step_y, field_x, field_y, last_x, last_y,
+                stop, none, line,
+            )  # fmt: skip
