@@ -1,4 +1,4 @@
-"""Kernels of intensity, held against numpy and scipy."""
+"""Intensity steps, compared with numpy and scipy."""
 
 import zlib
 
@@ -17,9 +17,9 @@ pytestmark = pytest.mark.kernel
 
 SLOW = bool(numba.config.DISABLE_JIT)
 FEW = settings(max_examples=10 if SLOW else 100)
-# Of values about 1: some roundings of float32, whose step is 1.2e-7 there.
+# Some roundings of float32 values near 1, where float32 has steps of 1.2e-7.
 ROUNDING = 1e-6
-# Promised by the docstrings, relative.
+# Relative errors that the docstrings promise.
 POWER_ERROR, EXP_ERROR = 1e-6, 2e-7
 
 values = st.floats(-8, 8, width=32)
@@ -33,7 +33,7 @@ def F(value):
 
 
 def changed(kernel, plane, *arguments):
-    """Return what a kernel makes of a plane, without changing it."""
+    """Return a copy of a plane, changed by a kernel."""
     out = plane.copy()
     kernel(out, *arguments)
     assert out.dtype == np.float32
@@ -41,7 +41,7 @@ def changed(kernel, plane, *arguments):
 
 
 def test_powers_to_the_stated_precision():
-    """base**gamma has a relative error below 1e-6 over all that float32 holds."""
+    """base**gamma has a relative error below 1e-6 over the range of float32."""
     rng = np.random.default_rng(1)
     count = 100 if SLOW else 5000
     bases = np.concatenate(
@@ -58,17 +58,17 @@ def test_powers_to_the_stated_precision():
         high, low = map(np.float32, intensity.split_exponent(gamma))
         assert float(high) + float(low) == pytest.approx(gamma, rel=1e-10)
         assert int(high.view(np.int32)) % 2**12 == 0
-        found = np.array([intensity.power(base, high, low) for base in bases])
-        wanted = bases.astype(float) ** gamma
-        fits = (wanted > 2.0**-125) & (wanted < 2.0**126)
-        error = np.abs(found / wanted - 1)[fits]
+        actual = np.array([intensity.power(base, high, low) for base in bases])
+        expected = bases.astype(float) ** gamma
+        fits = (expected > 2.0**-125) & (expected < 2.0**126)
+        error = np.abs(actual / expected - 1)[fits]
         assert error.max() < POWER_ERROR
-        assert (found[wanted <= 2.0**-125] <= 2.0**-124).all()
-        assert (found >= 0).all()
+        assert (actual[expected <= 2.0**-125] <= 2.0**-124).all()
+        assert (actual >= 0).all()
 
 
 def test_powers_at_the_ends():
-    """0 and what is not normal become 0, 1 stays exactly 1, for every exponent."""
+    """0, negative and subnormal bases give 0, and 1 gives exactly 1."""
     for gamma in (0.05, 0.7, 1.0, 3.0, 5.0):
         high, low = map(np.float32, intensity.split_exponent(gamma))
         for base in (0.0, -0.0, -1.0, 1e-45, 1e-39):
@@ -77,40 +77,40 @@ def test_powers_at_the_ends():
 
 
 def test_exponentials_to_the_stated_precision():
-    """2**x has a relative error below 2e-7 where x needs no rounding."""
+    """2**x has a relative error below 2e-7 if x is exact."""
     steps = np.arange(-125 * 64, 126 * 64, 37 if SLOW else 1) / 64
     for x in steps.astype(np.float32):
         shifted = x + intensity.ROUNDER
         f = x - (shifted - intensity.ROUNDER)
         assert abs(f) <= 0.5
-        found = float(intensity.scaled_power(shifted, f))
-        assert abs(found / 2.0 ** float(x) - 1) < EXP_ERROR
+        actual = float(intensity.scaled_power(shifted, f))
+        assert abs(actual / 2.0 ** float(x) - 1) < EXP_ERROR
     assert intensity.scaled_power(intensity.ROUNDER, F(0)) == 1
 
 
 @given(planes)
 @FEW
 def test_range_and_moments(plane):
-    """The range is exact, mean and deviation are those of float64."""
+    """The range is exact, and mean and deviation equal those in float64."""
     low, high = intensity.find_range(plane)
     assert (low, high) == (plane.min(), plane.max())
     mean, deviation = intensity.find_mean_and_deviation(plane)
-    for found in (mean, intensity.find_mean(plane)):
-        assert found == pytest.approx(plane.astype(float).mean(), rel=1e-12, abs=1e-12)
+    for actual in (mean, intensity.find_mean(plane)):
+        assert actual == pytest.approx(plane.astype(float).mean(), rel=1e-12, abs=1e-12)
     assert deviation == pytest.approx(plane.astype(float).std(), rel=1e-9, abs=1e-12)
 
 
-def test_moments_of_more_than_one_piece():
-    """Planes longer than what is summed side by side are summed to their end."""
+def test_moments_of_more_values_than_lanes():
+    """A plane of more than LANES values is summed to its end."""
     plane = np.random.default_rng(1).normal(3, 1, (7, 113)).astype(np.float32)
     exact = plane.astype(float)
     assert intensity.find_mean(plane) == pytest.approx(exact.mean())
-    found = intensity.find_mean_and_deviation(plane)
-    assert found == pytest.approx((exact.mean(), exact.std()))
+    actual = intensity.find_mean_and_deviation(plane)
+    assert actual == pytest.approx((exact.mean(), exact.std()))
 
 
 def test_a_small_deviation_beside_a_large_mean():
-    """Values that differ by little from a large one keep the digits of their spread."""
+    """The deviation of values close to a large mean keeps its digits."""
     plane = np.full((64, 64), 3000, np.float32)
     plane[5:9] += np.float32(2**-11)
     exact = plane.astype(float).std()
@@ -121,31 +121,31 @@ def test_a_small_deviation_beside_a_large_mean():
 @given(planes, values, values)
 @FEW
 def test_brightness(plane, multiply, add):
-    """value * multiply + add, rounded twice."""
-    found = changed(intensity.apply_brightness, plane, F(multiply), F(add))
-    assert_array_equal(found, plane * F(multiply) + F(add))
+    """Each value becomes value * multiply + add, rounded twice."""
+    actual = changed(intensity.apply_brightness, plane, F(multiply), F(add))
+    assert_array_equal(actual, plane * F(multiply) + F(add))
 
 
 @given(planes, st.floats(0, 4), st.booleans())
 @FEW
 def test_contrast(plane, factor, preserve_range):
-    """Differences from the mean are multiplied; the range is kept if asked for."""
-    found = changed(intensity.apply_contrast, plane, F(factor), preserve_range)
+    """Differences from the mean are multiplied; preserve_range keeps the range."""
+    actual = changed(intensity.apply_contrast, plane, F(factor), preserve_range)
     exact = plane.astype(float)
-    wanted = exact.mean() + (exact - exact.mean()) * factor
+    expected = exact.mean() + (exact - exact.mean()) * factor
     if preserve_range:
-        wanted = np.clip(wanted, exact.min(), exact.max())
-        assert found.min() >= plane.min()
-        assert found.max() <= plane.max()
-    assert_allclose(found, wanted, rtol=0, atol=40 * ROUNDING)
+        expected = np.clip(expected, exact.min(), exact.max())
+        assert actual.min() >= plane.min()
+        assert actual.max() <= plane.max()
+    assert_allclose(actual, expected, rtol=0, atol=40 * ROUNDING)
 
 
 @given(planes, st.booleans())
 @FEW
 def test_contrast_of_one_changes_nothing(plane, preserve_range):
-    """Factor 1 keeps every bit."""
-    found = changed(intensity.apply_contrast, plane, F(1), preserve_range)
-    assert_array_equal(found, plane)
+    """Factor 1 changes no bit."""
+    actual = changed(intensity.apply_contrast, plane, F(1), preserve_range)
+    assert_array_equal(actual, plane)
 
 
 def gamma_reference(plane, gamma, invert, keep_stats):
@@ -165,7 +165,7 @@ def apply_gamma(plane, gamma, invert=False, keep_stats=False):
     return changed(intensity.apply_gamma, plane, gamma, *limits, invert, keep_stats)
 
 
-# Rounded to 1/1024: for the stated precision of values, not of their differences.
+# Multiples of 1/1024: the precision is stated for values, not for their differences.
 steps = st.integers(-8192, 8192).map(lambda k: k / 1024)
 stepped = arrays(np.float32, shapes, elements=steps)
 
@@ -173,20 +173,20 @@ stepped = arrays(np.float32, shapes, elements=steps)
 @given(stepped, st.floats(0.3, 3), st.booleans())
 @FEW
 def test_gamma(plane, gamma, invert):
-    """The values are bent between their ends, upwards or downwards."""
-    found = apply_gamma(plane, gamma, invert)
-    wanted = gamma_reference(plane, gamma, invert, False)
-    assert_allclose(found, wanted, rtol=0, atol=40 * ROUNDING)
+    """Values equal batchgenerators' formula, inverted or not."""
+    actual = apply_gamma(plane, gamma, invert)
+    expected = gamma_reference(plane, gamma, invert, False)
+    assert_allclose(actual, expected, rtol=0, atol=40 * ROUNDING)
 
 
 @given(stepped, st.floats(0.5, 2), st.booleans())
 @FEW
 def test_gamma_that_keeps_statistics(plane, gamma, invert):
-    """Mean and deviation thereafter are those from before, values are the formula's."""
-    found = apply_gamma(plane, gamma, invert, True)
-    wanted = gamma_reference(plane, gamma, invert, True)
-    assert_allclose(found, wanted, rtol=0, atol=200 * ROUNDING)
-    before, after = plane.astype(float), found.astype(float)
+    """keep_stats keeps mean and deviation, and values equal the formula."""
+    actual = apply_gamma(plane, gamma, invert, True)
+    expected = gamma_reference(plane, gamma, invert, True)
+    assert_allclose(actual, expected, rtol=0, atol=200 * ROUNDING)
+    before, after = plane.astype(float), actual.astype(float)
     assert after.mean() == pytest.approx(before.mean(), abs=20 * ROUNDING)
     assert after.std() == pytest.approx(before.std(), abs=20 * ROUNDING)
 
@@ -194,7 +194,7 @@ def test_gamma_that_keeps_statistics(plane, gamma, invert):
 @given(stepped, st.floats(0.3, 3), st.booleans())
 @FEW
 def test_inverted_gamma_is_gamma_of_the_negative(plane, gamma, keep_stats):
-    """To invert is to negate before and after; without statistics, bit for bit."""
+    """invert negates before and after: bit for bit, unless statistics are kept."""
     one = apply_gamma(plane, gamma, True, keep_stats)
     other = -apply_gamma(-plane, gamma, False, keep_stats)
     assert_allclose(one, other, rtol=0, atol=20 * ROUNDING if keep_stats else 0)
@@ -202,26 +202,26 @@ def test_inverted_gamma_is_gamma_of_the_negative(plane, gamma, keep_stats):
 
 @given(st.floats(0.3, 3), values, st.booleans(), st.booleans())
 @FEW
-def test_gamma_leaves_a_constant_plane(gamma, value, invert, keep_stats):
-    """Without a range there is nothing to bend."""
+def test_gamma_keeps_a_constant_plane(gamma, value, invert, keep_stats):
+    """A plane of one value does not change."""
     plane = np.full((3, 4), value, np.float32)
     assert_array_equal(apply_gamma(plane, gamma, invert, keep_stats), plane)
 
 
 def test_gamma_keeps_ends_and_order():
-    """Ends stay, 1 is nearly nothing, and a brighter pixel stays the brighter one."""
+    """The ends and the order of values stay, and gamma 1 changes nearly nothing."""
     plane = np.linspace(-2, 3, 401, dtype=np.float32).reshape(1, -1)
     for gamma in (0.4, 1.0, 2.5):
         for invert in (False, True):
-            found = apply_gamma(plane, gamma, invert)[0]
-            assert_allclose(found[[0, -1]], [-2, 3], rtol=0, atol=ROUNDING)
-            assert (np.diff(found) >= 0).all()
+            actual = apply_gamma(plane, gamma, invert)[0]
+            assert_allclose(actual[[0, -1]], [-2, 3], rtol=0, atol=ROUNDING)
+            assert (np.diff(actual) >= 0).all()
     assert_allclose(apply_gamma(plane, 1.0), plane, rtol=0, atol=5 * ROUNDING)
     assert (apply_gamma(plane, 2.0)[0, 1:-1] < plane[0, 1:-1]).all()
 
 
 def bias_reference(plane, floor, coefficients):
-    """exp of the polynomial, term by term, in float64."""
+    """Return the plane with the bias field, term by term, in float64."""
     height, width = plane.shape
     y = np.linspace(-1, 1, height) if height > 1 else np.zeros(1)
     x = np.linspace(-1, 1, width) if width > 1 else np.zeros(1)
@@ -237,22 +237,22 @@ coefficients = arrays(float, 10, elements=st.floats(-0.5, 0.5))
 @given(planes, st.floats(-3, 3, width=32), coefficients)
 @FEW
 def test_bias_field(plane, floor, coefficients):
-    """What is above the floor is multiplied by exp of the polynomial."""
-    found = changed(intensity.apply_bias_field, plane, F(floor), coefficients)
-    wanted = bias_reference(plane, floor, coefficients)
-    assert_allclose(found, wanted, rtol=3e-6, atol=1e-5)
+    """The difference from the floor is multiplied by exp of the polynomial."""
+    actual = changed(intensity.apply_bias_field, plane, F(floor), coefficients)
+    expected = bias_reference(plane, floor, coefficients)
+    assert_allclose(actual, expected, rtol=3e-6, atol=1e-5)
 
 
 @given(planes, st.floats(-3, 3, width=32))
 @FEW
 def test_no_bias_field_changes_nothing(plane, floor):
-    """Coefficients of 0 keep every bit."""
-    found = changed(intensity.apply_bias_field, plane, F(floor), np.zeros(10))
-    assert_array_equal(found, plane)
+    """Coefficients of 0 change no bit."""
+    actual = changed(intensity.apply_bias_field, plane, F(floor), np.zeros(10))
+    assert_array_equal(actual, plane)
 
 
-def test_bias_field_is_the_right_way_round():
-    """The second coefficient brightens the right side, the fifth the lower one."""
+def test_bias_field_axes():
+    """The second coefficient brightens the right side, the fifth the lower side."""
     plane, slope = np.ones((5, 7), np.float32), np.zeros(10)
     slope[1] = 1
     right = changed(intensity.apply_bias_field, plane, F(0), slope)
@@ -272,40 +272,40 @@ def blurred(plane, sigma):
 @example(np.eye(3, dtype=np.float32), 5.0)
 @example(np.ones((1, 1), np.float32), 3.0)
 @FEW
-def test_blur_is_scipys(plane, sigma):
-    """gaussian_filter gives the same, also with a Gaussian wider than the plane."""
-    found = blurred(plane, sigma)
+def test_blur_equals_scipy(plane, sigma):
+    """The blur equals gaussian_filter, also with a Gaussian wider than the plane."""
+    actual = blurred(plane, sigma)
     if sigma == 0:
-        wanted = plane
+        expected = plane
     else:
-        wanted = ndimage.gaussian_filter(plane.astype(float), sigma, truncate=4)
-    assert_allclose(found, wanted, rtol=0, atol=10 * ROUNDING)
+        expected = ndimage.gaussian_filter(plane.astype(float), sigma, truncate=4)
+    assert_allclose(actual, expected, rtol=0, atol=10 * ROUNDING)
 
 
 @pytest.mark.parametrize("sigma", [0.3, 0.5, 0.75, 1.0, 1.5, 3.3, 5.0])
 def test_blur_of_larger_planes(sigma):
-    """The same for sizes at which vector instructions run."""
+    """The blur equals gaussian_filter for sizes at which vector instructions run."""
     shape = (20, 70) if SLOW else (97, 131)
     plane = np.random.default_rng(2).normal(size=shape).astype(np.float32)
-    wanted = ndimage.gaussian_filter(plane, sigma, truncate=4)
-    assert_allclose(blurred(plane, sigma), wanted, rtol=0, atol=2 * ROUNDING)
+    expected = ndimage.gaussian_filter(plane, sigma, truncate=4)
+    assert_allclose(blurred(plane, sigma), expected, rtol=0, atol=2 * ROUNDING)
 
 
 def test_a_narrow_blur_changes_nothing():
-    """Below 1/8 of a pixel there is one tap, and every bit is kept."""
+    """A sigma below 1/8 of a pixel changes no bit."""
     plane = np.random.default_rng(2).normal(size=(5, 6)).astype(np.float32)
     for sigma in (0.0, 0.01, 0.1249):
         assert_array_equal(blurred(plane, sigma), plane)
 
 
 @given(st.floats(-700, 0))
-def test_weights_have_many_digits(x):
-    """The exponential of the weights is good to a relative 1e-12."""
+def test_exponential_of_the_weights(x):
+    """The exponential for the weights has a relative error below 1e-12."""
     assert intensity.small_exp(x) == pytest.approx(np.exp(x), rel=1e-12)
 
 
 def lower_reference(plane, factor):
-    """Pick the nearest pixels, then interpolate with all weights in a matrix."""
+    """Pick the nearest pixels, then interpolate, both by matrices of weights."""
     down, up = [], []
     for length in plane.shape:
         small = max(round(length * factor), 1)
@@ -314,10 +314,10 @@ def lower_reference(plane, factor):
             pick[k, (2 * k + 1) * length // (2 * small)] = 1
         spread = np.zeros((length, small))
         for k in range(length):
-            place = min(max((k + 0.5) * small / length - 0.5, 0), small - 1)
-            left = int(place)
-            spread[k, left] += 1 - (place - left)
-            spread[k, min(left + 1, small - 1)] += place - left
+            coordinate = min(max((k + 0.5) * small / length - 0.5, 0), small - 1)
+            left = int(coordinate)
+            spread[k, left] += 1 - (coordinate - left)
+            spread[k, min(left + 1, small - 1)] += coordinate - left
         down.append(pick)
         up.append(spread)
     small = down[0] @ plane.astype(float) @ down[1].T
@@ -327,28 +327,28 @@ def lower_reference(plane, factor):
 @given(planes, st.floats(0.01, 1))
 @FEW
 def test_lower_resolution(plane, factor):
-    """Nearest pixels down and linear interpolation up, though done in place."""
-    found = changed(intensity.lower_resolution, plane, factor)
-    assert_allclose(found, lower_reference(plane, factor), rtol=0, atol=10 * ROUNDING)
+    """Pixels are those of the reference, although the plane is changed in place."""
+    actual = changed(intensity.lower_resolution, plane, factor)
+    assert_allclose(actual, lower_reference(plane, factor), rtol=0, atol=10 * ROUNDING)
 
 
 @given(planes)
 @FEW
 def test_full_resolution_changes_nothing(plane):
-    """Factor 1 keeps every bit."""
+    """Factor 1 changes no bit."""
     assert_array_equal(changed(intensity.lower_resolution, plane, 1.0), plane)
 
 
 def test_lower_resolution_of_a_larger_plane():
-    """The same for a size at which rows wait long for their turn."""
+    """Pixels are those of the reference where rows are overwritten long after use."""
     plane = np.random.default_rng(3).normal(size=(64, 48)).astype(np.float32)
     for factor in (0.5, 0.51, 0.66, 0.75, 0.9, 0.99):
-        found = changed(intensity.lower_resolution, plane, factor)
-        wanted = lower_reference(plane, factor)
-        assert_allclose(found, wanted, rtol=0, atol=3 * ROUNDING)
+        actual = changed(intensity.lower_resolution, plane, factor)
+        expected = lower_reference(plane, factor)
+        assert_allclose(actual, expected, rtol=0, atol=3 * ROUNDING)
 
 
-# One row per step: its code, its parameters.
+# (code, parameters) of each step.
 EVERY_STEP = [
     (intensity.BRIGHTNESS, [1.25, 0.5]),
     (intensity.CONTRAST, [1.5, 1]),
@@ -364,15 +364,15 @@ EVERY_STEP = [
 
 
 def table(steps):
-    """Return codes and parameters as `apply_intensity` takes them."""
+    """Return codes and parameters for `apply_intensity`."""
     params = np.full((len(steps), intensity.PARAMETERS), np.nan)
-    for row, (_, own) in zip(params, steps, strict=True):
-        row[: len(own)] = own
+    for row, (_, parameters) in zip(params, steps, strict=True):
+        row[: len(parameters)] = parameters
     return np.array([code for code, _ in steps], np.int64), params
 
 
 def apply_alone(plane, code, p, key0, key1, stream):
-    """Do one step by its own kernel."""
+    """Do one step with its own kernel."""
     scratch = np.empty(plane.size, np.float32)
     if code == intensity.BRIGHTNESS:
         intensity.apply_brightness(plane, F(p[0]), F(p[1]))
@@ -395,22 +395,22 @@ def apply_alone(plane, code, p, key0, key1, stream):
 
 @given(st.lists(st.sampled_from(range(len(EVERY_STEP))), max_size=6))
 @FEW
-def test_steps_in_a_row_are_the_steps(chosen):
-    """apply_tone gives, bit for bit, what the kernels give one after the other."""
+def test_apply_intensity_equals_its_steps(chosen):
+    """apply_intensity gives bit for bit the same as the kernels of its steps."""
     plane = np.random.default_rng(4).normal(size=(9, 14)).astype(np.float32)
     steps = [EVERY_STEP[k] for k in chosen]
     scratch = np.full(plane.size, np.nan, np.float32)
-    found = changed(intensity.apply_intensity, plane, *table(steps), *KEY, scratch)
-    wanted = plane.copy()
-    for k, (code, own) in enumerate(steps):
-        apply_alone(wanted, code, own, KEY[0], KEY[1], np.uint32(3 + k))
-    assert_array_equal(found, wanted)
+    actual = changed(intensity.apply_intensity, plane, *table(steps), *KEY, scratch)
+    expected = plane.copy()
+    for k, (code, parameters) in enumerate(steps):
+        apply_alone(expected, code, parameters, KEY[0], KEY[1], np.uint32(3 + k))
+    assert_array_equal(actual, expected)
 
 
 @given(st.floats(0, 2), st.floats(-2, 2))
 @settings(max_examples=10)
-def test_pythons_numbers_are_rounded_first(one, other):
-    """A kernel called with float64 gives the bits that it gives for float32."""
+def test_float64_arguments_are_rounded_first(one, other):
+    """A kernel gives the same bits for a float64 argument as for float32."""
     plane = np.random.default_rng(5).normal(size=(3, 5)).astype(np.float32)
     for kernel, more in [
         (intensity.apply_brightness, ()),
@@ -420,23 +420,23 @@ def test_pythons_numbers_are_rounded_first(one, other):
         pair = (one, other)
         if kernel is intensity.apply_bias_field:
             pair, more = (one,), (np.linspace(-0.5, 0.4, 10),)
-        long = changed(kernel, plane, *pair, *more)
-        short = changed(kernel, plane, *map(F, pair), *more)
-        assert_array_equal(long, short)
+        double = changed(kernel, plane, *pair, *more)
+        single = changed(kernel, plane, *map(F, pair), *more)
+        assert_array_equal(double, single)
 
 
-def test_streams_begin_again_after_the_last():
+def test_streams_wrap_around():
     """The stream after 2**32 - 1 is 0."""
     plane = np.zeros((2, 3), np.float32)
     steps = table([(intensity.GAUSSIAN, [0.0]), (intensity.GAUSSIAN, [1.0])])
     last = np.uint32(2**32 - 1)
-    found = changed(intensity.apply_intensity, plane, *steps, *KEY[:2], last, plane[0])
-    wanted = changed(noise.add_gaussian, plane, F(1), *KEY[:2], np.uint32(0))
-    assert_array_equal(found, wanted)
+    actual = changed(intensity.apply_intensity, plane, *steps, *KEY[:2], last, plane[0])
+    expected = changed(noise.add_gaussian, plane, F(1), *KEY[:2], np.uint32(0))
+    assert_array_equal(actual, expected)
 
 
 # crc32 after each of EVERY_STEP; the same with AVX-512, AVX2, SSE2 (which has no fused
-# products) and without numba.
+# multiply-add) and without numba.
 BITS = [
     922236174, 956818293, 2881888613, 3478896731, 98882791,
     3221734596, 2822050743, 2737614019, 990146131, 609027561,
@@ -444,11 +444,11 @@ BITS = [
 
 
 def test_every_machine_makes_these_bits():
-    """After each step the plane has the checksum that it had where it was first run."""
+    """After each step, the plane has the same checksum on every machine."""
     k = np.arange(33 * 47, dtype=np.int64).reshape(33, 47)
     plane = ((k * k % 1009 - 504) / 256).astype(np.float32)
-    scratch, found = np.empty(plane.size, np.float32), []
+    scratch, actual = np.empty(plane.size, np.float32), []
     for step in EVERY_STEP:
         intensity.apply_intensity(plane, *table([step]), *KEY, scratch)
-        found.append(zlib.crc32(plane.astype("<f4").tobytes()))
-    assert found == BITS
+        actual.append(zlib.crc32(plane.astype("<f4").tobytes()))
+    assert actual == BITS

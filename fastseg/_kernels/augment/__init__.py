@@ -1,1 +1,15 @@
-"""What augmentation does to images, masks and contours."""
+"""Kernels that augment images, masks and contours.
+
+batch ──> warp ───────> interpolation, coordinates, spline
+      ──> bend ───────> coordinates, spline
+      ──> intensity ──> noise
+
+batch          all of it for many samples in one call
+warp           resample an image or a mask through a mapping
+bend           move contours through the inverse of a mapping
+coordinates    which point of the image each pixel of an output row shows
+interpolation  the value between pixels
+spline         displacements and images as cubic B-splines
+intensity      steps that change an image's values
+noise          random numbers, and noise made of them
+"""

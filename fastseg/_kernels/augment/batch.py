@@ -1,14 +1,14 @@
-"""Augmented samples: what the other kernels do to one, for many in one call.
+"""Kernels that augment many samples in one call.
 
-Samples stand along the first axis of each argument. Random numbers are those of
-`noise`, with a key for all and the sample's place in the store as the second one.
+Samples are along the first axis of each argument. Random numbers are those of `noise`,
+with one key for all samples and each sample's index in the store as the second key.
 """
 
 import numpy as np
 
 from fastseg._kernels.augment.bend import bend_rings
 from fastseg._kernels.augment.intensity import GAUSSIAN, apply_intensity, step_stream
-from fastseg._kernels.augment.noise import BLOCKS, fill_words, send_gaussian
+from fastseg._kernels.augment.noise import BLOCKS, fill_words, write_with_gaussian
 from fastseg._kernels.augment.warp import warp_image, warp_mask
 from fastseg._kernels.contours.polygon import fill_one
 from fastseg._kernels.images.stream import put, settle
@@ -20,7 +20,7 @@ HIGH, LOW = np.uint32(6), np.uint32(5)
 
 @brief
 def draw_uniforms(key, samples, stream, out):
-    """Fill with uniform numbers in [0, 1), multiples of 2**-53.
+    """Fill out with uniform numbers in [0, 1), multiples of 2**-53.
 
     key     : uint64
     samples : uint64 (b,)
@@ -44,8 +44,9 @@ def draw_fields(key, samples, stream, magnitudes, grids, out):
 
     key, samples, stream : as for `draw_uniforms`
     magnitudes : float64 (b,)
-    grids      : int64 (b, 2), rows and columns of each sample's own control points
-    out        : float64 (b, gy, gx, 2); beyond its own, the outermost ones go on
+    grids      : int64 (b, 2), rows and columns of each sample's own grid
+    out        : float64 (b, gy, gx, 2); outside a sample's own grid, its outermost
+        control points are repeated
     """
     for j in range(len(samples)):
         rows, columns = grids[j]
@@ -55,8 +56,8 @@ def draw_fields(key, samples, stream, magnitudes, grids, out):
             for x in range(out.shape[2]):
                 k = 2 * (min(y, rows - 1) * columns + min(x, columns - 1))
                 for axis in range(2):
-                    share = 2 * numbers[0, k + axis] - 1
-                    out[j, y, x, axis] = magnitudes[j] * share
+                    signed = 2 * numbers[0, k + axis] - 1
+                    out[j, y, x, axis] = magnitudes[j] * signed
 
 
 @kernel
@@ -64,20 +65,22 @@ def augment_images(
     images, rows, outer, control, spacing, inner, order, border, fill,
     shift, gain, low, high, codes, params, stream, key, samples, streams, out,
 ):  # fmt: skip
-    """Do as `warp_image` and `apply_intensity` do: sample rows[j] of a stack to out[j].
+    """Apply `warp_image`, then `apply_intensity` to image rows[j], and write to out[j].
 
-    Each image stays in the cache until all is done to it: a batch is larger than that,
-    and to warp all of it before the first tone takes 1.3 times as long.
+    Each image stays in the cache until all its steps are done: a batch does not fit
+    into the cache, and warping a whole batch before the first intensity step takes 1.3
+    times as long.
 
     images : integers (n, H, W)
-    rows   : int64 (b,); where it is negative, out[j] is left alone
+    rows   : int64 (b,); where it is negative, out[j] is not changed
     outer, inner : float64 (b, 2, 3); control : float64 (b, gy, gx, 2)
     shift, gain  : float32 (b,)
     codes, params, stream, key, samples : as for `apply_intensity_batch`
-    streams : write past the caches
+    streams : bool, whether to write past the caches
     out     : float32 (b, h, w), C-contiguous
     """
-    cells, size = out.reshape(out.size), out[0].size
+    cells = out.reshape(out.size)
+    size = out[0].size
     plane = np.empty(out.shape[1:], np.float32)
     scratch = np.empty(size, np.float32)
     for j in range(len(rows)):
@@ -95,9 +98,9 @@ def augment_images(
                 plane, codes[j, :count], params[j], key, samples[j], stream, scratch
             )
             if noisy:
-                own = step_stream(stream, last)
-                send_gaussian(
-                    plane, params[j, last, 0], key, samples[j], own,
+                noise_stream = step_stream(stream, last)
+                write_with_gaussian(
+                    plane, params[j, last, 0], key, samples[j], noise_stream,
                     cells, j * size, streams,
                 )  # fmt: skip
             else:
@@ -107,7 +110,10 @@ def augment_images(
 
 @kernel
 def warp_masks(masks, rows, outer, control, spacing, inner, out):
-    """Do as `warp_mask` does: sample rows[j] of a stack (n, H, W) goes to out[j]."""
+    """Apply `warp_mask` to mask rows[j] of a stack (n, H, W), and write it to out[j].
+
+    Where rows[j] is negative, out[j] is not changed.
+    """
     for j in range(len(rows)):
         if rows[j] >= 0:
             warp_mask(masks[rows[j]], outer[j], control[j], spacing, inner[j], out[j])
@@ -118,11 +124,11 @@ def draw_moved_contours(
     points, offsets, ring_class, ranges, outer, control, spacing, inner,
     edges, nonzero, rows, values, out,
 ):  # fmt: skip
-    """Draw the contours of samples where the mapping puts them.
+    """Move the contours of samples to the output, and draw them as masks.
 
-    points, offsets, ring_class : all rings of a store; those of a class and sample
-        stand together
-    ranges : int64 (b, 2), first ring of each sample and the one after its last
+    points, offsets, ring_class : all rings of a store; the rings of one sample and
+        class are neighbours
+    ranges : int64 (b, 2), each sample's first ring and the one after its last
     outer, control, spacing, inner : as for `augment_images`
     edges, nonzero, rows : as for `fill_one`
     values : (K,) of the dtype of out, the bit of each class
@@ -136,19 +142,19 @@ def draw_moved_contours(
             stop = first + 1
             while stop < last and ring_class[stop] == ring_class[first]:
                 stop += 1
-            own = points[offsets[first] : offsets[stop]]
-            places = offsets[first : stop + 1] - offsets[first]
-            bent, places = bend_rings(
-                own, places, outer[j], control[j], spacing, inner[j]
+            class_points = points[offsets[first] : offsets[stop]]
+            starts = offsets[first : stop + 1] - offsets[first]
+            moved, starts = bend_rings(
+                class_points, starts, outer[j], control[j], spacing, inner[j]
             )
             value = values[ring_class[first]]
-            fill_one(bent, places, 0.0, edges, nonzero, rows, mask, value, False)
+            fill_one(moved, starts, 0.0, edges, nonzero, rows, mask, value, False)
             first = stop
 
 
 @kernel
 def apply_intensity_batch(planes, codes, params, stream, key, samples):
-    """Do as `apply_intensity` does to each plane; negative codes are no steps.
+    """Apply `apply_intensity` to each plane; steps whose code is negative are skipped.
 
     planes : float32 (b, h, w)
     codes  : int64 (b, k); params : float64 (b, k, PARAMETERS)

@@ -1,14 +1,14 @@
-"""Intensity: what augmentation does to the values of one image, in place.
+"""Intensity steps: they change the values of one image in place.
 
-A plane is float32 (h, w), C-contiguous, finite, in whatever units the batch has (as a
-rule scaled to mean 0 and deviation 1). Parameters are numbers, never drawn here.
-`apply_intensity` does several steps in a row, each of them can be had alone. Random
-numbers are in noise.py.
+A plane is float32 (h, w), C-contiguous, finite, in the units of the batch (by default
+scaled to mean 0 and deviation 1). The caller draws all parameters. `apply_intensity`
+does several steps in a row; each step is also a kernel of its own. `noise` makes the
+random numbers.
 
-Powers and exponentials are polynomials in float32, and nothing calls a library of
-mathematics but for square roots, which are exact: every machine makes the same bits.
-Sums are kept in float64, in a fixed order. Scalars may come as float64 (or as Python's)
-and are rounded to float32 before anything is done with them.
+Powers and exponentials are float32 polynomials, and no mathematical library is called
+but for square roots, which are exact: every machine makes the same bits. Sums are
+float64, in a fixed order. Scalars may be float64 or Python numbers; they are rounded to
+float32 first.
 """
 
 import math
@@ -25,18 +25,17 @@ ZERO, ONE = F(0), F(1)
 E1, E2, E3 = F(0.69314698), F(0.24022242), F(0.055507337)
 E4, E5 = F(0.0096715128), F(0.0013264727)
 LOG2_E = 1.4426950408889634
-# Adding it rounds a float32 to an integer, which then stands in the last bits.
+# Adding ROUNDER rounds a float32 to an integer, which is then in its last bits.
 ROUNDER = F(1.5 * 2**23)
-EXPONENT = np.int32(23)  # where it begins in the bits of a float32
+EXPONENT = np.int32(23)  # first bit of a float32's exponent
 LEAST_POWER, LEAST_NORMAL = F(-126), F(2.0**-126)
 LEAST_REST = F(-0.75)
-# Sums that are kept side by side, so that they become vector instructions: 9 times
-# faster.
+# Partial sums that are added up in parallel, by vector instructions: 9 times faster.
 LANES = 256
-# Where a Gaussian is cut off, in standard deviations, as in scipy.ndimage.
+# A Gaussian is cut off here, in standard deviations, as in scipy.ndimage.
 TRUNCATE = 4.0
 
-# Steps of `apply_tone`; beside them what their row of parameters holds.
+# Codes of the steps, and the parameters in the row of each.
 BRIGHTNESS = 0  # multiply, add
 CONTRAST = 1  # factor, preserve_range (0 or 1)
 GAMMA = 2  # gamma, invert (0 or 1), keep_stats (0 or 1)
@@ -45,7 +44,7 @@ GAUSSIAN = 4  # std
 RICIAN = 5  # std, floor
 BLUR = 6  # sigma
 LOW_RESOLUTION = 7  # factor
-PARAMETERS = 11  # columns that `apply_tone` reads at most
+PARAMETERS = 11  # the most that a step has
 
 
 @inlined
@@ -58,7 +57,7 @@ def scaled_power(shifted, f):
     square = f * f
     series = fma(square, fma(square, E5, fma(E4, f, E3)), fma(E2, f, E1))
     bits = np.float32(fma(f, series, ONE)).view(np.int32)
-    # n is moved to where a float32 has its exponent, and added to that.
+    # Shift n to the bits of the exponent, and add it.
     moved = np.int32(np.float32(shifted).view(np.int32) << EXPONENT)
     return np.int32(bits + moved).view(np.float32)
 
@@ -68,14 +67,14 @@ def power(base, high, low):
     """Return base**(high + low) as float32, 0 for a base below 2**-126.
 
     base : float32, up to 2**24
-    high : float32 of which the last 12 bits are 0, and
-    low  : float32, the rest of the exponent, above 0 and up to 5
+    high : float32, the exponent with its last 12 bits set to 0
+    low  : float32, the rest of the exponent, which is above 0 and up to 5
 
-    The relative error is below 1e-6 where the power is above 2**-125; what is less
-    becomes something from 0 to 2**-125.
+    The relative error is below 1e-6 where the power is above 2**-125; a smaller power
+    becomes a number from 0 to 2**-125.
     """
     whole, rest = split_log2(max(base, LEAST_NORMAL))
-    # high * whole is exact, so that great logarithms cost no digits.
+    # high * whole is exact, so large logarithms lose no digits.
     large, small = high * whole, fma(low, whole, (high + low) * rest)
     shifted = max(large + small, LEAST_POWER) + ROUNDER
     f = max((large - (shifted - ROUNDER)) + small, LEAST_REST)
@@ -84,7 +83,7 @@ def power(base, high, low):
 
 @kernel
 def split_exponent(gamma):
-    """Return the two parts of gamma that `power` takes, float32."""
+    """Return gamma as the sum high + low that `power` takes, both float32."""
     bits = np.float32(gamma).view(np.int32)
     high = np.int32(bits & np.int32(-4096)).view(np.float32)
     return high, F(gamma - np.float64(high))
@@ -94,21 +93,21 @@ def split_exponent(gamma):
 def find_range(plane):
     """Return the least and the greatest value, float32."""
     values = plane.reshape(plane.size)
-    # As integers in the same order, because only those are compared by vector
-    # instructions: comparing float32 would have to mind NaN. 9 times faster.
+    # As int32 in the same order, because vector instructions compare only those: a
+    # comparison of float32 must handle NaN. 9 times faster.
     least, greatest = np.int32(2**31 - 1), np.int32(-(2**31))
     for k in range(len(values)):
         bits = np.float32(values[k]).view(np.int32)
-        order = np.int32(bits ^ np.int32((bits >> np.int32(31)) & np.int32(2**31 - 1)))
-        least, greatest = min(least, order), max(greatest, order)
-    return integer_to_float(least), integer_to_float(greatest)
+        rank = np.int32(bits ^ np.int32((bits >> np.int32(31)) & np.int32(2**31 - 1)))
+        least, greatest = min(least, rank), max(greatest, rank)
+    return float_of_rank(least), float_of_rank(greatest)
 
 
 @inlined
-def integer_to_float(order):
-    """Return the float32 whose place in the order of all float32 this int32 is."""
-    order = np.int32(order)
-    bits = np.int32(order ^ np.int32((order >> np.int32(31)) & np.int32(2**31 - 1)))
+def float_of_rank(rank):
+    """Return the float32 with this rank in the order of all float32; 0.0 has rank 0."""
+    rank = np.int32(rank)
+    bits = np.int32(rank ^ np.int32((rank >> np.int32(31)) & np.int32(2**31 - 1)))
     return bits.view(np.float32)
 
 
@@ -118,15 +117,15 @@ def find_mean(plane):
     values = plane.reshape(plane.size)
     sums = np.zeros(LANES)
     for start in range(0, len(values), LANES):
-        piece = values[start : start + LANES]
-        for k in range(len(piece)):
-            sums[k] += np.float64(piece[k])
-    return add_up(sums) / len(values)
+        block = values[start : start + LANES]
+        for k in range(len(block)):
+            sums[k] += np.float64(block[k])
+    return sum_in_order(sums) / len(values)
 
 
 @kernel
-def add_up(sums):
-    """Return the sum of float64 (n,), added one after the other (numpy's differs)."""
+def sum_in_order(sums):
+    """Return the sum of float64 (n,), added in order (numpy adds pairwise)."""
     total = 0.0
     for k in range(len(sums)):
         total += sums[k]
@@ -137,25 +136,25 @@ def add_up(sums):
 def find_mean_and_deviation(plane):
     """Return the mean and the standard deviation, float64."""
     values = plane.reshape(plane.size)
-    # In one pass, of what is left after the first value is taken off: as that is then
-    # 0, the variance is at least a share 1 / n of the squared mean, and the difference
-    # below loses few digits.
+    # In one pass over the values minus the first value. As the first one is then 0, the
+    # variance is at least 1 / n of the squared mean, so that the subtraction below
+    # loses few digits.
     first = np.float64(values[0])
     sums, squares = np.zeros(LANES), np.zeros(LANES)
     for start in range(0, len(values), LANES):
-        piece = values[start : start + LANES]
-        for k in range(len(piece)):
-            off = np.float64(piece[k]) - first
+        block = values[start : start + LANES]
+        for k in range(len(block)):
+            off = np.float64(block[k]) - first
             sums[k] += off
             squares[k] += off * off
-    mean = add_up(sums) / len(values)
-    variance = add_up(squares) / len(values) - mean * mean
+    mean = sum_in_order(sums) / len(values)
+    variance = sum_in_order(squares) / len(values) - mean * mean
     return first + mean, math.sqrt(max(variance, 0.0))
 
 
 @kernel
 def apply_brightness(plane, multiply, add):
-    """Make each value value * multiply + add.
+    """Replace each value by value * multiply + add.
 
     plane         : float32 (h, w), C-contiguous, changed in place
     multiply, add : float32, add in the units of plane
@@ -168,16 +167,17 @@ def apply_brightness(plane, multiply, add):
 
 @kernel
 def apply_contrast(plane, factor, preserve_range):
-    """Move each value away from the mean by a factor, or towards it.
+    """Multiply each value's difference from the mean by a factor.
 
     plane          : float32 (h, w), C-contiguous, changed in place
     factor         : float32; 1 changes no bit
-    preserve_range : bool, whether to clip to the range that the values had
+    preserve_range : bool, whether to clip to the values' old range
 
-    As batchgenerators' `augment_contrast`, nnU-Net's.
+    Does as `augment_contrast` of batchgenerators, which nnU-Net uses.
     """
     values = plane.reshape(plane.size)
-    mean, more = F(find_mean(plane)), F(factor) - ONE
+    mean = F(find_mean(plane))
+    more = F(factor) - ONE
     if preserve_range:
         low, high = find_range(plane)
         for k in range(len(values)):
@@ -190,18 +190,18 @@ def apply_contrast(plane, factor, preserve_range):
 
 @kernel
 def apply_gamma(plane, gamma, low, high, invert, keep_stats):
-    """Bend the values between low and high: ((v - low) / range)**gamma * range + low.
+    """Replace each value v by ((v - low) / range)**gamma * range + low.
 
     plane      : float32 (h, w), C-contiguous, changed in place
     gamma      : float64, above 0, up to 5 for the stated precision
-    low, high  : float32, the plane's range as of `find_range`; equal: nothing is done.
-        Values below low become low
-    invert     : bool, whether to bend the negative image: the bright values are then
-        spread by a gamma above 1, in place of the dark ones
-    keep_stats : bool, whether to give back mean and standard deviation thereafter
+    low, high  : float32, the plane's range, see `find_range`; nothing changes if they
+        are equal
+    invert     : bool, whether to do this to the negative image: a gamma above 1 then
+        spreads the dark values instead of the bright ones
+    keep_stats : bool, whether to restore mean and standard deviation afterwards
 
-    As batchgenerators' `augment_gamma` with `invert_image` and `retain_stats`, and
-    batchgeneratorsv2's GammaTransform. The power has a relative error below 1e-6.
+    Does as `augment_gamma` of batchgenerators with `invert_image` and `retain_stats`,
+    and GammaTransform of batchgeneratorsv2. The power has a relative error below 1e-6.
     """
     low, high = F(low), F(high)
     if not low < high:
@@ -227,22 +227,23 @@ def apply_bias_field(plane, floor, coefficients):
     """Multiply the signal by exp of a polynomial of order 3 over the image.
 
     plane        : float32 (h, w), C-contiguous, changed in place
-    floor        : float32, the value in plane that stands for no signal at all
+    floor        : float32, the value in plane that means no signal
     coefficients : float64 (10,), of 1, x, x**2, x**3, y, xy, x**2 y, y**2, x y**2 and
-        y**3, where x and y are from -1 at the centres of the first pixels to 1 at
-        those of the last (0 for a side of one pixel). The polynomial must stay within
-        -80 and 80; all 0 changes no bit
+        y**3, where x and y go from -1 at the centres of the first pixels to 1 at those
+        of the last (0 for a side of one pixel). The polynomial must stay between -80
+        and 80; coefficients of 0 change no bit
 
     The new value is floor + (value - floor) * exp(polynomial). After Van Leemput et
     al. (1999) and Sudre et al. (2017), as TorchIO's RandomBiasField, which draws each
-    coefficient from -0.5 to 0.5. It differs in having three axes (20 coefficients), in
-    which of the two axes is called x, and in a floor of 0, whatever 0 means.
+    coefficient from -0.5 to 0.5. TorchIO has three axes (20 coefficients), calls the
+    other of the two axes x, and always uses 0 as floor.
     """
     height, width = plane.shape
-    c, floor = coefficients, F(floor)
-    places = np.empty(width, np.float32)
+    c = coefficients
+    floor = F(floor)
+    xs = np.empty(width, np.float32)
     for column in range(width):
-        places[column] = (2 * column - (width - 1)) / max(width - 1, 1)
+        xs[column] = (2 * column - (width - 1)) / max(width - 1, 1)
     for row in range(height):
         y = (2 * row - (height - 1)) / max(height - 1, 1)
         a0 = F((c[0] + y * (c[4] + y * (c[7] + y * c[9]))) * LOG2_E)
@@ -250,7 +251,7 @@ def apply_bias_field(plane, floor, coefficients):
         a2, a3 = F((c[2] + y * c[6]) * LOG2_E), F(c[3] * LOG2_E)
         line = plane[row]
         for column in range(width):
-            x = places[column]
+            x = xs[column]
             field = (a0 + x * a1) + (x * x) * (a2 + x * a3)
             shifted = field + ROUNDER
             factor = scaled_power(shifted, field - (shifted - ROUNDER))
@@ -259,12 +260,12 @@ def apply_bias_field(plane, floor, coefficients):
 
 @kernel
 def gaussian_taps(sigma):
-    """Return the weights of places 0 to radius of a Gaussian, float32, then zeros.
+    """Return the weights of a Gaussian at distances 0 to radius, float32, then zeros.
 
     sigma : float64, above 0, in pixels
 
-    They are at least 3 and a multiple of 3, plus the one of place 0. The radius is
-    scipy's, TRUNCATE * sigma rounded half up.
+    Zeros are added until there are 1 + 3 g weights, with g at least 1. The radius is
+    that of scipy: TRUNCATE * sigma, rounded half up.
     """
     radius = int(TRUNCATE * sigma + 0.5)
     taps = np.zeros(1 + 3 * max((radius + 2) // 3, 1))
@@ -295,8 +296,8 @@ def blur(plane, sigma, scratch):
     sigma   : float64, standard deviation in pixels, not negative
     scratch : float32 (n,) with n at least h * w, overwritten
 
-    The same as scipy.ndimage.gaussian_filter (mode "reflect", truncate 4) but for the
-    rounding of float32. A sigma below 1/8 leaves one tap and changes nothing.
+    The same as scipy.ndimage.gaussian_filter (mode "reflect", truncate 4) but for
+    float32 rounding. With a sigma below 1/8 there is one weight, and nothing changes.
     """
     height, width = plane.shape
     if int(TRUNCATE * sigma + 0.5) == 0:
@@ -305,7 +306,7 @@ def blur(plane, sigma, scratch):
     reach = len(taps) - 1
     values = plane.reshape(plane.size)
     padded = np.empty(width + 2 * reach, np.float32)
-    before = reflected_places(width, reach)
+    before = reflected_indices(width, reach)
     for row in range(height):
         line = plane[row]
         for x in range(width):
@@ -319,7 +320,7 @@ def blur(plane, sigma, scratch):
                 reach - k - 1, reach + k + 1, reach - k - 2, reach + k + 2,
                 scratch, row * width,
             )  # fmt: skip
-    rows = reflected_places(height, reach) * width
+    rows = reflected_indices(height, reach) * width
     for row in range(height):
         r = row + reach
         for k in range(1, reach + 1, 3):
@@ -334,13 +335,13 @@ def blur(plane, sigma, scratch):
 def add_taps(taps, k, length, source, c, a1, b1, a2, b2, a3, b3, out, to):
     """Add three pairs of taps to a row; the first three overwrite it.
 
-    taps   : float32 (1 + 3 g,), those from k on are added, and if k is 1, taps[0] too
+    taps   : float32 (1 + 3 g,); taps[k : k + 3] are added, and taps[0] too if k is 1
     length : pixels of a row
     source : float32 (n,); rows begin at c for taps[0], a1 and b1 for taps[k], ...
     out    : float32 (m,), the row begins at `to`
 
-    Places in long arrays, not slices of them: 2 times faster, for the making of eight
-    slices takes as long as their sum does.
+    Indices into long arrays are 2 times faster than slices: to make eight slices takes
+    as long as to sum them.
     """
     tap1, tap2, tap3 = taps[k], taps[k + 1], taps[k + 2]
     c, to = np.uint64(c), np.uint64(to)
@@ -362,67 +363,67 @@ def add_taps(taps, k, length, source, c, a1, b1, a2, b2, a3, b3, out, to):
 
 
 @kernel
-def reflected_places(length, reach):
-    """Return where the places from -reach to length + reach - 1 are found, int64."""
-    places = np.empty(length + 2 * reach, np.int64)
-    for k in range(len(places)):
-        place = (k - reach) % (2 * length)
-        places[k] = min(place, 2 * length - 1 - place)
-    return places
+def reflected_indices(length, reach):
+    """Return the pixels that indices -reach to length + reach - 1 reflect to, int64."""
+    indices = np.empty(length + 2 * reach, np.int64)
+    for k in range(len(indices)):
+        index = (k - reach) % (2 * length)
+        indices[k] = min(index, 2 * length - 1 - index)
+    return indices
 
 
 @kernel
-def plan_lowering(length, factor):
-    """Return where pixels come from along one axis if its resolution is lowered.
+def source_pixels(length, factor):
+    """Return the pixels that make each pixel of one axis at a lower resolution.
 
     length : number of pixels
     factor : float64, from 0 to 1
 
     Returns first, second : int64 (length,), pixels between which to interpolate, and
-    share : float32 (length,), the second one's share.
+    fraction : float32 (length,), the weight of the second.
     """
     small = max(int(np.rint(length * factor)), 1)
     first, second = np.empty(length, np.int64), np.empty(length, np.int64)
-    share = np.empty(length, np.float32)
+    fraction = np.empty(length, np.float32)
     for k in range(length):
-        place = max((k + 0.5) * small / length - 0.5, 0.0)
-        left = int(place)
+        coordinate = max((k + 0.5) * small / length - 0.5, 0.0)
+        left = int(coordinate)
         right = min(left + 1, small - 1)
-        share[k] = place - left if left < right else 0.0
-        # The centre of a large pixel, or the pixel to its right.
+        fraction[k] = coordinate - left if left < right else 0.0
+        # The pixel at the centre of a large pixel, or to the right of the centre.
         first[k] = (2 * left + 1) * length // (2 * small)
         second[k] = (2 * right + 1) * length // (2 * small)
-    return first, second, share
+    return first, second, fraction
 
 
 @inlined
-def stretch_line(line, first, second, share, out):
-    """Interpolate within one row."""
+def interpolate_row(line, first, second, fraction, out):
+    """Interpolate a row along x; first, second, fraction are of `source_pixels`."""
     for x in range(len(out)):
         left = line[first[x]]
-        out[x] = left + share[x] * (line[second[x]] - left)
+        out[x] = left + fraction[x] * (line[second[x]] - left)
 
 
 @kernel
 def lower_resolution(plane, factor):
-    """Reduce the resolution and interpolate back to the size that was.
+    """Reduce the resolution, and interpolate back to the old size.
 
     plane  : float32 (h, w), C-contiguous, changed in place
-    factor : float64, above 0 and up to 1; 1 changes no bit. Sides of
-        round(h * factor) and round(w * factor) pixels, at least 1, are in between
+    factor : float64, above 0 and up to 1; 1 changes no bit. The reduced plane has
+        round(h * factor) by round(w * factor) pixels, at least 1 by 1
 
-    Down by the nearest pixel, up by linear interpolation, pixels being squares whose
-    corners coincide: torch's "nearest-exact" and "bilinear", as batchgeneratorsv2's
-    SimulateLowResolutionTransform, nnU-Net's of today. (The older batchgenerators goes
-    up by cubic splines.)
+    Reduces by the nearest pixel and enlarges by linear interpolation; the corners of
+    both planes coincide. These are torch's "nearest-exact" and "bilinear", as in
+    SimulateLowResolutionTransform of batchgeneratorsv2, which nnU-Net uses today. (The
+    older batchgenerators enlarges by cubic splines.)
     """
     height, width = plane.shape
-    first, second, share = plan_lowering(width, factor)
-    above, below, weight = plan_lowering(height, factor)
-    # Rows are stretched before they are overwritten: what lies below is at this row or
-    # after it, and what lies above was what lay below for a row before.
+    first, second, fraction_x = source_pixels(width, factor)
+    above, below, fraction_y = source_pixels(height, factor)
+    # Each row is interpolated along x before it is overwritten: below[row] is this row
+    # or a later one, and above[row] was below[row] of an earlier row.
     upper, lower = np.empty(width, np.float32), np.empty(width, np.float32)
-    stretch_line(plane[above[0]], first, second, share, upper)
+    interpolate_row(plane[above[0]], first, second, fraction_x, upper)
     for x in range(width):
         lower[x] = upper[x]
     in_upper, in_lower = above[0], np.int64(-1)
@@ -432,35 +433,35 @@ def lower_resolution(plane, factor):
             in_upper, in_lower = in_lower, in_upper
         if below[row] != in_lower and below[row] != above[row]:
             in_lower = below[row]
-            stretch_line(plane[in_lower], first, second, share, lower)
-        line, part = plane[row], weight[row]
+            interpolate_row(plane[in_lower], first, second, fraction_x, lower)
+        line, fraction = plane[row], fraction_y[row]
         for x in range(width):
-            line[x] = upper[x] + part * (lower[x] - upper[x])
+            line[x] = upper[x] + fraction * (lower[x] - upper[x])
 
 
 @inlined
 def step_stream(stream, i):
-    """Return stream + i modulo 2**32, from which step i draws, uint32."""
+    """Return the random stream of step i: stream + i modulo 2**32, uint32."""
     return np.uint32((np.uint64(stream) + np.uint64(i)) & np.uint64(0xFFFFFFFF))
 
 
 @kernel
 def apply_intensity(plane, codes, params, key0, key1, stream, scratch):
-    """Do several steps, one after the other, each in a pass of its own.
+    """Do several intensity steps, each in a pass over the whole plane.
 
-    A pass over 256 x 256 values that stay in the cache costs 2.3 us, a power 40 us: to
-    do all steps to eight rows before the next eight was 1.3 times slower.
+    A pass over 256 x 256 values in the cache takes 2.3 us, a power 40 us. Doing all
+    steps on eight rows before the next eight was 1.3 times slower.
 
     plane   : float32 (h, w), C-contiguous, changed in place
-    codes   : int64 (k,), BRIGHTNESS to LOW_RESOLUTION
-    params  : float64 (k, PARAMETERS), a row per step: see the codes
-    key0, key1 : uint64, and
-    stream  : uint32, for noise: step i draws from `step_stream`
+    codes   : int64 (k,), BRIGHTNESS to LOW_RESOLUTION; others are skipped
+    params  : float64 (k, PARAMETERS), a row per step, see the codes
+    key0, key1 : uint64, for noise
+    stream  : uint32, for noise; step i uses the stream `step_stream`(stream, i)
     scratch : float32 (n,) with n at least h * w, overwritten by BLUR, else unused
     """
     for i in range(len(codes)):
         code, p = codes[i], params[i]
-        own = step_stream(stream, i)
+        noise_stream = step_stream(stream, i)
         if code == BRIGHTNESS:
             apply_brightness(plane, F(p[0]), F(p[1]))
         elif code == CONTRAST:
@@ -471,9 +472,9 @@ def apply_intensity(plane, codes, params, key0, key1, stream, scratch):
         elif code == BIAS_FIELD:
             apply_bias_field(plane, F(p[0]), p[1:11])
         elif code == GAUSSIAN:
-            add_gaussian(plane, F(p[0]), key0, key1, own)
+            add_gaussian(plane, F(p[0]), key0, key1, noise_stream)
         elif code == RICIAN:
-            add_rician(plane, F(p[0]), F(p[1]), key0, key1, own)
+            add_rician(plane, F(p[0]), F(p[1]), key0, key1, noise_stream)
         elif code == BLUR:
             blur(plane, p[0], scratch)
         elif code == LOW_RESOLUTION:
