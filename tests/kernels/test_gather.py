@@ -1,4 +1,4 @@
-"""Kernels that fill batches and measure images, held against numpy."""
+"""Kernels that fill batches and measure images, compared with numpy."""
 
 import math
 from fractions import Fraction
@@ -22,8 +22,8 @@ image_dtypes = st.sampled_from(["u1", "i1", "<u2", "<i2", "<u4", "<i4"])
 mask_dtypes = st.sampled_from(["u1", "<u2", "<u4", "<u8"])
 
 
-def place(image, size, fill):
-    """Bring an image to a size about its centre, the slow and obvious way."""
+def centred(image, size, fill):
+    """Return an image padded and cropped about its centre, slow and obviously right."""
     out = np.full(size, fill, np.result_type(image, type(fill)))
     (y0, ty, h), (x0, tx, w) = (
         ((s - t) // 2, 0, t) if s >= t else (0, (t - s) // 2, s)
@@ -39,13 +39,13 @@ def stacks(dtypes, count=3):
     )
 
 
-def stale(shape, dtype):
-    """Return memory with rubbish in it: kernels must fill every cell."""
+def dirty(shape, dtype):
+    """Return an array full of 77, for kernels that must overwrite every cell."""
     return np.full(shape, 77, dtype)
 
 
-# Whole numbers of 24 bits, scaled: products that are close to halves between numbers
-# are as likely as they can be, and sums cancel.
+# Scaled integers of 24 bits: many products are close to the middle between two float32,
+# and many sums cancel.
 singles = st.builds(
     lambda whole, power: np.float32(math.ldexp(whole, power)),
     st.integers(-(2**24), 2**24),
@@ -56,41 +56,44 @@ singles = st.builds(
 @given(singles, singles, singles)
 @example(np.float32(1 + 2**-12), np.float32(1 + 2**-12), np.float32(2**-60))
 @example(np.float32(1 + 2**-12), np.float32(1 + 2**-12), np.float32(-(2**-60)))
-def test_products_are_fused(a, b, c):
-    """fma is the float32 nearest to the exact a * b + c, the even one of two."""
+def test_fma_rounds_once(a, b, c):
+    """fma returns the float32 nearest to the exact a * b + c, ties to even."""
     exact = Fraction(float(a)) * Fraction(float(b)) + Fraction(float(c))
-    found = np.float32(jit.fma(a, b, c))
-    around = [np.nextafter(found, np.float32(end)) for end in (-np.inf, np.inf)]
-    off, *others = (abs(Fraction(float(x)) - exact) for x in (found, *around))
-    even = not found.view(np.int32) & 1
-    assert off < min(others) or (off == min(others) and even)
+    actual = np.float32(jit.fma(a, b, c))
+    neighbours = [np.nextafter(actual, np.float32(end)) for end in (-np.inf, np.inf)]
+    error, *other_errors = (
+        abs(Fraction(float(x)) - exact) for x in (actual, *neighbours)
+    )
+    even = not actual.view(np.int32) & 1
+    least = min(other_errors)
+    assert error < least or (error == least and even)
 
 
 ROWS = np.array([-1, 2, -1, 0])
 # No class is missing on any sample.
 NONE_MISSING = np.zeros(len(ROWS), np.uint64)
-PLACES = [(1, 2), (3, 0)]  # slot and row
+FILLED = [(1, 2), (3, 0)]  # (slot, row) where ROWS is not negative
 
 
 @given(stacks(image_dtypes), sides, sides, st.booleans())
-def test_images_are_scaled_and_placed(images, height, width, streams):
-    """Every cell of the listed slots is filled as numpy does it; others are left."""
-    out = stale((4, height, width), np.float32)
+def test_images_are_scaled_and_centred(images, height, width, streams):
+    """Every cell of the listed slots has numpy's value; other slots do not change."""
+    out = dirty((4, height, width), np.float32)
     half = out.astype(np.uint16)
     shift, gain = np.array([[0, 3, 0, -1], [0, 0.5, 0, -2]], np.float32)
     low, high, pad = np.float32(-100), np.float32(100), np.float32(-7)
     gather.gather_images(images, ROWS, shift, gain, low, high, pad, streams, out)
     gather.gather_images(images, ROWS, shift, gain, low, high, pad, streams, half)
-    for slot, row in PLACES:
+    for slot, row in FILLED:
         scaled = (images[row].astype(np.float32) - shift[slot]) * gain[slot]
-        expected = place(np.clip(scaled, low, high), (height, width), np.float32(-7))
+        expected = centred(np.clip(scaled, low, high), (height, width), np.float32(-7))
         assert_array_equal(out[slot], expected)
         assert_array_equal(half[slot].view(np.float16), expected.astype(np.float16))
     assert (out[[0, 2]] == 77).all()
     assert (half[[0, 2]] == 77).all()
 
 
-def test_halves_are_the_nearest():
+def test_float16_values_are_the_nearest():
     """Every float16, its neighbours in float32 and all ties round as numpy rounds."""
     halves = np.arange(2**16, dtype=np.uint16).view(np.float16)
     halves = halves[np.isfinite(halves)]
@@ -113,12 +116,12 @@ def test_halves_are_the_nearest():
 
 
 @given(stacks(mask_dtypes), sides, sides, st.booleans())
-def test_bits_are_copied_and_placed(masks, height, width, streams):
-    """Bit fields arrive unchanged, with zeros around them."""
-    out = stale((4, height, width), masks.dtype)
+def test_bits_are_copied_and_centred(masks, height, width, streams):
+    """Bit fields are copied unchanged, with zeros around them."""
+    out = dirty((4, height, width), masks.dtype)
     gather.gather_values(masks, ROWS, masks.dtype.type(0), streams, out)
-    for slot, row in PLACES:
-        assert_array_equal(out[slot], place(masks[row], (height, width), 0))
+    for slot, row in FILLED:
+        assert_array_equal(out[slot], centred(masks[row], (height, width), 0))
     assert (out[[0, 2]] == 77).all()
 
 
@@ -127,12 +130,12 @@ def test_classes_become_channels(masks, height, width, streams, data):
     """Channel c is 1 where bit classes[c] is set and 0 elsewhere."""
     bit = st.integers(0, 8 * masks.dtype.itemsize - 1)
     classes = np.array(data.draw(st.lists(bit, min_size=1, max_size=3)))
-    out = stale((4, len(classes), height, width), np.uint8)
+    out = dirty((4, len(classes), height, width), np.uint8)
     gather.gather_classes(masks, ROWS, classes, NONE_MISSING, streams, out)
-    for slot, row in PLACES:
+    for slot, row in FILLED:
         for c, k in enumerate(classes.tolist()):
             expected = (masks[row] >> masks.dtype.type(k)) & masks.dtype.type(1)
-            assert_array_equal(out[slot, c], place(expected, (height, width), 0))
+            assert_array_equal(out[slot, c], centred(expected, (height, width), 0))
     assert (out[[0, 2]] == 77).all()
 
 
@@ -141,11 +144,11 @@ def test_missing_classes_hide_what_lies_below(masks, height, width, streams, dat
     """A label is 255 where a missing class comes before the first one that covers."""
     priority = data.draw(st.permutations(range(8)))
     missing = np.array(data.draw(st.lists(st.integers(0, 255), min_size=4, max_size=4)))
-    out = stale((4, height, width), np.uint8)
+    out = dirty((4, height, width), np.uint8)
     gather.gather_labels(
         masks, ROWS, np.array(priority), missing.astype(np.uint64), streams, out
     )
-    for slot, row in PLACES:
+    for slot, row in FILLED:
         expected = np.zeros(masks.shape[1:], np.uint8)
         outside = 0
         for k in reversed(priority):
@@ -154,20 +157,20 @@ def test_missing_classes_hide_what_lies_below(masks, height, width, streams, dat
             expected[(masks[row] >> masks.dtype.type(k)) & masks.dtype.type(1) == 1] = (
                 k + 1
             )
-        assert_array_equal(out[slot], place(expected, (height, width), outside))
+        assert_array_equal(out[slot], centred(expected, (height, width), outside))
 
 
 @given(stacks(mask_dtypes), sides, sides, st.booleans(), st.permutations(range(8)))
-def test_labels_show_the_class_on_top(masks, height, width, streams, priority):
+def test_labels_show_the_top_class(masks, height, width, streams, priority):
     """A pixel's label is that of the first class in priority that covers it."""
-    out = stale((4, height, width), np.uint8)
+    out = dirty((4, height, width), np.uint8)
     gather.gather_labels(masks, ROWS, np.array(priority), NONE_MISSING, streams, out)
-    for slot, row in PLACES:
+    for slot, row in FILLED:
         expected = np.zeros(masks.shape[1:], np.uint8)
         for k in reversed(priority):
             one = masks.dtype.type(1)
             expected[(masks[row] >> masks.dtype.type(k)) & one == 1] = k + 1
-        assert_array_equal(out[slot], place(expected, (height, width), 0))
+        assert_array_equal(out[slot], centred(expected, (height, width), 0))
 
 
 @given(
@@ -176,20 +179,20 @@ def test_labels_show_the_class_on_top(masks, height, width, streams, priority):
     st.integers(0, 100),
     st.booleans(),
 )
-def test_lines_are_put_in_their_place(dtype, count, start, streams):
-    """Whatever the alignment, just these cells are written, with these values."""
+def test_put_writes_exactly_its_range(dtype, count, start, streams):
+    """At any alignment, only the cells of the range change, to the given values."""
     values = np.arange(1, 301).astype(dtype)
-    cells = stale(500, dtype)
+    cells = dirty(500, dtype)
     stream.put(values, count, cells, start, streams)
     stream.settle()
-    expected = stale(500, dtype)
+    expected = dirty(500, dtype)
     expected[start : start + count] = values[:count]
     assert_array_equal(cells, expected)
 
 
 @given(sides, sides)
-def test_padding_and_cutting_undo_each_other(small, more):
-    """What was padded to a larger size is found again by cutting it back."""
+def test_cropping_undoes_padding(small, more):
+    """Cropping an axis that was padded gives back the axis."""
     large = small + more
     start, target, length = gather.centre_overlap(small, large)
     assert (start, length) == (0, small)
@@ -198,18 +201,18 @@ def test_padding_and_cutting_undo_each_other(small, more):
 
 @given(mask_dtypes.flatmap(lambda dtype: arrays(dtype, st.integers(1, 50))))
 def test_bytes_are_split_and_joined(values):
-    """Plane k holds byte k of each value, and the planes give the values again."""
-    planes = stale((values.itemsize, len(values)), np.uint8)
+    """Plane k holds byte k of each value, and joining the planes gives the values."""
+    planes = dirty((values.itemsize, len(values)), np.uint8)
     shuffle.split_bytes(values, planes)
     assert_array_equal(planes, values.view(np.uint8).reshape(-1, values.itemsize).T)
-    joined = stale(len(values), values.dtype)
+    joined = dirty(len(values), values.dtype)
     shuffle.join_bytes(planes, joined)
     assert_array_equal(joined, values, strict=True)
 
 
 @given(stacks(image_dtypes, count=1))
 def test_sums_are_exact(stack):
-    """Min, max, sum and the sum of squares are those of whole numbers."""
+    """Minimum, maximum, sum and sum of squares equal those of Python's integers."""
     image = stack[0]
     values = [int(v) for v in image.ravel()]
     total, high, low = statistics.sum_values(image)
@@ -219,22 +222,22 @@ def test_sums_are_exact(stack):
 
 
 @given(arrays("<i2", (5, 7), elements=st.integers(-50, 50)))
-def test_ranks_are_those_of_sorting(image):
-    """Counting finds the same order statistics as sorting."""
+def test_order_statistics_equal_sorting(image):
+    """Counting gives the same order statistics as sorting."""
     ranks = np.array([0, 0, 3, 17, 33, 34])
-    found = np.empty(len(ranks))
+    actual = np.empty(len(ranks))
     least, greatest = statistics.range_of_values(image)
-    sums = statistics.count_values(image, least, greatest, ranks, found)
+    sums = statistics.count_values(image, least, greatest, ranks, actual)
     assert sums == statistics.sum_values(image)
-    assert_array_equal(found, np.sort(image, axis=None)[ranks])
+    assert_array_equal(actual, np.sort(image, axis=None)[ranks])
 
 
 @given(stacks(mask_dtypes, count=1))
 def test_classes_are_measured(stack):
-    """Pixels and bounding box of each bit are those that numpy finds."""
+    """The pixel count and bounding box of each bit equal numpy's."""
     mask = stack[0]
     count = 8 * mask.dtype.itemsize
-    pixels, boxes = stale(count, np.int64), stale((count, 4), np.int64)
+    pixels, boxes = dirty(count, np.int64), dirty((count, 4), np.int64)
     statistics.measure_classes(mask, pixels, boxes)
     for k in range(count):
         where = np.argwhere((mask >> mask.dtype.type(k)) & mask.dtype.type(1))
@@ -250,7 +253,7 @@ def test_classes_are_measured(stack):
 @example("0." + "0" * 23 + "1")
 @example("-0.0")
 def test_decimals_are_the_nearest_floats(text):
-    """A decimal is read as Python reads it, sign of zero included, or left alone."""
+    """A decimal is parsed to Python's float, sign of zero included, or not at all."""
     data = np.frombuffer(text.encode(), np.uint8)
     value, end = decimals.parse_decimal(data, 0, len(data))
     if end == len(data):
@@ -280,8 +283,8 @@ def test_decimals_are_the_nearest_floats(text):
         (b"nan 2\n", -1),
     ],
 )
-def test_only_plain_lines_are_read(text, count):
-    """Two decimals and one space, or the whole file is left to Python."""
+def test_only_lines_of_two_decimals_are_parsed(text, count):
+    """Lines of two decimals and one space are parsed; any other line gives -1."""
     out = np.full((9, 2), np.nan)
     data = np.frombuffer(text, np.uint8)
     assert decimals.parse_pairs(data, out) == count

@@ -1,1 +1,9 @@
-"""Stored images and masks: statistics, and samples into a batch."""
+"""Kernels for stored images and masks.
+
+gather ──> stream
+
+gather      copy samples from a store into a batch
+stream      write memory past the caches
+shuffle     HDF5's byte shuffle
+statistics  range, sums, order statistics and bounding boxes
+"""

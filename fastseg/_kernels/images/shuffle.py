@@ -1,6 +1,6 @@
-"""HDF5's byte shuffle: the first bytes of all values, then all second bytes, and on.
+"""HDF5's byte shuffle: byte 0 of all values, then byte 1 of all values, and so on.
 
-Bytes of like meaning stand together, so that they compress better.
+Bytes with the same meaning are then neighbours, and compress better.
 """
 
 import numpy as np
@@ -10,7 +10,7 @@ from fastseg._kernels.jit import kernel
 
 @kernel
 def split_bytes(values, planes):
-    """Take values apart.
+    """Write byte k of each value to planes[k].
 
     values : unsigned integers (n,)
     planes : uint8 (bytes of a value, n), the lowest byte first
@@ -23,7 +23,7 @@ def split_bytes(values, planes):
 
 @kernel
 def join_bytes(planes, values):
-    """Put values together again; the arguments are those of `split_bytes`."""
+    """Undo `split_bytes`; the arguments are the same, and values is overwritten."""
     values[:] = 0
     for k in range(len(planes)):
         plane, shift = planes[k], np.uint64(8 * k)

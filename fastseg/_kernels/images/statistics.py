@@ -1,21 +1,21 @@
-"""Intensity: what is true of an image's stored values."""
+"""Statistics of an image's stored values, and of the classes of a mask."""
 
 import numpy as np
 
 from fastseg._kernels.jit import kernel
 
-# Counts are kept in so many tables, see `count_values`.
-TABLES = 8
-MOST_COUNTED = TABLES * (2**16 - 1)  # before one of them may overflow
+TABLES = 8  # tables of counts, see `count_values`
+MOST_COUNTED = TABLES * (2**16 - 1)  # with more values, a table could overflow
 ZERO, ONE = np.uint64(0), np.uint64(1)
 
 
 @kernel
 def sum_values(image):
-    """Return sum and the sum of squares as (high, low) halves; all exact.
+    """Return total, high and low: the exact sum, and that of squares in two halves.
 
-    image : integers of at most 32 bits, C-contiguous; the sum of squares is
-        high * 2**32 + low
+    image : integers of at most 32 bits, C-contiguous
+
+    The sum of squares is high * 2**32 + low.
     """
     total = high = low = np.int64(0)
     values = image.reshape(image.size)
@@ -43,18 +43,17 @@ def range_of_values(image):
 def count_values(image, least, greatest, ranks, out):
     """Find sums and order statistics by counting how often each value occurs.
 
-    image : integers of at most 32 bits, C-contiguous, all between least and
-        greatest
-    ranks : int64 (q,), ascending, 0 is the smallest value's rank
-    out   : float64 (q,), the values of those ranks
+    image : integers of at most 32 bits, C-contiguous, all from least to greatest
+    ranks : int64 (q,), ascending, the smallest value has rank 0
+    out   : float64 (q,), overwritten by the values of these ranks
 
-    Returns sum and sum of squares as `sum_values` does.
+    Returns total, high and low as `sum_values` does.
     """
     values = image.reshape(image.size)
     span = greatest - least + 1
-    # Neighbouring pixels are often equal, and adding to one count twice in a row
-    # waits for memory: with eight tables in turn this takes half the time. In 16 bits
-    # they fit into the core's first cache, which saves an eighth of what is left.
+    # Neighbouring pixels are often equal, and adding to the same count twice in a row
+    # waits for memory: eight tables in turn take half the time. Tables of 16 bits fit
+    # into the first-level cache, which saves an eighth of that.
     tables = np.empty((TABLES, span), np.uint16)
     counts = np.zeros(span, np.int64)
     for first in range(0, len(values), MOST_COUNTED):
@@ -91,10 +90,11 @@ def measure_values(image, widest, ranks, out):
     """Find the range, sums and, if the range is not too wide, order statistics.
 
     image      : integers of at most 32 bits, C-contiguous
-    widest     : greatest - least must be below it for order statistics
+    widest     : out is filled only if greatest - least is below it
     ranks, out : as for `count_values`
 
-    Returns whether out is filled, least, greatest, and what `sum_values` does.
+    Returns whether out is filled, least, greatest, and total, high and low as
+    `sum_values` does.
     """
     least, greatest = range_of_values(image)
     if greatest - least < widest:
@@ -108,7 +108,7 @@ def measure_values(image, widest, ranks, out):
 def measure_classes(mask, pixels, boxes):
     """Count each class's pixels and find its bounding box.
 
-    mask   : bit field (H, W)
+    mask   : unsigned (H, W), bit k of a pixel is class k
     pixels : int64 (K,), overwritten
     boxes  : int64 (K, 4), overwritten: top, left, bottom, right, the last two
         exclusive; zeros for a class without pixels
@@ -120,7 +120,8 @@ def measure_classes(mask, pixels, boxes):
     for row in range(height):
         line = mask[row]
         seen = ZERO
-        for column in range(width):  # one look by vector instructions: most are empty
+        # Most rows are empty, and vector instructions find that out quickly.
+        for column in range(width):
             seen |= np.uint64(line[column])
         bit = ZERO
         while seen:

@@ -1,9 +1,9 @@
-"""Writing past the caches: for memory that nobody reads for a while.
+"""Write memory past the caches, with non-temporal stores.
 
-A batch is larger than the caches, and so are the batches ahead of it. Written in the
-usual way, each line of memory is first read into a cache, and drives out what is used.
-Non-temporal stores do neither: where several batches take turns, two threads make 1.3
-times as many.
+A batch is larger than the caches, and several more are written before it is read. An
+ordinary store first reads the line of memory into a cache, and evicts data that is in
+use. A non-temporal store does neither: where the memory of several batches is used in
+turn, two threads make 1.3 times as many batches.
 """
 
 from typing import Any
@@ -16,9 +16,9 @@ from numba.extending import intrinsic
 
 from fastseg._kernels.jit import kernel
 
-# Bytes that are stored at once: a line of the caches.
+# Bytes that are stored at once: a cache line.
 LINE = 64
-# Values that are made in the first cache, and then sent off.
+# Values to compute in the first-level cache before `put` writes them.
 CHUNK = 1024
 
 if numba.config.DISABLE_JIT:
@@ -28,62 +28,68 @@ if numba.config.DISABLE_JIT:
         cells[start : start + count] = values[:count]
 
     def settle() -> None:
-        """Let all that was streamed be seen by other cores."""
+        """Make all streamed writes visible to other cores."""
 
 else:
-    # In LLVM's own terms: a function of numba's would count references to its arrays,
-    # which drains the buffers of non-temporal stores, at half the speed.
+    # Built as LLVM instructions: a numba function would count references to its arrays,
+    # which drains the buffers of non-temporal stores and halves the speed.
 
     @intrinsic  # type: ignore[untyped-decorator]
     def _put(
-        typing_context: Any, values: Any, count: Any, cells: Any, start: Any, on: Any
+        typing_context: Any,
+        values: Any,
+        count: Any,
+        cells: Any,
+        start: Any,
+        streams: Any,
     ) -> Any:
         size = cells.dtype.bitwidth // 8
 
-        def generate(context: Any, builder: Any, signature: Any, given: Any) -> None:
-            kinds = signature.args
-            number = context.get_value_type(types.intp)
-            source = context.make_array(kinds[0])(context, builder, given[0]).data
-            target = context.make_array(kinds[2])(context, builder, given[2]).data
-            target, count = builder.gep(target, [given[3]]), given[1]
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> None:
+            argtypes = signature.args
+            index_type = context.get_value_type(types.intp)
+            source = context.make_array(argtypes[0])(context, builder, args[0]).data
+            target = context.make_array(argtypes[2])(context, builder, args[2]).data
+            target = builder.gep(target, [args[3]])
+            count = args[1]
 
-            def copy(done: Any, more: Any) -> None:
-                pair = (builder.gep(pointer, [done]) for pointer in (target, source))
-                cgutils.raw_memcpy(builder, *pair, more, size)
+            def copy(first: Any, length: Any) -> None:
+                pair = (builder.gep(pointer, [first]) for pointer in (target, source))
+                cgutils.raw_memcpy(builder, *pair, length, size)
 
             def constant(value: int) -> Any:
-                return ir.Constant(number, value)
+                return ir.Constant(index_type, value)
 
-            # Up to the first address that is a multiple of LINE.
-            beyond = builder.neg(builder.ptrtoint(target, number))
-            beyond = builder.and_(beyond, constant(LINE - 1))
-            beyond = builder.udiv(beyond, constant(size))
-            is_short = builder.icmp_signed("<", count, beyond)
-            head = builder.select(is_short, count, beyond)
+            # Copy the head, up to the first address that is a multiple of LINE.
+            unaligned = builder.neg(builder.ptrtoint(target, index_type))
+            unaligned = builder.and_(unaligned, constant(LINE - 1))
+            unaligned = builder.udiv(unaligned, constant(size))
+            is_short = builder.icmp_signed("<", count, unaligned)
+            head = builder.select(is_short, count, unaligned)
             copy(constant(0), head)
-            each = constant(LINE // size)
-            lines = builder.udiv(builder.sub(count, head), each)
-            line = ir.VectorType(context.get_data_type(kinds[2].dtype), LINE // size)
+            per_line = constant(LINE // size)
+            lines = builder.udiv(builder.sub(count, head), per_line)
+            line = ir.VectorType(context.get_data_type(argtypes[2].dtype), LINE // size)
 
-            def copy_lines(mark: Any) -> None:
+            def copy_lines(metadata: Any) -> None:
                 with cgutils.for_range(builder, lines) as loop:
-                    place = builder.add(head, builder.mul(loop.index, each))
+                    index = builder.add(head, builder.mul(loop.index, per_line))
                     source_line, target_line = (
-                        builder.bitcast(builder.gep(data, [place]), line.as_pointer())
+                        builder.bitcast(builder.gep(data, [index]), line.as_pointer())
                         for data in (source, target)
                     )
                     loaded = builder.load(source_line, align=1)
                     stored = builder.store(loaded, target_line, align=LINE)
-                    if mark is not None:
-                        stored.set_metadata("nontemporal", mark)
+                    if metadata is not None:
+                        stored.set_metadata("nontemporal", metadata)
 
             one = ir.Constant(ir.IntType(32), 1)
-            with builder.if_else(given[4]) as (streamed, plain):
+            with builder.if_else(args[4]) as (streamed, ordinary):
                 with streamed:
                     copy_lines(builder.module.add_metadata([one]))
-                with plain:
+                with ordinary:
                     copy_lines(None)
-            done = builder.add(head, builder.mul(lines, each))
+            done = builder.add(head, builder.mul(lines, per_line))
             copy(done, builder.sub(count, done))
 
         return (
@@ -93,7 +99,7 @@ else:
 
     @intrinsic  # type: ignore[untyped-decorator]
     def _fence(typing_context: Any) -> Any:
-        def generate(context: Any, builder: Any, signature: Any, given: Any) -> None:
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> None:
             builder.fence("seq_cst")
 
         return types.void(), generate
@@ -102,12 +108,13 @@ else:
     def put(values, count, cells, start, streams):  # type: ignore[no-untyped-def]
         """Copy values[:count] to cells[start : start + count].
 
-        values, cells : 1-D of one dtype, C-contiguous
-        streams : past the caches; then `settle` comes after the last one
+        values, cells : 1-D, C-contiguous, of the same dtype
+        streams : bool, whether to write past the caches; then call `settle` after the
+            last write
         """
         _put(values, count, cells, start, streams)
 
     @kernel
     def settle():  # type: ignore[no-untyped-def]
-        """Let all that was streamed be seen by other cores."""
+        """Make all streamed writes visible to other cores."""
         _fence()
