@@ -17,7 +17,7 @@ from xxhash import xxh3_64_hexdigest
 
 import fastseg
 from fastseg.errors import OptionError, StoreError
-from fastseg.store import layout, pieces, verify
+from fastseg.store import layout, verify
 from fastseg.store.reader import Store
 
 PROJECT = Path(__file__).parents[2]
@@ -221,14 +221,14 @@ def test_the_report_does_not_depend_on_how_it_is_read(
 def test_a_bad_sector_is_damage_of_its_sample(store, copy, monkeypatch):
     """What cannot be read is told; the rest is checked."""
     sector = store.offsets["images/96x96_uint16"] + 3 * 96 * 96 * 2 + 100
-    read = pieces.read
+    read = verify.read
 
     def fail(file, start, stop, buffer):
         if start <= sector < stop:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         return read(file, start, stop, buffer)
 
-    monkeypatch.setattr(pieces, "read", fail)
+    monkeypatch.setattr(verify, "read", fail)
     (damage,) = fastseg.verify(copy).damages
     assert store[damage.sample].meta["row"] == 3
     assert (damage.part, damage.reason) == (
