@@ -111,7 +111,7 @@ def verify(
     output.say(f"fingerprint {report.fingerprint}")
     _list(output, "damaged", report.damages)
     _list(output, "changed since the store was built", report.changed_sources)
-    if not report.is_sound:
+    if not report.is_valid:
         raise typer.Exit(EXIT_ERROR)
 
 

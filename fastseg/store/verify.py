@@ -97,7 +97,7 @@ class VerifyReport:
     bytes_read: int
 
     @property
-    def is_sound(self) -> bool:
+    def is_valid(self) -> bool:
         """Whether nothing is damaged and no original file has changed."""
         return not self.damages and not self.changed_sources
 

@@ -162,12 +162,12 @@ def test_damaged_pixels_of_the_older_store_are_not_taken(study, output, compress
     store = fastseg.open(output)
     place = store.items["image_chunk"][0].sum() - 1 if compress else None
     flip(output, place or store.offsets["images/40x40_uint16"])
-    assert not fastseg.verify(output).is_sound
+    assert not fastseg.verify(output).is_valid
     flip(study / FIRST.replace("1.dcm", "3.dcm"))
     report = build(study, output, compress=compress)
     # What is plain is made anew in any case, as fast as it would be copied.
     assert report.reused == report.samples - (1 if system.AVAILABLE else 2)
-    assert fastseg.verify(output).is_sound
+    assert fastseg.verify(output).is_valid
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -209,7 +209,7 @@ def test_pixels_of_another_shape_are_not_taken(study, output, tmp_path):
     with pytest.warns(RejectedWarning):
         report = fastseg.build(link(study), output, progress=change)
     assert "has changed while the store was built" in str(report.rejects)
-    assert fastseg.verify(output).is_sound
+    assert fastseg.verify(output).is_valid
 
 
 class Changes:
@@ -295,8 +295,8 @@ def test_any_changes_give_what_a_build_from_scratch_gives(
             assert report.reused >= len(before & inputs(output)), done
         assert list(output.parent.glob("o.h5.partial*")) == []
         anew.path.unlink()
-    assert fastseg.verify(output).is_sound
-    assert fastseg.verify(output, sources=study).is_sound
+    assert fastseg.verify(output).is_valid
+    assert fastseg.verify(output, sources=study).is_valid
 
 
 def stop_somewhere(draw):

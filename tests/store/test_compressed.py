@@ -116,7 +116,7 @@ import sys, h5py, fastseg
 sys.modules["hdf5plugin"] = None
 path = sys.argv[2]
 fastseg.build(fastseg.link(sys.argv[1]), path, compress=True)
-assert fastseg.verify(path).is_sound
+assert fastseg.verify(path).is_valid
 print(sum(int(s.image.sum()) + int(s.mask.sum()) for s in fastseg.open(path)))
 assert not h5py.h5z.filter_avail(32015)
 """
@@ -480,7 +480,7 @@ def test_the_loader_names_a_damaged_sample(copy):
 def test_a_compressed_store_is_sound(small, sample_study):
     """Verify reads each chunk and column once, and finds nothing."""
     report = fastseg.verify(small, sources=sample_study)
-    assert report.is_sound
+    assert report.is_valid
     columns = [*small.items.values(), *small.contours.values(), *small.sources.values()]
     chunks = sum(small.items[name][:, 1].sum() for name in layout.CHUNK_COLUMNS)
     expected = sum(column.nbytes for column in columns) + chunks
@@ -563,7 +563,7 @@ def test_what_misleads_is_refused(copy, change, text):
 def test_stores_of_another_level_are_read(copy, monkeypatch):
     """At which level zstd has compressed is no reason to refuse a store."""
     monkeypatch.setattr(compression, "LEVEL", compression.LEVEL + 5)
-    assert fastseg.verify(copy).is_sound
+    assert fastseg.verify(copy).is_valid
 
 
 def test_a_cut_store_is_refused(copy):

@@ -398,7 +398,7 @@ def test_a_store_without_contours_opens(study, tmp_path):
     store = fastseg.open(path)
     assert store.classes == ()
     assert store[0].contours == {}
-    assert fastseg.verify(store).is_sound
+    assert fastseg.verify(store).is_valid
 
 
 def test_a_large_store_takes_little_memory(tmp_path):

@@ -54,7 +54,7 @@ def arrays_of(store):
 def test_an_untouched_store_is_sound(store):
     """Nothing is found, and every byte of every dataset was read once."""
     report = fastseg.verify(store)
-    assert report.is_sound
+    assert report.is_valid
     assert (report.damages, report.changed_sources) == ((), ())
     assert report.path == store.path
     assert report.fingerprint == store.fingerprint
@@ -73,7 +73,7 @@ def test_damage_is_named_with_its_sample(store, copy):
     spoil(copy, "contours/points", int(store.contours["offsets"][ring]) * 16)
     spoil(copy, "items/mean", 3)
     report = fastseg.verify(copy)
-    assert not report.is_sound
+    assert not report.is_valid
     meta = {(d.sample, d.patient, d.source) for d in report.damages[1:]}
     assert meta == {(9, sample.patient, sample.meta["source"])}
     assert [str(damage) for damage in report.damages] == [
@@ -174,7 +174,7 @@ def test_the_fingerprint_is_that_of_the_content(study, tmp_path):
 
     def mark(**options):
         fastseg.build(fastseg.link(study, **options), path)
-        assert fastseg.verify(path).is_sound
+        assert fastseg.verify(path).is_valid
         return fastseg.open(path).fingerprint
 
     first = mark()
@@ -298,7 +298,7 @@ def test_threads_are_a_positive_number(store, threads):
 def test_original_files_are_compared(store, sample_study):
     """The study that a store was made from is found unchanged."""
     report = fastseg.verify(store, sources=sample_study)
-    assert report.is_sound
+    assert report.is_valid
     content = sum(array.nbytes for array in arrays_of(store).values())
     assert report.bytes_read == content + store.sources["size"].sum()
 
@@ -325,7 +325,7 @@ def test_changed_originals_are_listed(study, tmp_path, monkeypatch):
     (study / names[7]).symlink_to(secret)
     report = fastseg.verify(store, sources=study, threads=2)
     assert not report.damages
-    assert not report.is_sound
+    assert not report.is_valid
     found = {change.path: change.reason for change in report.changed_sources}
     assert list(found) == [names[k] for k in (0, 2, 5, 6, 7)]
     assert found[names[0]] == "is missing"
@@ -394,7 +394,7 @@ def mutate(path, count):
         except StoreError:
             refused += 1
             continue
-        if not fastseg.verify(target, threads=1).is_sound:
+        if not fastseg.verify(target, threads=1).is_valid:
             damaged += 1
         else:
             assert contents(opened) == content, f"seed {seed}"
