@@ -1,73 +1,85 @@
-"""The file format, version 1, on one page.
+"""The file format of a store, version 1.
 
-A store is a plain HDF5 file, little-endian throughout. All datasets are contiguous
-and unfiltered, so that each can be mapped at its offset; in a compressed store, all
-but those of images and masks. Strings are UTF-8 of fixed length, padded with NUL.
-"Item" and "sample" are the same thing, counted from 0 in the order of the links table.
+A store is a plain HDF5 file. Numbers are little-endian; strings are UTF-8 of a fixed
+length, padded with NUL. Every dataset is contiguous and has no filter, so that it can
+be mapped into memory at its offset. Only the images and masks of a compressed store are
+chunked and filtered. An item is a sample; items are numbered from 0, in the order of
+the links table.
+
+B is the number of buckets, K of classes, R of rings, P of vertices, and n the number of
+images in a bucket.
 
 Root attributes
 
     format           "fastseg-store"
     version          1
-    classes          (K,) names; bit k of a mask says that class k covers the pixel
+    classes          (K,) names, at most 64; bit k of a mask belongs to class k
     buckets          (B,) names of the datasets in /images and /masks, sorted
-    options          JSON: origin, edges, fill of the masks
-    software         JSON: versions of what wrote the file
-    checksums        JSON: XXH3-64, in 16 hex digits, of the bytes of each dataset in
-                     /items, /contours and /sources, by its name, and of the text of
-                     `software`; the points have theirs by item, in contour_xxh3
-    fingerprint      SHA-256 in hex over content and options (see `fingerprint`)
-    compression      "zstd" in a compressed store, which has the same fingerprint as
-                     one that is not; else absent
+    options          JSON object: edges, fill and origin, by which the masks were drawn
+    software         JSON object: versions of the packages that wrote the file
+    checksums        JSON object: XXH3-64, as 16 hex digits, of the bytes of each
+                     dataset in /items, /contours and /sources, by its name as in
+                     "items/row", and of the text of the attribute `software`. There is
+                     none for "contours/points": the vertices have one by item, in the
+                     column contour_xxh3
+    fingerprint      SHA-256, in hex, of content and options (see `fingerprint`)
+    compression      "zstd" in a compressed store, else absent; both have the same
+                     fingerprint
     complete         1, written last
 
-/images/<bucket>     (n, H, W) stored values as in the DICOM file; a bucket holds
-                     the images of one shape and dtype, `256x256_int16`
-/masks/<bucket>      (n, H, W) bit field, the smallest unsigned integer for K bits
+/images/<bucket>     (n, H, W) stored values, as in the DICOM files. A bucket holds all
+                     images of one shape and dtype, and is named after both, as in
+                     256x256_int16
+/masks/<bucket>      (n, H, W) bit fields: bit k is set where class k covers the pixel.
+                     The dtype is the smallest unsigned integer with at least K bits
 
-                     In a compressed store, each (1, H, W) of both is a chunk: a zstd
-                     frame that tells its content's size, as HDF5's filter 32015 reads
-                     it, of images after HDF5's shuffle where a value has several bytes.
+                     In a compressed store, each image and each mask is one chunk,
+                     (1, H, W): a zstd frame with its content size in the header, as
+                     HDF5's filter 32015 reads it. HDF5's shuffle filter comes before
+                     zstd for images whose values have more than one byte.
 
-/items/<column>      first axis: the item
+/items/<column>      the first axis is the item
     bucket           uint16      index into the attribute `buckets`
-    row              int64       index into the bucket's first axis
-    patient          string
-    series           string      SeriesInstanceUID
+    row              int64       index into the first axis of the bucket's datasets
+    patient          string      patient of the item, from the links table
+    series           string      SeriesInstanceUID, empty if absent
     instance         int64       InstanceNumber, -1 if absent
-    source           int64       index into /sources
-    frame            int64       frame of the source, from 0
+    source           int64       index into /sources: the image's file
+    frame            int64       frame of that file, from 0
     spacing_mm       float64 (2) between rows, between columns; NaN if absent
-    slope, intercept float64     image value = slope * stored + intercept; negative
-                                 slope where MONOCHROME1 was inverted
-    window           float64 (2) centre and width in image values; NaN if absent
+    slope, intercept float64     image value = slope * stored value + intercept; the
+                                 slope is negative where MONOCHROME1 was inverted
+    window           float64 (2) centre and width, in image values; NaN if absent
     mean, std        float64     of the stored values; std divides by their number
     min, max         float64     of the stored values
-    percentiles      float64 (7) of the stored values, nearest rank, at the attribute
-                                 `q` of this dataset: 0.5, 1, 5, 50, 95, 99, 99.5
-    labelled         as masks    bit k: class k has a contour, be it off the image
-    pixels           int64 (K)   pixels per class
-    bbox             int64 (K,4) top, left, bottom, right (the last two exclusive)
-                                 of each class; zeros if it has no pixel
-    contours         int64 (2)   start and stop in /contours: the rings of this item,
-                                 which begin where those of the item before it end
+    percentiles      float64 (7) of the stored values, nearest rank, for the percents in
+                                 the attribute `q` of this dataset: 0.5, 1, 5, 50, 95,
+                                 99, 99.5
+    labelled         as masks    bit k is set if class k has a contour, even one that
+                                 covers no pixel of the image
+    pixels           int64 (K)   pixels that each class covers
+    bbox             int64 (K,4) top, left, bottom, right of each class, the last two
+                                 exclusive; zeros if the class covers no pixel
+    contours         int64 (2)   start and stop in /contours: rings start to stop - 1
+                                 are the item's; the next item starts at stop
     image_xxh3, mask_xxh3, contour_xxh3
-                     uint64      XXH3-64 of the bytes of the image, the mask and
+                     uint64      XXH3-64 of the bytes of the image, of the mask and of
                                  the vertices of the item
-    inputs_xxh3      uint64      XXH3-64 of what the item was made from: its links and
+    inputs_xxh3      uint64      XXH3-64 of the item's rows of the links table and of
                                  the content of its files; a later build compares it
     image_chunk, mask_chunk
-                     int64 (2)   in a compressed store alone: where in the file the
-                                 item's chunk begins, and its bytes
+                     int64 (2)   only in a compressed store: offset in the file and
+                                 size in bytes of the item's chunk
 
-/contours/...        rings, by item
-    points           float64 (P, 2)  x, y in pixels, pixel centres at integers
+/contours/<column>   rings, ordered by item
+    points           float64 (P, 2)  vertices (x, y) in pixels; pixel centres are
+                                     integers
     offsets          int64 (R + 1)   ring r is points[offsets[r]:offsets[r + 1]]
-    item             int64 (R)
-    class            int64 (R)
-    source           int64 (R)       index into /sources
+    item             int64 (R)       the ring's item
+    class            int64 (R)       index into the attribute `classes`
+    source           int64 (R)       index into /sources: the contour's file
 
-/sources/...         the files that the store was made from, sorted by path
+/sources/<column>    the files that the store was made from, sorted by path
     path             string          relative to the root of the data set
     size             int64           bytes
     xxh3             uint64          XXH3-64 of the content
@@ -87,15 +99,17 @@ from fastseg.errors import BuildError
 FORMAT = "fastseg-store"
 VERSION = 1
 MAX_CLASSES = 64
-# An attribute has room for 64 KB.
+# MAX_CLASSES names of this length fit into the 64 KiB that HDF5 allows an attribute.
 MAX_CLASS_BYTES = 1000
 PERCENTILES = (0.5, 1.0, 5.0, 50.0, 95.0, 99.0, 99.5)
 
-# Large datasets begin on a page, so that maps and direct reads are aligned.
+# In a store without compression, datasets of at least ALIGN_FROM bytes begin at a
+# multiple of PAGE bytes, so that memory maps and direct reads are aligned.
 PAGE = 4096
 ALIGN_FROM = 65536
 
-# What tells where the data lay and who wrote them, and not what they are.
+# The fingerprint leaves these checksums out: they depend on where the data came from,
+# where they lie in the file and what wrote them, not on what they are.
 PROVENANCE = {
     "items/source",
     "items/inputs_xxh3",
@@ -111,19 +125,19 @@ PROVENANCE = {
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """The place of all images of one shape and dtype."""
+    """What the images of a bucket have in common: shape and dtype."""
 
     shape: tuple[int, int]
     dtype: np.dtype[Any]
 
     @property
     def name(self) -> str:
-        """Its dataset's name, as in 256x256_int16."""
+        """Name of its datasets, as in 256x256_int16."""
         return f"{self.shape[0]}x{self.shape[1]}_{self.dtype.name}"
 
 
 def check_classes(classes: Sequence[str]) -> None:
-    """Raise BuildError for more or longer names than a store holds."""
+    """Raise BuildError if there are too many classes or a name is too long."""
     if len(classes) > MAX_CLASSES:
         raise BuildError(
             f"the links have {len(classes)} classes, a store holds at most "
@@ -188,7 +202,7 @@ def tables(
 ) -> dict[str, dict[str, tuple[str, tuple[int, ...]]]]:
     """Return the columns of /items, /contours and /sources as `column_layout` does.
 
-    The dtype of strings, of whatever length, is "|S".
+    Strings have the dtype "|S", whatever their length.
     """
     items: dict[str, tuple[str, tuple[int, ...]]] = column_layout(classes)
     items |= dict.fromkeys(STRING_COLUMNS, ("|S", ()))
@@ -202,7 +216,7 @@ def tables(
 
 
 def checksum_names(classes: Sequence[str], compression: str = "") -> set[str]:
-    """Return what the attribute `checksums` has an entry for."""
+    """Return the names that have an entry in the attribute `checksums`."""
     columns = {
         f"{table}/{name}"
         for table, names in tables(classes, compression).items()
@@ -212,7 +226,7 @@ def checksum_names(classes: Sequence[str], compression: str = "") -> set[str]:
 
 
 def checksum(data: Any) -> str:
-    """Return the XXH3-64 of bytes or of a contiguous array's, in 16 hex digits."""
+    """Return the XXH3-64 of bytes, or of a contiguous array's, as 16 hex digits."""
     return xxh3_64_hexdigest(data)
 
 
@@ -222,11 +236,11 @@ def fingerprint(
     options: Mapping[str, Any],
     checksums: Mapping[str, str],
 ) -> str:
-    """Return the SHA-256, in hex, of what a store holds and how it was made.
+    """Return the SHA-256, in hex, of a store's content and options.
 
-    Hashed are the version, classes, buckets, options and all checksums but those of
-    provenance, as canonical JSON in UTF-8. Among what has a checksum are the columns
-    of checksums that stand for pixels and vertices.
+    It hashes the version, classes, buckets, options and all checksums except those of
+    PROVENANCE, as canonical JSON in UTF-8. It covers pixels and vertices, because the
+    columns with their checksums (image_xxh3, mask_xxh3, contour_xxh3) have a checksum.
     """
     content = {
         "version": VERSION,
