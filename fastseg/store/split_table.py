@@ -1,17 +1,17 @@
-"""Splits as tables: a CSV file with a row per sample that says which part it is in.
+"""Splits as tables: a CSV file with one row for each sample.
 
     part        name of the part; parts keep their order
-    index       place of the sample in the store that was split
+    index       index of the sample in the store that was split
     source      file of its image, relative to the root of the data set
     frame       frame of that file, from 0
-    image_xxh3  checksum of the image, 16 hex digits
-    patient, series, instance   as in the store, for those who read the table
-    by          what is whole: patient, series or sample
-    store       first 16 hex digits of the store's fingerprint
+    image_xxh3  XXH3-64 of the image, as 16 hex digits
+    patient, series, instance   as in the store, for people who read the table
+    by          what is in one part only: patient, series or sample
+    store       first 16 hex digits of the fingerprint of the store that was split
 
-A split outlives its store: it is read by `source`, `frame` and `image_xxh3`, so
-it fits each store that holds these images, were it built with other masks or more
-patients. All is in columns, without comments, so any reader of CSV takes it.
+`read_split` finds the samples by `source`, `frame` and `image_xxh3`, not by `index`. So
+a table fits every store that holds these images, also one with other masks or with more
+patients. The file has no comments, so that every CSV reader can read it.
 """
 
 import csv
@@ -32,10 +32,10 @@ if TYPE_CHECKING:
     from fastseg.store.reader import Store
 
 IDENTITY = ("source", "frame", "image_xxh3")
-ABOUT = ("patient", "series", "instance")
-COLUMNS = ("part", "index", *IDENTITY, *ABOUT, "by", "store")
-# Digits of a fingerprint that tell stores apart.
-SHORT = 16
+FOR_READERS = ("patient", "series", "instance")
+COLUMNS = ("part", "index", *IDENTITY, *FOR_READERS, "by", "store")
+# Digits of a fingerprint that are enough to distinguish stores.
+FINGERPRINT_DIGITS = 16
 
 
 def write_split(
@@ -47,19 +47,20 @@ def write_split(
 ) -> Path:
     """Write a split of a store as CSV and return the file's path.
 
-    parts : places of samples, by name of the part, as `Store.split` returns them
-    by    : what is whole in it; proved before anything is written
+    parts : indices of samples, by name of the part, as `Store.split` returns them
+    by    : what is in one part only: "patient", "series" or "sample"; this is checked
+        before anything is written
 
     Rows are in the order of the parts, then of the store. Raises OptionError if a
     patient (series, sample) is in two parts, or a part has no name or no sample.
     """
     check_split(store, parts, by=by)
-    places_of = {name: check_indices(store, part) for name, part in parts.items()}
-    for name, places in places_of.items():
-        if not name or name != name.strip() or not len(places):
+    indices_of = {name: check_indices(store, part) for name, part in parts.items()}
+    for name, indices in indices_of.items():
+        if not name or name != name.strip() or not len(indices):
             raise OptionError(
-                f"part {name!r} has {len(places)} samples; a table holds parts that "
-                "have a name and a sample"
+                f"part {name!r} has {len(indices)} samples; each part needs a name, "
+                "without spaces around it, and at least one sample"
             )
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -67,45 +68,50 @@ def write_split(
     with partial.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
-        for name, places in places_of.items():
-            about = [_texts(store.items[column][places]) for column in ABOUT]
-            meta = places.tolist(), *_identity(store, places), *about
-            made = repeat(by), repeat(store.fingerprint[:SHORT])
-            writer.writerows(zip(repeat(name), *meta, *made, strict=False))
+        fingerprint = store.fingerprint[:FINGERPRINT_DIGITS]
+        for name, indices in indices_of.items():
+            columns = [
+                indices.tolist(),
+                *_identity(store, indices),
+                *(_texts(store.items[column][indices]) for column in FOR_READERS),
+                repeat(by),
+                repeat(fingerprint),
+            ]
+            writer.writerows(zip(repeat(name), *columns, strict=False))
     partial.replace(target)
     return target
 
 
 def read_split(path: StrPath, store: "Store") -> dict[str, NDArray[np.int64]]:
-    """Read a split and return the places of each part's samples in a store, sorted.
+    """Read a split and return the indices of each part's samples in a store, sorted.
 
-    The store may be another one than was split, if it holds the same images; its
-    samples that the table does not name are in no part. Raises OptionError if an
-    image is not in the store or a patient is in two parts, LinkError if the file is
-    no such table, FileNotFoundError.
+    The store need not be the one that was split, if it holds the same images. Its
+    samples that are not in the table are in no part. Raises OptionError if an image is
+    not in the store or a patient is in two parts, LinkError if the file is not a table
+    of a split, FileNotFoundError.
     """
-    every = _identity(store, np.arange(len(store)))
-    known = {meta: place for place, meta in enumerate(zip(*every, strict=True))}
-    found: dict[str, list[int]] = {}
+    identities = zip(*_identity(store, np.arange(len(store))), strict=True)
+    index_of = {identity: index for index, identity in enumerate(identities)}
+    indices_of: dict[str, list[int]] = {}
     units: set[str] = set()
     bad: list[Reject] = []
     for line, row in read_csv(Path(path), COLUMNS, bad):
-        place = known.get(tuple(row[name] for name in IDENTITY))
-        if place is None:
+        index = index_of.get(tuple(row[name] for name in IDENTITY))
+        if index is None:
             raise OptionError(
                 f"{path}, line {line}: frame {row['frame']} of {row['source']} is not "
                 f"in {store.path.name}, or its image has changed. The table splits "
-                f"the store {row['store']}, this is {store.fingerprint[:SHORT]}: "
-                "split it anew"
+                f"the store with fingerprint {row['store']}, this store has "
+                f"{store.fingerprint[:FINGERPRINT_DIGITS]}: split this store again"
             )
-        found.setdefault(row["part"], []).append(place)
+        indices_of.setdefault(row["part"], []).append(index)
         units.add(row["by"])
     if bad:
         raise OptionError(f"{path}, line {bad[0].line}: {bad[0].reason}")
-    if not found:
+    if not indices_of:
         raise OptionError(f"{path}: names no sample")
     try:
-        parts = {name: check_indices(store, part) for name, part in found.items()}
+        parts = {name: check_indices(store, part) for name, part in indices_of.items()}
         for unit in units:
             check_split(store, parts, by=unit)
     except OptionError as exc:
@@ -113,19 +119,19 @@ def read_split(path: StrPath, store: "Store") -> dict[str, NDArray[np.int64]]:
     return parts
 
 
-def _identity(store: "Store", places: NDArray[np.int64]) -> list[list[str]]:
-    """Return the columns that find a sample again, as texts."""
+def _identity(store: "Store", indices: NDArray[np.int64]) -> list[list[str]]:
+    """Return the columns that identify samples in any store, as texts."""
     items = store.items
-    sums = items["image_xxh3"][places].tolist()
+    checksums = items["image_xxh3"][indices].tolist()
     return [
-        _texts(store.sources["path"][items["source"][places]]),
-        _texts(items["frame"][places]),
-        [f"{value:016x}" for value in sums],
+        _texts(store.sources["path"][items["source"][indices]]),
+        _texts(items["frame"][indices]),
+        [f"{checksum:016x}" for checksum in checksums],
     ]
 
 
 def _texts(column: NDArray[np.generic]) -> list[str]:
-    # Readers of CSV strip fields, so what is compared with them is stripped too.
+    # `read_csv` strips fields, so the texts that are compared with them are stripped.
     if column.dtype.kind == "S":
         return [value.decode().strip() for value in column.tolist()]
     return list(map(str, column.tolist()))

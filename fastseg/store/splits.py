@@ -1,4 +1,9 @@
-"""Splits: parts of a store that share no patient, and which group goes to which."""
+"""Splits: a store is divided into parts that share no patient.
+
+The samples of one patient (or of one series, or one sample, see `by`) form a group.
+`split` assigns whole groups to parts, so that the parts come near to their fractions of
+all samples and of each stratum. `check_split` checks that no group is in two parts.
+"""
 
 import math
 from collections.abc import Mapping
@@ -23,16 +28,16 @@ if TYPE_CHECKING:
     from fastseg.store.reader import Store
 
 STRATIFY = ("classes", "shape")
-# Fractions are typed by hand: three times 0.333333 is one, three times 0.33 is not.
+# Users type fractions: three times 0.333333 counts as 1, three times 0.33 does not.
 SUM_TOLERANCE = 2e-6
-# As many as classes: of more, a part could hardly get its share of each.
+# The same limit as for classes: a part could hardly get its fraction of more strata.
 MOST_STRATA = 64
-# What one sample too many weighs in a stratum of one. Weights are whole numbers, so
-# that every machine finds the same split; in int64 they allow 10**8 samples.
+# A stratum of n samples has the weight WEIGHT // n. Weights are whole numbers, so that
+# every machine finds the same split. Sums fit into int64 up to 10**8 samples.
 WEIGHT = 2**30
-# Each change brings the parts nearer to their shares; a dozen is usual.
+# Most moves and swaps that `_improve` makes; about a dozen are usual.
 MOST_CHANGES = 1000
-# Swaps are tried among up to so many groups; more fit by moves alone.
+# Swaps are tried up to this number of groups; more groups fit by moves alone.
 MOST_SWAPPED = 300
 
 
@@ -51,17 +56,18 @@ def split(
     chosen = check_indices(store, indices)
     keys, group = groups_of(store, by)
     used = np.bincount(group[chosen], minlength=len(keys)) > 0
-    keys, group = keys[used], (np.cumsum(used) - 1)[group[chosen]]
+    keys = keys[used]
+    group = (np.cumsum(used) - 1)[group[chosen]]
     if len(keys) < len(fractions):
         raise OptionError(
             f"{len(fractions)} parts of {len(chosen)} samples in {len(keys)} groups "
             f"(by {by}): each part needs a group of its own"
         )
     strata = _strata(store, chosen, stratify)
-    part = deal(keys, group, strata, seed, fractions)
-    made = {name: chosen[part[group] == k] for k, name in enumerate(parts)}
-    check_split(store, made, by=by, indices=chosen)
-    return made
+    part = assign_groups(keys, group, strata, seed, fractions)
+    samples = {name: chosen[part[group] == k] for k, name in enumerate(parts)}
+    check_split(store, samples, by=by, indices=chosen)
+    return samples
 
 
 def check_split(
@@ -73,48 +79,48 @@ def check_split(
 ) -> None:
     """Raise OptionError if a sample, or a patient, is in two parts.
 
-    parts   : places of samples, by name of the part
-    by      : what must lie wholly in one part: "patient", "series" or "sample"
-    indices : places that the parts must make up together, if given
+    parts   : indices of samples, by name of the part
+    by      : what must be in one part only: "patient", "series" or "sample"
+    indices : if given, the parts together must hold exactly these samples
     """
     for unit in ("sample", by):
         count = count_shared(store, parts, by=unit)
         if count:
             raise OptionError(
-                f"the parts are not apart: they share {count} of their groups "
-                f"(by {unit})"
+                f"the parts overlap: they share {count} of their groups (by {unit})"
             )
     if indices is not None:
         held = np.sort(
             np.concatenate([check_indices(store, p) for p in parts.values()])
         )
         if not np.array_equal(held, check_indices(store, indices)):
-            raise OptionError("the parts do not make up the samples that were split")
+            raise OptionError("the parts do not hold exactly the samples to be split")
 
 
 def count_shared(store: "Store", parts: Mapping[str, ArrayLike], *, by: str) -> int:
-    """Return how many patients, series or samples lie in more than one part."""
+    """Return how many patients, series or samples are in more than one part."""
     keys, group = groups_of(store, by)
-    places = [check_indices(store, part) for part in parts.values()]
+    groups = [group[check_indices(store, part)] for part in parts.values()]
+    # The last part in which each group is. A group in any other part is shared.
     last = np.empty(len(keys), np.int64)
-    for k, each in enumerate(places):
-        last[group[each]] = k
-    strays = [group[each][last[group[each]] != k] for k, each in enumerate(places)]
-    return len(np.unique(np.concatenate([*strays, np.empty(0, np.int64)])))
+    for k, present in enumerate(groups):
+        last[present] = k
+    shared = [present[last[present] != k] for k, present in enumerate(groups)]
+    return len(np.unique(np.concatenate([*shared, np.empty(0, np.int64)])))
 
 
 def _strata(
-    store: "Store", places: Indices, stratify: str | ArrayLike | None
+    store: "Store", indices: Indices, stratify: str | ArrayLike | None
 ) -> NDArray[np.bool_]:
-    """Return which samples belong to which stratum, bool (S, n); they may overlap."""
+    """Return which samples belong to which stratum, bool (S, n); strata may overlap."""
     if stratify is None:
-        return np.empty((0, len(places)), bool)
+        return np.empty((0, len(indices)), bool)
     if isinstance(stratify, str):
         if choice("stratify", stratify, STRATIFY) == "classes":
-            labelled = store.items["labelled"][places]
+            labelled = store.items["labelled"][indices]
             bits = range(len(store.classes))
             return np.array([has_class(labelled, k) for k in bits])
-        values = shapes_of(store, places)
+        values = shapes_of(store, indices)
     else:
         given = np.asarray(stratify)
         if given.shape != (len(store),) or given.dtype.kind not in "biufSU":
@@ -123,96 +129,106 @@ def _strata(
                 f"number for each of the store's {len(store)} samples, or one of "
                 f"{', '.join(STRATIFY)}"
             )
-        values = given[places]
-    kinds = np.unique(values)
-    if len(kinds) > MOST_STRATA:
+        values = given[indices]
+    distinct = np.unique(values)
+    if len(distinct) > MOST_STRATA:
         raise OptionError(
-            f"stratify has {len(kinds)} different values, expected at most "
-            f"{MOST_STRATA}: put them into classes first"
+            f"stratify has {len(distinct)} different values, expected at most "
+            f"{MOST_STRATA}: replace them by fewer, such as ranges"
         )
-    belongs: NDArray[np.bool_] = values == kinds[:, None]
+    belongs: NDArray[np.bool_] = values == distinct[:, None]
     return belongs
 
 
 def _fractions(parts: Mapping[str, Any]) -> list[float]:
-    """Return the parts' fractions, or raise OptionError if they do not sum to one."""
-    shares = []
-    for name, share in parts.items():
+    """Return the parts' fractions, or raise OptionError if they do not sum to 1."""
+    fractions = []
+    for name, fraction in parts.items():
         if not isinstance(name, str) or not name or name != name.strip():
             raise OptionError(f"a part is named {name!r}, expected a word")
-        if not isinstance(share, Real) or not 0 < float(share) <= 1:
-            raise OptionError(f"part {name} is {share!r}, expected above 0 and up to 1")
-        shares.append(float(share))
-    total = math.fsum(shares)
+        if not isinstance(fraction, Real) or not 0 < float(fraction) <= 1:
+            raise OptionError(
+                f"part {name} is {fraction!r}, expected above 0 and up to 1"
+            )
+        fractions.append(float(fraction))
+    total = math.fsum(fractions)
     if abs(total - 1) > SUM_TOLERANCE:
         raise OptionError(
             f"the parts sum to {total:g}, expected 1 within {SUM_TOLERANCE:g}"
         )
-    return shares
+    return fractions
 
 
-def deal(
+def assign_groups(
     keys: NDArray[Any],
     group: NDArray[np.int64],
     strata: NDArray[np.bool_],
     seed: int,
     fractions: list[float],
 ) -> NDArray[np.int64]:
-    """Return the part of each group, int64 (G,); each part gets at least one.
+    """Return the part of each group, int64 (G,); each part gets at least one group.
 
-    keys      : (G,), the groups' names, sorted: IDs as bytes, or places of samples
+    keys      : (G,), sorted: the groups' IDs as bytes, or the indices of single samples
     group     : int64 (n,), the group of each sample
-    strata    : bool (S, n), which samples belong to which stratum; they may overlap
-    fractions : of the parts, at most G; they sum to about 1
+    strata    : bool (S, n), which samples belong to which stratum; strata may overlap
+    fractions : of the P parts, at most G; they sum to about 1
 
-    The answer is a function of the keys, what each group holds, and the seed: the
-    order of the samples does not matter.
+    The result depends on the keys, on how many samples each group has in each stratum,
+    and on the seed. It does not depend on the order of the samples, unless their
+    indices are the keys.
     """
-    draws = _draws(keys, seed)
+    numbers = _random_numbers(keys, seed)
     if len(keys) == len(group):
-        return _deal_singles(strata[:, np.argsort(group)], draws, fractions)
-    return _balance(_tally(group, strata), draws, fractions)
+        return _assign_single_samples(strata[:, np.argsort(group)], numbers, fractions)
+    return _assign_balanced(_count_samples(group, strata), numbers, fractions)
 
 
-def _draws(keys: NDArray[Any], seed: int) -> NDArray[np.uint64]:
-    """Return a random number per group, a function of its key and the seed.
+def _random_numbers(keys: NDArray[Any], seed: int) -> NDArray[np.uint64]:
+    """Return a random number for each group, uint64 (G,).
 
-    A patient's comes from the ID, so it is the same in any store; a sample's comes
-    from its place.
+    The number of a patient or series is a hash of its ID and the seed, so it is the
+    same in every store. The number of a sample depends on its index in the store and
+    the seed; it is another one where the same image has another index.
     """
     if keys.dtype.kind == "S":
-        numbers = [xxh3_64_intdigest(key, seed) for key in keys.tolist()]
-        return np.array(numbers, np.uint64)
-    # The key of no epoch of a loader, whose orders come from the same generator.
+        hashes = [xxh3_64_intdigest(key, seed) for key in keys.tolist()]
+        return np.array(hashes, np.uint64)
+    # A Loader uses Philox with the key [seed, epoch]. Here the epoch is the largest
+    # there is, which no training reaches, so a split has random numbers of its own.
     key = np.array([seed, 2**64 - 1], np.uint64)
-    draws: NDArray[np.uint64] = np.random.Philox(key=key).random_raw(keys[-1] + 1)[keys]
-    return draws
+    numbers: NDArray[np.uint64]
+    numbers = np.random.Philox(key=key).random_raw(keys[-1] + 1)[keys]
+    return numbers
 
 
-def _deal_singles(
-    strata: NDArray[np.bool_], draws: NDArray[np.uint64], fractions: list[float]
+def _assign_single_samples(
+    strata: NDArray[np.bool_], numbers: NDArray[np.uint64], fractions: list[float]
 ) -> NDArray[np.int64]:
     """Return the part of each of n groups of one sample, int64 (n,).
 
-    The samples are laid in a row, like ones together and shuffled among themselves,
-    and dealt to the parts in turns spread evenly: so any stretch of the row, hence
-    any stratum, falls to the parts in their proportion.
+    Sorts the samples by their strata, in random order where these are equal. The
+    sequence of parts that they get spreads each part evenly. So each range of the
+    sorted samples, and with it each stratum, has the parts in their proportions.
     """
-    counts = _apportion(len(draws), fractions)
-    turns = np.concatenate([(np.arange(count) + 0.5) / count for count in counts])
-    dealer = np.argsort(turns, kind="stable")
-    dealt = np.repeat(np.arange(len(counts)), counts)[dealer]
-    part = np.empty(len(draws), np.int64)
-    # Who comes first is drawn too: else one of its kind always had the same part.
-    start = int(draws[0] % np.uint64(len(draws)))
-    part[np.lexsort((draws, *strata))] = np.roll(dealt, start)
+    counts = _largest_remainder(len(numbers), fractions)
+    # Part k stands at the positions (i + 0.5) / counts[k] of the sequence, from 0 to 1.
+    positions = np.concatenate([(np.arange(count) + 0.5) / count for count in counts])
+    order = np.argsort(positions, kind="stable")
+    sequence = np.repeat(np.arange(len(counts)), counts)[order]
+    part = np.empty(len(numbers), np.int64)
+    # The sequence starts at random: else the first sample always had the same part.
+    start = int(numbers[0] % np.uint64(len(numbers)))
+    part[np.lexsort((numbers, *strata))] = np.roll(sequence, start)
     return part
 
 
-def _apportion(total: int, fractions: list[float]) -> list[int]:
-    """Return counts by largest remainder, each at least one."""
+def _largest_remainder(total: int, fractions: list[float]) -> list[int]:
+    """Return whole numbers near fractions of a total, at least 1 each, with that sum.
+
+    This is the method of largest remainders, as for seats of a parliament.
+    """
     exact = [fraction * total for fraction in fractions]
-    counts = [max(math.floor(share), 1) for share in exact]
+    counts = [max(math.floor(number), 1) for number in exact]
     while (missing := total - sum(counts)) != 0:
         step = 1 if missing > 0 else -1
         able = [k for k, count in enumerate(counts) if count + step > 0]
@@ -220,70 +236,79 @@ def _apportion(total: int, fractions: list[float]) -> list[int]:
     return counts
 
 
-def _tally(group: NDArray[np.int64], strata: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Return how many samples a group has, in all and per stratum: (G, 1 + S)."""
-    count = group.max() + 1
+def _count_samples(
+    group: NDArray[np.int64], strata: NDArray[np.bool_]
+) -> NDArray[np.int64]:
+    """Return how many samples each group has, in all and per stratum: (G, 1 + S)."""
+    groups = group.max() + 1
     members = [group, *(group[inside] for inside in strata)]
-    return np.stack([np.bincount(each, minlength=count) for each in members], axis=1)
+    return np.stack([np.bincount(each, minlength=groups) for each in members], axis=1)
 
 
-def _balance(
-    tally: NDArray[np.int64], draws: NDArray[np.uint64], fractions: list[float]
+def _assign_balanced(
+    counts: NDArray[np.int64], numbers: NDArray[np.uint64], fractions: list[float]
 ) -> NDArray[np.int64]:
     """Return the part of each of G groups of any size, int64 (G,).
 
-    tally : int64 (G, S), samples of a group, in all and per stratum
+    counts : int64 (G, 1 + S), samples of each group, in all and per stratum
 
-    In the order of their draws, groups go where their samples are missed most; then
-    they move, or two change places, as long as that brings the parts nearer to their
-    shares. Far is the sum of squared deviations, each divided by its stratum's size.
+    First, in random order, each group goes to the part with the largest deficit of
+    samples like its own. Then `_improve` moves and swaps groups.
     """
-    totals = tally.sum(axis=0)
-    missed = np.rint(np.outer(fractions, totals)).astype(np.int64)
-    pulls = tally * (WEIGHT // np.maximum(totals, 1))
-    part = np.empty(len(tally), np.int64)
+    totals = counts.sum(axis=0)
+    deficits = np.rint(np.outer(fractions, totals)).astype(np.int64)
+    weighted = counts * (WEIGHT // np.maximum(totals, 1))
+    part = np.empty(len(counts), np.int64)
     empty = set(range(len(fractions)))
-    order = np.argsort(draws, kind="stable").tolist()
+    order = np.argsort(numbers, kind="stable").tolist()
     for done, group in enumerate(order):
-        need = missed @ pulls[group]
-        last_chance = len(order) - done == len(empty)
-        targets = sorted(empty) if last_chance else range(len(need))
+        need = deficits @ weighted[group]
+        # The last groups go to the parts that have none yet.
+        is_last_chance = len(order) - done == len(empty)
+        targets = sorted(empty) if is_last_chance else range(len(need))
         part[group] = best = max(targets, key=need.__getitem__)
-        missed[best] -= tally[group]
+        deficits[best] -= counts[group]
         empty.discard(best)
-    _settle(part, missed, tally, pulls)
+    _improve(part, deficits, counts, weighted)
     return part
 
 
-def _settle(
+def _improve(
     part: NDArray[np.int64],
-    missed: NDArray[np.int64],
-    tally: NDArray[np.int64],
-    pulls: NDArray[np.int64],
+    deficits: NDArray[np.int64],
+    counts: NDArray[np.int64],
+    weighted: NDArray[np.int64],
 ) -> None:
-    """Change `part` by the move that gains most, or else the swap, until none gains.
+    """Change `part` in place until no change brings parts nearer to their fractions.
 
-    missed : int64 (K, S), samples that a part lacks, below 0 where it has too many
-    pulls  : int64 (G, S), `tally` times the weights of the strata
+    deficits : int64 (P, 1 + S), samples that each part lacks in all and per stratum;
+        negative where it has too many
+    weighted : int64 (G, 1 + S), `counts` times the weights of the strata
+
+    A change moves one group or, if no move helps, swaps two; the best one is made
+    first. The parts are nearer if the sum of their squared deficits, each divided by
+    the size of its stratum, is smaller.
     """
     groups = np.arange(len(part))
-    own = (pulls * tally).sum(axis=1)
+    squares = (weighted * counts).sum(axis=1)
     for _ in range(MOST_CHANGES):
-        need = pulls @ missed.T
-        gain = need - (need[groups, part] + own)[:, None]
+        need = weighted @ deficits.T
+        # By how much half that sum shrinks if a group (row) moves to a part (column).
+        gain = need - (need[groups, part] + squares)[:, None]
         # A part keeps its last group.
-        alone = np.bincount(part, minlength=len(missed))[part] == 1
-        best, group, target = _highest(np.where(alone[:, None], 0, gain))
+        is_alone = np.bincount(part, minlength=len(deficits))[part] == 1
+        best, group, target = _highest(np.where(is_alone[:, None], 0, gain))
         changes = [(group, target)]
         if best <= 0 and len(part) <= MOST_SWAPPED:
-            there = gain[:, part]
-            best, one, other = _highest(there + there.T + 2 * pulls @ tally.T)
+            # The gain if a group (row) moves to the part of another one (column).
+            moved = gain[:, part]
+            best, one, other = _highest(moved + moved.T + 2 * weighted @ counts.T)
             changes = [(one, int(part[other])), (other, int(part[one]))]
         if best <= 0:
             break
         for group, target in changes:
-            missed[part[group]] += tally[group]
-            missed[target] -= tally[group]
+            deficits[part[group]] += counts[group]
+            deficits[target] -= counts[group]
             part[group] = target
 
 

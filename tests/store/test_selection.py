@@ -1,4 +1,4 @@
-"""Selections and splits: what is chosen, and that no patient is torn apart."""
+"""Selections choose the right samples; splits keep each patient in one part."""
 
 import csv
 import shutil
@@ -20,7 +20,7 @@ SHAPES = ((96, 96), (120, 88))
 
 
 class Columns(SimpleNamespace):
-    """What selections see of a store, made from rows.
+    """The columns of a store that selections and splits read, made from rows.
 
     rows : (patient, series, labelled, bucket) of each sample
     """
@@ -46,7 +46,7 @@ class Columns(SimpleNamespace):
         return len(self.items["row"])
 
 
-# A series belongs to one patient, or is unknown.
+# A series belongs to one patient; the text is empty where it is unknown.
 rows = st.tuples(
     st.integers(0, 6), st.integers(0, 2), st.integers(0, 7), st.integers(0, 1)
 ).map(lambda r: (f"P{r[0]}", f"{r[0]}.{r[1]}" if r[1] else "", r[2], r[3]))
@@ -59,7 +59,7 @@ seeds = st.integers(0, 2**64 - 1)
 
 
 def keys_of(store, by):
-    """Return the key of the group of each sample, by a loop."""
+    """Return the key of each sample's group, by a loop."""
     patient, series = store.items["patient"].tolist(), store.items["series"].tolist()
     if by == "sample":
         return list(range(len(store)))
@@ -72,20 +72,22 @@ def keys_of(store, by):
 
 @given(columns, fractions, units, strata, seeds)
 def test_parts_are_a_partition_into_whole_groups(store, parts, by, stratify, seed):
-    """Each sample is in one part, so is each patient or series; no part is empty."""
+    """Each sample, and each patient or series, is in one part; no part is empty."""
     keys = keys_of(store, by)
     if len(set(keys)) < len(parts):
         with pytest.raises(OptionError, match="each part needs a group of its own"):
             splits.split(store, parts, by=by, seed=seed, stratify=stratify)
         return
-    made = splits.split(store, parts, by=by, seed=seed, stratify=stratify)
-    assert list(made) == list(parts)
-    assert_array_equal(np.sort(np.concatenate([*made.values()])), np.arange(len(store)))
-    for part in made.values():
+    result = splits.split(store, parts, by=by, seed=seed, stratify=stratify)
+    assert list(result) == list(parts)
+    assert_array_equal(
+        np.sort(np.concatenate([*result.values()])), np.arange(len(store))
+    )
+    for part in result.values():
         assert part.dtype == np.int64
         assert_array_equal(part, np.unique(part))
         assert len(part)
-    held = [{keys[place] for place in part.tolist()} for part in made.values()]
+    held = [{keys[index] for index in part.tolist()} for part in result.values()]
     assert sum(map(len, held)) == len(set(keys))
 
 
@@ -93,7 +95,7 @@ def test_parts_are_a_partition_into_whole_groups(store, parts, by, stratify, see
 def test_a_split_does_not_depend_on_the_order_of_samples(
     store, parts, stratify, seed, random
 ):
-    """Each patient falls to the same part, wherever their samples stand."""
+    """Each patient gets the same part, whatever the order of the samples."""
     assume(len(set(keys_of(store, "patient"))) >= len(parts))
     names = list(store.items)
     lines = list(zip(*(store.items[name].tolist() for name in names), strict=True))
@@ -101,15 +103,15 @@ def test_a_split_does_not_depend_on_the_order_of_samples(
     other = Columns([line[1:] for line in lines])
 
     def patients(one):
-        made = splits.split(one, parts, seed=seed, stratify=stratify)
-        return [set(one.items["patient"][part].tolist()) for part in made.values()]
+        result = splits.split(one, parts, seed=seed, stratify=stratify)
+        return [set(one.items["patient"][part].tolist()) for part in result.values()]
 
     assert patients(store) == patients(other)
 
 
 @given(columns, fractions, seeds, st.data())
-def test_what_is_not_chosen_is_in_no_part(store, parts, seed, data):
-    """A split of some samples holds these and is the same without the others."""
+def test_samples_that_are_not_chosen_are_in_no_part(store, parts, seed, data):
+    """A split of chosen samples is the split of a store that holds only these."""
     chosen = data.draw(st.sets(st.integers(0, len(store) - 1), min_size=1))
     alone = Columns(
         [
@@ -118,63 +120,64 @@ def test_what_is_not_chosen_is_in_no_part(store, parts, seed, data):
         ]
     )
     assume(len(set(keys_of(alone, "patient"))) >= len(parts))
-    made = splits.split(store, parts, seed=seed, indices=list(chosen))
+    result = splits.split(store, parts, seed=seed, indices=list(chosen))
     expected = splits.split(alone, parts, seed=seed)
-    for name, part in made.items():
+    for name, part in result.items():
         assert_array_equal(part, np.array(sorted(chosen))[expected[name]])
 
 
 @given(st.lists(st.integers(1, 30), min_size=2, max_size=12), fractions, seeds)
 def test_no_move_and_no_swap_brings_sizes_nearer(sizes, parts, seed):
-    """Moving any patient, or exchanging two, leaves the parts no nearer."""
+    """No move of a patient, and no swap of two, brings parts nearer to fractions."""
     assume(len(sizes) >= len(parts) and max(sizes) > 1)
     store = Columns(
         [(f"P{k}", "", 0, 0) for k, n in enumerate(sizes) for _ in range(n)]
     )
-    made = splits.split(store, parts, seed=seed)
+    result = splits.split(store, parts, seed=seed)
     over = {
-        name: len(part) - round(parts[name] * len(store)) for name, part in made.items()
+        name: len(part) - round(parts[name] * len(store))
+        for name, part in result.items()
     }
     held = {
         name: np.unique(store.items["patient"][part], return_counts=True)[1]
-        for name, part in made.items()
+        for name, part in result.items()
     }
-    for one, other in product(made, made):
+    for one, other in product(result, result):
         if one == other:
             continue
         gap = over[one] - over[other]
         moves = held[one] if len(held[one]) > 1 else np.array([], int)
-        for taken in [*moves, *np.subtract.outer(held[one], held[other]).flat]:
-            assert taken <= 0 or gap <= taken
+        for moved in [*moves, *np.subtract.outer(held[one], held[other]).flat]:
+            assert moved <= 0 or gap <= moved
 
 
 @given(st.integers(1, 300), fractions, seeds)
 def test_single_samples_are_split_by_largest_remainder(count, parts, seed):
     """Sizes are the rounded fractions, wherever these give each part a sample."""
     assume(count >= len(parts))
-    made = splits.split(Columns([("P", "", 0, 0)] * count), parts, by="sample")
-    for name, part in made.items():
+    result = splits.split(Columns([("P", "", 0, 0)] * count), parts, by="sample")
+    for name, part in result.items():
         exact = parts[name] * count
         smallest = min(parts.values()) * count
         assert smallest < 1 or abs(len(part) - exact) < 1 + 1e-9
 
 
 @given(columns, fractions, seeds)
-def test_strata_of_samples_are_shared_out_in_proportion(store, parts, seed):
-    """Of each combination of classes a part gets its share, but for a few samples."""
+def test_parts_get_strata_of_samples_in_proportion(store, parts, seed):
+    """Each part gets its fraction of each combination of classes, within a few."""
     assume(len(store) >= len(parts))
-    made = splits.split(store, parts, by="sample", seed=seed, stratify="classes")
+    result = splits.split(store, parts, by="sample", seed=seed, stratify="classes")
     for labels in range(8):
         total = (store.items["labelled"] == labels).sum()
-        for part in made.values():
-            share = len(part) / len(store) * total
-            got = (store.items["labelled"][part] == labels).sum()
-            # The row of samples is dealt evenly, from somewhere in the middle.
-            assert abs(got - share) <= 2 * (1 + len(parts))
+        for part in result.values():
+            expected = len(part) / len(store) * total
+            count = (store.items["labelled"][part] == labels).sum()
+            # Parts alternate evenly along the sorted samples, from a random start.
+            assert abs(count - expected) <= 2 * (1 + len(parts))
 
 
-def test_strata_of_patients_are_shared_out():
-    """Of 60 patients with 4 diagnoses and unequal many images, parts hold alike."""
+def test_parts_get_strata_of_patients_in_proportion():
+    """60 patients with 4 diagnoses and 5 to 39 images each are split in proportion."""
     random = np.random.default_rng(7)
     patient = np.repeat(np.arange(60), random.integers(5, 40, 60))
     random.shuffle(patient)
@@ -184,21 +187,21 @@ def test_strata_of_patients_are_shared_out():
         [(f"P{p}", "", c, 0) for p, c in zip(patient, labelled, strict=True)]
     )
     parts = {"train": 0.7, "val": 0.15, "test": 0.15}
-    made = splits.split(store, parts, stratify=diagnosis)
-    for name, part in made.items():
+    result = splits.split(store, parts, stratify=diagnosis)
+    for name, part in result.items():
         assert abs(len(part) / len(store) - parts[name]) < 0.01
         for kind in np.unique(diagnosis):
-            share = (diagnosis[part] == kind).sum() / (diagnosis == kind).sum()
-            assert abs(share - parts[name]) < 0.05
-    made = splits.split(store, parts, stratify="classes")
-    for name, part in made.items():
+            fraction = (diagnosis[part] == kind).sum() / (diagnosis == kind).sum()
+            assert abs(fraction - parts[name]) < 0.05
+    result = splits.split(store, parts, stratify="classes")
+    for name, part in result.items():
         for k in range(3):
-            there = selection.has_class(store.items["labelled"], k)
-            assert abs(there[part].sum() / there.sum() - parts[name]) < 0.05
+            labelled = selection.has_class(store.items["labelled"], k)
+            assert abs(labelled[part].sum() / labelled.sum() - parts[name]) < 0.05
 
 
 def test_no_patient_is_tied_to_a_part():
-    """Over 400 seeds, patients of 3 to 30 images each validates about 120 times."""
+    """Over 400 seeds, each of 10 patients is in the smaller part about 120 times."""
     store = Columns([(f"P{k}", "", 0, 0) for k in range(10) for _ in range(3 * k + 3)])
     parts = {"train": 0.7, "val": 0.3}
     times = np.zeros(10)
@@ -210,13 +213,13 @@ def test_no_patient_is_tied_to_a_part():
 
 
 def test_splits_never_change_between_versions():
-    """What a seed gave, it gives for ever: a published split stays a split."""
+    """A seed gives the same split in every version, so a published split stays true."""
     store = Columns([(f"P{k}", "", k, 0) for k in range(7) for _ in range(k + 1)])
-    made = splits.split(store, {"train": 0.6, "val": 0.4}, seed=3)
-    patients = set(store.items["patient"][made["val"]].tolist())
+    result = splits.split(store, {"train": 0.6, "val": 0.4}, seed=3)
+    patients = set(store.items["patient"][result["val"]].tolist())
     assert sorted(patients) == [b"P0", b"P1", b"P2", b"P4"]
-    made = splits.split(store, {"train": 0.8, "val": 0.2}, by="sample", seed=3)
-    assert made["val"].tolist() == [2, 9, 11, 14, 18, 27]
+    result = splits.split(store, {"train": 0.8, "val": 0.2}, by="sample", seed=3)
+    assert result["val"].tolist() == [2, 9, 11, 14, 18, 27]
 
 
 def test_extreme_fractions_leave_no_part_empty():
@@ -224,55 +227,55 @@ def test_extreme_fractions_leave_no_part_empty():
     parts = {"train": 0.998, "val": 0.001, "test": 0.001}
     for by, copies in (("patient", 5), ("sample", 1)):
         store = Columns([(f"P{k}", "", 0, 0) for k in range(3) for _ in range(copies)])
-        made = splits.split(store, parts, by=by)
-        assert [len(part) for part in made.values()] == [copies] * 3
+        result = splits.split(store, parts, by=by)
+        assert [len(part) for part in result.values()] == [copies] * 3
 
 
-def test_the_bound_on_changes_is_a_bound(monkeypatch):
-    """Without any change left, a split is still a partition."""
+def test_a_split_without_changes_is_a_partition(monkeypatch):
+    """Where MOST_CHANGES forbids moves and swaps, each sample is still in one part."""
     monkeypatch.setattr(splits, "MOST_CHANGES", 0)
     store = Columns([(f"P{k}", "", 0, 0) for k in range(9) for _ in range(k + 1)])
-    made = splits.split(store, {"a": 0.5, "b": 0.5})
-    assert sorted(np.concatenate([*made.values()])) == list(range(len(store)))
+    result = splits.split(store, {"a": 0.5, "b": 0.5})
+    assert sorted(np.concatenate([*result.values()])) == list(range(len(store)))
 
 
-def test_a_split_proves_itself(monkeypatch):
-    """Were a sample forgotten, there would be an error and no split."""
-    monkeypatch.setattr(splits, "deal", lambda *_: np.array([0, 1, 2]))
+def test_a_split_is_checked_before_it_is_returned(monkeypatch):
+    """If a sample were lost, `split` would raise an error and return no parts."""
+    monkeypatch.setattr(splits, "assign_groups", lambda *_: np.array([0, 1, 2]))
     store = Columns([(f"P{k}", "", 0, 0) for k in range(3)])
-    with pytest.raises(OptionError, match="do not make up the samples"):
+    with pytest.raises(OptionError, match="do not hold exactly the samples"):
         splits.split(store, {"a": 0.5, "b": 0.5})
 
 
-def test_samples_without_a_series_are_whole_by_patient():
-    """Two patients whose headers name no series can be split by series."""
+def test_samples_without_a_series_stay_together_by_patient():
+    """Without SeriesInstanceUID, all samples of a patient count as one series."""
     store = Columns([("P1", "", 0, 0), ("P2", "", 0, 0), ("P1", "", 0, 0)])
-    made = splits.split(store, {"a": 0.7, "b": 0.3}, by="series")
-    assert {name: part.tolist() for name, part in made.items()} == {
+    result = splits.split(store, {"a": 0.7, "b": 0.3}, by="series")
+    assert {name: part.tolist() for name, part in result.items()} == {
         "a": [0, 2],
         "b": [1],
     }
 
 
-def test_the_proof_finds_what_is_shared(store):
-    """Parts that share a sample, or a patient, or leave samples out, are refused."""
+def test_check_split_refuses_parts_that_overlap(store):
+    """Parts that share a sample or a patient, or that lack samples, are refused."""
     with pytest.raises(OptionError, match=r"share 1 of their groups \(by sample\)"):
         fastseg.check_split(store, {"a": [0, 1], "b": [1, 2]}, by="sample")
     with pytest.raises(OptionError, match=r"share 2 of their groups \(by patient\)"):
         fastseg.check_split(store, {"a": [0, 8], "b": [1, 9], "c": [2, 16]})
-    with pytest.raises(OptionError, match="do not make up"):
+    with pytest.raises(OptionError, match="do not hold exactly"):
         fastseg.check_split(store, {"a": [0], "b": [8]}, indices=[0, 8, 9])
     fastseg.check_split(store, {"a": [0], "b": [1]}, by="sample")
     fastseg.check_split(store, {})
 
 
 def matching(store, condition):
-    """Return the places of samples that meet a condition, by a loop."""
+    """Return the indices of samples that meet a condition, by a loop."""
     return [k for k, sample in enumerate(store) if condition(sample)]
 
 
-def test_samples_are_selected_by_what_they_are(store):
-    """Each condition, and all together, choose what a loop over samples chooses."""
+def test_conditions_choose_what_a_loop_chooses(store):
+    """Each condition, and all together, select the samples that a loop selects."""
     inner = matching(store, lambda s: "icontour" in s.contours)
     both = matching(store, lambda s: {"icontour", "ocontour"} <= set(s.contours))
     assert 0 < len(both) < len(inner)
@@ -330,20 +333,20 @@ def test_samples_are_selected_by_what_they_are(store):
         ({"indices": 3}, "expected a list of whole numbers"),
     ],
 )
-def test_conditions_that_cannot_be_meant_are_refused(store, conditions, text):
+def test_invalid_conditions_are_refused(store, conditions, text):
     """An OptionError says what came and what was expected."""
     with pytest.raises(OptionError, match=text):
         store.select(**conditions)
 
 
 def test_an_unknown_class_is_refused_in_a_selection(store):
-    """It is the error of every other place that takes a class."""
+    """The error is the same as from all functions that take a class."""
     with pytest.raises(UnknownClassError, match="did you mean 'icontour'"):
         store.select(classes=["icontor"])
 
 
 def test_an_error_does_not_list_many_patients():
-    """Of more than 20 patients, only their number is told."""
+    """With more than 20 patients, the error gives only their number."""
     store = Columns([(f"P{k}", "", 0, 0) for k in range(21)])
     with pytest.raises(OptionError, match="none of the 21 that the store") as caught:
         selection.select(store, patients="P21")
@@ -371,35 +374,35 @@ def test_an_error_does_not_list_many_patients():
         (dict.fromkeys("abcde", 0.2), {}, "5 parts of 32 samples in 4 groups"),
     ],
 )
-def test_splits_that_cannot_be_meant_are_refused(store, parts, options, text):
+def test_invalid_splits_are_refused(store, parts, options, text):
     """An OptionError says what came and what was expected."""
     with pytest.raises(OptionError, match=text):
         store.split(parts, **options)
 
 
 def test_too_many_strata_are_refused():
-    """A column of numbers that hardly recur stratifies nothing."""
+    """A column with more than 64 different values is refused."""
     store = Columns([("P", "", 0, 0)] * 65)
     with pytest.raises(OptionError, match="65 different values, expected at most 64"):
         splits.split(store, {"a": 1}, stratify=np.arange(65))
 
 
 def test_thirds_may_be_typed():
-    """Fractions that sum to one but for their last digit are taken."""
+    """Fractions whose sum differs from 1 in the last typed digit are accepted."""
     store = Columns([(f"P{k}", "", 0, 0) for k in range(9)])
-    made = splits.split(store, dict.fromkeys("abc", 0.333333))
-    assert [len(part) for part in made.values()] == [3, 3, 3]
+    result = splits.split(store, dict.fromkeys("abc", 0.333333))
+    assert [len(part) for part in result.values()] == [3, 3, 3]
 
 
 @pytest.fixture
 def table(store, tmp_path):
-    """A split of the store, written."""
+    """The CSV file of a split of the store."""
     parts = store.split({"train": 0.75, "val": 0.25}, seed=1)
     return fastseg.write_split(tmp_path / "deep" / "splits.csv", store, parts)
 
 
 def test_a_split_is_read_as_it_was_written(store, table):
-    """Parts keep order, names and samples; the rows are the facts of the store."""
+    """Parts keep order, names and samples; the rows hold the metadata of the store."""
     parts = store.split({"train": 0.75, "val": 0.25}, seed=1)
     again = fastseg.read_split(table, store)
     assert list(again) == ["train", "val"]
@@ -420,7 +423,7 @@ def test_a_split_is_read_as_it_was_written(store, table):
 
 
 def test_a_split_fits_a_store_that_was_built_anew(store, table, sample_study, tmp_path):
-    """Other masks change no image: the same samples are found, whatever their place."""
+    """Other masks change no image: the same samples are found at their new indices."""
     path = tmp_path / "other.h5"
     links = fastseg.link(sample_study, labels=["icontour"])
     fastseg.build(links, path, edges="closed")
@@ -433,7 +436,7 @@ def test_a_split_fits_a_store_that_was_built_anew(store, table, sample_study, tm
 
 
 def test_a_split_of_another_store_is_refused(table, small_study, tmp_path):
-    """The line, its file and both stores are told."""
+    """The error names the line, its image file and both stores."""
     fastseg.build(fastseg.link(small_study), tmp_path / "other.h5")
     other = fastseg.open(tmp_path / "other.h5")
     text = r"splits\.csv, line 2: frame 0 of dicoms/\S+ is not in other\.h5"
@@ -462,15 +465,15 @@ def test_a_split_of_another_store_is_refused(table, small_study, tmp_path):
         (lambda t: t.splitlines()[0], "names no sample"),
     ],
 )
-def test_a_table_that_was_spoiled_is_refused(store, table, change, text):
-    """A patient in two parts, a row twice or cut short is an error that names it."""
+def test_a_damaged_table_is_refused(store, table, change, text):
+    """A patient in two parts, a repeated row or a short row is an error."""
     table.write_text(change(table.read_text()))
     with pytest.raises(OptionError, match=text):
         fastseg.read_split(table, store)
 
 
-def test_what_is_no_table_of_a_split_is_refused(store, tmp_path):
-    """Another table is a LinkError, no file a FileNotFoundError."""
+def test_a_file_that_is_not_a_split_is_refused(store, tmp_path):
+    """Another table raises LinkError, a missing file FileNotFoundError."""
     (tmp_path / "links.csv").write_text("patient,dicom_path\n")
     with pytest.raises(LinkError, match="no column part, index"):
         fastseg.read_split(tmp_path / "links.csv", store)
@@ -478,12 +481,12 @@ def test_what_is_no_table_of_a_split_is_refused(store, tmp_path):
         fastseg.read_split(tmp_path / "none.csv", store)
 
 
-def test_only_a_sound_split_is_written(store, tmp_path):
-    """A torn patient, an empty part or one without a name leaves no file."""
+def test_only_a_valid_split_is_written(store, tmp_path):
+    """A patient in two parts, an empty part or a part without a name leaves no file."""
     for parts, text in (
         ({"a": [0], "b": [1]}, "share 1"),
         ({"a": [0], "b": []}, "part 'b' has 0 samples"),
-        ({" ": [0]}, "have a name"),
+        ({" ": [0]}, "needs a name"),
     ):
         with pytest.raises(OptionError, match=text):
             fastseg.write_split(tmp_path / "splits.csv", store, parts)
@@ -491,7 +494,7 @@ def test_only_a_sound_split_is_written(store, tmp_path):
 
 
 def test_a_store_that_was_cut_is_not_read(store, tmp_path):
-    """Selections and splits ask for the file's size before they read."""
+    """Selections and splits check the size of the file before they read it."""
     path = shutil.copy(store.path, tmp_path / "cut.h5")
     opened = fastseg.open(path)
     with path.open("r+b") as file:
