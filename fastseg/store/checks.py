@@ -1,8 +1,8 @@
-"""The door of a store: what is refused when one is opened, and why.
+"""Checks that a file is a valid store, when it is opened.
 
-HDF5 is asked once what the file holds and where it lies. The answer is compared with
-the page in `layout`, down to dtypes, lengths and indices, so that no loop over the
-map can leave it afterwards, whether a file is damaged or made to mislead.
+h5py reads which datasets the file has and at which offsets. The checks compare them
+with the format in `layout`, down to dtypes, lengths and indices. So no later loop reads
+outside of the memory map, whether the file is damaged or made to mislead.
 """
 
 import json
@@ -26,15 +26,15 @@ from fastseg.store.layout import Bucket
 
 Columns = Mapping[str, NDArray[Any]]
 
-# Indices are checked in runs of so many samples, which fit into the caches of a core.
+# Indices are checked in blocks of this many samples, which fit into a core's caches.
 RUN = 2**15
 
 
 @contextmanager
 def reading(path: Path) -> Iterator[Any]:
-    """Open a file by HDF5; what turns out wrong inside is a StoreError that names it.
+    """Open a file with h5py and raise all errors inside as StoreErrors that name it.
 
-    HDF5 and h5py tell of damage by errors of a dozen kinds, hence `Exception`.
+    HDF5 and h5py report damage by errors of a dozen types, hence `Exception`.
     """
     try:
         file = h5py.File(path, "r", locking=False)
@@ -48,12 +48,12 @@ def reading(path: Path) -> Iterator[Any]:
     except StoreError as exc:
         raise StoreError(f"{path}: {exc}") from None
     except Exception as exc:
-        raise StoreError(f"{path}: is damaged, HDF5 says: {exc}") from exc
+        raise StoreError(f"{path}: is damaged; HDF5 reports: {exc}") from exc
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Head:
-    """The attributes of a store, see `layout`."""
+    """The root attributes of a store, see `layout`."""
 
     classes: tuple[str, ...]
     buckets: tuple[str, ...]
@@ -71,7 +71,7 @@ def read_head(file: Any) -> Head:
     """Return the attributes of a complete store, or raise StoreError."""
     attributes = {name: _attribute(file, name) for name in _ATTRIBUTES}
     if not _is(attributes["format"], layout.FORMAT.encode()):
-        raise StoreError("is an HDF5 file, but no fastseg store")
+        raise StoreError("is an HDF5 file, but not a fastseg store")
     version = attributes["version"]
     if not isinstance(version, np.integer) or not 1 <= version <= layout.VERSION:
         raise StoreError(
@@ -98,15 +98,21 @@ def read_head(file: Any) -> Head:
         )
     if len(head.classes) > layout.MAX_CLASSES:
         raise StoreError(
-            f"has {len(head.classes)} classes, at most {layout.MAX_CLASSES} can be"
+            f"has {len(head.classes)} classes, expected at most {layout.MAX_CLASSES}"
         )
     names = layout.checksum_names(head.classes, head.compression)
     if head.checksums.keys() != names:
-        raise StoreError("the attribute checksums has not one for each dataset")
+        raise StoreError(
+            "the attribute checksums does not have one for each dataset; damaged"
+        )
     if not all(_is_hex(text, 16) for text in head.checksums.values()):
-        raise StoreError("the attribute checksums holds other things; damaged")
+        raise StoreError(
+            "the attribute checksums has values that are not 16 hex digits; damaged"
+        )
     if not _is_hex(head.fingerprint, 64):
-        raise StoreError(f"the fingerprint is {head.fingerprint!r}; damaged")
+        raise StoreError(
+            f"the fingerprint is {head.fingerprint!r}, expected 64 hex digits; damaged"
+        )
     return head
 
 
@@ -117,8 +123,9 @@ class Datasets:
     """
 
     def __init__(self, file: Any, map: mmap.mmap):
-        self._file, self._map = file, map
-        self._number = h5py.h5o.get_info(file.id).fileno
+        self._file = file
+        self._map = map
+        self._file_number = h5py.h5o.get_info(file.id).fileno
         self.offsets: dict[str, int] = {}
 
     def table(
@@ -137,16 +144,16 @@ class Datasets:
         is_stack = len(images) == 3 and 0 not in images[1:]
         if not is_stack or dtype.kind not in "iuf":
             raise StoreError(
-                f"images/{name} holds {dtype} {images}, no images; damaged"
+                f"images/{name} is {dtype} {images}, expected images; damaged"
             )
         bucket = Bucket((images[1], images[2]), dtype)
         if bucket.name != name:
-            raise StoreError(f"images/{name} holds {bucket.name}; damaged")
+            raise StoreError(f"images/{name} holds images of {bucket.name}; damaged")
         expected = layout.mask_dtype(classes).str
         _, masks, _ = self._dataset(f"masks/{name}", expected, bucket.shape)
         if masks[0] != images[0]:
             raise StoreError(
-                f"masks/{name} has length {masks[0]}, its images {images[0]}"
+                f"masks/{name} has {masks[0]} masks for {images[0]} images; damaged"
             )
         return bucket, images[0]
 
@@ -155,23 +162,23 @@ class Datasets:
         return self._array(f"images/{name}"), self._array(f"masks/{name}")
 
     def codecs(self, bucket: Bucket, classes: Sequence[str]) -> tuple[Codec, Codec]:
-        """Return how images and masks of a bucket are compressed."""
+        """Return the codecs of a bucket's images and masks; check them in the file."""
         codecs = compression.codecs(bucket, layout.mask_dtype(classes))
         for group, codec in zip(("images", "masks"), codecs, strict=True):
             name = f"{group}/{bucket.name}"
             dataset, _, _ = self._dataset(name)
-            made = dataset.id.get_create_plist()
-            filters = [made.get_filter(k) for k in range(made.get_nfilters())]
-            found = [(number, values) for number, _, values, _ in filters]
-            if dataset.chunks != (1, *bucket.shape) or not codec.reads(found):
+            creation = dataset.id.get_create_plist()
+            listed = [creation.get_filter(k) for k in range(creation.get_nfilters())]
+            filters = [(number, values) for number, _, values, _ in listed]
+            if dataset.chunks != (1, *bucket.shape) or not codec.reads(filters):
                 raise StoreError(
-                    f"{name} has chunks {dataset.chunks} and filters {found}, expected "
-                    f"{(1, *bucket.shape)} and {codec.filters}"
+                    f"{name} has chunks {dataset.chunks} and filters {filters}, "
+                    f"expected {(1, *bucket.shape)} and {codec.filters}"
                 )
         return codecs
 
     def percentile_ranks(self) -> tuple[float, ...]:
-        """Return the attribute `q` of the column of percentiles."""
+        """Return the attribute `q` of items/percentiles."""
         column = self._file["items/percentiles"]
         ranks = tuple(np.ravel(_attribute(column, "q")).tolist())
         if ranks != layout.PERCENTILES:
@@ -181,36 +188,40 @@ class Datasets:
         return ranks
 
     def release(self) -> None:
-        """Let go of the pages that were looked at; the system keeps them cached."""
+        """Release the pages of the map, see `release`."""
         release(self._map)
 
     def _dataset(
         self, name: str, dtype: str | None = None, trailing: tuple[int, ...] = ()
     ) -> tuple[Any, tuple[int, ...], np.dtype[Any]]:
-        """Return a dataset, its shape and its dtype, which must be as expected."""
+        """Return a dataset, its shape and dtype; raise StoreError if they are wrong.
+
+        dtype    : the expected one, "|S" for strings of any length, None for any number
+        trailing : the expected shape but for the first axis, if a dtype is given
+        """
         dataset = self._file.get(name)
         if not isinstance(dataset, h5py.Dataset) or dataset.shape is None:
             raise StoreError(f"has no dataset {name}; damaged")
-        if h5py.h5o.get_info(dataset.id).fileno != self._number:
+        if h5py.h5o.get_info(dataset.id).fileno != self._file_number:
             raise StoreError(f"{name} is a link into another file")
         shape = tuple(map(int, dataset.shape))
-        found = np.dtype(dataset.dtype.str)  # without HDF5's notes on strings
-        text = "|S" if found.kind == "S" else found.str
-        is_other = dtype is not None and (text, shape[1:]) != (dtype, trailing)
-        if is_other or not shape or found.byteorder == ">":
-            form = ", ".join(map(str, ("n", *trailing)))
-            expected = "little-endian" if dtype is None else f"{dtype} ({form})"
-            raise StoreError(f"{name} is {found.str} {shape}, expected {expected}")
-        return dataset, shape, found
+        stored = np.dtype(dataset.dtype.str)  # without h5py's metadata on strings
+        text = "|S" if stored.kind == "S" else stored.str
+        is_wrong = dtype is not None and (text, shape[1:]) != (dtype, trailing)
+        if is_wrong or not shape or stored.byteorder == ">":
+            axes = ", ".join(map(str, ("n", *trailing)))
+            expected = "little-endian" if dtype is None else f"{dtype} ({axes})"
+            raise StoreError(f"{name} is {stored.str} {shape}, expected {expected}")
+        return dataset, shape, stored
 
     def _array(
         self, name: str, dtype: str | None = None, trailing: tuple[int, ...] = ()
     ) -> NDArray[Any]:
-        dataset, shape, found = self._dataset(name, dtype, trailing)
-        size = math.prod(shape) * found.itemsize
+        dataset, shape, stored = self._dataset(name, dtype, trailing)
+        size = math.prod(shape) * stored.itemsize
         offset = dataset.id.get_offset() if size else 0
         if offset is None:
-            raise StoreError(f"{name} is not contiguous, so not mappable")
+            raise StoreError(f"{name} is not contiguous, so it cannot be mapped")
         if offset + size > len(self._map):
             raise StoreError(
                 f"{name} ends at byte {offset + size}, the file has {len(self._map)}; "
@@ -218,17 +229,17 @@ class Datasets:
             )
         self.offsets[name] = offset
         if not size:
-            return np.empty(shape, found)
-        array: NDArray[Any] = np.ndarray(shape, found, self._map, offset)
+            return np.empty(shape, stored)
+        array: NDArray[Any] = np.ndarray(shape, stored, self._map, offset)
         if not array.flags.aligned:
-            # Only what is smaller than ALIGN_FROM: kernels want aligned arrays.
+            # Kernels need aligned arrays; only those below ALIGN_FROM bytes are copied.
             array = array.copy()
             array.flags.writeable = False
         return array
 
 
 def release(mapped: mmap.mmap) -> None:
-    """Let go of a map's pages that were read; the system keeps them cached."""
+    """Release this process's pages of a map; the system keeps them in its cache."""
     if hasattr(mmap, "MADV_DONTNEED"):
         mapped.madvise(mmap.MADV_DONTNEED)
 
@@ -240,36 +251,39 @@ def check_columns(
     counts: Sequence[int],
     release: Callable[[], None],
 ) -> None:
-    """Refuse columns of unequal length, and indices that lead outside of their data.
+    """Raise StoreError for columns of unequal length and indices outside of their data.
 
-    counts  : length of each bucket
-    release : called after each run of samples, so that the memory of one is enough
+    counts  : how many images each bucket has
+    release : called after each block of samples, so that the memory of one is enough
     """
     samples = _common_length("items", items)
     files = _common_length("sources", sources)
-    ends = {name: contours[name] for name in ("item", "class", "source")}
-    rings = _common_length("contours", {**ends, "offsets": contours["offsets"][1:]})
+    by_ring = {name: contours[name] for name in ("item", "class", "source")}
+    rings = _common_length("contours", {**by_ring, "offsets": contours["offsets"][1:]})
     _need(samples == sum(counts), "items/row")
     _need(len(contours["offsets"]) > 0, "contours/offsets")
-    classes, lengths = items["pixels"].shape[1], np.array([*counts, 0])
+    classes = items["pixels"].shape[1]
+    lengths = np.array([*counts, 0])
     ring = point = 0
     for start in range(0, samples, RUN):
-        run = slice(start, start + RUN)
-        bucket, row = items["bucket"][run], items["row"][run]
+        block = slice(start, start + RUN)
+        bucket = items["bucket"][block]
+        row = items["row"][block]
         _need_index(bucket, len(counts), "items/bucket")
-        _need((_natural(row) < _natural(lengths)[bucket]).all(), "items/row")
-        _need_index(items["source"][run], files, "items/source")
+        _need((_unsigned(row) < _unsigned(lengths)[bucket]).all(), "items/row")
+        _need_index(items["source"][block], files, "items/source")
 
-        first, stop = items["contours"][run].T
+        first, stop = items["contours"][block].T
         follows = first[0] == ring and (first[1:] == stop[:-1]).all()
         _need(follows and (first <= stop).all(), "items/contours")
         _need(stop[-1] <= rings, "items/contours")
-        own, ring = slice(ring, int(stop[-1])), int(stop[-1])
-        _need_index(contours["item"][own], samples, "contours/item")
-        _need_index(contours["class"][own], classes, "contours/class")
-        _need_index(contours["source"][own], files, "contours/source")
+        block_rings = slice(ring, int(stop[-1]))
+        ring = block_rings.stop
+        _need_index(contours["item"][block_rings], samples, "contours/item")
+        _need_index(contours["class"][block_rings], classes, "contours/class")
+        _need_index(contours["source"][block_rings], files, "contours/source")
 
-        offsets = contours["offsets"][own.start : own.stop + 1]
+        offsets = contours["offsets"][block_rings.start : block_rings.stop + 1]
         _need(offsets[0] == point, "contours/offsets")
         _need((offsets[1:] >= offsets[:-1]).all(), "contours/offsets")
         point = int(offsets[-1])
@@ -280,17 +294,18 @@ def check_columns(
 
 
 def check_chunks(items: Columns, length: int, release: Callable[[], None]) -> None:
-    """Refuse chunks that do not lie in a file of that length."""
+    """Raise StoreError for chunks that are not inside a file of that length."""
     for name in layout.CHUNK_COLUMNS:
         column = items[name]
         for start in range(0, len(column), RUN):
-            offset, size = _natural(column[start : start + RUN]).T
+            offset, size = _unsigned(column[start : start + RUN]).T
             inside = (size > 0) & (size <= length) & (offset <= length - size)
             _need(inside.all(), f"items/{name}")
             release()
 
 
 def _common_length(table: str, columns: Columns) -> int:
+    """Return the length of all columns of a table, or raise StoreError."""
     lengths = {len(column) for column in columns.values()}
     if len(lengths) > 1:
         raise StoreError(f"/{table} has columns of lengths {sorted(lengths)}; damaged")
@@ -298,40 +313,40 @@ def _common_length(table: str, columns: Columns) -> int:
 
 
 def _need_index(values: NDArray[Any], count: int, name: str) -> None:
-    _need(values.size == 0 or _natural(values).max() < count, name)
+    _need(values.size == 0 or _unsigned(values).max() < count, name)
 
 
-def _natural(values: NDArray[Any]) -> NDArray[Any]:
-    """Return whole numbers as unsigned ones; the negative become too large."""
-    natural: NDArray[Any] = values.view(f"u{values.itemsize}")
-    return natural
+def _unsigned(values: NDArray[Any]) -> NDArray[Any]:
+    """Return integers as unsigned ones: negative indices become too large ones."""
+    unsigned: NDArray[Any] = values.view(f"u{values.itemsize}")
+    return unsigned
 
 
-def _need(sound: Any, name: str) -> None:
-    if not sound:
+def _need(is_valid: Any, name: str) -> None:
+    if not is_valid:
         raise StoreError(f"{name} points outside its data; damaged")
 
 
 def _attribute(file: Any, name: str) -> Any:
-    """Return an attribute of the format's types, or None.
+    """Return an attribute, None if it is missing or of a type that no store has.
 
-    HDF5 is not asked for others: damaged strings of variable length crash it.
+    Such an attribute is not read: damaged strings of variable length crash HDF5.
     """
     if name not in file.attrs:
         return None
     kind = file.attrs.get_id(name).get_type()
     if isinstance(kind, h5py.h5t.TypeStringID):
-        plain = not kind.is_variable_str()
+        is_readable = not kind.is_variable_str()
     else:
-        plain = isinstance(kind, h5py.h5t.TypeIntegerID | h5py.h5t.TypeFloatID)
-    return file.attrs[name] if plain else None
+        is_readable = isinstance(kind, h5py.h5t.TypeIntegerID | h5py.h5t.TypeFloatID)
+    return file.attrs[name] if is_readable else None
 
 
 def _text(attributes: Mapping[str, Any], name: str) -> str:
     try:
         return bytes.decode(attributes[name])
     except (TypeError, UnicodeDecodeError):
-        raise StoreError(f"the attribute {name} is no text; damaged") from None
+        raise StoreError(f"the attribute {name} is not text; damaged") from None
 
 
 def _names(attributes: Mapping[str, Any], name: str) -> tuple[str, ...]:
@@ -340,17 +355,18 @@ def _names(attributes: Mapping[str, Any], name: str) -> tuple[str, ...]:
         names = tuple(text.decode(errors="replace") for text in array.tolist())
         if all(names) and len(set(names)) == len(names):
             return names
-    raise StoreError(f"the attribute {name} is no list of names; damaged")
+    raise StoreError(f"the attribute {name} is not a list of names; damaged")
 
 
 def _record(attributes: Mapping[str, Any], name: str) -> dict[str, Any]:
     try:
         record = json.loads(_text(attributes, name))
-        layout.canonical_json(record).encode()  # some texts of JSON are no UTF-8
+        # Raises ValueError for a lone surrogate, which JSON allows and UTF-8 does not.
+        layout.canonical_json(record).encode()
     except (ValueError, RecursionError):
         record = None
     if not isinstance(record, dict):
-        raise StoreError(f"the attribute {name} is no JSON object; damaged")
+        raise StoreError(f"the attribute {name} is not a JSON object; damaged")
     return record
 
 

@@ -1,7 +1,7 @@
-"""The codec of compressed stores: HDF5's byte shuffle, then zstd, one chunk an image.
+"""The codec of compressed stores: HDF5's byte shuffle, then zstd; a chunk is one array.
 
-It works without HDF5 and outside its lock. HDF5 finds the same filters declared in the
-file, so that other tools read it with hdf5plugin.
+fastseg encodes and decodes chunks itself, without HDF5 and its global lock. The file
+declares the same filters to HDF5, so that other tools read it with hdf5plugin.
 """
 
 import threading
@@ -20,13 +20,13 @@ from fastseg.store.layout import Bucket
 NAME = "zstd"
 # Numbers of HDF5's own shuffle and of the registered filter for zstd.
 SHUFFLE, ZSTD = 2, 32015
-# Cine-MR images become 3.5 times smaller; level 3 adds 0.3 % to that and 9 adds 1 %,
-# but takes 7 times as long, and both are read a little slower.
+# At level 1, cine-MR images become 3.5 times smaller. Level 3 gains 0.3 % more; level 9
+# gains 1 %, but takes 7 times as long. Both are read a little slower.
 LEVEL = 1
-# zstd stores at most 128 KiB in a block, which has at least 4 bytes.
+# A block of zstd takes at least 4 bytes and holds at most 128 KiB.
 MOST_RATIO = 2**15
 
-# A filter of HDF5: its number and parameters.
+# A filter of HDF5: its number and its parameters.
 Filter = tuple[int, tuple[int, ...]]
 
 _contexts = threading.local()
@@ -34,25 +34,25 @@ _contexts = threading.local()
 
 @dataclass(frozen=True, slots=True)
 class Codec:
-    """How arrays of one shape and dtype become chunks, and arrays again."""
+    """Encodes arrays of one shape and dtype to chunks, and decodes them."""
 
     shape: tuple[int, int]
     dtype: np.dtype[Any]
-    shuffles: bool  # its bytes, before zstd
+    shuffles: bool  # whether HDF5's byte shuffle comes before zstd
 
     @property
     def size(self) -> int:
-        """Bytes of an array."""
+        """Bytes of an array before compression."""
         return prod(self.shape) * self.dtype.itemsize
 
     @property
     def filters(self) -> list[Filter]:
-        """Those that HDF5 is told of, in the order of writing."""
+        """The filters that the file declares to HDF5, in the order of writing."""
         shuffled = [(SHUFFLE, (self.dtype.itemsize,))] if self.shuffles else []
         return [*shuffled, (ZSTD, (LEVEL,))]
 
     def reads(self, filters: list[Filter]) -> bool:
-        """Return whether that is how HDF5 was told of chunks, at whatever level."""
+        """Return whether this codec decodes chunks with these filters, at any level."""
         numbers = [number for number, _ in filters]
         expected = [number for number, _ in self.filters]
         return numbers == expected and filters[:-1] == self.filters[:-1]
@@ -62,17 +62,17 @@ class Codec:
         content = array
         if self.shuffles:
             content = np.empty((self.dtype.itemsize, array.size), np.uint8)
-            shuffle.split_bytes(array.reshape(-1).view(self._whole), content)
+            shuffle.split_bytes(array.reshape(-1).view(self._unsigned), content)
         return bytes(_context().compress(content.data))
 
     def decode(self, chunk: Any) -> NDArray[Any]:
         """Return the array of a chunk, read-only, or raise StoreError.
 
-        No more memory is taken than an array needs, whatever the chunk says.
+        Takes no more memory than the array needs, whatever size the chunk claims.
         """
         content = np.frombuffer(self._decompress(chunk), np.uint8)
         if self.shuffles:
-            values = np.empty(prod(self.shape), self._whole)
+            values = np.empty(prod(self.shape), self._unsigned)
             shuffle.join_bytes(content.reshape(self.dtype.itemsize, -1), values)
             values.flags.writeable = False
         else:
@@ -80,41 +80,46 @@ class Codec:
         return values.view(self.dtype).reshape(self.shape)
 
     @property
-    def _whole(self) -> str:
-        """Kernels take values as unsigned numbers."""
+    def _unsigned(self) -> str:
+        """The unsigned dtype of the same size, which the shuffle kernels take."""
         return f"<u{self.dtype.itemsize}"
 
     def _decompress(self, chunk: Any) -> bytes:
-        zstd, size = _zstandard(), self.size
+        zstd = _zstandard()
+        size = self.size
         try:
             frame = zstd.get_frame_parameters(chunk)
             if frame.content_size != size:
-                raise StoreError(f"promises {frame.content_size} bytes, not {size}")
+                raise StoreError(
+                    f"claims to hold {frame.content_size} bytes, expected {size}"
+                )
             if size > len(chunk) * MOST_RATIO or frame.window_size > max(size, 1024):
-                raise StoreError("asks for more memory than it can need")
+                raise StoreError("asks for more memory than a valid chunk needs")
             content = _context().decompress(chunk, allow_extra_data=False)
         except zstd.ZstdError as exc:
             raise StoreError(f"cannot be decompressed ({exc})") from None
         if len(content) != size:  # a skippable frame holds nothing
-            raise StoreError(f"holds {len(content)} bytes, not {size}")
+            raise StoreError(f"holds {len(content)} bytes, expected {size}")
         return bytes(content)
 
 
 def codecs(bucket: Bucket, masks: np.dtype[Any]) -> tuple[Codec, Codec]:
-    """Return the codecs of a bucket's images and of its masks, of that dtype.
+    """Return the codecs of a bucket's images and of its masks.
 
-    Images are shuffled: their high bytes make long runs, as masks do by themselves.
+    masks : dtype of the masks
+
+    Images are shuffled, because their high bytes hardly differ and compress better side
+    by side. Masks compress well without that.
     """
     shuffles = bucket.dtype.itemsize > 1
-    return Codec(bucket.shape, bucket.dtype, shuffles), Codec(
-        bucket.shape, masks, False
-    )
+    image_codec = Codec(bucket.shape, bucket.dtype, shuffles)
+    return image_codec, Codec(bucket.shape, masks, False)
 
 
 def chunk_index(dataset: Any) -> NDArray[np.int64]:
-    """Return where HDF5 has each chunk of an open dataset, and its bytes: (n, 2).
+    """Return offset and size in bytes of each chunk of an open dataset, int64 (n, 2).
 
-    Zeros stand for a chunk that is not there or that a filter has left out.
+    Both are 0 for a chunk that is missing or to which not all filters were applied.
     """
     index = np.zeros((len(dataset), 2), np.int64)
 
@@ -127,7 +132,10 @@ def chunk_index(dataset: Any) -> NDArray[np.int64]:
 
 
 def require(purpose: str) -> None:
-    """Raise MissingExtraError if the package for zstd is not installed."""
+    """Raise MissingExtraError if the package zstandard is not installed.
+
+    purpose : what needs it, for the message
+    """
     try:
         _zstandard()
     except ImportError:
@@ -135,7 +143,7 @@ def require(purpose: str) -> None:
 
 
 def version() -> str:
-    """Return the version of zstd: others may make other bytes of the same array."""
+    """Return the version of zstd; another one may encode an array to other bytes."""
     return ".".join(map(str, _zstandard().ZSTD_VERSION))
 
 
@@ -146,7 +154,7 @@ def _zstandard() -> ModuleType:
 
 
 class _Context:
-    """What zstd keeps from one call to the next."""
+    """A compressor and a decompressor, which zstd reuses from call to call."""
 
     def __init__(self) -> None:
         zstd = _zstandard()
@@ -155,8 +163,8 @@ class _Context:
 
 
 def _context() -> _Context:
-    """Return this thread's context, which no other may use."""
-    if not hasattr(_contexts, "own"):
-        _contexts.own = _Context()
-    own: _Context = _contexts.own
-    return own
+    """Return the context of this thread; no two threads may use the same."""
+    if not hasattr(_contexts, "context"):
+        _contexts.context = _Context()
+    context: _Context = _contexts.context
+    return context

@@ -1,4 +1,4 @@
-"""The pixels of an open store, mapped or compressed: one way to have them."""
+"""The pixels of an open store: classes for mapped and compressed ones, used alike."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,16 +13,17 @@ from fastseg.store.compression import Codec
 Columns = Mapping[str, NDArray[Any]]
 
 EVERYTHING = slice(None)
-FIRST = np.zeros(1, np.int64)
+FIRST_ROW = np.zeros(1, np.int64)
 
 
 class Stack(NamedTuple):
-    """Samples of one shape for kernels: sample rows[j] is the j-th of `subset`.
+    """Images and masks of one shape and dtype, for kernels that make batches.
 
-    images : stored values (n, H, W)
-    masks  : bit fields (n, H, W)
-    rows   : int64 (b,); negative where a sample is in another stack
-    subset : which of the samples that were asked for these are
+    images : (n, H, W), stored values
+    masks  : (n, H, W), bit fields
+    rows   : int64 (b,), the row in images and masks of each requested sample in
+        `subset`; negative where that sample is in another stack
+    subset : slice of the requested samples to which `rows` belongs
     """
 
     images: NDArray[Any]
@@ -32,7 +33,7 @@ class Stack(NamedTuple):
 
 
 class MappedPixels:
-    """Pixels that lie in the file as they are."""
+    """Pixels of a store without compression: views of the memory map."""
 
     def __init__(
         self,
@@ -41,10 +42,12 @@ class MappedPixels:
         masks: dict[str, NDArray[Any]],
         offsets: Mapping[str, int],
     ):
-        self.images, self.masks = images, masks
-        self._bucket, self._row = items["bucket"], items["row"]
+        self.images = images
+        self.masks = masks
+        self._bucket = items["bucket"]
+        self._row = items["row"]
         self._arrays = list(zip(images.values(), masks.values(), strict=True))
-        self._starts = [
+        self._offsets = [
             (offsets[f"images/{name}"], offsets[f"masks/{name}"]) for name in images
         ]
 
@@ -59,28 +62,31 @@ class MappedPixels:
         return mask
 
     def stacks(self, items: NDArray[np.int64]) -> Iterator[Stack]:
-        """Yield the views of buckets in which items lie."""
-        rows, buckets = self._row[items], self._bucket[items]
+        """Yield one stack for each bucket that has some of the items."""
+        rows = self._row[items]
+        buckets = self._bucket[items]
         used = range(1) if len(self._arrays) == 1 else np.unique(buckets).tolist()
         for k in used:
-            here = rows if len(used) == 1 else np.where(buckets == k, rows, -1)
-            yield Stack(*self._arrays[k], here, EVERYTHING)
+            in_bucket = rows if len(used) == 1 else np.where(buckets == k, rows, -1)
+            yield Stack(*self._arrays[k], in_bucket, EVERYTHING)
 
     def extents(self, items: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
-        """Yield places in the file and lengths of the pixels of items."""
+        """Yield offset in the file and size in bytes of each image and mask."""
         for item in items.tolist():
-            row, starts = int(self._row[item]), self._starts[self._bucket[item]]
-            for start, array in zip(
-                starts, self._arrays[self._bucket[item]], strict=True
+            row = int(self._row[item])
+            bucket = self._bucket[item]
+            for offset, array in zip(
+                self._offsets[bucket], self._arrays[bucket], strict=True
             ):
-                yield start + row * array[0].nbytes, array[0].nbytes
+                yield offset + row * array[0].nbytes, array[0].nbytes
 
 
 class CompressedPixels:
-    """Pixels that are decompressed, in the caller's thread, whenever asked for.
+    """Pixels of a compressed store: each access decompresses, in the caller's thread.
 
-    map    : the file
-    codecs : of images and of masks, by bucket
+    map    : memory map of the file
+    codecs : of images and of masks, for each bucket
+    path   : the file, for errors
     """
 
     def __init__(
@@ -90,16 +96,18 @@ class CompressedPixels:
         codecs: Sequence[tuple[Codec, Codec]],
         path: Path,
     ):
-        self._bucket, self._codecs, self._path = items["bucket"], codecs, path
+        self._bucket = items["bucket"]
+        self._codecs = codecs
+        self._path = path
         self._chunks = items["image_chunk"], items["mask_chunk"]
         self._bytes = memoryview(map)
 
     @property
     def images(self) -> dict[str, NDArray[Any]]:
-        """Compressed stores have no arrays of whole buckets."""
+        """Raise StoreError: a compressed store has no arrays of whole buckets."""
         raise StoreError(
             f"{self._path}: is compressed, so no array holds the pixels of a bucket; "
-            "store[i] has those of a sample"
+            "read those of a sample with store[i]"
         )
 
     masks = images
@@ -113,23 +121,24 @@ class CompressedPixels:
         return self._decode(1, item)
 
     def stacks(self, items: NDArray[np.int64]) -> Iterator[Stack]:
-        """Yield items one by one, while they are in the caches of the core."""
+        """Yield a stack for each item, while its pixels are in the core's caches."""
         for j, item in enumerate(items.tolist()):
             image, mask = self.image(item), self.mask(item)
-            yield Stack(image[None], mask[None], FIRST, slice(j, j + 1))
+            yield Stack(image[None], mask[None], FIRST_ROW, slice(j, j + 1))
 
     def extents(self, items: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
-        """Yield places in the file and lengths of the chunks of items."""
+        """Yield offset in the file and size in bytes of each chunk."""
         for chunks in self._chunks:
             yield from chunks[items].tolist()
 
-    def _decode(self, part: int, item: int) -> NDArray[Any]:
-        start, size = self._chunks[part][item].tolist()
+    def _decode(self, kind: int, item: int) -> NDArray[Any]:
+        """Return the image (kind 0) or the mask (kind 1) of an item."""
+        offset, size = self._chunks[kind][item].tolist()
         try:
-            codec: Codec = self._codecs[self._bucket[item]][part]
-            return codec.decode(self._bytes[start : start + size])
+            codec: Codec = self._codecs[self._bucket[item]][kind]
+            return codec.decode(self._bytes[offset : offset + size])
         except StoreError as exc:
-            name = ("image", "mask")[part]
+            name = ("image", "mask")[kind]
             raise StoreError(
                 f"{self._path}: {name} of sample {item} {exc}; it is damaged"
             ) from None

@@ -1,8 +1,8 @@
-"""Store: opens a file, maps it, hands out arrays that cost no memory.
+"""Store: opens a file, maps it into memory and returns views of the map as arrays.
 
-HDF5 is asked once where the datasets lie; from then on the file is a map. A Store
-holds no HDF5 handle: threads read it side by side, and it can be pickled and
-forked.
+h5py reads the offsets of the datasets when the file is opened, and is not used after
+that. A Store holds no HDF5 handle, so that threads can read it at the same time, and it
+can be pickled and used after a fork.
 """
 
 import math
@@ -27,8 +27,8 @@ from fastseg.store.pixels import CompressedPixels, MappedPixels, Stack
 def open_store(path: StrPath) -> "Store":
     """Open a store for reading.
 
-    Raises StoreError if the file is not a complete, sound store, FileNotFoundError,
-    and MissingExtraError if it is compressed and zstandard is not installed.
+    Raises StoreError if the file is not a complete, valid store, FileNotFoundError, and
+    MissingExtraError if it is compressed and zstandard is not installed.
     """
     return Store(path)
 
@@ -37,21 +37,22 @@ class Store:
     """A file of samples, mapped into memory.
 
     path        : absolute path of the file
-    classes     : names; bit k of a mask says that class k covers the pixel
+    classes     : names; bit k of a mask is set where class k covers the pixel
     buckets     : shape and dtype of the images, by name of the bucket
     compression : "zstd" if the pixels are compressed, else ""
-    items       : columns of facts, first axis the sample (see `store.layout`)
-    contours    : points, offsets, item, class, source of all rings
-    sources     : path, size, xxh3 of the files it was made from
-    options     : how the masks were made
-    software    : versions of what wrote it
-    fingerprint : SHA-256 over content and options
+    items       : columns of metadata, the first axis is the sample (see `store.layout`)
+    contours    : columns of all rings: points, offsets, item, class, source
+    sources     : columns of the files that the store was made from: path, size, xxh3
+    options     : edges, fill and origin, by which the masks were drawn
+    software    : versions of the packages that wrote the file
+    fingerprint : SHA-256 of content and options
     checksums   : XXH3-64 of each column, by the name of its dataset
-    offsets     : where in the file each dataset begins, by its name
+    offsets     : byte in the file at which each dataset begins, by its name
 
-    All arrays are read-only views of the map: they cost no memory and live as long
-    as something refers to them. Only the pixels of a compressed store are decompressed
-    whenever they are asked for. `store[i]` is a Sample, `len(store)` their number.
+    All arrays are read-only views of the map: they take no memory of their own and stay
+    valid while something refers to them. The pixels of a compressed store are the
+    exception: each access decompresses them. `store[i]` is a Sample, and `len(store)`
+    the number of samples.
     """
 
     def __init__(self, path: StrPath):
@@ -61,13 +62,16 @@ class Store:
             if not os.path.samestat(self._stat, self.path.stat()):
                 raise StoreError("was replaced while it was opened; open it again")
             head = checks.read_head(file)
-            self.classes, self.fingerprint = head.classes, head.fingerprint
-            self.options, self.software = head.options, head.software
-            self.checksums, self.compression = head.checksums, head.compression
+            self.classes = head.classes
+            self.fingerprint = head.fingerprint
+            self.options = head.options
+            self.software = head.software
+            self.checksums = head.checksums
+            self.compression = head.compression
             self._map = mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ)
             datasets = checks.Datasets(file, self._map)
-            found = {n: datasets.bucket(n, self.classes) for n in head.buckets}
-            self.buckets = {name: bucket for name, (bucket, _) in found.items()}
+            buckets = {n: datasets.bucket(n, self.classes) for n in head.buckets}
+            self.buckets = {name: bucket for name, (bucket, _) in buckets.items()}
             self.items, self.contours, self.sources = (
                 datasets.table(name, self.classes, self.compression)
                 for name in ("items", "contours", "sources")
@@ -75,7 +79,7 @@ class Store:
             self._pixels = self._open_pixels(datasets)
             self.percentile_ranks = datasets.percentile_ranks()
             self.offsets: Mapping[str, int] = datasets.offsets
-            counts = [count for _, count in found.values()]
+            counts = [count for _, count in buckets.values()]
             checks.check_columns(
                 self.items, self.contours, self.sources, counts, datasets.release
             )
@@ -105,15 +109,15 @@ class Store:
     def __getitem__(self, index: int) -> "Sample":
         count = len(self)
         try:
-            place = index.__index__()
+            number = index.__index__()
         except AttributeError:
             raise TypeError(
                 f"a store is indexed by one whole number, not {type(index).__name__}; "
                 "use a list comprehension for several samples"
             ) from None
-        if not -count <= place < count:
-            raise IndexError(f"sample {place} of a store of {count}")
-        return Sample(self, place % count)
+        if not -count <= number < count:
+            raise IndexError(f"sample {number} is outside a store of {count} samples")
+        return Sample(self, number % count)
 
     def __iter__(self) -> "Iterator[Sample]":
         return (Sample(self, k) for k in range(len(self)))
@@ -138,24 +142,25 @@ class Store:
         return self._pixels.masks
 
     def stacks(self, samples: NDArray[np.int64]) -> Iterator[Stack]:
-        """Yield the pixels of samples for kernels, as few or many at a time as fit."""
+        """Yield the pixels of samples, one shape and dtype at a time, for kernels."""
         return self._pixels.stacks(samples)
 
     def read_ahead(self, samples: NDArray[np.int64]) -> None:
-        """Ask the system to bring the pixels of samples into memory, without waiting.
+        """Ask the system to read the pixels of samples into memory, without waiting.
 
-        Does nothing where systems cannot be asked.
+        Does nothing on systems without this advice (`MADV_WILLNEED`).
         """
         if not hasattr(mmap, "MADV_WILLNEED"):
             return
-        for start, size in self._pixels.extents(samples):
-            page = start // mmap.PAGESIZE * mmap.PAGESIZE
-            self._map.madvise(mmap.MADV_WILLNEED, page, start + size - page)
+        for offset, size in self._pixels.extents(samples):
+            page = offset // mmap.PAGESIZE * mmap.PAGESIZE
+            self._map.madvise(mmap.MADV_WILLNEED, page, offset + size - page)
 
     def release(self) -> None:
-        """Let go of the pages that were read; the system keeps them cached.
+        """Release this process's pages of the map; the system keeps them in its cache.
 
-        What is read again is there again. Does nothing where systems cannot be asked.
+        Arrays stay valid: reading one maps its pages again. Does nothing on systems
+        without this advice (`MADV_DONTNEED`).
         """
         checks.release(self._map)
 
@@ -163,7 +168,7 @@ class Store:
     def patients(self) -> tuple[str, ...]:
         """The patients' IDs, each once, in order of their first sample."""
         column = self.items["patient"]
-        # Samples of a patient stand together: one look per run, not per sample.
+        # Samples of a patient are neighbours: decode one ID for all of them.
         first = np.flatnonzero(np.r_[True, column[1:] != column[:-1]])
         return tuple(dict.fromkeys(_texts(column[first])))
 
@@ -184,18 +189,18 @@ class Store:
         shape: int | tuple[int, int] | None = None,
         indices: ArrayLike | None = None,
     ) -> NDArray[np.int64]:
-        """Return the samples that meet all conditions: sorted places, int64 (n,).
+        """Return the indices of samples that meet all conditions, sorted, int64 (n,).
 
-        classes    : have a contour of these classes, and at least `min_pixels`
-            pixels of each
-        match      : "all" of the classes, or "any" of them
-        patients   : are of one of these
-        series     : are of one of these SeriesInstanceUIDs
-        shape      : have images of this (height, width); one number for a square
-        indices    : are among these places
+        classes    : the sample has a contour of these classes, and at least
+            `min_pixels` pixels of each
+        match      : whether "all" of the classes must meet that, or "any" of them
+        patients   : the sample is of one of these patients
+        series     : the sample is of one of these SeriesInstanceUIDs
+        shape      : its image has this (height, width); one number means a square
+        indices    : the sample is one of these
 
-        None may be left: then the array is empty. Raises UnknownClassError, or
-        OptionError for what the store does not hold.
+        The array is empty if no sample meets them. For what the store does not hold,
+        raises UnknownClassError (classes) or OptionError (patients, series, shape).
         """
         self.check_size()
         return selection.select(
@@ -218,25 +223,26 @@ class Store:
         stratify: str | ArrayLike | None = None,
         indices: ArrayLike | None = None,
     ) -> dict[str, NDArray[np.int64]]:
-        """Return the samples of each part: sorted places, int64, by the part's name.
+        """Return the indices of each part's samples, sorted, int64, by the part's name.
 
         parts    : fractions of the samples, as in {"train": 0.8, "val": 0.2}
-        by       : what is never torn apart: "patient"; "series", of which those
-            without a UID count as one per patient; or "sample"
+        by       : what is in one part only: "patient", "series" or "sample". Images of
+            a patient without a SeriesInstanceUID count as one series
         seed     : 0 to 2**64 - 1
-        stratify : let the parts be alike in this too: "classes", in how many samples
-            have a contour of each; "shape" of the images; or a text or number for
-            each sample of the store, at most 64 different
-        indices  : split only these places
+        stratify : what the parts should also be alike in: "classes", how many samples
+            have a contour of each class; "shape", of the images; or an array with a
+            text or number for each sample of the store, at most 64 different ones
+        indices  : split only these samples
 
-        Each sample is in one part, and so is each patient: that is proved before
-        the parts are returned. They are so near to their fractions that no patient
-        could move, nor two of up to 300 change places, and bring them nearer; none
-        is empty. Which patient goes where depends on the IDs, what there is of each,
-        and the seed, but not on the order of the samples.
+        Each sample is in one part, and so is each patient; this is checked before the
+        parts are returned. No part is empty. The parts are so near to their fractions
+        that no move of a patient brings them nearer, and no swap of two if there are at
+        most 300 patients. The part of a patient depends on the IDs, on how many samples
+        each patient has (of each class), and on the seed, but not on the order of the
+        samples. With by="sample", the part of a sample depends on its index.
 
-        Raises OptionError for arguments that cannot be meant, and if there are fewer
-        patients (series, samples) than parts.
+        Raises OptionError for invalid arguments, and if there are fewer patients
+        (series, samples) than parts.
         """
         self.check_size()
         return splits.split(
@@ -245,7 +251,7 @@ class Store:
 
     @property
     def compression_ratio(self) -> float:
-        """How many times smaller the pixels are than if they were not compressed."""
+        """Bytes of the pixels before compression, divided by those in the file."""
         if not self.compression:
             return 1.0
         counts = np.bincount(self.items["bucket"], minlength=len(self.buckets))
@@ -259,9 +265,9 @@ class Store:
 
     @property
     def is_whole(self) -> bool:
-        """Whether the file is still as long as when it was opened.
+        """Whether the file is at least as long as when it was opened.
 
-        Reading beyond the end of a mapped file ends the process.
+        If a mapped file was cut, reading beyond its end kills the process.
         """
         return self._map.size() >= len(self._map)
 
@@ -271,9 +277,9 @@ class Store:
             raise StoreError(f"{self.path}: was truncated while it was in use")
 
     def open_file(self) -> FileIO:
-        """Open the mapped file for plain reads.
+        """Open the mapped file for reads that do not use the map.
 
-        Raises StoreError if another file has taken its name, FileNotFoundError.
+        Raises StoreError if another file now has its name, FileNotFoundError.
         """
         file = FileIO(self.path)
         if not os.path.samestat(self._stat, os.fstat(file.fileno())):
@@ -288,7 +294,8 @@ class Sample:
     __slots__ = ("_store", "index")
 
     def __init__(self, store: Store, index: int):
-        self._store, self.index = store, index
+        self._store = store
+        self.index = index
 
     @property
     def image(self) -> NDArray[Any]:
@@ -297,7 +304,7 @@ class Sample:
 
     @property
     def mask(self) -> NDArray[Any]:
-        """Bit field (H, W), read-only: bit k says that class k covers the pixel."""
+        """Bit field (H, W), read-only: bit k is set where class k covers the pixel."""
         return self._store._pixels.mask(self.index)
 
     def mask_of(self, name: str) -> NDArray[np.bool_]:
@@ -310,22 +317,23 @@ class Sample:
     @property
     def contours(self) -> dict[str, list[NDArray[np.float64]]]:
         """The rings of each class that has any: float64 (n, 2), (x, y) in pixels."""
-        contours, store = self._store.contours, self._store
+        store = self._store
+        contours = store.contours
         start, stop = store.items["contours"][self.index].tolist()
         bounds = contours["offsets"][start : stop + 1].tolist()
-        found: dict[str, list[NDArray[np.float64]]] = {}
+        rings: dict[str, list[NDArray[np.float64]]] = {}
         classes = contours["class"][start:stop].tolist()
         for k, (first, last) in zip(classes, pairwise(bounds), strict=True):
-            found.setdefault(store.classes[k], []).append(
+            rings.setdefault(store.classes[k], []).append(
                 contours["points"][first:last]
             )
-        return found
+        return rings
 
     @property
     def meta(self) -> dict[str, Any]:
-        """What the columns of /items say of it, with the source's path."""
+        """Its row of each column of /items, with the names of bucket and source."""
         items = self._store.items
-        meta = {name: _plain(column, self.index) for name, column in items.items()}
+        meta = {name: _value(column, self.index) for name, column in items.items()}
         meta["bucket"] = self._store._bucket_names[meta["bucket"]]
         meta["source"] = _text(self._store.sources["path"][meta["source"]])
         return meta
@@ -355,6 +363,7 @@ def _texts(values: Any) -> tuple[str, ...]:
     return tuple(_text(value) for value in np.asarray(values).tolist())
 
 
-def _plain(column: NDArray[Any], index: int) -> Any:
+def _value(column: NDArray[Any], index: int) -> Any:
+    """Return a row of a column as a number, a text or a list."""
     value = column.item(index) if column.ndim == 1 else column[index].tolist()
     return value.decode() if isinstance(value, bytes) else value

@@ -91,12 +91,12 @@ def read_split(path: StrPath, store: "Store") -> dict[str, NDArray[np.int64]]:
     of a split, FileNotFoundError.
     """
     identities = zip(*_identity(store, np.arange(len(store))), strict=True)
-    index_of = {identity: index for index, identity in enumerate(identities)}
-    indices_of: dict[str, list[int]] = {}
+    index_of_image = {identity: index for index, identity in enumerate(identities)}
+    indices_of_part: dict[str, list[int]] = {}
     units: set[str] = set()
     bad: list[Reject] = []
     for line, row in read_csv(Path(path), COLUMNS, bad):
-        index = index_of.get(tuple(row[name] for name in IDENTITY))
+        index = index_of_image.get(tuple(row[name] for name in IDENTITY))
         if index is None:
             raise OptionError(
                 f"{path}, line {line}: frame {row['frame']} of {row['source']} is not "
@@ -104,14 +104,16 @@ def read_split(path: StrPath, store: "Store") -> dict[str, NDArray[np.int64]]:
                 f"the store with fingerprint {row['store']}, this store has "
                 f"{store.fingerprint[:FINGERPRINT_DIGITS]}: split this store again"
             )
-        indices_of.setdefault(row["part"], []).append(index)
+        indices_of_part.setdefault(row["part"], []).append(index)
         units.add(row["by"])
     if bad:
         raise OptionError(f"{path}, line {bad[0].line}: {bad[0].reason}")
-    if not indices_of:
+    if not indices_of_part:
         raise OptionError(f"{path}: names no sample")
     try:
-        parts = {name: check_indices(store, part) for name, part in indices_of.items()}
+        parts = {
+            name: check_indices(store, part) for name, part in indices_of_part.items()
+        }
         for unit in units:
             check_split(store, parts, by=unit)
     except OptionError as exc:

@@ -107,7 +107,7 @@ def test_a_store_is_a_sequence_of_samples(store):
     assert [sample.index for sample in store] == list(range(32))
     assert store[np.int64(2)].index == 2
     for place in (32, -33):
-        with pytest.raises(IndexError, match="of a store of 32"):
+        with pytest.raises(IndexError, match="outside a store of 32 samples"):
             store[place]
     with pytest.raises(TypeError, match="list comprehension"):
         store[1:3]
@@ -279,32 +279,32 @@ ATTRIBUTES = (
     "fingerprint",
 )
 CHANGES = [
-    (lambda f: f.attrs.pop("format"), "no fastseg store"),
-    (say("format", np.bytes_("other-store")), "no fastseg store"),
+    (lambda f: f.attrs.pop("format"), "not a fastseg store"),
+    (say("format", np.bytes_("other-store")), "not a fastseg store"),
     (say("version", 2), "has version 2, this fastseg reads 1; upgrade"),
     (say("version", 0), "has version 0"),
     (say("version", 1.5), "has version 1.5"),
     (lambda f: f.attrs.pop("version"), "has version None"),
     (say("complete", 0), "incomplete"),
     (lambda f: f.attrs.pop("complete"), "incomplete"),
-    *((lambda f, n=n: f.attrs.pop(n), f"attribute {n} is no") for n in ATTRIBUTES),
+    *((lambda f, n=n: f.attrs.pop(n), f"attribute {n} is not") for n in ATTRIBUTES),
     # Strings of variable length crash HDF5 where they are damaged: not even read.
-    (say("options", "{}"), "options is no JSON object"),
-    (say("options", np.bytes_("{")), "options is no JSON object"),
-    (say("options", np.bytes_("[]")), "options is no JSON object"),
-    (say("options", np.bytes_("[" * 20_000)), "options is no JSON object"),
-    (say("software", np.bytes_('{"a": "\\ud800"}')), "software is no JSON object"),
-    (say("software", np.bytes_(b"\xff")), "software is no JSON object"),
-    (say("checksums", np.bytes_("{}")), "checksums has not one for each dataset"),
+    (say("options", "{}"), "options is not a JSON object"),
+    (say("options", np.bytes_("{")), "options is not a JSON object"),
+    (say("options", np.bytes_("[]")), "options is not a JSON object"),
+    (say("options", np.bytes_("[" * 20_000)), "options is not a JSON object"),
+    (say("software", np.bytes_('{"a": "\\ud800"}')), "software is not a JSON object"),
+    (say("software", np.bytes_(b"\xff")), "software is not a JSON object"),
+    (say("checksums", np.bytes_("{}")), "checksums does not have one for each dataset"),
     (say("fingerprint", np.bytes_("?")), "the fingerprint is"),
-    (say("fingerprint", 5), "fingerprint is no text"),
-    (say("classes", np.array([b"a", b"a"])), "classes is no list of names"),
-    (say("classes", np.array([b"a", b""])), "classes is no list of names"),
-    (say("classes", 4), "classes is no list of names"),
-    (say("classes", np.arange(65).astype("S2")), "has 65 classes, at most 64"),
+    (say("fingerprint", 5), "fingerprint is not text"),
+    (say("classes", np.array([b"a", b"a"])), "classes is not a list of names"),
+    (say("classes", np.array([b"a", b""])), "classes is not a list of names"),
+    (say("classes", 4), "classes is not a list of names"),
+    (say("classes", np.arange(65).astype("S2")), "has 65 classes, expected at most 64"),
     (say("buckets", np.array([b"96x96_uint16"])), "items/row points outside its data"),
     (say("buckets", np.array([b"96x96_uint16", b"x"])), "no dataset images/x"),
-    (rename_bucket, "images/96x96_uint8 holds 96x96_uint16"),
+    (rename_bucket, "images/96x96_uint8 holds images of 96x96_uint16"),
     (lambda f: f["items/percentiles"].attrs.__setitem__("q", 1.0), "are at"),
     (lambda f: f["items/percentiles"].attrs.pop("q"), "are at"),
     (lambda f: f.__delitem__("items/row"), "no dataset items/row"),
@@ -316,8 +316,8 @@ CHANGES = [
     (shorten("contours/class"), "/contours has columns of lengths [79, 80]"),
     (shorten("contours/offsets"), "/contours has columns of lengths [79, 80]"),
     (shorten("contours/points"), "contours/offsets points outside its data"),
-    (shorten("masks/96x96_uint16"), "masks/96x96_uint16 has length 23, its images 24"),
-    (shorten("images/96x96_uint16"), "masks/96x96_uint16 has length 24, its images 23"),
+    (shorten("masks/96x96_uint16"), "masks/96x96_uint16 has 23 masks for 24 images"),
+    (shorten("images/96x96_uint16"), "masks/96x96_uint16 has 24 masks for 23 images"),
     (put_at("items/row", 0, 24), "items/row points outside its data"),
     (put_at("items/row", 0, -1), "items/row points outside its data"),
     (put_at("items/bucket", 0, 2), "items/bucket points outside its data"),
@@ -347,8 +347,14 @@ CHANGES = [
         lambda f: put(f, "images/96x96_uint16", np.zeros((24, 96, 96), ">u2")),
         "images/96x96_uint16 is >u2 (24, 96, 96), expected little-endian",
     ),
-    (lambda f: put(f, "images/96x96_uint16", np.zeros((24, 96), "<u2")), "no images"),
-    (lambda f: put(f, "images/96x96_uint16", np.zeros((2, 2, 2), "S2")), "no images"),
+    (
+        lambda f: put(f, "images/96x96_uint16", np.zeros((24, 96), "<u2")),
+        "expected images",
+    ),
+    (
+        lambda f: put(f, "images/96x96_uint16", np.zeros((2, 2, 2), "S2")),
+        "expected images",
+    ),
     (
         lambda f: put(f, "items/mean", np.zeros(32, ">f8")),
         "items/mean is >f8 (32,), expected <f8 (n)",
