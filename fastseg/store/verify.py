@@ -1,7 +1,8 @@
-"""Proves that a store is what it was when it was written.
+"""Checks that a store is what it was when it was written.
 
-All content is read again and hashed: images, masks and vertices by sample, columns
-whole. The fingerprint ties the columns to what the attributes say.
+`verify` reads and hashes the whole file again: images, masks and vertices of each
+sample, and each column. It compares the hashes with the checksums of the store, and the
+fingerprint with these and the other attributes.
 """
 
 from bisect import bisect_right
@@ -30,15 +31,19 @@ from fastseg.store.reader import Store, open_store
 from fastseg.threads import usable_cores
 
 Job = TypeVar("Job")
-Found = TypeVar("Found")
+Result = TypeVar("Result")
 
-# Files are read into one buffer per thread and not through the map. The map would be
-# faster on cached files (18 GB/s a core against 10), but there a bad sector, or a file
-# that becomes shorter, ends the process; here both are told. This size is the fastest:
-# the buffer stays in the core's own cache (128 KB: 7 GB/s).
-BLOCK = 2**20
-# What a thread does before it reports: about so many bytes, samples or files.
-STRETCH, SAMPLES, CHUNKS, FILES = 2**24, 2**14, 2**6, 2**6
+# Each thread reads files into a buffer, not through the map. The map would be faster
+# for cached files (18 GB/s a core instead of 10), but a bad sector, or a file that
+# becomes shorter, would kill the process; here both are reported. This size is the
+# fastest, as the buffer stays in the core's own cache (128 KB: 7 GB/s).
+BUFFER_BYTES = 2**20
+# A thread checks a block and then reports. A block has about this many bytes of pixels,
+# or this many samples (vertices), compressed chunks or original files.
+BLOCK_BYTES = 2**24
+BLOCK_SAMPLES = 2**14
+BLOCK_CHUNKS = 2**6
+BLOCK_FILES = 2**6
 
 CHANGED = "differs from what was written"
 
@@ -47,11 +52,11 @@ CHANGED = "differs from what was written"
 class Damage:
     """A part of a store that is not what was written.
 
-    part    : "image", "mask" or "contours" of a sample; else the name of a dataset,
-        as "items/row", or of an attribute, "software" or "fingerprint"
+    part    : "image", "mask" or "contours" of a sample; else the name of a dataset, as
+        in "items/row", or of an attribute, "software" or "fingerprint"
     reason  : what is wrong with it
-    sample  : its place in the store, None where the part belongs to none
-    patient, source : the sample's patient and image file, "" without sample
+    sample  : index of the sample, None where the part belongs to no sample
+    patient, source : patient and image file of the sample, "" without a sample
     """
 
     part: str
@@ -68,7 +73,7 @@ class Damage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChangedSource:
-    """A file that is not what the store was made from, and what has become of it."""
+    """An original file that has changed since the store was made from it, and how."""
 
     path: str
     reason: str
@@ -79,14 +84,14 @@ class ChangedSource:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerifyReport:
-    """What a verification found.
+    """The result of `verify`.
 
     path            : the store
-    samples         : how many it holds
-    fingerprint     : the store's
-    damages         : what is not as it was written, by sample
-    changed_sources : original files that are not as they were, by path
-    bytes_read      : of the store and of the original files
+    samples         : how many samples it holds
+    fingerprint     : fingerprint of the store
+    damages         : what is not as it was written, in order of the samples
+    changed_sources : original files that have changed, in order of their paths
+    bytes_read      : bytes read from the store and the original files
     """
 
     path: Path
@@ -111,17 +116,18 @@ def verify(
 ) -> VerifyReport:
     """Recompute every checksum of a store and compare.
 
-    store   : its path; a Store stands for the file at its path
-    sources : root of the data set; the files that the store was made from are then
-        compared as well
-    threads : how many read and hash, by default one per core
+    store   : its path, or a Store, of which the file at its path is verified
+    sources : root of the data set; if given, also compare the files that the store was
+        made from
+    threads : how many threads read and hash, by default one per core
 
-    Damage raises nothing: it is listed in the report. Raises StoreError if the file
-    cannot be opened as a store or becomes shorter meanwhile, OptionError, OSError.
+    Damage raises no error: the report lists it. Raises StoreError if the file cannot be
+    opened as a store or becomes shorter meanwhile, OptionError, OSError.
     """
     count = whole_number("threads", usable_cores() if threads is None else threads, 1)
     opened = open_store(store.path if isinstance(store, Store) else store)
-    findings, bytes_read = _attribute_findings(opened), 0
+    findings = _attribute_findings(opened)
+    bytes_read = 0
     if opened.compression:
         findings += _index_findings(opened)
     changed: list[ChangedSource] = []
@@ -129,14 +135,16 @@ def verify(
         files = [stack.enter_context(opened.open_file()) for _ in range(count)]
         columns = _Columns(opened, files[0])
         originals = [] if sources is None else _originals(columns, Path(sources))
-        stretches = list(_stretches(columns))
-        for found, read in _spread(_check, stretches, files, progress, "verify"):
-            findings += found
-            bytes_read += read
-        for changes, read in _spread(_compare, originals, files, progress, "sources"):
+        blocks = list(_blocks(columns))
+        for more, size in _map_threads(_check, blocks, files, progress, "verify"):
+            findings += more
+            bytes_read += size
+        for changes, size in _map_threads(
+            _compare, originals, files, progress, "sources"
+        ):
             changed += changes
-            bytes_read += read
-    opened.check_size()  # the columns are read now
+            bytes_read += size
+    opened.check_size()  # the report reads the columns through the map
     return VerifyReport(
         path=opened.path,
         samples=len(opened),
@@ -148,33 +156,35 @@ def verify(
 
 
 @dataclass(frozen=True, slots=True)
-class Pieces:
-    """Neighbours: piece k lies from bounds[k] to bounds[k + 1]."""
+class ByteRanges:
+    """Adjacent ranges of a file: range k has the bytes bounds[k] to bounds[k + 1]."""
 
     bounds: Sequence[int]
 
     @property
     def size(self) -> int:
-        """Bytes of all."""
+        """Bytes of all ranges."""
         return self.bounds[-1] - self.bounds[0]
 
     def digests_or_reasons(self, file: FileIO, buffer: memoryview) -> list[int | str]:
-        """Return the XXH3-64 of each piece, or why it cannot be read."""
+        """Return the XXH3-64 of each range, or why it cannot be read."""
         try:
             return list(self.digests(file, buffer))
         except OSError as exc:
             if len(self.bounds) == 2:
                 return [f"cannot be read: {reason_of(exc)}"]
-        pairs = map(Pieces, pairwise(self.bounds))
-        return [pair.digests_or_reasons(file, buffer)[0] for pair in pairs]
+        # Read the ranges one by one, to find those that cannot be read.
+        singles = map(ByteRanges, pairwise(self.bounds))
+        return [single.digests_or_reasons(file, buffer)[0] for single in singles]
 
     def digests(self, file: FileIO, buffer: memoryview) -> Iterator[int]:
-        """Yield the XXH3-64 of each piece.
+        """Yield the XXH3-64 of each range.
 
-        As many pieces as fit into the buffer are read at once. xxhash releases the GIL
-        for large buffers, and for small ones takes a microsecond.
+        Reads as many ranges at once as fit into the buffer. xxhash releases the GIL for
+        large buffers, and takes a microsecond for small ones.
         """
-        bounds, first = self.bounds, 0
+        bounds = self.bounds
+        first = 0
         while first < len(bounds) - 1:
             start = bounds[first]
             stop = bisect_right(bounds, start + len(buffer)) - 1
@@ -184,7 +194,8 @@ class Pieces:
                     yield xxh3_64_intdigest(block[begin - start : end - start])
                 first = stop
             else:
-                digest, end = xxh3_64(), bounds[first + 1]
+                digest = xxh3_64()
+                end = bounds[first + 1]
                 for begin in range(start, end, len(buffer)):
                     stop = min(begin + len(buffer), end)
                     digest.update(read(file, begin, stop, buffer))
@@ -193,36 +204,36 @@ class Pieces:
 
 
 @dataclass(frozen=True, slots=True)
-class Chunks:
-    """Compressed arrays: where each begins and how many bytes it has; its codec."""
+class CompressedChunks:
+    """Chunks of a compressed store: offset in the file and size of each; its codec."""
 
-    places: Sequence[tuple[int, int]]
+    extents: Sequence[tuple[int, int]]
     codecs: Sequence[Codec]
 
     @property
     def size(self) -> int:
-        """Bytes of all."""
-        return sum(size for _, size in self.places)
+        """Bytes of all chunks."""
+        return sum(size for _, size in self.extents)
 
     def digests_or_reasons(self, file: FileIO, buffer: memoryview) -> list[int | str]:
-        """Return the XXH3-64 of what each holds, or why it cannot be had."""
-        found: list[int | str] = []
-        for (start, size), codec in zip(self.places, self.codecs, strict=True):
+        """Return the XXH3-64 of each decoded array, or why it cannot be read."""
+        results: list[int | str] = []
+        for (offset, size), codec in zip(self.extents, self.codecs, strict=True):
             space = buffer if size <= len(buffer) else memoryview(bytearray(size))
             try:
-                chunk = read(file, start, start + size, space)
+                chunk = read(file, offset, offset + size, space)
             except OSError as exc:
-                found.append(f"cannot be read: {reason_of(exc)}")
+                results.append(f"cannot be read: {reason_of(exc)}")
                 continue
             try:
-                found.append(xxh3_64_intdigest(codec.decode(chunk).data))
+                results.append(xxh3_64_intdigest(codec.decode(chunk).data))
             except StoreError as exc:
-                found.append(str(exc))
-        return found
+                results.append(str(exc))
+        return results
 
 
 def read(file: FileIO, start: int, stop: int, buffer: memoryview) -> memoryview:
-    """Return bytes of a file, in the buffer; raise StoreError where it ends."""
+    """Read bytes of a file into the buffer; raise StoreError if the file ends first."""
     view = buffer[: stop - start]
     file.seek(start)
     done = 0
@@ -234,13 +245,13 @@ def read(file: FileIO, start: int, stop: int, buffer: memoryview) -> memoryview:
     return view
 
 
-# What is wrong: sample or -1, part, reason.
+# What is wrong: index of the sample or -1, part, reason.
 _Finding = tuple[int, str, str]
 
 
 @dataclass(frozen=True, slots=True)
 class _Columns:
-    """Reads columns of a store from its file, as everything here."""
+    """Reads columns of a store from its file, by name as in "items/row"."""
 
     store: Store
     file: FileIO
@@ -248,75 +259,87 @@ class _Columns:
     def __getitem__(self, name: str) -> NDArray[Any]:
         table, _, column = name.partition("/")
         values: NDArray[Any] = np.empty_like(getattr(self.store, table)[column])
-        start, buffer = self.store.offsets[name], values.reshape(-1).view(np.uint8)
-        read(self.file, start, start + len(buffer), memoryview(buffer))
+        buffer = values.reshape(-1).view(np.uint8)
+        offset = self.store.offsets[name]
+        read(self.file, offset, offset + len(buffer), memoryview(buffer))
         return values
 
 
 @dataclass(frozen=True, slots=True)
-class _Stretch:
-    """Some pieces of a store's file.
+class _Block:
+    """Some ranges of a store's file, which one thread checks.
 
-    sums    : their checksums when they were written
-    samples : whose they are; -1 for a column
+    part      : as in Damage
+    ranges    : where the data are
+    checksums : of each range, when it was written
+    samples   : to which each range belongs, -1 for a column
     """
 
     part: str
-    pieces: Pieces | Chunks
-    sums: Sequence[int]
+    ranges: ByteRanges | CompressedChunks
+    checksums: Sequence[int]
     samples: Sequence[int]
 
 
-def _stretches(columns: _Columns) -> Iterator[_Stretch]:
-    """Yield all that has a checksum, in about the order of the file."""
+def _blocks(columns: _Columns) -> Iterator[_Block]:
+    """Yield all data that have a checksum, in about the order of the file."""
     store = columns.store
-    yield from _chunks(columns) if store.compression else _mapped(columns)
-    vertex = store.contours["points"].itemsize * 2
-    ends = columns["contours/offsets"] * vertex + store.offsets["contours/points"]
-    all_rings, sums = columns["items/contours"], columns["items/contour_xxh3"]
-    for first in range(0, len(store), SAMPLES):
-        rings = all_rings[first : first + SAMPLES]
-        yield _Stretch(
+    if store.compression:
+        yield from _compressed_pixels(columns)
+    else:
+        yield from _mapped_pixels(columns)
+    vertex_bytes = store.contours["points"].itemsize * 2
+    bounds = columns["contours/offsets"] * vertex_bytes
+    bounds += store.offsets["contours/points"]
+    all_rings = columns["items/contours"]
+    checksums = columns["items/contour_xxh3"]
+    for first in range(0, len(store), BLOCK_SAMPLES):
+        rings = all_rings[first : first + BLOCK_SAMPLES]
+        yield _Block(
             "contours",
-            Pieces(ends[[rings[0, 0], *rings[:, 1]]].tolist()),
-            sums[first : first + SAMPLES].tolist(),
+            ByteRanges(bounds[[rings[0, 0], *rings[:, 1]]].tolist()),
+            checksums[first : first + BLOCK_SAMPLES].tolist(),
             range(first, first + len(rings)),
         )
     for table in ("items", "contours", "sources"):
         for column, values in getattr(store, table).items():
             name = f"{table}/{column}"
             if name in store.checksums:
-                offset, wanted = store.offsets[name], int(store.checksums[name], 16)
-                place = Pieces([offset, offset + values.nbytes])
-                yield _Stretch(name, place, [wanted], [-1])
+                offset = store.offsets[name]
+                ranges = ByteRanges([offset, offset + values.nbytes])
+                yield _Block(name, ranges, [int(store.checksums[name], 16)], [-1])
 
 
-def _chunks(columns: _Columns) -> Iterator[_Stretch]:
+def _compressed_pixels(columns: _Columns) -> Iterator[_Block]:
     """Yield the pixels of a compressed store."""
-    store, masks = columns.store, mask_dtype(columns.store.classes)
+    store = columns.store
+    masks = mask_dtype(store.classes)
     codecs = [compression.codecs(bucket, masks) for bucket in store.buckets.values()]
-    numbers = columns["items/bucket"].tolist()
+    buckets = columns["items/bucket"].tolist()
     for k, part in enumerate(("image", "mask")):
-        places, sums = columns[f"items/{part}_chunk"], columns[f"items/{part}_xxh3"]
-        for first in range(0, len(store), CHUNKS):
-            run = slice(first, first + CHUNKS)
-            chunks = Chunks(
-                places[run].tolist(), [codecs[number][k] for number in numbers[run]]
+        extents = columns[f"items/{part}_chunk"]
+        checksums = columns[f"items/{part}_xxh3"]
+        for first in range(0, len(store), BLOCK_CHUNKS):
+            block = slice(first, first + BLOCK_CHUNKS)
+            chunks = CompressedChunks(
+                extents[block].tolist(),
+                [codecs[bucket][k] for bucket in buckets[block]],
             )
             samples = range(first, first + len(chunks.codecs))
-            yield _Stretch(part, chunks, sums[run].tolist(), samples)
+            yield _Block(part, chunks, checksums[block].tolist(), samples)
 
 
-def _mapped(columns: _Columns) -> Iterator[_Stretch]:
+def _mapped_pixels(columns: _Columns) -> Iterator[_Block]:
     """Yield the pixels of a store that is not compressed."""
     store = columns.store
     counts = [len(images) for images in store.images.values()]
     starts = np.cumsum([0, *counts])
-    # Whose each row is, bucket after bucket. A damaged column may leave one without.
-    owner = np.full(starts[-1], -1)
-    places = starts[columns["items/bucket"]] + columns["items/row"]
-    owner[places] = np.arange(len(store))
-    image_sums = {
+    # The sample of each row, bucket after bucket. In a damaged store, a row may have
+    # none, which is -1.
+    sample_of = np.full(starts[-1], -1)
+    rows = starts[columns["items/bucket"]] + columns["items/row"]
+    sample_of[rows] = np.arange(len(store))
+    checksums = {
         "image": columns["items/image_xxh3"],
         "mask": columns["items/mask_xxh3"],
     }
@@ -326,20 +349,21 @@ def _mapped(columns: _Columns) -> Iterator[_Stretch]:
         for part, arrays in (("image", store.images), ("mask", store.masks)):
             offset = store.offsets[f"{part}s/{name}"]
             size = arrays[name][0].nbytes if start < stop else 0
-            length = max(STRETCH // max(size, 1), 1)
+            length = max(BLOCK_BYTES // max(size, 1), 1)
             for first in range(start, stop, length):
-                samples = owner[first : min(first + length, stop)]
+                samples = sample_of[first : min(first + length, stop)]
                 begin = offset + (first - start) * size
                 end = begin + len(samples) * size
-                yield _Stretch(
+                yield _Block(
                     part,
-                    Pieces(range(begin, end + 1, size)),
-                    image_sums[part][samples].tolist(),
+                    ByteRanges(range(begin, end + 1, size)),
+                    checksums[part][samples].tolist(),
                     samples.tolist(),
                 )
 
 
 def _attribute_findings(store: Store) -> list[_Finding]:
+    """Check the attributes `software` and `fingerprint`."""
     findings = []
     software = layout.canonical_json(dict(store.software))
     if layout.checksum(software.encode()) != store.checksums["software"]:
@@ -348,13 +372,13 @@ def _attribute_findings(store: Store) -> list[_Finding]:
         store.classes, list(store.buckets), store.options, store.checksums
     )
     if fingerprint != store.fingerprint:
-        reason = "is not that of the classes, buckets, options and checksums"
+        reason = "does not fit the classes, buckets, options and checksums"
         findings.append((-1, "fingerprint", reason))
     return findings
 
 
 def _index_findings(store: Store) -> list[_Finding]:
-    """Compare where the columns say that chunks are with what HDF5 says."""
+    """Compare offsets and sizes of chunks in the columns with those that HDF5 has."""
     findings: list[_Finding] = []
     bucket, row = store.items["bucket"], store.items["row"]
     with checks.reading(store.path) as file:
@@ -363,74 +387,79 @@ def _index_findings(store: Store) -> list[_Finding]:
             for number, name in enumerate(store.buckets):
                 try:
                     index = compression.chunk_index(file[f"{part}s/{name}"])
-                except Exception as exc:  # HDF5 tells of damage by a dozen kinds
+                except Exception as exc:  # HDF5 reports damage by a dozen types
                     reason = f"has an index that HDF5 cannot read: {exc}"
                     findings.append((-1, f"{part}s/{name}", reason))
                     continue
-                here = np.flatnonzero(bucket == number)
-                differs = (index[row[here]] != chunks[here]).any(axis=1)
-                reason = "lies elsewhere in HDF5's index"
-                findings += [(k, part, reason) for k in here[differs].tolist()]
+                samples = np.flatnonzero(bucket == number)
+                differs = (index[row[samples]] != chunks[samples]).any(axis=1)
+                reason = "has another offset or size in HDF5's index"
+                findings += [(k, part, reason) for k in samples[differs].tolist()]
     return findings
 
 
 def _check(
-    stretch: _Stretch, file: FileIO, buffer: memoryview
+    block: _Block, file: FileIO, buffer: memoryview
 ) -> tuple[list[_Finding], int]:
-    """Return what is wrong in a stretch, and its length in bytes."""
+    """Return what is wrong in a block, and its size in bytes."""
     findings = [
-        (sample, stretch.part, CHANGED if isinstance(found, int) else found)
-        for found, wanted, sample in zip(
-            stretch.pieces.digests_or_reasons(file, buffer),
-            stretch.sums,
-            stretch.samples,
+        (sample, block.part, CHANGED if isinstance(result, int) else result)
+        for result, checksum, sample in zip(
+            block.ranges.digests_or_reasons(file, buffer),
+            block.checksums,
+            block.samples,
             strict=True,
         )
-        if found != wanted
+        if result != checksum
     ]
-    return findings, stretch.pieces.size
+    return findings, block.ranges.size
 
 
 @dataclass(frozen=True, slots=True)
 class _Originals:
-    """Some of the files that the store was made from."""
+    """Some of the files that the store was made from, as it knows them."""
 
     root: Paths
     paths: Sequence[str]
     sizes: Sequence[int]
-    sums: Sequence[int]
+    checksums: Sequence[int]
 
 
 def _originals(columns: _Columns, root: Path) -> list[_Originals]:
     if not root.is_dir():
-        raise OptionError(f"sources is {str(root)!r}, which is no folder")
+        raise OptionError(f"sources is {str(root)!r}, expected a folder")
     resolver = Paths(root)
     paths = [_text(path) for path in columns["sources/path"].tolist()]
-    sizes, sums = columns["sources/size"].tolist(), columns["sources/xxh3"].tolist()
-    runs = [slice(k, k + FILES) for k in range(0, len(paths), FILES)]
-    return [_Originals(resolver, paths[k], sizes[k], sums[k]) for k in runs]
+    sizes = columns["sources/size"].tolist()
+    checksums = columns["sources/xxh3"].tolist()
+    blocks = [slice(k, k + BLOCK_FILES) for k in range(0, len(paths), BLOCK_FILES)]
+    return [
+        _Originals(resolver, paths[block], sizes[block], checksums[block])
+        for block in blocks
+    ]
 
 
 def _compare(
     originals: _Originals, _: FileIO, buffer: memoryview
 ) -> tuple[list[ChangedSource], int]:
-    """Return the files that have changed, and how many bytes were compared."""
-    changed, bytes_read = [], 0
-    for path, size, wanted in zip(
-        originals.paths, originals.sizes, originals.sums, strict=True
+    """Return the files that have changed, and how many bytes were read."""
+    changed = []
+    bytes_read = 0
+    for path, size, checksum in zip(
+        originals.paths, originals.sizes, originals.checksums, strict=True
     ):
         try:
-            place = Path(originals.root.resolve(path, "."))
-            stat = place.stat()
+            resolved = Path(originals.root.resolve(path, "."))
+            stat = resolved.stat()
             if not S_ISREG(stat.st_mode):
-                reason = "is no file"
+                reason = "is not a regular file"
             elif stat.st_size != size:
-                reason = f"has {stat.st_size} bytes, had {size}"
+                reason = f"has {stat.st_size} bytes, had {size} when it was read"
             else:
-                with FileIO(place) as file:
-                    (digest,) = Pieces((0, size)).digests(file, buffer)
+                with FileIO(resolved) as file:
+                    (digest,) = ByteRanges((0, size)).digests(file, buffer)
                 bytes_read += size
-                reason = "" if digest == wanted else "has other content"
+                reason = "" if digest == checksum else "has other content"
         except (FileNotFoundError, NotADirectoryError):
             reason = "is missing"
         except (OSError, ValueError) as exc:
@@ -440,24 +469,27 @@ def _compare(
     return changed, bytes_read
 
 
-def _spread(
-    work: Callable[[Job, FileIO, memoryview], Found],
+def _map_threads(
+    function: Callable[[Job, FileIO, memoryview], Result],
     jobs: Sequence[Job],
     files: Sequence[FileIO],
     progress: Progress,
     label: str,
-) -> Iterator[Found]:
-    """Yield the result of each job, in order; one thread works on each file."""
-    tools: SimpleQueue[tuple[FileIO, memoryview]] = SimpleQueue()
-    for file in files:
-        tools.put((file, memoryview(bytearray(BLOCK))))
+) -> Iterator[Result]:
+    """Yield the result of each job, in order.
 
-    def run(job: Job) -> Found:
-        file, buffer = tools.get()
+    files : the store, opened once for each thread
+    """
+    free: SimpleQueue[tuple[FileIO, memoryview]] = SimpleQueue()
+    for file in files:
+        free.put((file, memoryview(bytearray(BUFFER_BYTES))))
+
+    def run(job: Job) -> Result:
+        file, buffer = free.get()
         try:
-            return work(job, file, buffer)
+            return function(job, file, buffer)
         finally:
-            tools.put((file, buffer))
+            free.put((file, buffer))
 
     pool = ThreadPoolExecutor(len(files), thread_name_prefix="fastseg-verify")
     try:
@@ -480,5 +512,5 @@ def _damage(store: Store, sample: int, part: str, reason: str) -> Damage:
 
 
 def _text(value: bytes) -> str:
-    # What is damaged need not be UTF-8.
+    # A damaged text may not be UTF-8.
     return bytes(value).decode(errors="replace")

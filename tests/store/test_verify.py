@@ -1,4 +1,4 @@
-"""Proof: whatever has changed in a store, or in what it was made from, is named."""
+"""`verify` names all that has changed in a store, or in its original files."""
 
 import errno
 import hashlib
@@ -26,11 +26,11 @@ MUTATIONS = 2000
 
 @pytest.fixture
 def copy(store, tmp_path):
-    """A copy of the store, to be spoiled."""
+    """A copy of the store, for tests that damage it."""
     return Path(shutil.copy(store.path, tmp_path / "copy.h5"))
 
 
-def spoil(path, name, byte):
+def flip_bit(path, name, byte):
     """Flip a bit of one byte of a dataset."""
     offset = fastseg.open(path).offsets[name] + byte
     with path.open("r+b") as file:
@@ -51,8 +51,8 @@ def arrays_of(store):
     }
 
 
-def test_an_untouched_store_is_sound(store):
-    """Nothing is found, and every byte of every dataset was read once."""
+def test_an_untouched_store_is_valid(store):
+    """The report lists nothing, and every byte of every dataset was read once."""
     report = fastseg.verify(store)
     assert report.is_valid
     assert (report.damages, report.changed_sources) == ((), ())
@@ -64,14 +64,14 @@ def test_an_untouched_store_is_sound(store):
 
 
 def test_damage_is_named_with_its_sample(store, copy):
-    """A flipped bit of an image, a mask or a vertex is told with sample and file."""
+    """A flipped bit of an image, mask or vertex is reported with sample and file."""
     sample = store[9]
     name, row = sample.meta["bucket"], sample.meta["row"]
-    spoil(copy, f"images/{name}", row * sample.image.nbytes + 5)
-    spoil(copy, f"masks/{name}", (row + 1) * sample.mask.nbytes - 1)
+    flip_bit(copy, f"images/{name}", row * sample.image.nbytes + 5)
+    flip_bit(copy, f"masks/{name}", (row + 1) * sample.mask.nbytes - 1)
     ring = store.items["contours"][9, 0]
-    spoil(copy, "contours/points", int(store.contours["offsets"][ring]) * 16)
-    spoil(copy, "items/mean", 3)
+    flip_bit(copy, "contours/points", int(store.contours["offsets"][ring]) * 16)
+    flip_bit(copy, "items/mean", 3)
     report = fastseg.verify(copy)
     assert not report.is_valid
     meta = {(d.sample, d.patient, d.source) for d in report.damages[1:]}
@@ -86,22 +86,22 @@ def test_damage_is_named_with_its_sample(store, copy):
 
 
 def test_every_dataset_is_covered(store, copy):
-    """One flipped bit anywhere is damage of that part, or the store does not open."""
+    """A flipped bit of any dataset is reported for that part, or prevents opening."""
     draw = random.Random(0)
     whole = copy.read_bytes()
     refused = set()
     for name, array in arrays_of(store).items():
         for _ in range(3):
             copy.write_bytes(whole)
-            spoil(copy, name, draw.randrange(array.nbytes))
+            flip_bit(copy, name, draw.randrange(array.nbytes))
             try:
-                found = {damage.part for damage in fastseg.verify(copy).damages}
+                parts = {damage.part for damage in fastseg.verify(copy).damages}
             except StoreError:
                 refused.add(name)
                 continue
             part = {"images": "image", "masks": "mask", "contours": "contours"}
             table = name.split("/")[0]
-            assert found & {name, part.get(table)}, name
+            assert parts & {name, part.get(table)}, name
     assert refused <= {
         "items/bucket",
         "items/row",
@@ -125,24 +125,24 @@ def test_every_dataset_is_covered(store, copy):
     ],
 )
 def test_attributes_are_covered(copy, name, old, new, part):
-    """What the attributes say is part of the proof."""
+    """A change of an attribute is reported."""
     with h5py.File(copy, "r+") as file:
         value = file.attrs[name]
         if name == "classes":
             changed = np.array([text.replace(old, new) for text in value], value.dtype)
         elif old != new:
             changed = value.replace(old, new)
-        else:  # turn the digit that follows
-            place = value.index(old) + len(old)
-            digit = b"1" if value[place : place + 1] == b"0" else b"0"
-            changed = value[:place] + digit + value[place + 1 :]
+        else:  # change the digit that follows
+            k = value.index(old) + len(old)
+            digit = b"1" if value[k : k + 1] == b"0" else b"0"
+            changed = value[:k] + digit + value[k + 1 :]
         file.attrs.modify(name, changed)
     report = fastseg.verify(copy)
     assert part in {damage.part for damage in report.damages}
 
 
-def test_a_stranger_computes_the_checksums(store):
-    """The format page is enough to compute checksums and fingerprint with h5py."""
+def test_h5py_and_the_format_give_the_checksums(store):
+    """Checksums and fingerprint can be computed with h5py alone, as `layout` says."""
     with h5py.File(store.path) as file:
         checksums = {
             f"{table}/{name}": xxh3_64_hexdigest(file[table][name][()].tobytes())
@@ -169,32 +169,32 @@ def test_a_stranger_computes_the_checksums(store):
 
 
 def test_the_fingerprint_is_that_of_the_content(study, tmp_path):
-    """It tells other pixels, vertices and classes, not where the files lay."""
+    """It changes with pixels, vertices and classes, not with the folder of files."""
     path = tmp_path / "heart.h5"
 
-    def mark(**options):
+    def fingerprint(**options):
         fastseg.build(fastseg.link(study, **options), path)
         assert fastseg.verify(path).is_valid
         return fastseg.open(path).fingerprint
 
-    first = mark()
+    first = fingerprint()
     study = study.rename(tmp_path / "moved")
-    assert mark() == first
-    assert mark(labels=["icontour"]) != first
+    assert fingerprint() == first
+    assert fingerprint(labels=["icontour"]) != first
     contour = next(study.rglob("*icontour*.txt"))
     text = contour.read_text()
     contour.write_text(text.replace(".", ".0", 1))
-    assert mark() != first
+    assert fingerprint() != first
     contour.write_text(text)
     image = next(study.rglob("*.dcm"))
     content = bytearray(image.read_bytes())
     content[-2] ^= 1
     image.write_bytes(content)
-    assert mark() != first
+    assert fingerprint() != first
 
 
 def test_the_fingerprint_covers_all_but_provenance(store):
-    """Each checksum counts, unless it is of what tells where the data lay."""
+    """It changes with each checksum, except those in PROVENANCE."""
     head = store.classes, list(store.buckets), store.options
     for name in store.checksums:
         changed = {**store.checksums, name: "0" * 16}
@@ -203,23 +203,21 @@ def test_the_fingerprint_covers_all_but_provenance(store):
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-@pytest.mark.parametrize("block", [7, 1000, 2**20])
-def test_the_report_does_not_depend_on_how_it_is_read(
-    copy, monkeypatch, threads, block
-):
-    """Threads, the buffer and the length of stretches change nothing."""
-    spoil(copy, "images/96x96_uint16", 70_000)
-    spoil(copy, "masks/120x88_uint16", 9)
+@pytest.mark.parametrize("size", [7, 1000, 2**20])
+def test_the_report_does_not_depend_on_how_it_is_read(copy, monkeypatch, threads, size):
+    """The report is the same for any number of threads, buffer and block size."""
+    flip_bit(copy, "images/96x96_uint16", 70_000)
+    flip_bit(copy, "masks/120x88_uint16", 9)
     expected = fastseg.verify(copy)
     assert len(expected.damages) == 2
-    monkeypatch.setattr(verify, "BLOCK", block)
-    for name in ("STRETCH", "SAMPLES"):
-        monkeypatch.setattr(verify, name, min(block, 50))
+    monkeypatch.setattr(verify, "BUFFER_BYTES", size)
+    for name in ("BLOCK_BYTES", "BLOCK_SAMPLES"):
+        monkeypatch.setattr(verify, name, min(size, 50))
     assert fastseg.verify(copy, threads=threads) == expected
 
 
 def test_a_bad_sector_is_damage_of_its_sample(store, copy, monkeypatch):
-    """What cannot be read is told; the rest is checked."""
+    """A sample that cannot be read is reported; the others are checked."""
     sector = store.offsets["images/96x96_uint16"] + 3 * 96 * 96 * 2 + 100
     read = verify.read
 
@@ -238,7 +236,7 @@ def test_a_bad_sector_is_damage_of_its_sample(store, copy, monkeypatch):
 
 
 def test_a_store_that_shrinks_is_an_error(copy, monkeypatch):
-    """Cut while it is verified, a store is a StoreError and never a signal."""
+    """If a store is cut while it is verified, StoreError is raised; no signal is."""
     open_file = Store.open_file
 
     def cut(store):
@@ -252,7 +250,7 @@ def test_a_store_that_shrinks_is_an_error(copy, monkeypatch):
 
 
 def test_a_store_that_is_replaced_is_an_error(store, copy):
-    """Plain reads are of the mapped file or of none."""
+    """`open_file` opens the file that was mapped, or raises StoreError."""
     opened = fastseg.open(copy)
     copy.unlink()
     shutil.copy(store.path, copy)
@@ -260,17 +258,17 @@ def test_a_store_that_is_replaced_is_an_error(store, copy):
         opened.open_file()
 
 
-def test_what_cannot_be_opened_is_an_error(copy):
-    """A file that is no store is not verified."""
+def test_a_file_that_is_not_a_store_is_an_error(copy):
+    """`verify` raises the StoreError with which opening fails."""
     with copy.open("r+b") as file:
         file.truncate(5000)
     with pytest.raises(StoreError, match="truncated"):
         fastseg.verify(copy)
 
 
-def test_progress_is_told_and_may_end_it(copy, monkeypatch):
-    """An interrupt leaves no thread behind and the rest undone."""
-    monkeypatch.setattr(verify, "STRETCH", 1)
+def test_an_exception_of_progress_ends_verify(copy, monkeypatch):
+    """No thread is left after an interrupt, and the other blocks are not checked."""
+    monkeypatch.setattr(verify, "BLOCK_BYTES", 1)
     done = []
 
     def stop(items, label, total):
@@ -290,13 +288,13 @@ def test_progress_is_told_and_may_end_it(copy, monkeypatch):
 
 @pytest.mark.parametrize("threads", [0, -1, 1.5, "two"])
 def test_threads_are_a_positive_number(store, threads):
-    """Anything else is an OptionError."""
+    """All other values raise OptionError."""
     with pytest.raises(OptionError, match="threads is"):
         fastseg.verify(store, threads=threads)
 
 
 def test_original_files_are_compared(store, sample_study):
-    """The study that a store was made from is found unchanged."""
+    """For unchanged original files, the report lists nothing."""
     report = fastseg.verify(store, sources=sample_study)
     assert report.is_valid
     content = sum(array.nbytes for array in arrays_of(store).values())
@@ -304,8 +302,8 @@ def test_original_files_are_compared(store, sample_study):
 
 
 def test_changed_originals_are_listed(study, tmp_path, monkeypatch):
-    """Missing, longer, changed, made a folder, led astray: each with a reason."""
-    monkeypatch.setattr(verify, "FILES", 3)
+    """A file may be missing, longer, changed, a folder or a link to the outside."""
+    monkeypatch.setattr(verify, "BLOCK_FILES", 3)
     path = tmp_path / "heart.h5"
     fastseg.build(fastseg.link(study), path)
     store = fastseg.open(path)
@@ -326,26 +324,26 @@ def test_changed_originals_are_listed(study, tmp_path, monkeypatch):
     report = fastseg.verify(store, sources=study, threads=2)
     assert not report.damages
     assert not report.is_valid
-    found = {change.path: change.reason for change in report.changed_sources}
-    assert list(found) == [names[k] for k in (0, 2, 5, 6, 7)]
-    assert found[names[0]] == "is missing"
-    assert found[names[2]] == f"has {size} bytes, had {size - 4}"
-    assert found[names[5]] == "has other content"
-    assert found[names[6]] == "is no file"
-    assert "leads outside" in found[names[7]]
+    reasons = {change.path: change.reason for change in report.changed_sources}
+    assert list(reasons) == [names[k] for k in (0, 2, 5, 6, 7)]
+    assert reasons[names[0]] == "is missing"
+    assert reasons[names[2]] == f"has {size} bytes, had {size - 4} when it was read"
+    assert reasons[names[5]] == "has other content"
+    assert reasons[names[6]] == "is not a regular file"
+    assert "leads outside" in reasons[names[7]]
     assert str(report.changed_sources[0]) == f"{names[0]}: is missing"
 
 
 def test_the_root_of_the_originals_is_a_folder(store, tmp_path):
-    """A wrong root is an error and not a list of all files."""
-    with pytest.raises(OptionError, match="no folder"):
+    """A missing root raises OptionError; it does not list all files as missing."""
+    with pytest.raises(OptionError, match="expected a folder"):
         fastseg.verify(store, sources=tmp_path / "none")
 
 
 @pytest.mark.parametrize("compress", [False, True])
-def test_no_mutation_goes_unnoticed(small_study, tmp_path, compress):
-    """With random bytes of HDF5's own data changed, a store is refused, or damaged,
-    or the same; HDF5 does not crash on it."""
+def test_every_mutation_of_hdf5_metadata_is_noticed(small_study, tmp_path, compress):
+    """If random bytes of HDF5's own data change, the store does not open, or `verify`
+    reports damage, or the content is the same; HDF5 never crashes."""
     path = tmp_path / "small.h5"
     fastseg.build(fastseg.link(small_study), path, compress=compress)
     code = (
@@ -367,7 +365,7 @@ def test_no_mutation_goes_unnoticed(small_study, tmp_path, compress):
 
 
 def mutate(path, count):
-    """Spoil a store `count` times and print how often it was refused, damaged, same."""
+    """Change a store `count` times; print how often it was refused, damaged, same."""
     original = fastseg.open(path)
     content, whole = contents(original), Path(path).read_bytes()
     is_metadata = np.ones(len(whole), bool)
@@ -377,17 +375,17 @@ def mutate(path, count):
     for column in layout.CHUNK_COLUMNS if original.compression else ():
         for offset, size in original.items[column].tolist():
             is_metadata[offset : offset + size] = False
-    # Most of the metadata is padding, which nobody reads.
-    telling = np.flatnonzero(is_metadata & (np.frombuffer(whole, "u1") != 0)).tolist()
+    # Most of the metadata is zero padding, which HDF5 does not read.
+    offsets = np.flatnonzero(is_metadata & (np.frombuffer(whole, "u1") != 0)).tolist()
     refused = damaged = same = 0
     for seed in range(count):
         draw = random.Random(seed)
         changed = bytearray(whole)
-        for place in draw.sample(telling, draw.choice((1, 1, 2, 8))):
-            flipped = changed[place] ^ 1 << draw.randrange(8)
-            changed[place] = draw.choice((flipped, draw.randrange(256), 0, 255))
+        for offset in draw.sample(offsets, draw.choice((1, 1, 2, 8))):
+            flipped = changed[offset] ^ 1 << draw.randrange(8)
+            changed[offset] = draw.choice((flipped, draw.randrange(256), 0, 255))
         target = Path(f"{path}.mutated")
-        target.unlink(missing_ok=True)  # the former one may still be mapped
+        target.unlink(missing_ok=True)  # the one before it may still be mapped
         target.write_bytes(changed)
         try:
             opened = fastseg.open(target)
@@ -403,7 +401,7 @@ def mutate(path, count):
 
 
 def contents(store):
-    """Return all that a store says, to be compared."""
+    """Return all content of a store, in a form that can be compared."""
     head = (store.classes, store.options, store.software, store.fingerprint)
     arrays = {
         name: (array.dtype.str, array.shape, array.tobytes())
