@@ -1,20 +1,25 @@
-"""The writing side of a store, from finished items to one file under its name.
+"""Writes a store: from finished items to one file under its name.
 
-Threads write pixels in any order; the journal keeps the columns of finished items; the
-index is written last, and a rename publishes the store.
+The threads of a build write pixels in any order. The thread that owns the build adds
+the records of finished items in their order. At the end, HDF5 writes the columns and
+attributes, and a rename publishes the file.
 
-    records ──> journal ──┐
-                          ├─ index (HDF5) ──> rename
-    pixels ──> partial ───┘
+    pixels ─────> pixel_file ─────────────────────────────┐
+                                                          ├─> merge ──> sync, rename
+    records ─┬──> journal ──┐                             │
+             └──> totals ───┴──> hdf5_index (hdf5_file) ──┘
 
-    partial      the unfinished store, to be continued after a crash
-    compressed   the same, with compressed pixels
+If the pixels are compressed, `hdf5_index` copies the chunks from the pixel file itself.
+`partial` holds all this together, and lists the files on the disk.
+
+    partial      an unfinished store, which a later build can resume
+    compressed   the same with compressed pixels
     pixel_file   the file of pixels, written by several threads
-    records      all that is known of finished items but their pixels
-    journal      records on the disk
-    totals       what must be known of all items before the first column is written
-    hdf5_index   the HDF5 file but for the pixels
-    hdf5_file    the file object that HDF5 writes to
-    older_store  items of the store that is replaced, to be used again
-    hash_index   finds an item by a hash
+    records      all that a store holds of items but their pixels
+    journal      the records in a file, from which a build resumes
+    totals       numbers of rings and points, widths of texts, rows of /sources
+    hdf5_index   the HDF5 file without the pixels, and how to merge it with them
+    hdf5_file    the file object that h5py writes to
+    older_store  items of the store that is replaced, which a build reuses
+    hash_index   finds items by a hash
 """

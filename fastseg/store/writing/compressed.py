@@ -1,10 +1,10 @@
-"""A compressed store in the making: chunks one after another, in any order.
+"""An unfinished compressed store: its chunks, one behind another, in any order.
 
-How long a chunk is, is known only when it is made. So `<name>.partial` gets chunks as
-they come, the journal tells where they are, and at the end the store is written from
-both, by item: its bytes depend on neither the workers nor what interrupted them. (HDF5
-notes the name of a filter if it knows it: in a process that has imported hdf5plugin,
-the bytes are others in that place.)
+The size of a chunk is known only when it is made. So the threads append chunks to
+`<name>.partial`, and the journal has their offsets. At the end, the store is written
+from both, item by item, so that its bytes depend neither on threads nor on
+interruptions. (HDF5 writes the name of a filter that it knows into the file. In a
+process that has imported hdf5plugin, these bytes differ.)
 """
 
 import os
@@ -26,39 +26,40 @@ from fastseg.store.writing.records import Slots
 
 
 class CompressedPartial(Partial):
-    """The files of an unfinished compressed store; to be used as `Partial` is."""
+    """The files of an unfinished compressed store; used like `Partial`."""
 
     compression = compression.NAME
 
-    def _plan(self) -> None:
+    def _prepare_offsets(self) -> None:
         self._codecs = {
             bucket: compression.codecs(bucket, self._masks)
             for bucket, _ in self.shape.counts
         }
-        self._empty = {
+        self._empty_masks = {
             bucket: codec.encode(np.zeros(codec.shape, codec.dtype))
             for bucket, (_, codec) in self._codecs.items()
         }
         self._lock = threading.Lock()
 
-    def _fit(self, slots: Slots, offsets: NDArray[np.int64]) -> bool:
-        return True  # a chunk may lie anywhere
+    def _may_stay(self, slots: Slots, offsets: NDArray[np.int64]) -> bool:
+        return True  # a chunk may have any offset
 
-    def _prepare(self, path: Path) -> None:
+    def _prepare_file(self, path: Path) -> None:
         path.open("wb" if self._is_new else "ab").close()
-        # Behind what is kept: what is beyond has no record, and is of no use.
-        journal, self._end = self._works[0].journal, 0
+        # New chunks begin behind the last one that has a record.
+        journal = self._pixel_files[0].journal
+        self._end = 0
         for records in journal.read_all(np.arange(len(journal.resumable))):
             ends = records.offsets[:, :2] + records.offsets[:, 2:]
             self._end = max(self._end, int(ends.max()))
 
     def _read(
-        self, bucket: Bucket, work: PixelFile, offsets: tuple[int, ...]
+        self, bucket: Bucket, pixel_file: PixelFile, offsets: tuple[int, ...]
     ) -> tuple[NDArray[Any], NDArray[Any]] | None:
-        images, masks = self._codecs[bucket]
-        image, mask = _chunks(work, offsets)
+        image_codec, mask_codec = self._codecs[bucket]
+        image, mask = _read_chunks(pixel_file, offsets)
         try:
-            return images.decode(image), masks.decode(mask)
+            return image_codec.decode(image), mask_codec.decode(mask)
         except StoreError:
             return None
 
@@ -69,36 +70,39 @@ class CompressedPartial(Partial):
         starts: Sequence[int],
         masks: Mapping[int, NDArray[Any]],
     ) -> NDArray[np.int64]:
-        """Write the chunks of items of one bucket; return their places, a row each."""
+        """Write the chunks of n items of one bucket; return their `Record.offsets`."""
         bucket = self.bucket(slots, 0)
-        images, labels = self._codecs[bucket]
+        image_codec, mask_codec = self._codecs[bucket]
         offsets = []
         for j, start in enumerate(starts):
-            image = data[start : start + images.size].view(bucket.dtype)
-            first, mask = images.encode(image.reshape(bucket.shape)), masks.get(j)
-            second = self._empty[bucket] if mask is None else labels.encode(mask)
+            values = data[start : start + image_codec.size].view(bucket.dtype)
+            image = image_codec.encode(values.reshape(bucket.shape))
+            if j in masks:
+                mask = mask_codec.encode(masks[j])
+            else:
+                mask = self._empty_masks[bucket]
             with self._lock:
-                place = self._end
-                self._end += len(first) + len(second)
-            self._works[0].write(place, np.frombuffer(first + second, np.uint8))
-            offsets.append((place, place + len(first), len(first), len(second)))
+                offset = self._end
+                self._end += len(image) + len(mask)
+            self._pixel_files[0].write(offset, np.frombuffer(image + mask, np.uint8))
+            offsets.append((offset, offset + len(image), len(image), len(mask)))
         return np.array(offsets, np.int64)
 
     def direct_output(self, slots: Slots) -> tuple[int, NDArray[np.int64]]:
-        """Return no file, and room for the places of items."""
+        """Return -1, for no file, and an array for the offsets of n items."""
         return -1, np.zeros((len(slots.row), 4), np.int64)
 
     def _complete(self) -> tuple[Path, str]:
-        work = self._works[0]
+        pixel_file = self._pixel_files[0]
 
         def chunks(offsets: Sequence[int]) -> tuple[NDArray[Any], NDArray[Any]]:
-            return _chunks(work, offsets)
+            return _read_chunks(pixel_file, offsets)
 
         fingerprint = hdf5_index.write_compressed(
             self._index,
             self.shape,
-            self._batches,
-            self._tally,
+            self._finished_items,
+            self._totals,
             chunks,
             options=self.options,
             software=self.software,
@@ -108,10 +112,10 @@ class CompressedPartial(Partial):
         return self._index, fingerprint
 
 
-def _chunks(
-    work: PixelFile, offsets: Sequence[int]
+def _read_chunks(
+    pixel_file: PixelFile, offsets: Sequence[int]
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Return the chunks of image and mask that lie at the places of a record."""
-    image, mask, image_size, mask_size = offsets
-    first = work.read(image, (image_size,), np.uint8)
-    return first, work.read(mask, (mask_size,), np.uint8)
+    """Return the chunks of image and mask; offsets are those of a record."""
+    image_offset, mask_offset, image_size, mask_size = offsets
+    image = pixel_file.read(image_offset, (image_size,), np.uint8)
+    return image, pixel_file.read(mask_offset, (mask_size,), np.uint8)

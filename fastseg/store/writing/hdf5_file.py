@@ -1,8 +1,8 @@
-"""What HDF5 writes to: a file that never fails it.
+"""A file object for h5py that records write errors and raises them at the end.
 
-Where a write fails, as on a full disk, HDF5 cannot close its file any more, and ends
-the process later on (h5py 3.11 to 3.16). So it is told that all is well, and what was
-wrong is raised when it is done.
+If a write fails, as on a full disk, HDF5 cannot close its file and later aborts the
+process (h5py 3.11 to 3.16). So the file object reports success to HDF5, and `open_hdf5`
+raises the first error after HDF5 has closed the file.
 """
 
 import os
@@ -17,9 +17,9 @@ import h5py
 
 @contextmanager
 def open_hdf5(path: Path, mode: str, **options: Any) -> Iterator[Any]:
-    """Open an HDF5 file to write, or raise OSError when it is left.
+    """Open an HDF5 file for writing; raise the first error of a write at the end.
 
-    mode    : "w" for a new file, "r+" for one that goes on
+    mode    : "w" for a new file, "r+" to continue one
     options : as for h5py.File
     """
     output = _Output(path, mode)
@@ -27,7 +27,7 @@ def open_hdf5(path: Path, mode: str, **options: Any) -> Iterator[Any]:
         with h5py.File(output, mode, **options) as file:
             yield file
     except Exception:
-        if output.failure is None:  # else HDF5 has stumbled over what is not there
+        if output.failure is None:  # otherwise this error is a consequence of it
             raise
     finally:
         output.close()
@@ -36,7 +36,7 @@ def open_hdf5(path: Path, mode: str, **options: Any) -> Iterator[Any]:
 
 
 class _Output:
-    """A file for h5py's driver of Python files; `failure` is what went wrong first."""
+    """A Python file object for h5py; `failure` is the first error."""
 
     def __init__(self, path: Path, mode: str):
         self._file = FileIO(os.fspath(path), "w+" if mode == "w" else mode)
@@ -46,7 +46,7 @@ class _Output:
         return str(self._file.name)
 
     def write(self, data: Any) -> int:
-        """Write all of it."""
+        """Write all bytes, unless there was a failure."""
 
         def write() -> None:
             view = memoryview(data)
@@ -57,7 +57,7 @@ class _Output:
         return len(data)
 
     def readinto(self, data: Any) -> int:
-        """Read all of it, zeros where nothing has been written."""
+        """Fill a buffer, with zeros beyond the end of the file."""
 
         def read() -> None:
             view = memoryview(data)
@@ -68,24 +68,24 @@ class _Output:
         self._attempt(read)
         return len(data)
 
-    # h5py takes for a file what has this; it calls `readinto`.
+    # h5py accepts an object with `read` as a file, but calls `readinto`.
     read = readinto
 
-    def seek(self, place: int, whence: int = 0) -> int:
-        """Go to a place."""
-        return self._file.seek(place, whence)
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """Set the position."""
+        return self._file.seek(offset, whence)
 
     def tell(self) -> int:
-        """Return the place."""
+        """Return the position."""
         return self._file.tell()
 
     def truncate(self, size: int) -> int:
-        """Give the file its length."""
+        """Set the length of the file."""
         self._attempt(lambda: self._file.truncate(size))
         return size
 
     def flush(self) -> None:
-        """Do nothing: nothing is held back."""
+        """Do nothing: no write is buffered."""
 
     def close(self) -> None:
         """Close the file."""
@@ -95,5 +95,5 @@ class _Output:
         if self.failure is None:
             try:
                 action()
-            except BaseException as exc:  # Ctrl-C, too, is no business of HDF5's
+            except BaseException as exc:  # Ctrl-C, too, must not reach HDF5
                 self.failure = exc

@@ -1,8 +1,11 @@
-"""Writes what HDF5 must know of a store: first where the pixels go, then the rest.
+"""Writes the columns and attributes of a store with HDF5.
 
-HDF5 never touches the pixels. It makes an index, a file with everything but them and
-holes in their place; what fills the holes is written by others, in any order and by
-many at a time. `merge_index` then puts the rest around the pixels.
+In a store without compression, HDF5 never touches the pixels. `reserve_pixels` asks it
+for their offsets, and the threads of a build write them there, in any order, into the
+file of pixels. `write_index` writes an HDF5 file with all the rest, the index. It has
+holes where the pixels belong; `merge_index` copies it around the pixels.
+
+`write_compressed` writes a whole compressed store.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -25,8 +28,10 @@ from fastseg.store.writing.hdf5_file import open_hdf5
 from fastseg.store.writing.records import Records, Slots
 from fastseg.store.writing.totals import Totals
 
+# Bytes of the index that are copied at once.
 COPIED_AT_ONCE = 2**20
-# Large datasets begin on a page; behind chunks, all begin where arrays of numbers may.
+# Large datasets begin at a memory page. In a compressed store, columns begin at a
+# multiple of 8 bytes, as arrays of numbers must.
 PIXELS_ALIGNED = {
     "alignment_threshold": layout.ALIGN_FROM,
     "alignment_interval": layout.PAGE,
@@ -35,12 +40,12 @@ ARRAYS_ALIGNED = {"alignment_threshold": 1, "alignment_interval": 8}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shape:
-    """What decides where the pixels of a store lie.
+class StoreShape:
+    """What the offsets of a store's pixels depend on.
 
     classes     : names
-    counts      : each bucket and how many items it has, by name
-    compression : "" or that of `layout`
+    counts      : each bucket and how many items it has, sorted by name
+    compression : "" or "zstd"
     """
 
     classes: tuple[str, ...]
@@ -49,111 +54,122 @@ class Shape:
 
     @property
     def items(self) -> int:
-        """How many there are."""
+        """Number of items."""
         return sum(count for _, count in self.counts)
 
 
-class Batch(NamedTuple):
-    """Neighbours among all items: their records and where they stand."""
+class FinishedItems(NamedTuple):
+    """Consecutive items that are finished: their records and slots."""
 
     records: Records
     slots: Slots
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Extents:
-    """Where datasets of pixels begin in the file, by name of the bucket; its size."""
+class PixelOffsets:
+    """Offsets of the datasets of pixels, by name of the bucket, and the file's size."""
 
     images: Mapping[str, int]
     masks: Mapping[str, int]
-    size: int
+    file_size: int
 
 
-def reserve_pixels(path: Path, shape: Shape) -> Extents:
-    """Return where the pixels of a store of that shape lie; path is for a moment."""
+def reserve_pixels(path: Path, shape: StoreShape) -> PixelOffsets:
+    """Return the offsets that HDF5 gives the pixels of a store of that shape.
+
+    path : for a temporary file
+    """
     try:
         with _create(path, shape) as file:
-            extents = _extents(file, shape)
-        return Extents(**{**extents, "size": path.stat().st_size})
+            offsets = _pixel_offsets(file, shape)
+        return PixelOffsets(**offsets, file_size=path.stat().st_size)
     finally:
         path.unlink(missing_ok=True)
 
 
 def write_index(
     path: Path,
-    shape: Shape,
-    batches: Callable[[], Iterable[Batch]],
-    tally: Totals,
+    shape: StoreShape,
+    finished: Callable[[], Iterable[FinishedItems]],
+    totals: Totals,
     *,
     options: Mapping[str, Any],
     software: Mapping[str, str],
-) -> tuple[Extents, str]:
-    """Write a store without its pixels; return their places and the fingerprint.
+) -> tuple[PixelOffsets, str]:
+    """Write a store without its pixels; return their offsets and the fingerprint.
 
-    batches : gives all items, in their order
-    tally   : of their records, in their order
+    finished : a function that yields all items, in their order
+    totals   : totals of their records, added in their order
 
     The same arguments give the same bytes.
     """
     with _create(path, shape) as file:
-        extents = _extents(file, shape)
-        checksums = _write_columns(file, shape, batches, tally, {})
+        offsets = _pixel_offsets(file, shape)
+        checksums = _write_columns(file, shape, finished, totals, {})
         fingerprint = _write_attributes(file, shape, checksums, options, software)
-    return Extents(**{**extents, "size": path.stat().st_size}), fingerprint
+    return PixelOffsets(**offsets, file_size=path.stat().st_size), fingerprint
 
 
 def write_compressed(
     path: Path,
-    shape: Shape,
-    batches: Callable[[], Iterable[Batch]],
-    tally: Totals,
+    shape: StoreShape,
+    finished: Callable[[], Iterable[FinishedItems]],
+    totals: Totals,
     chunks: Callable[[list[int]], tuple[Any, Any]],
     *,
     options: Mapping[str, Any],
     software: Mapping[str, str],
 ) -> str:
-    """Write a compressed store, the pixels by item and then the rest.
+    """Write a compressed store: the chunks, item by item, then the rest.
 
-    batches, tally : as for `write_index`
-    chunks         : gives those of image and mask that lie at the places of a record
+    finished, totals : as for `write_index`
+    chunks           : returns the chunks of image and mask at the offsets of a record
 
     Returns the fingerprint. The same arguments give the same bytes.
     """
-    # Where chunks had to begin at certain places, HDF5 would remember each gap.
+    # Chunks are not aligned, because HDF5 would keep a list of the gaps between them.
     with open_hdf5(path, "w") as file:
         _allocate_pixels(file, shape)
         names = [bucket.name for bucket, _ in shape.counts]
         images = [file[f"images/{name}"] for name in names]
         masks = [file[f"masks/{name}"] for name in names]
-        for records, slots in batches():
-            places = records.offsets.tolist(), slots.bucket.tolist(), slots.row.tolist()
-            for lie, number, row in zip(*places, strict=True):
-                image, mask = chunks(lie)
-                images[number].id.write_direct_chunk((row, 0, 0), image)
-                masks[number].id.write_direct_chunk((row, 0, 0), mask)
-        index = {
+        for records, slots in finished():
+            columns = records.offsets, slots.bucket, slots.row
+            items = zip(*(column.tolist() for column in columns), strict=True)
+            for offsets, bucket, row in items:
+                image, mask = chunks(offsets)
+                images[bucket].id.write_direct_chunk((row, 0, 0), image)
+                masks[bucket].id.write_direct_chunk((row, 0, 0), mask)
+        chunk_columns = {
             column: list(map(compression.chunk_index, datasets))
             for column, datasets in (("image_chunk", images), ("mask_chunk", masks))
         }
     with open_hdf5(path, "r+", **ARRAYS_ALIGNED) as file:
-        checksums = _write_columns(file, shape, batches, tally, index)
+        checksums = _write_columns(file, shape, finished, totals, chunk_columns)
         return _write_attributes(file, shape, checksums, options, software)
 
 
-def merge_index(index: Path, output: BinaryIO, shape: Shape, extents: Extents) -> None:
-    """Copy an index into the file that holds the pixels, around them."""
+def merge_index(
+    index: Path, output: BinaryIO, shape: StoreShape, offsets: PixelOffsets
+) -> None:
+    """Copy an index into the file of pixels, around the pixels.
+
+    index  : path of the index
+    output : the file of pixels
+    """
     holes = []
     masks = layout.mask_dtype(shape.classes).itemsize
     for bucket, count in shape.counts:
         pixels = count * bucket.shape[0] * bucket.shape[1]
-        start = extents.images[bucket.name]
+        start = offsets.images[bucket.name]
         holes.append((start, start + pixels * bucket.dtype.itemsize))
-        start = extents.masks[bucket.name]
+        start = offsets.masks[bucket.name]
         holes.append((start, start + pixels * masks))
-    output.truncate(extents.size)
+    output.truncate(offsets.file_size)
     with index.open("rb") as file:
         start = 0
-        for first, stop in [*sorted(holes), (extents.size, extents.size)]:
+        end = offsets.file_size
+        for first, stop in [*sorted(holes), (end, end)]:
             file.seek(start)
             output.seek(start)
             while start < first:
@@ -164,14 +180,14 @@ def merge_index(index: Path, output: BinaryIO, shape: Shape, extents: Extents) -
 
 
 @contextmanager
-def _create(path: Path, shape: Shape) -> Iterator[Any]:
-    """Create an HDF5 file with room for the pixels."""
+def _create(path: Path, shape: StoreShape) -> Iterator[Any]:
+    """Create an HDF5 file with datasets for the pixels, which it reserves."""
     with open_hdf5(path, "w", **PIXELS_ALIGNED) as file:
         _allocate_pixels(file, shape)
         yield file
 
 
-def _allocate_pixels(file: Any, shape: Shape) -> None:
+def _allocate_pixels(file: Any, shape: StoreShape) -> None:
     masks = layout.mask_dtype(shape.classes)
     for bucket, count in shape.counts:
         size = (count, *bucket.shape)
@@ -182,7 +198,7 @@ def _allocate_pixels(file: Any, shape: Shape) -> None:
             _allocate(file, name, size, codec.dtype, packed)
 
 
-def _extents(file: Any, shape: Shape) -> dict[str, Any]:
+def _pixel_offsets(file: Any, shape: StoreShape) -> dict[str, Any]:
     names = [bucket.name for bucket, _ in shape.counts]
     return {
         group: {name: file[f"{group}/{name}"].id.get_offset() for name in names}
@@ -191,159 +207,162 @@ def _extents(file: Any, shape: Shape) -> dict[str, Any]:
 
 
 class _Column:
-    """A dataset that is written from its beginning to its end."""
+    """A dataset that is written block by block, from its first row to its last."""
 
     def __init__(self, file: Any, name: str, shape: tuple[int, ...], dtype: Any):
-        self._name, self._shape, self._dtype = name, shape, dtype
+        self._name = name
+        self._shape = shape
+        self._dtype = dtype
         self._dataset = _allocate(file, name, shape, dtype)
         self._type = self._dataset.get_type()
-        self._hash, self._end = xxh3_64(), 0
+        self._hash = xxh3_64()
+        self._end = 0
 
     def add(self, values: Any) -> None:
-        """Write the next values."""
+        """Write the next rows."""
         array = np.ascontiguousarray(values, self._dtype)
         if array.size:
-            place = memory = h5py.h5s.ALL
+            target = memory = h5py.h5s.ALL
             if array.shape != self._shape:
-                # A fourth of the time that h5py's own indexing takes.
-                place = self._dataset.get_space()
+                # This takes a fourth of the time of h5py's indexing.
+                target = self._dataset.get_space()
                 start = self._end, *[0] * (array.ndim - 1)
-                place.select_hyperslab(start, array.shape)
+                target.select_hyperslab(start, array.shape)
                 memory = h5py.h5s.create_simple(array.shape)
-            self._dataset.write(memory, place, array, self._type)
+            self._dataset.write(memory, target, array, self._type)
             self._hash.update(array.data)
         self._end += len(array)
 
     def checksum(self) -> str:
-        """Return the XXH3-64 of all that was written, which must be all there is."""
+        """Return the XXH3-64 of all rows, which must have been written."""
         if self._end != self._shape[0]:
             raise BuildError(
-                f"{self._name} got {self._end} of {self._shape[0]} values; "
-                "this is a defect of fastseg"
+                f"{self._name} got {self._end} of {self._shape[0]} rows; this is a bug "
+                "in fastseg"
             )
         return str(self._hash.hexdigest())
 
 
 def _write_columns(
     file: Any,
-    shape: Shape,
-    batches: Callable[[], Iterable[Batch]],
-    tally: Totals,
+    shape: StoreShape,
+    finished: Callable[[], Iterable[FinishedItems]],
+    totals: Totals,
     chunks: Mapping[str, Sequence[NDArray[np.int64]]],
 ) -> dict[str, str]:
     """Write /items, /contours and /sources; return their checksums.
 
-    chunks : by column of /items, where those of each bucket lie
+    chunks : for image_chunk and mask_chunk, the `chunk_index` of each bucket
     """
-    sources, files = tally.rows()
+    sources, file_rows = totals.rows()
     lengths = {
         "items": shape.items,
-        "contours": tally.rings,
+        "contours": totals.rings,
         "sources": sources,
-        "contours/offsets": tally.rings + 1,
-        "contours/points": tally.points,
+        "contours/offsets": totals.rings + 1,
+        "contours/points": totals.points,
     }
-    widths = {f"items/{name}": width for name, width in tally.longest.items()}
-    widths["sources/path"] = tally.longest["path"]
+    widths = {f"items/{name}": width for name, width in totals.longest.items()}
+    widths["sources/path"] = totals.longest["path"]
     columns = {}
     for table, names in layout.tables(shape.classes, shape.compression).items():
         for name, (kind, trailing) in names.items():
-            place = f"{table}/{name}"
-            strings = h5py.string_dtype("utf-8", widths.get(place, 1))
+            path = f"{table}/{name}"
+            strings = h5py.string_dtype("utf-8", widths.get(path, 1))
             dtype = strings if kind == "|S" else np.dtype(kind)
-            size = (lengths.get(place, lengths[table]), *trailing)
-            columns[place] = _Column(file, place, size, dtype)
-    for block in tally.sources():
+            size = (lengths.get(path, lengths[table]), *trailing)
+            columns[path] = _Column(file, path, size, dtype)
+    for block in totals.sources():
         for name, column in block.items():
             columns[f"sources/{name}"].add(column)
     columns["contours/offsets"].add([0])
-    start = rings = points = seen = 0
-    for batch, slots in batches():
-        for name in batch.meta.dtype.names or ():
-            columns[f"items/{name}"].add(batch.meta[name])
+    # How many of each have been written.
+    items = rings = points = files = 0
+    for records, slots in finished():
+        for name in records.meta.dtype.names or ():
+            columns[f"items/{name}"].add(records.meta[name])
         for name in layout.STRING_COLUMNS:
-            columns[f"items/{name}"].add(getattr(batch, name))
+            columns[f"items/{name}"].add(getattr(records, name))
         columns["items/bucket"].add(slots.bucket)
         columns["items/row"].add(slots.row)
         for name, index in chunks.items():
             columns[f"items/{name}"].add(_by_slot(index, slots))
         # The image's file comes first, then those of the contours.
-        firsts = seen + np.cumsum(batch.file_counts) - batch.file_counts
-        columns["items/source"].add(files[firsts])
-        items, bits, places, sizes = batch.rings.T
-        ends = rings + np.cumsum(np.bincount(items, minlength=batch.items))
+        firsts = files + np.cumsum(records.file_counts) - records.file_counts
+        columns["items/source"].add(file_rows[firsts])
+        item, bit, source, vertices = records.rings.T
+        ends = rings + np.cumsum(np.bincount(item, minlength=records.items))
         columns["items/contours"].add(np.column_stack([np.r_[rings, ends[:-1]], ends]))
-        columns["contours/item"].add(start + items)
-        columns["contours/class"].add(bits)
-        columns["contours/source"].add(files[firsts[items] + places])
-        columns["contours/offsets"].add(points + np.cumsum(sizes))
-        columns["contours/points"].add(batch.points)
-        start, rings, points = (
-            start + batch.items,
-            int(ends[-1]),
-            points + int(sizes.sum()),
-        )
-        seen += len(batch.path)
+        columns["contours/item"].add(items + item)
+        columns["contours/class"].add(bit)
+        columns["contours/source"].add(file_rows[firsts[item] + source])
+        columns["contours/offsets"].add(points + np.cumsum(vertices))
+        columns["contours/points"].add(records.points)
+        items += records.items
+        rings = int(ends[-1])
+        points += int(vertices.sum())
+        files += len(records.path)
     return {name: column.checksum() for name, column in columns.items()}
 
 
 def _by_slot(index: Sequence[NDArray[np.int64]], slots: Slots) -> NDArray[np.int64]:
-    """Return the rows of items, each from the table of its bucket."""
+    """Return for each item the row of its slot, from a table for each bucket."""
     rows = np.empty((len(slots.row), index[0].shape[1]), np.int64)
-    for number in set(slots.bucket.tolist()):
-        own = slots.bucket == number
-        rows[own] = index[number][slots.row[own]]
+    for bucket in set(slots.bucket.tolist()):
+        is_in = slots.bucket == bucket
+        rows[is_in] = index[bucket][slots.row[is_in]]
     return rows
 
 
 def _write_attributes(
     file: Any,
-    shape: Shape,
+    shape: StoreShape,
     checksums: dict[str, str],
     options: Mapping[str, Any],
     software: Mapping[str, str],
 ) -> str:
     """Write the attributes of the file; return its fingerprint."""
     names = [bucket.name for bucket, _ in shape.counts]
-    wrote = layout.canonical_json(dict(software))
-    del checksums["contours/points"]  # have theirs by item
-    checksums["software"] = layout.checksum(wrote.encode())
-    _describe(file["items/percentiles"], q=np.array(layout.PERCENTILES))
+    versions = layout.canonical_json(dict(software))
+    del checksums["contours/points"]  # they have checksums by item
+    checksums["software"] = layout.checksum(versions.encode())
+    _set_attributes(file["items/percentiles"], q=np.array(layout.PERCENTILES))
     attributes: dict[str, Any] = {}
     attributes["format"] = _text(layout.FORMAT)
     attributes["version"] = np.array(layout.VERSION)
     attributes["classes"] = _texts(shape.classes)
     attributes["buckets"] = _texts(names)
     attributes["options"] = _text(layout.canonical_json(dict(options)))
-    attributes["software"] = _text(wrote)
+    attributes["software"] = _text(versions)
     attributes["checksums"] = _text(layout.canonical_json(checksums))
     fingerprint = layout.fingerprint(shape.classes, names, options, checksums)
     attributes["fingerprint"] = _text(fingerprint)
     if shape.compression:
         attributes["compression"] = _text(shape.compression)
     attributes["complete"] = np.array(1)
-    _describe(file, **attributes)
+    _set_attributes(file, **attributes)
     return fingerprint
 
 
-def _describe(place: Any, **attributes: NDArray[Any]) -> None:
-    """Give a group or dataset attributes, four times as fast as h5py's own way."""
+def _set_attributes(target: Any, **attributes: NDArray[Any]) -> None:
+    """Set attributes of a group or dataset, four times as fast as h5py's `attrs`."""
     for name, value in attributes.items():
         space = h5py.h5s.create_simple(value.shape)
         kind = h5py.h5t.py_create(value.dtype, logical=True)
-        h5py.h5a.create(place.id, name.encode(), kind, space).write(value)
+        h5py.h5a.create(target.id, name.encode(), kind, space).write(value)
 
 
-def grid_of(shape: Shape, extents: Extents) -> NDArray[np.int64]:
-    """Return of image and mask, by bucket, where the first begins and its bytes.
+def offsets_and_sizes(shape: StoreShape, offsets: PixelOffsets) -> NDArray[np.int64]:
+    """Return the offset of the first image and mask of each bucket, and their sizes.
 
-    int64 (2, b, 2), the last axis image and mask.
+    int64 (2, B, 2): offset or size in bytes, bucket, image or mask.
     """
     masks = layout.mask_dtype(shape.classes).itemsize
-    first, size = [], []
+    first = []
+    size = []
     for bucket, _ in shape.counts:
         pixels = bucket.shape[0] * bucket.shape[1]
-        first.append((extents.images[bucket.name], extents.masks[bucket.name]))
+        first.append((offsets.images[bucket.name], offsets.masks[bucket.name]))
         size.append((pixels * bucket.dtype.itemsize, pixels * masks))
     return np.array([first, size], np.int64).reshape(2, -1, 2)
 
@@ -355,25 +374,25 @@ def _allocate(
     dtype: Any,
     codec: Codec | None = None,
 ) -> Any:
-    """Create a dataset and return its number for HDF5, as h5py wraps it."""
+    """Create a dataset and return its h5py DatasetID."""
     creation, links = _properties(codec)
     space = h5py.h5s.create_simple(shape)
     kind = h5py.h5t.py_create(dtype, logical=True)
     return h5py.h5d.create(file.id, name.encode(), kind, space, creation, links)
 
 
-@cache  # there are some forty datasets, and a store may be small
+@cache  # a store has some forty datasets, and may be small otherwise
 def _properties(codec: Codec | None) -> tuple[Any, Any]:
-    """Return how HDF5 is to create datasets, and links to them."""
+    """Return the HDF5 property lists to create datasets, and links to them."""
     creation = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     if codec:
         creation.set_chunk((1, *codec.shape))
         for number, values in codec.filters:
-            # HDF5 takes an optional filter that it does not have: it is not to use it.
+            # Optional, because HDF5 need not have the filter: it does not apply it.
             creation.set_filter(number, h5py.h5z.FLAG_OPTIONAL, values)
     else:
-        # Allocated at once and never filled: offsets are known from the start, and
-        # the file stays sparse until real bytes arrive.
+        # Allocated at once, so that the offsets are known from the start; without fill
+        # values (see below), so that the file stays sparse until pixels are written.
         creation.set_layout(h5py.h5d.CONTIGUOUS)
         creation.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     creation.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
@@ -390,5 +409,5 @@ def _texts(texts: Sequence[str]) -> NDArray[np.bytes_]:
 
 
 def _text(text: str) -> NDArray[np.bytes_]:
-    """Return a text as a string of fixed length: damaged, the others crash HDF5."""
+    """Return a string of fixed length: damaged ones of variable length crash HDF5."""
     return np.array(text.encode(), h5py.string_dtype("utf-8", len(text.encode())))

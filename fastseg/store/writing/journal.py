@@ -1,9 +1,8 @@
-"""The journal of a build: what it knows of its finished items, safe from its death.
+"""The journal of a build: the records of its finished items, in a file.
 
-A build appends records to a file beside the store in the making, a share of items at a
-time. Each such frame has a checksum, so that one which was cut short, by a crash or a
-full disk, is told from a whole one. The index of the finished store is written from
-the journal.
+A build appends the records of a block of items as one frame. Each frame has a checksum,
+so that a resumed build recognizes one that a crash or a full disk has cut short. At the
+end, the columns of the store are written from the journal.
 """
 
 import os
@@ -19,63 +18,68 @@ from xxhash import xxh3_64_intdigest
 from fastseg.store.writing.hash_index import HashIndex
 from fastseg.store.writing.records import Record, Records, from_bytes, to_bytes
 
-# Length and XXH3-64 of what follows: the rules of the build, then records.
+# Length and XXH3-64 of the body of a frame. The body of the first frame is the rules
+# of the build, those of the others are records.
 FRAME = struct.Struct("<QQ")
-# Frames that are at hand when they are read again, some 2 MB: all of a small set, and
-# of others enough for items of an interrupted build, which stand elsewhere.
-FRAMES_AT_HAND = 4
+# Frames that stay in memory, some 2 MB: all of a small data set. A resumed build reads
+# its items in another order than their frames', for which this is enough.
+CACHED_FRAMES = 4
 
 
 class Journal:
-    """The records of a build, in a file; `kind` says under which rules they were made.
+    """The records of a build, in a file. Records are numbered from 0.
 
-    kept : numbers of the records that were there already, by the hash of the links
+    path      : the file; it is continued if it has the same rules, else begun again
+    rules     : all that the records depend on besides the items, as bytes
+    resumable : the records that the file had when it was opened: from the hash of the
+        links to the number of the record
 
-    A file of another kind, or of an earlier version, is begun anew. What is behind the
-    last whole frame is cut off. Used by one thread.
+    Opening cuts off all that follows the last complete frame. Used by one thread.
     """
 
-    def __init__(self, path: Path, kind: bytes, classes: Sequence[str]):
-        self.path, self.classes = path, tuple(classes)
+    def __init__(self, path: Path, rules: bytes, classes: Sequence[str]):
+        self.path = path
+        self.classes = tuple(classes)
         self.resumable = HashIndex(np.zeros(0, np.uint64))
-        # Of each frame: where it begins, and the number of its first record.
-        self._frames, self._firsts = array("q"), array("q")
+        # Offset of each frame, and the number of its first record.
+        self._offsets = array("q")
+        self._firsts = array("q")
         self._count = 0
-        self._at_hand: dict[int, Records] = {}
+        self._cache: dict[int, Records] = {}
         self._file = path.open("r+b" if path.exists() else "w+b", buffering=0)
         try:
-            self._end = FRAME.size + len(kind)
-            if self._read_frame(0) == kind:
+            self._end = FRAME.size + len(rules)
+            if self._read_frame(0) == rules:
                 self._scan()
             else:
                 self._file.truncate(0)
-                self._write(kind, 0)
+                self._write(rules, 0)
             self._file.truncate(self._end)
         except BaseException:
             self._file.close()
             raise
 
     def append(self, records: Records) -> int:
-        """Add records: to the system, where they survive this process.
+        """Append records, which then survive the death of this process.
 
-        Returns the number of the first; those of the others follow.
+        Returns the number of the first record; the others have the next numbers.
         """
         first = self._count
         size = self._write(to_bytes(records), self._end)
-        self._note(records)
+        self._add_frame(records)
         self._end += size
         return first
 
     def records(self, numbers: NDArray[np.int64]) -> Iterator[Record]:
-        """Yield the records of these numbers, in their order, one by one."""
-        return (record for some in self.read_all(numbers) for record in some.split())
+        """Yield the records with these numbers, in their order, one by one."""
+        return (record for block in self.read_all(numbers) for record in block.split())
 
     def offsets(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the places of these, a row each; there is at least one."""
-        return np.concatenate([each.offsets for each in self.read_all(numbers)])
+        """Return the offsets of one or more records, a row each."""
+        return np.concatenate([block.offsets for block in self.read_all(numbers)])
 
     def read_all(self, numbers: NDArray[np.int64]) -> Iterator[Records]:
-        """Yield the records of these numbers, in their order, some at a time."""
+        """Yield the records with these numbers, in their order, in blocks."""
         if not len(numbers):
             return
         frames = np.searchsorted(np.array(self._firsts), numbers, "right") - 1
@@ -85,63 +89,65 @@ class Journal:
             frame = int(frames[start])
             records = self._frame(frame)
             items = numbers[start:stop] - self._firsts[frame]
-            whole = np.array_equal(items, np.arange(records.items))
-            yield records if whole else records.pick(items)
+            is_all = np.array_equal(items, np.arange(records.items))
+            yield records if is_all else records.pick(items)
             start = stop
 
     def close(self) -> None:
-        """Close the file, which stays."""
+        """Close the file; it is not removed."""
         self._file.close()
 
     def _frame(self, frame: int) -> Records:
-        if frame not in self._at_hand:
-            body = self._read_frame(self._frames[frame])
+        if frame not in self._cache:
+            body = self._read_frame(self._offsets[frame])
             if body is None:
                 raise OSError(f"{self.path}: was damaged while it was in use")
-            self._hold(frame, from_bytes(body, self.classes))
-        return self._at_hand[frame]
+            self._keep(frame, from_bytes(body, self.classes))
+        return self._cache[frame]
 
-    def _hold(self, frame: int, records: Records) -> None:
-        if len(self._at_hand) == FRAMES_AT_HAND:
-            del self._at_hand[next(iter(self._at_hand))]
-        self._at_hand[frame] = records
+    def _keep(self, frame: int, records: Records) -> None:
+        """Keep the records of a frame in memory, instead of the oldest ones there."""
+        if len(self._cache) == CACHED_FRAMES:
+            del self._cache[next(iter(self._cache))]
+        self._cache[frame] = records
 
-    def _note(self, records: Records) -> None:
-        """Note where a frame is that begins at the end."""
-        self._frames.append(self._end)
+    def _add_frame(self, records: Records) -> None:
+        """Register a frame with these records at the end of the file."""
+        self._offsets.append(self._end)
         self._firsts.append(self._count)
         self._count += records.items
-        self._hold(len(self._frames) - 1, records)
+        self._keep(len(self._offsets) - 1, records)
 
     def _scan(self) -> None:
+        """Register all complete frames of the file, up to the first incomplete one."""
         links = []
         while (body := self._read_frame(self._end)) is not None:
             records = from_bytes(body, self.classes)
             links.append(records.links.copy())
-            self._note(records)
+            self._add_frame(records)
             self._end += FRAME.size + len(body)
         if links:
             self.resumable = HashIndex(np.concatenate(links))
 
-    def _write(self, body: bytes, place: int) -> int:
-        """Write a frame and return its size."""
+    def _write(self, body: bytes, offset: int) -> int:
+        """Write a frame and return its size in bytes."""
         view = memoryview(FRAME.pack(len(body), xxh3_64_intdigest(body)) + body)
-        self._file.seek(place)
+        self._file.seek(offset)
         size = len(view)
-        while len(view):  # a full disk may take a part before it says so
+        while len(view):  # a full disk may take some bytes before it raises an error
             view = view[self._file.write(view) :]
         return size
 
-    def _read_frame(self, place: int) -> bytes | None:
-        """Return what a whole frame holds, None if there is none."""
-        self._file.seek(place)
-        frame = self._file.read(FRAME.size)
-        if len(frame) < FRAME.size:
+    def _read_frame(self, offset: int) -> bytes | None:
+        """Return the body of a frame, None if there is no complete one."""
+        self._file.seek(offset)
+        header = self._file.read(FRAME.size)
+        if len(header) < FRAME.size:
             return None
-        length, digest = FRAME.unpack(frame)
-        # A damaged length must not ask for more memory than the file has bytes.
+        length, digest = FRAME.unpack(header)
+        # A damaged length must not allocate more memory than the file has bytes.
         if length > os.fstat(self._file.fileno()).st_size:
             return None
         body = self._file.read(length)
-        whole = len(body) == length and xxh3_64_intdigest(body) == digest
-        return body if whole else None
+        is_complete = len(body) == length and xxh3_64_intdigest(body) == digest
+        return body if is_complete else None

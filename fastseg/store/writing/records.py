@@ -1,4 +1,7 @@
-"""What a build knows of each finished item: one by one, or many as columns."""
+"""Records of finished items: all that a store holds of them but their pixels.
+
+`Record` is one item, `Records` are many items as columns.
+"""
 
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,16 +15,16 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastseg.store import layout
 
-# Columns of /items that are known when all items are.
+# Columns of /items that no record has: they depend on the other items of the store.
 LATE_COLUMNS = ("bucket", "row", "source", "contours")
 
 
 class Slots(NamedTuple):
-    """Where n neighbours among the items of a store will stand in it.
+    """Where n consecutive items will be in the store.
 
-    links  : uint64 (n,), XXH3-64 of their rows in the links table
-    bucket : int64 (n,), which of the buckets, by name
-    row    : int64 (n,), which of the items of the bucket
+    links  : uint64 (n,), XXH3-64 of each item's rows of the links table
+    bucket : int64 (n,), index of its bucket; buckets are sorted by name
+    row    : int64 (n,), its row in the bucket
     """
 
     links: NDArray[np.uint64]
@@ -34,7 +37,7 @@ class Slots(NamedTuple):
 
 
 class Source(NamedTuple):
-    """A file that the store is made from: path relative to the data set's root."""
+    """A file that the store is made from; its path is relative to the data set."""
 
     path: str
     size: int
@@ -42,7 +45,12 @@ class Source(NamedTuple):
 
 
 class Rings(NamedTuple):
-    """The rings of one class: its bit, which of the sources, vertices of each ring."""
+    """The rings of one class of an item, which are from one file.
+
+    bit     : bit of the class in masks
+    source  : index into the sources of the record
+    lengths : number of vertices of each ring
+    """
 
     bit: int
     source: int
@@ -52,14 +60,15 @@ class Rings(NamedTuple):
 class Record(NamedTuple):
     """All that a store holds of an item but its pixels.
 
-    links   : XXH3-64 of its rows in the links table
-    offsets : where its image and its mask begin in the file that is being written,
-        and of chunks also how many bytes they have
-    stamps  : what the file system said of each source when it was read; tells a
-        resumed build that nothing has changed, and is not stored
+    links   : XXH3-64 of its rows of the links table
+    offsets : of its image and its mask in the file of pixels; for compressed chunks,
+        followed by their sizes in bytes
+    stamps  : the `files.Stamp` of each file when it was read. A resumed build compares
+        them to see whether the files have changed; they are not in the store
     sources : the image's file, then those of its contours
-    rings   : by class; points are their vertices
-    meta    : the columns of /items but LATE_COLUMNS and strings, a `meta_dtype`
+    rings   : by class; `points` has their vertices
+    meta    : its values in the columns of /items, except LATE_COLUMNS and strings, as
+        the bytes of a `meta_dtype`
     points  : float64 (P, 2)
     """
 
@@ -76,7 +85,7 @@ class Record(NamedTuple):
 
 @cache
 def meta_dtype(classes: tuple[str, ...]) -> np.dtype[Any]:
-    """Return the dtype of a record's facts."""
+    """Return the dtype of a record's metadata."""
     columns = layout.column_layout(classes)
     return np.dtype(
         [(name, *columns[name]) for name in columns if name not in LATE_COLUMNS]
@@ -85,7 +94,9 @@ def meta_dtype(classes: tuple[str, ...]) -> np.dtype[Any]:
 
 @cache
 def _meta_struct(classes: tuple[str, ...]) -> tuple[struct.Struct, tuple[Any, ...]]:
-    """Return how facts are packed, and their names with whether they are several."""
+    """Return the packer of a record's metadata, and for each column its name and
+    whether it has several values.
+    """
     formats = {"i8": "q", "u8": "Q", "f8": "d", "u4": "I", "u2": "H", "u1": "B"}
     columns = layout.column_layout(classes)
     names = [name for name in columns if name not in LATE_COLUMNS]
@@ -98,9 +109,9 @@ def _meta_struct(classes: tuple[str, ...]) -> tuple[struct.Struct, tuple[Any, ..
 
 
 def pack_meta(values: Mapping[str, Any], classes: tuple[str, ...]) -> bytes:
-    """Return the facts of a record from plain numbers by column.
+    """Return the metadata of a record as bytes.
 
-    Where a column has several for an item, they are a flat sequence.
+    values : by column, a number, or a flat sequence where an item has several
     """
     packer, names = _meta_struct(classes)
     numbers: list[Any] = []
@@ -112,6 +123,7 @@ def pack_meta(values: Mapping[str, Any], classes: tuple[str, ...]) -> bytes:
     return packer.pack(*numbers)
 
 
+# Dtypes of the columns of Records.
 KINDS = {
     "links": "<u8",
     "offsets": "<i8",
@@ -127,23 +139,24 @@ KINDS = {
     "meta": "V",
     "points": "<f8",
 }
-# Columns with several numbers a row.
+# Columns of Records with several numbers in a row.
 ROWS = {"offsets", "stamps", "rings", "points"}
 
 
 class Records(NamedTuple):
-    """Records of n items as columns, in which what belongs to an item stands together.
+    """Records of n items as columns; all rows of one item are neighbours.
 
-    links    : uint64 (n,)
-    offsets  : int64 (n, 2), of chunks (n, 4)
+    links        : uint64 (n,)
+    offsets      : int64 (n, 2), for compressed chunks (n, 4)
     patient, series : bytes (n,), UTF-8
-    stamp_counts : int64 (n,), how many of `stamps`, int64 (s, 4), each item has
-    file_counts : int64 (n,), how many sources each item has
-    path, size, xxh3 : bytes, int64 and uint64 (f,), of these
-    rings    : int64 (r, 4), item (counted from 0 in these records), bit, which of the
-        item's sources, vertices
-    meta     : a `meta_dtype` (n,)
-    points   : float64 (p, 2)
+    stamp_counts : int64 (n,), number of stamps of each item
+    stamps       : int64 (s, 4)
+    file_counts  : int64 (n,), number of sources of each item
+    path, size, xxh3 : bytes, int64 and uint64 (f,), of the sources
+    rings        : int64 (r, 4): index of the item in these records, bit of the class,
+        index into the item's sources, number of vertices
+    meta         : `meta_dtype` (n,)
+    points       : float64 (p, 2)
     """
 
     links: NDArray[np.uint64]
@@ -162,21 +175,18 @@ class Records(NamedTuple):
 
     @property
     def items(self) -> int:
-        """How many they are of."""
+        """Number of items."""
         return len(self.links)
 
     def pick(self, items: ArrayLike) -> "Records":
         """Return the records of some items."""
         chosen = np.asarray(items, np.int64)
-        stamps, files = (
-            _spans(self.stamp_counts, chosen),
-            _spans(self.file_counts, chosen),
-        )
-        owners, vertices = self.rings[:, 0], self.rings[:, 3]
-        counts = np.bincount(owners, minlength=self.items)
-        ring_rows = _spans(counts, chosen)
+        stamps = _rows_of(self.stamp_counts, chosen)
+        files = _rows_of(self.file_counts, chosen)
+        ring_counts = np.bincount(self.rings[:, 0], minlength=self.items)
+        ring_rows = _rows_of(ring_counts, chosen)
         rings = self.rings[ring_rows]
-        rings[:, 0] = np.repeat(np.arange(len(chosen)), counts[chosen])
+        rings[:, 0] = np.repeat(np.arange(len(chosen)), ring_counts[chosen])
         return Records(
             links=self.links[chosen],
             offsets=self.offsets[chosen],
@@ -190,7 +200,7 @@ class Records(NamedTuple):
             xxh3=self.xxh3[files],
             rings=rings,
             meta=self.meta[chosen],
-            points=self.points[_spans(vertices, ring_rows)],
+            points=self.points[_rows_of(self.rings[:, 3], ring_rows)],
         )
 
     def split(self) -> list[Record]:
@@ -199,30 +209,30 @@ class Records(NamedTuple):
         files = list(map(Source, paths, self.size.tolist(), self.xxh3.tolist()))
         stamps = list(map(tuple, self.stamps.tolist()))
         rings: list[dict[tuple[int, int], list[int]]] = [{} for _ in self.links]
-        points = [0] * self.items
+        point_counts = [0] * self.items
         for item, bit, source, vertices in self.rings.tolist():
             rings[item].setdefault((bit, source), []).append(vertices)
-            points[item] += vertices
+            point_counts[item] += vertices
         columns = zip(
             self.links.tolist(),
             map(tuple, self.offsets.tolist()),
-            map(tuple, _parts(stamps, self.stamp_counts)),
+            map(tuple, _slices(stamps, self.stamp_counts)),
             [text.decode() for text in self.patient.tolist()],
             [text.decode() for text in self.series.tolist()],
-            map(tuple, _parts(files, self.file_counts)),
+            map(tuple, _slices(files, self.file_counts)),
             [
-                tuple(Rings(*key, tuple(sizes)) for key, sizes in own.items())
-                for own in rings
+                tuple(Rings(*key, tuple(lengths)) for key, lengths in groups.items())
+                for groups in rings
             ],
             [meta.tobytes() for meta in self.meta],
-            _parts(self.points, points),
+            _slices(self.points, point_counts),
             strict=True,
         )
         return [Record(*values) for values in columns]
 
 
 def gather(records: Sequence[Record], classes: tuple[str, ...]) -> Records:
-    """Return records as columns; there is at least one."""
+    """Return one or more records as columns."""
     files = [source for record in records for source in record.sources]
     rings = [
         (k, group.bit, group.source, vertices)
@@ -250,36 +260,36 @@ def gather(records: Sequence[Record], classes: tuple[str, ...]) -> Records:
     )
 
 
-def join(parts: Sequence[Records]) -> Records:
-    """Return several Records as one; there is at least one."""
-    if len(parts) == 1:
-        return parts[0]
-    columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
+def join(blocks: Sequence[Records]) -> Records:
+    """Return the items of one or more Records as one, in their order."""
+    if len(blocks) == 1:
+        return blocks[0]
+    columns = [np.concatenate(column) for column in zip(*blocks, strict=True)]
     joined = Records(*columns)
-    firsts = np.cumsum([0, *(part.items for part in parts[:-1])])
-    joined.rings[:, 0] += np.repeat(firsts, [len(part.rings) for part in parts])
+    firsts = np.cumsum([0, *(block.items for block in blocks[:-1])])
+    joined.rings[:, 0] += np.repeat(firsts, [len(block.rings) for block in blocks])
     return joined
 
 
 def as_texts(texts: Iterable[str]) -> NDArray[np.bytes_]:
-    """Return texts in UTF-8."""
+    """Return texts as an array of bytes, in UTF-8."""
     return np.array([text.encode() for text in texts], np.bytes_)
 
 
 def to_bytes(records: Records) -> bytes:
-    """Return records as `from_bytes` takes them."""
+    """Return records as bytes: length and row size of each column, then the columns."""
     shapes = [
         (len(column), prod(column.shape[1:]) * column.itemsize) for column in records
     ]
-    parts = [np.array(shapes, "<i8").tobytes(), *(x.tobytes() for x in records)]
-    return b"".join(parts)
+    header = np.array(shapes, "<i8").tobytes()
+    return b"".join([header, *(column.tobytes() for column in records)])
 
 
 def from_bytes(data: bytes, classes: tuple[str, ...]) -> Records:
-    """Return the records that `to_bytes` was given."""
+    """Return the records of which `to_bytes` made the data."""
     shapes = np.frombuffer(data, "<i8", 2 * len(KINDS)).reshape(-1, 2)
     columns: list[Any] = []
-    at = shapes.nbytes
+    offset = shapes.nbytes
     for (count, width), (name, kind) in zip(
         shapes.tolist(), KINDS.items(), strict=True
     ):
@@ -288,22 +298,22 @@ def from_bytes(data: bytes, classes: tuple[str, ...]) -> Records:
         else:
             dtype = meta_dtype(classes) if name == "meta" else np.dtype(kind)
         size = count * width
-        column = np.frombuffer(data, dtype, size // dtype.itemsize, at)
+        column = np.frombuffer(data, dtype, size // dtype.itemsize, offset)
         if name in ROWS:
             column = column.reshape(count, width // dtype.itemsize)
         columns.append(column)
-        at += size
+        offset += size
     return Records(*columns)
 
 
-def _parts(values: Any, counts: ArrayLike) -> Iterator[Any]:
-    """Yield the parts of a sequence that have so many values each."""
+def _slices(values: Any, counts: ArrayLike) -> Iterator[Any]:
+    """Yield consecutive slices of a sequence, of these lengths."""
     ends = [0, *np.cumsum(counts).tolist()]
     return (values[start:stop] for start, stop in pairwise(ends))
 
 
-def _spans(counts: NDArray[np.int64], chosen: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return where the parts of chosen items lie, each item having so many of them."""
+def _rows_of(counts: NDArray[np.int64], chosen: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the rows of chosen items in a column with counts[k] rows for item k."""
     sizes = counts[chosen]
     starts = (np.cumsum(counts) - counts)[chosen]
     before = np.cumsum(sizes) - sizes
