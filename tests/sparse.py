@@ -1,7 +1,7 @@
-"""Stores of any size that cost next to no disk: what nobody looks at is a hole.
+"""Stores with any number of samples that take little disk: most of the file is a hole.
 
-Such a store opens, and its columns agree with one another; pixels, vertices and most
-statistics read as zeros, and the checksums are made up.
+Such a store can be opened, and its columns are consistent. Pixels, vertices and most
+statistics are zeros, and the checksums are wrong.
 """
 
 import h5py
@@ -17,27 +17,28 @@ POINTS_OF_A_RING = 40
 
 
 def make_sparse_store(path, samples):
-    """Write a store of so many samples: two shapes, a ring of each class on each."""
-    half, rings = samples // 2, len(CLASSES) * samples
+    """Write a store of two shapes, whose samples have a ring of each class."""
+    half = samples // 2
+    rings = len(CLASSES) * samples
     counts = {BUCKETS[0].name: half, BUCKETS[1].name: samples - half}
-    places = np.arange(samples)
-    owners = np.repeat(places, len(CLASSES))
-    patients = places // SAMPLES_OF_A_PATIENT
+    indices = np.arange(samples)
+    ring_items = np.repeat(indices, len(CLASSES))
+    patients = indices // SAMPLES_OF_A_PATIENT
     written = {
-        "items/bucket": places >= half,
-        "items/row": np.where(places < half, places, places - half),
+        "items/bucket": indices >= half,
+        "items/row": np.where(indices < half, indices, indices - half),
         "items/patient": np.char.mod("SCD%07d", np.unique(patients))[patients],
         "items/series": np.char.mod("1.2.3.%08d", np.unique(patients))[patients],
-        "items/source": places,
+        "items/source": indices,
         "items/slope": np.ones(samples),
         "items/std": np.ones(samples),
         "items/labelled": np.full(samples, 2 ** len(CLASSES) - 1),
-        "items/contours": len(CLASSES) * np.stack([places, places + 1], axis=1),
+        "items/contours": len(CLASSES) * np.stack([indices, indices + 1], axis=1),
         "contours/offsets": POINTS_OF_A_RING * np.arange(rings + 1),
-        "contours/item": owners,
+        "contours/item": ring_items,
         "contours/class": np.tile(np.arange(len(CLASSES)), samples),
-        "contours/source": owners,
-        "sources/path": np.char.mod("images/%08d.dcm", places),
+        "contours/source": ring_items,
+        "sources/path": np.char.mod("images/%08d.dcm", indices),
     }
     lengths = {
         "items": samples,

@@ -1,1 +1,13 @@
-"""One HDF5 file of samples: its layout, the writer and the reader."""
+"""One HDF5 file of samples: its format, and how to read, check, split and write it.
+
+layout       the file format
+reader       Store and Sample: an open file, mapped into memory
+checks       what must be true of a file that is opened
+pixels       access to the pixels, mapped or compressed
+compression  the codec of compressed pixels
+selection    indices of samples that meet conditions
+splits       parts of a store that share no patient
+split_table  a split as a CSV file
+verify       compares the whole content with its checksums
+writing      writes a store
+"""

@@ -1,4 +1,4 @@
-"""Compressed stores: the same content in fewer bytes, whatever happens on the way."""
+"""Compressed stores: the same content in fewer bytes, also after interruptions."""
 
 import json
 import os
@@ -33,7 +33,7 @@ NO_PACKAGE = r'pip install "fastseg\[compress\]"'
 
 @pytest.fixture(scope="module")
 def small(sample_study, tmp_path_factory):
-    """The committed phantom, compressed."""
+    """A compressed store of the phantom in data/."""
     path = tmp_path_factory.mktemp("small") / "heart.h5"
     fastseg.build(fastseg.link(sample_study), path, compress=True)
     return fastseg.open(path)
@@ -41,14 +41,14 @@ def small(sample_study, tmp_path_factory):
 
 @pytest.fixture
 def copy(small, tmp_path):
-    """A copy of the compressed store, to be spoiled."""
+    """A copy of the compressed store, for tests that damage it."""
     path = tmp_path / "copy.h5"
     path.write_bytes(small.path.read_bytes())
     return path
 
 
 def assert_same(store, other):
-    """All that two stores say is the same, but where and how they keep it."""
+    """Check that two stores have the same content, except for offsets and sizes."""
     for one, two in zip(store, other, strict=True):
         assert_array_equal(one.image, two.image, strict=True)
         assert_array_equal(one.mask, two.mask, strict=True)
@@ -57,22 +57,22 @@ def assert_same(store, other):
             assert_array_equal(one.meta[name], two.meta[name])
         assert one.contours.keys() == two.contours.keys()
         for name, rings in one.contours.items():
-            for ring, its in zip(rings, two.contours[name], strict=True):
-                assert_array_equal(ring, its)
+            for ring, other_ring in zip(rings, two.contours[name], strict=True):
+                assert_array_equal(ring, other_ring)
     assert store.fingerprint == other.fingerprint
     assert (store.classes, store.buckets) == (other.classes, other.buckets)
 
 
-def test_the_same_bits_come_out(store, small):
-    """Samples, facts, contours and fingerprint are those of the plain store."""
+def test_content_is_the_same_as_without_compression(store, small):
+    """Samples, metadata, contours and fingerprint equal those of the other store."""
     assert_same(store, small)
     assert (store.compression, small.compression) == ("", "zstd")
     assert small.path.stat().st_size < store.path.stat().st_size / 2
     assert store.compression_ratio == 1 < 2.5 < small.compression_ratio
 
 
-def test_a_stranger_reads_it_with_h5py_and_hdf5plugin(small):
-    """The format page, h5py and a plugin that anyone can have are enough."""
+def test_h5py_and_hdf5plugin_read_a_compressed_store(small):
+    """Every sample and chunk can be read with these, as `layout` describes it."""
     with h5py.File(small.path) as file:
         assert file.attrs["compression"] == b"zstd"
         buckets = [name.decode() for name in file.attrs["buckets"]]
@@ -86,10 +86,10 @@ def test_a_stranger_reads_it_with_h5py_and_hdf5plugin(small):
                 dataset = file[group][bucket]
                 assert_array_equal(dataset[row], array, strict=True)
                 assert dataset.chunks == (1, *array.shape)
-                place, size = items[column][k]
+                offset, size = items[column][k]
                 skipped, chunk = dataset.id.read_direct_chunk((row, 0, 0))
                 assert (skipped, len(chunk)) == (0, size)
-                assert small.path.read_bytes()[place : place + size] == chunk
+                assert small.path.read_bytes()[offset : offset + size] == chunk
         names = {f"{table}/{name}" for table in file for name in file[table]}
         for name in [*names, *file.attrs]:
             assert (
@@ -98,7 +98,7 @@ def test_a_stranger_reads_it_with_h5py_and_hdf5plugin(small):
 
 
 def run(code, *arguments, **environment):
-    """Run Python in a process of its own and return it."""
+    """Run Python code in another process and return the completed process."""
     return subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)],
         env={**os.environ, **environment},
@@ -128,32 +128,32 @@ assert not h5py.h5z.filter_avail(32015)
 
 
 def test_without_zstandard_the_extra_is_named(store, small, study, tmp_path):
-    """Plain stores need no more than before; compressed ones tell what to install."""
+    """Other stores do not need it; for compressed ones, the error names the extra."""
     code = """
 import sys
 sys.modules["zstandard"] = None
 import fastseg
-def tell(action):
+def report(action):
     try:
         print(len(action()))
     except fastseg.errors.MissingExtraError as exc:
         print(exc)
-tell(lambda: fastseg.open(sys.argv[1]))
-tell(lambda: fastseg.open(sys.argv[2]))
-tell(lambda: fastseg.build(fastseg.link(sys.argv[3]), sys.argv[4], compress=True))
+report(lambda: fastseg.open(sys.argv[1]))
+report(lambda: fastseg.open(sys.argv[2]))
+report(lambda: fastseg.build(fastseg.link(sys.argv[3]), sys.argv[4], compress=True))
 """
     done = run(code, store.path, small.path, study, tmp_path / "s.h5")
     assert done.stderr == ""
-    plain, opened, built = done.stdout.splitlines()
+    mapped, opened, built = done.stdout.splitlines()
     line = 'needs an optional package: pip install "fastseg[compress]"'
-    assert plain == "32"
+    assert mapped == "32"
     assert opened == f"{small.path}: reading a compressed store {line}"
     assert built == f"building a compressed store {line}"
     assert set(tmp_path.iterdir()) == {study}
 
 
-def test_nobody_replaces_what_cannot_be_read(small, study, copy, monkeypatch):
-    """A plain build over a compressed store asks for the extra and leaves it."""
+def test_a_store_that_cannot_be_read_is_not_replaced(small, study, copy, monkeypatch):
+    """Without zstandard, a build over a compressed store raises MissingExtraError."""
     monkeypatch.setitem(sys.modules, "zstandard", None)
     with pytest.raises(MissingExtraError, match=NO_PACKAGE):
         fastseg.build(fastseg.link(study), copy)
@@ -162,19 +162,20 @@ def test_nobody_replaces_what_cannot_be_read(small, study, copy, monkeypatch):
 
 @pytest.mark.parametrize("threads", [1, 2, 7])
 def test_threads_change_no_byte(small, sample_study, tmp_path, threads):
-    """However many share the work, in whatever order, the file is the same."""
+    """The bytes of the file do not depend on the number of threads."""
     path = tmp_path / "s.h5"
     fastseg.build(fastseg.link(sample_study), path, compress=True, threads=threads)
     assert path.read_bytes() == small.path.read_bytes()
 
 
 class Killed(BaseException):
-    """Stands for whatever ends a process."""
+    """Ends a build as a signal would."""
 
 
 def kill_at(monkeypatch, owner, name, call):
-    """Let the call of that number fail."""
-    original, calls = getattr(owner, name), []
+    """Make one call of a function raise Killed; the first call has the number 1."""
+    original = getattr(owner, name)
+    calls = []
 
     def replacement(*arguments, **named):
         calls.append(1)
@@ -204,11 +205,11 @@ POINTS = [
     ("owner", "name", "call"), POINTS, ids=[f"{n}-{c}" for _, n, c in POINTS]
 )
 @pytest.mark.parametrize("threads", [1, 3])
-def test_a_killed_build_goes_on(
+def test_a_killed_build_can_be_resumed(
     small, sample_study, tmp_path, monkeypatch, owner, name, call, threads
 ):
-    """Wherever it ends, the target is absent or complete and the next build ends with
-    the same bytes, keeping what was finished."""
+    """After a kill at any step, the target is absent or complete, and the next build
+    reuses the finished items and gives the same bytes."""
     path, table = tmp_path / "s.h5", fastseg.link(sample_study)
     monkeypatch.setattr(plan, "SHARE", 1)
     with monkeypatch.context() as patch:
@@ -223,10 +224,8 @@ def test_a_killed_build_goes_on(
     assert set(tmp_path.iterdir()) == {path}
 
 
-def test_what_a_crash_has_spoiled_is_made_again(
-    small, sample_study, tmp_path, monkeypatch
-):
-    """Chunks of an unfinished store that are damaged or cut are not taken."""
+def test_damaged_chunks_are_made_again(small, sample_study, tmp_path, monkeypatch):
+    """A resumed build does not reuse chunks that are damaged or cut off."""
     monkeypatch.setattr(plan, "SHARE", 1)
     path, table = tmp_path / "s.h5", fastseg.link(sample_study)
 
@@ -247,17 +246,17 @@ def test_what_a_crash_has_spoiled_is_made_again(
     assert 5 < report.reused < 15
 
 
-@pytest.mark.parametrize("share", [0.3, 0.85, 0.9, 0.99, 0.9999])
+@pytest.mark.parametrize("fraction", [0.3, 0.85, 0.9, 0.99, 0.9999])
 @pytest.mark.parametrize("compress", [False, True])
-def test_a_full_disk_is_told_and_survived(
-    store, small, sample_study, tmp_path, share, compress
+def test_a_build_resumes_after_a_full_disk(
+    store, small, sample_study, tmp_path, fraction, compress
 ):
-    """A write that fails, HDF5's own as well, is an OSError and costs no work."""
+    """A failed write, also one by HDF5, raises OSError; a new build succeeds."""
     path, whole = tmp_path / "s.h5", (small if compress else store).path.read_bytes()
     table = fastseg.link(sample_study)
     resource = pytest.importorskip("resource")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (int(share * len(whole)), hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(fraction * len(whole)), hard))
     try:
         with pytest.raises(OSError, match="too large"):
             fastseg.build(table, path, compress=compress)
@@ -269,10 +268,10 @@ def test_a_full_disk_is_told_and_survived(
 
 
 @pytest.mark.parametrize("compress", [False, True])
-def test_an_older_store_of_the_other_kind_serves(
+def test_an_older_store_of_the_other_kind_is_reused(
     store, small, sample_study, tmp_path, compress
 ):
-    """No image is made again only because it is to be stored otherwise."""
+    """Turning compression on or off makes no image again."""
     older, newer = (store, small) if compress else (small, store)
     path = tmp_path / "s.h5"
     path.write_bytes(older.path.read_bytes())
@@ -281,16 +280,16 @@ def test_an_older_store_of_the_other_kind_serves(
     assert path.read_bytes() == newer.path.read_bytes()
 
 
-def test_only_what_has_changed_is_made_anew(study, tmp_path):
-    """The rest is as in the older compressed store, unless it is damaged there."""
+def test_only_changed_or_damaged_items_are_made_again(study, tmp_path):
+    """The others are copied from the older compressed store."""
     path = tmp_path / "s.h5"
     fastseg.build(fastseg.link(study), path, compress=True)
     before = path.stat()  # without the time of access, which reading may change
     again = fastseg.build(fastseg.link(study), path, compress=True)
     assert again.reused == again.samples
-    after = path.stat()  # nothing to do, nothing done
+    after = path.stat()  # the store was not written again
     assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
-    spoil(path, 3, "image")
+    flip_bit(path, 3, "image")
     contour = next(study.rglob("*icontour*.txt"))
     contour.write_text(contour.read_text().replace(".", ".0", 1))
     report = fastseg.build(fastseg.link(study), path, compress=True)
@@ -299,8 +298,10 @@ def test_only_what_has_changed_is_made_anew(study, tmp_path):
     assert path.read_bytes() == (tmp_path / "fresh.h5").read_bytes()
 
 
-def test_another_zstd_makes_the_store_anew(small, study, tmp_path, monkeypatch):
-    """Its bytes may differ, so all are written again; the pixels are kept."""
+def test_another_zstd_version_writes_the_store_again(
+    small, study, tmp_path, monkeypatch
+):
+    """Its chunks may have other bytes, so all are encoded again; pixels are reused."""
     path, table = tmp_path / "s.h5", fastseg.link(study)
     with monkeypatch.context() as patch:
         patch.setattr(compression, "version", lambda: "0.9")
@@ -313,35 +314,35 @@ def test_another_zstd_makes_the_store_anew(small, study, tmp_path, monkeypatch):
 
 def put_chunk(path, sample, part, chunk):
     """Overwrite the beginning of a chunk."""
-    place, size = fastseg.open(path).items[f"{part}_chunk"][sample].tolist()
+    offset, size = fastseg.open(path).items[f"{part}_chunk"][sample].tolist()
     with path.open("r+b") as file:
-        file.seek(place)
+        file.seek(offset)
         file.write(chunk[:size])
 
 
-def spoil(path, sample, part):
+def flip_bit(path, sample, part):
     """Flip a bit in the middle of a chunk."""
-    place, size = fastseg.open(path).items[f"{part}_chunk"][sample].tolist()
+    offset, size = fastseg.open(path).items[f"{part}_chunk"][sample].tolist()
     content = bytearray(path.read_bytes())
-    content[place + size // 2] ^= 8
+    content[offset + size // 2] ^= 8
     path.write_bytes(content)
 
 
 def test_damage_is_named_with_its_sample(copy):
-    """A flipped bit in a chunk is an error or other pixels; verify tells which."""
-    spoil(copy, 5, "image")
-    spoil(copy, 9, "mask")
+    """A flipped bit in a chunk is an error or changes pixels; `verify` names both."""
+    flip_bit(copy, 5, "image")
+    flip_bit(copy, 9, "mask")
     report = fastseg.verify(copy)
     assert [(d.sample, d.part) for d in report.damages] == [(5, "image"), (9, "mask")]
     opened = fastseg.open(copy)
     for sample, part in ((5, "image"), (9, "mask")):
-        wanted = int(opened.items[f"{part}_xxh3"][sample])
+        expected = int(opened.items[f"{part}_xxh3"][sample])
         try:
-            found = xxh3_64_intdigest(getattr(opened[sample], part).tobytes())
+            result = xxh3_64_intdigest(getattr(opened[sample], part).tobytes())
         except StoreError as exc:
-            found = str(exc).removeprefix(f"{copy}: {part} of sample {sample} ")
-            wanted = str(exc)
-        assert found != wanted
+            result = str(exc).removeprefix(f"{copy}: {part} of sample {sample} ")
+            expected = str(exc)
+        assert result != expected
 
 
 SIZE = 96 * 96 * 2
@@ -364,7 +365,7 @@ BAD_CHUNKS = {
     "no size": frame(bytes(SIZE), write_content_size=False),
     "a terabyte": HUGE + b"\x01\0\0",
     "skippable": b"\x50\x2a\x4d\x18" + SIZE.to_bytes(4, "little") + bytes(SIZE),
-    # Promises the size with a window of 2 GB, and stops.
+    # The header has the right size and a window of 2 GB; nothing follows.
     "window": b"\x28\xb5\x2f\xfd\x40\xa8" + (SIZE - 256).to_bytes(2, "little"),
 }
 
@@ -372,7 +373,7 @@ BAD_CHUNKS = {
 @pytest.mark.parametrize("chunk", BAD_CHUNKS.values(), ids=BAD_CHUNKS)
 @pytest.mark.parametrize("shuffles", [False, True])
 def test_a_bad_chunk_is_refused_and_takes_no_memory(chunk, shuffles):
-    """Whatever it promises, it is an error, and no more is allocated than it may."""
+    """A bad chunk raises StoreError, whatever size it claims, and allocates little."""
     codec = Codec((96, 96), np.dtype("<u2"), shuffles)
     assert_array_equal(
         codec.decode(frame(bytes(SIZE))), np.zeros((96, 96), "<u2"), strict=True
@@ -387,16 +388,16 @@ def test_a_bad_chunk_is_refused_and_takes_no_memory(chunk, shuffles):
 
 
 def test_an_array_that_no_chunk_can_hold_is_not_allocated():
-    """A store that claims images of 4 GB needs chunks that could hold them."""
+    """A chunk of 16 bytes that claims an image of 4 GB is refused."""
     codec = Codec((2**15, 2**16), np.dtype("<u2"), shuffles=True)
-    promise = b"\x28\xb5\x2f\xfd\xe0" + codec.size.to_bytes(8, "little") + b"\x01\0\0"
+    chunk = b"\x28\xb5\x2f\xfd\xe0" + codec.size.to_bytes(8, "little") + b"\x01\0\0"
     with pytest.raises(StoreError, match="more memory than a valid chunk needs"):
-        codec.decode(promise)
+        codec.decode(chunk)
 
 
 @given(st.data())
 def test_random_bytes_decode_or_are_refused(data):
-    """A spoiled chunk gives an array of the right form or a StoreError."""
+    """A damaged chunk gives an array of the right shape and dtype, or StoreError."""
     codec = Codec((8, 6), np.dtype("<i2"), shuffles=True)
     chunk = bytearray(codec.encode(np.arange(48, dtype="<i2").reshape(8, 6)))
     for _ in range(data.draw(st.integers(1, 4))):
@@ -414,29 +415,29 @@ dtypes = st.sampled_from(["|u1", "|i1", "<u2", "<i2", "<u4", "<i4", "<u8", "<f4"
 
 
 @given(dtypes.flatmap(lambda d: arrays(d, st.tuples(*[st.integers(1, 9)] * 2))))
-def test_a_chunk_gives_its_array_again(array):
-    """Arrays of any kind survive, shuffled or not; what comes out is read-only."""
+def test_decoding_inverts_encoding(array):
+    """Arrays of all dtypes are the same again, shuffled or not, and read-only."""
     for shuffles in (array.itemsize > 1, False):
         codec = Codec(array.shape, array.dtype, shuffles)
         chunk = codec.encode(array)
         assert chunk == codec.encode(array.copy())
-        again = codec.decode(chunk)
-        assert_array_equal(again, array, strict=True)
-        assert not again.flags.writeable
+        decoded = codec.decode(chunk)
+        assert_array_equal(decoded, array, strict=True)
+        assert not decoded.flags.writeable
 
 
-def test_the_shuffle_earns_its_keep(small):
-    """Shuffled, the images take less than 90 % of the bytes that they would."""
-    both = [
+def test_the_shuffle_makes_chunks_smaller(small):
+    """With the shuffle, the images take less than 90 % of the bytes without."""
+    sizes = [
         sum(len(Codec(i.shape, i.dtype, shuffles).encode(i)) for i in images)
         for images in [[sample.image for sample in small]]
         for shuffles in (True, False)
     ]
-    assert both[0] < 0.9 * both[1]
+    assert sizes[0] < 0.9 * sizes[1]
 
 
-def test_whole_buckets_are_refused_with_a_remedy(small):
-    """No array of all images exists; the error says what does."""
+def test_a_compressed_store_has_no_arrays_of_buckets(small):
+    """The error says how to read a sample instead."""
     for name in ("images", "masks"):
         with pytest.raises(StoreError, match=r"is compressed.*store\[i\]"):
             getattr(small, name)
@@ -457,7 +458,7 @@ def batches(store, options):
 @pytest.mark.parametrize("masks", ["bits", "labels", "onehot", "icontour"])
 @pytest.mark.parametrize("normalize", ["zscore", "percentile", "window", None])
 def test_batches_are_the_same(store, small, masks, normalize):
-    """Whatever the options and threads, no bit tells that a store is compressed."""
+    """For all options and threads, batches equal those of the other store."""
     for size, threads, shuffle in product((64, (130, 100)), (1, 3), (True, False)):
         options = {"masks": masks, "normalize": normalize, "shuffle": shuffle}
         options |= {"size": size, "threads": threads, "pad_value": -1.5}
@@ -465,7 +466,7 @@ def test_batches_are_the_same(store, small, masks, normalize):
 
 
 def test_the_loader_names_a_damaged_sample(copy):
-    """The error of a thread arrives with the sample and the batch."""
+    """The error of a worker thread has a note that names sample and batch."""
     put_chunk(copy, 4, "image", b"damage")
     loader = Loader(fastseg.open(copy), batch_size=2, size=32, shuffle=False)
     with pytest.raises(
@@ -477,8 +478,8 @@ def test_the_loader_names_a_damaged_sample(copy):
     assert "for batch 2 of epoch 0" in note
 
 
-def test_a_compressed_store_is_sound(small, sample_study):
-    """Verify reads each chunk and column once, and finds nothing."""
+def test_a_compressed_store_is_valid(small, sample_study):
+    """`verify` reads each chunk and column once, and reports nothing."""
     report = fastseg.verify(small, sources=sample_study)
     assert report.is_valid
     columns = [*small.items.values(), *small.contours.values(), *small.sources.values()]
@@ -487,8 +488,8 @@ def test_a_compressed_store_is_sound(small, sample_study):
     assert report.bytes_read == expected + small.sources["size"].sum()
 
 
-def test_what_hdf5_would_read_is_verified(copy):
-    """A chunk that HDF5 finds elsewhere than fastseg is damage of its sample."""
+def test_hdf5_s_chunk_index_is_verified(copy):
+    """If HDF5 has another offset for a chunk than the column, `verify` reports it."""
     with h5py.File(copy, "r+") as file:
         images = file["images/96x96_uint16"]
         _, chunk = images.id.read_direct_chunk((7, 0, 0))
@@ -504,23 +505,23 @@ def test_what_hdf5_would_read_is_verified(copy):
         for bucket, row, part in ((1, 7, "image"), (0, 2, "mask"))
     ]
     report = fastseg.verify(copy)
-    found = {(damage.sample, damage.part): damage.reason for damage in report.damages}
-    assert found.keys() >= set(expected)
-    assert {found[key] for key in expected} == {
+    reasons = {(damage.sample, damage.part): damage.reason for damage in report.damages}
+    assert reasons.keys() >= set(expected)
+    assert {reasons[key] for key in expected} == {
         "has another offset or size in HDF5's index"
     }
 
 
-def say(name, value):
+def set_attribute(name, value):
     return lambda file: file.attrs.__setitem__(name, value)
 
 
-def put_at(name, place, value):
-    return lambda file: file[name].__setitem__(place, value)
+def put_at(name, index, value):
+    return lambda file: file[name].__setitem__(index, value)
 
 
-def make(name, **options):
-    """Return a function that replaces a dataset by one made otherwise."""
+def replace_dataset(name, **options):
+    """Return a function that replaces a dataset by one with other properties."""
 
     def change(file):
         shape, dtype = file[name].shape, file[name].dtype
@@ -532,8 +533,14 @@ def make(name, **options):
 
 IMAGES, MASKS = "images/96x96_uint16", "masks/96x96_uint16"
 CHANGES = [
-    (say("compression", np.bytes_("lz9")), "compressed by 'lz9', this fastseg reads"),
-    (say("compression", np.bytes_(b"\xff")), "the attribute compression is not text"),
+    (
+        set_attribute("compression", np.bytes_("lz9")),
+        "compressed by 'lz9', this fastseg reads",
+    ),
+    (
+        set_attribute("compression", np.bytes_(b"\xff")),
+        "the attribute compression is not text",
+    ),
     (
         lambda f: f.attrs.pop("compression"),
         "checksums does not have one for each dataset",
@@ -544,20 +551,26 @@ CHANGES = [
     (put_at("items/mask_chunk", (3, 1), 0), "items/mask_chunk points outside"),
     (put_at("items/mask_chunk", (3, 1), -5), "items/mask_chunk points outside"),
     (put_at("items/mask_chunk", (3, 1), 2**63 - 1), "items/mask_chunk points outside"),
-    (make(IMAGES), "has chunks None and filters []"),
-    (make(IMAGES, chunks=(1, 96, 96)), r"chunks (1, 96, 96) and filters []"),
+    (replace_dataset(IMAGES), "has chunks None and filters []"),
+    (replace_dataset(IMAGES, chunks=(1, 96, 96)), r"chunks (1, 96, 96) and filters []"),
     (
-        make(IMAGES, chunks=(2, 96, 96), shuffle=True, compression=32015),
+        replace_dataset(IMAGES, chunks=(2, 96, 96), shuffle=True, compression=32015),
         "has chunks (2",
     ),
-    (make(IMAGES, chunks=(1, 96, 96), compression=32015), "and filters [(32015"),
-    (make(MASKS, chunks=(1, 96, 96), compression="gzip"), "and filters [(1, "),
+    (
+        replace_dataset(IMAGES, chunks=(1, 96, 96), compression=32015),
+        "and filters [(32015",
+    ),
+    (
+        replace_dataset(MASKS, chunks=(1, 96, 96), compression="gzip"),
+        "and filters [(1, ",
+    ),
 ]
 
 
 @pytest.mark.parametrize(("change", "text"), CHANGES)
-def test_what_misleads_is_refused(copy, change, text):
-    """A store whose chunks cannot be as the format says does not open."""
+def test_a_compressed_store_that_breaks_the_format_is_refused(copy, change, text):
+    """Opening a store with wrong filters, chunks or offsets raises StoreError."""
     with h5py.File(copy, "r+") as file:
         change(file)
     with pytest.raises(StoreError) as caught:
@@ -566,13 +579,13 @@ def test_what_misleads_is_refused(copy, change, text):
 
 
 def test_stores_of_another_level_are_read(copy, monkeypatch):
-    """At which level zstd has compressed is no reason to refuse a store."""
+    """A store that was compressed at another level of zstd is valid."""
     monkeypatch.setattr(compression, "LEVEL", compression.LEVEL + 5)
     assert fastseg.verify(copy).is_valid
 
 
 def test_a_cut_store_is_refused(copy):
-    """Opening a compressed store that was cut is an error at any length."""
+    """Opening a compressed store that was cut, at any length, raises StoreError."""
     size = copy.stat().st_size
     for length in [*range(size - 1, size - 50, -1), *range(size - 50, -1, -4999), 0]:
         os.truncate(copy, length)
@@ -581,20 +594,20 @@ def test_a_cut_store_is_refused(copy):
 
 
 def test_the_command_line_compresses(study, tmp_path, fastseg_command):
-    """`build --compress` tells the size, `info` by how much smaller the pixels are."""
+    """`build --compress` prints the size, `info` how much smaller the pixels are."""
     fastseg_command("link", study, "-o", "links.csv")
     done = fastseg_command("build", "links.csv", "-o", "s.h5", "--compress")
     assert (done.returncode, done.stderr) == (0, "")
     assert f"{(tmp_path / 's.h5').stat().st_size / 1e6:.1f} MB" in done.stdout
     ratio = fastseg.open(tmp_path / "s.h5").compression_ratio
-    told = fastseg_command("info", "s.h5").stdout
-    assert f"zstd, {ratio:.2f} times smaller" in told
-    assert "40x40_uint16" in told
+    printed = fastseg_command("info", "s.h5").stdout
+    assert f"zstd, {ratio:.2f} times smaller" in printed
+    assert "40x40_uint16" in printed
     assert fastseg_command("verify", "s.h5").returncode == 0
 
 
-def test_checksums_cover_the_chunks_columns(small):
-    """They have checksums, and the fingerprint does not depend on them."""
+def test_columns_of_chunks_have_checksums(small):
+    """image_chunk and mask_chunk have checksums; the fingerprint leaves these out."""
     with h5py.File(small.path) as file:
         checksums = json.loads(file.attrs["checksums"])
     added = checksums.keys() - layout.checksum_names(small.classes)

@@ -1,4 +1,4 @@
-"""Stores: what a stranger reads with h5py alone, what the reader hands out."""
+"""Stores: h5py alone can read them, Store maps them, and damaged ones are refused."""
 
 import copy
 import json
@@ -22,7 +22,7 @@ from tests.sparse import make_sparse_store
 
 @pytest.fixture
 def damaged(store, tmp_path):
-    """Returns a function that changes a copy of a store and gives its path."""
+    """A function that changes a copy of a store and returns its path."""
 
     def damage(change):
         path = tmp_path / "damaged.h5"
@@ -34,8 +34,8 @@ def damaged(store, tmp_path):
     return damage
 
 
-def test_a_stranger_reads_a_store_with_h5py_alone(store):
-    """The format page is enough: every sample is found by plain h5py."""
+def test_h5py_alone_reads_a_store(store):
+    """Every sample can be read with h5py, as `layout` describes it."""
     with h5py.File(store.path) as file:
         assert file.attrs["format"] == b"fastseg-store"
         assert file.attrs["version"] == 1
@@ -62,9 +62,9 @@ def test_a_stranger_reads_a_store_with_h5py_alone(store):
 
 
 def test_everything_is_little_endian_contiguous_and_aligned(store):
-    """All datasets can be mapped; large ones begin on a page."""
+    """All datasets can be mapped; large ones begin at a multiple of PAGE bytes."""
 
-    def look(name, item):
+    def check(name, item):
         if isinstance(item, h5py.Dataset) and item.size:
             offset = item.id.get_offset()
             assert offset is not None, name
@@ -73,24 +73,24 @@ def test_everything_is_little_endian_contiguous_and_aligned(store):
                 assert offset % layout.PAGE == 0, name
 
     with h5py.File(store.path) as file:
-        file.visititems(look)
+        file.visititems(check)
         assert {len(column) for column in file["items"].values()} == {len(store)}
 
 
-def test_the_format_page_names_every_dataset(store):
-    """What a store holds is described in `store.layout`, and nothing else is in it."""
-    page = layout.__doc__
+def test_the_format_describes_every_dataset(store):
+    """`store.layout` names each dataset and attribute of a store."""
+    description = layout.__doc__
     with h5py.File(store.path) as file:
         for group in ("items", "contours", "sources"):
             for name in file[group]:
-                assert name in page, f"{group}/{name}"
+                assert name in description, f"{group}/{name}"
         for name in file.attrs:
-            assert name in page, name
+            assert name in description, name
         assert set(file) == {"images", "masks", "items", "contours", "sources"}
 
 
 def test_samples_are_views_of_the_map(store):
-    """Arrays cost no memory, cannot be written to, and outlive store and sample."""
+    """Arrays are read-only views, which stay valid without the Store."""
     again = fastseg.open(store.path)
     image, mask = again[3].image, again[3].mask
     assert image.base is not None
@@ -101,20 +101,20 @@ def test_samples_are_views_of_the_map(store):
 
 
 def test_a_store_is_a_sequence_of_samples(store):
-    """Length, negative places, iteration and errors are those of a sequence."""
+    """Length, negative indices, iteration and errors are those of a sequence."""
     assert len(store) == 32
     assert store[-1].index == 31
     assert [sample.index for sample in store] == list(range(32))
     assert store[np.int64(2)].index == 2
-    for place in (32, -33):
+    for index in (32, -33):
         with pytest.raises(IndexError, match="outside a store of 32 samples"):
-            store[place]
+            store[index]
     with pytest.raises(TypeError, match="list comprehension"):
         store[1:3]
 
 
-def test_a_store_tells_what_it_holds(store):
-    """Classes, patients, buckets, sources and facts are at hand."""
+def test_a_store_describes_its_content(store):
+    """It has classes, patients, buckets, sources and the metadata of each sample."""
     assert store.classes == ("icontour", "ocontour", "p1contour", "p2contour")
     assert store.patients == tuple(f"PHANTOM000{k}" for k in (1, 2, 3, 4))
     assert list(store.buckets) == ["120x88_uint16", "96x96_uint16"]
@@ -130,8 +130,8 @@ def test_a_store_tells_what_it_holds(store):
     assert json.dumps(meta)
 
 
-def test_an_unknown_class_is_refused_with_the_near_miss(store):
-    """It is a KeyError whose text is readable."""
+def test_an_unknown_class_is_refused_with_a_suggestion(store):
+    """UnknownClassError is a KeyError, but its text is not a repr."""
     with pytest.raises(UnknownClassError, match="did you mean 'icontour'") as caught:
         store[0].mask_of("icontours")
     assert isinstance(caught.value, KeyError)
@@ -145,34 +145,34 @@ def test_a_store_can_be_pickled_and_copied(store):
 
 
 def test_a_pickled_store_that_was_replaced_is_refused(study, tmp_path):
-    """Unpickling looks at the fingerprint."""
+    """Unpickling compares the fingerprint."""
     path = tmp_path / "heart.h5"
     fastseg.build(fastseg.link(study), path)
-    frozen = pickle.dumps(fastseg.open(path))
+    pickled = pickle.dumps(fastseg.open(path))
     fastseg.build(fastseg.link(study, labels=["icontour"]), path)
     with pytest.raises(StoreError, match="is another store"):
-        pickle.loads(frozen)
+        pickle.loads(pickled)
 
 
-def test_threads_read_side_by_side(store):
-    """Many threads see the same samples."""
+def test_threads_may_share_a_store(store):
+    """Eight threads read the same samples at the same time."""
     expected = [sample.image.sum() for sample in store]
-    found = {}
+    sums = {}
 
     def read(name):
-        found[name] = [sample.image.sum() for sample in store]
+        sums[name] = [sample.image.sum() for sample in store]
 
     threads = [threading.Thread(target=read, args=(k,)) for k in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert all(sums == expected for sums in found.values())
-    assert len(found) == 8
+    assert all(each == expected for each in sums.values())
+    assert len(sums) == 8
 
 
-def test_a_missing_file_is_a_missing_file(tmp_path):
-    """Opening nothing raises FileNotFoundError."""
+def test_a_missing_file_is_not_a_store_error(tmp_path):
+    """Opening a missing file raises FileNotFoundError."""
     with pytest.raises(FileNotFoundError):
         fastseg.open(tmp_path / "none.h5")
 
@@ -180,16 +180,16 @@ def test_a_missing_file_is_a_missing_file(tmp_path):
 @pytest.mark.parametrize(
     "content", [b"", b"patient,dicom_path\n", b"\x89HDF\r\n\x1a\n"]
 )
-def test_what_is_no_hdf5_file_is_refused(tmp_path, content):
-    """Text, nothing, and a lone signature are StoreErrors that name the file."""
-    path = tmp_path / "strange.h5"
+def test_a_file_that_is_not_hdf5_is_refused(tmp_path, content):
+    """An empty file, text and a bare signature raise StoreErrors that name the file."""
+    path = tmp_path / "other.h5"
     path.write_bytes(content)
-    with pytest.raises(StoreError, match=r"strange\.h5: is no HDF5 file"):
+    with pytest.raises(StoreError, match=r"other\.h5: is no HDF5 file"):
         fastseg.open(path)
 
 
 def test_a_truncated_store_is_refused_at_any_length(small_study, tmp_path):
-    """Opening a cut file is an error and never a signal."""
+    """Opening a cut file raises StoreError and never crashes the process."""
     path = tmp_path / "cut.h5"
     fastseg.build(fastseg.link(small_study), path)
     size = path.stat().st_size
@@ -202,7 +202,7 @@ def test_a_truncated_store_is_refused_at_any_length(small_study, tmp_path):
 def test_a_store_that_is_replaced_while_it_is_opened_is_refused(
     store, tmp_path, monkeypatch
 ):
-    """HDF5 and the map look at one file, although both are given its name."""
+    """The map and h5py open the file by name; StoreError if these are two files."""
     path = tmp_path / "heart.h5"
     path.write_bytes(store.path.read_bytes())
     other = tmp_path / "other.h5"
@@ -219,7 +219,7 @@ def test_a_store_that_is_replaced_while_it_is_opened_is_refused(
 
 
 def test_a_store_cut_while_in_use_is_noticed(store, tmp_path):
-    """The loader asks for the file's size before it reads."""
+    """A Loader checks the size of the file before it reads from the map."""
     path = tmp_path / "shrinks.h5"
     path.write_bytes(store.path.read_bytes())
     loader = fastseg.Loader(fastseg.open(path), size=96)
@@ -234,11 +234,11 @@ def put(file, name, values):
     file[name] = values
 
 
-def put_at(name, place, value):
-    return lambda file: file[name].__setitem__(place, value)
+def put_at(name, index, value):
+    return lambda file: file[name].__setitem__(index, value)
 
 
-def say(name, value):
+def set_attribute(name, value):
     return lambda file: file.attrs.__setitem__(name, value)
 
 
@@ -280,30 +280,48 @@ ATTRIBUTES = (
 )
 CHANGES = [
     (lambda f: f.attrs.pop("format"), "not a fastseg store"),
-    (say("format", np.bytes_("other-store")), "not a fastseg store"),
-    (say("version", 2), "has version 2, this fastseg reads 1; upgrade"),
-    (say("version", 0), "has version 0"),
-    (say("version", 1.5), "has version 1.5"),
+    (set_attribute("format", np.bytes_("other-store")), "not a fastseg store"),
+    (set_attribute("version", 2), "has version 2, this fastseg reads 1; upgrade"),
+    (set_attribute("version", 0), "has version 0"),
+    (set_attribute("version", 1.5), "has version 1.5"),
     (lambda f: f.attrs.pop("version"), "has version None"),
-    (say("complete", 0), "incomplete"),
+    (set_attribute("complete", 0), "incomplete"),
     (lambda f: f.attrs.pop("complete"), "incomplete"),
     *((lambda f, n=n: f.attrs.pop(n), f"attribute {n} is not") for n in ATTRIBUTES),
-    # Strings of variable length crash HDF5 where they are damaged: not even read.
-    (say("options", "{}"), "options is not a JSON object"),
-    (say("options", np.bytes_("{")), "options is not a JSON object"),
-    (say("options", np.bytes_("[]")), "options is not a JSON object"),
-    (say("options", np.bytes_("[" * 20_000)), "options is not a JSON object"),
-    (say("software", np.bytes_('{"a": "\\ud800"}')), "software is not a JSON object"),
-    (say("software", np.bytes_(b"\xff")), "software is not a JSON object"),
-    (say("checksums", np.bytes_("{}")), "checksums does not have one for each dataset"),
-    (say("fingerprint", np.bytes_("?")), "the fingerprint is"),
-    (say("fingerprint", 5), "fingerprint is not text"),
-    (say("classes", np.array([b"a", b"a"])), "classes is not a list of names"),
-    (say("classes", np.array([b"a", b""])), "classes is not a list of names"),
-    (say("classes", 4), "classes is not a list of names"),
-    (say("classes", np.arange(65).astype("S2")), "has 65 classes, expected at most 64"),
-    (say("buckets", np.array([b"96x96_uint16"])), "items/row points outside its data"),
-    (say("buckets", np.array([b"96x96_uint16", b"x"])), "no dataset images/x"),
+    # Not read at all, because damaged strings of variable length crash HDF5.
+    (set_attribute("options", "{}"), "options is not a JSON object"),
+    (set_attribute("options", np.bytes_("{")), "options is not a JSON object"),
+    (set_attribute("options", np.bytes_("[]")), "options is not a JSON object"),
+    (set_attribute("options", np.bytes_("[" * 20_000)), "options is not a JSON object"),
+    (
+        set_attribute("software", np.bytes_('{"a": "\\ud800"}')),
+        "software is not a JSON object",
+    ),
+    (set_attribute("software", np.bytes_(b"\xff")), "software is not a JSON object"),
+    (
+        set_attribute("checksums", np.bytes_("{}")),
+        "checksums does not have one for each dataset",
+    ),
+    (set_attribute("fingerprint", np.bytes_("?")), "the fingerprint is"),
+    (set_attribute("fingerprint", 5), "fingerprint is not text"),
+    (
+        set_attribute("classes", np.array([b"a", b"a"])),
+        "classes is not a list of names",
+    ),
+    (set_attribute("classes", np.array([b"a", b""])), "classes is not a list of names"),
+    (set_attribute("classes", 4), "classes is not a list of names"),
+    (
+        set_attribute("classes", np.arange(65).astype("S2")),
+        "has 65 classes, expected at most 64",
+    ),
+    (
+        set_attribute("buckets", np.array([b"96x96_uint16"])),
+        "items/row points outside its data",
+    ),
+    (
+        set_attribute("buckets", np.array([b"96x96_uint16", b"x"])),
+        "no dataset images/x",
+    ),
     (rename_bucket, "images/96x96_uint8 holds images of 96x96_uint16"),
     (lambda f: f["items/percentiles"].attrs.__setitem__("q", 1.0), "are at"),
     (lambda f: f["items/percentiles"].attrs.pop("q"), "are at"),
@@ -372,7 +390,7 @@ CHANGES = [
 
 @pytest.mark.parametrize(("change", "text"), CHANGES)
 def test_damaged_stores_are_refused(damaged, change, text):
-    """Whatever would lead a compiled loop astray is an error at open."""
+    """A store that could make a compiled loop read outside the map does not open."""
     path = damaged(change)
     with pytest.raises(StoreError, match=re.escape(text)) as caught:
         fastseg.open(path)
@@ -380,23 +398,23 @@ def test_damaged_stores_are_refused(damaged, change, text):
 
 
 def test_an_offset_outside_the_file_is_refused(store, tmp_path):
-    """A dataset that HDF5 places beyond the end of the file is not mapped."""
+    """A dataset whose offset is beyond the end of the file raises StoreError."""
     name = "96x96_uint16"
     size = store.images[name].nbytes.to_bytes(8, "little")
     offset = store.offsets[f"images/{name}"].to_bytes(8, "little")
     whole = store.path.read_bytes()
     assert whole.count(offset + size) == 1
-    path = tmp_path / "led-astray.h5"
-    for place in (len(whole) - 1, 2**62, 2**64 - 2):
+    path = tmp_path / "moved.h5"
+    for wrong in (len(whole) - 1, 2**62, 2**64 - 2):
         path.unlink(missing_ok=True)
-        moved = place.to_bytes(8, "little") + size
+        moved = wrong.to_bytes(8, "little") + size
         path.write_bytes(whole.replace(offset + size, moved))
-        with pytest.raises(StoreError, match=r"led-astray\.h5: "):
+        with pytest.raises(StoreError, match=r"moved\.h5: "):
             fastseg.open(path)
 
 
 def test_a_store_without_contours_opens(study, tmp_path):
-    """No class and no ring is no damage."""
+    """A store without classes and rings is valid."""
     for contour in study.rglob("*contour*.txt"):
         contour.unlink()
     path = tmp_path / "bare.h5"
@@ -408,7 +426,7 @@ def test_a_store_without_contours_opens(study, tmp_path):
 
 
 def test_a_large_store_takes_little_memory(tmp_path):
-    """Opening looks at indices only. `make bench-scale` tells how long it takes."""
+    """Opening reads only columns, a block at a time, and samples are views."""
     path = tmp_path / "large.h5"
     make_sparse_store(path, 200_000)
     assert path.stat().st_size > 20e9

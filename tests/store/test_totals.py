@@ -1,4 +1,4 @@
-"""What is counted and gathered of all items before a store's columns are written."""
+"""`Totals`: the rows of /sources and the widths of string columns."""
 
 import tempfile
 from pathlib import Path
@@ -24,7 +24,8 @@ sources = st.builds(
 
 def record(files, patient=""):
     meta = bytes(meta_dtype(()).itemsize)
-    stamps, points = ((0,) * 4,), np.empty((0, 2))
+    stamps = ((0,) * 4,)
+    points = np.empty((0, 2))
     return Record(0, (0, 0), stamps, patient, "", tuple(files), (), meta, points)
 
 
@@ -34,31 +35,31 @@ def record(files, patient=""):
     st.sampled_from([1, 3, 1000]),
 )
 def test_files_are_listed_once_and_in_order(groups, sorted_at_once, listed_at_once):
-    """The columns are those of the sorted set, the rows lead each file to its own."""
+    """/sources has each file once, sorted, and `rows` gives the row of each file."""
     with (
         mock.patch.object(spool, "SORTED_AT_ONCE", sorted_at_once),
         mock.patch.object(totals, "FILES_AT_ONCE", listed_at_once),
     ):
-        gathered = totals.Totals(HERE)
+        counted = totals.Totals(HERE)
         for files in groups:
-            gathered.add(gather([record(files)], ()))
-        count, rows = gathered.rows()
+            counted.add(gather([record(files)], ()))
+        count, rows = counted.rows()
         listed = [
             (path.decode(), size, digest)
-            for columns in gathered.sources()
+            for columns in counted.sources()
             for path, size, digest in zip(*columns.values(), strict=True)
         ]
     assert len(listed) == count
-    everything = [file for files in groups for file in files]
-    assert listed == sorted(set(everything))
-    assert [listed[row] for row in rows] == everything
+    added = [file for files in groups for file in files]
+    assert listed == sorted(set(added))
+    assert [listed[row] for row in rows] == added
 
 
 @given(st.lists(st.text("aä\U0001f600", max_size=4), max_size=6))
 def test_the_longest_text_is_counted_in_bytes(patients):
     """A column is as wide as its longest text in UTF-8, and at least one byte."""
-    gathered = totals.Totals(HERE)
+    counted = totals.Totals(HERE)
     for patient in patients:
-        gathered.add(gather([record([], patient)], ()))
+        counted.add(gather([record([], patient)], ()))
     longest = max((len(patient.encode()) for patient in patients), default=0)
-    assert gathered.longest["patient"] == max(longest, 1)
+    assert counted.longest["patient"] == max(longest, 1)
