@@ -188,7 +188,7 @@ def _random_numbers(keys: NDArray[Any], seed: int) -> NDArray[np.uint64]:
 
     The number of a patient or series is a hash of its ID and the seed, so it is the
     same in every store. The number of a sample depends on its index in the store and
-    the seed; it is another one where the same image has another index.
+    the seed, so the same image has another number where it has another index.
     """
     if keys.dtype.kind == "S":
         hashes = [xxh3_64_intdigest(key, seed) for key in keys.tolist()]
@@ -206,17 +206,18 @@ def _assign_single_samples(
 ) -> NDArray[np.int64]:
     """Return the part of each of n groups of one sample, int64 (n,).
 
-    Sorts the samples by their strata, in random order where these are equal. The
-    sequence of parts that they get spreads each part evenly. So each range of the
-    sorted samples, and with it each stratum, has the parts in their proportions.
+    Sorts the samples by their strata, and by their random numbers where these are
+    equal. Then the samples get the parts of a sequence in which each part is spread
+    evenly. So each range of sorted samples, and with it each stratum, is divided in
+    proportion.
     """
     counts = _largest_remainder(len(numbers), fractions)
-    # Part k stands at the positions (i + 0.5) / counts[k] of the sequence, from 0 to 1.
+    # In the sequence, entry i of part k is at (i + 0.5) / counts[k], between 0 and 1.
     positions = np.concatenate([(np.arange(count) + 0.5) / count for count in counts])
     order = np.argsort(positions, kind="stable")
     sequence = np.repeat(np.arange(len(counts)), counts)[order]
     part = np.empty(len(numbers), np.int64)
-    # The sequence starts at random: else the first sample always had the same part.
+    # The start is random: otherwise the first sample would always get the same part.
     start = int(numbers[0] % np.uint64(len(numbers)))
     part[np.lexsort((numbers, *strata))] = np.roll(sequence, start)
     return part
@@ -263,7 +264,7 @@ def _assign_balanced(
     order = np.argsort(numbers, kind="stable").tolist()
     for done, group in enumerate(order):
         need = deficits @ weighted[group]
-        # The last groups go to the parts that have none yet.
+        # As many groups are left as parts have none: each of these gets one.
         is_last_chance = len(order) - done == len(empty)
         targets = sorted(empty) if is_last_chance else range(len(need))
         part[group] = best = max(targets, key=need.__getitem__)

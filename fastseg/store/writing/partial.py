@@ -6,7 +6,8 @@
     <name>.partial.old, <name>.partial.old.journal
                             the same of an interrupted build of other items, from which
                             this build copies the items that it needs
-    <name>.partial.index    the file that HDF5 writes at the end, see `hdf5_index`
+    <name>.partial.index    the file that HDF5 writes, for a moment at the start and at
+                            the end, see `hdf5_index`
     <name>.partial.lock     locked while a process builds the store
 
 The target is absent, or is the older store, until the last step renames the finished
@@ -40,9 +41,9 @@ from fastseg.store.writing.totals import Totals
 
 # A build does not resume from journals of other versions.
 JOURNAL_VERSION = 2
-# Bytes of new images after which the system shall begin to write to the disk.
+# After this many bytes of images, the system is asked to begin to write to the disk.
 WRITEBACK_BYTES = 2**22
-# Items whose columns are written at once, at least.
+# Columns are written in blocks of at least this many items.
 ITEMS_AT_ONCE = 512
 
 
