@@ -5,15 +5,15 @@ from numpy.typing import NDArray
 
 from fastseg._kernels.contours import area
 from fastseg.raster.rings import Contours, as_rings, check_shape
-from fastseg.raster.rules import Rules
+from fastseg.raster.rules import Fill, Origin, Rules
 
 
 def coverage(
     contours: Contours,
     shape: tuple[int, int],
     *,
-    fill: str = "even-odd",
-    origin: str = "center",
+    fill: Fill = "even-odd",
+    origin: Origin = "center",
 ) -> NDArray[np.float32]:
     """Return the fraction of each pixel's area that lies inside the contours.
 

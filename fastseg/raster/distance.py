@@ -11,7 +11,7 @@ from fastseg._kernels.contours import distance
 from fastseg.errors import OptionError
 from fastseg.raster.masks import draw_rings
 from fastseg.raster.rings import Contours, as_rings, check_shape, shift_origin
-from fastseg.raster.rules import Rules
+from fastseg.raster.rules import Fill, Origin, Rules
 
 # Edges that reach farther than both limits (in units, in image sides) are cut to the
 # segment that is nearest to the image, in rational arithmetic. Float64 could not say
@@ -30,8 +30,8 @@ def signed_distance(
     shape: tuple[int, int],
     spacing: tuple[float, float] = (1.0, 1.0),
     *,
-    fill: str = "even-odd",
-    origin: str = "center",
+    fill: Fill = "even-odd",
+    origin: Origin = "center",
 ) -> NDArray[np.float32]:
     """Return the distance of each pixel centre from the contours, negative inside.
 

@@ -18,7 +18,7 @@ from fastseg.raster.rings import (
     convert_rings,
     ring_error,
 )
-from fastseg.raster.rules import Rules, make_rules, scratch_rows
+from fastseg.raster.rules import Edges, Fill, Origin, Rules, make_rules, scratch_rows
 
 MOST_CLASSES = 64
 
@@ -28,9 +28,9 @@ def rasterize(
     shape: tuple[int, int],
     out: NDArray[Any] | None = None,
     *,
-    edges: str = "half-open",
-    fill: str = "even-odd",
-    origin: str = "center",
+    edges: Edges = "half-open",
+    fill: Fill = "even-odd",
+    origin: Origin = "center",
 ) -> NDArray[Any]:
     """Return the mask of the pixels whose centre lies inside the contours.
 
@@ -70,9 +70,9 @@ def rasterize_labels(
     classes: Mapping[str, Contours] | Sequence[Contours],
     shape: tuple[int, int],
     *,
-    edges: str = "half-open",
-    fill: str = "even-odd",
-    origin: str = "center",
+    edges: Edges = "half-open",
+    fill: Fill = "even-odd",
+    origin: Origin = "center",
 ) -> NDArray[np.unsignedinteger[Any]]:
     """Return a bit field: bit k of a pixel is set if class k covers its centre.
 
@@ -105,9 +105,9 @@ def rasterize_batch(
     *,
     groups: ArrayLike | None = None,
     threads: int = 1,
-    edges: str = "half-open",
-    fill: str = "even-odd",
-    origin: str = "center",
+    edges: Edges = "half-open",
+    fill: Fill = "even-odd",
+    origin: Origin = "center",
 ) -> NDArray[Any]:
     """Fill many masks in one call.
 

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastseg._kernels.contours import polygon
 from fastseg.errors import GeometryError, OptionError
-from fastseg.raster.rules import Rules
+from fastseg.raster.rules import Origin, Rules
 
 # The kernels' loops index masks by 32-bit rows and columns.
 LARGEST_SIDE = 2**31 - 1
@@ -72,7 +72,7 @@ def join_rings(
     return points, offsets
 
 
-def shift_origin(points: NDArray[np.float64], origin: str) -> NDArray[np.float64]:
+def shift_origin(points: NDArray[np.float64], origin: Origin) -> NDArray[np.float64]:
     """Return points (n, 2) in the frame in which pixel centres are integers.
 
     Coordinates below 0.5 may lose their last bit.

@@ -2,12 +2,17 @@
 
 from dataclasses import dataclass
 from functools import cache
+from typing import Literal, get_args
 
 from fastseg.errors import OptionError, one_of
 
-EDGES = ("half-open", "closed", "open")
-FILLS = ("even-odd", "nonzero")
-ORIGINS = ("center", "corner")
+Edges = Literal["half-open", "closed", "open"]
+Fill = Literal["even-odd", "nonzero"]
+Origin = Literal["center", "corner"]
+
+EDGES = get_args(Edges)
+FILLS = get_args(Fill)
+ORIGINS = get_args(Origin)
 # A kernel holds winding numbers of at most this many pixels, and so fills a larger
 # mask in bands of rows.
 WINDING_CELLS = 2**22
@@ -30,9 +35,9 @@ class Rules:
     Raises OptionError for anything else.
     """
 
-    edges: str = "half-open"
-    fill: str = "even-odd"
-    origin: str = "center"
+    edges: Edges = "half-open"
+    fill: Fill = "even-odd"
+    origin: Origin = "center"
 
     def __post_init__(self) -> None:
         for name, allowed in (("edges", EDGES), ("fill", FILLS), ("origin", ORIGINS)):
@@ -51,7 +56,7 @@ class Rules:
 
 
 @cache
-def make_rules(edges: str, fill: str, origin: str) -> Rules:
+def make_rules(edges: Edges, fill: Fill, origin: Origin) -> Rules:
     """Return Rules from a cache, so that a loop of calls checks its options once."""
     return Rules(edges=edges, fill=fill, origin=origin)
 

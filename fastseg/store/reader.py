@@ -13,7 +13,7 @@ from functools import cached_property
 from io import FileIO
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -182,7 +182,7 @@ class Store:
         self,
         *,
         classes: str | Sequence[str] | None = None,
-        match: str = "all",
+        match: selection.Match = "all",
         min_pixels: int = 0,
         patients: str | Sequence[str] | None = None,
         series: str | Sequence[str] | None = None,
@@ -218,9 +218,9 @@ class Store:
         self,
         parts: Mapping[str, float],
         *,
-        by: str = "patient",
+        by: selection.By = "patient",
         seed: int = 0,
-        stratify: str | ArrayLike | None = None,
+        stratify: splits.Stratify | ArrayLike | None = None,
         indices: ArrayLike | None = None,
     ) -> dict[str, NDArray[np.int64]]:
         """Return the indices of each part's samples, sorted, int64, by the part's name.
@@ -296,6 +296,13 @@ class Sample:
     def __init__(self, store: Store, index: int):
         self._store = store
         self.index = index
+
+    # Type checkers do not see this method, so that they find misspelt names.
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            hint = " was renamed: sample.meta" if name == "facts" else " does not exist"
+            raise AttributeError(f"sample.{name}{hint}", name=name, obj=self)
 
     @property
     def image(self) -> NDArray[Any]:

@@ -6,7 +6,7 @@ the store alone, not on the pixels.
 
 import operator
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,8 +18,11 @@ if TYPE_CHECKING:
 
 Indices = NDArray[np.int64]
 
-MATCH = ("all", "any")
-BY = ("patient", "series", "sample")
+Match = Literal["all", "any"]
+By = Literal["patient", "series", "sample"]
+
+MATCH = get_args(Match)
+BY = get_args(By)
 
 # With more patients than this, an error gives their number instead of their IDs.
 MOST_LISTED = 20
@@ -29,7 +32,7 @@ def select(
     store: "Store",
     *,
     classes: str | Sequence[str] | None = None,
-    match: str = "all",
+    match: Match = "all",
     min_pixels: int = 0,
     patients: str | Sequence[str] | None = None,
     series: str | Sequence[str] | None = None,
@@ -92,7 +95,7 @@ def check_indices(store: "Store", indices: ArrayLike | None) -> Indices:
     return checked
 
 
-def groups_of(store: "Store", by: str) -> tuple[NDArray[Any], Indices]:
+def groups_of(store: "Store", by: By) -> tuple[NDArray[Any], Indices]:
     """Return the key of each group, sorted, and the group of each sample of the store.
 
     by : what is a group: the samples of a "patient", of a "series", or one "sample".

@@ -18,14 +18,14 @@ import csv
 from collections.abc import Mapping
 from itertools import repeat
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastseg.errors import OptionError
 from fastseg.links import Reject, StrPath, read_csv
-from fastseg.store.selection import check_indices
+from fastseg.store.selection import By, check_indices
 from fastseg.store.splits import check_split
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def write_split(
     store: "Store",
     parts: Mapping[str, ArrayLike],
     *,
-    by: str = "patient",
+    by: By = "patient",
 ) -> Path:
     """Write a split of a store as CSV and return the file's path.
 
@@ -115,7 +115,7 @@ def read_split(path: StrPath, store: "Store") -> dict[str, NDArray[np.int64]]:
             name: check_indices(store, part) for name, part in indices_of_part.items()
         }
         for unit in units:
-            check_split(store, parts, by=unit)
+            check_split(store, parts, by=cast(By, unit))  # it refuses others
     except OptionError as exc:
         raise OptionError(f"{path}: {exc}") from None
     return parts

@@ -8,7 +8,7 @@ all samples and of each stratum. `check_split` checks that no group is in two pa
 import math
 from collections.abc import Mapping
 from numbers import Real
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -16,6 +16,7 @@ from xxhash import xxh3_64_intdigest
 
 from fastseg.errors import OptionError, whole_number
 from fastseg.store.selection import (
+    By,
     Indices,
     check_indices,
     choice,
@@ -27,7 +28,9 @@ from fastseg.store.selection import (
 if TYPE_CHECKING:
     from fastseg.store.reader import Store
 
-STRATIFY = ("classes", "shape")
+Stratify = Literal["classes", "shape"]
+
+STRATIFY = get_args(Stratify)
 # Users type fractions: three times 0.333333 counts as 1, three times 0.33 does not.
 SUM_TOLERANCE = 2e-6
 # The same limit as for classes: a part could hardly get its fraction of more strata.
@@ -45,9 +48,9 @@ def split(
     store: "Store",
     parts: Mapping[str, float],
     *,
-    by: str = "patient",
+    by: By = "patient",
     seed: int = 0,
-    stratify: str | ArrayLike | None = None,
+    stratify: Stratify | ArrayLike | None = None,
     indices: ArrayLike | None = None,
 ) -> dict[str, Indices]:
     """Return the samples of each part; see `Store.split`."""
@@ -74,7 +77,7 @@ def check_split(
     store: "Store",
     parts: Mapping[str, ArrayLike],
     *,
-    by: str = "patient",
+    by: By = "patient",
     indices: ArrayLike | None = None,
 ) -> None:
     """Raise OptionError if a sample, or a patient, is in two parts.
@@ -97,7 +100,7 @@ def check_split(
             raise OptionError("the parts do not hold exactly the samples to be split")
 
 
-def count_shared(store: "Store", parts: Mapping[str, ArrayLike], *, by: str) -> int:
+def count_shared(store: "Store", parts: Mapping[str, ArrayLike], *, by: By) -> int:
     """Return how many patients, series or samples are in more than one part."""
     keys, group = groups_of(store, by)
     groups = [group[check_indices(store, part)] for part in parts.values()]
@@ -110,7 +113,7 @@ def count_shared(store: "Store", parts: Mapping[str, ArrayLike], *, by: str) -> 
 
 
 def _strata(
-    store: "Store", indices: Indices, stratify: str | ArrayLike | None
+    store: "Store", indices: Indices, stratify: Stratify | ArrayLike | None
 ) -> NDArray[np.bool_]:
     """Return which samples belong to which stratum, bool (S, n); strata may overlap."""
     if stratify is None:
