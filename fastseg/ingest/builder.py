@@ -1,4 +1,8 @@
-"""Links to store: the only room that sees images, contours and the store together."""
+"""`build`: read the linked images and contours and write them into a store.
+
+It plans the build, hands the blocks of the plan to threads, records finished blocks in
+the journal, publishes the store, and reports what was built, reused and rejected.
+"""
 
 import warnings
 from collections.abc import Generator, Sequence
@@ -23,7 +27,7 @@ from fastseg.errors import (
 from fastseg.files import name_folder
 from fastseg.ingest.fast_path import FastPath
 from fastseg.ingest.images import Images
-from fastseg.ingest.item import ItemMaker
+from fastseg.ingest.item import ItemBuilder
 from fastseg.ingest.plan import Block, ItemRejected, Plan, PlannedItem, plan_build
 from fastseg.links import (
     Link,
@@ -50,14 +54,14 @@ from fastseg.threads import map_ordered
 class BuildReport:
     """What a build did.
 
-    path      : the store
-    samples   : how many it holds
-    reused    : how many of them were in an earlier store under that name, or finished
-        in an interrupted build, and are unchanged
-    links     : how many contours were drawn
-    rejects   : what was not used, as listed in `<path>.rejects.csv`
+    path      : of the store
+    samples   : number of samples in the store
+    reused    : number of these that were taken unchanged from an older store of that
+        name or from an interrupted build
+    links     : number of links whose contour is in the store
+    rejects   : input that was not used, as listed in `<path>.rejects.csv`
     off_image : contour files whose contour covers no pixel of its image
-    fingerprint : the store's
+    fingerprint : of the store
     """
 
     path: Path
@@ -83,23 +87,23 @@ def build(
 ) -> BuildReport:
     """Read all linked images and contours and write them into a store.
 
-    links  : a table, or the path of one; samples stand in the order of a table, and a
-        file is sorted as `link` sorts
-    output : the store; one that is there already is replaced when the new one is
-        complete, and left alone if nothing has changed
-    edges, fill, origin : what belongs to a region, see `raster.rules.Rules`
-    threads : how many share the work; the bytes of the store do not depend on it
-    max_pixel_bytes : an image file whose header promises more, all frames together,
-        is rejected before anything is allocated
-    compress : compress images and masks, which readers of the store then decompress:
-        fewer bytes, the same content and the same fingerprint
+    links  : a LinkTable, or the path of a saved one; samples are in the order of a
+        LinkTable, and a saved one is first sorted as `link` sorts
+    output : path of the store; an existing store is replaced when the new one is
+        complete, and not touched if it would not change
+    edges, fill, origin : which pixels belong to a region, see `raster.rules.Rules`
+    threads : number of worker threads; the bytes of the store do not depend on it
+    max_pixel_bytes : an image file is rejected, before its pixels are read, if its
+        header announces more bytes of pixels than this in all frames together
+    compress : compress images and masks; readers of the store decompress them.
+        Content and fingerprint stay the same
 
-    A build that was interrupted goes on where it stopped when it is called again, and
-    one that is repeated makes anew only what has changed. What cannot be used is left
-    out, listed in `<output>.rejects.csv` and told by a RejectedWarning; the rest is
-    built. Raises NothingBuiltError where nothing is left, BuildError where the target
-    may not be replaced or somebody else is building it, LinkError for a malformed
-    table, MissingExtraError, OptionError, OSError.
+    If an earlier build of the store was interrupted, this one continues it. If the
+    store exists, samples whose links and files have not changed are reused. Input that
+    cannot be used is left out, listed in `<output>.rejects.csv` and counted in a
+    RejectedWarning. Raises NothingBuiltError if no sample remains, BuildError if the
+    target cannot be replaced, is being built by somebody else or cannot hold the
+    classes, LinkError for a malformed table, MissingExtraError, OptionError, OSError.
     """
     rules = Rules(edges=edges, fill=fill, origin=origin)
     threads = whole_number("threads", threads, 1)
@@ -109,10 +113,11 @@ def build(
     target = Path(output)
     if not target.name or (target.exists() and not target.is_file()):
         is_folder = not target.name or target.is_dir()
-        found = "a folder" if is_folder else "no regular file"
-        raise BuildError(f"{target}: is {found}, expected a store's name")
+        kind = "a folder" if is_folder else "not a regular file"
+        raise BuildError(f"{target}: is {kind}, expected the name of a store")
     if not isinstance(links, LinkTable):
-        next(read_links(links, []), None)  # what is no table is told before all else
+        # Refuse a file that is not a links table before anything is created.
+        next(read_links(links, []), None)
     with sole_builder(target), name_folder(target.parent):
         if isinstance(links, LinkTable):
             images = Images.of_table(links)
@@ -124,24 +129,24 @@ def build(
         )
         fingerprint = work.run()
     rejects = tuple(dict.fromkeys(work.rejects))
-    listed = save_rejects(target, rejects)
+    rejects_file = save_rejects(target, rejects)
     if fingerprint is None:
         raise NothingBuiltError(
-            f"nothing to build: {len(rejects)} rejected, see {listed}"
+            f"nothing to build: {len(rejects)} rejected, see {rejects_file}"
             if rejects
             else "nothing to build: the table has no links",
             rejects,
         )
     if rejects:
         warnings.warn(
-            f"{len(rejects)} links or files were rejected, see {listed}",
+            f"{len(rejects)} links or files were rejected, see {rejects_file}",
             RejectedWarning,
             stacklevel=2,
         )
     return BuildReport(
         path=target,
         samples=work.samples,
-        reused=work.kept,
+        reused=work.reused,
         links=work.drawn,
         rejects=rejects,
         off_image=tuple(work.off_image),
@@ -150,26 +155,27 @@ def build(
 
 
 @dataclass(slots=True)
-class _Share:
-    """A part of the plan, and what became of it; items are counted from 0.
+class _BlockResult:
+    """A block and the results of its items, which are given by index in the block.
 
-    left    : what an interrupted build has left of some of them
-    made    : which of them are in the file, in their order
-    records : of these, in their order
-    kept    : which of them were there already, unchanged
-    rejects : of all, by item
+    resumable : the work of an interrupted build, by item: the file that holds the
+        pixels, and the record
+    done      : items whose pixels are in the file, sorted
+    records   : of the items that are done, in the same order; None if there are none
+    reused    : items that were taken unchanged from earlier work
+    rejects   : what was rejected, by item
     """
 
-    part: Block
-    left: dict[int, tuple[PixelFile, Record]]
-    made: list[int] = field(default_factory=list)
+    block: Block
+    resumable: dict[int, tuple[PixelFile, Record]]
+    done: list[int] = field(default_factory=list)
     records: Records | None = None
-    kept: set[int] = field(default_factory=set)
+    reused: set[int] = field(default_factory=set)
     rejects: dict[int, list[Reject]] = field(default_factory=dict)
 
 
 class _Build:
-    """One build. Its threads share it; `_make` changes nothing but the share's own."""
+    """One build. Threads run `_build_block`, which changes only its own result."""
 
     def __init__(
         self,
@@ -181,258 +187,297 @@ class _Build:
         compress: bool,
         progress: Progress,
     ):
-        self.images, self.target = images, target
-        self.threads, self.progress = threads, progress
-        self.partial = CompressedPartial if compress else Partial
-        self.options, self.versions = asdict(rules), _versions()
+        self.images = images
+        self.target = target
+        self.threads = threads
+        self.progress = progress
+        self.partial_class = CompressedPartial if compress else Partial
+        self.options = asdict(rules)
+        self.versions = _versions()
         zstd = {compression.NAME: compression.version()} if compress else {}
         self.software = {**self.versions, **zstd}
         paths = Paths(images.base)
-        self.maker = ItemMaker(paths, images.classes, rules, max_pixel_bytes)
+        self.item_builder = ItemBuilder(paths, images.classes, rules, max_pixel_bytes)
         self.older = self._find_older()
         self.rejects = list(images.rejects)
         self.off_image: list[str] = []
-        self.samples = self.kept = self.drawn = 0
-        # Made by this build: what a second pass takes over was not there before.
-        self.fresh = np.zeros(0, np.bool_)
+        self.samples = 0
+        self.reused = 0
+        self.drawn = 0
+        # bool (n,), the items of the plan that this build has built. If it starts over
+        # without failed items, it resumes these, but does not count them as reused.
+        self.is_own = np.zeros(0, np.bool_)
 
     def run(self) -> str | None:
         """Build, and return the fingerprint; None if there is nothing to build."""
         plan, rejects = plan_build(
             self.images,
-            self.maker.paths,
+            self.item_builder.paths,
             self.target.parent,
             self.progress,
             self.threads,
-            self.maker.max_pixel_bytes,
+            self.item_builder.max_pixel_bytes,
         )
         self.rejects += rejects
         if self.older is not None and self._is_up_to_date(self.older, plan):
             remove_work(self.target)
             self.samples = len(self.older.store)
             return self.older.store.fingerprint
-        # A header may promise more than its file holds. What fails now is left out and
-        # the store begun again; what is finished is taken over, not made again.
-        self.fresh = np.zeros(len(plan), np.bool_)
+        # Some files turn out to be bad only when their pixels are read. The store is
+        # then started over without these items; finished items are resumed.
+        self.is_own = np.zeros(len(plan), np.bool_)
         while len(plan):
-            with self.partial(
+            with self.partial_class(
                 self.target,
                 buckets=plan.buckets,
                 parts=plan.slots,
-                classes=self.maker.classes,
+                classes=self.item_builder.classes,
                 options=self.options,
                 software=self.software,
             ) as partial:
-                failed = self._fill(partial, plan)
+                failed = self._build_items(partial, plan)
                 if not failed:
                     self.older = None  # Windows replaces no file that is mapped
                     self.samples = len(plan)
                     return partial.publish()
             plan = plan.without(failed)
-            self.fresh = np.delete(self.fresh, list(failed))
+            self.is_own = np.delete(self.is_own, list(failed))
         remove_work(self.target)
         return None
 
-    def _fill(self, partial: Partial, plan: Plan) -> set[int]:
-        """Make all items; return the places of those that cannot be made."""
-        self.off_image, self.kept, self.drawn = [], 0, 0
+    def _build_items(self, partial: Partial, plan: Plan) -> set[int]:
+        """Build all items; return the indices of those that failed."""
+        self.off_image = []
+        self.reused = 0
+        self.drawn = 0
         failed = set()
-        bulk = FastPath(self.maker)
+        fast_path = FastPath(self.item_builder)
 
-        def make(share: _Share) -> _Share:
-            self._make(partial, bulk, share)
-            return share
+        def build_block(result: _BlockResult) -> _BlockResult:
+            self._build_block(partial, fast_path, result)
+            return result
 
         # Only this thread reads and writes the journal.
-        shares = (_Share(part, partial.resumable(part.slots)) for part in plan.parts())
-        with closing(map_ordered(make, shares, self.threads)) as done:
-            each = ((share, k) for share in done for k in range(len(share.part)))
-            share, passed = None, -1
+        todo = (
+            _BlockResult(block, partial.resumable(block.slots))
+            for block in plan.blocks()
+        )
+        with closing(map_ordered(build_block, todo, self.threads)) as results:
+            pairs = (
+                (result, k) for result in results for k in range(len(result.block))
+            )
+            result: _BlockResult | None = None
+            k = -1
             try:
-                for share, passed in self.progress(each, "build", len(plan)):
-                    if passed not in share.made:
-                        failed.add(share.part.first + passed)
-                    if passed == len(share.part) - 1:
-                        self._note(partial, share, passed)
+                for result, k in self.progress(pairs, "build", len(plan)):
+                    if k not in result.done:
+                        failed.add(result.block.first + k)
+                    if k == len(result.block) - 1:
+                        self._record(partial, result, k)
                         if self.older is not None:
                             self.older.store.release()
             except BaseException:
-                if share is not None and passed != len(share.part) - 1:
-                    self._note(partial, share, passed)
+                if result is not None and k != len(result.block) - 1:
+                    self._record(partial, result, k)
                 raise
         return failed
 
-    def _note(self, partial: Partial, share: _Share, last: int) -> None:
-        """Put into the journal and the report what became of a share, up to an item."""
-        for k, rejects in share.rejects.items():
+    def _record(self, partial: Partial, result: _BlockResult, last: int) -> None:
+        """Add the items of a block up to index `last` to the journal and the report."""
+        for k, rejects in result.rejects.items():
             if k <= last:
                 self.rejects += rejects
-        made, records = [k for k in share.made if k <= last], share.records
-        if records is None or not made:
+        done = [k for k in result.done if k <= last]
+        records = result.records
+        if records is None or not done:
             return
-        if len(made) < records.items:
-            records = records.pick(range(len(made)))
-        partial.add(share.part.slots.pick(made), records)
-        first = share.part.first
-        self.fresh[[first + k for k in made if k not in share.kept]] = True
-        self.kept += len(made) - int(self.fresh[[first + k for k in made]].sum())
+        if len(done) < records.items:
+            records = records.pick(range(len(done)))
+        partial.add(result.block.slots.pick(done), records)
+        first = result.block.first
+        self.is_own[[first + k for k in done if k not in result.reused]] = True
+        self.reused += len(done) - int(self.is_own[[first + k for k in done]].sum())
         for j in np.flatnonzero(records.meta["labelled"]).tolist():
             meta = records.meta[j]
-            self._count(share.part.links[made[j]], meta["labelled"], meta["pixels"])
+            links = result.block.links[done[j]]
+            self._count_contours(links, meta["labelled"], meta["pixels"])
 
-    def _make(self, partial: Partial, bulk: FastPath, share: _Share) -> None:
-        """Put a share's items into the file."""
-        # What an interrupted build has left is compared one by one.
-        everything = range(len(share.part))
-        fresh = [k for k in everything if k not in share.left]
-        done, records = bulk.make(share.part, fresh, partial)
+    def _build_block(
+        self, partial: Partial, fast_path: FastPath, result: _BlockResult
+    ) -> None:
+        """Build the items of a block and write their pixels."""
+        block = result.block
+        items = range(len(block))
+        # Items that an interrupted build has finished are checked one by one.
+        not_resumable = [k for k in items if k not in result.resumable]
+        done, records = fast_path.build_items(block, not_resumable, partial)
         if self.older is not None and records is not None:
-            # To make them again takes no longer than to copy them.
-            buckets = [partial.bucket(share.part.slots, k) for k in done]
-            found = self.older.find(records.meta["inputs_xxh3"].tolist(), buckets)
-            share.kept.update(np.array(done)[found >= 0].tolist())
-        singles: list[Record] = []
-        made = done.copy()
-        for k in sorted({*everything}.difference(done)):
+            # The fast path builds an item in the time that copying it would take, so
+            # unchanged items of the older store are only counted.
+            buckets = [partial.bucket(block.slots, k) for k in done]
+            hashes = records.meta["inputs_xxh3"].tolist()
+            indices = self.older.find(hashes, buckets)
+            result.reused.update(np.array(done)[indices >= 0].tolist())
+        single_records: list[Record] = []
+        for k in sorted({*items}.difference(done)):
             try:
-                singles.append(self._make_one(partial, k, share))
-                made.append(k)
+                single_records.append(self._build_item(partial, k, result))
+                done.append(k)
             except ItemRejected as exc:
-                share.rejects[k] = exc.rejects
-        if singles:
-            more = gather(singles, self.maker.classes)
+                result.rejects[k] = exc.rejects
+        if single_records:
+            more = gather(single_records, self.item_builder.classes)
             records = more if records is None else join([records, more])
-        share.made = sorted(made)
+        result.done = sorted(done)
         if records is not None:
-            map_ordered = share.made == made
-            share.records = records if map_ordered else records.pick(np.argsort(made))
+            is_sorted = result.done == done
+            result.records = records if is_sorted else records.pick(np.argsort(done))
 
-    def _make_one(self, partial: Partial, k: int, share: _Share) -> Record:
-        """Put an item into the file, from earlier work if that will do."""
-        item, left, slots = share.part[k], share.left.get(k), share.part.slots
-        if left is not None and left[1].stamps == self.maker.stamps(item):
-            taken = partial.resume(slots, k, *left)
-            if taken is not None:
-                share.kept.add(k)
-                return taken
-        material = self.maker.read(item)
-        if material.rejects:
-            share.rejects[k] = material.rejects
+    def _build_item(self, partial: Partial, k: int, result: _BlockResult) -> Record:
+        """Build an item, or reuse earlier work, write its pixels; return its record."""
+        item = result.block[k]
+        slots = result.block.slots
+        resumable = result.resumable.get(k)
+        if resumable is not None:
+            pixel_file, record = resumable
+            if record.stamps == self.item_builder.stamps(item):
+                resumed = partial.resume(slots, k, pixel_file, record)
+                if resumed is not None:
+                    result.reused.add(k)
+                    return resumed
+        inputs = self.item_builder.read(item)
+        if inputs.rejects:
+            result.rejects[k] = inputs.rejects
         if self.older:
-            (index,) = self.older.find([material.hash], [item.bucket])
+            (index,) = self.older.find([inputs.hash], [item.bucket])
             pixels = self.older.pixels(index) if index >= 0 else None
             if pixels is not None:
-                share.kept.add(k)
+                result.reused.add(k)
                 record = self.older.record(
                     index,
-                    links=0 if material.rejects else item.hash,
-                    stamps=material.stamps,
+                    links=0 if inputs.rejects else item.links_hash,
+                    stamps=inputs.stamps,
                 )
                 return record._replace(offsets=partial.write(slots, k, *pixels))
-        image = self.maker.decode(item, material)
-        record, mask = self.maker.make(item, material, image)
+        image = self.item_builder.decode(item, inputs)
+        record, mask = self.item_builder.draw_and_measure(item, inputs, image)
         return record._replace(offsets=partial.write(slots, k, image.pixels, mask))
 
     def _find_older(self) -> OlderStore | None:
-        """Return the store that is to be replaced, if its items can be used again."""
+        """Return the store that is to be replaced, None if no item can be reused."""
         if not self.target.exists():
             return None
         try:
             store = open_store(self.target)
         except StoreError as exc:
             raise BuildError(
-                f"{self.target}: exists and is no sound store ({exc}); remove it or "
+                f"{self.target}: exists and is not a valid store ({exc}); remove it or "
                 "choose another name"
             ) from None
-        # Pixels are the same, whether compressed or not, and by which zstd.
+        # Pixels do not depend on compression, nor on the version of zstd.
         versions = {n: v for n, v in store.software.items() if n != compression.NAME}
-        made = store.classes, store.options, versions
-        alike = made == (self.maker.classes, self.options, self.versions)
+        older_options = store.classes, store.options, versions
+        options = self.item_builder.classes, self.options, self.versions
         older = OlderStore(store)
-        return older if alike and older.is_valid() else None
+        return older if older_options == options and older.is_valid() else None
 
     def _is_up_to_date(self, older: OlderStore, plan: Plan) -> bool:
         """Return whether a build would give the same store again.
 
-        Contents decide, so every file is read; nothing is written.
+        It compares the contents of all files, not their times, and writes nothing.
         """
-        store, rejects = older.store, []
-        made = store.compression, store.software
-        if made != (self.partial.compression, self.software):
+        store = older.store
+        rejects: list[Reject] = []
+        if store.compression != self.partial_class.compression:
             return False
-        with closing(compare(older, plan, self.maker, self.threads)) as items:
-            for links, place, rejected in self.progress(items, "compare", len(plan)):
+        if store.software != self.software:
+            return False
+        with closing(compare(older, plan, self.item_builder, self.threads)) as items:
+            for links, index, rejected in self.progress(items, "compare", len(plan)):
                 rejects += rejected
-                if place is None:  # it cannot be used, so it is not in the store
+                if index is None:  # it cannot be used, so it is not in the store
                     continue
-                if place < 0 or self.kept == len(store):
+                if index < 0 or self.reused == len(store):
                     return False
-                if not older.same_inputs(place, self.kept):
+                if not older.same_inputs(index, self.reused):
                     return False
-                self.kept += 1
-                meta = [store.items[name][place] for name in ("labelled", "pixels")]
-                self._count(links, *meta)
-        if self.kept != len(store):
+                self.reused += 1
+                labelled = store.items["labelled"][index]
+                pixels = store.items["pixels"][index]
+                self._count_contours(links, labelled, pixels)
+        if self.reused != len(store):
             return False
         self.rejects += rejects
         return True
 
-    def _count(self, links: Sequence[Link], labelled: Any, pixels: Any) -> None:
+    def _count_contours(
+        self, links: Sequence[Link], labelled: Any, pixels: Any
+    ) -> None:
         """Count the contours of an item of the store for the report."""
         bits = int(labelled)
         if not bits:
             return
         files = {link.label: link.contour_path for link in links}
-        for bit, name in enumerate(self.maker.classes):
+        for bit, name in enumerate(self.item_builder.classes):
             if bits >> bit & 1:
                 self.drawn += 1
                 if not pixels[bit]:
                     self.off_image.append(files[name])
 
 
-class Seen(NamedTuple):
-    """An item beside an older store: its place there, -1 if new, None if unusable."""
+class Comparison(NamedTuple):
+    """An item of the plan, looked up in an older store.
+
+    older_index : of the equal item in the older store, -1 if there is none, None if
+        the planned item cannot be built
+    rejects     : of the planned item
+    """
 
     links: Sequence[Link]
-    place: int | None
+    older_index: int | None
     rejects: list[Reject]
 
 
 def compare(
-    older: OlderStore, plan: Plan, maker: ItemMaker, threads: int
-) -> Generator[Seen, None, None]:
-    """Yield what an older store has of each item, in the order of the plan.
+    older: OlderStore, plan: Plan, item_builder: ItemBuilder, threads: int
+) -> Generator[Comparison, None, None]:
+    """Look up each item of the plan in an older store, in order.
 
-    Contents decide, so every file is read.
+    Reads every file, because contents decide.
     """
-    bulk = FastPath(maker)
+    fast_path = FastPath(item_builder)
 
-    def look(part: Block) -> list[Seen]:
-        known = bulk.digests(part)
-        buckets = [part.buckets[part.slots.bucket[k]] for k in known]
-        found = older.find(list(known.values()), buckets).tolist()
-        seen = {
-            k: Seen(part.links[k], place, [])
-            for k, place in zip(known, found, strict=True)
-            if place >= 0
+    def compare_block(block: Block) -> list[Comparison]:
+        hashes = fast_path.inputs_hashes(block)
+        buckets = [block.buckets[block.slots.bucket[k]] for k in hashes]
+        indices = older.find(list(hashes.values()), buckets).tolist()
+        equal = {
+            k: Comparison(block.links[k], index, [])
+            for k, index in zip(hashes, indices, strict=True)
+            if index >= 0
         }
         older.store.release()
-        return [seen.get(k) or _see(older, part[k], maker) for k in range(len(part))]
+        return [
+            equal.get(k) or _compare_item(older, block[k], item_builder)
+            for k in range(len(block))
+        ]
 
-    with closing(map_ordered(look, plan.parts(), threads)) as parts:
-        for part in parts:
-            yield from part
+    with closing(map_ordered(compare_block, plan.blocks(), threads)) as blocks:
+        for comparisons in blocks:
+            yield from comparisons
 
 
-def _see(older: OlderStore, item: PlannedItem, maker: ItemMaker) -> Seen:
+def _compare_item(
+    older: OlderStore, item: PlannedItem, item_builder: ItemBuilder
+) -> Comparison:
     try:
-        material = maker.read(item)
-        (index,) = older.find([material.hash], [item.bucket]).tolist()
-        if index < 0:  # it is new, unless it cannot be used anyway
-            maker.decode(item, material)
-        return Seen(item.links, index, material.rejects)
+        inputs = item_builder.read(item)
+        (index,) = older.find([inputs.hash], [item.bucket]).tolist()
+        if index < 0:  # a new item, unless its pixels cannot be decoded
+            item_builder.decode(item, inputs)
+        return Comparison(item.links, index, inputs.rejects)
     except ItemRejected as exc:
-        return Seen(item.links, None, exc.rejects)
+        return Comparison(item.links, None, exc.rejects)
 
 
 @cache

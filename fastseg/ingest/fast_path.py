@@ -1,8 +1,8 @@
-"""Items many at a time: what is plain of a share, by compiled code.
+"""The fast path: builds many items in one call of compiled code.
 
-`making` is the authority on what an item is and on what is wrong with one. Here only
-those are made whose files are as plain as nearly all are and just as the plan found
-them; all others are left to it.
+It takes only the items of a block whose links and files are as the kernels expect them
+and unchanged since the plan. It reports no errors: an item that it does not take goes
+to `item`, which alone decides what is wrong with it.
 """
 
 import itertools
@@ -20,13 +20,13 @@ from fastseg._kernels.files import content, system, transfer
 from fastseg.ingest.item import (
     NO_POINTS,
     WIDEST_COUNT,
-    ItemMaker,
+    ItemBuilder,
     hash_inputs,
     hash_of_zeros,
     mean_and_std,
     percentile_ranks,
 )
-from fastseg.ingest.plan import NOT_SCANNED, Block, join_names
+from fastseg.ingest.plan import NOT_SCANNED, Block, join_paths
 from fastseg.links import Link
 from fastseg.raster.rings import shift_origin
 from fastseg.raster.rules import scratch_rows
@@ -35,258 +35,315 @@ from fastseg.store.layout import Bucket
 from fastseg.store.writing.partial import Partial
 from fastseg.store.writing.records import Records, as_texts, join, meta_dtype
 
-# Pixels of masks that are drawn before they are written.
-MASKS_AT_ONCE = 2**22
-# Bytes for files that are read at once. Images are measured and written while they are
-# in a core's second cache: twice or half as many take a twentieth longer. The vertices
-# of texts have at most four times their bytes.
-AT_ONCE = {"images": 2**20, "text": 2**20, "vertices": 2**22}
-# Contour files that are read at once. Where they are longer than the buffer for texts,
-# those without room are left to others.
+# Pixels of the masks that are drawn before any is written.
+MASK_PIXELS_AT_ONCE = 2**22
+# Bytes of each thread's buffers. Images are measured and written while they are in a
+# core's second cache: with a buffer twice or half as large, a build takes a twentieth
+# longer. The vertices of a text take at most four times its bytes.
+BUFFER_BYTES = {"images": 2**20, "text": 2**20, "vertices": 2**22}
+# Contour files that one call reads. A file that does not fit into what these leave of
+# the text buffer goes to `item`.
 TEXTS_AT_ONCE = 16
 
 
-class Commons:
-    """What the kernels must know of headers that files have in common, as columns."""
+class SharedHeaders:
+    """The fields of a block's shared headers that the fast path needs, as columns.
 
-    def __init__(self, commons: list[dicom.Header]):
-        self.plain = np.array([each.frames == 1 for each in commons], np.bool_)
-        inverted = [each.photometric != "MONOCHROME2" for each in commons]
-        self.inverted = np.array(inverted, np.bool_)
-        self.limits = np.array(list(map(_limits, commons)), np.int64).reshape(-1, 2)
-        self.maps = np.array([each.value_map for each in commons]).reshape(-1, 2)
-        spacings = [each.spacing_mm or (np.nan, np.nan) for each in commons]
+    is_single     : bool (h,), whether a file has one frame
+    is_inverted   : bool (h,), whether low values are white
+    value_limits  : int64 (h, 2), the least and the greatest value that may be stored
+    value_maps    : float64 (h, 2), slope and intercept
+    spacings      : float64 (h, 2), mm between rows and between columns; NaN if absent
+    """
+
+    def __init__(self, headers: list[dicom.Header]):
+        self.is_single = np.array([header.frames == 1 for header in headers], np.bool_)
+        inverted = [header.photometric != "MONOCHROME2" for header in headers]
+        self.is_inverted = np.array(inverted, np.bool_)
+        limits = list(map(_value_limits, headers))
+        self.value_limits = np.array(limits, np.int64).reshape(-1, 2)
+        value_maps = [header.value_map for header in headers]
+        self.value_maps = np.array(value_maps).reshape(-1, 2)
+        spacings = [header.spacing_mm or (np.nan, np.nan) for header in headers]
         self.spacings = np.array(spacings).reshape(-1, 2)
 
 
-class Files(NamedTuple):
-    """The files of n items of one bucket: first all images, then all contours.
+def _value_limits(header: dicom.Header) -> tuple[int, int]:
+    """Return the least and the greatest value that the stored bits can hold."""
+    if header.dtype.kind == "u":
+        return 0, 2**header.bits_stored - 1
+    half = 2 ** (header.bits_stored - 1)
+    return -half, half - 1
 
-    items  : which of the part they are
+
+class Files(NamedTuple):
+    """The files of n items of one bucket: first all n images, then all c contours.
+
+    block  : that holds the items
+    shared : the shared headers of the block
+    items  : int64 (n,), indices of the items in the block
     links  : of each image, then of each contour
-    rings  : int64 (n + 1,), item k has the contours from rings[k] to rings[k + 1]
-    bits   : int64 (c,), of the contours' classes
-    names, starts : real paths, each with NUL behind it, and where each begins
-    sizes, leads  : int64, bytes of a file, -1 if not known, and of what stands before
-        an image's pixels
-    heads  : uint64 (n,), XXH3-64 of the latter
-    limits : int64 (n, 2), the least and the greatest value that may be
+    contour_bounds : int64 (n + 1,), item k has the contours from contour_bounds[k] to
+        contour_bounds[k + 1]
+    class_bits     : int64 (c,), the bit of each contour's class in the mask
+    paths          : uint8, real paths, a NUL after each
+    path_offsets   : int64 (n + c + 1,), where in `paths` each begins, then the end
+    sizes          : int64 (n + c,), bytes of each file, UNKNOWN for contours
+    pixel_offsets  : int64 (n + c,), offset of the pixels in each image's file, 0 for
+        contours
+    header_hashes  : uint64 (n,), XXH3-64 of an image file's bytes before its pixels
+    value_limits   : int64 (n, 2), the least and the greatest value that may be stored
     """
 
-    part: Block
-    commons: Commons
+    block: Block
+    shared: SharedHeaders
     items: NDArray[np.int64]
     links: list[Link]
-    rings: NDArray[np.int64]
-    bits: NDArray[np.int64]
-    names: NDArray[np.uint8]
-    starts: NDArray[np.int64]
+    contour_bounds: NDArray[np.int64]
+    class_bits: NDArray[np.int64]
+    paths: NDArray[np.uint8]
+    path_offsets: NDArray[np.int64]
     sizes: NDArray[np.int64]
-    leads: NDArray[np.int64]
-    heads: NDArray[np.uint64]
-    limits: NDArray[np.int64]
+    pixel_offsets: NDArray[np.int64]
+    header_hashes: NDArray[np.uint64]
+    value_limits: NDArray[np.int64]
 
 
-def group_plain(
-    part: Block, items: Sequence[int], maker: ItemMaker
+def group_files(
+    block: Block, items: Sequence[int], item_builder: ItemBuilder
 ) -> Iterator[tuple[Bucket, Files]]:
-    """Yield the files of what is plain of some items, by bucket."""
-    common, chosen = part.scans.header_index, np.asarray(items, np.int64)
-    commons = Commons(part.scans.headers)
-    chosen = chosen[common[chosen] != NOT_SCANNED]
-    chosen = chosen[commons.plain[common[chosen]]]
+    """Yield the files of some items of a block, by bucket.
+
+    It leaves out items whose headers, links or paths kernels cannot handle.
+    """
+    header_index = block.scans.header_index
+    chosen = np.asarray(items, np.int64)
+    shared = SharedHeaders(block.scans.headers)
+    chosen = chosen[header_index[chosen] != NOT_SCANNED]
+    chosen = chosen[shared.is_single[header_index[chosen]]]
     if system.AVAILABLE:
-        buckets = part.slots.bucket[chosen]
-        for number in np.unique(buckets).tolist():
-            bucket, some = part.buckets[number], chosen[buckets == number]
-            yield bucket, _files_of(bucket, part, commons, some.tolist(), maker)
+        numbers = block.slots.bucket[chosen]
+        for number in np.unique(numbers).tolist():
+            bucket = block.buckets[number]
+            members = chosen[numbers == number].tolist()
+            yield bucket, _files_of(bucket, block, shared, members, item_builder)
 
 
 def _files_of(
-    bucket: Bucket, part: Block, commons: Commons, items: list[int], maker: ItemMaker
+    bucket: Bucket,
+    block: Block,
+    shared: SharedHeaders,
+    items: list[int],
+    item_builder: ItemBuilder,
 ) -> Files:
-    """Return the files of those items whose links and paths are plain."""
-    scans, direct = part.scans, maker.paths.direct
-    bits = {name: bit for bit, name in enumerate(maker.classes)}
+    """Return the files of those items whose links and paths the fast path takes."""
+    scans = block.scans
+    direct = item_builder.paths.direct
+    bits = {name: bit for bit, name in enumerate(item_builder.classes)}
     size = bucket.shape[0] * bucket.shape[1] * bucket.dtype.itemsize
-    plain, images, contours, rings = [], [], [], [0]
-    names: tuple[list[str], list[str]] = [], []
-    right = scans.pixel_spans[items, 1] == size + size % 2
-    for k in itertools.compress(items, right.tolist()):
-        links = part.links[k]
+    taken: list[int] = []
+    images: list[Link] = []
+    contours: list[Link] = []
+    image_paths: list[str] = []
+    contour_paths: list[str] = []
+    contour_bounds = [0]
+    has_expected_size = scans.pixel_spans[items, 1] == size + size % 2
+    for k in itertools.compress(items, has_expected_size.tolist()):
+        links = block.links[k]
         link = links[0]
-        name = direct(link.dicom_path, link.root)
-        if name is None:
+        path = direct(link.dicom_path, link.root)
+        if path is None:
             continue
         if len(links) > 1 or link.contour_path:
-            drawn = [each for each in links if each.contour_path]
-            more = [direct(each.contour_path, each.root) for each in drawn]
-            if not _are_plain(drawn, more):
+            with_contour = [each for each in links if each.contour_path]
+            more = [direct(each.contour_path, each.root) for each in with_contour]
+            if not _can_parse(with_contour, more):
                 continue
-            contours += drawn
-            names[1].extend(filter(None, more))
-        plain.append(k)
+            contours += with_contour
+            contour_paths.extend(filter(None, more))
+        taken.append(k)
         images.append(link)
-        names[0].append(name)
-        rings.append(len(contours))
-    joined, starts = join_names([*names[0], *names[1]])
-    spans = scans.pixel_spans[plain]
+        image_paths.append(path)
+        contour_bounds.append(len(contours))
+    joined, path_offsets = join_paths([*image_paths, *contour_paths])
+    spans = scans.pixel_spans[taken]
     unknown = np.full(len(contours), content.UNKNOWN)
     return Files(
-        part=part,
-        commons=commons,
-        items=np.array(plain, np.int64),
+        block=block,
+        shared=shared,
+        items=np.array(taken, np.int64),
         links=images + contours,
-        rings=np.array(rings, np.int64),
-        bits=np.array([bits[link.label] for link in contours], np.int64),
-        names=np.frombuffer(joined, np.uint8),
-        starts=starts,
+        contour_bounds=np.array(contour_bounds, np.int64),
+        class_bits=np.array([bits[link.label] for link in contours], np.int64),
+        paths=np.frombuffer(joined, np.uint8),
+        path_offsets=path_offsets,
         sizes=np.concatenate([spans.sum(axis=1), unknown]),
-        leads=np.concatenate([spans[:, 0], np.zeros_like(unknown)]),
-        heads=scans.header_hashes[plain],
-        limits=commons.limits[scans.header_index[plain]],
+        pixel_offsets=np.concatenate([spans[:, 0], np.zeros_like(unknown)]),
+        header_hashes=scans.header_hashes[taken],
+        value_limits=shared.value_limits[scans.header_index[taken]],
     )
 
 
-def _are_plain(contours: list[Link], paths: list[str | None]) -> bool:
-    """Return whether kernels read an image's contours that have these real paths."""
+def _can_parse(contours: list[Link], paths: list[str | None]) -> bool:
+    """Return whether kernels can parse an image's contours.
+
+    paths : their real paths, None where `Paths.resolve` has to find it
+    """
     are_pairs = all(x.format in sources.PLAIN and not x.contour_key for x in contours)
     is_one_each = len({link.label for link in contours}) == len(contours)
     return are_pairs and is_one_each and None not in paths
 
 
-def _limits(common: dicom.Header) -> tuple[int, int]:
-    """Return the least and the greatest value that the stored bits can tell."""
-    if common.dtype.kind == "u":
-        return 0, 2**common.bits_stored - 1
-    half = 2 ** (common.bits_stored - 1)
-    return -half, half - 1
+class _Results:
+    """The arrays into which kernels write what they find in n images and c contours.
 
-
-class _Found:
-    """What kernels find in n images and c contours, see where they write it."""
+    offsets     : int64 (n + c,), where in the buffer each file begins; UNREAD if it
+        was not read or is not as expected
+    stamps      : int64 (n + c, 4), as `files.Stamp`
+    file_hashes : uint64 (n + c,), XXH3-64 of the content of each file
+    sums        : int64 (n, 5), least, greatest, and what `sum_values` returns
+    percentiles : float64 (n, q)
+    pixel_hashes, mask_hashes : uint64 (n,), XXH3-64
+    is_valid    : bool (n,), whether the fast path has taken the item
+    points      : float64 (p, 2), the vertices of all contours, as in their files
+    ring_ends   : int64 (c + 1,), where in `points` the vertices of each contour end,
+        after a leading 0
+    pixels      : int64 (n, K), of each class
+    boxes       : int64 (n, K, 4), as of `measure_classes`
+    """
 
     def __init__(self, files: Files, classes: int):
-        count, everything = len(files.items), len(files.links)
-        self.offsets = np.full(everything, content.UNREAD, np.int64)
-        self.stamps = np.empty((everything, 4), np.int64)
-        self.digests = np.empty(everything, np.uint64)
-        self.sums = np.empty((count, 5), np.int64)
-        self.percentiles = np.empty((count, len(layout.PERCENTILES)))
-        self.hashes = np.empty(count, np.uint64)
-        self.sound = np.zeros(count, np.bool_)
-        # The vertices of all contours, and where those of each end, from 0 on.
+        images = len(files.items)
+        count = len(files.links)
+        self.offsets = np.full(count, content.UNREAD, np.int64)
+        self.stamps = np.empty((count, 4), np.int64)
+        self.file_hashes = np.empty(count, np.uint64)
+        self.sums = np.empty((images, 5), np.int64)
+        self.percentiles = np.empty((images, len(layout.PERCENTILES)))
+        self.pixel_hashes = np.empty(images, np.uint64)
+        self.mask_hashes = np.empty(images, np.uint64)
+        self.is_valid = np.zeros(images, np.bool_)
         self.points = NO_POINTS
-        self.ends = np.zeros(everything - count + 1, np.int64)
-        self.pixels = np.zeros((count, classes), np.int64)
-        self.boxes = np.zeros((count, classes, 4), np.int64)
-        self.masks = np.empty(count, np.uint64)
+        self.ring_ends = np.zeros(count - images + 1, np.int64)
+        self.pixels = np.zeros((images, classes), np.int64)
+        self.boxes = np.zeros((images, classes, 4), np.int64)
 
 
 class FastPath:
-    """Makes items of parts of a plan by the rules of a Maker; threads share it."""
+    """Builds items of blocks as an ItemBuilder would. Threads share it."""
 
-    def __init__(self, maker: ItemMaker):
-        self.maker = maker
+    def __init__(self, item_builder: ItemBuilder):
+        self.item_builder = item_builder
         self._local = threading.local()
-        self._masks = layout.mask_dtype(maker.classes)
+        self._mask_dtype = layout.mask_dtype(item_builder.classes)
 
-    def make(
-        self, part: Block, items: Sequence[int], partial: Partial
+    def build_items(
+        self, block: Block, items: Sequence[int], partial: Partial
     ) -> tuple[list[int], Records | None]:
-        """Put what is plain of some items of a part into the file.
+        """Build those of some items of a block that it can, and write their pixels.
 
-        Returns which these are, in any order, and their records.
+        Returns the indices of these, in any order, and their records.
         """
-        made: list[int] = []
-        parts: list[Records] = []
-        for bucket, files in group_plain(part, items, self.maker):
-            found = _Found(files, len(self.maker.classes))
-            done, offsets = self._make(bucket, files, found, partial)
-            if done:
-                made += files.items[done].tolist()
-                parts.append(self._records(bucket, files, found, done, offsets))
-        return made, join(parts) if parts else None
+        done: list[int] = []
+        records: list[Records] = []
+        for bucket, files in group_files(block, items, self.item_builder):
+            results = _Results(files, len(self.item_builder.classes))
+            chosen, offsets = self._build_bucket(bucket, files, results, partial)
+            if chosen:
+                done += files.items[chosen].tolist()
+                records.append(self._records(bucket, files, results, chosen, offsets))
+        return done, join(records) if records else None
 
-    def digests(self, part: Block) -> dict[int, int]:
-        """Return `inputs_xxh3` of what is plain of a part, which may be unsound."""
-        digests: dict[int, int] = {}
-        for _, files in group_plain(part, range(len(part)), self.maker):
-            found, count = _Found(files, len(self.maker.classes)), len(files.items)
-            self._read_points(files, found)
-            buffer, first = self._image_buffer(files), 0
+    def inputs_hashes(self, block: Block) -> dict[int, int]:
+        """Return `inputs_xxh3` of the items of a block that it can read.
+
+        It only hashes the files: an item may still be one that cannot be built.
+        """
+        hashes: dict[int, int] = {}
+        for _, files in group_files(block, range(len(block)), self.item_builder):
+            results = _Results(files, len(self.item_builder.classes))
+            count = len(files.items)
+            self._read_points(files, results)
+            buffer = self._image_buffer(files)
+            first = 0
             while first < count:
                 first = content.read_files(
-                    *(files.names, files.starts, first, files.sizes[:count]),
-                    *(files.leads, buffer, found.offsets, found.stamps, found.digests),
+                    *(files.paths, files.path_offsets, first, files.sizes[:count]),
+                    *(files.pixel_offsets, buffer, results.offsets, results.stamps),
+                    results.file_hashes,
                 )
-            ends = files.rings.tolist()
+            bounds = files.contour_bounds.tolist()
             for j, item in enumerate(files.items.tolist()):
-                order = [j, *range(count + ends[j], count + ends[j + 1])]
-                if (found.offsets[order] >= 0).all():
-                    sums = found.digests[order].tolist()
-                    digests[item] = hash_inputs(int(part.slots.links[item]), sums)
-        return digests
+                order = [j, *range(count + bounds[j], count + bounds[j + 1])]
+                if (results.offsets[order] >= 0).all():
+                    links_hash = int(block.slots.links[item])
+                    file_hashes = results.file_hashes[order].tolist()
+                    hashes[item] = hash_inputs(links_hash, file_hashes)
+        return hashes
 
-    def _make(
-        self, bucket: Bucket, files: Files, found: _Found, partial: Partial
+    def _build_bucket(
+        self, bucket: Bucket, files: Files, results: _Results, partial: Partial
     ) -> tuple[list[int], NDArray[np.int64]]:
         """Read, measure, draw and write images.
 
-        Returns which items it was done to, and their offsets in the store.
+        Returns which of the n items are done, and their offsets in the store.
         """
-        count, buffer = len(files.items), self._image_buffer(files)
-        slots = files.part.slots.pick(files.items)
+        count = len(files.items)
+        buffer = self._image_buffer(files)
+        slots = files.block.slots.pick(files.items)
         handle, offsets = partial.direct_output(slots)
-        masks_at_once = MASKS_AT_ONCE // (bucket.shape[0] * bucket.shape[1])
-        self._read_points(files, found)
+        masks_at_once = MASK_PIXELS_AT_ONCE // (bucket.shape[0] * bucket.shape[1])
+        self._read_points(files, results)
         first = 0
         while first < count:
             last = min(first + max(masks_at_once, 1), count)
-            stop = self._make_images(
-                bucket, files, found, first, last, handle, offsets, buffer
+            stop = self._transfer_images(
+                bucket, files, results, first, last, handle, offsets, buffer
             )
             if handle >= 0 and stop < last:
-                # The disk did not take it. To write it again tells why, or is enough.
-                start = int(found.offsets[stop] + files.leads[stop])
+                # The kernel could not write this image. To write it from Python
+                # raises the reason, or succeeds.
+                start = int(results.offsets[stop] + files.pixel_offsets[stop])
                 partial.write_many(slots.pick([stop]), buffer, [start], {})
                 stop += 1
-            masks = self._draw(bucket, files, found, first, stop)
-            some = np.flatnonzero(found.sound[first:stop]) + first
-            drawn = {k: masks[j] for k, j in enumerate(some.tolist()) if j in masks}
+            masks = self._draw(bucket, files, results, first, stop)
+            valid = np.flatnonzero(results.is_valid[first:stop]) + first
+            drawn = {k: masks[j] for k, j in enumerate(valid.tolist()) if j in masks}
             if handle >= 0:
-                partial.write_masks(slots.pick(some), drawn)
-            elif len(some):
-                starts = (found.offsets[some] + files.leads[some]).tolist()
-                offsets[some] = partial.write_many(
-                    slots.pick(some), buffer, starts, drawn
+                partial.write_masks(slots.pick(valid), drawn)
+            elif len(valid):
+                starts = (results.offsets[valid] + files.pixel_offsets[valid]).tolist()
+                offsets[valid] = partial.write_many(
+                    slots.pick(valid), buffer, starts, drawn
                 )
             first = stop
-        done = np.flatnonzero(found.sound)
+        done = np.flatnonzero(results.is_valid)
         return done.tolist(), offsets[done]
 
-    def _make_images(
+    def _transfer_images(
         self,
         bucket: Bucket,
         files: Files,
-        found: _Found,
+        results: _Results,
         first: int,
         last: int,
         handle: int,
         offsets: NDArray[np.int64],
         buffer: NDArray[np.uint8],
     ) -> int:
-        """Read and measure images [first, last), or as many as there is room for.
+        """Read and measure images [first, last), and write them to the handle.
 
-        Those that a handle is for are written; returns where it ended.
+        Without a handle (-1), the images stay in the buffer. Returns the index of the
+        next image, before `last` if the buffer is full or an image was not written.
         """
         pixels = bucket.shape[0] * bucket.shape[1]
         stop: int = transfer.transfer_images(
-            *(files.names, files.starts, first, files.sizes[:last], files.leads),
-            *(files.heads, files.limits, np.empty(0, bucket.dtype), pixels),
-            *(WIDEST_COUNT, percentile_ranks(pixels), handle, offsets[:, 0], buffer),
-            *(found.offsets, found.stamps, found.digests, found.sums),
-            *(found.percentiles, found.hashes, found.sound),
+            *(files.paths, files.path_offsets, first, files.sizes[:last]),
+            *(files.pixel_offsets, files.header_hashes, files.value_limits),
+            *(np.empty(0, bucket.dtype), pixels, WIDEST_COUNT),
+            *(percentile_ranks(pixels), handle, offsets[:, 0], buffer),
+            *(results.offsets, results.stamps, results.file_hashes, results.sums),
+            *(results.percentiles, results.pixel_hashes, results.is_valid),
         )
         return stop
 
@@ -295,47 +352,51 @@ class FastPath:
         return self._buffer("images", largest + content.LINE)
 
     def _draw(
-        self, bucket: Bucket, files: Files, found: _Found, first: int, stop: int
+        self, bucket: Bucket, files: Files, results: _Results, first: int, stop: int
     ) -> dict[int, NDArray[Any]]:
         """Return the masks of those items [first, stop) that have contours."""
-        if files.rings[first] == files.rings[stop]:
+        bounds = files.contour_bounds
+        if bounds[first] == bounds[stop]:
             return {}
-        some = np.flatnonzero(np.diff(files.rings[first : stop + 1])) + first
-        rules = self.maker.rules
-        masks = np.empty((len(some), *bucket.shape), self._masks)
+        with_contours = np.flatnonzero(np.diff(bounds[first : stop + 1])) + first
+        rules = self.item_builder.rules
+        masks = np.empty((len(with_contours), *bucket.shape), self._mask_dtype)
         labels.draw_masks(
-            *(found.points, found.ends, files.rings, files.bits, rules.shift),
-            *(rules.edges_code, rules.fill == "nonzero"),
+            *(results.points, results.ring_ends, bounds, files.class_bits),
+            *(rules.shift, rules.edges_code, rules.fill == "nonzero"),
             *(scratch_rows(*bucket.shape, rules), first, stop, masks),
-            *(found.pixels, found.boxes, found.masks, found.sound),
+            *(results.pixels, results.boxes, results.mask_hashes, results.is_valid),
         )
-        return dict(zip(some.tolist(), masks, strict=True))
+        return dict(zip(with_contours.tolist(), masks, strict=True))
 
-    def _read_points(self, files: Files, found: _Found) -> None:
-        """Read the vertices of all contours, none of a file that is odd."""
-        first, stop = len(files.items), len(files.links)
+    def _read_points(self, files: Files, results: _Results) -> None:
+        """Read the vertices of all contours; a file for `item` has none."""
+        first = len(files.items)
+        stop = len(files.links)
         if first == stop:
             return
         text = self._buffer("text", 0)
         vertices = self._buffer("vertices", 0).view(np.float64).reshape(-1, 2)
-        counts, parts = np.empty(stop, np.int64), []
+        counts = np.empty(stop, np.int64)
+        points = []
         for k in range(first, stop, TEXTS_AT_ONCE):
             last = min(k + TEXTS_AT_ONCE, stop)
             content.read_files(
-                *(files.names, files.starts, k, files.sizes[:last], files.leads, text),
-                *(found.offsets, found.stamps, found.digests),
+                *(files.paths, files.path_offsets, k, files.sizes[:last]),
+                *(files.pixel_offsets, text, results.offsets, results.stamps),
+                results.file_hashes,
             )
-            sizes = found.stamps[:, 0]
-            labels.parse_files(text, found.offsets, sizes, k, last, vertices, counts)
-            parts.append(vertices[: counts[k:last].sum()].copy())
-        found.points = np.concatenate(parts)
-        np.cumsum(counts[first:], out=found.ends[1:])
+            sizes = results.stamps[:, 0]
+            labels.parse_files(text, results.offsets, sizes, k, last, vertices, counts)
+            points.append(vertices[: counts[k:last].sum()].copy())
+        results.points = np.concatenate(points)
+        np.cumsum(counts[first:], out=results.ring_ends[1:])
 
     def _buffer(self, name: str, size: int) -> NDArray[np.uint8]:
-        """Return this thread's memory for something, of at least that size."""
+        """Return this thread's buffer of that name, at least `size` bytes long."""
         buffer: NDArray[np.uint8] | None = getattr(self._local, name, None)
         if buffer is None or len(buffer) < size:
-            buffer = np.empty(max(size, AT_ONCE[name]), np.uint8)
+            buffer = np.empty(max(size, BUFFER_BYTES[name]), np.uint8)
             setattr(self._local, name, buffer)
         return buffer
 
@@ -343,21 +404,25 @@ class FastPath:
         self,
         bucket: Bucket,
         files: Files,
-        found: _Found,
+        results: _Results,
         done: list[int],
         offsets: NDArray[np.int64],
     ) -> Records:
-        """Return the records of what has been written."""
-        part, items, count = files.part, files.items[done], len(files.items)
-        hashes = part.slots.links[items]
-        meta = self._meta(bucket, files, found, done)
-        # Stored in the frame in which pixel centres are integers.
-        points = shift_origin(found.points, self.maker.rules.origin)
-        parts: list[NDArray[np.float64]] = []
-        # The image's file comes first, then those of its contours.
+        """Return the records of the items that are done."""
+        block = files.block
+        items = files.items[done]
+        count = len(files.items)
+        links_hashes = block.slots.links[items]
+        meta = self._meta(bucket, files, results, done)
+        # A store has vertices in the frame in which pixel centres are integers.
+        points = shift_origin(results.points, self.item_builder.rules.origin)
+        points_of: list[NDArray[np.float64]] = []
+        # Indices of the files of each item: its image, then its contours.
         order: list[int] = []
         rings: list[tuple[int, int, int, int]] = []
-        bits, ends, bounds = (x.tolist() for x in (files.bits, found.ends, files.rings))
+        bits = files.class_bits.tolist()
+        ends = results.ring_ends.tolist()
+        bounds = files.contour_bounds.tolist()
         for k, j in enumerate(done):
             order.append(j)
             first, stop = bounds[j], bounds[j + 1]
@@ -367,72 +432,79 @@ class FastPath:
                     (k, bits[ring], ring - first + 1, ends[ring + 1] - ends[ring])
                     for ring in range(first, stop)
                 ]
-                parts.append(points[ends[first] : ends[stop]])
+                points_of.append(points[ends[first] : ends[stop]])
                 meta["labelled"][k] = sum(1 << bit for bit in bits[first:stop])
-                meta["contour_xxh3"][k] = xxh3_64_intdigest(parts[-1].data)
-        counts, sums = 1 + np.diff(files.rings)[done], found.digests[order]
+                meta["contour_xxh3"][k] = xxh3_64_intdigest(points_of[-1].data)
+        counts = 1 + np.diff(files.contour_bounds)[done]
+        file_hashes = results.file_hashes[order]
         meta["inputs_xxh3"] = [
-            hash_inputs(digest, sums[end - size : end].tolist())
-            for digest, end, size in zip(
-                hashes.tolist(),
+            hash_inputs(links_hash, file_hashes[end - size : end].tolist())
+            for links_hash, end, size in zip(
+                links_hashes.tolist(),
                 np.cumsum(counts).tolist(),
                 counts.tolist(),
                 strict=True,
             )
         ]
         links = [files.links[j] for j in order]
-        within = self.maker.paths.within_root
+        within = self.item_builder.paths.within_root
         paths = [
             within(link.dicom_path if j < count else link.contour_path, link.root)
             for j, link in zip(order, links, strict=True)
         ]
-        commons, common = part.scans.headers, part.scans.header_index[items]
-        series = [commons[k].series for k in common.tolist()]
+        headers = block.scans.headers
+        series = [headers[k].series for k in block.scans.header_index[items].tolist()]
         return Records(
-            links=hashes,
+            links=links_hashes,
             offsets=offsets,
             patient=as_texts(files.links[j].patient for j in done),
             series=as_texts(series),
             stamp_counts=counts,
-            stamps=found.stamps[order],
+            stamps=results.stamps[order],
             file_counts=counts,
             path=as_texts(paths),
-            size=found.stamps[order, 0],
-            xxh3=sums,
+            size=results.stamps[order, 0],
+            xxh3=file_hashes,
             rings=np.array(rings, np.int64).reshape(-1, 4),
             meta=meta,
-            points=np.concatenate([NO_POINTS, *parts]),
+            points=np.concatenate([NO_POINTS, *points_of]),
         )
 
     def _meta(
-        self, bucket: Bucket, files: Files, found: _Found, done: list[int]
+        self, bucket: Bucket, files: Files, results: _Results, done: list[int]
     ) -> NDArray[Any]:
-        """Return the facts of items but those of their contours and inputs."""
-        part, commons, items = files.part, files.commons, files.items[done]
-        meta = np.zeros(len(items), meta_dtype(self.maker.classes))
-        common, own = part.scans.header_index[items], part.scans.per_file[items]
-        sums = found.sums[done]
-        meta["instance"] = np.where(np.isnan(own[:, 0]), -1, own[:, 0])
-        meta["spacing_mm"] = commons.spacings[common]
-        meta["slope"], meta["intercept"] = commons.maps[common].T
-        meta["window"] = own[:, 1:]
-        for k in np.flatnonzero(commons.inverted[common]).tolist():
-            start = part[int(items[k])].start
-            assert start is not None  # or it would not be plain
-            meta["window"][k] = start.header.value_window or np.nan
+        """Return the metadata of items, except that of their contours and inputs."""
+        block = files.block
+        shared = files.shared
+        items = files.items[done]
+        meta = np.zeros(len(items), meta_dtype(self.item_builder.classes))
+        header_index = block.scans.header_index[items]
+        per_file = block.scans.per_file[items]
+        sums = results.sums[done]
+        meta["instance"] = np.where(np.isnan(per_file[:, 0]), -1, per_file[:, 0])
+        meta["spacing_mm"] = shared.spacings[header_index]
+        meta["slope"], meta["intercept"] = shared.value_maps[header_index].T
+        meta["window"] = per_file[:, 1:]
+        for k in np.flatnonzero(shared.is_inverted[header_index]).tolist():
+            header_scan = block[int(items[k])].header_scan
+            assert header_scan is not None  # group_files leaves out the others
+            meta["window"][k] = header_scan.header.value_window or np.nan
         pixels = bucket.shape[0] * bucket.shape[1]
-        totals, squares = sums[:, 2].tolist(), sums[:, 3:].tolist()
+        totals = sums[:, 2].tolist()
+        squares = sums[:, 3:].tolist()
         moments = [
             mean_and_std(pixels, total, (high << 32) + low)
             for total, (high, low) in zip(totals, squares, strict=True)
         ]
         meta["mean"], meta["std"] = np.array(moments).T
-        meta["min"], meta["max"] = sums[:, 0], sums[:, 1]
-        meta["percentiles"] = found.percentiles[done]
-        meta["image_xxh3"] = found.hashes[done]
-        meta["pixels"], meta["bbox"] = found.pixels[done], found.boxes[done]
-        drawn = np.diff(files.rings)[done] > 0
-        empty = np.uint64(hash_of_zeros(pixels * self._masks.itemsize))
-        meta["mask_xxh3"] = np.where(drawn, found.masks[done], empty)
+        meta["min"] = sums[:, 0]
+        meta["max"] = sums[:, 1]
+        meta["percentiles"] = results.percentiles[done]
+        meta["image_xxh3"] = results.pixel_hashes[done]
+        meta["pixels"] = results.pixels[done]
+        meta["bbox"] = results.boxes[done]
+        has_contours = np.diff(files.contour_bounds)[done] > 0
+        empty = np.uint64(hash_of_zeros(pixels * self._mask_dtype.itemsize))
+        meta["mask_xxh3"] = np.where(has_contours, results.mask_hashes[done], empty)
         meta["contour_xxh3"] = hash_of_zeros(0)
         return meta

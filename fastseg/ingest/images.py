@@ -1,4 +1,4 @@
-"""Which links belong to the same image, for tables of any length."""
+"""The links of each image, for tables of any length."""
 
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,23 +12,26 @@ from fastseg.links import Link, LinkTable, Reject, StrPath, read_links, sort_key
 from fastseg.progress import Progress
 from fastseg.spool import Sorter
 
-# What tells one image from another.
+# Links with the same values of these belong to the same image.
 IMAGE_OF = attrgetter("dicom_path", "frame")
 
 
 class Images:
-    """The links of each image: those of one together, in the order of their first.
+    """Yields the links of each image, in the order of the images' first links.
 
     base    : folder that the links' paths are relative to
     classes : names of the classes, sorted
-    rejects : what was found and does not fit
+    rejects : of the table
 
-    Reads the links anew whenever it is iterated over, and keeps none of them.
+    Reads the links anew whenever it is iterated over. It keeps none of them, except
+    those of images whose links are not neighbours.
     """
 
     def __init__(self, base: Path, links: Iterable[Link], rejects: Sequence[Reject]):
-        """Look at links, which can be iterated over any number of times."""
-        self.base, self.rejects, self._links = base, rejects, links
+        """Read the links once; they must be iterable any number of times."""
+        self.base = base
+        self.rejects = rejects
+        self._links = links
         classes: set[str] = set()
         hashes = array("q")
         for image, group in groupby(links, IMAGE_OF):
@@ -36,12 +39,12 @@ class Images:
             classes.update([link.label for link in group])
         self.classes = tuple(sorted(classes - {""}))
         self._count = len(hashes)
-        # Where links of an image do not stand together, its hash is there twice.
+        # The hash of an image whose links are not neighbours occurs twice.
         ordered = np.sort(hashes)
-        twice = set(ordered[1:][ordered[1:] == ordered[:-1]].tolist())
+        repeated = set(ordered[1:][ordered[1:] == ordered[:-1]].tolist())
         self._scattered: dict[tuple[str, int], list[Link]] = {}
-        if twice:
-            self._gather(twice)
+        if repeated:
+            self._gather(repeated)
 
     @classmethod
     def of_table(cls, table: LinkTable) -> "Images":
@@ -50,15 +53,15 @@ class Images:
 
     @classmethod
     def of_file(cls, path: StrPath, folder: Path, progress: Progress) -> "Images":
-        """Return the images of a table that was saved, which need not fit into memory.
+        """Return the images of a saved table, which need not fit into memory.
 
-        folder : for a temporary file, should it be long
+        folder : for a temporary file, if the table is long
 
-        Raises LinkError for a file that is no links table, OSError.
+        Raises LinkError for a file that is not a links table, OSError.
         """
         rejects: list[Reject] = []
         links: Sorter[Link] = Sorter(folder, sort_key)
-        rows = max(_lines_of(path) - 1, 0)
+        rows = max(_count_lines(path) - 1, 0)
         for link in progress(read_links(path, rejects), "read", rows):
             links.add(link)
         return cls(Path(path).parent, links, rejects)
@@ -67,23 +70,23 @@ class Images:
         return self._count
 
     def __iter__(self) -> Iterator[list[Link]]:
-        given: set[tuple[str, int]] = set()
+        yielded: set[tuple[str, int]] = set()
         for image, group in groupby(self._links, IMAGE_OF):
             if image not in self._scattered:
                 yield list(group)
-            elif image not in given:
-                given.add(image)
+            elif image not in yielded:
+                yielded.add(image)
                 yield self._scattered[image]
 
     def _gather(self, hashes: set[int]) -> None:
-        """Keep the links of images with these hashes, few unless nobody sorted them."""
+        """Keep the links of images with these hashes; a sorted table has few."""
         for image, group in groupby(self._links, IMAGE_OF):
             if hash(image) in hashes:
                 self._count -= image in self._scattered
                 self._scattered.setdefault(image, []).extend(group)
 
 
-def _lines_of(path: StrPath) -> int:
-    """Return how many lines a file has: so many rows, unless some are odd."""
+def _count_lines(path: StrPath) -> int:
+    """Return the number of lines of a file; a row with a quoted newline has several."""
     with Path(path).open("rb") as file:
-        return sum(block.count(b"\n") for block in iter(lambda: file.read(2**16), b""))
+        return sum(data.count(b"\n") for data in iter(lambda: file.read(2**16), b""))

@@ -1,4 +1,4 @@
-"""One item of a store: what it is made from, and how."""
+"""One item of a store: reads its files, draws its contours, measures its pixels."""
 
 import struct
 import threading
@@ -25,27 +25,34 @@ from fastseg.raster.rules import Rules
 from fastseg.store import layout
 from fastseg.store.writing.records import Record, Rings, Source, pack_meta
 
-# Order statistics are counted up to this range of values and sorted beyond it.
+# Percentiles are found by counting where the values span at most this many integers,
+# by sorting where they span more.
 WIDEST_COUNT = 2**17
-# No file of contours is longer; the largest known has 10 MB.
+# Longer contour files are rejected; the largest known has 10 MB.
 MAX_CONTOUR_BYTES = 2**30
 NO_POINTS = np.empty((0, 2))
 
 
 class Contour(NamedTuple):
-    """The rings of one class, as their file has them, and their place in `sources`."""
+    """The rings of one class, as their file has them.
+
+    bit    : of the class in the mask
+    source : index of the contour file in the sources of its item
+    """
 
     bit: int
     source: int
     rings: list[NDArray[np.float64]]
 
 
-class Drawn(NamedTuple):
-    """The contours of an image, read.
+class ItemContours(NamedTuple):
+    """The contours of an image, as read from their files.
 
-    sources : the files of those that can be used, in their order
-    stamps  : of all files that could be read
-    used    : the links of those that can be used
+    contours : those that can be used
+    sources  : the files of these, in the same order
+    stamps   : of all contour files that could be read
+    rejects  : of the other contours
+    used     : the links of the contours that can be used
     """
 
     contours: list[Contour]
@@ -55,14 +62,15 @@ class Drawn(NamedTuple):
     used: list[Link]
 
 
-class Material(NamedTuple):
-    """What an item is made from: read, and nothing done to it yet.
+class ItemInputs(NamedTuple):
+    """The content of an item's files, before the image is decoded or a mask drawn.
 
     data    : content of the image's file
-    sources : that file, then those of the contours
-    stamps  : of all files that the item's links name, also of unusable contours
-    rejects : of those contours
-    hash    : XXH3-64 of the links and files that are used: equal hash, equal item
+    sources : that file, then the files of the contours that can be used
+    stamps  : of the image's file, then of all contour files that could be read
+    rejects : of the contours that cannot be used
+    hash    : XXH3-64 of the links and files that are used: items of equal hash are
+        equal
     """
 
     data: bytes
@@ -73,22 +81,24 @@ class Material(NamedTuple):
     hash: int
 
 
-class ItemMaker:
-    """Makes items by one set of rules; threads share it, and it never changes."""
+class ItemBuilder:
+    """Builds items one at a time. Threads share it; it never changes."""
 
     def __init__(
         self, paths: Paths, classes: Sequence[str], rules: Rules, max_pixel_bytes: int
     ):
-        self.paths, self.rules = paths, rules
+        self.paths = paths
+        self.rules = rules
         self.max_pixel_bytes = max_pixel_bytes
         self.classes = tuple(classes)
-        self._masks = layout.mask_dtype(classes)
-        self._no_pixels = [0] * len(classes), [0] * 4 * len(classes)
-        self._most = max_pixel_bytes + dicom.MAX_OTHER_BYTES
-        self._last = threading.local()
+        self._mask_dtype = layout.mask_dtype(classes)
+        self._zero_pixels = [0] * len(classes)
+        self._zero_boxes = [0] * 4 * len(classes)
+        self._max_file_bytes = max_pixel_bytes + dicom.MAX_OTHER_BYTES
+        self._cache = threading.local()
 
     def stamps(self, item: PlannedItem) -> tuple[Stamp, ...] | None:
-        """Return the stamps of all files of an item, None if one cannot be had."""
+        """Return the stamps of all files of an item; None if a file is missing."""
         try:
             return tuple(
                 stamp_of(self.paths.resolve(path, link.root))
@@ -97,34 +107,35 @@ class ItemMaker:
         except (LinkError, OSError):
             return None
 
-    def read(self, item: PlannedItem) -> Material:
-        """Read the files of an item, or raise Refusal."""
+    def read(self, item: PlannedItem) -> ItemInputs:
+        """Read the files of an item, or raise ItemRejected."""
         link = item.links[0]
         try:
             data, stamp = self._read_image(item)
         except (LinkError, OSError) as exc:
             reason = reason_of(exc, link.dicom_path)
             raise ItemRejected(item.links, reason, ()) from None
-        drawn = self.read_contours(item.links)
-        if not drawn.contours and drawn.rejects:
+        read = self.read_contours(item.links)
+        if not read.contours and read.rejects:
             reason = "left out: none of its contours can be used"
-            raise ItemRejected(item.links, reason, drawn.rejects)
+            raise ItemRejected(item.links, reason, read.rejects)
         path = self.paths.within_root(link.dicom_path, link.root)
-        image = Source(path, len(data), xxh3_64_intdigest(data))
-        found = (image, *drawn.sources)
-        links = hash_links(drawn.used, self.paths) if drawn.rejects else item.hash
-        return Material(
+        files = (Source(path, len(data), xxh3_64_intdigest(data)), *read.sources)
+        links_hash = item.links_hash
+        if read.rejects:
+            links_hash = hash_links(read.used, self.paths)
+        return ItemInputs(
             data=data,
-            sources=found,
-            stamps=(stamp, *drawn.stamps),
-            contours=drawn.contours,
-            rejects=drawn.rejects,
-            hash=hash_inputs(links, [file.xxh3 for file in found]),
+            sources=files,
+            stamps=(stamp, *read.stamps),
+            contours=read.contours,
+            rejects=read.rejects,
+            hash=hash_inputs(links_hash, [file.xxh3 for file in files]),
         )
 
-    def read_contours(self, links: Sequence[Link]) -> Drawn:
-        """Read the contours of an image; what cannot be used is in `rejects`."""
-        drawn = Drawn([], [], [], [], [])
+    def read_contours(self, links: Sequence[Link]) -> ItemContours:
+        """Read the contours of an image; `rejects` lists those that cannot be used."""
+        read = ItemContours([], [], [], [], [])
         labels = [link.label for link in links]
         for link in links:
             if not link.contour_path:
@@ -132,11 +143,11 @@ class ItemMaker:
             try:
                 handle = self.paths.open(link.contour_path, link.root)
                 text, stamp = read_handle(handle, MAX_CONTOUR_BYTES)
-                drawn.stamps.append(stamp)
-                alike = labels.count(link.label)
-                if alike > 1:
+                read.stamps.append(stamp)
+                same_class = labels.count(link.label)
+                if same_class > 1:
                     raise LinkError(
-                        f"is one of {alike} links of class {link.label} to "
+                        f"is one of {same_class} links of class {link.label} to "
                         f"{link.dicom_path}, frame {link.frame}; keep one"
                     )
                 rings = sources.read_rings(
@@ -145,108 +156,114 @@ class ItemMaker:
             except (ContourError, LinkError, OSError) as exc:
                 line = exc.line if isinstance(exc, ContourError) else None
                 reason = reason_of(exc, link.contour_path)
-                drawn.rejects.append(Reject(link.contour_path, line, reason))
+                read.rejects.append(Reject(link.contour_path, line, reason))
                 continue
-            # The image's file comes first among the sources.
-            place, bit = len(drawn.sources) + 1, self.classes.index(link.label)
-            drawn.contours.append(Contour(bit=bit, source=place, rings=rings))
+            bit = self.classes.index(link.label)
+            # The sources of the item begin with the image's file.
+            source = len(read.sources) + 1
+            read.contours.append(Contour(bit=bit, source=source, rings=rings))
             path = self.paths.within_root(link.contour_path, link.root)
-            drawn.sources.append(Source(path, len(text), xxh3_64_intdigest(text)))
-            drawn.used.append(link)
-        return drawn
+            read.sources.append(Source(path, len(text), xxh3_64_intdigest(text)))
+            read.used.append(link)
+        return read
 
     def _read_image(self, item: PlannedItem) -> tuple[bytes, Stamp]:
         link = item.links[0]
-        if item.start and item.start.shared.frames == 1:
-            return read_handle(self.paths.open(link.dicom_path, link.root), self._most)
-        # The frames of a file come one after another, and the file may be large.
+        if item.header_scan and item.header_scan.shared.frames == 1:
+            handle = self.paths.open(link.dicom_path, link.root)
+            return read_handle(handle, self._max_file_bytes)
+        # The frames of a file follow each other in the plan, and the file may be
+        # large: each thread keeps the file that it read last.
         path = self.paths.resolve(link.dicom_path, link.root)
-        last = getattr(self._last, "file", None)
+        last = getattr(self._cache, "file", None)
         if last is None or last[0] != path or last[2] != stamp_of(path):
-            self._last.file = path, *read_file(path, self._most)
-        _, data, stamp = self._last.file
+            self._cache.file = path, *read_file(path, self._max_file_bytes)
+        _, data, stamp = self._cache.file
         return data, stamp
 
-    def decode(self, item: PlannedItem, material: Material) -> Image:
-        """Return the pixels of an item, or raise Refusal."""
-        link, start = item.links[0], item.start
-        if start and not start.holds(material.data, item.head):
-            start = None
+    def decode(self, item: PlannedItem, inputs: ItemInputs) -> Image:
+        """Return the pixels of an item, or raise ItemRejected."""
+        link = item.links[0]
+        scan = item.header_scan
+        if scan and not scan.holds(inputs.data, item.header_hash):
+            scan = None
         try:
             image = dicom.decode(
-                material.data,
+                inputs.data,
                 link.dicom_path,
                 link.frame,
                 max_pixel_bytes=self.max_pixel_bytes,
-                start=start,
+                start=scan,
             )
-            found, planned = image.pixels, item.bucket
-            if found.shape != planned.shape or found.dtype != planned.dtype:
+            pixels = image.pixels
+            planned = item.bucket
+            if pixels.shape != planned.shape or pixels.dtype != planned.dtype:
                 raise DicomError("has changed while the store was built; build again")
         except (DicomError, ImportError) as exc:
             reason = reason_of(exc, link.dicom_path)
-            raise ItemRejected(item.links, reason, material.rejects) from None
+            raise ItemRejected(item.links, reason, inputs.rejects) from None
         return image
 
-    def make(
-        self,
-        item: PlannedItem,
-        material: Material,
-        image: Image,
+    def draw_and_measure(
+        self, item: PlannedItem, inputs: ItemInputs, image: Image
     ) -> tuple[Record, NDArray[Any] | None]:
         """Draw the contours and measure all; return a record and the mask, if any.
 
-        The record has no places yet.
+        The record has no offsets: they are known when the pixels have been written.
         """
-        link, header, pixels = item.links[0], image.header, image.pixels
+        link = item.links[0]
+        header = image.header
+        pixels = image.pixels
         slope, intercept = header.value_map
         meta = {
-            "instance": _or(header.instance, -1),
+            "instance": _value_or(header.instance, -1),
             "frame": link.frame,
-            "spacing_mm": _or(header.spacing_mm, (nan, nan)),
+            "spacing_mm": _value_or(header.spacing_mm, (nan, nan)),
             "slope": slope,
             "intercept": intercept,
-            "window": _or(header.value_window, (nan, nan)),
+            "window": _value_or(header.value_window, (nan, nan)),
             "image_xxh3": xxh3_64_intdigest(pixels.data),
-            "inputs_xxh3": material.hash,
+            "inputs_xxh3": inputs.hash,
         }
         _measure_values(pixels, meta)
-        mask, points = self.draw(material.contours, pixels.shape, meta)
+        mask, points = self.draw_mask(inputs.contours, pixels.shape, meta)
         record = Record(
-            # An item that lost a contour is looked at again, so that its loss is told.
-            links=0 if material.rejects else item.hash,
+            # 0 makes the next build read an item with a rejected contour again, so
+            # that it reports the reject again.
+            links=0 if inputs.rejects else item.links_hash,
             offsets=(),
-            stamps=material.stamps,
+            stamps=inputs.stamps,
             patient=link.patient,
             series=header.series,
-            sources=material.sources,
+            sources=inputs.sources,
             rings=tuple(
                 Rings(contour.bit, contour.source, tuple(map(len, contour.rings)))
-                for contour in material.contours
+                for contour in inputs.contours
             ),
             meta=pack_meta(meta, self.classes),
             points=points,
         )
         return record, mask
 
-    def draw(
+    def draw_mask(
         self, contours: list[Contour], shape: tuple[int, ...], meta: dict[str, Any]
     ) -> tuple[NDArray[Any] | None, NDArray[np.float64]]:
-        """Return mask and vertices, and add their facts."""
+        """Return mask and vertices, and add their metadata to `meta`."""
         meta["labelled"] = sum(1 << contour.bit for contour in contours)
         if not contours:
-            meta["pixels"], meta["bbox"] = self._no_pixels
-            size = shape[0] * shape[1] * self._masks.itemsize
+            meta["pixels"] = self._zero_pixels
+            meta["bbox"] = self._zero_boxes
+            size = shape[0] * shape[1] * self._mask_dtype.itemsize
             meta["mask_xxh3"] = hash_of_zeros(size)
             meta["contour_xxh3"] = hash_of_zeros(0)
             return None, NO_POINTS
-        mask = np.zeros(shape, self._masks)
+        mask = np.zeros(shape, self._mask_dtype)
         for contour in contours:
             draw_rings(*join_rings(contour.rings), mask, contour.bit, self.rules)
         pixels = np.zeros(len(self.classes), np.int64)
         boxes = np.zeros((len(self.classes), 4), np.int64)
         statistics.measure_classes(mask, pixels, boxes)
-        # Stored in the frame in which pixel centres are integers.
+        # A store has vertices in the frame in which pixel centres are integers.
         points = np.concatenate(
             [
                 shift_origin(ring, self.rules.origin)
@@ -254,27 +271,30 @@ class ItemMaker:
                 for ring in contour.rings
             ]
         )
-        meta["pixels"], meta["bbox"] = pixels.tolist(), boxes.ravel().tolist()
+        meta["pixels"] = pixels.tolist()
+        meta["bbox"] = boxes.ravel().tolist()
         meta["mask_xxh3"] = xxh3_64_intdigest(mask.data)
         meta["contour_xxh3"] = xxh3_64_intdigest(points.data)
         return mask, points
 
 
-def hash_inputs(links: int, sums: Sequence[int]) -> int:
-    """Return the XXH3-64 of what an item is made from: its links and its files'."""
-    return xxh3_64_intdigest(struct.pack(f">Q{len(sums)}Q", links, *sums))
+def hash_inputs(links_hash: int, file_hashes: Sequence[int]) -> int:
+    """Return the XXH3-64 of the hash of an item's links and those of its files."""
+    return xxh3_64_intdigest(
+        struct.pack(f">Q{len(file_hashes)}Q", links_hash, *file_hashes)
+    )
 
 
 @cache
 def hash_of_zeros(size: int) -> int:
-    """Return the XXH3-64 of so many zeros."""
+    """Return the XXH3-64 of `size` zero bytes."""
     return xxh3_64_intdigest(bytes(size))
 
 
 def _measure_values(image: NDArray[Any], meta: dict[str, Any]) -> None:
-    """Add the statistics of stored values, exact before the last rounding.
+    """Add the statistics of stored values to `meta`.
 
-    Sums are whole numbers, so they depend on neither order nor machine.
+    They come from sums of integers, so they depend neither on order nor on machine.
     """
     ranks = percentile_ranks(image.size)
     percentiles = np.empty(len(ranks))
@@ -285,14 +305,17 @@ def _measure_values(image: NDArray[Any], meta: dict[str, Any]) -> None:
         percentiles = np.partition(image, ranks, axis=None)[ranks].astype(np.float64)
     squares = (high << 32) + low
     meta["mean"], meta["std"] = mean_and_std(image.size, total, squares)
-    meta["min"], meta["max"] = float(least), float(greatest)
+    meta["min"] = float(least)
+    meta["max"] = float(greatest)
     meta["percentiles"] = percentiles.tolist()
 
 
 def mean_and_std(count: int, total: int, squares: int) -> tuple[float, float]:
-    """Return mean and standard deviation of whole numbers, given their sums.
+    """Return mean and standard deviation of integers.
 
-    Python divides whole numbers of any size as exactly as a float can tell.
+    total, squares : the sums of the integers and of their squares
+
+    Python rounds the quotient of two integers correctly, however large they are.
     """
     variance = (count * squares - total * total) / (count * count)
     return total / count, sqrt(variance)
@@ -300,10 +323,11 @@ def mean_and_std(count: int, total: int, squares: int) -> tuple[float, float]:
 
 @cache
 def percentile_ranks(count: int) -> NDArray[np.int64]:
-    """Return the nearest ranks (0 the smallest) of `layout.PERCENTILES`."""
-    shares = (Fraction(str(q)) / 100 for q in layout.PERCENTILES)
-    return np.array([max(ceil(share * count), 1) - 1 for share in shares], np.int64)
+    """Return the nearest ranks (0 is the smallest) of `layout.PERCENTILES`."""
+    fractions = (Fraction(str(q)) / 100 for q in layout.PERCENTILES)
+    ranks = [max(ceil(fraction * count), 1) - 1 for fraction in fractions]
+    return np.array(ranks, np.int64)
 
 
-def _or(value: Any, default: Any) -> Any:
+def _value_or(value: Any, default: Any) -> Any:
     return default if value is None else value

@@ -1,4 +1,8 @@
-"""What a build is going to do, from the links table and the headers of images."""
+"""The plan of a build: which images go where in the store.
+
+It is made from the links table and the headers of the images, before any pixels are
+read.
+"""
 
 import os
 from collections import Counter
@@ -24,26 +28,26 @@ from fastseg.store.layout import Bucket
 from fastseg.store.writing.records import Slots
 from fastseg.threads import map_ordered
 
-# Images that are handled together: what is done once for all of them costs little
-# for each, and an interrupted build loses no more of them.
-SHARE = 128
+# Images in a block. Work that is done once for a block costs each image little, and
+# an interrupted build loses only the blocks that are not yet in its journal.
+BLOCK_SIZE = 128
 NOT_SCANNED = dicom.UNKNOWN
 
 
 class PlannedItem(NamedTuple):
     """An image that is to be built.
 
-    links : all its rows of the table
-    hash  : XXH3-64 of them, with paths relative to the data set's root
-    start : how the image's file starts; None where pydicom has to read it
-    head  : XXH3-64 of what stands there before the pixels
+    links       : all rows of the table that name it
+    links_hash  : XXH3-64 of these rows, with paths relative to the data set's root
+    header_scan : None where pydicom has to read the image's file
+    header_hash : XXH3-64 of the bytes of that file before the pixels
     """
 
     links: Sequence[Link]
-    hash: int
+    links_hash: int
     bucket: Bucket
-    start: dicom.HeaderScan | None
-    head: int
+    header_scan: dicom.HeaderScan | None
+    header_hash: int
 
     def files(self) -> list[tuple[Link, str]]:
         """Return the image's file and those of the contours, each with its link."""
@@ -54,13 +58,14 @@ class PlannedItem(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Block:
-    """Neighbours among the images that are to be built, as columns.
+    """Neighbouring images of the plan, as columns; `block[k]` is one of them.
 
-    first   : place of the first in the plan
-    links   : of each image
-    slots   : where they will stand in the store
-    buckets : of the store
-    scans   : how their files start; NO_START where pydicom has to read
+    first   : index in the plan of the first image
+    links   : the links of each image
+    slots   : the position of each image in the store
+    buckets : all buckets of the store; `slots.bucket` is an index in this list
+    scans   : the header scan of each image; `header_index` is NOT_SCANNED where
+        pydicom has to read the file
     """
 
     first: int
@@ -73,10 +78,11 @@ class Block:
         return len(self.links)
 
     def __getitem__(self, k: int) -> PlannedItem:
-        scans, start = self.scans, None
+        scans = self.scans
+        header_scan = None
         if scans.header_index[k] != NOT_SCANNED:
             instance, *window = scans.per_file[k].tolist()
-            start = dicom.HeaderScan(
+            header_scan = dicom.HeaderScan(
                 scans.headers[scans.header_index[k]],
                 int(instance) if instance == instance else None,
                 (window[0], window[1]) if window[0] == window[0] else None,
@@ -84,37 +90,38 @@ class Block:
             )
         return PlannedItem(
             links=self.links[k],
-            hash=int(self.slots.links[k]),
+            links_hash=int(self.slots.links[k]),
             bucket=self.buckets[self.slots.bucket[k]],
-            start=start,
-            head=int(scans.header_hashes[k]),
+            header_scan=header_scan,
+            header_hash=int(scans.header_hashes[k]),
         )
 
 
-class _Share(NamedTuple):
-    """What was found of neighbours among all images, as columns but for the rejects.
+class _CheckedBlock(NamedTuple):
+    """Neighbouring images of the table after their headers have been checked.
 
-    size    : how many
-    kept    : int64 (n,), which of them are to be built
-    hashes  : uint64 (n,), of their links
-    bucket  : int64 (n,), which of the buckets
-    rejects : of the others
+    size         : number of these images, invalid ones included
+    valid        : int64 (n,), indices of the n images that can be built
+    links_hashes : uint64 (n,), as `PlannedItem.links_hash`
+    bucket       : int64 (n,), index in `buckets`
+    scans        : the header scans of the n images
+    rejects      : of the other images, by index
     """
 
     size: int
-    kept: NDArray[np.int64]
-    hashes: NDArray[np.uint64]
+    valid: NDArray[np.int64]
+    links_hashes: NDArray[np.uint64]
     bucket: NDArray[np.int64]
     buckets: list[Bucket]
     scans: dicom.HeaderScans
     rejects: dict[int, list[Reject]]
 
-    def keep(self, some: NDArray[np.int64] | NDArray[np.bool_]) -> "_Share":
-        """Return it with only these of those that were to be built."""
+    def pick(self, some: NDArray[np.int64] | NDArray[np.bool_]) -> "_CheckedBlock":
+        """Return the block with only some of its valid images."""
         scans = self.scans
         return self._replace(
-            kept=self.kept[some],
-            hashes=self.hashes[some],
+            valid=self.valid[some],
+            links_hashes=self.links_hashes[some],
             bucket=self.bucket[some],
             scans=scans._replace(
                 header_index=scans.header_index[some],
@@ -126,11 +133,12 @@ class _Share(NamedTuple):
 
 
 class Plan:
-    """The images that are to be built, in parts; on the disk, but for small ones."""
+    """The images that are to be built, in blocks; a large plan is kept on the disk."""
 
     def __init__(self, images: Images, folder: Path):
-        self._images, self._folder = images, folder
-        self._shares: Spool[_Share] = Spool(folder)
+        self._images = images
+        self._folder = folder
+        self._blocks: Spool[_CheckedBlock] = Spool(folder)
         self._counts: Counter[Bucket] = Counter()
 
     def __len__(self) -> int:
@@ -138,73 +146,81 @@ class Plan:
 
     @property
     def buckets(self) -> list[tuple[Bucket, int]]:
-        """Each bucket and how many items it has, by name."""
+        """Each bucket and its number of items, sorted by name."""
         return sorted(self._counts.items(), key=lambda pair: pair[0].name)
 
-    def add(self, share: _Share) -> None:
-        """Add the next share of all images."""
-        counts = np.bincount(share.bucket, minlength=len(share.buckets)).tolist()
-        for bucket, count in zip(share.buckets, counts, strict=True):
+    def add(self, checked: _CheckedBlock) -> None:
+        """Add the next images of the table."""
+        counts = np.bincount(checked.bucket, minlength=len(checked.buckets)).tolist()
+        for bucket, count in zip(checked.buckets, counts, strict=True):
             if count:
                 self._counts[bucket] += count
-        self._shares.append(share._replace(rejects={}))
+        self._blocks.append(checked._replace(rejects={}))
 
-    def parts(self) -> Iterator[Block]:
-        """Yield all of it, in the order of the table; links are read again."""
-        images, first = iter(self._images), 0
+    def blocks(self) -> Iterator[Block]:
+        """Yield all blocks in the order of the table; links are read again."""
+        images = iter(self._images)
+        first = 0
         buckets = [bucket for bucket, _ in self.buckets]
         numbers = {bucket: k for k, bucket in enumerate(buckets)}
         ends = np.zeros(len(buckets), np.int64)
-        for share in self._shares:
-            links = list(islice(images, share.size))
-            if len(share.kept) < share.size:
-                links = [links[k] for k in share.kept.tolist()]
+        for checked in self._blocks:
+            links = list(islice(images, checked.size))
+            if len(checked.valid) < checked.size:
+                links = [links[k] for k in checked.valid.tolist()]
             if not links:
                 continue
-            known = [numbers.get(bucket, -1) for bucket in share.buckets]
-            bucket = np.array(known, np.int64)[share.bucket]
+            new_numbers = [numbers.get(bucket, -1) for bucket in checked.buckets]
+            bucket = np.array(new_numbers, np.int64)[checked.bucket]
             row = np.empty_like(bucket)
             for number in set(bucket.tolist()):
-                own = bucket == number
-                stop = ends[number] + np.count_nonzero(own)
-                row[own] = np.arange(ends[number], stop)
+                is_member = bucket == number
+                stop = ends[number] + np.count_nonzero(is_member)
+                row[is_member] = np.arange(ends[number], stop)
                 ends[number] = stop
             yield Block(
                 first=first,
                 links=links,
-                slots=Slots(share.hashes, bucket, row),
+                slots=Slots(checked.links_hashes, bucket, row),
                 buckets=buckets,
-                scans=share.scans,
+                scans=checked.scans,
             )
             first += len(links)
 
     def slots(self) -> Iterator[Slots]:
-        """Yield where its images will stand in the store."""
-        return (part.slots for part in self.parts())
+        """Yield the positions in the store of the images of each block."""
+        return (block.slots for block in self.blocks())
 
     def without(self, items: Iterable[int]) -> "Plan":
-        """Return the plan without some of its images, told by their places in it."""
-        left, start = Plan(self._images, self._folder), 0
-        out = np.sort(np.fromiter(items, np.int64))
-        for share in self._shares:
-            stop = start + len(share.kept)
-            some = out[np.searchsorted(out, start) : np.searchsorted(out, stop)]
-            kept = np.ones(len(share.kept), np.bool_)
-            kept[some - start] = False
-            left.add(share.keep(kept))
-            start = stop
-        return left
+        """Return the plan without some of its images, given by their indices."""
+        plan = Plan(self._images, self._folder)
+        removed = np.sort(np.fromiter(items, np.int64))
+        first = 0
+        for checked in self._blocks:
+            stop = first + len(checked.valid)
+            start, end = np.searchsorted(removed, [first, stop])
+            remains = np.ones(len(checked.valid), np.bool_)
+            remains[removed[start:end] - first] = False
+            plan.add(checked.pick(remains))
+            first = stop
+        return plan
 
 
 class ItemRejected(Exception):
-    """An image cannot be built; `rejects` says why, and lists what falls with it."""
+    """An image cannot be built; `rejects` holds it and each of its contours."""
 
     def __init__(self, links: Iterable[Link], reason: str, rejects: Iterable[Reject]):
+        """Reject an image.
+
+        links   : of the image
+        reason  : what is wrong with it
+        rejects : of those of its contours that have a reason of their own
+        """
         links = list(links)
         path = links[0].dicom_path
         rejected = list(rejects)
         listed = {reject.file for reject in rejected}
-        # So that nothing is lost silently, each of its contours is rejected too.
+        # Its other contours are rejected too, so that the list names all lost files.
         because = f"its image {path} is rejected"
         self.rejects = [
             *rejected,
@@ -226,97 +242,110 @@ def plan_build(
     threads: int,
     max_pixel_bytes: int,
 ) -> tuple[Plan, list[Reject]]:
-    """Look at the header of every image, so that the store's shape is known.
+    """Check the header of every image, so that the size of the store is known.
 
-    folder : for a temporary file, should there be many
+    folder : for a temporary file, if there are many images
 
     Returns the images that can be built, in the order of the table, and the rejects.
     """
     plan = Plan(images, folder)
     rejects: list[Reject] = []
 
-    def look(groups: list[list[Link]]) -> _Share:
-        return _look_at(groups, paths, max_pixel_bytes)
+    def check(block: list[list[Link]]) -> _CheckedBlock:
+        return _check_block(block, paths, max_pixel_bytes)
 
-    with closing(map_ordered(look, _shares_of(images, threads), threads)) as shares:
-        each = ((share, k) for share in shares for k in range(share.size))
-        for share, k in progress(each, "check", len(images)):
+    with closing(map_ordered(check, _split(images, threads), threads)) as results:
+        pairs = ((checked, k) for checked in results for k in range(checked.size))
+        for checked, k in progress(pairs, "check", len(images)):
             if k == 0:
-                plan.add(share)
-            rejects += share.rejects.get(k, ())
+                plan.add(checked)
+            rejects += checked.rejects.get(k, ())
     return plan, rejects
 
 
-def _shares_of(images: Images, threads: int) -> Iterator[list[list[Link]]]:
-    """Yield the links of images in shares, some for each worker."""
-    each, size = iter(images), SHARE
-    if threads > 1:
-        size = min(SHARE, max(1, len(images) // (4 * threads)))
-    while share := list(islice(each, size)):
-        yield share
+def _split(images: Images, threads: int) -> Iterator[list[list[Link]]]:
+    """Yield blocks of images, each as the links of its images."""
+    remaining = iter(images)
+    size = BLOCK_SIZE
+    if threads > 1:  # smaller blocks, so that each thread has at least four
+        size = min(BLOCK_SIZE, max(1, len(images) // (4 * threads)))
+    while block := list(islice(remaining, size)):
+        yield block
 
 
-def join_names(paths: Sequence[str]) -> tuple[bytes, NDArray[np.int64]]:
-    """Return paths with NUL behind each, and where each begins; the last is the end."""
-    names = os.fsencode("\0".join([*paths, ""]))
-    ends = np.flatnonzero(np.frombuffer(names, np.uint8) == 0) + 1
-    return names, np.concatenate([[0], ends])
+def join_paths(paths: Sequence[str]) -> tuple[bytes, NDArray[np.int64]]:
+    """Return paths as kernels read them: joined, and the offset at which each begins.
+
+    A NUL follows each path. The offsets have one entry more, the end of the last path.
+    """
+    joined = os.fsencode("\0".join([*paths, ""]))
+    ends = np.flatnonzero(np.frombuffer(joined, np.uint8) == 0) + 1
+    return joined, np.concatenate([[0], ends])
 
 
-def _look_at(groups: list[list[Link]], paths: Paths, max_pixel_bytes: int) -> _Share:
-    """Look at files of images, many at a time; those that are not plain, one by one."""
-    names = [paths.direct(links[0].dicom_path, links[0].root) for links in groups]
-    # A path that does not exist stands for one that others must look at.
-    scans = dicom.scan_headers(*join_names([name or "" for name in names]))
-    buckets = list(map(_bucket, scans.headers))
-    small = [each.pixel_bytes <= max_pixel_bytes for each in scans.headers]
+def _check_block(
+    block: list[list[Link]], paths: Paths, max_pixel_bytes: int
+) -> _CheckedBlock:
+    """Check the headers of images: kernels scan them, `_check_image` takes the rest.
+
+    block : the links of each image
+    """
+    direct = [paths.direct(links[0].dicom_path, links[0].root) for links in block]
+    # An empty path does not exist, so that the scan leaves that image to _check_image.
+    scans = dicom.scan_headers(*join_paths([path or "" for path in direct]))
+    buckets = list(map(_bucket_of, scans.headers))
+    is_small = [header.pixel_bytes <= max_pixel_bytes for header in scans.headers]
     hashes, bucket, rejects = [], [], {}
     for k, (links, number) in enumerate(
-        zip(groups, scans.header_index.tolist(), strict=True)
+        zip(block, scans.header_index.tolist(), strict=True)
     ):
-        # Nearly always, nothing else can be wrong.
+        # Nearly all images have one link, which names frame 0, and a scanned header
+        # of allowed size. Nothing can be wrong with these.
         if (
             number == NOT_SCANNED
-            or not small[number]
+            or not is_small[number]
             or len(links) > 1
             or links[0].frame
         ):
             header = None if number == NOT_SCANNED else scans.headers[number]
             try:
-                header = _check(links, header, paths, max_pixel_bytes)
+                header = _check_image(links, header, paths, max_pixel_bytes)
             except ItemRejected as exc:
                 rejects[k] = exc.rejects
             else:
                 number = len(buckets)
-                buckets.append(_bucket(header))
+                buckets.append(_bucket_of(header))
         bucket.append(number)
         hashes.append(0 if k in rejects else hash_links(links, paths))
-    share = _Share(
-        size=len(groups),
-        kept=np.arange(len(groups)),
-        hashes=np.array(hashes, np.uint64),
+    checked = _CheckedBlock(
+        size=len(block),
+        valid=np.arange(len(block)),
+        links_hashes=np.array(hashes, np.uint64),
         bucket=np.array(bucket, np.int64),
         buckets=buckets,
         scans=scans,
         rejects=rejects,
     )
     if rejects:
-        kept = sorted({*range(len(groups))}.difference(rejects))
-        share = share.keep(np.array(kept, np.int64))
-    return share
+        valid = sorted({*range(len(block))}.difference(rejects))
+        checked = checked.pick(np.array(valid, np.int64))
+    return checked
 
 
-def _bucket(header: dicom.Header) -> Bucket:
+def _bucket_of(header: dicom.Header) -> Bucket:
     return Bucket((header.rows, header.columns), header.dtype)
 
 
-def _check(
+def _check_image(
     links: Sequence[Link],
     header: dicom.Header | None,
     paths: Paths,
     max_pixel_bytes: int,
 ) -> dicom.Header:
-    """Return the header of an image, read if need be, or raise Refusal."""
+    """Return the header of an image, or raise ItemRejected.
+
+    header : None if it has yet to be read
+    """
     link = links[0]
     file = link.dicom_path
     try:
@@ -327,7 +356,7 @@ def _check(
                 raise LinkError(reason)
         if header is None:
             file = paths.resolve(file, link.root)
-            stamp_of(file)  # raises for what is no file
+            stamp_of(file)  # raises OSError unless it is a regular file
             header = dicom.read_header(file)
         dicom.check_request(header, link.frame, max_pixel_bytes, file)
     except (DicomError, LinkError, OSError) as exc:
@@ -336,7 +365,7 @@ def _check(
 
 
 def hash_links(links: Iterable[Link], paths: Paths) -> int:
-    """Return the XXH3-64 of rows of the table, paths relative to the root."""
+    """Return the XXH3-64 of rows of the table, with paths relative to the root."""
     within = paths.within_root
     rows = [
         (

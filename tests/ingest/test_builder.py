@@ -363,7 +363,7 @@ def test_a_folder_is_no_target(study, target):
     before = set(study.rglob("*"))
     with (
         contextlib.chdir(study / "dicoms"),
-        pytest.raises(BuildError, match="expected a store's name"),
+        pytest.raises(BuildError, match="expected the name of a store"),
     ):
         fastseg.build(fastseg.link(study), target)
     assert set(study.rglob("*")) == before

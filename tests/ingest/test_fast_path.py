@@ -270,7 +270,7 @@ def test_many_at_a_time_are_as_one_by_one(
     study, tmp_path, monkeypatch, compress, room, options
 ):
     """Bytes and report are the same, of plain files as of odd ones."""
-    monkeypatch.setitem(fast_path.AT_ONCE, "text", room)
+    monkeypatch.setitem(fast_path.BUFFER_BYTES, "text", room)
     table = fastseg.link(study, keep_unlabelled=True)
     links = [replace(link, format="other") for link in table.links[-1:]]
     table = replace(table, links=(*table.links[:-1], *links))

@@ -93,7 +93,7 @@ def test_damaged_leftovers_do_no_harm(stopped, suffix, damage):
 
 def test_a_torn_journal_is_cut_at_its_last_whole_frame(study, tmp_path, monkeypatch):
     """Cut anywhere, it gives back the records before the cut and no other."""
-    monkeypatch.setattr(plan, "SHARE", 3)
+    monkeypatch.setattr(plan, "BLOCK_SIZE", 3)
     table, output = fastseg.link(study), tmp_path / "o.h5"
     whole = fastseg.build(table, tmp_path / "whole.h5").path.read_bytes()
     stop_halfway(table, output)

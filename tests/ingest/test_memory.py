@@ -30,10 +30,10 @@ def tables(request, tmp_path, monkeypatch):
     """
     monkeypatch.setattr(spool, "SORTED_AT_ONCE", 64)
     monkeypatch.setattr(spool, "MERGED_AT_ONCE", 8)
-    monkeypatch.setattr(plan, "SHARE", 32)
-    monkeypatch.setattr(fast_path, "MASKS_AT_ONCE", 2**14)
-    for name, size in fast_path.AT_ONCE.items():
-        monkeypatch.setitem(fast_path.AT_ONCE, name, size // 64)
+    monkeypatch.setattr(plan, "BLOCK_SIZE", 32)
+    monkeypatch.setattr(fast_path, "MASK_PIXELS_AT_ONCE", 2**14)
+    for name, size in fast_path.BUFFER_BYTES.items():
+        monkeypatch.setitem(fast_path.BUFFER_BYTES, name, size // 64)
     monkeypatch.setattr(spool, "BYTES_IN_MEMORY", 2**14)
     monkeypatch.setattr(totals, "FILES_AT_ONCE", 64)
     monkeypatch.setattr(partial, "ITEMS_AT_ONCE", 64)

@@ -114,7 +114,7 @@ def die_at_every_step(study, folder):
     """Kill builds before each step; to be run in a process that may fork."""
     table, few = fastseg.link(study, keep_unlabelled=True), fastseg.link(study)
     table, few = (replace(t, links=t.links[:8]) for t in (table, few))
-    plan.SHARE = 1
+    plan.BLOCK_SIZE = 1
     for compress in (False, True):
         options = {"threads": 1, "compress": compress}
         whole = fastseg.build(table, folder / "w.h5", **options).path.read_bytes()
@@ -249,7 +249,7 @@ def test_death_after_a_bad_image_keeps_the_rest(study, table, output, tmp_path):
 @pytest.mark.parametrize("size", [1, 4])
 def test_no_flipped_bit_of_a_journal_does_harm(table, whole, output, monkeypatch, size):
     """What is behind a damaged length or checksum is made again, the rest kept."""
-    monkeypatch.setattr(plan, "SHARE", size)
+    monkeypatch.setattr(plan, "BLOCK_SIZE", size)
     stop_build(table, output, 9)
     data = beside(output, ".journal").read_bytes()
     pixels = beside(output).read_bytes()

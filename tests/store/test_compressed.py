@@ -211,7 +211,7 @@ def test_a_killed_build_can_be_resumed(
     """After a kill at any step, the target is absent or complete, and the next build
     reuses the finished items and gives the same bytes."""
     path, table = tmp_path / "s.h5", fastseg.link(sample_study)
-    monkeypatch.setattr(plan, "SHARE", 1)
+    monkeypatch.setattr(plan, "BLOCK_SIZE", 1)
     with monkeypatch.context() as patch:
         kill_at(patch, owner, name, call)
         with pytest.raises(Killed):
@@ -226,7 +226,7 @@ def test_a_killed_build_can_be_resumed(
 
 def test_damaged_chunks_are_made_again(small, sample_study, tmp_path, monkeypatch):
     """A resumed build does not reuse chunks that are damaged or cut off."""
-    monkeypatch.setattr(plan, "SHARE", 1)
+    monkeypatch.setattr(plan, "BLOCK_SIZE", 1)
     path, table = tmp_path / "s.h5", fastseg.link(sample_study)
 
     def stop(items, label, total):
