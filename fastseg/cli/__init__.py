@@ -1,1 +1,1 @@
-"""The command line: thin commands over the library."""
+"""The command line: each command calls one function of the library."""

@@ -1,4 +1,4 @@
-"""The verbs that make something: a table of links, a store, a synthetic study."""
+"""The commands that write data: a links table, a store, a synthetic study."""
 
 import time
 from pathlib import Path
@@ -14,20 +14,23 @@ from fastseg.cli.terminal import EXIT_REJECTS, AllowRejects, Output, command, fa
 def link(
     output: Output,
     root: Annotated[Path, typer.Argument(help="Folder of the data set.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Table to write.")] = Path(
-        "links.csv"
-    ),
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Links table to write (CSV).")
+    ] = Path("links.csv"),
     label: Annotated[
         list[str] | None,
-        typer.Option(help="Class to link, all by default; repeat for several."),
+        typer.Option(
+            help="Class of contours to link; repeat the option for several.",
+            show_default="all classes",
+        ),
     ] = None,
     keep_unlabelled: Annotated[
         bool,
-        typer.Option("--keep-unlabelled", help="Keep images without contours as well."),
+        typer.Option("--keep-unlabelled", help="Also link images without a contour."),
     ] = False,
     allow_rejects: AllowRejects = False,
 ) -> None:
-    """Find images and contours and join them into a table.
+    """Find images and their contours and write a table of links between them.
 
     Example: `fastseg link data/sunnybrook -o links.csv --label icontour`
     """
@@ -41,8 +44,10 @@ def link(
     counts = ", ".join(f"{count} {name}" for name, count in table.counts().items())
     output.say(f"{out}: {many(table.images, 'image')}, {counts or 'no contours'}")
     if table.unlabelled:
-        fate = "kept" if keep_unlabelled else "left out (--keep-unlabelled keeps them)"
-        output.say(f"{many(table.unlabelled, 'image')} without a contour: {fate}")
+        result = "linked"
+        if not keep_unlabelled:
+            result = "left out (--keep-unlabelled keeps them)"
+        output.say(f"{many(table.unlabelled, 'image')} without a contour: {result}")
     if table.ignored:
         output.say(
             f"ignored {many(len(table.ignored), 'file')} of another kind"
@@ -56,48 +61,58 @@ def link(
 @command
 def build(
     output: Output,
-    links: Annotated[Path, typer.Argument(help="Table that `link` wrote.")],
+    links: Annotated[Path, typer.Argument(help="Links table, as `link` writes it.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Store to write.")] = Path(
         "store.h5"
     ),
     edges: Annotated[
         str,
         typer.Option(
-            help="Pixels centred on an outline: `half-open` (top and left in), "
-            "`closed` (all in) or `open` (none in)."
+            help="Which pixels belong to a region if their centre lies exactly on its "
+            "outline: `half-open` (on top and left edges), `closed` (all) or `open` "
+            "(none)."
         ),
     ] = "half-open",
     fill: Annotated[
-        str, typer.Option(help="Overlapping rings: `even-odd` or `nonzero`.")
+        str,
+        typer.Option(
+            help="Rule for overlapping rings of a class: `even-odd` (a ring within a "
+            "ring is a hole) or `nonzero`."
+        ),
     ] = "even-odd",
     origin: Annotated[
         str,
         typer.Option(
-            help="Zero of the contours: `center` of the first pixel or its `corner`."
+            help="Contour coordinates start at the `center` of the first pixel or at "
+            "its `corner`."
         ),
     ] = "center",
     threads: Annotated[
         int,
         typer.Option(
-            help="Threads that share the work; more pay where files come slowly."
+            help="Number of threads; more than one helps where reading files is slow."
         ),
     ] = 1,
     max_pixel_bytes: Annotated[
         int,
-        typer.Option(help="Reject image files whose header promises more than this."),
+        typer.Option(
+            help="Reject an image file if its header announces more bytes of pixels "
+            "than this."
+        ),
     ] = 2**30,
     compress: Annotated[
         bool,
         typer.Option(
-            "--compress", help="Compress images and masks: smaller, slower to read."
+            "--compress",
+            help="Compress images and masks: the store is smaller, but slower to read.",
         ),
     ] = False,
     allow_rejects: AllowRejects = False,
 ) -> None:
-    """Read all images and contours of a table into a store.
+    """Read the images and contours of a links table and write them into a store.
 
-    A build that was interrupted goes on where it stopped when the same command is
-    given again; one that is repeated makes anew only what has changed.
+    To continue an interrupted build, run the same command again. If the store exists,
+    samples whose links, files and options have not changed are reused.
 
     Example: `fastseg build links.csv -o heart.h5`
     """
@@ -117,7 +132,7 @@ def build(
     except (KeyboardInterrupt, OSError):
         if Path(f"{out}.partial").exists():
             output.err.print(
-                "what is finished is kept; the same command goes on from there"
+                "finished samples are kept; run the same command again to continue"
             )
         raise
     except fastseg.errors.NothingBuiltError as exc:
@@ -130,7 +145,7 @@ def build(
         f"{many(report.links, 'contour')}, {size:.1f} MB in {seconds:.1f} s"
     )
     if report.reused:
-        output.say(f"{report.reused} of them unchanged since earlier work")
+        output.say(f"{report.reused} of them unchanged, reused from an earlier build")
     output.detail(f"fingerprint {report.fingerprint}")
     if report.off_image:
         output.say(
@@ -145,21 +160,23 @@ def build(
 @command
 def phantom(
     output: Output,
-    out: Annotated[Path, typer.Argument(help="New folder for the study.")],
-    patients: Annotated[int, typer.Option(help="How many.")] = 4,
+    out: Annotated[
+        Path, typer.Argument(help="Folder to write the study to; new or empty.")
+    ],
+    patients: Annotated[int, typer.Option(help="Number of patients.")] = 4,
     size: Annotated[
         list[str] | None,
         typer.Option(
-            help="Rows and columns, as in 96 or 120x88; repeat it and the patients "
-            "take them in turn.",
-            show_default="three of 96, one of 120x88",
+            help="Rows and columns of the images, as in 96 or 120x88. Repeat the "
+            "option for several sizes, which patients get in turn.",
+            show_default="96 for three patients, 120x88 for the fourth",
         ),
     ] = None,
-    slices: Annotated[int, typer.Option(help="Images along the heart.")] = 4,
-    phases: Annotated[int, typer.Option(help="Images over a heartbeat.")] = 6,
-    seed: Annotated[int, typer.Option(help="Which hearts.")] = 0,
+    slices: Annotated[int, typer.Option(help="Number of slices along the heart.")] = 4,
+    phases: Annotated[int, typer.Option(help="Number of phases of the heartbeat.")] = 6,
+    seed: Annotated[int, typer.Option(help="Seed of the random anatomy.")] = 0,
 ) -> None:
-    """Draw a synthetic cine-MR study of the heart with its contours.
+    """Write a synthetic cine-MR study of the heart with its contours.
 
     Example: `fastseg phantom study --patients 10 --size 256 --slices 8 --phases 20`
     """

@@ -1,4 +1,4 @@
-"""The verbs that look at a store and change nothing in it."""
+"""The commands that read a store and do not change it."""
 
 import json
 import time
@@ -20,38 +20,39 @@ from fastseg.store.splits import count_shared
 @command
 def info(
     output: Output,
-    store: Annotated[Path, typer.Argument(help="Store to look into.")],
+    store: Annotated[Path, typer.Argument(help="Store to describe.")],
 ) -> None:
-    """Print what is in a store.
+    """Print what a store holds: samples, shapes, classes, options.
 
     Example: `fastseg info heart.h5`
     """
     opened = fastseg.open(store)
     items = opened.items
-    head = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    head.add_row("store", str(store))
-    head.add_row("samples", str(len(opened)))
-    head.add_row("patients", str(len(opened.patients)))
-    head.add_row("size", f"{store.stat().st_size / 1e6:.1f} MB")
+    summary = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    summary.add_row("store", str(store))
+    summary.add_row("samples", str(len(opened)))
+    summary.add_row("patients", str(len(opened.patients)))
+    summary.add_row("size", f"{store.stat().st_size / 1e6:.1f} MB")
     if opened.compression:
         ratio = f"{opened.compression_ratio:.2f} times smaller"
-        head.add_row("pixels", f"{opened.compression}, {ratio}")
-    head.add_row("made from", f"{len(opened.sources['path'])} files")
+        summary.add_row("pixels", f"{opened.compression}, {ratio}")
+    summary.add_row("made from", f"{len(opened.sources['path'])} files")
     options = ", ".join(f"{name} {value}" for name, value in opened.options.items())
-    head.add_row("masks", options)
+    summary.add_row("masks", options)
     wrote = ", ".join(f"{name} {text}" for name, text in opened.software.items())
-    head.add_row("written by", wrote)
-    head.add_row("fingerprint", opened.fingerprint)
-    output.out.print(head)
+    summary.add_row("written by", wrote)
+    summary.add_row("fingerprint", opened.fingerprint)
+    output.out.print(summary)
     output.say("")
     shapes = Table("bucket", "samples", "spacing (mm)", "values", box=None)
-    order, start = items["bucket"].argsort(kind="stable"), 0
+    order = items["bucket"].argsort(kind="stable")
+    start = 0
     counts = np.bincount(items["bucket"], minlength=len(opened.buckets))
     for name, count in zip(opened.buckets, counts.tolist(), strict=True):
-        here = order[start : start + count]
+        members = order[start : start + count]
         start += count
-        spacing = items["spacing_mm"][here]
-        values = f"{items['min'][here].min():g} to {items['max'][here].max():g}"
+        spacing = items["spacing_mm"][members]
+        values = f"{items['min'][members].min():g} to {items['max'][members].max():g}"
         shapes.add_row(name, str(count), _range(spacing), values)
     output.out.print(shapes)
     output.say("")
@@ -68,33 +69,37 @@ def info(
 
 
 def _range(values: Any) -> str:
-    """Return a text for the least and greatest of some numbers, NaN if unknown."""
+    """Return the least and greatest of some numbers as text; NaN is unknown."""
     if len(values) == 0 or (values != values).all():
         return "unknown"
     known = values[values == values]
-    least, greatest = known.min(), known.max()
+    least = known.min()
+    greatest = known.max()
     return f"{least:g}" if least == greatest else f"{least:g} to {greatest:g}"
 
 
 @command
 def verify(
     output: Output,
-    store: Annotated[Path, typer.Argument(help="Store to prove.")],
+    store: Annotated[Path, typer.Argument(help="Store to check.")],
     sources: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of the data set: compare the original files as well."
+            help="Folder of the data set: also check that the original files are "
+            "unchanged."
         ),
     ] = None,
     threads: Annotated[
         int | None,
-        typer.Option(help="How many read and hash.", show_default="one per core"),
+        typer.Option(
+            help="Number of threads that read and hash.", show_default="one per core"
+        ),
     ] = None,
 ) -> None:
-    """Prove that a store is what it was when it was written.
+    """Check that a store is unchanged since it was written.
 
-    Reads all of it and recomputes every checksum; the exit status is 1 if anything
-    has changed.
+    Reads the whole store and recomputes every checksum. The exit status is 1 if
+    anything has changed.
 
     Example: `fastseg verify heart.h5 --sources data/sunnybrook`
     """
@@ -102,9 +107,10 @@ def verify(
     report = fastseg.verify(
         store, sources=sources, threads=threads, progress=output.progress
     )
-    seconds, size = time.perf_counter() - start, report.bytes_read / 1e9
+    seconds = time.perf_counter() - start
+    size = report.bytes_read / 1e9
     output.say(
-        f"{store}: {'damaged' if report.damages else 'sound'}, "
+        f"{store}: {'damaged' if report.damages else 'valid'}, "
         f"{many(report.samples, 'sample')}, {size:.3f} GB in {seconds:.1f} s "
         f"({size / seconds:.1f} GB/s)"
     )
@@ -122,7 +128,9 @@ def _list(output: Output, what: str, rows: Sequence[Any]) -> None:
     for row in rows if output.verbose else rows[:REJECTS_SHOWN]:
         output.err.print(f"  {row}")
     if len(rows) > REJECTS_SHOWN and not output.verbose:
-        output.err.print(f"  and {len(rows) - REJECTS_SHOWN} more (--verbose lists)")
+        output.err.print(
+            f"  and {len(rows) - REJECTS_SHOWN} more (--verbose lists all)"
+        )
 
 
 @command
@@ -131,25 +139,37 @@ def split(
     store: Annotated[Path, typer.Argument(help="Store to split.")],
     part: Annotated[
         list[str],
-        typer.Option(help="A part and its fraction; repeat it for each part."),
+        typer.Option(
+            help="Name of a part and its fraction of the samples, as in train=0.8; "
+            "repeat the option for each part."
+        ),
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Table to write.")] = Path(
-        "splits.csv"
-    ),
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Table of the split to write (CSV).")
+    ] = Path("splits.csv"),
     by: Annotated[
-        str, typer.Option(help="What stays whole: `patient`, `series` or `sample`.")
+        str,
+        typer.Option(
+            help="Keep all samples of a `patient` or a `series` in one part, or assign "
+            "each `sample` by itself."
+        ),
     ] = "patient",
-    seed: Annotated[int, typer.Option(help="Which split.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the split.")] = 0,
     stratify: Annotated[
         str | None,
-        typer.Option(help="Make parts alike in labelled `classes` or image `shape`."),
+        typer.Option(
+            help="Balance the parts by labelled `classes` or by image `shape`."
+        ),
     ] = None,
     label: Annotated[
         list[str] | None,
-        typer.Option(help="Only samples with this class; repeat for several."),
+        typer.Option(
+            help="Split only samples that have this class; repeat the option to "
+            "require several classes."
+        ),
     ] = None,
 ) -> None:
-    """Split a store into parts that share no patient, and write them as a table.
+    """Split the samples of a store into parts, by patient, and write a table.
 
     Example: `fastseg split heart.h5 -o splits.csv --part train=0.8 --part val=0.2`
     """
@@ -162,7 +182,8 @@ def split(
     table = Table("", *parts, box=None)
     patients = [set(opened.items["patient"][part].tolist()) for part in parts.values()]
     table.add_row("samples", *(str(len(part)) for part in parts.values()))
-    table.add_row("share", *(f"{len(p) / len(chosen):.1%}" for p in parts.values()))
+    fractions = [f"{len(part) / len(chosen):.1%}" for part in parts.values()]
+    table.add_row("fraction", *fractions)
     table.add_row("patients", *(str(len(group)) for group in patients))
     for k, name in enumerate(opened.classes):
         labelled = has_class(opened.items["labelled"], k)
@@ -181,37 +202,41 @@ def split(
 
 
 def _fractions(parts: list[str]) -> dict[str, float]:
-    """Return the fractions that texts like train=0.8 give."""
-    given: dict[str, float] = {}
+    """Return the fraction of each part, from texts like train=0.8."""
+    fractions: dict[str, float] = {}
     for text in parts:
-        name, equals, share = text.partition("=")
+        name, equals, number = text.partition("=")
         try:
-            fraction = float(share)
+            fraction = float(number)
         except ValueError:
             equals = ""
-        if not equals or name in given:
+        if not equals or name in fractions:
             raise OptionError(
                 f"--part is {text!r}, expected a new name and a fraction, as in "
                 "train=0.8"
             )
-        given[name] = fraction
-    return given
+        fractions[name] = fraction
+    return fractions
 
 
 @command
 def show(
     output: Output,
     store: Annotated[Path, typer.Argument(help="Store to draw from.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Picture to write.")] = Path(
-        "picture.png"
-    ),
-    count: Annotated[int, typer.Option("--count", "-n", help="Samples to draw.")] = 4,
-    seed: Annotated[int, typer.Option(help="Which samples.")] = 0,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Picture to write (.png, .pdf, .svg).")
+    ] = Path("picture.png"),
+    count: Annotated[
+        int, typer.Option("--count", "-n", help="Number of samples to draw.")
+    ] = 4,
+    seed: Annotated[
+        int, typer.Option(help="Seed of the choice of samples and of the augmentation.")
+    ] = 0,
     augment: Annotated[
         str | None,
         typer.Option(
-            help="Draw six augmented versions of each, by a preset, `light` or "
-            "`standard`, or by a JSON file of a Compose."
+            help="Draw each sample with six augmented versions of it. Name of a "
+            "preset, `light` or `standard`, or a .json file of a Compose."
         ),
     ] = None,
 ) -> None:
@@ -231,32 +256,45 @@ def show(
 def bench(
     output: Output,
     store: Annotated[Path, typer.Argument(help="Store to load.")],
-    batch_size: Annotated[int, typer.Option(help="Samples in a batch.")] = 32,
+    batch_size: Annotated[int, typer.Option(help="Samples per batch.")] = 32,
     size: Annotated[
         str | None,
         typer.Option(
-            help="Rows and columns of batches, as in 96 or 120x88.",
-            show_default="those of the images",
+            help="Rows and columns of the images in a batch, as in 96 or 120x88.",
+            show_default="as in the store",
         ),
     ] = None,
     dtype: Annotated[
-        str, typer.Option(help="`float32`, `float16` or `raw` stored values.")
+        str,
+        typer.Option(
+            help="Type of the pixels in a batch: `float32`, `float16`, or `raw` for "
+            "stored values."
+        ),
     ] = "float32",
     masks: Annotated[
-        str, typer.Option(help="`bits`, `labels`, `onehot` or a class.")
+        str,
+        typer.Option(
+            help="Masks in a batch: `bits`, `labels`, `onehot` or the name of a class."
+        ),
     ] = "bits",
     threads: Annotated[
         int | None,
-        typer.Option(help="How many make batches.", show_default="one per core"),
+        typer.Option(
+            help="Number of threads that make batches.", show_default="one per core"
+        ),
     ] = None,
-    prefetch: Annotated[int, typer.Option(help="Batches made ahead.")] = 4,
-    seconds: Annotated[float, typer.Option(help="How long a round takes.")] = 0.5,
-    rounds: Annotated[int, typer.Option(help="How many rounds.")] = 5,
+    prefetch: Annotated[
+        int, typer.Option(help="Number of batches made ahead of the loop.")
+    ] = 4,
+    seconds: Annotated[
+        float, typer.Option(help="Seconds to measure in each round.")
+    ] = 0.5,
+    rounds: Annotated[int, typer.Option(help="Number of rounds.")] = 5,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print all that was measured as JSON.")
+        bool, typer.Option("--json", help="Print all measurements as JSON.")
     ] = False,
 ) -> None:
-    """Measure how fast a store is loaded, beside what this machine's memory allows.
+    """Measure how fast a Loader makes batches, compared with copying memory.
 
     Example: `fastseg bench heart.h5 --batch-size 16 --size 96`
     """
@@ -278,7 +316,7 @@ def bench(
     table = Table("", "samples/s", "", "GB/s", box=None)
     for name, rates in (
         ("Loader", report.rates),
-        ("copying batches of that size", report.copy_rates),
+        ("copying batches in memory", report.copy_rates),
         ("first epoch", (report.first_epoch,)),
     ):
         median = float(np.median(rates))
@@ -292,8 +330,8 @@ def bench(
         f"{report.share:.0%} of copying"
     )
     output.say(
-        f"first batch after {report.first_batch:.2f} s with kernels to compile or to "
-        f"load, then after {report.next_batch * 1e3:.1f} ms"
+        f"first batch after {report.first_batch:.2f} s, with compiling or loading the "
+        f"kernels; that of a second Loader after {report.next_batch * 1e3:.1f} ms"
     )
     for line in str(report.stats).splitlines()[1:]:
         output.say(line)
@@ -302,12 +340,12 @@ def bench(
 def _read_compose(path: Path) -> fastseg.augment.Compose:
     try:
         return fastseg.augment.from_dict(json.loads(path.read_text("utf-8")))
-    except ValueError as exc:  # of json, of Unicode, or an OptionError
+    except ValueError as exc:  # from json or Unicode decoding, or an OptionError
         raise OptionError(f"{path}: {exc}") from None
 
 
 def _size(text: str | None) -> int | tuple[int, int] | None:
-    """Return the size that a text like 96 or 120x88 gives."""
+    """Return (rows, columns) from a text like 96 or 120x88."""
     if text is None:
         return None
     try:

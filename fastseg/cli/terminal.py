@@ -1,7 +1,7 @@
-"""What the verbs of the command line share: output, options, exit status.
+"""What all commands share: output, options, exit status.
 
-Exit status: 0 if all was done and nothing lost, 1 for an error, 2 for a command that
-cannot be meant, 3 if some input was rejected, 130 after Ctrl-C.
+Exit status: 0 for success without rejects, 1 for an error, 2 for a usage error, 3 if
+input was rejected, 130 after Ctrl-C.
 """
 
 import contextlib
@@ -24,15 +24,16 @@ from fastseg.links import Reject, rejects_path
 
 T = TypeVar("T")
 
-# A bar appears for what takes longer than this.
+# A step that takes longer than this shows a progress bar.
 BAR_AFTER_S = 1.0
-# So many rejects are printed; all are in the file.
+# Number of rejects that are printed; the file lists all.
 REJECTS_SHOWN = 5
-EXIT_ERROR, EXIT_REJECTS, EXIT_INTERRUPT = 1, 3, 130
+EXIT_ERROR = 1
+EXIT_REJECTS = 3
+EXIT_INTERRUPT = 130
 
 app = typer.Typer(
     name="fastseg",
-    help="Medical images and hand-drawn contours into training batches.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="markdown",
@@ -42,29 +43,31 @@ app = typer.Typer(
 
 
 class Output:
-    """Where a verb prints: results on stdout, everything else on stderr."""
+    """Prints results on stdout and everything else on stderr."""
 
     def __init__(self, verbose: bool, quiet: bool):
-        self.verbose, self.quiet = verbose, quiet
+        self.verbose = verbose
+        self.quiet = quiet
         self.out = Console(quiet=quiet, highlight=False, soft_wrap=True, markup=False)
         self.err = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
-        self._watched = self.err.is_terminal and not quiet
+        self._is_watched = self.err.is_terminal and not quiet
 
     def say(self, text: str) -> None:
         """Print a line of the result, unless quiet."""
         self.out.print(text)
 
     def detail(self, text: str) -> None:
-        """Print a line that only a curious reader wants."""
+        """Print a line if --verbose is given."""
         if self.verbose:
             self.err.print(text)
 
     def progress(self, items: Iterable[T], label: str, total: int) -> Iterator[T]:
-        """Yield items under a bar, if a person is watching and it takes a while."""
-        late, bar, task = time.monotonic() + BAR_AFTER_S, None, None
+        """Yield items; show a progress bar on a terminal if it takes a while."""
+        bar_after = time.monotonic() + BAR_AFTER_S
+        bar = task = None
         try:
             for done, item in enumerate(items):
-                if self._watched and bar is None and time.monotonic() > late:
+                if self._is_watched and bar is None and time.monotonic() > bar_after:
                     columns = (TextColumn(f"{label:>12}"), BarColumn())
                     counters = (MofNCompleteColumn(), TimeRemainingColumn())
                     bar = Bar(*columns, *counters, console=self.err, transient=True)
@@ -78,78 +81,83 @@ class Output:
                 bar.stop()
 
     @contextlib.contextmanager
-    def telling_of_compiling(self) -> Iterator[None]:
-        """Say why nothing moves: kernels are compiled when they are first used."""
-        log, notes = logging.getLogger("fastseg.compile"), _Notes(self._note)
-        log.addHandler(notes)
+    def report_compilation(self) -> Iterator[None]:
+        """Print a line while kernels are compiled, which takes long on first use."""
+        log = logging.getLogger("fastseg.compile")
+        handler = _CallbackHandler(self._print_compilation)
+        log.addHandler(handler)
         log.setLevel(logging.INFO)
         try:
             yield
         finally:
-            log.removeHandler(notes)
+            log.removeHandler(handler)
 
-    def _note(self, text: str, is_first: bool) -> None:
-        if is_first and self._watched:
+    def _print_compilation(self, text: str, is_first: bool) -> None:
+        if is_first and self._is_watched:
             self.err.print("compiling, the first time only; this may take a minute")
         self.detail(text)
 
     def rejects(self, rejects: Iterable[Reject], output: Path, allow: bool) -> None:
-        """Say what was rejected and leave with status 3 unless that is allowed."""
+        """Print what was rejected and exit with status 3, unless `allow` is set."""
         rows = list(rejects)
         if not rows:
             return
         listed = rejects_path(output)
         self.err.print(f"{len(rows)} rejected, listed in {listed}:", style="yellow")
         for reject in rows if self.verbose else rows[:REJECTS_SHOWN]:
-            place = (
-                reject.file if reject.line is None else f"{reject.file}:{reject.line}"
-            )
-            self.err.print(f"  {place}: {reject.reason}")
+            line = "" if reject.line is None else f":{reject.line}"
+            self.err.print(f"  {reject.file}{line}: {reject.reason}")
         if len(rows) > REJECTS_SHOWN and not self.verbose:
             self.err.print(f"  and {len(rows) - REJECTS_SHOWN} more")
         if not allow:
             self.err.print(
-                "the rest is done; exit status 3 says that something is missing "
-                "(--allow-rejects accepts it)"
+                "all other input is used; the exit status is 3 because of the rejects "
+                "(0 with --allow-rejects)"
             )
             raise typer.Exit(EXIT_REJECTS)
 
 
-class _Notes(logging.Handler):
-    """Hands what is logged to a function, and whether it is the first."""
+class _CallbackHandler(logging.Handler):
+    """Calls a function with each message and whether it is the first."""
 
-    def __init__(self, tell: Callable[[str, bool], None]):
+    def __init__(self, callback: Callable[[str, bool], None]):
         super().__init__()
-        self._tell, self._is_first = tell, True
+        self._callback = callback
+        self._is_first = True
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._tell(record.getMessage(), self._is_first)
+        self._callback(record.getMessage(), self._is_first)
         self._is_first = False
 
 
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Print more details.")]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", help="Print only errors and rejects.")
+]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 AllowRejects = Annotated[
     bool,
     typer.Option(
-        "--allow-rejects", help="Exit with status 0 even if some input was rejected."
+        "--allow-rejects", help="Exit with status 0 even if input was rejected."
     ),
 ]
 
 
 def command(function: Callable[..., None]) -> Callable[..., None]:
-    """Make a command of a function whose first argument is the Output."""
+    """Register a function, whose first argument is the Output, as a command.
+
+    It adds --verbose, --quiet and --debug, and prints errors in one line.
+    """
 
     @functools.wraps(function)
     def run(
         *args: Any, verbose: bool, quiet: bool, debug: bool, **options: Any
     ) -> None:
-        # Rejects are told in full by the verbs themselves.
+        # The commands print the rejects themselves.
         warnings.simplefilter("ignore", RejectedWarning)
         output = Output(verbose, quiet)
         try:
-            with output.telling_of_compiling():
+            with output.report_compilation():
                 function(output, *args, **options)
         except (typer.Exit, typer.Abort):
             raise
@@ -158,10 +166,12 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
         except Exception as exc:
             if debug:
                 raise
-            known = isinstance(exc, FastsegError | OSError)
-            text = str(exc) if known else f"{type(exc).__name__}: {exc}"
-            hint = "" if known else " (a defect of fastseg; --debug shows where)"
-            fail(output, f"{text}{hint}", EXIT_ERROR)
+            if isinstance(exc, FastsegError | OSError):
+                text = str(exc)
+            else:
+                name = type(exc).__name__
+                text = f"{name}: {exc} (a bug in fastseg; --debug shows the traceback)"
+            fail(output, text, EXIT_ERROR)
 
     signature = inspect.signature(function)
     shared = [
@@ -170,16 +180,16 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
         )
         for name, a in (("verbose", Verbose), ("quiet", Quiet), ("debug", Debug))
     ]
-    own = [
+    parameters = [
         parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
         for parameter in list(signature.parameters.values())[1:]
     ]
-    run.__signature__ = signature.replace(parameters=own + shared)  # type: ignore[attr-defined]
+    run.__signature__ = signature.replace(parameters=parameters + shared)  # type: ignore[attr-defined]
     return app.command()(run)
 
 
 def fail(output: Output, text: str, status: int) -> NoReturn:
-    """Print an error and leave with a status."""
+    """Print an error and exit with a status."""
     output.err.print(f"error: {text}", style="bold red")
     raise typer.Exit(status)
 

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-VERBS = ("link", "build", "info", "verify", "split", "show", "phantom")
+COMMANDS = ("link", "build", "info", "verify", "split", "show", "phantom")
 
 
 @pytest.fixture
@@ -17,7 +17,7 @@ def heart(fastseg_command, study, tmp_path):
 
 
 def test_the_main_job(fastseg_command, study, tmp_path):
-    """link, build, info and show each say in a line what they did."""
+    """link, build, info and show each print in one line what they did."""
     run = fastseg_command("link", study, "-o", "links.csv")
     assert (run.returncode, run.stderr) == (0, "")
     assert "links.csv: 8 images, 8 icontour, 4 ocontour" in run.stdout
@@ -36,10 +36,8 @@ def test_the_main_job(fastseg_command, study, tmp_path):
     assert not list(tmp_path.glob("*.rejects.csv"))
 
 
-def test_rejects_are_listed_and_told_by_the_exit_status(
-    fastseg_command, study, tmp_path
-):
-    """What is lost is printed, written to a file and makes the status 3."""
+def test_rejects_are_listed_and_set_the_exit_status(fastseg_command, study, tmp_path):
+    """Rejects are printed and written to a file, and the exit status is 3."""
     (
         study / "contourfiles/PH-1/i-contours/IM-0001-0099-icontour-manual.txt"
     ).write_text("1 1\n2 2\n1 2\n")
@@ -64,21 +62,21 @@ def test_rejects_are_listed_and_told_by_the_exit_status(
     assert not (tmp_path / "heart.h5.rejects.csv").exists()
 
 
-def test_verify_proves_a_store(fastseg_command, heart, study):
-    """A sound store is status 0 and its fingerprint is that of `info`."""
+def test_verify_checks_a_store(fastseg_command, heart, study):
+    """For a valid store, status 0 and the fingerprint that `info` prints."""
     run = fastseg_command("verify", "heart.h5", "--sources", study, "--threads", 2)
     assert (run.returncode, run.stderr) == (0, "")
     first, second = run.stdout.splitlines()
     assert re.fullmatch(
-        r"heart\.h5: sound, 8 samples, 0\.\d{3} GB in \d+\.\d s \(\d+\.\d GB/s\)", first
+        r"heart\.h5: valid, 8 samples, 0\.\d{3} GB in \d+\.\d s \(\d+\.\d GB/s\)", first
     )
     digest = second.removeprefix("fingerprint ")
     assert digest in fastseg_command("info", "heart.h5").stdout
     assert fastseg_command("verify", "heart.h5", "-q").stdout == ""
 
 
-def test_verify_names_what_is_damaged(fastseg_command, heart, study):
-    """Each damaged item and changed file is a line, at most five unless asked."""
+def test_verify_lists_damage(fastseg_command, heart, study):
+    """One line for each damaged item or changed file; five, or all with --verbose."""
     import fastseg
 
     opened = fastseg.open(heart)
@@ -99,13 +97,13 @@ def test_verify_names_what_is_damaged(fastseg_command, heart, study):
     assert run.returncode == 1
     assert "8 changed since the store was built:" in run.stderr
     assert "  dicoms/PHANTOM0001/1.dcm: is missing" in run.stderr
-    assert "  and 3 more (--verbose lists)" in run.stderr
+    assert "  and 3 more (--verbose lists all)" in run.stderr
     run = fastseg_command("verify", "heart.h5", "--sources", study, "-v")
     assert run.stderr.count("is missing") == 8
 
 
-def test_a_build_of_nothing_lists_why(fastseg_command, study, tmp_path):
-    """If all is rejected there is no store, but the list and status 3."""
+def test_a_build_without_samples_lists_the_rejects(fastseg_command, study, tmp_path):
+    """If all input is rejected there is no store; the list is written, status 3."""
     assert fastseg_command("link", study).returncode == 0
     for path in study.glob("dicoms/*/*.dcm"):
         path.write_text("gone")
@@ -140,7 +138,7 @@ def test_a_build_of_nothing_lists_why(fastseg_command, study, tmp_path):
     ],
 )
 def test_errors_are_one_readable_line(fastseg_command, study, arguments, text):
-    """The status is 1, nothing is printed but one line, and no traceback."""
+    """The exit status is 1, and one line is printed, without a traceback."""
     run = fastseg_command(*arguments)
     assert run.returncode == 1
     assert run.stdout == ""
@@ -150,7 +148,7 @@ def test_errors_are_one_readable_line(fastseg_command, study, arguments, text):
 
 
 def test_debug_shows_the_traceback(fastseg_command):
-    """Where in the code an error arose is shown when asked for."""
+    """With --debug, an error is shown with its traceback."""
     run = fastseg_command("link", "nowhere", "--debug")
     assert run.returncode == 1
     assert "Traceback" in run.stderr
@@ -158,7 +156,7 @@ def test_debug_shows_the_traceback(fastseg_command):
 
 
 def test_quiet_and_verbose(fastseg_command, study):
-    """--quiet prints nothing when all is well, --verbose prints what is left out."""
+    """--quiet prints nothing without errors; --verbose lists ignored files and more."""
     (study / "notes.txt").write_text("mine")
     (study / "dicoms/PHANTOM0001/notes.txt").write_text("mine")
     run = fastseg_command("link", study, "-q")
@@ -174,14 +172,15 @@ def test_quiet_and_verbose(fastseg_command, study):
 
 
 def test_a_store_is_split_into_a_table(fastseg_command, store, tmp_path):
-    """The parts are counted, the table is read back, and patients are not named."""
+    """Counts of each part are printed, patients only with --verbose; a table is
+    written."""
     arguments = ("split", store.path, "--part", "train=0.5", "--part", "val=0.5")
     run = fastseg_command(*arguments, "--seed", 4, "--stratify", "classes")
     assert (run.returncode, run.stderr) == (0, "")
     lines = [line.split() for line in run.stdout.splitlines()]
     assert ["train", "val"] in lines
     assert ["samples", "16", "16"] in lines
-    assert ["share", "50.0%", "50.0%"] in lines
+    assert ["fraction", "50.0%", "50.0%"] in lines
     assert ["patients", "2", "2"] in lines
     assert ["icontour", "16", "16"] in lines
     assert ["ocontour", "8", "8"] in lines
@@ -214,10 +213,10 @@ def test_a_store_is_split_into_a_table(fastseg_command, store, tmp_path):
         (("--part", "a=1", "--label", "icontuor"), "did you mean 'icontour'"),
     ],
 )
-def test_a_split_that_cannot_be_meant_is_one_line(
+def test_invalid_options_of_split_are_one_line(
     fastseg_command, store, tmp_path, options, text
 ):
-    """Nothing is written, the status is 1, and the line says what was expected."""
+    """No table is written, the status is 1, and the line says what was expected."""
     run = fastseg_command("split", store.path, *options)
     assert (run.returncode, run.stdout) == (1, "")
     assert text in run.stderr
@@ -226,7 +225,7 @@ def test_a_split_that_cannot_be_meant_is_one_line(
 
 
 def test_a_contour_off_its_image_is_counted(fastseg_command, study):
-    """An empty mask is no loss, but is told."""
+    """A contour that covers no pixel is not rejected, but the user is told."""
     name = "contourfiles/PH-1/i-contours/IM-0001-0001-icontour-manual.txt"
     (study / name).write_text("900 900\n910 900\n910 910\n")
     fastseg_command("link", study)
@@ -236,29 +235,29 @@ def test_a_contour_off_its_image_is_counted(fastseg_command, study):
     assert name in run.stderr
 
 
-@pytest.mark.parametrize("command", VERBS)
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help_has_an_example_that_is_a_command(fastseg_command, command):
-    """Every verb's --help shows a line that starts with its name."""
+    """The --help of every command shows an example that runs that command."""
     run = fastseg_command(command, "--help")
     assert run.returncode == 0
     assert re.search(rf"Example: fastseg {command} \S+", run.stdout)
 
 
-def test_the_version_is_the_packages(fastseg_command):
-    """--version prints it and nothing else."""
+def test_version_prints_the_version_of_the_package(fastseg_command):
+    """--version prints name and version, and nothing else."""
     import fastseg
 
     assert fastseg_command("--version").stdout == f"fastseg {fastseg.__version__}\n"
 
 
-def test_a_misspelt_option_is_status_2(fastseg_command):
-    """What cannot be meant is told apart from what went wrong."""
+def test_a_usage_error_is_status_2(fastseg_command):
+    """An unknown option or command has another exit status than an error."""
     assert fastseg_command("link", "--labels").returncode == 2
     assert fastseg_command("links").returncode == 2
 
 
-def test_facts_of_a_built_store_are_plain(heart):
-    """Facts of a sample go through JSON."""
+def test_the_metadata_of_a_sample_is_json(heart):
+    """`sample.meta` is the same after a round trip through JSON."""
     import fastseg
 
     meta = fastseg.open(heart)[0].meta

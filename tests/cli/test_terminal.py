@@ -1,19 +1,19 @@
-"""What a person at the command line is told while nothing moves."""
+"""The command line reports the compilation of kernels, during which it waits."""
 
 import logging
 
 import numba
 import pytest
 
-from fastseg._kernels import jit  # noqa: F401  which listens to numba
+from fastseg._kernels import jit  # noqa: F401  which logs compilations
 from fastseg.cli.terminal import Output
 
 LOG = "fastseg.compile"
-TOLD = "compiling, the first time only; this may take a minute"
+REPORT = "compiling, the first time only; this may take a minute"
 
 
-def test_what_is_compiled_is_logged_once(caplog):
-    """A kernel is named when it is compiled; what it calls and what is not ours, no."""
+def test_each_compilation_of_a_kernel_is_logged_once(caplog):
+    """The log names kernels of fastseg, not those they call, nor others' functions."""
 
     @numba.njit
     def inner(x):
@@ -40,31 +40,26 @@ def test_what_is_compiled_is_logged_once(caplog):
 
 
 @pytest.mark.parametrize(
-    ("watched", "verbose", "quiet", "told"),
+    ("is_terminal", "verbose", "quiet", "lines"),
     [
-        (
-            True,
-            False,
-            False,
-            [TOLD],
-        ),
+        (True, False, False, [REPORT]),
         (True, False, True, []),
         (False, False, False, []),
         (False, True, False, ["compiling a", "compiling b"]),
     ],
 )
-def test_the_first_compilation_is_told(
-    monkeypatch, capsys, watched, verbose, quiet, told
+def test_the_first_compilation_is_reported(
+    monkeypatch, capsys, is_terminal, verbose, quiet, lines
 ):
-    """A person is told once, each kernel with --verbose; a pipe or --quiet, nothing."""
+    """A terminal gets one line, --verbose one a kernel, a pipe or --quiet none."""
     monkeypatch.setenv("TERM", "dumb")
-    if watched:
+    if is_terminal:
         monkeypatch.setenv("FORCE_COLOR", "1")
     log = logging.getLogger(LOG)
-    with Output(verbose, quiet).telling_of_compiling():
+    with Output(verbose, quiet).report_compilation():
         log.info("compiling %s", "a")
         log.info("compiling %s", "b")
     log.info("compiling c")
     printed = capsys.readouterr()
-    assert printed.err.splitlines() == told
+    assert printed.err.splitlines() == lines
     assert not printed.out

@@ -152,7 +152,7 @@ def test_rejects_are_told_each_time(study, tmp_path, fastseg_command):
     assert told[0][0] == 3
     assert DRAWN in told[0][3]
     assert FIRST in told[0][3]
-    assert "unchanged since earlier work" in run.stdout
+    assert "unchanged, reused from an earlier build" in run.stdout
 
 
 @pytest.mark.parametrize("compress", [False, True])

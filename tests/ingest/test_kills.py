@@ -194,7 +194,7 @@ main.main()
         running.send_signal(signal.SIGINT)
         _, told = running.communicate()
     assert running.returncode == 130
-    assert "the same command goes on from there" in told
+    assert "run the same command again to continue" in told
     assert not (tmp_path / "o.h5").exists()
     report = fastseg.build(tmp_path / "links.csv", tmp_path / "o.h5")
     assert report.reused > 0

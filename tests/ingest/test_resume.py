@@ -344,7 +344,7 @@ def test_a_full_disk_spares_the_older_store(small_study, table, tmp_path, option
     assert run.returncode == 0, run.stdout + run.stderr
     told = Path(f"{disk}.err").read_text()
     assert "No space left on device" in told
-    assert "the same command goes on from there" in told
+    assert "run the same command again to continue" in told
 
 
 def test_what_is_made_again_is_noted_anew(table, output, tmp_path, monkeypatch):
