@@ -1,4 +1,4 @@
-"""How fast a store is loaded on this machine, beside what its memory allows."""
+"""`bench`: how fast a Loader makes batches, compared with copying memory."""
 
 import statistics
 import threading
@@ -16,25 +16,24 @@ from fastseg.loading.stats import Stats
 from fastseg.progress import Progress, silent
 from fastseg.store.reader import Store
 
-# Copied from, in turn: more than any cache holds, as a store is.
+# Bytes that are copied from: more than the caches of a processor hold, as in a store.
 SOURCE_BYTES = 2**28
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenchReport:
-    """What `bench` has measured. Rates are in samples per second, times in seconds.
+    """The measurements of `bench`. Rates are in samples per second, times in seconds.
 
-    batch_size, threads, prefetch : as they were
+    batch_size, threads, prefetch : of the loader
     sample_bytes : of one sample in a batch, image and mask
-    first_batch  : from making the loader to its first batch, compiling kernels or
-        loading them from the disk
-    next_batch   : the same again, now that they are there
-    first_epoch  : rate of the first epoch, cut off after `seconds`; the store may have
+    first_batch  : from making a loader to its first batch; kernels are compiled, or
+        loaded from the disk
+    next_batch   : the same for a second loader, with the kernels in memory
+    first_epoch  : rate of the first epoch, of at most `seconds`; the store may have
         to be read from the disk
-    rates        : of all rounds
-    copy_rates   : of copying batches of that size from memory to memory, by as many
-        threads, measured in turn with `rates`
-    wait_median, wait_p99 : for a batch
+    rates        : of the loader, one of each round
+    copy_rates   : of copying batches of the same size in memory with the same number of
+        threads, one of each round
     stats        : of the loader
     """
 
@@ -51,17 +50,17 @@ class BenchReport:
 
     @property
     def rate(self) -> float:
-        """Median of the rates."""
+        """Median of `rates`."""
         return statistics.median(self.rates)
 
     @property
     def share(self) -> float:
-        """Median, over the rounds, of the loader's rate by that of copying."""
+        """Median, over the rounds, of the loader's rate divided by that of copying."""
         pairs = zip(self.rates, self.copy_rates, strict=True)
         return statistics.median(ours / copy for ours, copy in pairs)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return all of it, for JSON."""
+        """Return the report as a dict that JSON can hold."""
         return {
             **asdict(self),
             "rate": self.rate,
@@ -78,24 +77,25 @@ def bench(
     progress: Progress = silent,
     **options: Any,
 ) -> BenchReport:
-    """Measure how fast a Loader makes batches of a store, with nobody using them.
+    """Measure how fast a Loader makes batches if the loop does nothing with them.
 
-    seconds, rounds : of measuring, each for loading and for copying
+    seconds : in each round, for loading and again for copying
+    rounds  : number of rounds
     options : of the Loader
 
-    Raises OptionError, and what `Loader` does.
+    Raises OptionError, and the errors of `Loader`.
     """
     if not (seconds > 0 and rounds >= 1):
         raise OptionError(
             f"seconds is {seconds!r} and rounds is {rounds!r}, expected more than 0"
         )
-    began = perf_counter()
+    start = perf_counter()
     next(iter(Loader(store, **options)))
-    first_batch = perf_counter() - began
-    began = perf_counter()
+    first_batch = perf_counter() - start
+    start = perf_counter()
     loader = Loader(store, **options)
     next(iter(loader))
-    next_batch = perf_counter() - began
+    next_batch = perf_counter() - start
     copier = _Copier(
         loader.batch_size * loader.preprocessing.sample_bytes, loader.threads
     )
@@ -123,15 +123,19 @@ def bench(
 
 
 def _rate(work: Callable[[], int]) -> float:
-    """Return the samples per second of work that returns how many it did."""
-    began = perf_counter()
+    """Return samples per second of a function that returns its number of samples."""
+    start = perf_counter()
     samples = work()
-    return samples / (perf_counter() - began)
+    return samples / (perf_counter() - start)
 
 
 def _load(loader: Loader, seconds: float, epochs: int | None = None) -> int:
-    """Load batches for so long, or so many epochs; return the number of samples."""
-    samples, end = 0, perf_counter() + seconds
+    """Load batches and return the number of samples.
+
+    It ends after `seconds`, or after `epochs` if they take less.
+    """
+    samples = 0
+    end = perf_counter() + seconds
     while epochs is None or epochs > 0:
         for batch in loader:
             samples += len(batch)
@@ -142,18 +146,20 @@ def _load(loader: Loader, seconds: float, epochs: int | None = None) -> int:
 
 
 class _Copier:
-    """Copies batches from memory to memory, by several threads, each into its own."""
+    """Copies batches in memory with several threads, each into its own array."""
 
     def __init__(self, size: int, threads: int):
         self._source = np.zeros(max(SOURCE_BYTES, 2 * size), np.uint8)
-        self._source[::4096] = 1  # else there is one page of zeros behind it
+        # Write to each page: pages that were never written share one page of zeros.
+        self._source[::4096] = 1
         self._targets = [np.ones(size, np.uint8) for _ in range(threads)]
 
     def copy(self, seconds: float) -> int:
-        """Copy for so long; return how many batches."""
-        counts, end = [0] * len(self._targets), perf_counter() + seconds
+        """Copy for `seconds`; return the number of batches."""
+        counts = [0] * len(self._targets)
+        end = perf_counter() + seconds
 
-        def work(number: int) -> None:
+        def copy_batches(number: int) -> None:
             target: NDArray[Any] = self._targets[number]
             starts = range(0, len(self._source) - len(target) + 1, len(target))
             while True:
@@ -164,7 +170,7 @@ class _Copier:
                         return
 
         threads = [
-            threading.Thread(target=work, args=(number,))
+            threading.Thread(target=copy_batches, args=(number,))
             for number in range(len(self._targets))
         ]
         for thread in threads:

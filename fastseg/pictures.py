@@ -1,4 +1,4 @@
-"""Pictures of samples, for people who would rather look than read."""
+"""Pictures of samples: image, mask, segmented image, contours, augmented versions."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,10 +13,10 @@ from fastseg.loading.augmented import AugmentedPreprocessing
 from fastseg.loading.orders import check_seed, epoch_order
 from fastseg.store.reader import Sample, Store
 
-# Okabe and Ito's palette: told apart by people of any colour vision.
+# Okabe and Ito's palette, which people with any colour vision can tell apart.
 COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
 DARK = "#16181d"
-# Of each sample, if it is augmented.
+# Augmented versions of each sample.
 VERSIONS = 6
 
 
@@ -29,16 +29,17 @@ def show(
     augment: Compose | Sequence[Transform] | str | None = None,
     dpi: int = 110,
 ) -> Path:
-    """Draw random samples, a row each, and return the picture's path.
+    """Draw random samples, one in each row, and return the picture's path.
 
-    The columns are the image, its mask, the segmented image (what no class covers is
-    darkened) and the contours drawn over the image.
+    The columns are the image, its mask, the segmented image (darker where no class
+    is) and the image with its contours.
 
-    count   : how many samples, at most those of the store
-    seed    : which ones
-    augment : transforms, as `Loader` takes them: the columns are then the image and six
-        augmented versions of it, with the contours over them
-    output  : the picture; its ending says the format (.png, .pdf, .svg)
+    output  : path of the picture; the suffix sets the format (.png, .pdf, .svg)
+    count   : number of samples; all samples if the store has fewer
+    seed    : of the random choice of samples, and of the augmentation
+    augment : transforms, as `Loader` takes them. The columns are then the image and six
+        augmented versions of it, each with its contours
+    dpi     : pixels per inch; a sample is about 3 inches high, augmented 2.2
 
     Raises MissingExtraError without matplotlib, OptionError.
     """
@@ -77,17 +78,18 @@ def show(
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         figure.savefig(path, dpi=dpi, facecolor=DARK)
-    except ValueError as exc:  # an ending that matplotlib does not know
+    except ValueError as exc:  # an unknown suffix or an invalid dpi
         raise OptionError(f"{path}: {exc}") from None
     return path
 
 
 def _draw_sample(axes: Any, store: Store, sample: Sample) -> None:
     grey = _grey(sample)
-    mask, covered = np.zeros((*grey.shape, 3)), np.zeros(grey.shape, bool)
-    # Larger regions first, so that what lies inside stays visible.
+    mask = np.zeros((*grey.shape, 3))
+    covered = np.zeros(grey.shape, bool)
+    # Larger regions first, so that the smaller ones inside them stay visible.
     regions = sorted(
-        enumerate(store.classes), key=lambda named: -sample.mask_of(named[1]).sum()
+        enumerate(store.classes), key=lambda pair: -sample.mask_of(pair[1]).sum()
     )
     for k, name in regions:
         region = sample.mask_of(name)
@@ -104,33 +106,35 @@ def _draw_sample(axes: Any, store: Store, sample: Sample) -> None:
 def _draw_versions(
     axes: Any, store: Store, index: int, compose: Compose, seed: int
 ) -> None:
-    """Draw a sample as it is, and as it is in the first epochs."""
+    """Draw a sample without augmentation, then as augmented in the first epochs."""
     chosen = np.array([index])
-    # What is black and white in the image itself stays so in its versions.
+    # The same values are black and white in all versions, so that changes of
+    # brightness and contrast are visible.
     low, *_, high = store.items["percentiles"][index].tolist()
-    mean, std = (float(store.items[name][index]) for name in ("mean", "std"))
-    ends = sorted((end - mean) / (std or 1) for end in (low, high))
+    mean = float(store.items["mean"][index])
+    std = float(store.items["std"][index])
+    black, white = sorted((value - mean) / (std or 1) for value in (low, high))
     if store.items["slope"][index] < 0:
-        ends = [-ends[1], -ends[0]]
-    plain = AugmentedPreprocessing(store, chosen, compose=Compose([]))
-    preprocessing = AugmentedPreprocessing(store, chosen, compose=compose, seed=seed)
-    versions = [(plain, 0), *((preprocessing, epoch) for epoch in range(VERSIONS))]
-    for axis, (made, epoch) in zip(axes, versions, strict=True):
-        image = np.empty((1, *made.image_shape), np.float32)
-        mask = np.empty((1, *made.mask_shape), made.mask_dtype)
-        made.fill(chosen, image, mask, epoch)
+        black, white = -white, -black
+    unchanged = AugmentedPreprocessing(store, chosen, compose=Compose([]))
+    augmented = AugmentedPreprocessing(store, chosen, compose=compose, seed=seed)
+    versions = [(unchanged, 0), *((augmented, epoch) for epoch in range(VERSIONS))]
+    for axis, (preprocessing, epoch) in zip(axes, versions, strict=True):
+        image = np.empty((1, *preprocessing.image_shape), np.float32)
+        mask = np.empty((1, *preprocessing.mask_shape), preprocessing.mask_dtype)
+        preprocessing.fill(chosen, image, mask, epoch)
         axis.imshow(
             image[0, 0],
             cmap="gray",
-            vmin=ends[0],
-            vmax=ends[1] if ends[1] > ends[0] else ends[0] + 1,
+            vmin=black,
+            vmax=white if white > black else black + 1,
             interpolation="nearest",
         )
-        _draw_contours(axis, store, made.contours(index, epoch))
+        _draw_contours(axis, store, preprocessing.contours(index, epoch))
 
 
 def _draw_contours(axis: Any, store: Store, contours: Mapping[str, Any]) -> None:
-    axis.autoscale(False)  # a contour may leave the image
+    axis.autoscale(False)  # a contour may lie outside the image
     for name, rings in contours.items():
         for ring in rings:
             closed = np.vstack([ring, ring[:1]])
@@ -139,21 +143,22 @@ def _draw_contours(axis: Any, store: Store, contours: Mapping[str, Any]) -> None
 
 
 def _label(axes: Any, sample: Sample) -> None:
-    """Remove the frames of a row, and name the sample at its left."""
+    """Remove the frames of a row of pictures, and write the sample's name beside it."""
     for axis in axes:
         axis.set_xticks([])
         axis.set_yticks([])
         for spine in axis.spines.values():
             spine.set_visible(False)
     meta = sample.meta
-    # The file name tells what the instance number does; both are short.
+    # A file name is short, and usually contains the instance number.
     text = f"#{sample.index}  {meta['patient']}\n{Path(meta['source']).name}"
     axes[0].set_ylabel(text, color="white", fontsize=10, parse_math=False)
 
 
 def _grey(sample: Sample) -> Any:
     """Return the image in [0, 1] for display, from its 0.5th to 99.5th percentile."""
-    meta, values = sample.meta, sample.image.astype(np.float64)
+    meta = sample.meta
+    values = sample.image.astype(np.float64)
     low, *_, high = meta["percentiles"]
     grey = np.clip((values - low) / ((high - low) or 1), 0, 1)
     return 1 - grey if meta["slope"] < 0 else grey
@@ -175,7 +180,7 @@ def _draw_legend(figure: Any, store: Store) -> None:
             fontsize=12,
         )
         for text in legend.get_texts():
-            text.set_parse_math(False)  # a class may be called a$b$
+            text.set_parse_math(False)  # a class may be named a$b$
 
 
 def _colour(k: int) -> str:

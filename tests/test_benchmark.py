@@ -1,4 +1,4 @@
-"""`bench`: what is measured is consistent, and told."""
+"""`bench`: its measurements are consistent, and the command prints them."""
 
 import json
 
@@ -9,7 +9,7 @@ from fastseg.errors import OptionError
 
 
 def test_rates_and_times_are_measured(store):
-    """Every round gives a pair of rates, and the batches are those asked for."""
+    """Every round gives two rates, and the batches are as the options say."""
     report = fastseg.bench(
         store, batch_size=4, size=64, masks="onehot", seconds=0.02, rounds=3, threads=2
     )
@@ -26,20 +26,20 @@ def test_rates_and_times_are_measured(store):
 
 @pytest.mark.parametrize("options", [{"seconds": 0}, {"rounds": 0}])
 def test_measuring_nothing_is_refused(store, options):
-    """There must be time and rounds."""
+    """`seconds` and `rounds` must be above 0."""
     with pytest.raises(OptionError, match="expected more than 0"):
         fastseg.bench(store, size=64, **options)
 
 
 def test_the_command_prints_a_table_or_json(store, fastseg_command):
-    """A table for people, one JSON object for programs."""
+    """The command prints a table, or one JSON object with --json."""
     options = ("--size", "96x80", "--batch-size", 4, "--seconds", 0.02, "--rounds", 2)
-    told = fastseg_command("bench", store.path, *options)
-    assert told.returncode == 0, told.stderr
-    assert "samples/s" in told.stdout
-    assert "The consumer" in told.stdout
-    told = fastseg_command("bench", store.path, *options, "--json")
-    assert json.loads(told.stdout)["sample_bytes"] == 96 * 80 * (4 + 1)
-    told = fastseg_command("bench", store.path, "--size", "96xx")
-    assert told.returncode == 1
-    assert "--size is '96xx', expected rows and columns" in told.stderr
+    run = fastseg_command("bench", store.path, *options)
+    assert run.returncode == 0, run.stderr
+    assert "samples/s" in run.stdout
+    assert "The consumer" in run.stdout
+    run = fastseg_command("bench", store.path, *options, "--json")
+    assert json.loads(run.stdout)["sample_bytes"] == 96 * 80 * (4 + 1)
+    run = fastseg_command("bench", store.path, "--size", "96xx")
+    assert run.returncode == 1
+    assert "--size is '96xx', expected rows and columns" in run.stderr

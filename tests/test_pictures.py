@@ -1,4 +1,4 @@
-"""Pictures of samples, drawn by matplotlib and looked at."""
+"""Pictures of samples: their size, colours and bytes."""
 
 import json
 import re
@@ -16,33 +16,33 @@ from fastseg import make_phantom, show
 from fastseg.errors import MissingExtraError, OptionError
 from fastseg.pictures import _grey
 
-# A patient with two contoured images of three.
+# One patient with three images, two of which have contours.
 SMALL = {"patients": 1, "sizes": [40], "slices": 1, "phases": 3}
 
 
 def build(study, name="heart.h5", **options):
-    """Return a store of a study, beside it."""
+    """Build a store beside a study and open it."""
     path = study.with_name(name)
     fastseg.build(fastseg.link(study, **options), path)
     return fastseg.open(path)
 
 
 def drawn_samples(store, path, **options):
-    """Return the numbers of the samples in a picture, as its labels tell."""
+    """Return the indices of the samples in a picture, read from its labels."""
     with rc_context({"svg.fonttype": "none"}):
         text = show(store, path, **options).read_text(encoding="utf-8")
     return [int(number) for number in re.findall(r">#(\d+)\s", text)]
 
 
-def colourful(path):
-    """Return the share of pixels that are neither grey nor the dark background."""
+def colour_fraction(path):
+    """Return the fraction of pixels that are neither grey nor dark background."""
     pixels = imread(path)[..., :3]
     return (np.ptp(pixels, axis=2) > 0.1).mean()
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_a_png_has_a_row_a_sample(store, tmp_path, count):
-    """The picture is 12 inches wide and 2.95 high for each sample, at the given dpi."""
+def test_a_png_has_one_row_per_sample(store, tmp_path, count):
+    """The picture is 12 inches wide, and 2.95 high per sample, at the given dpi."""
     path = tmp_path / "new" / "folder" / "picture.png"
     assert show(store, path, count=count, dpi=50) == path
     height, width, _ = imread(path).shape
@@ -51,7 +51,7 @@ def test_a_png_has_a_row_a_sample(store, tmp_path, count):
 
 
 def test_a_seed_gives_the_same_bytes(store, tmp_path):
-    """Two pictures of one seed are one file."""
+    """Two pictures with the same seed are equal byte by byte."""
     first, second = (
         show(store, tmp_path / name, count=2, seed=3, dpi=50)
         for name in ("first.png", "second.png")
@@ -60,7 +60,7 @@ def test_a_seed_gives_the_same_bytes(store, tmp_path):
 
 
 def test_another_seed_chooses_other_samples(store, tmp_path):
-    """The seed decides which samples are drawn, each at most once."""
+    """The seed determines which samples are drawn, each at most once."""
     chosen = [
         drawn_samples(store, tmp_path / "picture.svg", count=4, seed=seed)
         for seed in (0, 1, 0)
@@ -71,25 +71,25 @@ def test_another_seed_chooses_other_samples(store, tmp_path):
 
 
 def test_a_store_without_classes_is_drawn(store, tmp_path):
-    """Samples without contours make a grey picture, those with contours a coloured."""
+    """The picture is grey without contours, and has colours with them."""
     study = make_phantom(tmp_path / "study", **SMALL)
     for path in study.rglob("*.txt"):
         path.unlink()
     bare = build(study, keep_unlabelled=True)
     assert bare.classes == ()
-    assert colourful(show(bare, tmp_path / "bare.png", count=2)) == 0
-    assert colourful(show(store, tmp_path / "full.png", count=2)) > 0.01
+    assert colour_fraction(show(bare, tmp_path / "bare.png", count=2)) == 0
+    assert colour_fraction(show(store, tmp_path / "full.png", count=2)) > 0.01
 
 
-def test_more_samples_than_there_are(tmp_path):
-    """A count beyond the store draws all of its samples once."""
+def test_a_count_above_the_size_of_the_store_draws_all(tmp_path):
+    """If the store has fewer samples than `count`, each is drawn once."""
     small = build(make_phantom(tmp_path / "study", **SMALL))
     drawn = drawn_samples(small, tmp_path / "picture.svg", count=99)
     assert sorted(drawn) == list(range(len(small))) == [0, 1]
 
 
 def test_monochrome1_is_drawn_inverted(tmp_path):
-    """The same stored values are drawn as the negative where low is white."""
+    """The same stored values are drawn as a negative if low values are white."""
     study = make_phantom(tmp_path / "study", **SMALL)
     stores = [build(study, "upright.h5")]
     for path in study.rglob("*.dcm"):
@@ -115,15 +115,17 @@ def test_monochrome1_is_drawn_inverted(tmp_path):
         ("a", {}, "png"),
     ],
 )
-def test_what_cannot_be_drawn_is_refused(store, tmp_path, name, options, text):
-    """Such an option or ending is an OptionError, and no file is written."""
+def test_invalid_options_are_refused(store, tmp_path, name, options, text):
+    """An invalid option or suffix is an OptionError, and no file is written."""
     with pytest.raises(OptionError, match=text):
         show(store, tmp_path / name, **{"count": 1, **options})
     assert not list(tmp_path.iterdir())
 
 
-def test_without_matplotlib_the_extra_is_named(store, tmp_path, monkeypatch):
-    """MissingExtraError tells the line that installs it, and nothing is written."""
+def test_without_matplotlib_the_error_says_how_to_install_it(
+    store, tmp_path, monkeypatch
+):
+    """MissingExtraError contains the pip command, and nothing is written."""
     for name in [*sys.modules, "matplotlib"]:
         if name.split(".")[0] == "matplotlib":
             monkeypatch.setitem(sys.modules, name, None)
@@ -132,15 +134,17 @@ def test_without_matplotlib_the_extra_is_named(store, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_augmented_versions_stand_beside_the_image(store, tmp_path, fastseg_command):
-    """Six versions of each sample, with the contours over them, the same each time."""
+def test_augmented_versions_are_drawn_beside_the_image(
+    store, tmp_path, fastseg_command
+):
+    """Six versions of each sample, with contours, the same in each call."""
     first = show(store, tmp_path / "a.png", count=2, augment="standard")
     again = show(store, tmp_path / "b.png", count=2, augment="standard")
     pixels = imread(first)
     assert_array_equal(pixels, imread(again))
     height, width = pixels.shape[:2]
     assert width > 2.5 * height
-    assert colourful(first) > 0.005
+    assert colour_fraction(first) > 0.005
     other = imread(show(store, tmp_path / "c.png", count=2, augment="light"))
     assert (other != pixels).any()
     compose = fastseg.augment.Compose([fastseg.augment.Flip(p=1)])
