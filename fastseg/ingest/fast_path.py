@@ -49,11 +49,11 @@ TEXTS_AT_ONCE = 16
 class SharedHeaders:
     """The fields of a block's shared headers that the fast path needs, as columns.
 
-    is_single     : bool (h,), whether a file has one frame
-    is_inverted   : bool (h,), whether low values are white
-    value_limits  : int64 (h, 2), the least and the greatest value that may be stored
-    value_maps    : float64 (h, 2), slope and intercept
-    spacings      : float64 (h, 2), mm between rows and between columns; NaN if absent
+    is_single    : bool (h,), whether a file has one frame
+    is_inverted  : bool (h,), whether low values are white
+    value_limits : int64 (h, 2), the least and the greatest value that may be stored
+    value_maps   : float64 (h, 2), slope and intercept
+    spacings     : float64 (h, 2), mm between rows and between columns; NaN if absent
     """
 
     def __init__(self, headers: list[dicom.Header]):
@@ -141,7 +141,7 @@ def _files_of(
     direct = item_builder.paths.direct
     bits = {name: bit for bit, name in enumerate(item_builder.classes)}
     size = bucket.shape[0] * bucket.shape[1] * bucket.dtype.itemsize
-    taken: list[int] = []
+    usable: list[int] = []
     images: list[Link] = []
     contours: list[Link] = []
     image_paths: list[str] = []
@@ -161,17 +161,17 @@ def _files_of(
                 continue
             contours += with_contour
             contour_paths.extend(filter(None, more))
-        taken.append(k)
+        usable.append(k)
         images.append(link)
         image_paths.append(path)
         contour_bounds.append(len(contours))
     joined, path_offsets = join_paths([*image_paths, *contour_paths])
-    spans = scans.pixel_spans[taken]
+    spans = scans.pixel_spans[usable]
     unknown = np.full(len(contours), content.UNKNOWN)
     return Files(
         block=block,
         shared=shared,
-        items=np.array(taken, np.int64),
+        items=np.array(usable, np.int64),
         links=images + contours,
         contour_bounds=np.array(contour_bounds, np.int64),
         class_bits=np.array([bits[link.label] for link in contours], np.int64),
@@ -179,8 +179,8 @@ def _files_of(
         path_offsets=path_offsets,
         sizes=np.concatenate([spans.sum(axis=1), unknown]),
         pixel_offsets=np.concatenate([spans[:, 0], np.zeros_like(unknown)]),
-        header_hashes=scans.header_hashes[taken],
-        value_limits=shared.value_limits[scans.header_index[taken]],
+        header_hashes=scans.header_hashes[usable],
+        value_limits=shared.value_limits[scans.header_index[usable]],
     )
 
 
@@ -204,7 +204,7 @@ class _Results:
     sums        : int64 (n, 5), least, greatest, and what `sum_values` returns
     percentiles : float64 (n, q)
     pixel_hashes, mask_hashes : uint64 (n,), XXH3-64
-    is_valid    : bool (n,), whether the fast path has taken the item
+    is_valid    : bool (n,), whether the item is done
     points      : float64 (p, 2), the vertices of all contours, as in their files
     ring_ends   : int64 (c + 1,), where in `points` the vertices of each contour end,
         after a leading 0
@@ -487,7 +487,7 @@ class FastPath:
         meta["window"] = per_file[:, 1:]
         for k in np.flatnonzero(shared.is_inverted[header_index]).tolist():
             header_scan = block[int(items[k])].header_scan
-            assert header_scan is not None  # group_files leaves out the others
+            assert header_scan is not None  # group_files yields no other items
             meta["window"][k] = header_scan.header.value_window or np.nan
         pixels = bucket.shape[0] * bucket.shape[1]
         totals = sums[:, 2].tolist()

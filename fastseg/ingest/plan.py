@@ -295,7 +295,9 @@ def _check_block(
     scans = dicom.scan_headers(*join_paths([path or "" for path in direct]))
     buckets = list(map(_bucket_of, scans.headers))
     is_small = [header.pixel_bytes <= max_pixel_bytes for header in scans.headers]
-    hashes, bucket, rejects = [], [], {}
+    hashes = []
+    bucket = []
+    rejects = {}
     for k, (links, number) in enumerate(
         zip(block, scans.header_index.tolist(), strict=True)
     ):
