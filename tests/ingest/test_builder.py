@@ -1,4 +1,4 @@
-"""Building a store, held against plain computation; what is bad stays out."""
+"""A build, compared with a simple computation, and its rejects and errors."""
 
 import contextlib
 import csv
@@ -27,9 +27,9 @@ from fastseg.errors import (
 from fastseg.links import Link, LinkTable, rejects_path
 from fastseg.store.writing.partial import sole_builder
 
-# The second sample of a store: an image and its only contour.
+# The image and the only contour of the second sample of a store.
 SECOND = "dicoms/PHANTOM0001/2.dcm"
-DRAWN = "contourfiles/PH-1/i-contours/IM-0001-0002-icontour-manual.txt"
+CONTOUR = "contourfiles/PH-1/i-contours/IM-0001-0002-icontour-manual.txt"
 
 
 def build(table, path, **options):
@@ -38,7 +38,7 @@ def build(table, path, **options):
 
 
 def edit(path, pixels, **elements):
-    """Give a DICOM file other pixels and elements."""
+    """Replace the pixels and elements of a DICOM file."""
     dataset = pydicom.dcmread(path)
     dataset.BitsAllocated = dataset.BitsStored = 8 * pixels.itemsize
     dataset.HighBit = 8 * pixels.itemsize - 1
@@ -51,12 +51,12 @@ def edit(path, pixels, **elements):
 
 
 def statistics(pixels, ranks):
-    """Return what rational arithmetic says of an image."""
+    """Return the statistics of an image, computed in rational arithmetic."""
     values = pixels.ravel().tolist()
     mean = Fraction(sum(values), len(values))
     variance = Fraction(sum(value * value for value in values), len(values)) - mean**2
     meta = {"mean": float(mean), "min": min(values), "max": max(values)}
-    meta["std"] = pytest.approx(sqrt(variance), rel=2**-52, abs=0)  # the last place
+    meta["std"] = pytest.approx(sqrt(variance), rel=2**-52, abs=0)  # the last bit
     ranked = np.percentile(values, ranks, method="inverted_cdf")
     return meta | {"percentiles": ranked.tolist()}
 
@@ -67,10 +67,10 @@ def bounding_box(mask):
 
 
 @pytest.mark.parametrize("origin", ["center", "corner"])
-def test_a_store_holds_what_a_plain_computation_gives(study, tmp_path, origin):
-    """Images, masks, contours and facts are those of the linked files, in order."""
+def test_a_store_equals_a_simple_computation(study, tmp_path, origin):
+    """Images, masks, contours and metadata are those of the linked files, in order."""
     table = fastseg.link(study, keep_unlabelled=True)
-    (study / DRAWN).write_text("1005 5\n1009 5\n1005 9\n")  # off the image
+    (study / CONTOUR).write_text("1005 5\n1009 5\n1005 9\n")  # off the image
     report = fastseg.build(table, tmp_path / "new" / "heart.h5", origin=origin)
     store = fastseg.open(report.path)
     paths = list(dict.fromkeys(link.dicom_path for link in table.links))
@@ -78,7 +78,7 @@ def test_a_store_holds_what_a_plain_computation_gives(study, tmp_path, origin):
     assert (report.path, report.fingerprint) == (store.path, store.fingerprint)
     assert (store.classes, store.options["origin"]) == (table.classes, origin)
     assert list(store.images) == list(store.masks) == ["40x40_uint16", "48x36_uint16"]
-    empty = []
+    off_image = []
     for sample, path in zip(store, paths, strict=True):
         image = fastseg.dicom.read_image(study / path).pixels
         assert_array_equal(sample.image, image, strict=True)
@@ -88,16 +88,16 @@ def test_a_store_holds_what_a_plain_computation_gives(study, tmp_path, origin):
             ring = np.loadtxt(study / link.contour_path)
             inside = fastseg.rasterize(ring, image.shape, origin=origin)
             covered[store.class_index(link.label)] = inside
-            empty += [] if inside.any() else [link.contour_path]
-            moved = ring - (0.5 if origin == "corner" else 0)
-            assert_array_equal(sample.contours[link.label], [moved])
-        mask = sum(part.astype(np.uint8) << k for k, part in enumerate(covered))
+            off_image += [] if inside.any() else [link.contour_path]
+            shifted = ring - (0.5 if origin == "corner" else 0)
+            assert_array_equal(sample.contours[link.label], [shifted])
+        mask = sum(plane.astype(np.uint8) << k for k, plane in enumerate(covered))
         assert_array_equal(sample.mask, mask, strict=True)
         rings = [ring for (ring,) in sample.contours.values()]
         header = pydicom.dcmread(study / path)
         meta = sample.meta
         assert np.diff(meta.pop("contours")) == len(rings) == len(links)
-        meta.pop("inputs_xxh3")  # a name for the inputs, compared by later builds
+        meta.pop("inputs_xxh3")  # a hash of the inputs, which later builds compare
         number = header.InstanceNumber
         expected = {"source": path, "frame": 0, "instance": number, "row": number - 1}
         expected |= {"patient": header.PatientID, "series": header.SeriesInstanceUID}
@@ -107,18 +107,18 @@ def test_a_store_holds_what_a_plain_computation_gives(study, tmp_path, origin):
         expected |= statistics(image, store.percentile_ranks)
         expected |= {
             "labelled": sum(1 << store.class_index(link.label) for link in links),
-            "pixels": [part.sum() for part in covered],
-            "bbox": [bounding_box(part) for part in covered],
+            "pixels": [plane.sum() for plane in covered],
+            "bbox": [bounding_box(plane) for plane in covered],
             "image_xxh3": xxh3_64_intdigest(image.tobytes()),
             "mask_xxh3": xxh3_64_intdigest(mask.tobytes()),
             "contour_xxh3": xxh3_64_intdigest(b"".join(map(bytes, rings))),
         }
         assert meta == expected
-    assert {DRAWN} <= set(empty) == set(report.off_image)
+    assert {CONTOUR} <= set(off_image) == set(report.off_image)
 
 
-def test_a_store_knows_its_sources(study, tmp_path):
-    """Each file used is listed once with path, size and checksum, and leads back."""
+def test_a_store_lists_its_sources(study, tmp_path):
+    """Each used file is listed once with path, size and checksum; contours name it."""
     table = fastseg.link(study)
     store = build(table.save(tmp_path / "far" / "links.csv"), tmp_path / "s.h5")
     paths = [bytes(path).decode() for path in store.sources["path"]]
@@ -131,7 +131,7 @@ def test_a_store_knows_its_sources(study, tmp_path):
     assert [paths[k] for k in store.contours["source"]] == contours
 
 
-def test_sources_are_named_from_the_root_wherever_the_table_is(study, tmp_path):
+def test_sources_are_relative_to_the_root_wherever_the_table_is(study, tmp_path):
     """A table inside the data, read from any folder, gives the same paths and bytes."""
     table = fastseg.link(study)
     inside = table.save(study / "dicoms" / "links.csv")
@@ -144,65 +144,66 @@ def test_sources_are_named_from_the_root_wherever_the_table_is(study, tmp_path):
 
 
 def test_the_same_inputs_give_the_same_bytes(study, tmp_path):
-    """Neither repetition, the table's place nor remains of a build change a bit."""
+    """A repeated build, a moved table and leftovers of a build change no byte."""
     table = fastseg.link(study)
     first = fastseg.build(table, tmp_path / "a.h5").path.read_bytes()
-    (tmp_path / "b.h5.partial").write_text("remains of a build that was killed")
+    (tmp_path / "b.h5.partial").write_text("leftovers of a build that was killed")
     assert fastseg.build(table, tmp_path / "b.h5").path.read_bytes() == first
     copy = fastseg.link(shutil.copytree(study, tmp_path / "copy"))
     for other in (table.save(tmp_path / "far" / "away" / "links.csv"), copy):
         assert fastseg.build(other, tmp_path / "a.h5").path.read_bytes() == first
 
 
-def test_no_clock_is_in_the_bytes(store):
-    """No dataset bears HDF5's time stamp, with which each build would differ."""
+def test_datasets_have_no_time_stamp(store):
+    """HDF5 stores no time, which would make the bytes of each build differ."""
     with h5py.File(store.path) as file:
         datasets = [file[group][name] for group in file for name in file[group]]
         times = {h5py.h5g.get_objinfo(dataset.id).mtime for dataset in datasets}
     assert times == {0}
 
 
-def change(path, place):
+def change(path, offset):
     data = bytearray(path.read_bytes())
-    data[place] ^= 1
+    data[offset] ^= 1
     path.write_bytes(data)
 
 
 @pytest.mark.parametrize(
-    ("spoil", "origin", "same"),
+    ("edit_study", "origin", "same"),
     [
         (lambda s: (s / SECOND).rename(s / SECOND.replace("2", "02")), "center", True),
         (lambda s: change(s / SECOND, -1), "center", False),  # a pixel
-        (lambda s: change(s / DRAWN, -2), "center", False),  # a vertex
+        (lambda s: change(s / CONTOUR, -2), "center", False),  # a vertex
         (lambda s: None, "corner", False),
     ],
 )
-def test_the_fingerprint_tells_content(study, tmp_path, spoil, origin, same):
-    """One pixel, one vertex or the origin change it; the name of a file does not."""
+def test_the_fingerprint_depends_on_content(study, tmp_path, edit_study, origin, same):
+    """A pixel, a vertex or the origin changes it; the name of a file does not."""
     before = fastseg.build(fastseg.link(study), tmp_path / "s.h5").fingerprint
-    spoil(study)
+    edit_study(study)
     after = fastseg.build(fastseg.link(study), tmp_path / "s.h5", origin=origin)
     assert (after.fingerprint == before) == same
 
 
-def test_a_contour_that_the_shift_makes_a_point_is_kept(study, tmp_path):
-    """A triangle too small for half a pixel's shift stops no build."""
-    (study / DRAWN).write_text("0 0\n1e-20 0\n0 1e-20\n")
+def test_a_contour_that_becomes_a_point_is_stored(study, tmp_path):
+    """If all vertices are equal after the shift by half a pixel, they are stored."""
+    (study / CONTOUR).write_text("0 0\n1e-20 0\n0 1e-20\n")
     store = build(fastseg.link(study), tmp_path / "s.h5", origin="corner")
     assert_array_equal(store[1].contours["icontour"], np.full((1, 3, 2), -0.5))
 
 
 @pytest.mark.parametrize("dtype", ["<u2", "<i2"])
 @pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
-def test_slope_and_intercept_lead_to_image_values(study, tmp_path, photometric, dtype):
-    """Stored values are kept; slope and intercept rescale, and invert MONOCHROME1."""
+def test_slope_and_intercept_give_image_values(study, tmp_path, photometric, dtype):
+    """Pixels keep stored values; slope and intercept rescale and invert MONOCHROME1."""
     low, high = (-2048, 2047) if dtype == "<i2" else (0, 4095)
     pixels = np.linspace(low, high, 40 * 40).astype(dtype).reshape(40, 40)
     stored = {"BitsStored": 12, "HighBit": 11, "PhotometricInterpretation": photometric}
     edit(study / SECOND, pixels, **stored, RescaleSlope=2, RescaleIntercept=-10)
     store = build(fastseg.link(study), tmp_path / "s.h5")
     assert_array_equal(store[1].image, pixels, strict=True)
-    meta, values = store[1].meta, pixels.astype(float) * 2 - 10
+    meta = store[1].meta
+    values = pixels.astype(float) * 2 - 10
     if photometric == "MONOCHROME1":
         values = values.min() + values.max() - values
     assert_array_equal(pixels * meta["slope"] + meta["intercept"], values)
@@ -212,7 +213,7 @@ draw = np.random.default_rng(0).integers
 HUGE = {
     "unsigned": draw(2**32, size=(41, 37), dtype=np.uint32),
     "signed": draw(-(2**31), 2**31, (40, 50), np.int32),
-    "many": np.full((725, 725), 5, np.uint16),  # more than 16 bits can count
+    "many": np.full((725, 725), 5, np.uint16),  # more pixels than 16 bits can count
     "constant": np.full((40, 40), 2**32 - 1, np.uint32),
     "extremes": np.where(np.eye(64) > 0, np.int32(-(2**31)), np.int32(2**31 - 1)),
     "narrow": np.arange(2**32 - 40_000, 2**32, dtype=np.uint32).reshape(200, 200),
@@ -221,7 +222,7 @@ HUGE = {
 
 @pytest.mark.parametrize("pixels", HUGE.values(), ids=HUGE)
 def test_statistics_of_huge_values_are_exact(study, tmp_path, pixels):
-    """Statistics of 32-bit images are those of rational arithmetic."""
+    """Statistics of 32-bit images are equal to those of rational arithmetic."""
     edit(study / SECOND, pixels)
     store = build(fastseg.link(study), tmp_path / "s.h5")
     assert_array_equal(store[1].image, pixels, strict=True)
@@ -231,12 +232,14 @@ def test_statistics_of_huge_values_are_exact(study, tmp_path, pixels):
 
 @pytest.mark.parametrize("count", [1, 8, 9, 16, 17, 32, 33, 64])
 def test_a_mask_has_a_bit_for_each_class(study, tmp_path, count):
-    """The mask is the smallest unsigned integer for its classes; 64 is the most."""
-    (link,) = [link for link in fastseg.link(study).links if link.contour_path == DRAWN]
+    """The mask's dtype is the smallest that fits; more than 64 classes are refused."""
+    (link,) = [
+        link for link in fastseg.link(study).links if link.contour_path == CONTOUR
+    ]
     links = tuple(replace(link, label=f"c{k:02}") for k in range(65))
     store = build(LinkTable(base=study, links=links[:count]), tmp_path / "s.h5")
     full = np.array(2**count - 1, np.min_scalar_type(2**count - 1))
-    inside = fastseg.rasterize(np.loadtxt(study / DRAWN), (40, 40))
+    inside = fastseg.rasterize(np.loadtxt(study / CONTOUR), (40, 40))
     assert_array_equal(store[0].mask, inside * full, strict=True)
     assert_array_equal(store[0].mask_of(f"c{count - 1:02}"), inside)
     assert store[0].meta["labelled"] == full
@@ -244,18 +247,22 @@ def test_a_mask_has_a_bit_for_each_class(study, tmp_path, count):
         fastseg.build(LinkTable(base=study, links=links), tmp_path / "s.h5")
 
 
-def test_images_alone_make_a_store(study, tmp_path):
-    """A table without a single contour is built into a store without classes."""
+def test_images_without_contours_make_a_store(study, tmp_path):
+    """A table without any contour is built into a store without classes."""
     store = build(fastseg.link(study, labels=[], keep_unlabelled=True), tmp_path / "s")
     assert (len(store), store.classes, store[0].mask.any()) == (4, (), False)
 
 
-def test_what_is_bad_is_listed_and_the_rest_built(study, tmp_path):
-    """All misfits are told at once; the store is as if they had not been linked."""
-    table, output = fastseg.link(study), tmp_path / "s.h5"
+def test_bad_input_is_listed_and_the_rest_is_built(study, tmp_path):
+    """All bad files are listed at once; the store is as if they were not linked."""
+    table = fastseg.link(study)
+    output = tmp_path / "s.h5"
     links = table.links
-    cut, text, alone = links[5], links[10], links[14]
-    empty, infinite = links[1].contour_path, links[17].contour_path
+    cut = links[5]
+    text = links[10]
+    alone = links[14]
+    empty = links[1].contour_path
+    infinite = links[17].contour_path
     expected = {
         (cut.dicom_path, None): "bytes of pixel data, its header says 3200",
         (text.dicom_path, None): "is not a DICOM file",
@@ -264,8 +271,8 @@ def test_what_is_bad_is_listed_and_the_rest_built(study, tmp_path):
         (empty, None): "is empty",
         (infinite, 3): "is not finite",
     }
-    gone = [x for x in links if x.dicom_path in (cut.dicom_path, text.dicom_path)]
-    expected |= {(x.contour_path, None): f"its image {x.dicom_path} is" for x in gone}
+    lost = [x for x in links if x.dicom_path in (cut.dicom_path, text.dicom_path)]
+    expected |= {(x.contour_path, None): f"its image {x.dicom_path} is" for x in lost}
     os.truncate(study / cut.dicom_path, 4000)
     (study / text.dicom_path).write_text("no image")
     (study / alone.contour_path).unlink()
@@ -298,26 +305,26 @@ def test_what_is_bad_is_listed_and_the_rest_built(study, tmp_path):
         ({"dicom_path": "link.csv"}, "is not a DICOM file"),
     ],
 )
-def test_a_link_that_cannot_be_meant_is_rejected(study, tmp_path, changes, reason):
-    """What contradicts its files or another link is told, its path said once."""
+def test_an_invalid_link_is_rejected(study, tmp_path, changes, reason):
+    """A link that contradicts its files or another link is rejected with a reason."""
     table = fastseg.link(study)
     links = (table.links[0], replace(table.links[1], **changes), *table.links[2:])
     with pytest.warns(RejectedWarning):
         report = fastseg.build(replace(table, links=links), tmp_path / "s.h5")
-    told = {x.file for x in report.rejects if x.reason.startswith(reason)}
-    assert told & {links[1].dicom_path, links[1].contour_path}
+    files = {x.file for x in report.rejects if x.reason.startswith(reason)}
+    assert files & {links[1].dicom_path, links[1].contour_path}
 
 
-def stumble(items, label, total):
+def fail_at_item_3(items, label, total):
     for k, item in enumerate(items):
         if (label, k) == ("build", 3):
-            raise RuntimeError("stumbled")
+            raise RuntimeError("failed")
         yield item
 
 
 @pytest.mark.parametrize("end", [10, -10, None])
-def test_a_build_that_fails_leaves_the_older_store(study, tmp_path, end):
-    """A list of rejects, or what the next build goes on with, is all that is left."""
+def test_a_build_that_fails_keeps_the_older_store(study, tmp_path, end):
+    """It only leaves a list of rejects, or the files to continue it."""
     table = fastseg.link(study)
     old, new = tmp_path / "old.h5", tmp_path / "new.h5"
     before = fastseg.build(table, old, origin="corner").path.read_bytes()
@@ -325,11 +332,15 @@ def test_a_build_that_fails_leaves_the_older_store(study, tmp_path, end):
         path.write_bytes(path.read_bytes()[:end])
     for output in (old, new):
         with pytest.raises(NothingBuiltError if end else RuntimeError) as caught:
-            fastseg.build(table, output, **({} if end else {"progress": stumble}))
+            fastseg.build(
+                table, output, **({} if end else {"progress": fail_at_item_3})
+            )
         assert len(getattr(caught.value, "rejects", ())) == (28 if end else 0)
-    left = [".rejects.csv"] if end else [".partial", ".partial.journal"]
-    beside = {Path(f"{output}{suffix}") for output in (old, new) for suffix in left}
-    assert set(tmp_path.iterdir()) == {study, old} | beside
+    suffixes = [".rejects.csv"] if end else [".partial", ".partial.journal"]
+    leftovers = {
+        Path(f"{output}{suffix}") for output in (old, new) for suffix in suffixes
+    }
+    assert set(tmp_path.iterdir()) == {study, old} | leftovers
     assert old.read_bytes() == before
 
 
@@ -347,7 +358,7 @@ def test_a_build_that_fails_leaves_the_older_store(study, tmp_path, end):
     ],
 )
 def test_only_a_store_is_replaced(study, store, tmp_path, make):
-    """A folder or a file that is no sound store is refused and not touched."""
+    """A folder, or a file that is not a valid store, is refused and not changed."""
     target = tmp_path / "target"
     make(target, store)
     before = not target.is_file() or target.read_bytes()
@@ -359,7 +370,7 @@ def test_only_a_store_is_replaced(study, store, tmp_path, make):
 
 @pytest.mark.parametrize("target", ["", ".", "..", "/"])
 def test_a_folder_is_no_target(study, target):
-    """However it is written, it is told before anything is created."""
+    """However the folder is written, it is refused before anything is created."""
     before = set(study.rglob("*"))
     with (
         contextlib.chdir(study / "dicoms"),
@@ -369,8 +380,8 @@ def test_a_folder_is_no_target(study, target):
     assert set(study.rglob("*")) == before
 
 
-def test_a_slash_behind_the_name_does_no_harm(study, tmp_path):
-    """Store and rejects are written under the name without it."""
+def test_a_slash_after_the_name_is_ignored(study, tmp_path):
+    """Store and rejects are written under the name without the slash."""
     next(study.rglob("*-icontour-*")).write_text("1 2\n")
     with pytest.warns(RejectedWarning):
         report = fastseg.build(fastseg.link(study), f"{tmp_path}/s.h5/")
@@ -378,8 +389,8 @@ def test_a_slash_behind_the_name_does_no_harm(study, tmp_path):
     assert (tmp_path / "s.h5.rejects.csv").exists()
 
 
-def test_names_of_classes_fit_into_a_store(study, tmp_path):
-    """As many as there may be, as long as they may be; a longer one is told at once."""
+def test_the_longest_names_of_classes_fit_into_a_store(study, tmp_path):
+    """64 names of 1000 bytes are stored; a longer one is refused before building."""
     table = fastseg.link(study)
     names = [f"{k:02}" + "é" * 499 for k in range(64)]
     links = [
@@ -395,10 +406,11 @@ def test_names_of_classes_fit_into_a_store(study, tmp_path):
 
 
 def test_each_frame_is_an_image(study, tmp_path):
-    """The frames that the links name are read from one file, and no others."""
+    """Only the frames that links name are read from a file, as one image each."""
     frames = np.random.default_rng(3).integers(0, 4000, (5, 7, 9)).astype("u2")
     dataset = pydicom.dcmread(study / SECOND)
-    dataset.NumberOfFrames, (dataset.Rows, dataset.Columns) = 5, frames.shape[1:]
+    dataset.NumberOfFrames = 5
+    dataset.Rows, dataset.Columns = frames.shape[1:]
     dataset.PixelData = frames.tobytes()
     dataset.save_as(study / SECOND, enforce_file_format=True)
     links = tuple(
@@ -415,8 +427,8 @@ def test_each_frame_is_an_image(study, tmp_path):
     assert "has no frame 5, expected 0 to 4" in report.rejects[0].reason
 
 
-def test_the_budget_is_an_option(study, tmp_path):
-    """Images whose header promises more than allowed are rejected, the rest built."""
+def test_max_pixel_bytes_limits_images(study, tmp_path):
+    """Images with more bytes of pixels are rejected, the others are built."""
     table = fastseg.link(study)
     sizes = {link.dicom_path: 2 * pixels(study, link) for link in table.links}
     least, most = min(sizes.values()), max(sizes.values())
@@ -436,7 +448,7 @@ def pixels(study, link):
 
 @pytest.mark.parametrize("keyword", ["InstanceNumber", "WindowWidth", "RescaleSlope"])
 def test_a_header_that_changes_after_the_plan_is_read_again(study, tmp_path, keyword):
-    """What the plan was made from is not taken for what the file says now."""
+    """The metadata in the store are those of the file as it was built."""
     table = fastseg.link(study)
     dataset = pydicom.dcmread(study / SECOND)
     setattr(dataset, keyword, 3)
@@ -456,9 +468,10 @@ def test_a_header_that_changes_after_the_plan_is_read_again(study, tmp_path, key
 
 
 @pytest.mark.parametrize("text", [None, "a;b\n"])
-def test_what_is_no_table_is_told_before_all_else(tmp_path, text):
-    """Nothing is created for it, and nobody is waited for."""
-    table, output = tmp_path / "t.csv", tmp_path / "new" / "o.h5"
+def test_a_bad_table_is_refused_before_anything_else(tmp_path, text):
+    """No file is created, and another build of the same store does not matter."""
+    table = tmp_path / "t.csv"
+    output = tmp_path / "new" / "o.h5"
     if text is not None:
         table.write_text(text)
     with pytest.raises((FileNotFoundError, LinkError), match=r"t\.csv"):

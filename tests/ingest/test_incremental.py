@@ -1,4 +1,4 @@
-"""Builds over an older store: as from scratch, but only what has changed is made."""
+"""Builds over an older store: the same bytes, but only changes are built again."""
 
 import os
 import random
@@ -16,9 +16,9 @@ from fastseg._kernels.files import system
 from fastseg.errors import RejectedWarning
 
 FIRST = "dicoms/PHANTOM0001/1.dcm"
-DRAWN = "contourfiles/PH-1/i-contours/IM-0001-0002-icontour-manual.txt"
-# Of a column of the index, whose damage no checksum of an item tells.
-NAMES = [
+CONTOUR = "contourfiles/PH-1/i-contours/IM-0001-0002-icontour-manual.txt"
+# Columns of the index, whose damage no checksum of an item shows.
+COLUMNS = [
     "items/mean",
     "items/patient",
     "items/labelled",
@@ -28,7 +28,7 @@ NAMES = [
 
 
 class Stopped(Exception):
-    """Ends a build where a test wants it to end."""
+    """A test raises it to interrupt a build."""
 
 
 def link(study):
@@ -36,34 +36,35 @@ def link(study):
 
 
 def build(study, output, **options):
-    """Build whatever can be built."""
+    """Build a study; ignore rejects."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RejectedWarning)
         return fastseg.build(link(study), output, **options)
 
 
 def inputs(path):
-    """Return the hashes of what each sample was made from."""
+    """Return the hash of the inputs of each sample."""
     return set(fastseg.open(path).items["inputs_xxh3"].tolist())
 
 
-def flip(path, place=-1):
-    """Change a bit of a file and nothing that the file system tells."""
-    status, data = path.stat(), bytearray(path.read_bytes())
-    data[place] ^= 1
+def flip(path, offset=-1):
+    """Change a bit of a file, but not its size and time."""
+    status = path.stat()
+    data = bytearray(path.read_bytes())
+    data[offset] ^= 1
     path.write_bytes(data)
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
-@pytest.fixture(params=[True, False], ids=["many", "single"])
+@pytest.fixture(params=[True, False], ids=["fast-path", "one-by-one"])
 def output(request, tmp_path, monkeypatch):
-    """Where a build goes: of many images at a time, where systems allow, or of one."""
+    """Path of a store, built by the fast path if the system has it, or item by item."""
     monkeypatch.setattr(system, "AVAILABLE", system.AVAILABLE and request.param)
     return tmp_path / "o.h5"
 
 
-def test_nothing_changed_leaves_the_file_alone(study, output):
-    """Other times of the sources do not have the store written again."""
+def test_without_changes_the_store_is_not_written(study, output):
+    """A store is not written again if only the times of its sources change."""
     first = build(study, output)
     assert first.reused == 0
     before = output.stat()
@@ -77,8 +78,8 @@ def test_nothing_changed_leaves_the_file_alone(study, output):
     assert list(output.parent.glob("o.h5*")) == [output]
 
 
-def test_twins_leave_the_file_alone(study, output, tmp_path):
-    """The same data under two roots is no change either, unless one is left out."""
+def test_equal_items_do_not_count_as_changes(study, output, tmp_path):
+    """With the same data under two roots, only adding or removing one is a change."""
     shutil.copytree(study, tmp_path / "both" / "a")
     shutil.copytree(study, tmp_path / "both" / "b")
     table = fastseg.link(study, keep_unlabelled=True)
@@ -103,9 +104,9 @@ def test_twins_leave_the_file_alone(study, output, tmp_path):
     assert fastseg.build(both, output).samples == first.samples
 
 
-@pytest.mark.parametrize("name", [FIRST, DRAWN])
+@pytest.mark.parametrize("name", [FIRST, CONTOUR])
 def test_contents_decide_and_not_times(study, output, tmp_path, name):
-    """A source of the same size and time but another bit is read again, it alone."""
+    """Only the sample whose source has another bit is built again."""
     first = build(study, output)
     flip(study / name, -1 if name == FIRST else -3)
     again = build(study, output)
@@ -118,8 +119,8 @@ def test_contents_decide_and_not_times(study, output, tmp_path, name):
 @pytest.mark.parametrize(
     "options", [{"edges": "closed"}, {"fill": "nonzero"}, {"origin": "corner"}]
 )
-def test_other_options_make_all_anew(study, output, tmp_path, options):
-    """Nothing drawn by other rules is kept; back again, nothing either."""
+def test_other_options_build_all_again(study, output, tmp_path, options):
+    """No sample of other options is reused, also on the way back."""
     for chosen in (options, {}, options):
         report = build(study, output, **chosen)
         assert report.reused == 0
@@ -128,53 +129,54 @@ def test_other_options_make_all_anew(study, output, tmp_path, options):
         anew.path.unlink()
 
 
-def test_compression_keeps_what_was_made(study, output, tmp_path):
-    """Compressing a store, or undoing it, draws nothing again."""
-    plain = build(study, output).path.read_bytes()
-    packed = build(study, tmp_path / "n.h5", compress=True).path.read_bytes()
-    for compress, expected in ((True, packed), (False, plain)):
+def test_a_change_of_compression_reuses_all(study, output, tmp_path):
+    """All samples are reused when a store is compressed or decompressed."""
+    raw = build(study, output).path.read_bytes()
+    compressed = build(study, tmp_path / "n.h5", compress=True).path.read_bytes()
+    for compress, expected in ((True, compressed), (False, raw)):
         report = build(study, output, compress=compress)
         assert report.reused == report.samples
         assert output.read_bytes() == expected
 
 
-def test_rejects_are_told_each_time(study, tmp_path, fastseg_command):
-    """What is still bad is listed again, with status 3, though all else is kept."""
+def test_rejects_are_listed_by_each_build(study, tmp_path, fastseg_command):
+    """Bad files are listed again, with status 3, if all other samples are reused."""
     link(study).save(tmp_path / "links.csv")
-    (study / DRAWN).write_text("")
+    (study / CONTOUR).write_text("")
     (study / FIRST).write_bytes(b"no image")
-    told = []
+    results = []
     for _ in range(3):
         run = fastseg_command("build", "links.csv", "-o", "o.h5")
-        told.append((run.returncode, run.stderr, (tmp_path / "o.h5").read_bytes()))
-        told[-1] += ((tmp_path / "o.h5.rejects.csv").read_text(),)
-    assert told[0] == told[1] == told[2]
-    assert told[0][0] == 3
-    assert DRAWN in told[0][3]
-    assert FIRST in told[0][3]
+        data = (tmp_path / "o.h5").read_bytes()
+        rejects = (tmp_path / "o.h5.rejects.csv").read_text()
+        results.append((run.returncode, run.stderr, data, rejects))
+    assert results[0] == results[1] == results[2]
+    assert results[0][0] == 3
+    assert CONTOUR in rejects
+    assert FIRST in rejects
     assert "unchanged, reused from an earlier build" in run.stdout
 
 
 @pytest.mark.parametrize("compress", [False, True])
-def test_damaged_pixels_of_the_older_store_are_not_taken(study, output, compress):
-    """An item that is no longer what it was is made again when something changes."""
+def test_damaged_pixels_of_the_older_store_are_not_reused(study, output, compress):
+    """A damaged item is built again by a build that finds another change."""
     build(study, output, compress=compress)
     store = fastseg.open(output)
-    place = store.items["image_chunk"][0].sum() - 1 if compress else None
-    flip(output, place or store.offsets["images/40x40_uint16"])
+    end = store.items["image_chunk"][0].sum() - 1 if compress else None
+    flip(output, end or store.offsets["images/40x40_uint16"])
     assert not fastseg.verify(output).is_valid
     flip(study / FIRST.replace("1.dcm", "3.dcm"))
     report = build(study, output, compress=compress)
-    # What is plain is made anew in any case, as fast as it would be copied.
+    # The fast path builds all items again, and counts a damaged one as reused.
     assert report.reused == report.samples - (1 if system.AVAILABLE else 2)
     assert fastseg.verify(output).is_valid
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_damaged_columns_of_the_older_store_are_not_taken(
+@pytest.mark.parametrize("name", COLUMNS)
+def test_damaged_columns_of_the_older_store_are_not_reused(
     study, output, tmp_path, name
 ):
-    """Damage of the index is not copied and given a sound checksum."""
+    """A damaged index is not copied, which would give it a valid checksum."""
     build(study, output)
     flip(output, fastseg.open(output).offsets[name])
     flip(study / FIRST.replace("1.dcm", "3.dcm"))
@@ -183,21 +185,23 @@ def test_damaged_columns_of_the_older_store_are_not_taken(
     assert output.read_bytes() == anew.path.read_bytes()
 
 
-def test_only_earlier_work_counts_as_kept(study, output):
-    """A build that is begun again without a bad image made the others itself."""
+def test_only_earlier_work_counts_as_reused(study, output):
+    """Items are not reused if the same build starts over without a bad image."""
     path = study / FIRST
     os.truncate(path, path.stat().st_size - 10)
     report = build(study, output)
     assert (report.samples, report.reused) == (link(study).images - 1, 0)
 
 
-def test_pixels_of_another_shape_are_not_taken(study, output, tmp_path):
-    """An image that is, behind the build's back, the older one again does no harm."""
-    path, larger = study / FIRST, (study / FIRST).read_bytes()
+def test_pixels_of_another_shape_are_not_reused(study, output, tmp_path):
+    """An image that changes back to its older shape during a build is rejected."""
+    path = study / FIRST
+    larger = (study / FIRST).read_bytes()
     build(study, output)
     dataset = pydicom.dcmread(path)
     pixels = dataset.pixel_array[:32, :32].copy()
-    (dataset.Rows, dataset.Columns), dataset.PixelData = pixels.shape, pixels.tobytes()
+    dataset.Rows, dataset.Columns = pixels.shape
+    dataset.PixelData = pixels.tobytes()
     dataset.save_as(path, enforce_file_format=True)
     flip(study / FIRST.replace("1.dcm", "3.dcm"))
 
@@ -213,16 +217,18 @@ def test_pixels_of_another_shape_are_not_taken(study, output, tmp_path):
 
 
 class Changes:
-    """What may happen to a study between two builds, at random."""
+    """Random changes of a study between two builds."""
 
     def __init__(self, study, away, seed):
-        self.study, self.away, self.draw = study, away, random.Random(seed)
+        self.study = study
+        self.away = away
+        self.draw = random.Random(seed)
         self.options = {}
         away.mkdir()
 
-    def happen(self):
-        """Let one thing happen and return its name."""
-        names = [name for name in dir(type(self)) if name.startswith("then_")]
+    def change(self):
+        """Make one random change and return its name."""
+        names = [name for name in dir(type(self)) if name.startswith("do_")]
         name = self.draw.choice(names)
         getattr(self, name)()
         return name
@@ -230,56 +236,58 @@ class Changes:
     def some(self, pattern):
         return self.draw.choice(sorted(self.study.rglob(pattern)))
 
-    def then_a_pixel_changes(self):
+    def do_change_a_pixel(self):
         path = self.some("*.dcm")
-        if path.stat().st_size:  # else it is bad
+        if path.stat().st_size:  # 0 if the image is already bad
             flip(path)
 
-    def then_a_contour_changes(self):
+    def do_change_a_contour(self):
         ring = [[self.draw.uniform(5, 35) for _ in "xy"] for _ in range(5)]
         np.savetxt(self.some("*-manual.txt"), ring)
 
-    def then_a_contour_is_bad(self):
+    def do_damage_a_contour(self):
         self.some("*-manual.txt").write_text(self.draw.choice(["", "1 2\n", "1 nan\n"]))
 
-    def then_a_contour_is_off_the_image(self):
+    def do_move_a_contour_off_the_image(self):
         self.some("*-manual.txt").write_text("900 900\n905 900\n900 905\n")
 
-    def then_a_file_goes(self):
+    def do_remove_a_file(self):
         path = self.some(self.draw.choice(["*.dcm", "*-manual.txt"]))
         target = self.away / path.relative_to(self.study)
         target.parent.mkdir(parents=True, exist_ok=True)
         path.replace(target)
 
-    def then_a_file_comes_back(self):
+    def do_restore_a_file(self):
         for path in sorted(self.away.rglob("*.*"))[:1]:
             path.replace(self.study / path.relative_to(self.away))
 
-    def then_an_image_is_bad(self):
+    def do_damage_an_image(self):
         path = self.some("*.dcm")
         path.write_bytes(path.read_bytes()[: self.draw.choice([0, 100, -10])])
 
-    def then_times_change(self):
+    def do_change_times(self):
         os.utime(self.some("*.dcm"), (self.draw.random(), 1))
 
-    def then_options_change(self):
+    def do_change_options(self):
         self.options["edges"] = self.draw.choice(["closed", "half-open"])
 
-    def then_compression_changes(self):
+    def do_change_compression(self):
         self.options["compress"] = self.draw.random() < 0.5
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_any_changes_give_what_a_build_from_scratch_gives(
+def test_random_changes_give_the_same_as_a_build_from_scratch(
     study, output, tmp_path, seed
 ):
-    """Bytes and report are the same whatever came before; all else is kept."""
-    changes, done = Changes(study, tmp_path / "away", seed), []
+    """Bytes and report do not depend on earlier builds; unchanged items are reused."""
+    changes = Changes(study, tmp_path / "away", seed)
+    done = []
     for _ in range(15):
-        done.append(changes.happen())
+        done.append(changes.change())
         before = options = None
         if output.exists():
-            before, options = inputs(output), fastseg.open(output).options
+            before = inputs(output)
+            options = fastseg.open(output).options
         threads = changes.draw.choice([1, 2])
         if changes.draw.random() < 0.5:
             with suppress(Stopped):
@@ -300,17 +308,17 @@ def test_any_changes_give_what_a_build_from_scratch_gives(
 
 
 def stop_somewhere(draw):
-    """Return a progress that ends a build in one of its first steps."""
-    stage, place = draw.choice(
+    """Return a progress function that interrupts a build at a random item."""
+    stage, number = draw.choice(
         [("check", 3), ("compare", 2), ("build", 4), ("build", 20)]
     )
 
     def stop(items, label, total):
         for k, item in enumerate(items):
-            if (label, k) == (stage, place):
+            if (label, k) == (stage, number):
                 raise Stopped
             yield item
-        if (label, place) == ("build", 20):  # more than there are
+        if (label, number) == ("build", 20):  # more than the study has
             raise Stopped
 
     return stop

@@ -1,4 +1,4 @@
-"""What a build leaves when it ends before its end, and how the next one goes on."""
+"""What an interrupted build leaves, and how the next build continues it."""
 
 import json
 import os
@@ -21,7 +21,7 @@ SUFFIXES = (".partial", ".partial.journal")
 
 @pytest.fixture
 def stopped(study, tmp_path):
-    """Return a table, an output whose build stopped halfway, and the whole bytes."""
+    """A table, an output whose build stopped halfway, and the bytes of the store."""
     table = fastseg.link(study)
     whole = fastseg.build(table, tmp_path / "whole.h5").path.read_bytes()
     output = tmp_path / "o.h5"
@@ -46,7 +46,7 @@ def leftovers(output):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_build_survives_being_killed_at_any_moment(tmp_path):
-    """After 50 deaths the target is absent or whole, and the next build completes."""
+    """After each of 50 kills the target is absent or complete, and can be built."""
     run = subprocess.run(
         [sys.executable, "-m", "tests.kills", str(tmp_path), "50", "7"],
         cwd=PROJECT,
@@ -56,13 +56,13 @@ def test_a_build_survives_being_killed_at_any_moment(tmp_path):
         check=False,
     )
     assert run.returncode == 0, run.stderr
-    found = json.loads(run.stdout)
-    assert sum(found.values()) == 50
-    assert len(found) > 3  # they died at different stages
+    leftover_counts = json.loads(run.stdout)
+    assert sum(leftover_counts.values()) == 50
+    assert len(leftover_counts) > 3  # they were killed at different stages
 
 
-def test_what_is_finished_is_kept(stopped):
-    """The next build takes over half of the items and gives the same bytes."""
+def test_finished_items_are_resumed(stopped):
+    """The next build resumes half of the items and gives the same bytes."""
     table, output, whole = stopped
     assert leftovers(output) == set(SUFFIXES)
     report = fastseg.build(table, output, threads=2)
@@ -74,15 +74,15 @@ def test_what_is_finished_is_kept(stopped):
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize("damage", ["gone", "cut", "flipped", "empty"])
 def test_damaged_leftovers_do_no_harm(stopped, suffix, damage):
-    """Whatever befalls them, the next build gives the same bytes."""
+    """Whatever their damage, the next build gives the same bytes."""
     table, output, whole = stopped
     path = Path(f"{output}{suffix}")
     data = bytearray(path.read_bytes())
     if damage == "gone":
         path.unlink()
     elif damage == "flipped":
-        for place in range(0, len(data), 97):
-            data[place] ^= 1
+        for offset in range(0, len(data), 97):
+            data[offset] ^= 1
         path.write_bytes(data)
     else:
         path.write_bytes(data[: len(data) * 2 // 3] if damage == "cut" else b"")
@@ -91,28 +91,29 @@ def test_damaged_leftovers_do_no_harm(stopped, suffix, damage):
     assert leftovers(output) == set()
 
 
-def test_a_torn_journal_is_cut_at_its_last_whole_frame(study, tmp_path, monkeypatch):
-    """Cut anywhere, it gives back the records before the cut and no other."""
+def test_a_cut_journal_is_read_up_to_its_last_whole_frame(study, tmp_path, monkeypatch):
+    """Wherever the journal is cut, only the items before the cut are resumed."""
     monkeypatch.setattr(plan, "BLOCK_SIZE", 3)
-    table, output = fastseg.link(study), tmp_path / "o.h5"
+    table = fastseg.link(study)
+    output = tmp_path / "o.h5"
     whole = fastseg.build(table, tmp_path / "whole.h5").path.read_bytes()
     stop_halfway(table, output)
     journal = Path(f"{output}.partial.journal")
     saved = {suffix: Path(f"{output}{suffix}").read_bytes() for suffix in SUFFIXES}
-    kept = []
+    reused = []
     for size in range(0, len(saved[".partial.journal"]), 1013):
         for suffix, data in saved.items():
             Path(f"{output}{suffix}").write_bytes(data)
         journal.write_bytes(saved[".partial.journal"][:size])
-        kept.append(fastseg.build(table, output).reused)
+        reused.append(fastseg.build(table, output).reused)
         assert output.read_bytes() == whole
         output.unlink()
-    assert kept == sorted(kept)
-    assert kept[0] == 0 < kept[-1]
+    assert reused == sorted(reused)
+    assert reused[0] == 0 < reused[-1]
 
 
-def test_other_options_start_anew(stopped):
-    """Nothing that was made under other rules is taken over."""
+def test_other_options_start_over(stopped):
+    """Items that were built with other options are not resumed."""
     table, output, _ = stopped
     report = fastseg.build(table, output, edges="closed")
     assert report.reused == 0
@@ -121,8 +122,8 @@ def test_other_options_start_anew(stopped):
     assert leftovers(output) == set()
 
 
-def test_other_items_take_over_what_fits(stopped, study):
-    """Images that came or went meanwhile move the pixels of those that stay."""
+def test_a_longer_table_resumes_items(stopped, study):
+    """If images are added, the pixels of finished items move and are resumed."""
     table, output, _ = stopped
     more = fastseg.link(study, keep_unlabelled=True)
     assert len(more) > len(table)
@@ -133,8 +134,8 @@ def test_other_items_take_over_what_fits(stopped, study):
     assert leftovers(output) == set()
 
 
-def test_a_source_that_changed_meanwhile_is_read_again(stopped, study):
-    """The interrupted build has done it, but contents decide."""
+def test_a_source_that_has_changed_is_read_again(stopped, study):
+    """An item that the interrupted build has finished is built from the new content."""
     table, output, _ = stopped
     path = study / table.links[0].contour_path
     path.write_text("1 1\n9 1\n9 9\n")
@@ -144,9 +145,11 @@ def test_a_source_that_changed_meanwhile_is_read_again(stopped, study):
 
 
 def test_only_one_builds_at_a_time(study, tmp_path):
-    """The second build of a store is refused, the first goes on undisturbed."""
-    table, output = fastseg.link(study), tmp_path / "o.h5"
-    entered, leave = threading.Event(), threading.Event()
+    """The second build of a store is refused, and the first completes."""
+    table = fastseg.link(study)
+    output = tmp_path / "o.h5"
+    entered = threading.Event()
+    leave = threading.Event()
 
     def wait(items, label, total):
         entered.set()
@@ -169,12 +172,13 @@ def test_only_one_builds_at_a_time(study, tmp_path):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT to send")
-def test_ctrl_c_ends_a_build_in_order(tmp_path, fastseg_command):
-    """Status 130, a sentence on how to go on, and the same bytes in the end."""
+def test_after_ctrl_c_a_build_can_be_continued(tmp_path, fastseg_command):
+    """The command exits with 130 and says how to continue; the bytes are the same."""
     study = tmp_path / "study"
     fastseg.make_phantom(study, patients=6, slices=10, phases=12, seed=3)
     fastseg.link(study, keep_unlabelled=True).save(tmp_path / "links.csv")
-    # It waits where it is to be interrupted, however slow or busy the machine is.
+    # The build waits after its first block, so that it is interrupted there however
+    # slow the machine is.
     script = """
 from fastseg.cli import main
 from fastseg.store.writing.partial import Partial
@@ -192,9 +196,9 @@ main.main()
     ) as running:
         assert running.stdout.readline() == "added\n"
         running.send_signal(signal.SIGINT)
-        _, told = running.communicate()
+        _, stderr = running.communicate()
     assert running.returncode == 130
-    assert "run the same command again to continue" in told
+    assert "run the same command again to continue" in stderr
     assert not (tmp_path / "o.h5").exists()
     report = fastseg.build(tmp_path / "links.csv", tmp_path / "o.h5")
     assert report.reused > 0
@@ -211,19 +215,21 @@ from fastseg.store.writing import partial
 folder, links, whole = map(Path, sys.argv[1:])
 table = fastseg.LinkTable.load(links)
 size = len(whole.read_bytes())
-shares = [(x, "") for x in (0.2, 0.5, 0.8, 1.0, 1.02)]
-# Where systems cannot be asked for room, it is the writing that fails.
-shares += [(x, "writing") for x in (0.2, 0.5, 0.8)]
-# What a build notes for itself may be what the disk has no room for.
-shares += [(x, "notes") for x in (0.001, 0.01, 0.02, 0.04, 0.2)]
+# Size of the disk as a fraction of the store's, and which step fails.
+cases = [(x, "reserving") for x in (0.2, 0.5, 0.8, 1.0, 1.02)]
+# Some systems cannot reserve space; a write fails there.
+cases += [(x, "writing") for x in (0.2, 0.5, 0.8)]
+# The disk may have no space for the temporary files of the plan.
+cases += [(x, "planning") for x in (0.001, 0.01, 0.02, 0.04, 0.2)]
 in_memory = spool.BYTES_IN_MEMORY
-for share, fails in shares:
-    if fails:
-        partial.reserve = lambda *place: None
-    spool.BYTES_IN_MEMORY = 1 if fails == "notes" else in_memory
-    disk = folder / f"disk{share}{fails}"
+for fraction, step in cases:
+    if step != "reserving":
+        partial.reserve = lambda *arguments: None
+    spool.BYTES_IN_MEMORY = 1 if step == "planning" else in_memory
+    disk = folder / f"disk{fraction}{step}"
     disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={int(size * share)}", "none", disk]
+    options = f"size={int(size * fraction)}"
+    mount = ["mount", "-t", "tmpfs", "-o", options, "none", disk]
     if subprocess.run(mount, capture_output=True).returncode:
         sys.exit(77)
     output = disk / "o.h5"
@@ -233,7 +239,7 @@ for share, fails in shares:
     except OSError as exc:
         assert exc.errno == errno.ENOSPC and str(disk) in str(exc), exc
         full = True
-    assert full and not output.exists(), share
+    assert full and not output.exists(), (fraction, step)
     subprocess.run([*mount[:4], f"remount,size={3 * size}", "none", disk], check=True)
     report = fastseg.build(table, output)
     assert output.read_bytes() == whole.read_bytes()
@@ -243,8 +249,8 @@ print("all")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="mounts a small tmpfs")
-def test_a_full_disk_is_told_and_survived(study, tmp_path):
-    """ENOSPC at any stage leaves no target, and with more room the build completes."""
+def test_a_build_on_a_full_disk_can_be_continued(study, tmp_path):
+    """ENOSPC at any stage leaves no target; with more space the build completes."""
     fastseg.link(study, keep_unlabelled=True).save(tmp_path / "links.csv")
     whole = fastseg.build(tmp_path / "links.csv", tmp_path / "whole.h5").path
     arguments = [tmp_path, tmp_path / "links.csv", whole]

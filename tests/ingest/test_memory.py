@@ -1,4 +1,4 @@
-"""What a build needs of memory, whatever the size of the data set."""
+"""The memory of a build hardly depends on the size of the data set."""
 
 import gc
 import random
@@ -15,18 +15,18 @@ from fastseg.links import LinkTable
 from fastseg.store import checks
 from fastseg.store.writing import hdf5_index, older_store, partial, totals
 
-# Bytes for each further image that a build may hold: a new one, one of which nothing
-# and one of which something has changed. They are up to 95, 45 and 205, numbers in
-# columns and what waits to be collected. An image's slots alone, kept for each in a
-# list, would be 40 more; its row of the table, as Python's objects, 500.
-A_FEW = 130, 70, 240
+# Most bytes that each further image may add to the peak: in a first build, in one
+# without changes, and in one with a change. Measured are up to 95, 45 and 205: numbers
+# in columns, and garbage that waits to be collected. The slots of each image, kept in a
+# list, would add 40; its row of the table, as Python objects, 500.
+MOST_BYTES_PER_IMAGE = 130, 70, 240
 
 
 @pytest.fixture
 def tables(request, tmp_path, monkeypatch):
-    """Two tables of copies of an image with its contour, and the images of each.
+    """Two tables of copies of an image with its contour, by their number of images.
 
-    What is handled at once is little, so that nothing else hides behind it.
+    All buffers are made small, so that they do not hide what grows with the images.
     """
     monkeypatch.setattr(spool, "SORTED_AT_ONCE", 64)
     monkeypatch.setattr(spool, "MERGED_AT_ONCE", 8)
@@ -55,10 +55,10 @@ def tables(request, tmp_path, monkeypatch):
         links.append(replace(link, root=".", **paths))
     tables = {}
     for count in (1_000, 3_000):
-        few = links[:count]
+        chosen = links[:count]
         if request.param == "shuffled":
-            random.Random(count).shuffle(few)
-        table = LinkTable(base=tmp_path, links=tuple(few))
+            random.Random(count).shuffle(chosen)
+        table = LinkTable(base=tmp_path, links=tuple(chosen))
         tables[count] = table.save(tmp_path / f"{count}.csv")
     return tables
 
@@ -83,13 +83,14 @@ def peak_of(table, output, **options):
     indirect=["tables"],
 )
 def test_memory_hardly_grows_with_the_images(tables, tmp_path, options):
-    """Whatever is built, nothing that an image has is kept but a few numbers."""
+    """A build keeps only a few numbers of each image in memory."""
     if "compress" in options:
         pytest.importorskip("zstandard")
     peaks = []
-    # What is done but once in a process has been done when it counts.
+    # The first build pays for what a process does only once; its peaks do not count.
     for name, count in (("warm", 1_000), ("few", 1_000), ("many", 3_000)):
-        output, table = tmp_path / name, tables[count]
+        output = tmp_path / name
+        table = tables[count]
         runs = [peak_of(table, output, **options) for _ in range(2)]
         (tmp_path / "7.txt").write_text("5 5\n5 9\n9 9\n")
         runs.append(peak_of(table, output, **options))
@@ -97,4 +98,4 @@ def test_memory_hardly_grows_with_the_images(tables, tmp_path, options):
         assert [report.reused for report, _ in runs] == [0, count, count - 1]
         peaks.append([peak for _, peak in runs])
     growth = [(many - few) / 2_000 for few, many in zip(*peaks[1:], strict=True)]
-    assert all(np.array(growth) < A_FEW), growth
+    assert all(np.array(growth) < MOST_BYTES_PER_IMAGE), growth
