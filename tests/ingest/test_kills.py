@@ -180,6 +180,7 @@ def test_after_ctrl_c_a_build_can_be_continued(tmp_path, fastseg_command):
     # The build waits after its first block, so that it is interrupted there however
     # slow the machine is.
     script = """
+import time
 from fastseg.cli import main
 from fastseg.store.writing.partial import Partial
 add = Partial.add
