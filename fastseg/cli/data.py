@@ -2,12 +2,20 @@
 
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, cast
 
 import typer
 
 import fastseg
-from fastseg.cli.terminal import EXIT_REJECTS, AllowRejects, Output, command, fail, many
+from fastseg.cli.terminal import (
+    EXIT_REJECTS,
+    AllowRejects,
+    Output,
+    command,
+    fail,
+    many,
+    renamed,
+)
 
 
 @command
@@ -100,6 +108,7 @@ def build(
             "than this."
         ),
     ] = 2**30,
+    workers: Annotated[str | None, renamed("--threads")] = None,
     compress: Annotated[
         bool,
         typer.Option(
@@ -121,9 +130,9 @@ def build(
         report = fastseg.build(
             links,
             out,
-            edges=edges,
-            fill=fill,
-            origin=origin,
+            edges=cast(Any, edges),
+            fill=cast(Any, fill),
+            origin=cast(Any, origin),
             threads=threads,
             max_pixel_bytes=max_pixel_bytes,
             compress=compress,

@@ -143,6 +143,16 @@ AllowRejects = Annotated[
 ]
 
 
+def renamed(new: str) -> Any:
+    """Return a hidden option that refuses an old name of an option."""
+
+    def refuse(value: str | None) -> None:
+        if value is not None:
+            raise typer.BadParameter(f"the option was renamed: {new}")
+
+    return typer.Option(hidden=True, callback=refuse)
+
+
 def command(function: Callable[..., None]) -> Callable[..., None]:
     """Register a function, whose first argument is the Output, as a command.
 

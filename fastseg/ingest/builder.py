@@ -22,6 +22,7 @@ from fastseg.errors import (
     NothingBuiltError,
     RejectedWarning,
     StoreError,
+    refuse_renamed,
     whole_number,
 )
 from fastseg.files import name_folder
@@ -39,7 +40,7 @@ from fastseg.links import (
     save_rejects,
 )
 from fastseg.progress import Progress, silent
-from fastseg.raster.rules import Rules
+from fastseg.raster.rules import Edges, Fill, Origin, Rules
 from fastseg.store import compression, layout
 from fastseg.store.reader import open_store
 from fastseg.store.writing.compressed import CompressedPartial
@@ -73,13 +74,14 @@ class BuildReport:
     fingerprint: str
 
 
+@refuse_renamed(workers="threads")
 def build(
     links: LinkTable | StrPath,
     output: StrPath,
     *,
-    edges: str = "half-open",
-    fill: str = "even-odd",
-    origin: str = "center",
+    edges: Edges = "half-open",
+    fill: Fill = "even-odd",
+    origin: Origin = "center",
     threads: int = 1,
     max_pixel_bytes: int = MAX_PIXEL_BYTES,
     compress: bool = False,
@@ -103,7 +105,8 @@ def build(
     cannot be used is left out, listed in `<output>.rejects.csv` and counted in a
     RejectedWarning. Raises NothingBuiltError if no sample remains, BuildError if the
     target cannot be replaced, is being built by somebody else or cannot hold the
-    classes, LinkError for a malformed table, MissingExtraError, OptionError, OSError.
+    classes, LinkError for a malformed table, MissingExtraError, OptionError,
+    RenamedError, OSError.
     """
     rules = Rules(edges=edges, fill=fill, origin=origin)
     threads = whole_number("threads", threads, 1)
@@ -141,7 +144,7 @@ def build(
         warnings.warn(
             f"{len(rejects)} links or files were rejected, see {rejects_file}",
             RejectedWarning,
-            stacklevel=2,
+            stacklevel=3,  # the caller of `build`, behind its decorator
         )
     return BuildReport(
         path=target,

@@ -262,3 +262,11 @@ def test_the_metadata_of_a_sample_is_json(heart):
 
     meta = fastseg.open(heart)[0].meta
     assert json.loads(json.dumps(meta)) == meta
+
+
+def test_an_old_option_is_refused_with_the_new_one(fastseg_command):
+    """--workers is a usage error that names --threads, and help does not list it."""
+    run = fastseg_command("build", "links.csv", "--workers", "2")
+    assert run.returncode == 2
+    assert "renamed: --threads" in run.stderr
+    assert "workers" not in fastseg_command("build", "--help").stdout
