@@ -1,19 +1,20 @@
-"""The one place that sets numba's options.
+"""The decorators that compile kernels; no other module sets numba's options.
 
 nogil
-    threads of the loader and the builder run kernels side by side; but see `brief`
+    threads of the loader and the builder run kernels in parallel; but see `brief`
 cache
-    compiled code is kept on disk, so that a second process starts at once; numba
-    notices when a kernel's own file changes, not when one that it calls does: after
-    editing those, delete the *.nbi and *.nbc files (`make test` does)
+    numba saves compiled code on disk, so that a second process starts at once. It
+    notices when a kernel's own file changes, but not when the file of a kernel that
+    it calls changes: after such an edit, delete the *.nbi and *.nbc files (pytest
+    does)
 error_model="numpy"
     a division by zero gives inf or NaN, as in numpy; no branch, no exception
 no fastmath
     it may change labels
 no parallel
-    threads belong to the caller; numba's own pool is unsafe inside thread pools
+    callers start the threads; numba's own pool is unsafe inside thread pools
 
-What is compiled, which takes seconds, is told to the logger `fastseg.compile`.
+The logger `fastseg.compile` reports each kernel that is compiled, which takes seconds.
 """
 
 import logging
@@ -33,14 +34,14 @@ from numba.extending import intrinsic
 log = logging.getLogger("fastseg.compile")
 
 
-class _Telling(event.Listener):  # type: ignore[misc]
-    """Logs which kernel is compiled; others that become part of it, it does not."""
+class _CompileLogger(event.Listener):  # type: ignore[misc]
+    """Logs each kernel that numba compiles, but not the kernels that it calls."""
 
     def __init__(self) -> None:
-        self._depth = 0  # one for all threads: numba lets one compile at a time
+        self._depth = 0  # one for all threads: numba compiles in one at a time
 
     def on_start(self, started: Any) -> None:
-        # All that numba compiles in this process is told, whoever has written it.
+        # numba reports every function that it compiles, also those of other packages.
         function: Any = getattr(started.data["dispatcher"], "py_func", None)
         is_own = str(getattr(function, "__module__", "")).startswith("fastseg.")
         if is_own and not self._depth:
@@ -51,36 +52,36 @@ class _Telling(event.Listener):  # type: ignore[misc]
         self._depth -= 1
 
 
-event.register("numba:compile", _Telling())
+event.register("numba:compile", _CompileLogger())
 
 
 def inlined(function: Callable[..., Any]) -> Any:
-    """Compile `function` as a kernel that becomes part of each of its callers.
+    """Compile `function` as a kernel that is inlined into each of its callers.
 
-    For what is called in an inner loop: an array is passed as seven to nine numbers,
-    which costs more than many a small kernel does.
+    For kernels that an inner loop calls: numba passes an array as seven to nine
+    numbers, which takes longer than many small kernels do.
     """
     return kernel(function, forceinline=True)
 
 
 def brief(function: Callable[..., Any]) -> Any:
-    """Compile `function` as a kernel that keeps Python's lock.
+    """Compile `function` as a kernel that keeps Python's global lock.
 
-    For what takes a few microseconds: a thread that gives the lock away waits up to
-    5 ms for it where the loop runs Python.
+    For kernels that take a few microseconds: a thread that releases the lock waits
+    up to 5 ms to get it back if the training loop runs Python code.
     """
     return kernel(function, nogil=False)
 
 
-def kernel(function: Callable[..., Any], **more: Any) -> Any:
-    """Compile `function` when it is first called, for the types it is called with."""
-    options: dict[str, Any] = {"nogil": True, "error_model": "numpy", **more}
+def kernel(function: Callable[..., Any], **overrides: Any) -> Any:
+    """Compile `function` when it is first called, for the types of its arguments."""
+    options: dict[str, Any] = {"nogil": True, "error_model": "numpy", **overrides}
     try:
         return numba.njit(cache=True, **options)(function)
-    except RuntimeError as exc:  # numba finds no folder that it may write to
+    except RuntimeError as exc:  # numba finds no folder that it can write to
         warnings.warn(
-            f"compiled kernels cannot be kept on disk ({exc}); they are compiled "
-            "anew in every process. Set NUMBA_CACHE_DIR to a writable folder.",
+            f"numba cannot save compiled kernels on disk ({exc}); every process "
+            "compiles them again. Set NUMBA_CACHE_DIR to a writable folder.",
             RuntimeWarning,
             stacklevel=3,
         )
@@ -90,18 +91,20 @@ def kernel(function: Callable[..., Any], **more: Any) -> Any:
 if numba.config.DISABLE_JIT:
 
     def trailing_zeros(bits: Any) -> int:
-        """Return the place of the lowest set bit of a uint64 that is not 0."""
+        """Return the index of the lowest set bit of a uint64 that is not 0."""
         number = int(bits)
         return (number & -number).bit_length() - 1
 
     def fma(a: Any, b: Any, c: Any) -> Any:
         """Return a * b + c, float32, rounded once.
 
-        In float64 the product is exact, and a sum whose last bit tells that it is not
-        is rounded once more as if it were: Boldo and Melquiond, "Emulation of FMA and
-        correctly rounded sums" (2008).
+        The product is exact in float64. An inexact sum is rounded to the neighbour
+        whose last bit is 1, so that the second rounding, to float32, gives the right
+        result: Boldo and Melquiond, "Emulation of FMA and correctly rounded sums"
+        (2008).
         """
-        product, c = float(a) * float(b), float(c)
+        product = float(a) * float(b)
+        c = float(c)
         total = product + c
         back = total - product
         error = (product - (total - back)) + (c - back)
@@ -135,8 +138,8 @@ else:
     def read_only(typing_context: Any, array: Any) -> Any:
         """Return a view that cannot be written to.
 
-        So that what is called with it is not compiled once more, but is the same as
-        for the bytes that Python hands over.
+        A kernel that takes it need not be compiled again: the code for read-only
+        arrays, which Python makes from bytes, serves both.
         """
 
         def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
@@ -149,15 +152,15 @@ else:
     def fma(a, b, c):  # type: ignore[no-untyped-def]
         """Return a * b + c, float32, rounded once.
 
-        One instruction where there were two, and the same bits on every machine: what
-        is not asked for, compilers do not fuse.
+        One instruction instead of two, and the same bits on every machine: compilers
+        fuse a product and a sum only where code asks for it.
         """
         return _fma(a, b, c)
 
     @kernel
     def trailing_zeros(bits):  # type: ignore[no-untyped-def]
-        """Return the place of the lowest set bit of a uint64 that is not 0.
+        """Return the index of the lowest set bit of a uint64 that is not 0.
 
-        One instruction: 1.3 times faster masks than with a table of places.
+        One instruction: masks take 1.3 times as long with a lookup table.
         """
         return _count_trailing_zeros(bits)
