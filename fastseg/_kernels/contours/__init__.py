@@ -1,1 +1,9 @@
-"""From contours to pixels: masks, areas, distances."""
+"""Contours to masks, areas and distances.
+
+labels    contour files to vertices, and the masks of many images
+polygon   which pixel centres lie inside rings
+exact     on which side of an edge a point lies, without rounding
+runs      writes the pixels of a mask from the bits that mark its runs
+area      the area of each pixel inside rings
+distance  the distance from each pixel centre to line segments
+"""

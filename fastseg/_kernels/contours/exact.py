@@ -1,21 +1,21 @@
-"""The side of an edge that a pixel centre lies on, decided without rounding.
+"""On which side of an edge a pixel centre lies, without rounding.
 
-For an edge a -> b taken downwards (ya < yb), the centre (x, y) of a pixel lies right
-of it, on it or left of it as
+Walk an edge a -> b downwards (ya < yb). The centre (x, y) of a pixel lies right of it,
+on it or left of it if
 
     D = (x - xa) (yb - ya) - (y - ya) (xb - xa)
 
-is positive, zero or negative. Three steps find the sign, each only where the one
-before it could not:
+is positive, zero or negative. Three methods find the sign of D, from the fastest to
+the slowest:
 
-1. The differences are exact in floating point and the rounded products differ:
-   rounding never changes the order of two numbers.
-2. The differences are exact and the rounded products are equal: the errors of the
-   products, themselves floating-point numbers, decide (T. J. Dekker, "A
+1. If the differences are exact in floating point and the rounded products differ, the
+   rounded products decide: rounding never changes the order of two numbers.
+2. If the differences are exact and the rounded products are equal, the rounding errors
+   of the products decide; they are floating-point numbers (T. J. Dekker, "A
    floating-point technique for extending the available precision", 1971).
-3. Otherwise D is multiplied out into six products of given numbers, which are summed
-   in an accumulator as wide as all products of two doubles (U. Kulisch, "Computer
-   Arithmetic and Validity", 2nd ed. 2013, ch. 8).
+3. Otherwise D is multiplied out into six products of given numbers. An accumulator
+   that is wide enough for every product of two doubles sums them (U. Kulisch,
+   "Computer Arithmetic and Validity", 2nd ed. 2013, ch. 8).
 """
 
 import math
@@ -24,14 +24,14 @@ import numpy as np
 
 from fastseg._kernels.jit import kernel
 
-# The accumulator counts in units of 2**-2272, below the product of the two least
-# doubles, in limbs of 32 bits; 140 limbs reach beyond the square of the greatest.
+# The accumulator counts in units of 2**-2272, which is less than the product of the two
+# smallest doubles. 140 limbs of 32 bits hold more than the square of the largest.
 LOWEST_BIT = 2272
 LIMBS = 140
 LIMB_MASK = 0xFFFFFFFF
 
-# Between these sizes of factors and products neither overflow nor underflow spoils
-# Dekker's product.
+# Dekker's product is exact if the factors are below the first limit and the product is
+# above the second: then nothing overflows or underflows.
 LARGEST_FACTOR = 1e140
 SMALLEST_PRODUCT = 1e-250
 SPLITTER = 2.0**27 + 1.0
@@ -40,13 +40,13 @@ SPLITTER = 2.0**27 + 1.0
 @kernel
 def add_shifted(limbs, value, shift, sign):
     """Add sign * value * 2**shift to the accumulator; 0 <= value < 2**62."""
-    i = shift >> 5
-    s = shift & 31
-    low = (value & LIMB_MASK) << s
-    high = (value >> 32) << s
-    limbs[i] += sign * (low & LIMB_MASK)
-    limbs[i + 1] += sign * ((low >> 32) + (high & LIMB_MASK))
-    limbs[i + 2] += sign * (high >> 32)
+    limb = shift >> 5
+    bits = shift & 31
+    low = (value & LIMB_MASK) << bits
+    high = (value >> 32) << bits
+    limbs[limb] += sign * (low & LIMB_MASK)
+    limbs[limb + 1] += sign * ((low >> 32) + (high & LIMB_MASK))
+    limbs[limb + 2] += sign * (high >> 32)
 
 
 @kernel
@@ -61,7 +61,7 @@ def add_product(limbs, a, b, sign):
     whole_a = int(fraction_a * 2.0**53)
     whole_b = int(fraction_b * 2.0**53)
     shift = exponent_a + exponent_b - 106 + LOWEST_BIT
-    # Halves of 26 and 27 bits, so that no partial product exceeds 55 bits.
+    # Split into 26 and 27 bits, so that no partial product exceeds 55 bits.
     high_a, low_a = whole_a >> 27, whole_a & 0x7FFFFFF
     high_b, low_b = whole_b >> 27, whole_b & 0x7FFFFFF
     add_shifted(limbs, low_a * low_b, shift, sign)
@@ -71,7 +71,7 @@ def add_product(limbs, a, b, sign):
 
 @kernel
 def accumulator_sign(limbs):
-    """Return -1, 0 or 1; the limbs are normalised in place."""
+    """Return the sign of the sum, -1, 0 or 1; normalise the limbs in place."""
     carry = 0
     nonzero = False
     for i in range(LIMBS):
@@ -86,9 +86,9 @@ def accumulator_sign(limbs):
 
 @kernel
 def sum_side(xa, ya, xb, yb, x, y):
-    """Return the sign of D by the accumulator: right for all finite numbers."""
+    """Return the sign of D by the accumulator; exact for all finite numbers."""
     limbs = np.zeros(LIMBS, np.int64)
-    # D multiplied out; the two terms xa * ya cancel.
+    # D multiplied out. The two terms xa * ya cancel.
     add_product(limbs, x, yb, 1)
     add_product(limbs, x, ya, -1)
     add_product(limbs, xa, yb, -1)
@@ -101,19 +101,19 @@ def sum_side(xa, ya, xb, yb, x, y):
 @kernel
 def difference_error(a, b, difference):
     """Return (a - b) - difference, exactly, where difference is a - b rounded."""
-    b_there = a - difference
-    a_there = difference + b_there
-    return (a - a_there) + (b_there - b)
+    b_virtual = a - difference
+    a_virtual = difference + b_virtual
+    return (a - a_virtual) + (b_virtual - b)
 
 
 @kernel
 def product_error(a, b, product):
     """Return a * b - product, exactly, where product is a * b rounded."""
-    a_big = SPLITTER * a
-    a_high = a_big - (a_big - a)
+    a_scaled = SPLITTER * a
+    a_high = a_scaled - (a_scaled - a)
     a_low = a - a_high
-    b_big = SPLITTER * b
-    b_high = b_big - (b_big - b)
+    b_scaled = SPLITTER * b
+    b_high = b_scaled - (b_scaled - b)
     b_low = b - b_high
     return a_low * b_low - (
         ((product - a_high * b_high) - a_low * b_high) - a_high * b_low
@@ -127,8 +127,10 @@ def side_of_edge(xa, ya, xb, yb, x, y):
     xa, ya, xb, yb : float64, finite, ya < yb
     x, y           : float64, whole numbers or halves below 2**31
     """
-    right, height = x - xa, yb - ya
-    down, width = y - ya, xb - xa
+    right = x - xa
+    height = yb - ya
+    down = y - ya
+    width = xb - xa
     largest = max(max(abs(right), height), max(down, abs(width)))
     if (
         largest < LARGEST_FACTOR
@@ -137,7 +139,8 @@ def side_of_edge(xa, ya, xb, yb, x, y):
         and difference_error(y, ya, down) == 0.0
         and difference_error(xb, xa, width) == 0.0
     ):
-        first, second = right * height, down * width
+        first = right * height
+        second = down * width
         if first > second:
             return 1
         if first < second:
@@ -155,9 +158,9 @@ def side_of_edge(xa, ya, xb, yb, x, y):
 
 @kernel
 def first_column(xa, ya, xb, yb, y, low, high, shift):
-    """Return the smallest column in [low, high] at or right of the edge, else high.
+    """Return the first column in [low, high) at or right of the edge, or else high.
 
-    The centre of a column is x = column + shift; y is that of the row.
+    The pixel centres have x = column + shift and this y.
     """
     while low < high:
         middle = (low + high) >> 1

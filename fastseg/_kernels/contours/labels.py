@@ -1,4 +1,4 @@
-"""Contours of many images in one call: from their text to masks that are measured."""
+"""Contours of many images in one call: from text to vertices, masks and statistics."""
 
 import numpy as np
 
@@ -10,37 +10,41 @@ from fastseg._kernels.jit import kernel
 
 
 @kernel
-def parse_files(data, places, sizes, first, stop, out, counts):
-    """Read the vertices of files [first, stop), as `parse_pairs` does.
+def parse_files(data, offsets, sizes, first, stop, out, counts):
+    """Parse the vertices of files [first, stop), as `parse_pairs` does.
 
-    data   : uint8 (m,), the files; places, sizes : int64 (n,), negative for none
-    out    : float64 (p, 2), the vertices one after another; room for all
-    counts : int64 (n,), how many each has; 0 for a file that is not plain
+    data    : uint8 (m,), the contents of the files
+    offsets : int64 (n,), where in data each file begins; negative if it was not read
+    sizes   : int64 (n,), in bytes
+    out     : float64 (p, 2), vertices of all files one after another; p is large enough
+    counts  : int64 (n,), vertices of each file; 0 if `parse_pairs` cannot parse it
     """
-    end = np.int64(0)
+    total = np.int64(0)
     for k in range(first, stop):
         counts[k] = 0
-        if places[k] >= 0:
-            text = data[places[k] : places[k] + sizes[k]]
-            counts[k] = max(parse_pairs(text, out[end:]), 0)
-            end += counts[k]
+        if offsets[k] >= 0:
+            text = data[offsets[k] : offsets[k] + sizes[k]]
+            counts[k] = max(parse_pairs(text, out[total:]), 0)
+            total += counts[k]
 
 
 @kernel
 def draw_masks(
     points, ends, rings, bits, shift, edges, nonzero, rows, first, stop,
-    masks, pixels, boxes, sums, sound,
+    masks, pixels, boxes, mask_hashes, valid,
 ):  # fmt: skip
-    """Draw the contours of images [first, stop) into masks, measure and hash these.
+    """Draw the contours of images [first, stop) into masks, measure and hash the masks.
 
-    points : float64 (p, 2); ends : int64 (r + 1,), where each ring ends, from 0 on
-    rings  : int64 (n + 1,), image k has the rings from rings[k] to rings[k + 1]
-    bits   : int64 (r,), of each ring's class
+    points      : float64 (p, 2), (x, y) in pixels
+    ends        : int64 (r + 1,), ring k is points[ends[k]:ends[k + 1]]
+    rings       : int64 (n + 1,), image k has rings [rings[k], rings[k + 1])
+    bits        : int64 (r,), the bit of each ring's class
     shift, edges, nonzero, rows : as for `fill_one`
-    masks  : unsigned (m, H, W), overwritten: of those of the images that have rings
-    pixels, boxes : (n, ...), of each image, as of `measure_classes`
-    sums   : uint64 (n,), XXH3-64 of the masks
-    sound  : bool (n,), set to False for an image with a ring that cannot be drawn
+    masks       : unsigned (m, H, W), overwritten: the masks of images with rings
+    pixels      : int64 (n, K), as for `measure_classes`
+    boxes       : int64 (n, K, 4), as for `measure_classes`
+    mask_hashes : uint64 (n,), XXH3-64 of the masks
+    valid       : bool (n,), set to False for an image with a ring that cannot be drawn
     """
     drawn = 0
     for k in range(first, stop):
@@ -50,7 +54,7 @@ def draw_masks(
         mask[:] = 0
         for ring in range(rings[k], rings[k + 1]):
             if ends[ring + 1] == ends[ring]:
-                sound[k] = False
+                valid[k] = False
                 break
             value = masks.dtype.type(np.uint64(1) << np.uint64(bits[ring]))
             fault, _ = fill_one(
@@ -58,7 +62,7 @@ def draw_masks(
                 np.array([0, ends[ring + 1] - ends[ring]]),
                 shift, edges, nonzero, rows, mask, value, False,
             )  # fmt: skip
-            sound[k] &= fault < 0
+            valid[k] &= fault < 0
         measure_classes(mask, pixels[k], boxes[k])
-        sums[k] = hash_bytes(address_of(mask), mask.size * mask.itemsize)
+        mask_hashes[k] = hash_bytes(address_of(mask), mask.size * mask.itemsize)
         drawn += 1

@@ -1,35 +1,37 @@
 """Scan conversion of polygons, exact for every finite float64 vertex.
 
-A row of pixel centres y = r meets an edge a -> b, taken downwards so that ya < yb,
-where ya <= r < yb. The edge changes the winding number, and the parity, of all
-centres at or right of it: of all from one column on. Floating arithmetic finds that
-column wherever its error bound keeps clear of a whole number, which is nearly
-everywhere; `exact` settles the rest. Comparing, rounding up and clipping a float64
-are exact, so the mask is the one that rational arithmetic gives.
+Walk an edge a -> b downwards, so that ya < yb. It crosses the row of pixel centres
+y = r if ya <= r < yb. In this row it changes the winding number, and the parity, of all
+centres at or right of it: of its *first column* and all columns after that. Usually
+floating-point arithmetic finds the first column. Where a whole number lies within the
+error bound of x, `exact` decides. Comparing, rounding up and clipping a float64 are
+exact, so the mask is the one that rational arithmetic gives.
 
 Pixel centres lie at integers plus `shift`, 0 or 0.5. Subtracting 0.5 from a float64
-before rounding up is exact wherever it matters: from 0.5 on no bit is lost, and below
+before rounding up is exact where it matters: from 0.5 on no bit is lost, and below
 that the result is clipped to 0.
 
-The first two columns of a row are kept as they are, and a row that has no more is one
-run: that is most rows of drawn contours, a third of the whole time less than by the
-general way. That way is a scratch of one bit per pixel: edges toggle the bit of their
-first column, and the runs between set bits are written to the mask. All is linear in
-vertices, crossings and pixels, however a ring winds.
+`pairs` stores the first two columns that a row gets. A row that gets no more has one
+run, which is written directly: most rows of drawn contours are like this, and it saves
+a third of the whole time. All other rows use one bit per pixel: each edge toggles the
+bit of its first column, then the runs between set bits are written to the mask. The
+time is linear in vertices, crossings and pixels, however often a ring winds.
 
-    counts  : int32 (rows,), columns found in each row; zero between calls
-    pairs   : int32 (rows, 2), the first two of them; (rows, 0) where all go into bits
-    bits    : uint64 (rows, words), zero between calls; words = width // 64 + 1
-    touched : uint64 (rows,), which groups of words of a row have bits; zero between
-              calls
-    marks   : like bits, for centres on the outline; no rows if edges are half-open
-    winding : int32 (rows, width + 1), zero between calls; no rows for even-odd
-    after   : int32 (n,), the first row at or below each vertex of a ring
-    crossed : int32 (n,), the edges that cross a row
-    columns : int32 (rows,), the first column right of an edge in each of its rows
-    box     : int64 (4,), first and last + 1 row, first and last column touched
+    counts         : int32 (rows,), how many first columns a row has; zero between calls
+    pairs          : int32 (rows, 2), the first two of them; (rows, 0) if all go to bits
+    bits           : uint64 (rows, words), zero between calls; words = width // 64 + 1
+    touched        : uint64 (rows,), which groups of a row's words have set bits; zero
+                     between calls
+    marks          : like bits, for centres on the outline; no rows for HALF_OPEN
+    winding        : int32 (rows, width + 1), the changes of the winding number; zero
+                     between calls; no rows for even-odd
+    vertex_rows    : int32 (n,), the first row at or below each vertex of a ring
+    crossing_edges : int32 (n,), the edges that cross a row
+    columns        : int32 (rows,), the first columns of one edge, row by row
+    box            : int64 (4,), first row, last row + 1, first and last column that may
+                     have bits
 
-Masks larger than the scratch are filled in bands of its rows.
+A mask with more rows than the scratch is filled in bands of rows.
 """
 
 import numpy as np
@@ -38,10 +40,10 @@ from fastseg._kernels.contours.exact import first_column, side_of_edge
 from fastseg._kernels.contours.runs import (
     ONE,
     apply_marks,
+    apply_winding,
     clear_run,
     group_shift,
     u64,
-    unwind,
     write_run,
     write_runs,
 )
@@ -50,19 +52,22 @@ from fastseg._kernels.jit import inlined, kernel
 HALF_OPEN, CLOSED, OPEN = 0, 1, 2
 
 # Bound on the rounding error of xa + (r - ya) * ((xb - xa) / (yb - ya)), relative to
-# |xa| + |xb - xa| + 1: eight roundings of 2**-53 each, doubled for comfort.
+# |xa| + |xb - xa| + 1: eight roundings of 2**-53 each, doubled to be safe.
 RELATIVE_ERROR = 16 * 2.0**-53
 # A slope below this may have lost bits to underflow.
 SMALLEST_SLOPE = 1e-280
-# With a larger bound than this, many columns would have to be looked at.
+# With a larger error bound, the exact search would test many columns.
 LARGEST_ERROR = 0.25
 
-EXPONENT = np.int64(0x7FF0000000000000)
+EXPONENT_BITS = np.int64(0x7FF0000000000000)
 
 
 @kernel
 def slope_and_error(xa, ya, xb, yb):
-    """Return dx / dy and a bound on the error of x along the edge, inf for none."""
+    """Return dx / dy and a bound on the error of x along the edge.
+
+    Return (0, inf) if the bound is too large to be of use.
+    """
     dx = xb - xa
     slope = dx / (yb - ya)
     error = RELATIVE_ERROR * (abs(xa) + abs(dx) + 1.0)
@@ -73,25 +78,25 @@ def slope_and_error(xa, ya, xb, yb):
 
 
 @inlined
-def index_after(x, low, high):
-    """Return the first whole number at or after x, in [low, high]."""
-    # 32 bits, because processors convert those by vector instructions.
+def ceil_clipped(x, low, high):
+    """Return x clipped to [low, high] and rounded up."""
+    # 32 bits, because processors convert these with vector instructions.
     return np.int32(np.ceil(min(max(x, low), high)))
 
 
 @kernel
-def settle_columns(xa, ya, xb, yb, first, stop, shift, width, columns):
-    """Find the columns of an edge in rows [first, stop), each by the surest means."""
+def find_exact_columns(xa, ya, xb, yb, first, stop, shift, width, columns):
+    """Find the first columns of an edge in rows [first, stop), without error."""
     slope, error = slope_and_error(xa, ya, xb, yb)
     right = float(width)
     for r in range(first, stop):
         y = float(r) + shift
         if y == ya:
-            column = index_after(xa - shift, 0.0, right)
+            column = ceil_clipped(xa - shift, 0.0, right)
         else:
             x = xa + (y - ya) * slope - shift
-            column = index_after(x - error, 0.0, right)
-            limit = index_after(x + error, 0.0, right)
+            column = ceil_clipped(x - error, 0.0, right)
+            limit = ceil_clipped(x + error, 0.0, right)
             if column != limit:
                 column = first_column(xa, ya, xb, yb, y, column, limit, shift)
         columns[r - first] = column
@@ -100,108 +105,111 @@ def settle_columns(xa, ya, xb, yb, first, stop, shift, width, columns):
 @kernel
 def toggle_ring(
     ring, shift, top, rows, width,
-    counts, pairs, bits, touched, winding, after, crossed, columns, box,
+    counts, pairs, bits, touched, winding, vertex_rows, crossing_edges, columns, box,
 ):  # fmt: skip
-    """Toggle the first column right of each edge, in rows [top, top + rows).
+    """Toggle the first column of each edge, in rows [top, top + rows).
 
     ring : float64 (n, 2), (x, y) in pixels, closed implicitly
     """
     nonzero = winding.shape[0] > 0
-    paired = pairs.shape[1]
-    low, high, right = float(top), float(top + rows), float(width)
+    pair_size = pairs.shape[1]
+    low, high = float(top), float(top + rows)
+    right = float(width)
     count = len(ring)
     group = group_shift(bits.shape[1])
-    # First the rows of all vertices, by vector instructions; then the edges that
-    # cross a row at all, without a branch, since a third of a drawn contour's edges
-    # do and no processor can guess which: both twice as fast as one plain loop.
+    # The first loop rounds all vertices to rows with vector instructions. The second
+    # one lists the edges that cross a row, without a branch: a third of a drawn
+    # contour's edges do, and no processor can predict which. Together they are twice
+    # as fast as one simple loop.
     for k in range(count):
-        after[k] = index_after(ring[k, 1] - shift, low, high)
-    found = 0
-    before = after[count - 1]
+        vertex_rows[k] = ceil_clipped(ring[k, 1] - shift, low, high)
+    edge_count = 0
+    previous_row = vertex_rows[count - 1]
     for k in range(count):
-        here = after[k]
-        crossed[u64(found)] = k
-        found += here != before
-        before = here
+        vertex_row = vertex_rows[k]
+        crossing_edges[u64(edge_count)] = k
+        edge_count += vertex_row != previous_row
+        previous_row = vertex_row
     first_row, last_row, first_col, last_col = box[0], box[1], box[2], box[3]
-    for edge in range(found):
-        k = crossed[edge]
+    for edge in range(edge_count):
+        k = crossing_edges[edge]
         j = k - 1 if k > 0 else count - 1
         x0, y0 = ring[u64(j), 0], ring[u64(j), 1]
         x1, y1 = ring[u64(k), 0], ring[u64(k), 1]
         down = y0 < y1
-        # Chosen one by one: 1.3 times faster than choosing the place to load from.
+        # To select each value is 1.3 times faster than to select the index.
         xa = x0 if down else x1
         ya = y0 if down else y1
         xb = x1 if down else x0
         yb = y1 if down else y0
-        row = min(after[u64(j)], after[u64(k)])
-        stop = max(after[u64(j)], after[u64(k)])
+        row = min(vertex_rows[u64(j)], vertex_rows[u64(k)])
+        stop = max(vertex_rows[u64(j)], vertex_rows[u64(k)])
         first_row = min(first_row, row)
         last_row = max(last_row, stop)
         crossings = stop - row
         if crossings == 1 and float(row) + shift == ya:
-            # The usual edge of a drawn contour: one row, and that at its upper end.
-            columns[0] = index_after(xa - shift, 0.0, right)
+            # The usual edge of a drawn contour crosses one row, at its upper end.
+            columns[0] = ceil_clipped(xa - shift, 0.0, right)
         else:
-            # All rows of the edge at once, by vector instructions, and a note whether
-            # any is too close to a whole number to be decided like this.
+            # Vector instructions find the columns of all rows. If any x is too close
+            # to a whole number to be certain, they are all found again exactly.
             slope, error = slope_and_error(xa, ya, xb, yb)
-            sure = True
-            if crossings == 1:  # a tenth faster than a loop of one
+            is_certain = True
+            if crossings == 1:  # a tenth faster than the loop
                 x = xa + (float(row) + shift - ya) * slope - shift
-                column = index_after(x, 0.0, right)
+                column = ceil_clipped(x, 0.0, right)
                 columns[0] = column
-                sure = error < float(column) - x < 1.0 - error
+                is_certain = error < float(column) - x < 1.0 - error
             else:
                 for i in range(crossings):
                     x = xa + (float(row + i) + shift - ya) * slope - shift
-                    column = index_after(x, 0.0, right)
+                    column = ceil_clipped(x, 0.0, right)
                     columns[i] = column
-                    sure &= error < float(column) - x < 1.0 - error
-            if not sure:
-                settle_columns(xa, ya, xb, yb, row, stop, shift, width, columns)
+                    is_certain &= error < float(column) - x < 1.0 - error
+            if not is_certain:
+                find_exact_columns(xa, ya, xb, yb, row, stop, shift, width, columns)
         for i in range(crossings):
             column = columns[u64(i)]
-            line = u64(row - top + i)
-            known = counts[line]
-            counts[line] = known + 1
-            if known < paired:
-                pairs[line, u64(known)] = column
+            band_row = u64(row - top + i)
+            earlier = counts[band_row]
+            counts[band_row] = earlier + 1
+            if earlier < pair_size:
+                pairs[band_row, u64(earlier)] = column
                 continue
             word = column >> 6
             bit = ONE << u64(column & 63)
             if nonzero:
-                winding[line, u64(column)] += 1 if down else -1
-                bits[line, u64(word)] |= bit
+                winding[band_row, u64(column)] += 1 if down else -1
+                bits[band_row, u64(word)] |= bit
             else:
-                bits[line, u64(word)] ^= bit
-            touched[line] |= ONE << u64(word >> group)
+                bits[band_row, u64(word)] ^= bit
+            touched[band_row] |= ONE << u64(word >> group)
             first_col = min(first_col, column)
             last_col = max(last_col, column)
     box[0], box[1], box[2], box[3] = first_row, last_row, first_col, last_col
 
 
 @kernel
-def mark_columns(line, first, stop):
-    """Set the bits of columns [first, stop)."""
+def mark_columns(row_bits, first, stop):
+    """Set the bits of columns [first, stop) in the words of one row."""
     for column in range(first, stop):
-        line[column >> 6] |= ONE << u64(column & 63)
+        row_bits[column >> 6] |= ONE << u64(column & 63)
 
 
 @kernel
 def mark_ring(ring, shift, top, rows, width, marks, box):
     """Mark the pixel centres exactly on the ring, in rows [top, top + rows)."""
-    low, high, right = float(top), float(top + rows), float(width)
+    low, high = float(top), float(top + rows)
+    right = float(width)
     count = len(ring)
     for k in range(count):
         j = k - 1 if k > 0 else count - 1
         a, b = (j, k) if ring[j, 1] < ring[k, 1] else (k, j)
         xa, ya, xb, yb = ring[a, 0], ring[a, 1], ring[b, 0], ring[b, 1]
-        first_row = index_after(ya - shift, low, high)
-        stop_row = index_after(yb - shift, low, high)
+        first_row = ceil_clipped(ya - shift, low, high)
+        stop_row = ceil_clipped(yb - shift, low, high)
         if float(stop_row) + shift == yb and stop_row < top + rows:
-            stop_row += 1  # the lower end itself
+            stop_row += 1  # the row through the lower end
         if first_row >= stop_row:
             continue
         box[0] = min(box[0], first_row)
@@ -212,17 +220,17 @@ def mark_ring(ring, shift, top, rows, width, marks, box):
         for r in range(first_row, stop_row):
             y = float(r) + shift
             if y in (ya, yb) or xa == xb:
-                # An end, or both ends of an edge along the row, or a vertical edge.
+                # An end of the edge, a horizontal edge, or a vertical one.
                 left = min(xa, xb) if ya == yb else (xb if y == yb else xa)
                 last = max(xa, xb) if ya == yb else left
-                first = index_after(left - shift, 0.0, right)
-                stop = index_after(last - shift, 0.0, right)
+                first = ceil_clipped(left - shift, 0.0, right)
+                stop = ceil_clipped(last - shift, 0.0, right)
                 if stop < width and float(stop) + shift == last:
                     stop += 1
             else:
                 x = xa + (y - ya) * slope - shift
-                first = index_after(x - error, 0.0, right)
-                stop = index_after(x + error, 0.0, right)
+                first = ceil_clipped(x - error, 0.0, right)
+                stop = ceil_clipped(x + error, 0.0, right)
                 if first != stop:
                     first = first_column(xa, ya, xb, yb, y, first, stop, shift)
                     on = first < stop or stop < width
@@ -248,7 +256,8 @@ def toggle_column(bits, touched, row, column):
 def fill_mask(
     points, offsets, first, last, shift, edges,
     cells, base, height, width, value, clear,
-    counts, pairs, bits, touched, marks, winding, after, crossed, columns, box,
+    counts, pairs, bits, touched, marks, winding,
+    vertex_rows, crossing_edges, columns, box,
 ):  # fmt: skip
     """Set the bits of value in one mask where rings [first, last) cover it.
 
@@ -257,6 +266,7 @@ def fill_mask(
     edges   : HALF_OPEN, CLOSED or OPEN
     cells   : 1-D view of unsigned masks; the mask begins at cells[base]
     clear   : whether to set all other pixels to 0
+    counts to box : the scratch, see the module
     """
     words = bits.shape[1]
     done = u64(base)
@@ -267,7 +277,8 @@ def fill_mask(
             ring = points[offsets[k] : offsets[k + 1]]
             toggle_ring(
                 ring, shift, top, rows, width,
-                counts, pairs, bits, touched, winding, after, crossed, columns, box,
+                counts, pairs, bits, touched, winding,
+                vertex_rows, crossing_edges, columns, box,
             )  # fmt: skip
             if edges != HALF_OPEN:
                 mark_ring(ring, shift, top, rows, width, marks, box)
@@ -276,31 +287,34 @@ def fill_mask(
             last_word = min(last_word + 1, words - 1)
         for row in range(box[0], box[1]):
             if winding.shape[0] > 0:
-                unwind(bits, winding, row - top, first_word, last_word)
+                apply_winding(bits, winding, row - top, first_word, last_word)
             if edges != HALF_OPEN:
                 apply_marks(
                     bits, touched, marks, row - top, first_word, last_word,
                     edges == CLOSED,
                 )  # fmt: skip
-            line = u64(base + row * width)
-            known = counts[u64(row - top)]
+            row_start = u64(base + row * width)
+            column_count = counts[u64(row - top)]
             counts[u64(row - top)] = 0
-            if edges == HALF_OPEN and known <= pairs.shape[1]:
-                if known > 0:  # then both: rings are closed
-                    one, two = pairs[u64(row - top), 0], pairs[u64(row - top), 1]
-                    start, stop = line + u64(min(one, two)), line + u64(max(one, two))
+            if edges == HALF_OPEN and column_count <= pairs.shape[1]:
+                if column_count > 0:  # then 2, as rings are closed
+                    c0, c1 = pairs[u64(row - top), 0], pairs[u64(row - top), 1]
+                    start = row_start + u64(min(c0, c1))
+                    stop = row_start + u64(max(c0, c1))
                     done = write_run(cells, done, start, stop, value, clear)
                 continue
             for k in range(pairs.shape[1]):
                 toggle_column(bits, touched, row - top, pairs[u64(row - top), u64(k)])
-            done = write_runs(bits, touched, row - top, cells, done, line, value, clear)
+            done = write_runs(
+                bits, touched, row - top, cells, done, row_start, value, clear
+            )
     if clear:
         clear_run(cells, done, u64(base + height * width))
 
 
 @kernel
 def make_scratch(rows, width, vertices, edges, nonzero):
-    """Return counts, pairs, bits, touched, marks, winding, after, ... and box."""
+    """Return the scratch arrays, in the order in which `fill_mask` takes them."""
     words = width // 64 + 1
     return (
         np.zeros(rows, np.int32),
@@ -320,53 +334,59 @@ def make_scratch(rows, width, vertices, edges, nonzero):
 def fill_one(points, offsets, shift, edges, nonzero, rows, mask, value, clear):
     """Check rings and set the bits of value in a mask where they cover it.
 
-    rows : of the scratch, at most those of the mask
-    mask : unsigned (H, W), C-contiguous; clear says whether to set the rest to 0
+    rows  : number of rows of the scratch, at most H
+    mask  : unsigned (H, W), C-contiguous
+    clear : whether to set all other pixels to 0
 
-    Returns what `check_rings` does; the mask is left alone if there is a fault.
+    Returns what `check_rings` returns; a fault leaves the mask unchanged.
     """
     ring, fault = check_rings(points, offsets)
     if ring < 0:
         height, width = mask.shape
-        counts, pairs, bits, touched, marks, winding, after, crossed, columns, box = (
-            make_scratch(rows, width, len(points), edges, nonzero)
-        )
+        (
+            counts, pairs, bits, touched, marks, winding,
+            vertex_rows, crossing_edges, columns, box,
+        ) = make_scratch(rows, width, len(points), edges, nonzero)  # fmt: skip
         fill_mask(
             points, offsets, 0, len(offsets) - 1, shift, edges,
             mask.reshape(mask.size), 0, height, width, value, clear,
-            counts, pairs, bits, touched, marks, winding, after, crossed, columns, box,
+            counts, pairs, bits, touched, marks, winding,
+            vertex_rows, crossing_edges, columns, box,
         )  # fmt: skip
     return ring, fault
 
 
 @kernel
 def fill_many(points, offsets, groups, shift, edges, nonzero, rows, masks, first, last):
-    """Overwrite masks [first, last): mask m is filled from rings groups[m:m + 2].
+    """Overwrite masks [first, last).
 
-    groups : int64 (n + 1,)
+    groups : int64 (n + 1,), mask m is filled from rings [groups[m], groups[m + 1])
     masks  : uint8 (n, H, W), C-contiguous
     """
     height, width = masks.shape[1], masks.shape[2]
     cells = masks.reshape(masks.size)
-    longest = 0
+    most_vertices = 0
     for k in range(len(offsets) - 1):
-        longest = max(longest, offsets[k + 1] - offsets[k])
-    counts, pairs, bits, touched, marks, winding, after, crossed, columns, box = (
-        make_scratch(rows, width, longest, edges, nonzero)
-    )
+        most_vertices = max(most_vertices, offsets[k + 1] - offsets[k])
+    (
+        counts, pairs, bits, touched, marks, winding,
+        vertex_rows, crossing_edges, columns, box,
+    ) = make_scratch(rows, width, most_vertices, edges, nonzero)  # fmt: skip
     for m in range(first, last):
         fill_mask(
             points, offsets, groups[m], groups[m + 1], shift, edges,
             cells, m * height * width, height, width, np.uint8(1), True,
-            counts, pairs, bits, touched, marks, winding, after, crossed, columns, box,
+            counts, pairs, bits, touched, marks, winding,
+            vertex_rows, crossing_edges, columns, box,
         )  # fmt: skip
 
 
 @kernel
 def check_offsets(offsets, total):
-    """Return the first place where offsets fall, 0 if they do not go from 0 to total.
+    """Return -1 if offsets are valid: ascending from 0 to total.
 
-    -1 says that they are sound.
+    Otherwise return the first k with offsets[k] < offsets[k - 1], or 0 if the first
+    offset is not 0 or the last one not total.
     """
     for k in range(1, len(offsets)):
         if offsets[k] < offsets[k - 1]:
@@ -376,18 +396,18 @@ def check_offsets(offsets, total):
 
 @kernel
 def check_rings(points, offsets):
-    """Return (ring, vertex) of the first fault, (-1, -1) if there is none.
+    """Return (ring, vertex) of the first fault, or (-1, -1) if there is none.
 
-    vertex is that of a number that is not finite, or -1 - d for a ring of d < 3
-    distinct vertices.
+    vertex is the index within the ring of a vertex that is not finite, or -1 - d for
+    a ring with only d < 3 distinct vertices.
     """
-    # As whole numbers, whose maximum is found by vector instructions: the exponent
-    # of what is not finite is all ones.
+    # Infinities and NaN have all exponent bits set. The numbers are read as integers,
+    # because vector instructions find the maximum of integers.
     highest = np.int64(0)
     words = points.reshape(points.size).view(np.int64)
     for k in range(len(words)):
-        highest = max(highest, words[k] & EXPONENT)
-    finite = highest < EXPONENT
+        highest = max(highest, words[k] & EXPONENT_BITS)
+    finite = highest < EXPONENT_BITS
     for ring in range(len(offsets) - 1):
         first, stop = offsets[ring], offsets[ring + 1]
         if not finite:
@@ -395,15 +415,15 @@ def check_rings(points, offsets):
                 if not (abs(points[k, 0]) < np.inf and abs(points[k, 1]) < np.inf):
                     return ring, k - first
         distinct = 0
-        one = two = 0
+        first_vertex = second_vertex = 0
         for k in range(first, stop):
             x, y = points[k, 0], points[k, 1]
             if distinct == 0:
-                distinct, one = 1, k
-            elif x != points[one, 0] or y != points[one, 1]:
+                distinct, first_vertex = 1, k
+            elif x != points[first_vertex, 0] or y != points[first_vertex, 1]:
                 if distinct == 1:
-                    distinct, two = 2, k
-                elif x != points[two, 0] or y != points[two, 1]:
+                    distinct, second_vertex = 2, k
+                elif x != points[second_vertex, 0] or y != points[second_vertex, 1]:
                     distinct = 3
                     break
         if distinct < 3:

@@ -1,25 +1,25 @@
-"""From bits at the ends of runs to the pixels of a mask.
+"""Write the pixels of a mask from the bits that mark where its runs begin and end.
 
-A row of a mask is described by set bits, one a column: each changes inside and
-outside from its column on. See `polygon` for what the arrays are.
+A row of a mask has one bit per column. At the column of each set bit the mask changes
+from outside to inside or back. `polygon` describes the arrays.
 """
 
 import numpy as np
 
 from fastseg._kernels.jit import inlined, kernel, trailing_zeros
 
-# Kernels index with unsigned numbers where it counts: that spares the test for a
-# negative one, a tenth of the time.
+# Hot loops index with unsigned numbers: numba then leaves out the test for negative
+# indices, which takes a tenth of the time.
 u64 = np.uint64
 ONE = np.uint64(1)
 ZERO = np.uint64(0)
-# Pixels that are written at once.
+# Pixels in a block that vector instructions write.
 WIDEST, WIDE, NARROW = np.uint64(64), np.uint64(32), np.uint64(16)
 
 
 @inlined
 def group_shift(words):
-    """Return the shift that maps words to at most 64 groups of them."""
+    """Return the shift that maps the words of a row to at most 64 groups."""
     shift = 0
     while words > (64 << shift):
         shift += 1
@@ -27,12 +27,12 @@ def group_shift(words):
 
 
 @kernel
-def unwind(bits, winding, row, first_word, last_word):
-    """Leave in a row of bits those columns where the winding number meets zero."""
+def apply_winding(bits, winding, row, first_word, last_word):
+    """Keep only the bits of a row where the winding number becomes or leaves zero."""
     total = 0
     for word in range(first_word, last_word + 1):
         pending = bits[row, word]
-        kept = ZERO
+        result = ZERO
         while pending:
             bit = trailing_zeros(pending)
             pending &= pending - ONE
@@ -41,15 +41,15 @@ def unwind(bits, winding, row, first_word, last_word):
             total += winding[row, column]
             winding[row, column] = 0
             if (before == 0) != (total == 0):
-                kept |= ONE << u64(bit)
-        bits[row, word] = kept
+                result |= ONE << u64(bit)
+        bits[row, word] = result
 
 
 @kernel
 def apply_marks(bits, touched, marks, row, first_word, last_word, closed):
-    """Add the marked columns to the runs of a row of bits, or take them out."""
-    inside = ZERO  # all ones within a run of the region
-    before = ZERO  # whether the column before this word is in the result
+    """Add the marked columns to the runs of a row, or remove them if not `closed`."""
+    inside = ZERO  # all ones if the word begins inside a run
+    before = ZERO  # 1 if the column before this word is in the result
     for word in range(first_word, last_word + 1):
         filled = bits[row, word]
         for shift in (1, 2, 4, 8, 16, 32):
@@ -70,9 +70,9 @@ def apply_marks(bits, touched, marks, row, first_word, last_word, closed):
 def fill_run(cells, start, stop, value):
     """Set cells[start:stop] to value; start and stop are uint64.
 
-    Blocks of fixed size, the last one overlapping the one before it, are single
-    vector instructions: faster than a loop with its remainder, or than memset, for
-    the 40 pixels of a usual run.
+    It writes blocks of fixed size, each with a few vector instructions; the last block
+    overlaps the one before it. For the 40 pixels of a typical run this is faster than
+    a loop with a remainder, and than memset.
     """
     length = stop - start
     if length >= WIDE:
@@ -90,15 +90,15 @@ def fill_run(cells, start, stop, value):
         for i in range(NARROW):
             cells[start + u64(i)] = value
     else:
-        for place in range(start, stop):
-            cells[u64(place)] = value
+        for index in range(start, stop):
+            cells[u64(index)] = value
 
 
 @inlined
 def clear_run(cells, start, stop):
     """Set cells[start:stop] to 0; start and stop are uint64.
 
-    In blocks: a tenth faster than memset for 200 cells and for 65,536.
+    It writes blocks: a tenth faster than memset for 200 cells and for 65,536.
     """
     while start + WIDEST <= stop:
         for i in range(WIDEST):
@@ -110,19 +110,20 @@ def clear_run(cells, start, stop):
 @kernel
 def add_run(cells, start, stop, value):
     """Set the bits of value in cells[start:stop]; start and stop are uint64."""
-    for place in range(start, stop):
-        cells[u64(place)] |= value
+    for index in range(start, stop):
+        cells[u64(index)] |= value
 
 
 @inlined
-def write_run(cells, done, start, stop, value, fresh):
-    """Write one run and return up to where the masks are written.
+def write_run(cells, done, start, stop, value, clear):
+    """Write one run; return the new value of `done`.
 
-    done  : all cells before it are written
-    fresh : whether to overwrite all cells, those between the runs by 0; each is then
-        written once and in order, up to 1.3 times faster than clearing before filling
+    done  : all cells before this index are written
+    clear : whether to overwrite all cells, those between the runs with 0. Each cell is
+        written once and in order: up to 1.3 times faster than clearing a mask first.
+        Without it, the bits of value are added to the run's cells
     """
-    if fresh:
+    if clear:
         clear_run(cells, done, start)
         fill_run(cells, start, stop, value)
         return stop
@@ -131,14 +132,17 @@ def write_run(cells, done, start, stop, value, fresh):
 
 
 @inlined
-def write_runs(bits, touched, row, cells, done, line, value, fresh):
-    """Write the runs between the set bits of a row; the bits are cleared.
+def write_runs(bits, touched, row, cells, done, row_start, value, clear):
+    """Write the runs between the set bits of a row; return the new value of `done`.
 
-    cells : 1-D view of the masks; line : uint64, place of the row's first pixel
-    done, fresh : as `write_run` has them, whose result is returned
+    The bits are cleared.
+
+    cells       : 1-D view of the masks
+    row_start   : uint64, index of the row's first pixel in cells
+    done, clear : as for `write_run`
     """
     inside = False
-    start = line
+    start = row_start
     words = bits.shape[1]
     group = group_shift(words)
     groups = touched[u64(row)]
@@ -149,12 +153,12 @@ def write_runs(bits, touched, row, cells, done, line, value, fresh):
         for word in range(first, min(first + (1 << group), words)):
             pending = bits[u64(row), u64(word)]
             bits[u64(row), u64(word)] = 0
-            origin = line + u64(word << 6)
+            word_start = row_start + u64(word << 6)
             while pending:
-                place = origin + u64(trailing_zeros(pending))
+                index = word_start + u64(trailing_zeros(pending))
                 pending &= pending - ONE
                 if inside:
-                    done = write_run(cells, done, start, place, value, fresh)
-                start = place
+                    done = write_run(cells, done, start, index, value, clear)
+                start = index
                 inside = not inside
     return done
