@@ -1,7 +1,7 @@
-"""Files, many in one call: read, stamped and hashed; their first elements found.
+"""Read many files in one call: contents, stamps, hashes, and the elements of headers.
 
-Whatever is not as it was expected to be is left to others, who read one file at a time
-and say what is wrong: kernels tell only that it is.
+A kernel marks each file that is not as expected, without a reason. Python code then
+reads this file again and reports what is wrong.
 """
 
 import numpy as np
@@ -9,7 +9,7 @@ import numpy as np
 from fastseg._kernels.files.decimals import POINT, SPACE, parse_decimal
 from fastseg._kernels.files.elements import US, find_elements, vr_code
 from fastseg._kernels.files.system import (
-    FLAGS,
+    OPEN_FLAGS,
     STATUS_WORDS,
     address_of,
     close_file,
@@ -20,18 +20,20 @@ from fastseg._kernels.files.system import (
 )
 from fastseg._kernels.jit import inlined, kernel, read_only
 
-# What is aligned begins at multiples of this many bytes: a line of the caches.
+# Pixels are aligned to multiples of this many bytes: one cache line.
 LINE = 64
-UNREAD = UNKNOWN = -1
+UNREAD = -1  # instead of the offset or size of a file
+UNKNOWN = -1  # instead of the expected size of a file
 NUL = 0
-# Numbers with more letters are left to others; those of 15 digits are exact.
+# `parse_number` refuses values with more characters. It reads up to 15 digits, which
+# float64 holds exactly.
 LONGEST_NUMBER = 16
 IS = vr_code("IS")
 
 
 @inlined
 def read_all(handle, address, size):
-    """Read bytes from the beginning of a file; return how many there are."""
+    """Read the first `size` bytes of a file; return how many it has."""
     done = np.int64(0)
     while done < size:
         count = read_at(np.int32(handle), address + done, size - done, done)
@@ -42,100 +44,115 @@ def read_all(handle, address, size):
 
 
 @inlined
-def read_whole(handle, place, room, expected, buffer, status, stamp, again):
-    """Read a regular file into buffer[place:]; return its size, or UNREAD.
+def read_whole(handle, offset, limit, expected, buffer, status, stamp, stamp_after):
+    """Read a regular file into buffer[offset:]; return its size, or UNREAD.
 
-    room     : how many bytes it may have
-    expected : how many it must have, any if negative
+    limit       : the largest size allowed
+    expected    : the size that the file must have; negative if any is allowed
+    status      : as for `stamp_file`
+    stamp       : int64 (4,), written as by `stamp_file`
+    stamp_after : int64 (4,), scratch
     """
     if not stamp_file(handle, status, stamp):
         return UNREAD
     size = stamp[0]
-    if size > room or (expected >= 0 and size != expected):
+    if size > limit or (expected >= 0 and size != expected):
         return UNREAD
-    if read_all(handle, address_of(buffer) + place, size) != size:
+    if read_all(handle, address_of(buffer) + offset, size) != size:
         return UNREAD
-    # Somebody may have written to it meanwhile.
-    stamp_file(handle, status, again)
+    # Another process may have written to the file while it was read.
+    stamp_file(handle, status, stamp_after)
     for k in range(4):
-        if stamp[k] != again[k]:
+        if stamp[k] != stamp_after[k]:
             return UNREAD
     return size
 
 
 @inlined
-def aligned_place(end, lead, skew):
-    """Return the first place from `end` on where what follows the lead is aligned.
+def aligned_offset(end, pixel_offset, misalignment):
+    """Return the first offset from `end` on at which a file has aligned pixels.
 
-    skew : by how much the beginning of all places is not
+    pixel_offset : bytes in front of the pixels in the file
+    misalignment : address of the buffer modulo LINE
     """
-    return (end + lead + skew + LINE - 1) // LINE * LINE - lead - skew
+    return (
+        (end + pixel_offset + misalignment + LINE - 1) // LINE * LINE
+        - pixel_offset
+        - misalignment
+    )
 
 
 @kernel
-def read_files(names, starts, first, sizes, leads, buffer, places, stamps, sums):
-    """Read files from `first` on, as many as the buffer takes; return the next one.
+def read_files(
+    paths, path_starts, first, sizes, pixel_offsets,
+    buffer, offsets, stamps, file_hashes,
+):  # fmt: skip
+    """Read files from index `first` on into a buffer until it is full.
 
-    One of unknown size is never the next one: without room it is not read.
+    Returns the index of the first file that did not fit. A file of unknown size that
+    does not fit is marked UNREAD instead.
 
-    names  : uint8, paths, each with NUL behind it; starts : int64 (n + 1,), where
-    sizes  : int64 (n,), of the files, as they are expected; UNKNOWN for any
-    leads  : int64 (n,), so many bytes behind a file's beginning is what is aligned
-    buffer : uint8, filled from its beginning
-    places : int64 (n,), where in the buffer each file begins, UNREAD if it was not
-        read or is not what was expected
-    stamps : int64 (n, 4), as `files.Stamp`; sums : uint64 (n,), XXH3-64 of contents
+    paths         : uint8, all paths, a NUL after each
+    path_starts   : int64 (n + 1,), index of the start of each path
+    sizes         : int64 (n,), expected size of each file; UNKNOWN if any is allowed
+    pixel_offsets : int64 (n,), offset in each file of the byte to align
+    buffer        : uint8, filled from its beginning
+    offsets       : int64 (n,), written: offset of each file in the buffer, UNREAD if it
+        was not read or was not as expected
+    stamps        : int64 (n, 4), written, as `files.Stamp`
+    file_hashes   : uint64 (n,), written: XXH3-64 of each file
     """
-    status, again = np.zeros(STATUS_WORDS, np.int64), np.empty(4, np.int64)
+    status = np.zeros(STATUS_WORDS, np.int64)
+    stamp_after = np.empty(4, np.int64)
     end = np.int64(0)
-    skew = address_of(buffer) % LINE
+    misalignment = address_of(buffer) % LINE
     for k in range(first, len(sizes)):
-        place = aligned_place(end, leads[k], skew)
-        if sizes[k] != UNKNOWN and place + sizes[k] > len(buffer) and k > first:
+        offset = aligned_offset(end, pixel_offsets[k], misalignment)
+        if sizes[k] != UNKNOWN and offset + sizes[k] > len(buffer) and k > first:
             return k
-        places[k] = UNREAD
-        handle = open_file(address_of(names) + starts[k], np.int32(FLAGS))
+        offsets[k] = UNREAD
+        handle = open_file(address_of(paths) + path_starts[k], np.int32(OPEN_FLAGS))
         if handle < 0:
             continue
-        room = len(buffer) - place
+        limit = len(buffer) - offset
         size = read_whole(
-            handle, place, room, sizes[k], buffer, status, stamps[k], again
+            handle, offset, limit, sizes[k], buffer, status, stamps[k], stamp_after
         )
         close_file(np.int32(handle))
         if size >= 0:
-            places[k], end = place, place + size
-            sums[k] = hash_bytes(address_of(buffer) + place, size)
+            offsets[k], end = offset, offset + size
+            file_hashes[k] = hash_bytes(address_of(buffer) + offset, size)
     return len(sizes)
 
 
 @inlined
-def has_same(data, found, other, other_found, count, wanted):
-    """Return whether two files have the same elements but for those of their own."""
+def have_same_header(data, elements, other, other_elements, count, wanted):
+    """Return whether two files have the same elements, per-file fields excepted."""
     for k in range(count - 1):
-        row, at, size = found[k, 0], found[k, 1], found[k, 2]
-        other_at = other_found[k, 1]
-        if row != other_found[k, 0]:
+        row, start, size = elements[k, 0], elements[k, 1], elements[k, 2]
+        other_start = other_elements[k, 1]
+        if row != other_elements[k, 0]:
             return False
         if wanted[row, 2]:
             continue
-        if size != other_found[k, 2]:
+        if size != other_elements[k, 2]:
             return False
         if wanted[row, 1] == US:
-            if at != other_at:
+            if start != other_start:
                 return False
             continue
         for j in range(size):
-            if data[at + j] != other[other_at + j]:
+            if data[start + j] != other[other_start + j]:
                 return False
     return True
 
 
 @inlined
-def plain_number(text, start, size):
-    """Return one number of an element and whether that is what it has.
+def parse_number(text, start, size):
+    """Return the number of an element, and whether its value is one simple number.
 
-    NaN is none at all. Padding is as the standard has it: spaces before and behind, or
-    NUL behind.
+    A value of length 0 is NaN, and counts as simple. As in the standard, a value may be
+    padded with spaces on both sides, or with NUL at the end.
     """
     stop = start + size
     if size > LONGEST_NUMBER:
@@ -151,49 +168,55 @@ def plain_number(text, start, size):
 
 
 @kernel
-def scan_headers(names, starts, wanted, data, found, counts, own, odd, sums):
-    """Find the elements that files begin with.
+def scan_headers(
+    paths, path_starts, wanted,
+    data, elements, counts, per_file, irregular, header_hashes,
+):  # fmt: skip
+    """Find the wanted elements of many files; the arrays from `data` on are written.
 
-    names, starts : as for `read_files`
-    wanted : int64 (w, 3), as for `find_elements`, and 1 + the column in `own` of what
-        tells the files of a series apart
-    data   : uint8 (n, m), the first bytes of each
-    found  : int64 (n, w, 3), as of `find_elements`
-    counts : int64 (n,), how many elements; 0 where others must look
-    own    : float64 (n, c), NaN where there is no such element
-    odd    : bool (n,), whether one of these is otherwise than nearly all are
-    sums   : uint64 (n,), XXH3-64 of what stands before the pixels
+    paths, path_starts : as for `read_files`
+    wanted        : int64 (w, 3), as for `find_elements`; column 2 is 0 for an element
+        that the files of a series share, otherwise 1 + its column in per_file
+    data          : uint8 (n, m), the first m bytes of each file
+    elements      : int64 (n, w, 3), as for `find_elements`
+    counts        : int64 (n,), number of elements; 0 for a file that cannot be read or
+        is refused
+    per_file      : float64 (n, c), elements that files do not share; NaN if absent
+    irregular     : bool (n,), whether one of these is not a simple number, or is an IS
+        with a point
+    header_hashes : uint64 (n,), XXH3-64 of the bytes in front of the pixels
 
-    Returns bool (n,): whether all else is as it is in the file before.
+    Returns bool (n,): whether the shared elements equal those of the previous file.
     """
-    status, stamp = np.zeros(STATUS_WORDS, np.int64), np.empty(4, np.int64)
-    alike = np.zeros(len(counts), np.bool_)
+    status = np.zeros(STATUS_WORDS, np.int64)
+    stamp = np.empty(4, np.int64)
+    same_as_previous = np.zeros(len(counts), np.bool_)
     for k in range(len(counts)):
-        counts[k], own[k], odd[k] = 0, np.nan, False
-        handle = open_file(address_of(names) + starts[k], np.int32(FLAGS))
+        counts[k], per_file[k], irregular[k] = 0, np.nan, False
+        handle = open_file(address_of(paths) + path_starts[k], np.int32(OPEN_FLAGS))
         if handle < 0:
             continue
         size = np.int64(0)
         if stamp_file(handle, status, stamp):
             size = read_all(handle, address_of(data[k]), data.shape[1])
         close_file(np.int32(handle))
-        there = read_only(data[k, :size])
-        count = find_elements(there, wanted, found[k]) if size else 0
+        beginning = read_only(data[k, :size])
+        count = find_elements(beginning, wanted, elements[k]) if size else 0
         counts[k] = count
         if count == 0:
             continue
         for j in range(count - 1):
-            row, at, length = found[k, j, 0], found[k, j, 1], found[k, j, 2]
+            row, start, length = elements[k, j, 0], elements[k, j, 1], elements[k, j, 2]
             if wanted[row, 2]:
-                value, is_plain = plain_number(data[k], at, length)
-                own[k, wanted[row, 2] - 1] = value
-                odd[k] |= not is_plain
+                value, is_number = parse_number(data[k], start, length)
+                per_file[k, wanted[row, 2] - 1] = value
+                irregular[k] |= not is_number
                 if wanted[row, 1] == IS:
-                    for place in range(at, at + length):
-                        odd[k] |= data[k, place] == POINT
-        sums[k] = hash_bytes(address_of(data[k]), found[k, count - 1, 1])
+                    for index in range(start, start + length):
+                        irregular[k] |= data[k, index] == POINT
+        header_hashes[k] = hash_bytes(address_of(data[k]), elements[k, count - 1, 1])
         if k > 0 and counts[k - 1] == count:
-            alike[k] = has_same(
-                data[k], found[k], data[k - 1], found[k - 1], count, wanted
+            same_as_previous[k] = have_same_header(
+                data[k], elements[k], data[k - 1], elements[k - 1], count, wanted
             )
-    return alike
+    return same_as_previous

@@ -1,4 +1,8 @@
-"""Text to numbers, for the plain decimals that nearly all files hold."""
+"""Text to numbers, for simple decimals.
+
+A simple decimal has an optional sign, up to 15 significant digits, an optional point
+and no exponent. Nearly all numbers in files are like this.
+"""
 
 import numpy as np
 
@@ -6,56 +10,62 @@ from fastseg._kernels.jit import kernel
 
 NEWLINE, RETURN, SPACE, PLUS, MINUS, POINT = 10, 13, 32, 43, 45, 46
 ZERO, NINE = 48, 57
-# Whole numbers up to here, and powers of ten up to this one, are float64 exactly, so
-# their quotient is the float64 nearest to the decimal (Clinger 1990, "How to read
-# floating point numbers accurately").
+# float64 holds integers up to 10**15 and powers of ten up to 10**22 exactly, so their
+# quotient is the float64 nearest to the decimal (Clinger 1990, "How to read floating
+# point numbers accurately").
 LARGEST = 10**15
-MOST_PLACES = 22
+MOST_DECIMALS = 22
 
 
 @kernel
 def parse_decimal(text, start, stop):
-    """Return a decimal's value, and where it ends; its start if it is not plain.
+    """Parse the simple decimal at the start of text[start:stop].
 
-    text : uint8 (n,); plain is: a sign or none, up to 15 digits, a point or none
+    text : uint8 (n,)
+
+    Returns its value and the index after it, or (0.0, start) if there is none.
     """
-    place = start
-    negative = place < stop and text[place] == MINUS
-    if negative or (place < stop and text[place] == PLUS):
-        place += 1
-    number, digits, places = np.int64(0), 0, -1
-    while place < stop:
-        if text[place] == POINT and places < 0:
-            places = 0
-        elif ZERO <= text[place] <= NINE and number < LARGEST // 10:
-            number = 10 * number + np.int64(text[place] - ZERO)
+    index = start
+    negative = index < stop and text[index] == MINUS
+    if negative or (index < stop and text[index] == PLUS):
+        index += 1
+    number = np.int64(0)
+    digits = 0
+    decimals = -1  # digits after the point; -1 before it
+    while index < stop:
+        if text[index] == POINT and decimals < 0:
+            decimals = 0
+        elif ZERO <= text[index] <= NINE and number < LARGEST // 10:
+            number = 10 * number + np.int64(text[index] - ZERO)
             digits += 1
-            places += places >= 0
+            decimals += decimals >= 0
         else:
             break
-        place += 1
-    if digits == 0 or places > MOST_PLACES:
+        index += 1
+    if digits == 0 or decimals > MOST_DECIMALS:
         return 0.0, start
     scale = 1.0
-    for _ in range(places):
+    for _ in range(decimals):
         scale *= 10.0
     value = float(number) / scale
-    return -value if negative else value, place
+    return -value if negative else value, index
 
 
 @kernel
 def parse_pairs(text, out):
-    """Read lines of two plain decimals with one space between, as "120.50 137.00".
+    """Parse lines of two simple decimals with one space between, as "120.50 137.00".
 
     text : uint8 (n,), lines that end in LF or CRLF
-    out  : float64 (m, 2), room for as many lines
+    out  : float64 (m, 2), for up to m lines
 
-    Returns the number of lines, -1 if one is otherwise.
+    Returns the number of lines, or -1 if a line has another form or out is too short.
     """
-    place, count, stop = 0, 0, len(text)
-    while place < stop:
-        x, middle = parse_decimal(text, place, stop)
-        if middle == place or middle >= stop or text[middle] != SPACE:
+    index = 0
+    count = 0
+    stop = len(text)
+    while index < stop:
+        x, middle = parse_decimal(text, index, stop)
+        if middle == index or middle >= stop or text[middle] != SPACE:
             return -1
         y, end = parse_decimal(text, middle + 1, stop)
         if end == middle + 1:
@@ -66,5 +76,5 @@ def parse_pairs(text, out):
             return -1
         out[count, 0], out[count, 1] = x, y
         count += 1
-        place = end + 1
+        index = end + 1
     return count

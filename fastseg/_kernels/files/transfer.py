@@ -1,107 +1,130 @@
-"""Images, many in one call: read, measured and written while they are in the caches."""
+"""Read, measure and write many images in one call, while they are in the CPU caches."""
 
 import numpy as np
 
-from fastseg._kernels.files.content import LINE, UNREAD, aligned_place, read_whole
+from fastseg._kernels.files.content import LINE, UNREAD, aligned_offset, read_whole
 from fastseg._kernels.files.system import (
-    FLAGS,
+    OPEN_FLAGS,
     STATUS_WORDS,
     address_of,
     close_file,
     hash_bytes,
     open_file,
-    write_rows_at,
+    write_buffers_at,
 )
 from fastseg._kernels.images.statistics import measure_values
 from fastseg._kernels.jit import inlined, kernel
 
-# Images that are written by one call.
-LONGEST_RUN = 64
+# The most images that one system call writes.
+MOST_WRITTEN = 64
 
 
 @inlined
-def write_run(handle, run, count, place):
-    """Write arrays one behind the other; return whether the disk took them all.
+def write_buffers(handle, buffers, count, offset):
+    """Write buffers one after another; return whether all bytes were written.
 
-    run : int64 (m, 2), address and bytes of each
+    buffers : int64 (m, 2), address and size in bytes of each
+    offset  : where in the file the first one goes
     """
     size = np.int64(0)
     for k in range(count):
-        size += run[k, 1]
+        size += buffers[k, 1]
     return (
-        write_rows_at(np.int32(handle), address_of(run), np.int32(count), place) == size
+        write_buffers_at(np.int32(handle), address_of(buffers), np.int32(count), offset)
+        == size
     )
 
 
 @kernel
 def transfer_images(
-    names, starts, first, sizes, leads, heads, limits, like, count, widest, ranks,
-    handle, targets, buffer, places, stamps, digests, sums, percentiles, hashes, sound,
+    paths, path_starts, first, sizes, pixel_offsets, header_hashes, limits, like,
+    pixel_count, widest, ranks, output, output_offsets, buffer,
+    offsets, stamps, file_hashes, statistics, percentiles, pixel_hashes, valid,
 ):  # fmt: skip
-    """Read images from `first` on, measure those that are as they were, write them.
+    """Read images from index `first` on; measure and write those that are as expected.
 
-    names, starts, sizes, leads : as for `read_files`, of n files
-    heads  : uint64 (n,), XXH3-64 of what stood before the pixels
-    limits : int64 (n, 2), the least and the greatest value that may be
-    like   : an array of the pixels' dtype; count : pixels of an image
-    widest, ranks : as for `measure_values`
-    handle, targets : a file that is open to write, and int64 (n,), where in it the
-        pixels of each image go; without one, handle is negative
-    buffer : uint8, room for the largest file; what is not written stays there
-    places, stamps, digests : as places, stamps and sums of `read_files`
-    sums   : int64 (n, 5), least, greatest, and what `sum_values` returns
-    percentiles : float64 (n, q), as out of `measure_values`
-    hashes : uint64 (n,), XXH3-64 of the pixels
-    sound  : bool (n,), whether all this is there; the others are left to others
+    paths, path_starts, sizes, pixel_offsets : as for `read_files`, of n files
+    header_hashes  : uint64 (n,), expected XXH3-64 of the bytes in front of the pixels
+    limits         : int64 (n, 2), least and greatest value that the pixels may have
+    like           : an array of the dtype of the pixels
+    pixel_count    : pixels of an image
+    widest, ranks  : as for `measure_values`
+    output         : handle of the file to write to; negative to write nothing
+    output_offsets : int64 (n,), offset in this file of the pixels of each image
+    buffer         : uint8, at least as long as the largest file; images that are not
+        written to the file stay in it
 
-    Returns the next image: the first that has no room, or is not written, or n if there
-    is none.
+    The other arrays are results:
+
+    offsets, stamps, file_hashes : as for `read_files`
+    statistics     : int64 (n, 5), least, greatest, and what `sum_values` returns
+    percentiles    : float64 (n, q), as `out` of `measure_values`
+    pixel_hashes   : uint64 (n,), XXH3-64 of the pixels
+    valid          : bool (n,), False if the file, its header or its values are not as
+        expected; Python code then handles the image
+
+    Returns the index of the first image that does not fit into the buffer or was not
+    written to the file, or n if there is none.
     """
-    status, again = np.zeros(STATUS_WORDS, np.int64), np.empty(4, np.int64)
-    base, size, end = address_of(buffer), count * like.itemsize, np.int64(0)
-    skew = base % LINE
-    # Images that are to stand one behind the other are written by one call: eight take
-    # two thirds of the time that they take one by one.
-    run, waiting, oldest = np.empty((LONGEST_RUN, 2), np.int64), 0, first
+    status = np.zeros(STATUS_WORDS, np.int64)
+    stamp_after = np.empty(4, np.int64)
+    base = address_of(buffer)
+    size = pixel_count * like.itemsize
+    end = np.int64(0)
+    misalignment = base % LINE
+    # Images that are adjacent in the file are written by one call: eight images take
+    # two thirds of the time that eight calls take.
+    pending = np.empty((MOST_WRITTEN, 2), np.int64)
+    pending_count = 0
+    first_pending = first
     for k in range(first, len(sizes)):
-        place = aligned_place(end, leads[k], skew)
-        is_full = end > 0 and place + sizes[k] > len(buffer)
-        if is_full and handle < 0:
+        offset = aligned_offset(end, pixel_offsets[k], misalignment)
+        is_full = end > 0 and offset + sizes[k] > len(buffer)
+        if is_full and output < 0:
             return k
-        follows = targets[k] == targets[oldest] + waiting * size
-        if waiting and (is_full or not follows or waiting == LONGEST_RUN):
-            if not write_run(handle, run, waiting, targets[oldest]):
-                return oldest
-            waiting = 0
-        if is_full:
-            place = aligned_place(0, leads[k], skew)
-        places[k], sound[k] = UNREAD, False
-        source = open_file(address_of(names) + starts[k], np.int32(FLAGS))
-        if source < 0:
-            continue
-        room = len(buffer) - place
-        length = read_whole(
-            source, place, room, sizes[k], buffer, status, stamps[k], again
+        follows = (
+            output_offsets[k] == output_offsets[first_pending] + pending_count * size
         )
-        close_file(np.int32(source))
-        start = place + leads[k]
-        if length < 0 or hash_bytes(base + place, leads[k]) != heads[k]:
+        if pending_count and (is_full or not follows or pending_count == MOST_WRITTEN):
+            if not write_buffers(
+                output, pending, pending_count, output_offsets[first_pending]
+            ):
+                return first_pending
+            pending_count = 0
+        if is_full:
+            offset = aligned_offset(0, pixel_offsets[k], misalignment)
+        offsets[k], valid[k] = UNREAD, False
+        handle = open_file(address_of(paths) + path_starts[k], np.int32(OPEN_FLAGS))
+        if handle < 0:
             continue
-        places[k], end = place, place + length
-        digests[k] = hash_bytes(base + place, length)
+        limit = len(buffer) - offset
+        length = read_whole(
+            handle, offset, limit, sizes[k], buffer, status, stamps[k], stamp_after
+        )
+        close_file(np.int32(handle))
+        start = offset + pixel_offsets[k]
+        if (
+            length < 0
+            or hash_bytes(base + offset, pixel_offsets[k]) != header_hashes[k]
+        ):
+            continue
+        offsets[k], end = offset, offset + length
+        file_hashes[k] = hash_bytes(base + offset, length)
         values = buffer[start : start + size].view(like.dtype)
         counted, least, greatest, total, high, low = measure_values(
             values, widest, ranks, percentiles[k]
         )
-        sums[k, 0], sums[k, 1] = least, greatest
-        sums[k, 2], sums[k, 3], sums[k, 4] = total, high, low
-        hashes[k] = hash_bytes(base + start, size)
-        sound[k] = counted and least >= limits[k, 0] and greatest <= limits[k, 1]
-        if sound[k] and handle >= 0:
-            if waiting == 0:
-                oldest = k
-            run[waiting, 0], run[waiting, 1] = base + start, size
-            waiting += 1
-    if waiting and not write_run(handle, run, waiting, targets[oldest]):
-        return oldest
+        statistics[k, 0], statistics[k, 1] = least, greatest
+        statistics[k, 2], statistics[k, 3], statistics[k, 4] = total, high, low
+        pixel_hashes[k] = hash_bytes(base + start, size)
+        valid[k] = counted and least >= limits[k, 0] and greatest <= limits[k, 1]
+        if valid[k] and output >= 0:
+            if pending_count == 0:
+                first_pending = k
+            pending[pending_count, 0], pending[pending_count, 1] = base + start, size
+            pending_count += 1
+    if pending_count and not write_buffers(
+        output, pending, pending_count, output_offsets[first_pending]
+    ):
+        return first_pending
     return len(sizes)
