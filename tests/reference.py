@@ -1,4 +1,4 @@
-"""Oracles: slow and obviously right."""
+"""Reference implementations of rasterizing: slow and obviously right."""
 
 from fractions import Fraction
 
@@ -6,34 +6,34 @@ import numpy as np
 
 
 def rasterize_exact(rings, shape, edges="half-open", fill="even-odd", origin="center"):
-    """Fill rings in rational arithmetic, pixel by pixel."""
+    """Return the mask of rings, pixel by pixel in rational arithmetic."""
     shift = Fraction(1, 2) if origin == "corner" else 0
-    lines = []
+    segments = []
     for ring in rings:
         pts = [(Fraction(x), Fraction(y)) for x, y in np.asarray(ring).tolist()]
-        lines += zip(pts, pts[1:] + pts[:1], strict=True)
+        segments += zip(pts, pts[1:] + pts[:1], strict=True)
     mask = np.zeros(shape, dtype=bool)
     for r, c in np.ndindex(shape):
-        mask[r, c] = covers(lines, c + shift, r + shift, edges, fill)
+        mask[r, c] = contains_point(segments, c + shift, r + shift, edges, fill)
     return mask
 
 
-def covers(lines, x, y, edges, fill):
-    """Return whether the region inside the lines covers a point."""
+def contains_point(segments, x, y, edges, fill):
+    """Return whether the region inside line segments contains a point."""
     crossings = winding = 0
-    for (x0, y0), (x1, y1) in lines:
+    for (x0, y0), (x1, y1) in segments:
         if (y0 <= y) != (y1 <= y) and x0 + (y - y0) * (x1 - x0) / (y1 - y0) <= x:
             crossings += 1
             winding += 1 if y0 < y1 else -1
     inside = crossings % 2 == 1 if fill == "even-odd" else winding != 0
-    if edges != "half-open" and any(lies_on(line, x, y) for line in lines):
+    if edges != "half-open" and any(lies_on(segment, x, y) for segment in segments):
         return edges == "closed"
     return inside
 
 
-def lies_on(line, x, y):
-    """Return whether a point lies on a line segment, its ends included."""
-    (x0, y0), (x1, y1) = line
+def lies_on(segment, x, y):
+    """Return whether a point lies on a line segment or at its ends."""
+    (x0, y0), (x1, y1) = segment
     return (
         min(x0, x1) <= x <= max(x0, x1)
         and min(y0, y1) <= y <= max(y0, y1)
@@ -42,9 +42,9 @@ def lies_on(line, x, y):
 
 
 def rasterize_whole(rings, shape, edges="half-open", fill="even-odd", origin="center"):
-    """Fill rings in whole numbers, row by row: exact, and fast enough for millions.
+    """Return the mask of rings, row by row in integers: exact and fast.
 
-    All coordinates become multiples of one power of two, so nothing is a fraction.
+    All coordinates are scaled by one power of two that makes them integers.
     """
     ratios = [
         [(x.as_integer_ratio(), y.as_integer_ratio()) for x, y in ring]

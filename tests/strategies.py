@@ -1,31 +1,31 @@
-"""Inputs for property tests, drawn so that they shrink to something readable."""
+"""Hypothesis strategies for rings of vertices; failures shrink to readable numbers."""
 
 import numpy as np
 from hypothesis import strategies as st
 
-# Halves of pixels, where every tie happens.
+# Vertices on pixel centres and borders, where ties occur.
 half_pixels = st.integers(-8, 32).map(lambda k: k / 2)
 
 
 @st.composite
 def near_pixel_centres(draw):
-    """An integer or one of its neighbours among the floating-point numbers."""
+    """An integer, or the next smaller or larger floating-point number."""
     value = float(draw(st.integers(-3, 14)))
-    way = draw(st.sampled_from([0.0, -np.inf, np.inf]))
-    return float(np.nextafter(value, way)) if way else value
+    direction = draw(st.sampled_from([0.0, -np.inf, np.inf]))
+    return float(np.nextafter(value, direction)) if direction else value
 
 
-# Anything finite: down to 5e-324 and up to 1.7e308.
+# Every finite float64: magnitudes from 5e-324 to 1.7e308.
 any_finite = st.floats(allow_nan=False, allow_infinity=False)
-inside = st.floats(-4, 16, allow_nan=False)
-coordinates = st.one_of(half_pixels, near_pixel_centres(), inside, any_finite)
+near_image = st.floats(-4, 16, allow_nan=False)
+coordinates = st.one_of(half_pixels, near_pixel_centres(), near_image, any_finite)
 
 
 def rings(coordinate=coordinates, most=9, fewest=3):
-    """Rings of 3 or more vertices, at least 3 of them distinct."""
+    """Rings of `fewest` to `most` vertices, at least 3 of them distinct."""
     vertex = st.tuples(coordinate, coordinate)
     return st.lists(vertex, min_size=fewest, max_size=most).filter(
-        # -0.0 and 0.0 are one place
+        # -0.0 and 0.0 are the same coordinate
         lambda ring: len({(x + 0.0, y + 0.0) for x, y in ring}) >= 3
     )
 

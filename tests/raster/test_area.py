@@ -1,4 +1,4 @@
-"""Contours to coverage, held against rational arithmetic and shapely."""
+"""`coverage` compared with rational arithmetic and shapely."""
 
 import math
 from fractions import Fraction
@@ -17,21 +17,21 @@ from fastseg.raster.area import coverage
 from fastseg.raster.rings import as_rings, shoelace_area
 from tests.strategies import (
     half_pixels,
-    inside,
+    near_image,
     near_pixel_centres,
     rings,
     shapes,
 )
 
-# The arithmetic overflows on purpose; compiled code says nothing about it.
+# Some inputs overflow on purpose. Without compilation, numpy warns of it.
 pytestmark = [
     pytest.mark.kernel,
     pytest.mark.filterwarnings("ignore:.*encountered in.*:RuntimeWarning"),
 ]
 
-# In pixels: the rounding to float32, 6e-8, and that of float64 before it.
+# In pixels of area: rounding to float32 gives 6e-8, float64 arithmetic far less.
 ROUNDING = 1e-7
-# How far float64 may move an edge, in pixels, and much more: 1 / 2**30.
+# In pixels; float64 arithmetic moves an edge much less than this.
 NEAR = Fraction(1, 2**30)
 
 SQUARE = [(1, 1), (4, 1), (4, 3), (1, 3)]
@@ -41,15 +41,15 @@ FILLS = ("even-odd", "nonzero")
 
 @st.composite
 def near_pixel_borders(draw):
-    """A half or one of its neighbours among the floating-point numbers."""
+    """A pixel border, or the next smaller or larger floating-point number."""
     value = draw(st.integers(-2, 6)) - 0.5
-    way = draw(st.sampled_from([0.0, -np.inf, np.inf]))
-    return float(np.nextafter(value, way)) if way else value
+    direction = draw(st.sampled_from([0.0, -np.inf, np.inf]))
+    return float(np.nextafter(value, direction)) if direction else value
 
 
 few_halves = st.integers(-3, 11).map(lambda k: k / 2)
 far = st.sampled_from([-1e6, -1000.5, 1000.25, 1e6])
-places = st.one_of(
+mixed_coordinates = st.one_of(
     few_halves,
     near_pixel_centres(),
     near_pixel_borders(),
@@ -60,7 +60,7 @@ small_shapes = st.tuples(st.integers(1, 4), st.integers(1, 5))
 
 
 def edges_of(contours):
-    """Yield the edges, (x0, y0, x1, y1), where pixel [0, 0] begins at (0, 0)."""
+    """Yield edges (x0, y0, x1, y1), shifted so that pixel [0, 0] begins at (0, 0)."""
     for ring in contours:
         pts = [(Fraction(x) + Fraction(1, 2), Fraction(y) + Fraction(1, 2))
                for x, y in np.asarray(ring, float).tolist()]  # fmt: skip
@@ -74,7 +74,7 @@ def x_at(edge, y):
 
 
 def crossing_heights(first, second):
-    """Return the height at which two lines cross, in a list, empty for parallels."""
+    """Return a list with the height at which two lines cross; empty if parallel."""
     slopes = [(e[2] - e[0]) / (e[3] - e[1]) for e in (first, second)]
     if slopes[0] == slopes[1]:
         return []
@@ -82,13 +82,13 @@ def crossing_heights(first, second):
     return [gap / (slopes[0] - slopes[1])]
 
 
-def right_of(u):
-    """Integral of the part of a pixel that lies right of an edge u before its end."""
+def clipped_integral(u):
+    """Return the integral from 0 to u of min(max(t, 0), 1) dt, 0 for negative u."""
     return 0 if u <= 0 else u * u / 2 if u <= 1 else u - Fraction(1, 2)
 
 
 def coverage_exact(contours, shape, fill):
-    """Area of each pixel in rational arithmetic: slabs between all crossings."""
+    """Return each pixel's area in rational arithmetic: slabs between all crossings."""
     edges = [e for e in edges_of(contours) if e[1] != e[3]]
     heights = {Fraction(r) for r in range(shape[0] + 1)}
     heights |= {y for e in edges for y in (e[1], e[3])}
@@ -96,10 +96,10 @@ def coverage_exact(contours, shape, fill):
     slabs = sorted(y for y in heights if 0 <= y <= shape[0])
     mask = [[Fraction(0)] * shape[1] for _ in range(shape[0])]
     for top, bottom in pairwise(slabs):
-        here = [e for e in edges if min(e[1], e[3]) <= top < max(e[1], e[3])]
-        here.sort(key=lambda e: x_at(e, (top + bottom) / 2))
+        slab_edges = [e for e in edges if min(e[1], e[3]) <= top < max(e[1], e[3])]
+        slab_edges.sort(key=lambda e: x_at(e, (top + bottom) / 2))
         winding = 0
-        for edge in here:
+        for edge in slab_edges:
             before = winding
             winding += 1 if edge[1] < edge[3] else -1
             if fill == "even-odd":
@@ -111,13 +111,13 @@ def coverage_exact(contours, shape, fill):
                 if u0 == u1:
                     part = min(max(u0, 0), 1)
                 else:
-                    part = (right_of(u1) - right_of(u0)) / (u1 - u0)
+                    part = (clipped_integral(u1) - clipped_integral(u0)) / (u1 - u0)
                 mask[int(top)][column] += sign * (bottom - top) * part
     return np.array(mask, float)
 
 
-def meets(edge, row, column):
-    """Return whether an edge comes near a closed pixel: the line cut to the square."""
+def is_near(edge, row, column):
+    """Return whether an edge comes within NEAR of a pixel."""
     x0, y0, x1, y1 = edge
     first, last = Fraction(0), Fraction(1)
     for start, step, low in ((x0, x1 - x0, column), (y0, y1 - y0, row)):
@@ -133,7 +133,7 @@ def meets(edge, row, column):
 
 @settings(max_examples=150)
 @given(
-    st.lists(rings(places, 6), min_size=1, max_size=2),
+    st.lists(rings(mixed_coordinates, 6), min_size=1, max_size=2),
     small_shapes,
     st.sampled_from(FILLS),
 )
@@ -144,7 +144,7 @@ def meets(edge, row, column):
 @example([SQUARE, [(2, 0), (3, 0), (3, 4), (2, 4)]], (4, 5), "even-odd")
 @example([SQUARE, [(2, 0), (3, 0), (3, 4), (2, 4)]], (4, 5), "nonzero")
 def test_coverage_equals_rational_arithmetic(contours, shape, fill):
-    """Any rings give each pixel's exact area, whichever way they cross or overlap."""
+    """Any rings give each pixel's exact area, however they cross or overlap."""
     assert_allclose(
         coverage(contours, shape, fill=fill),
         coverage_exact(contours, shape, fill),
@@ -154,34 +154,40 @@ def test_coverage_equals_rational_arithmetic(contours, shape, fill):
 
 
 def list_rows(contours, height):
-    """Return (pieces, ways, ends) as the kernel lists them, all rows in one block."""
+    """Return the pieces of all rows, their directions, and each row's end index."""
     points, offsets = as_rings(contours)
-    room = len(points) * height
-    pieces, ways = np.empty((room, 4)), np.empty(room, np.int64)
-    begins = np.empty(height + 2, np.int64)
-    rings_and_frame = points, offsets, 0, len(contours), 0.5
-    area.count_pieces(*rings_and_frame, height, begins)
-    ends = np.cumsum(begins[1 : height + 1])
-    begins[: height + 1] = [0, *ends]
-    area.list_pieces(*rings_and_frame, 0, height, begins, pieces, ways)
-    assert_array_equal(begins[:height], ends)
-    return pieces, ways, ends
+    size = len(points) * height
+    pieces = np.empty((size, 4))
+    directions = np.empty(size, np.int64)
+    row_starts = np.empty(height + 2, np.int64)
+    arguments = points, offsets, 0, len(contours), 0.5
+    area.count_pieces(*arguments, height, row_starts)
+    ends = np.cumsum(row_starts[1 : height + 1])
+    row_starts[: height + 1] = [0, *ends]
+    area.list_pieces(*arguments, 0, height, row_starts, pieces, directions)
+    assert_array_equal(row_starts[:height], ends)
+    return pieces, directions, ends
 
 
 @settings(max_examples=50)
-@given(st.lists(rings(places, 6), min_size=1, max_size=2), st.sampled_from(FILLS))
-def test_the_short_way_and_slabs_give_one_answer(contours, fill):
-    """Cutting every row into slabs changes nothing but the time it takes."""
+@given(
+    st.lists(rings(mixed_coordinates, 6), min_size=1, max_size=2),
+    st.sampled_from(FILLS),
+)
+def test_chains_and_slabs_give_equal_areas(contours, fill):
+    """If every row is cut into slabs, the areas are the same."""
     height, width = 4, 5
-    pieces, ways, ends = list_rows(contours, height)
+    pieces, directions, ends = list_rows(contours, height)
     cells = np.zeros(height * width, np.float32)
-    sums, bits = np.zeros((width + 1, 2)), np.zeros(1, np.uint64)
+    sums = np.zeros((width + 1, 2))
+    bits = np.zeros(1, np.uint64)
     count = len(pieces)
     scratch = np.empty(2 * count), np.empty((count, 2)), np.empty(count, np.int64)
     for row, (first, stop) in enumerate(pairwise([0, *ends])):
         area.add_slabs(
-            pieces, ways, first, stop, fill == "nonzero", width, *scratch, sums, bits
-        )
+            pieces, directions, first, stop, fill == "nonzero", width,
+            *scratch, sums, bits,
+        )  # fmt: skip
         area.write_row(sums, bits, cells, np.uint64(row * width), width)
     assert_allclose(
         coverage(contours, (height, width), fill=fill),
@@ -192,24 +198,24 @@ def test_the_short_way_and_slabs_give_one_answer(contours, fill):
 
 
 @pytest.mark.parametrize("fill", FILLS)
-@pytest.mark.parametrize("way", [1, -1])
-def test_drawn_rings_need_no_slabs(fill, way):
-    """The short way serves every row of a round ring with a hole, drawn either way."""
+@pytest.mark.parametrize("direction", [1, -1])
+def test_drawn_rings_need_no_slabs(fill, direction):
+    """`sign_chains` succeeds in every row of a disc with a hole, in both directions."""
     angles = np.arange(80) * np.pi / 40
     disc = np.c_[np.cos(angles), np.sin(angles)]
-    contours = [9.3 + 8 * disc, (9.1 + 5 * disc)[::way]]
-    pieces, ways, ends = list_rows(contours, 18)
-    chains = np.empty((area.MOST_CHAINS, 4))
-    turns = np.empty((area.MOST_CHAINS, 3), np.int64)
+    contours = [9.3 + 8 * disc, (9.1 + 5 * disc)[::direction]]
+    pieces, directions, ends = list_rows(contours, 18)
+    extents = np.empty((area.MOST_CHAINS, 4))
+    chains = np.empty((area.MOST_CHAINS, 3), np.int64)
     for first, stop in pairwise([0, *ends]):
-        count = area.join_chains(pieces, ways, first, stop, 18, chains, turns)
+        count = area.join_chains(pieces, directions, first, stop, 18, extents, chains)
         assert count >= 0
-        assert area.sign_chains(chains, turns, count, fill == "nonzero")
+        assert area.sign_chains(extents, chains, count, fill == "nonzero")
 
 
 @st.composite
 def rings_with_a_hole(draw):
-    """(outer, hole), star-shaped around one point, the hole inside the outer ring."""
+    """(outer, hole): two star-shaped rings around one point, one inside the other."""
     count = draw(st.integers(5, 9))
     x, y = draw(st.tuples(st.floats(2, 6), st.floats(2, 6)))
     contours = []
@@ -225,7 +231,7 @@ def rings_with_a_hole(draw):
 @settings(max_examples=40)
 @given(rings_with_a_hole())
 def test_coverage_equals_shapely(contours):
-    """A valid polygon with a hole has the area in each pixel that shapely finds."""
+    """For valid polygons with a hole, each pixel's area is that of shapely."""
     shapely = pytest.importorskip("shapely")
     polygon = shapely.Polygon(contours[0], [contours[1]])
     assume(polygon.is_valid)
@@ -239,8 +245,8 @@ def test_coverage_equals_shapely(contours):
 
 
 @given(rings_with_a_hole())
-def test_the_sum_is_the_area(contours):
-    """Ring less hole: their shoelace areas, to a millionth, whatever the directions."""
+def test_coverage_sums_to_the_shoelace_area(contours):
+    """The sum of the coverage is the ring's shoelace area minus the hole's."""
     contours = [ring + 4 for ring in contours]
     outer, hole = (shoelace_area(*as_rings(ring)) for ring in contours)
     assume(hole < outer)
@@ -249,20 +255,22 @@ def test_the_sum_is_the_area(contours):
 
 
 @settings(max_examples=150)
-@given(st.lists(rings(st.one_of(half_pixels, inside)), min_size=1, max_size=2), shapes)
-def test_pixels_off_the_edges_are_those_of_the_mask(contours, shape):
-    """Where no edge comes near, a pixel is exactly 0 or 1, as `rasterize` has it."""
+@given(
+    st.lists(rings(st.one_of(half_pixels, near_image)), min_size=1, max_size=2), shapes
+)
+def test_pixels_away_from_edges_equal_the_mask(contours, shape):
+    """A pixel with no edge near it is exactly 0 or 1, as in the mask of `rasterize`."""
     mask = coverage(contours, shape)
     binary = rasterize(contours, shape)
     edges = list(edges_of(contours))
     for row, column in np.ndindex(shape):
         if mask[row, column] != binary[row, column]:
-            assert any(meets(edge, row, column) for edge in edges)
+            assert any(is_near(edge, row, column) for edge in edges)
 
 
 @st.composite
 def convex_rings_and_a_chord(draw):
-    """(whole, left, right): a ring on an ellipse and the two parts of it."""
+    """(whole, left, right): a ring on an ellipse, and the two parts beside a chord."""
     turns = draw(st.lists(st.integers(0, 99), min_size=4, max_size=9, unique=True))
     angles = np.sort(turns) * 2 * np.pi / 100
     x, y, a, b = (draw(st.floats(1, 9)) for _ in range(4))
@@ -272,15 +280,15 @@ def convex_rings_and_a_chord(draw):
 
 
 @given(convex_rings_and_a_chord(), st.sampled_from(["center", "corner"]))
-def test_the_parts_of_a_ring_add_up(case, origin):
-    """A convex ring cut at a chord: two coverages add up to that of the whole."""
+def test_parts_of_a_ring_add_up(case, origin):
+    """If a chord cuts a convex ring in two, the coverages of the parts add up."""
     whole, left, right = (coverage(ring, (12, 14), origin=origin) for ring in case)
     assert_allclose(left + right, whole, rtol=0, atol=3 * ROUNDING)
 
 
-@given(rings(places), st.integers(0, 8), st.sampled_from(FILLS))
-def test_the_way_a_ring_is_written_makes_no_difference(ring, turn, fill):
-    """Direction, first vertex, repeats and an explicit closing change nothing."""
+@given(rings(mixed_coordinates), st.integers(0, 8), st.sampled_from(FILLS))
+def test_equal_rings_give_equal_areas(ring, turn, fill):
+    """Direction, first vertex, repeated and closing vertices change rounding only."""
     mask = coverage(ring, (5, 6), fill=fill)
     turn %= len(ring)
     for other in (
@@ -294,17 +302,22 @@ def test_the_way_a_ring_is_written_makes_no_difference(ring, turn, fill):
 
 @given(rings(half_pixels), st.integers(-9, 9), st.integers(-9, 9))
 def test_coverage_moves_with_the_ring(ring, right, down):
-    """A shift by whole pixels shifts the coverage."""
+    """A ring moved by whole pixels gives the moved coverage."""
     large = coverage(np.array(ring) + 20, (60, 60))
     moved = coverage(np.array(ring) + (20 + right, 20 + down), (60, 60))
     shifted = np.roll(large, (down, right), (0, 1))
-    # What moves off the image on one side comes back on the other: leave that out.
+    # np.roll wraps around at the borders, so the outer 10 pixels are not compared.
     assert_allclose(moved[10:50, 10:50], shifted[10:50, 10:50], rtol=0, atol=ROUNDING)
 
 
-@given(rings(places), st.integers(1, 6), st.integers(1, 6), st.sampled_from(FILLS))
-def test_a_canvas_cuts_and_changes_nothing(ring, rows, columns, fill):
-    """A small canvas shows a part of what a large one shows."""
+@given(
+    rings(mixed_coordinates),
+    st.integers(1, 6),
+    st.integers(1, 6),
+    st.sampled_from(FILLS),
+)
+def test_a_smaller_shape_crops_the_coverage(ring, rows, columns, fill):
+    """The coverage of a smaller shape is the top left part of that of a larger one."""
     large = coverage(ring, (7, 70), fill=fill)
     small = coverage(ring, (rows, columns), fill=fill)
     assert_allclose(small, large[:rows, :columns], rtol=0, atol=ROUNDING)
@@ -320,35 +333,35 @@ def test_coverage_lies_between_0_and_1(contours, shape, fill):
     assert (mask <= 1).all()
 
 
-def test_a_square_on_half_pixels_covers_halves():
-    """Borders through pixel centres halve the sides and quarter the corners."""
+def test_a_square_through_pixel_centres():
+    """Pixels on its sides are covered by half, those at its corners by a quarter."""
     expected = np.zeros((5, 6))
     expected[1:4, 1:5] = np.outer([0.5, 1, 0.5], [0.5, 1, 1, 0.5])
     assert_array_equal(coverage(SQUARE, (5, 6)), expected)
 
 
-def test_the_corner_origin_lies_half_a_pixel_up_and_left():
-    """With origin="corner" a square on pixel borders covers just these pixels."""
+def test_corner_origin_shifts_by_half_a_pixel():
+    """With origin="corner", a square on pixel borders covers exactly its pixels."""
     expected = np.zeros((5, 6))
     expected[1:3, 1:4] = 1
     assert_array_equal(coverage(SQUARE, (5, 6), origin="corner"), expected)
 
 
 def test_a_contour_off_the_image_leaves_zeros():
-    """Nothing is covered, and nothing raised, for a ring beside the image."""
+    """A ring beside the image covers nothing and raises no error."""
     for dx, dy in ((100, 0), (-100, 0), (0, 100), (0, -100)):
         assert not coverage(np.array(STAR) + (dx, dy), (5, 6)).any()
 
 
 def test_a_contour_around_the_image_covers_it():
-    """What lies left of the image counts fully, what lies right of it not at all."""
+    """A ring around the image covers every pixel fully, however far away it is."""
     for size in (100, 1e15, 1e308):
         ring = [(-size, -size), (size, -size), (size, size), (-size, size)]
         assert (coverage(ring, (5, 70)) == 1).all()
 
 
-def test_rows_with_many_chains_are_right():
-    """Teeth, more in a row than the short way takes, and crossed: all add up."""
+def test_rows_with_many_chains_are_exact():
+    """Areas are exact in a row with more than MOST_CHAINS chains that are crossed."""
     teeth = [(x / 4, 0.3 * (x % 2)) for x in range(60)]
     comb = [*teeth, (14.75, 3.0), (0.0, 3.0)]
     for fill in FILLS:
@@ -360,12 +373,12 @@ def test_rows_with_many_chains_are_right():
         )
 
 
-def test_more_pieces_than_room_are_taken_block_by_block():
-    """Many edges that all cross many rows are listed a few rows at a time."""
+def test_rows_are_processed_in_blocks():
+    """Areas are the same if the array of pieces is too small for all rows."""
     zigzag = [(4 * k, 39 * (k % 2)) for k in range(9)] + [(32, 50), (0, 50)]
     mask = coverage(zigzag, (40, 34))
-    wide = np.array(zigzag)[:, ::-1]  # the same shape lying down
-    assert_allclose(mask, coverage(wide, (34, 40)).T, rtol=0, atol=ROUNDING)
+    transposed = np.array(zigzag)[:, ::-1]
+    assert_allclose(mask, coverage(transposed, (34, 40)).T, rtol=0, atol=ROUNDING)
 
 
 def test_no_contours_cover_nothing():
@@ -383,13 +396,13 @@ def test_no_contours_cover_nothing():
     ],
 )
 def test_bad_vertices_are_named(contours, text):
-    """What is no region is refused with the place at fault."""
+    """Vertices that form no region raise an error that names the wrong ones."""
     with pytest.raises(GeometryError, match=text):
         coverage(contours, (5, 6))
 
 
 def test_bad_options_are_refused():
-    """A shape is two positive integers; the error for a rule lists what is allowed."""
+    """A bad shape or rule raises an error that names the option."""
     with pytest.raises(OptionError, match="shape is"):
         coverage(SQUARE, (0, 5))
     with pytest.raises(OptionError, match=r"did you mean 'center'"):

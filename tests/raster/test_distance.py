@@ -1,4 +1,4 @@
-"""Signed distances, held against rational arithmetic, shapely and circles."""
+"""`signed_distance` compared with rational arithmetic, shapely and circles."""
 
 import math
 from fractions import Fraction
@@ -12,16 +12,17 @@ from numpy.testing import assert_allclose, assert_array_equal
 from fastseg.errors import GeometryError, OptionError
 from fastseg.raster.distance import signed_distance
 from fastseg.raster.masks import rasterize
-from tests.strategies import any_finite, half_pixels, inside, rings
+from tests.strategies import any_finite, half_pixels, near_image, rings
 
-# The arithmetic overflows on purpose; compiled code says nothing about it.
+# Some inputs overflow on purpose. Without compilation, numpy warns of it.
 pytestmark = [
     pytest.mark.kernel,
     pytest.mark.filterwarnings("ignore:.*encountered in.*:RuntimeWarning"),
 ]
 
-# What the docstring promises: relative to the distance, and to the larger spacing.
-RELATIVE, OF_SPACING = 1e-6, 1e-9
+# The documented error: relative to the distance, and to the larger spacing.
+RELATIVE = 1e-6
+OF_SPACING = 1e-9
 LARGEST = float(np.finfo(np.float32).max)
 SMALLEST = float(np.finfo(np.float32).smallest_subnormal)
 
@@ -52,7 +53,7 @@ def square_exact(ring, x, y, spacing):
 
 
 def root(square):
-    """Return the square root of a rational number as a float, inf from 2**1000 on."""
+    """Return the square root of a rational number as a float; inf if above 2**1000."""
     if not square:
         return 0.0
     half = (square.numerator.bit_length() - square.denominator.bit_length()) // 2
@@ -72,8 +73,8 @@ def measure_exact(contours, shape, spacing, origin="center"):
     return distances
 
 
-def measure_plainly(ring, shape, spacing):
-    """Return the unsigned distances in float64, every pixel against every edge."""
+def measure_float(ring, shape, spacing):
+    """Return the unsigned distances in float64, from every pixel to every edge."""
     y, x = np.indices(shape) * np.reshape(spacing, (2, 1, 1))
     points = np.asarray(ring, float) * spacing[::-1]
     least = np.full(shape, np.inf)
@@ -86,32 +87,32 @@ def measure_plainly(ring, shape, spacing):
     return least
 
 
-def assert_distances(found, truth, spacing):
-    """Compare |found| with the truth as closely as the docstring promises."""
-    assert found.dtype == np.float32
-    assert not np.isnan(found).any()
-    found = np.abs(found.astype(float))
+def assert_distances(distances, truth, spacing):
+    """Check that the error of |distances| is at most the documented one."""
+    assert distances.dtype == np.float32
+    assert not np.isnan(distances).any()
+    distances = np.abs(distances.astype(float))
     allowed = RELATIVE * truth + OF_SPACING * max(spacing) + SMALLEST
-    finite = np.isfinite(found)
+    finite = np.isfinite(distances)
     assert (truth[~finite] + allowed[~finite] >= LARGEST).all()
-    assert (np.abs(found[finite] - truth[finite]) <= allowed[finite]).all()
+    assert (np.abs(distances[finite] - truth[finite]) <= allowed[finite]).all()
 
 
 @settings(max_examples=60)
 @given(st.lists(rings(most=5), min_size=1, max_size=2), small_shapes, spacings, origins)
 def test_distances_equal_rational_arithmetic(contours, shape, spacing, origin):
     """Any finite rings, edges up to 1e308 long included, give the exact distance."""
-    found = signed_distance(contours, shape, spacing, origin=origin)
+    distances = signed_distance(contours, shape, spacing, origin=origin)
     truth = measure_exact(contours, shape, spacing, origin)
-    assert_distances(found, truth, spacing)
+    assert_distances(distances, truth, spacing)
 
 
 @settings(max_examples=60)
 @given(rings(any_finite, most=4), small_shapes, st.tuples(any_step, any_step))
-def test_any_finite_spacing_will_do(ring, shape, spacing):
-    """Spacings from 5e-324 to 1e308 mm, in any ratio, overflow nowhere but at last."""
-    found = signed_distance(ring, shape, spacing)
-    assert_distances(found, measure_exact([ring], shape, spacing), spacing)
+def test_any_finite_spacing_is_accurate(ring, shape, spacing):
+    """Spacings from 5e-324 to 1e308 mm, in any ratio, overflow in the result alone."""
+    distances = signed_distance(ring, shape, spacing)
+    assert_distances(distances, measure_exact([ring], shape, spacing), spacing)
 
 
 def circle(radius, count, x=0.0, y=0.0):
@@ -125,7 +126,7 @@ def star(count):
 
 
 def comb(count):
-    """Teeth one pixel wide: many edges equally near."""
+    """Return a comb with teeth one pixel wide, so that many edges are equally near."""
     x = np.repeat(np.arange(count), 2) * 0.5 + 20
     y = np.tile([5.0, 60.0, 60.0, 5.0], count)[: 2 * count]
     return np.stack([x, y], axis=1)
@@ -146,30 +147,30 @@ BIG_RINGS = {
 @pytest.mark.parametrize("spacing", [(1.0, 1.0), (3.0, 0.4)], ids=str)
 @pytest.mark.parametrize("name", BIG_RINGS)
 def test_dropping_segments_changes_nothing(name, spacing):
-    """Over several blocks, branch and bound finds what comparing all edges finds."""
+    """Branch and bound over several blocks gives the distances of a full comparison."""
     shape = (70, 67)
-    found = signed_distance(BIG_RINGS[name], shape, spacing)
-    assert_distances(found, measure_plainly(BIG_RINGS[name], shape, spacing), spacing)
+    distances = signed_distance(BIG_RINGS[name], shape, spacing)
+    assert_distances(distances, measure_float(BIG_RINGS[name], shape, spacing), spacing)
 
 
 @settings(max_examples=25)
 @given(rings(st.floats(-10, 50), most=40), spacings)
 def test_dropping_segments_is_safe_for_any_ring(ring, spacing):
-    """Random rings of up to 40 vertices agree with comparing all edges."""
+    """Rings of up to 40 vertices give the distances of a full comparison."""
     shape = (33, 40)
-    truth = measure_plainly(ring, shape, spacing)
+    truth = measure_float(ring, shape, spacing)
     assert_distances(signed_distance(ring, shape, spacing), truth, spacing)
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_polygons_with_holes_agree_with_shapely(seed):
-    """The boundary of a shapely polygon with holes is as far, the inside negative."""
+    """Distances equal those of shapely to the polygon's boundary, negative inside."""
     shapely = pytest.importorskip("shapely")
     rng = np.random.default_rng(seed)
     outer = circle(1, 24) * rng.uniform(14, 19, (24, 1)) + (20.3, 19.8)
     holes = [
-        circle(1, 9) * rng.uniform(1, 4, (9, 1)) + place
-        for place in ((14.2, 17.1), (26.0, 22.5))
+        circle(1, 9) * rng.uniform(1, 4, (9, 1)) + centre
+        for centre in ((14.2, 17.1), (26.0, 22.5))
     ]
     polygon = shapely.Polygon(outer, holes)
     assert polygon.is_valid
@@ -177,45 +178,49 @@ def test_polygons_with_holes_agree_with_shapely(seed):
     points = shapely.points(x, y)
     truth = shapely.distance(polygon.boundary, points)
     truth[shapely.contains(polygon, points)] *= -1
-    found = signed_distance([outer, *holes], (40, 42))
-    assert_allclose(found, truth, rtol=1e-6, atol=1e-9)
+    distances = signed_distance([outer, *holes], (40, 42))
+    assert_allclose(distances, truth, rtol=1e-6, atol=1e-9)
 
 
 @given(
     st.lists(rings(), min_size=1, max_size=2), small_shapes, spacings, fills, origins
 )
 def test_the_sign_is_that_of_the_mask(contours, shape, spacing, fill, origin):
-    """Off the outline, negative is inside for `rasterize` and positive outside."""
-    found = signed_distance(contours, shape, spacing, fill=fill, origin=origin)
+    """Off the outline, distances are negative exactly where the mask is set."""
+    distances = signed_distance(contours, shape, spacing, fill=fill, origin=origin)
     mask = rasterize(contours, shape, fill=fill, origin=origin)
-    off = found != 0
-    assert_array_equal((found < 0)[off], mask[off])
+    off = distances != 0
+    assert_array_equal((distances < 0)[off], mask[off])
 
 
 @settings(max_examples=50)
 @given(rings(half_pixels, most=6), spacings, origins)
 def test_the_distance_is_zero_exactly_on_the_outline(ring, spacing, origin):
-    """With vertices at half pixels, a distance is 0.0 on the outline and only there."""
+    """With vertices at half pixels, distances are 0.0 on the outline and only there."""
     shape = (6, 7)
     on = measure_exact([ring], shape, spacing, origin) == 0
     assert_array_equal(signed_distance(ring, shape, spacing, origin=origin) == 0, on)
 
 
 def test_spacing_is_rows_then_columns():
-    """Between rows counts along y and between columns along x, both in mm."""
-    found = signed_distance([(0, 0), (10, 0), (10, 10), (0, 10)], (14, 13), (2, 0.5))
-    assert found[5, 3] == -1.5
-    assert found[1, 5] == -2.0
-    assert found[12, 5] == 4.0
-    assert found[5, 12] == 1.0
-    assert found[13, 12] == pytest.approx(math.hypot(6, 1), rel=1e-6)
+    """The first spacing applies along y, the second along x; distances are in mm."""
+    distances = signed_distance(
+        [(0, 0), (10, 0), (10, 10), (0, 10)], (14, 13), (2, 0.5)
+    )
+    assert distances[5, 3] == -1.5
+    assert distances[1, 5] == -2.0
+    assert distances[12, 5] == 4.0
+    assert distances[5, 12] == 1.0
+    assert distances[13, 12] == pytest.approx(math.hypot(6, 1), rel=1e-6)
 
 
-def test_a_mask_knows_the_distance_only_to_about_a_pixel():
-    """Around a circle, scipy's transform of its mask errs by 0.4 to 1.1 pixels."""
+def test_a_distance_transform_of_a_mask_is_less_accurate():
+    """For a circle, scipy's transform of the mask is wrong by 0.4 to 1.1 pixels."""
     ndimage = pytest.importorskip("scipy.ndimage")
-    x, y, radius, shape = 23.3, 22.6, 15.2, (48, 46)
-    ring = circle(radius, 4000, x, y)  # never farther than 5e-6 from the circle
+    x, y = 23.3, 22.6
+    radius = 15.2
+    shape = (48, 46)
+    ring = circle(radius, 4000, x, y)  # at most 5e-6 pixels from the circle
     rows, columns = np.indices(shape)
     truth = np.hypot(columns - x, rows - y) - radius
     mask = rasterize(ring, shape)
@@ -226,19 +231,19 @@ def test_a_mask_knows_the_distance_only_to_about_a_pixel():
     assert of_ring < 1e-5, f"scipy {of_mask:.3f} px, fastseg {of_ring:.1e} px"
 
 
-@given(rings(inside), small_shapes, spacings, st.integers(0, 8))
-def test_the_way_a_ring_is_written_hardly_matters(ring, shape, spacing, turn):
-    """Direction, first vertex and an explicit closing change rounding at most."""
-    found = signed_distance(ring, shape, spacing)
+@given(rings(near_image), small_shapes, spacings, st.integers(0, 8))
+def test_equal_rings_give_equal_distances(ring, shape, spacing, turn):
+    """Direction, first vertex and a closing vertex change only the rounding."""
+    distances = signed_distance(ring, shape, spacing)
     turn %= len(ring)
     for other in (ring[::-1], ring[turn:] + ring[:turn], [*ring, ring[0]]):
         again = signed_distance(other, shape, spacing)
-        assert_allclose(again, found, rtol=1e-6, atol=1e-9 * max(spacing))
+        assert_allclose(again, distances, rtol=1e-6, atol=1e-9 * max(spacing))
 
 
 @given(rings(half_pixels), spacings, st.integers(0, 6), st.integers(0, 6))
 def test_moving_by_whole_pixels_moves_the_distances(ring, spacing, down, right):
-    """A ring moved by whole pixels gives the same field, moved."""
+    """A ring moved by whole pixels gives the moved distances."""
     large = signed_distance(ring, (14, 15), spacing)
     moved = signed_distance(np.array(ring) - (right, down), (8, 9), spacing)
     expected = large[down : down + 8, right : right + 9]
@@ -246,22 +251,22 @@ def test_moving_by_whole_pixels_moves_the_distances(ring, spacing, down, right):
 
 
 def test_no_contours_are_infinitely_far():
-    """Without contours every pixel is outside, at +inf."""
-    found = signed_distance([], (3, 4))
-    assert found.dtype == np.float32
-    assert_array_equal(found, np.full((3, 4), np.inf))
+    """Without contours, every distance is +inf."""
+    distances = signed_distance([], (3, 4))
+    assert distances.dtype == np.float32
+    assert_array_equal(distances, np.full((3, 4), np.inf))
 
 
-def test_a_long_edge_keeps_its_place():
-    """An edge of 1e300 pixels passes the image where it should."""
+def test_a_long_edge_is_accurate():
+    """Distances to an edge of 1e300 pixels through the image are accurate."""
     ring = [(-1e300, -1e300), (1e300, 1e300), (-1e300, 1e300)]
     rows, columns = np.indices((20, 70))
     truth = (columns - rows) / math.sqrt(2)
     assert_allclose(signed_distance(ring, (20, 70)), truth, rtol=1e-6, atol=1e-9)
 
 
-def test_what_is_too_far_for_float32_is_infinite():
-    """Distances beyond 3.4e38 mm are inf with their sign, smaller ones are finite."""
+def test_distances_too_large_for_float32_are_infinite():
+    """Distances above 3.4e38 mm are inf with their sign; smaller ones are finite."""
     ring = np.array([(-1e300, -1e300), (1e300, -1e300), (0, 1e300)])
     assert_array_equal(signed_distance(ring, (2, 3)), np.full((2, 3), -np.inf))
     assert_array_equal(signed_distance(ring + (0, 9e300), (1, 1)), [[np.inf]])
@@ -280,8 +285,8 @@ def test_bad_spacings_are_refused(spacing):
         signed_distance(SQUARE, (5, 6), spacing)
 
 
-def test_other_bad_input_is_refused_as_by_rasterize():
-    """Vertices, shape and rules are checked, with the place at fault."""
+def test_other_bad_arguments_are_refused():
+    """Bad vertices, shapes and rules raise an error that names them."""
     with pytest.raises(GeometryError, match=r"contours\[1\] is \(1.0, nan\)"):
         signed_distance([(0, 0), (1, math.nan), (1, 1)], (5, 6))
     with pytest.raises(OptionError, match="shape is"):

@@ -1,4 +1,4 @@
-"""Contours to masks, held against rational arithmetic."""
+"""`rasterize` compared with rational arithmetic."""
 
 import math
 
@@ -15,13 +15,13 @@ from fastseg.raster.rings import as_rings, shoelace_area
 from tests.reference import rasterize_exact
 from tests.strategies import (
     coordinates,
-    inside,
+    near_image,
     rings,
     rings_split_at_a_chord,
     shapes,
 )
 
-# The arithmetic overflows on purpose; compiled code says nothing about it.
+# Some inputs overflow on purpose. Without compilation, numpy warns of it.
 pytestmark = [
     pytest.mark.kernel,
     pytest.mark.filterwarnings("ignore:.*encountered in.*:RuntimeWarning"),
@@ -32,13 +32,13 @@ SQUARE = [(1, 1), (4, 1), (4, 3), (1, 3)]
 
 @given(st.lists(rings(), min_size=1, max_size=3), shapes)
 def test_masks_equal_rational_arithmetic(contours, shape):
-    """Every finite input gives the mask of exact arithmetic, several rings included."""
+    """For every finite input, one or more rings give the mask of exact arithmetic."""
     assert_array_equal(rasterize(contours, shape), rasterize_exact(contours, shape))
 
 
-@given(rings_split_at_a_chord(inside))
-def test_a_shared_edge_leaves_no_seam(case):
-    """Cutting a ring along a chord loses and duplicates no pixel."""
+@given(rings_split_at_a_chord(near_image))
+def test_neighbours_neither_overlap_nor_leave_a_gap(case):
+    """If a chord cuts a ring in two, each pixel belongs to exactly one part."""
     whole, *parts = case
     masks = []
     for part in parts:
@@ -48,8 +48,8 @@ def test_a_shared_edge_leaves_no_seam(case):
 
 
 @given(rings(), shapes, st.integers(0, 8), st.data())
-def test_the_way_a_ring_is_written_makes_no_difference(ring, shape, turn, data):
-    """Direction, first vertex, repeats and an explicit closing change nothing."""
+def test_equal_rings_give_equal_masks(ring, shape, turn, data):
+    """Direction, first vertex, repeated and closing vertices do not change the mask."""
     mask = rasterize(ring, shape)
     turn %= len(ring)
     repeats = data.draw(st.lists(st.integers(1, 3), min_size=len(ring), max_size=9))
@@ -63,9 +63,9 @@ def test_the_way_a_ring_is_written_makes_no_difference(ring, shape, turn, data):
         assert_array_equal(rasterize(other, shape), mask)
 
 
-@given(rings(inside), st.integers(1, 6), st.integers(1, 6))
-def test_a_canvas_cuts_and_changes_nothing(ring, rows, columns):
-    """A small canvas shows a part of what a large one shows."""
+@given(rings(near_image), st.integers(1, 6), st.integers(1, 6))
+def test_a_smaller_shape_crops_the_mask(ring, rows, columns):
+    """The mask of a smaller shape is the top left part of that of a larger one."""
     large = rasterize(ring, (17, 17))
     assert_array_equal(rasterize(ring, (rows, columns)), large[:rows, :columns])
 
@@ -79,15 +79,15 @@ def test_edges_are_half_open():
 
 
 def test_a_second_ring_inside_is_a_hole():
-    """Even-odd: what two rings cover is outside."""
+    """Even-odd: a pixel that two rings cover is outside."""
     outer = [(0, 0), (6, 0), (6, 6), (0, 6)]
     mask = rasterize([outer, [(2, 2), (4, 2), (4, 4), (2, 4)]], (6, 6))
     assert mask.sum() == 36 - 4
     assert not mask[2:4, 2:4].any()
 
 
-def test_the_corner_origin_lies_half_a_pixel_up_and_left():
-    """With origin="corner" a square on pixel borders covers just these pixels."""
+def test_corner_origin_shifts_by_half_a_pixel():
+    """With origin="corner", a square on pixel borders covers exactly its pixels."""
     mask = rasterize([(1, 1), (4, 1), (4, 3), (1, 3)], (5, 6), origin="corner")
     assert_array_equal(np.argwhere(mask)[[0, -1]], [[1, 1], [2, 3]])
     assert_array_equal(
@@ -97,7 +97,7 @@ def test_the_corner_origin_lies_half_a_pixel_up_and_left():
 
 
 def test_a_contour_off_the_image_is_empty():
-    """Nothing is drawn, and nothing raised, for a ring beside the image."""
+    """A ring beside the image gives an empty mask and no error."""
     for dx, dy in ((100, 0), (-100, 0), (0, 100), (0, -100)):
         assert not rasterize(np.array(SQUARE) + (dx, dy), (5, 6)).any()
 
@@ -116,8 +116,8 @@ def test_a_contour_off_the_image_is_empty():
         (np.array(SQUARE),),
     ],
 )
-def test_rings_come_in_any_form(contours):
-    """Lists, integers, float32, strided arrays and lists of rings give one mask."""
+def test_rings_of_any_type_are_accepted(contours):
+    """Lists, integers, float32, strided arrays and lists of rings give equal masks."""
     assert rasterize(contours, (5, 6)).sum() == 6
 
 
@@ -144,7 +144,7 @@ def test_no_contours_give_an_empty_mask():
     ],
 )
 def test_bad_vertices_are_named(contours, text):
-    """What is no region is refused with the place at fault."""
+    """Vertices that form no region raise an error that names the wrong ones."""
     with pytest.raises(GeometryError, match=text):
         rasterize(contours, (5, 6))
 
@@ -156,26 +156,26 @@ def test_bad_shapes_are_refused(shape):
         rasterize(SQUARE, shape)
 
 
-def test_a_bad_origin_is_refused_with_the_near_miss():
-    """The error lists what is allowed."""
+def test_a_misspelt_origin_is_refused():
+    """The error names the option that was probably meant."""
     with pytest.raises(OptionError, match=r"did you mean 'center'"):
         rasterize(SQUARE, (5, 6), origin="centre")
 
 
 @given(*[coordinates] * 4, st.integers(0, 20), st.integers(0, 20))
 def test_the_side_of_an_edge_is_exact(xa, ya, xb, yb, column, row):
-    """The accumulator gives the sign that rational arithmetic gives."""
+    """`sum_side` and `side_of_edge` give the sign that rational arithmetic gives."""
     from fractions import Fraction
 
     ax, ay, bx, by = map(Fraction, (xa, ya, xb, yb))
     truth = (column - ax) * (by - ay) - (row - ay) * (bx - ax)
     sign = (truth > 0) - (truth < 0)
-    place = xa, ya, xb, yb, float(column), float(row)
-    assert exact.sum_side(*place) == sign
-    assert exact.side_of_edge(*place) == sign
+    arguments = xa, ya, xb, yb, float(column), float(row)
+    assert exact.sum_side(*arguments) == sign
+    assert exact.side_of_edge(*arguments) == sign
 
 
-def test_the_shoelace_area_of_rings_adds_up():
-    """Each ring counts with its own area, whichever way round it goes."""
+def test_shoelace_area_sums_the_rings():
+    """Each ring adds its own area, in both directions."""
     points, offsets = as_rings([SQUARE, SQUARE[::-1]])
     assert shoelace_area(points, offsets) == 12

@@ -1,4 +1,4 @@
-"""All rules of the rasterizer, its batches and labels."""
+"""All rules of `rasterize`, `rasterize_batch` and `rasterize_labels`."""
 
 import numpy as np
 import pytest
@@ -11,9 +11,9 @@ from fastseg.errors import GeometryError, OptionError
 from fastseg.raster import rules as raster_rules
 from fastseg.raster.rings import as_rings
 from tests.reference import rasterize_exact, rasterize_whole
-from tests.strategies import half_pixels, inside, rings, shapes
+from tests.strategies import half_pixels, near_image, rings, shapes
 
-# The arithmetic overflows on purpose; compiled code says nothing about it.
+# Some inputs overflow on purpose. Without compilation, numpy warns of it.
 pytestmark = [
     pytest.mark.kernel,
     pytest.mark.filterwarnings("ignore:.*encountered in.*:RuntimeWarning"),
@@ -32,15 +32,15 @@ several_rings = st.lists(rings(most=7), min_size=1, max_size=3)
 @settings(max_examples=400)
 @given(several_rings, shapes, rules)
 def test_every_rule_equals_rational_arithmetic(contours, shape, rule):
-    """For every finite input and every rule the mask is the exact one."""
+    """For every finite input and rule, the mask is that of rational arithmetic."""
     expected = rasterize_exact(contours, shape, **rule)
     assert_array_equal(rasterize(contours, shape, **rule), expected)
 
 
 @settings(max_examples=200)
 @given(several_rings, shapes, rules)
-def test_the_oracle_of_the_soak_is_exact(contours, shape, rule):
-    """Whole numbers give the mask of rational arithmetic, for every input and rule."""
+def test_rasterize_whole_equals_rational_arithmetic(contours, shape, rule):
+    """`rasterize_whole`, the reference of the soak test, is exact for every rule."""
     expected = rasterize_exact(contours, shape, **rule)
     assert_array_equal(rasterize_whole(contours, shape, **rule), expected)
 
@@ -48,28 +48,29 @@ def test_the_oracle_of_the_soak_is_exact(contours, shape, rule):
 @settings(max_examples=200)
 @given(st.lists(rings(half_pixels, 7), min_size=1, max_size=2), shapes, rules)
 def test_ties_are_decided_exactly(contours, shape, rule):
-    """Vertices and edges on pixel centres follow the rule to the letter."""
+    """Pixel centres on vertices and edges follow the rule exactly."""
     expected = rasterize_exact(contours, shape, **rule)
     assert_array_equal(rasterize(contours, shape, **rule), expected)
 
 
 @given(several_rings, st.integers(60, 70), rules)
 def test_wide_masks_are_filled_across_words(contours, width, rule):
-    """Where runs cross a boundary of 64 columns nothing changes."""
+    """A run across column 64, where a new word of bits begins, is filled correctly."""
     moved = [[(x + 60, y) for x, y in ring] for ring in contours]
     try:
         expected = rasterize_exact(moved, (2, width + 4), **rule)
         mask = rasterize(moved, (2, width + 4), **rule)
-    except GeometryError:  # the move made two vertices one
+    except GeometryError:  # after the move, two vertices are equal
         assume(False)
     assert_array_equal(mask, expected)
 
 
 @given(several_rings, shapes, rules)
-def test_bands_make_no_difference(contours, shape, rule):
-    """A mask larger than the scratch is filled in bands to the same result."""
+def test_a_mask_filled_in_bands_is_the_same(contours, shape, rule):
+    """A mask larger than the scratch is filled in bands, with the same result."""
     whole = rasterize(contours, shape, **rule)
-    cells, raster_rules.WINDING_CELLS = raster_rules.WINDING_CELLS, 2 * shape[1] + 2
+    cells = raster_rules.WINDING_CELLS
+    raster_rules.WINDING_CELLS = 2 * shape[1] + 2
     try:
         assert_array_equal(rasterize(contours, shape, **rule), whole)
     finally:
@@ -77,8 +78,8 @@ def test_bands_make_no_difference(contours, shape, rule):
 
 
 @given(rings(), shapes, rules, st.integers(0, 8))
-def test_the_way_a_ring_is_written_makes_no_difference(ring, shape, rule, turn):
-    """Under every rule direction, start, repeats and closing change nothing."""
+def test_equal_rings_give_equal_masks_under_every_rule(ring, shape, rule, turn):
+    """Direction, first vertex, repeated and closing vertices do not change the mask."""
     mask = rasterize(ring, shape, **rule)
     turn %= len(ring)
     doubled = [vertex for vertex in ring for _ in range(2)]
@@ -88,15 +89,15 @@ def test_the_way_a_ring_is_written_makes_no_difference(ring, shape, rule, turn):
 
 @given(rings(half_pixels), st.integers(0, 5), st.integers(0, 5), rules)
 def test_a_mask_moves_with_its_ring(ring, down, right, rule):
-    """A ring moved by whole pixels gives the moved mask, cut off at the border."""
+    """A ring moved by whole pixels gives the moved mask, cropped at the border."""
     large = rasterize([(x + right, y + down) for x, y in ring], (14, 15), **rule)
     cut = large[down:, right:]
     assert_array_equal(rasterize(ring, cut.shape, **rule), cut)
 
 
-@given(rings(inside, 6), st.sampled_from(["even-odd", "nonzero"]))
+@given(rings(near_image, 6), st.sampled_from(["even-odd", "nonzero"]))
 def test_open_lies_within_half_open_within_closed(ring, fill):
-    """The rules for edges differ on the outline alone."""
+    """Open masks lie within half-open masks, and these within closed masks."""
     closed, half, opened = (
         rasterize(ring, (12, 12), edges=edges, fill=fill)
         for edges in ("closed", "half-open", "open")
@@ -111,9 +112,9 @@ def star(count, radius=5.0, centre=6.0):
     return centre + reach[:, None] * np.column_stack([np.cos(angle), np.sin(angle)])
 
 
-@given(st.integers(5, 30), inside, inside)
-def test_a_triangulated_polygon_owns_each_pixel_once(count, x, y):
-    """A fan of half-open triangles about any point covers what the polygon covers."""
+@given(st.integers(5, 30), near_image, near_image)
+def test_triangles_of_a_polygon_add_up_to_it(count, x, y):
+    """Half-open triangles from any point to each edge add up to the polygon's mask."""
     ring = star(count)
     total = np.zeros((13, 13), int)
     for a, b in zip(ring, np.roll(ring, -1, axis=0), strict=True):
@@ -125,7 +126,7 @@ def test_a_triangulated_polygon_owns_each_pixel_once(count, x, y):
 
 
 def test_holes_and_overlaps_follow_the_fill():
-    """Even-odd takes the overlap out; nonzero keeps it unless a ring turns back."""
+    """Even-odd removes an overlap; nonzero keeps it unless directions are opposite."""
     one, two = [(0, 0), (6, 0), (6, 6), (0, 6)], [(3, 3), (9, 3), (9, 9), (3, 9)]
     overlap = (slice(3, 6), slice(3, 6))
     assert not rasterize([one, two], (9, 9))[overlap].any()
@@ -135,8 +136,8 @@ def test_holes_and_overlaps_follow_the_fill():
     assert rasterize([one, one], (9, 9)).sum() == 0
 
 
-def test_a_ring_that_winds_many_times_is_inside():
-    """Winding numbers of 256 and 65 536 do not come out as zero."""
+def test_a_ring_may_wind_many_times():
+    """A winding number of 255, 256 or 257 counts as inside under nonzero."""
     square = [(1, 1), (5, 1), (5, 4), (1, 4)]
     for turns in (255, 256, 257):
         mask = rasterize(square * turns, (6, 7), fill="nonzero")
@@ -144,8 +145,8 @@ def test_a_ring_that_winds_many_times_is_inside():
         assert rasterize(square * turns, (6, 7)).sum() == 12 * (turns % 2)
 
 
-def test_closed_and_open_are_shapely_s():
-    """closed = covers and open = contains_properly, on polygons with a hole."""
+def test_closed_and_open_equal_shapely():
+    """On polygons with a hole, closed is `covers` and open is `contains_properly`."""
     shapely = pytest.importorskip("shapely")
     rng = np.random.default_rng(5)
     grid = shapely.points(*np.meshgrid(np.arange(13), np.arange(13)))
@@ -164,8 +165,8 @@ def test_closed_and_open_are_shapely_s():
 @given(
     st.lists(rings(most=6), max_size=5), shapes, rules, st.sampled_from([1, 2, 3, 8])
 )
-def test_a_batch_is_a_loop(contours, shape, rule, threads):
-    """Many masks at once are those made one by one, for any number of threads."""
+def test_rasterize_batch_equals_a_loop(contours, shape, rule, threads):
+    """Masks drawn in one call, by any number of threads, equal masks drawn singly."""
     points, offsets = as_rings(contours)
     out = np.full((len(contours), *shape), 99, np.uint8)
     masks = rasterize_batch(points, offsets, shape, out, threads=threads, **rule)
@@ -178,15 +179,15 @@ def test_a_batch_is_a_loop(contours, shape, rule, threads):
 
 
 def test_groups_of_rings_share_a_mask():
-    """With groups, a mask is filled from several rings, or from none."""
+    """With groups, a mask has several rings, or none."""
     one, hole = [(0, 0), (6, 0), (6, 6), (0, 6)], [(2, 2), (4, 2), (4, 4), (2, 4)]
     points, offsets = as_rings([one, hole, hole])
     masks = rasterize_batch(points, offsets, (6, 6), groups=[0, 2, 2, 3])
     assert masks.sum(axis=(1, 2)).tolist() == [32, 0, 4]
 
 
-def test_a_batch_writes_into_a_mapped_file(tmp_path):
-    """The caller's array may be a map; all of it is written."""
+def test_rasterize_batch_fills_a_mapped_file(tmp_path):
+    """`out` may be a memory-mapped file; every cell is written."""
     path = tmp_path / "masks.bin"
     out = np.memmap(path, np.uint8, "w+", shape=(2, 5, 6))
     out[:] = 7
@@ -198,8 +199,8 @@ def test_a_batch_writes_into_a_mapped_file(tmp_path):
 
 
 @given(st.lists(st.lists(rings(most=5), max_size=2), max_size=10), shapes, rules)
-def test_labels_are_masks_in_bits(classes, shape, rule):
-    """Bit k is the mask of class k; the dtype is the smallest that holds all."""
+def test_rasterize_labels_sets_a_bit_per_class(classes, shape, rule):
+    """Bit k is the mask of class k; the dtype is the smallest with enough bits."""
     bits = rasterize_labels(classes, shape, **rule)
     assert bits.dtype == (np.uint8 if len(classes) <= 8 else np.uint16)
     for k, contours in enumerate(classes):
@@ -210,7 +211,7 @@ def test_labels_are_masks_in_bits(classes, shape, rule):
 
 
 def test_up_to_64_classes_fit():
-    """The dtype grows with the classes; a 65th is refused."""
+    """The dtype grows with the number of classes; a 65th class is refused."""
     square = [(0, 0), (1, 0), (1, 1), (0, 1)]
     for count, dtype in ((8, "u1"), (9, "u2"), (17, "u4"), (33, "u8"), (64, "u8")):
         bits = rasterize_labels([square] * count, (2, 2))
@@ -252,24 +253,24 @@ def test_up_to_64_classes_fit():
         ({"origin": "middle"}, OptionError, "origin is 'middle'"),
     ],
 )
-def test_bad_batches_are_refused(changes, error, text):
-    """The error names argument, index and remedy."""
+def test_bad_arguments_of_rasterize_batch_are_refused(changes, error, text):
+    """The error names the argument, and the index if it has one."""
     triangle = [(0.0, 0.0), (4.0, 0.0), (0.0, 4.0)]
     good = {"points": triangle * 2, "offsets": [0, 3, 6], "shape": (5, 6)}
     with pytest.raises(error, match=text):
         rasterize_batch(**{**good, **changes})
 
 
-def test_a_batch_names_the_vertex_that_is_not_finite():
-    """The ring and the vertex within it are told."""
+def test_rasterize_batch_names_a_vertex_that_is_not_finite():
+    """The error names the ring and the index of the vertex within it."""
     points = np.array([(0, 0), (4, 0), (0, 4)] * 2, float)
     points[4, 1] = np.nan
     with pytest.raises(GeometryError, match=r"offsets\[1\]\[1\] is \(4.0, nan\)"):
         rasterize_batch(points, [0, 3, 6], (5, 6))
 
 
-def test_a_zigzag_gives_its_comb():
-    """Hundreds of crossings in a row are all in their place."""
+def test_a_row_may_have_hundreds_of_crossings():
+    """A comb of 200 teeth gives every second column."""
     teeth = 200
     x = np.repeat(np.arange(2 * teeth), 2) + 0.25
     y = np.tile([-1.0, 9.0, 9.0, -1.0], teeth)
