@@ -27,7 +27,7 @@ from fastseg.store.layout import Bucket
 Columns = Mapping[str, NDArray[Any]]
 
 # Indices are checked in blocks of this many samples, which fit into a core's caches.
-RUN = 2**15
+SAMPLES_AT_ONCE = 2**15
 
 
 @contextmanager
@@ -265,8 +265,8 @@ def check_columns(
     classes = items["pixels"].shape[1]
     lengths = np.array([*counts, 0])
     ring = point = 0
-    for start in range(0, samples, RUN):
-        block = slice(start, start + RUN)
+    for start in range(0, samples, SAMPLES_AT_ONCE):
+        block = slice(start, start + SAMPLES_AT_ONCE)
         bucket = items["bucket"][block]
         row = items["row"][block]
         _need_index(bucket, len(counts), "items/bucket")
@@ -297,8 +297,8 @@ def check_chunks(items: Columns, length: int, release: Callable[[], None]) -> No
     """Raise StoreError for chunks that are not inside a file of that length."""
     for name in layout.CHUNK_COLUMNS:
         column = items[name]
-        for start in range(0, len(column), RUN):
-            offset, size = _unsigned(column[start : start + RUN]).T
+        for start in range(0, len(column), SAMPLES_AT_ONCE):
+            offset, size = _unsigned(column[start : start + SAMPLES_AT_ONCE]).T
             inside = (size > 0) & (size <= length) & (offset <= length - size)
             _need(inside.all(), f"items/{name}")
             release()

@@ -39,7 +39,7 @@ def tables(request, tmp_path, monkeypatch):
     monkeypatch.setattr(partial, "ITEMS_AT_ONCE", 64)
     monkeypatch.setattr(hdf5_index, "COPIED_AT_ONCE", 2**14)
     monkeypatch.setattr(older_store, "ROWS_AT_ONCE", 64)
-    monkeypatch.setattr(checks, "RUN", 64)
+    monkeypatch.setattr(checks, "SAMPLES_AT_ONCE", 64)
     study = fastseg.make_phantom(
         tmp_path / "study", patients=1, sizes=32, slices=1, phases=2
     )

@@ -155,8 +155,8 @@ def kill_at(step, action):
         def count_down(event, name, file):
             nonlocal remaining, hdf5_writes
             # HDF5 makes many small writes; only one in 16 counts as a step.
-            hdf5_writes += file == "output.py" and name == "write"
-            is_step = file != "output.py" or hdf5_writes % 16 == 0
+            hdf5_writes += file == "hdf5_file.py" and name == "write"
+            is_step = file != "hdf5_file.py" or hdf5_writes % 16 == 0
             remaining -= event == "c_call" and name in STEPS and is_step
             if remaining == 0:
                 os.kill(os.getpid(), signal.SIGKILL)
