@@ -1,8 +1,8 @@
 """Train a small U-Net to outline the left ventricle: python examples/train_unet.py
 
-Without a store, one is built of the sample data: four synthetic hearts, of which one is
-kept for validation. All in all it takes less than a minute on two CPU cores. Needs
-PyTorch (pip install torch), and for --picture matplotlib.
+Without a store, the script builds one of the sample data: four synthetic hearts, three
+for training and one for validation. It takes less than a minute on two CPU cores. It
+needs PyTorch (pip install torch), and matplotlib for --picture.
 """
 
 import argparse
@@ -32,7 +32,7 @@ class UNet(nn.Module):
         self.head = nn.Conv2d(width, 1, 1)
 
     def forward(self, image):
-        """Go down two scales, and up again with what was seen on the way."""
+        """Reduce the scale twice, then restore it, with skip connections."""
         fine = self.fine(image)
         middle = self.middle(max_pool2d(fine, 2))
         x = self.coarse(max_pool2d(middle, 2))
@@ -42,7 +42,7 @@ class UNet(nn.Module):
 
 
 def block(inputs, outputs):
-    """Return two convolutions, each with its norm."""
+    """Return two convolutions, each with normalization and ReLU."""
     layers = []
     for channels in (inputs, outputs):
         layers += [nn.Conv2d(channels, outputs, 3, padding=1)]
@@ -51,7 +51,7 @@ def block(inputs, outputs):
 
 
 def dice(mask, prediction):
-    """Return the Dice coefficient: 1 if both are the same, 0 if they are disjoint."""
+    """Return the Dice coefficient: 1 for equal masks, 0 for disjoint ones."""
     return 2 * (mask * prediction).sum() / (mask.sum() + prediction.sum()).clamp(min=1)
 
 
@@ -70,12 +70,12 @@ def train(model, optimizer, batches):
 @torch.no_grad()
 def predict(model, batches):
     """Return the images, masks and predicted masks of all batches."""
-    found = [(image, mask, model(image) > 0) for image, mask in batches]
-    return [torch.cat(parts) for parts in zip(*found, strict=True)]
+    results = [(image, mask, model(image) > 0) for image, mask in batches]
+    return [torch.cat(arrays) for arrays in zip(*results, strict=True)]
 
 
 def draw(path, images, masks, predictions):
-    """Save a picture of four samples: outlines drawn in green, predicted in red."""
+    """Save a picture of four samples: given outlines in green, predicted in red."""
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(1, 4, figsize=(12, 3.4), layout="constrained")
@@ -91,15 +91,15 @@ def draw(path, images, masks, predictions):
 
 
 def main():
-    """Build a store if there is none, train, and say after each epoch how well."""
+    """Build a store if none is given, train, and print the Dice of each epoch."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("store", nargs="?", help="by default, of the sample data")
-    parser.add_argument("--label", default="icontour", help="class to be learnt")
+    parser.add_argument("store", nargs="?", help="built of the sample data by default")
+    parser.add_argument("--label", default="icontour", help="class to learn")
     parser.add_argument("--size", type=int, default=96, help="side of the images")
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--checkpoint", help="file to save to after each epoch")
-    parser.add_argument("--resume", help="checkpoint to go on from")
+    parser.add_argument("--resume", help="checkpoint to continue from")
     parser.add_argument("--picture", help="file for a picture of predictions")
     args = parser.parse_args()
 
