@@ -1,5 +1,6 @@
 # make demo   see the main job on the sample data
 # make test   run everything that must pass
+# make docs   build the documentation as a site, in docs/_build/html
 # make bench         measure the loader beside a plain loop
 # make bench-raster  measure the rasterizer beside its peers
 # make bench-build   measure building beside a plain loop and the disk's limit
@@ -18,7 +19,7 @@ SHELL := /bin/sh
 PARALLEL := -n auto --maxprocesses 4 --dist worksteal
 PIP := python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test lint bench bench-raster bench-build bench-scale bench-compress \
+.PHONY: demo test lint docs bench bench-raster bench-build bench-scale bench-compress \
 	bench-loader bench-augment clean
 
 demo: $(VENV)/.demo
@@ -47,6 +48,10 @@ lint: $(VENV)/.test
 	ruff format --check
 	mypy
 
+docs: $(VENV)/.docs
+	sphinx-build -E -W --keep-going --quiet -b html docs docs/_build/html
+	@echo "The start page is docs/_build/html/index.html."
+
 bench: $(VENV)/.bench
 	python benchmarks/epoch_rate.py
 
@@ -72,7 +77,7 @@ bench-augment: $(VENV)/.peers
 	python benchmarks/augment_speed.py
 
 clean:
-	rm -rf $(VENV) demo dist
+	rm -rf $(VENV) demo dist docs/_build
 
 $(VENV)/pyvenv.cfg:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "fastseg needs Python 3.11 or newer, this is %s: make PYTHON=/path/to/python3.11" % sys.version.split()[0])'
@@ -84,6 +89,10 @@ $(VENV)/.demo: pyproject.toml $(VENV)/pyvenv.cfg
 
 $(VENV)/.test: pyproject.toml $(VENV)/pyvenv.cfg
 	$(PIP) --editable ".[test]"
+	@touch $@
+
+$(VENV)/.docs: pyproject.toml $(VENV)/pyvenv.cfg
+	$(PIP) --editable ".[docs]"
 	@touch $@
 
 $(VENV)/.peers: pyproject.toml $(VENV)/pyvenv.cfg
