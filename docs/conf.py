@@ -6,6 +6,8 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+from sphinx.util import inspect as sphinx_inspect
+
 DOCS = Path(__file__).parent
 PROJECT = DOCS.parent
 sys.path.insert(0, str(PROJECT))
@@ -98,7 +100,13 @@ def relink(match):
 
 
 def show_values(app, what, name, obj, options, signature, annotation):
-    """Return a signature with the values of constants instead of their names."""
+    """Return a signature with the values of constants instead of their names.
+
+    A class whose base is mocked has no signature of its own; take that of __init__.
+    """
+    if inspect.isclass(obj) and signature == "(*args, **kwargs)":
+        own = sphinx_inspect.signature(obj.__init__, bound_method=True)
+        signature = sphinx_inspect.stringify_signature(own, show_annotation=False)
     function = inspect.unwrap(obj.__init__ if inspect.isclass(obj) else obj)
     constants = getattr(function, "__globals__", {})
 
@@ -208,8 +216,12 @@ def escape(lines):
     """Return lines of prose without markup, but for `code` and links to names."""
     parts = "\n".join(lines).split("`")
     parts[::2] = [re.sub(r"[\\*|]|\w+", mark_up, part) for part in parts[::2]]
-    # Sphinx looks for a name in single backticks only near the name described.
-    parts[1::2] = [full_name(part) for part in parts[1::2]]
+    # A name in single backticks becomes a link; anything else gets a second pair, as
+    # Sphinx would take a leading dot or a "<" as markup.
+    parts[1::2] = [
+        full_name(part) if re.fullmatch(r"\w[\w.]*", part) else f"`{part}`"
+        for part in parts[1::2]
+    ]
     return "`".join(parts).split("\n")
 
 
@@ -222,5 +234,8 @@ def mark_up(match):
 
 
 def full_name(text):
-    """Return a name with the path that it has in the reference, if there is one."""
+    """Return a name with its path in the reference, if it is one of LINKED.
+
+    Sphinx itself looks for a name only near the object that the docstring describes.
+    """
     return f"{text} <{LINKED[text]}>" if text in LINKED else text
