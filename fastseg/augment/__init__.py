@@ -1,12 +1,13 @@
-"""Transforms for a Loader: frozen descriptions, with ranges and probabilities.
+"""Transforms for a Loader: immutable objects that hold ranges and probabilities.
 
-A `Compose` of transforms is given to a `Loader`. A transform draws its parameters
-for many samples at once from uniform random numbers; `loading.mapping` and the kernels
-apply them to pixels and vertices. Angles are in degrees, counter-clockwise on the
-screen; factors above 1 magnify.
+A `Loader` takes a `Compose` of transforms, a list of them or the name of a preset. A
+transform draws its random parameters for many samples at once; `loading.mapping` and
+the kernels apply them to pixels and contours.
 
-A range is (least, greatest). Where values have a sign (rotate, shear, translate, add),
-a lone number n means (-n, n); elsewhere it is a constant.
+A range is (least, greatest); values are drawn uniformly from it unless a class says
+otherwise. Where values have a sign (rotate, shear, translate, add), a lone number n
+means (-n, n); elsewhere it is a constant. Angles are in degrees; positive ones turn
+counter-clockwise on the screen. Factors of scale above 1 magnify.
 """
 
 from fastseg.augment.base import Transform

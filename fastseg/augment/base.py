@@ -1,4 +1,4 @@
-"""What all descriptions share: a probability, checked ranges, drawing."""
+"""The base class of transforms, and functions that check and draw parameters."""
 
 import math
 from collections.abc import Sequence
@@ -17,76 +17,78 @@ Uniforms = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Transform:
-    """Root of all descriptions.
+    """Base class of all transforms.
 
-    p : probability that it happens to a sample
+    p : probability that the transform happens to a sample, 0 to 1
     """
 
     p: float = 1.0
 
-    # How many uniform random numbers a sample needs, the first for p.
+    # Number of uniform random numbers per sample; the first one is compared with p.
     draws: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         set_field(self, "p", check_number(self, "p", self.p, 0.0, 1.0))
 
     def draw(self, uniforms: Uniforms) -> Values:
-        """Return the parameters of b samples from float64 (b, draws) in [0, 1).
+        """Return the random parameters of b samples, each an array (b,), by name.
 
-        "on" says to which of them it happens.
+        "on", bool (b,), says to which samples the transform happens.
+
+        uniforms : float64 (b, draws), random numbers in [0, 1)
         """
         return {"on": uniforms[:, 0] < self.p}
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it for JSON; `from_dict` is the way back."""
+        """Return the name and all options, for JSON."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {"name": type(self).__name__, **values}
 
 
 def set_field(step: Transform, name: str, value: Any) -> None:
-    """Set a field of a frozen description, while it is made."""
+    """Set a field of a frozen transform during its construction."""
     object.__setattr__(step, name, value)
 
 
 def set_ranges(step: Transform, least: float, most: float, *names: str) -> None:
-    """Set fields to the ranges that were given for them, checked."""
+    """Set fields to checked ranges; a lone number n is (n, n)."""
     for name in names:
         set_field(step, name, check_range(step, name, getattr(step, name), least, most))
 
 
 def set_symmetric(step: Transform, most: float, *names: str) -> None:
-    """Set fields to ranges whose values have a sign: a lone number n is (-n, n)."""
+    """Set fields to checked ranges in -most to most; a lone number n is (-n, n)."""
     for name in names:
         given = getattr(step, name)
         if np.ndim(given) == 0:
             number = check_number(step, name, given, -most, most)
             if number < 0:
                 raise OptionError(
-                    f"{type(step).__name__}: {name} is {given!r}; a lone number n means"
-                    " -n to n and may not be negative, give (least, greatest) instead"
+                    f"{type(step).__name__}: {name} is {given!r}, but a lone number n "
+                    "means -n to n and must not be negative; give (least, greatest)"
                 )
-            set_field(step, name, (0.0 - number, number))  # no negative zero
+            set_field(step, name, (0.0 - number, number))  # -number would be -0.0
         else:
             set_field(step, name, check_range(step, name, given, -most, most))
 
 
 def draw_one(step: Transform, name: str, uniforms: Uniforms) -> Values:
-    """Return "on" and the one parameter that there is."""
+    """Return "on" and one parameter, drawn uniformly from its range."""
     value = between(getattr(step, name), uniforms[:, 1])
     return {**Transform.draw(step, uniforms), name: value}
 
 
 def between(limits: Any, uniform: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return values of a range, float64 (b,), from as many in [0, 1)."""
+    """Map uniform random numbers, float64 (b,) in [0, 1), to a range."""
     least, most = limits
     drawn: NDArray[np.float64] = least + (most - least) * uniform
     return drawn
 
 
 def between_logs(limits: Any, uniform: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return values of a range above 0, uniform in their logarithm."""
+    """Map uniform random numbers to a range above 0, uniformly in the logarithm."""
     least, most = limits
-    if least == most:  # exactly, so that what does nothing changes nothing
+    if least == most:  # exactly least, so that a scale of 1 changes nothing
         return np.full(len(uniform), least)
     drawn: NDArray[np.float64] = least * (most / least) ** uniform
     return drawn
@@ -105,7 +107,9 @@ def check_number(
         raise OptionError(f"{where} is {given!r}, expected a number") from None
     if not (math.isfinite(number) and least <= number <= most):
         if most == math.inf:
-            limits = "finite" if least == -math.inf else f"at least {least:g}, finite"
+            limits = "a finite number"
+            if least != -math.inf:
+                limits += f" of at least {least:g}"
         else:
             limits = f"{least:g} to {most:g}"
         raise OptionError(f"{where} is {given!r}, expected {limits}")
@@ -115,13 +119,15 @@ def check_number(
 def check_range(
     step: Transform, name: str, given: Any, least: float, most: float
 ) -> Range:
-    """Return a number or two as (least, greatest), or raise OptionError."""
+    """Return a range, or a number as a range of one value, or raise OptionError."""
     if np.ndim(given) == 0:
         number = check_number(step, name, given, least, most)
         return number, number
     where = f"{type(step).__name__}: {name}"
     if np.shape(given) != (2,):
-        raise OptionError(f"{where} is {given!r}, expected a number or two")
+        raise OptionError(
+            f"{where} is {given!r}, expected a number or (least, greatest)"
+        )
     low, high = (check_number(step, name, x, least, most) for x in given)
     if low > high:
         raise OptionError(f"{where} is {given!r}, expected the lesser number first")
@@ -129,7 +135,7 @@ def check_range(
 
 
 def check_size(step: Transform, given: Any) -> tuple[int, int]:
-    """Return a number or two as (height, width), or raise OptionError."""
+    """Return (height, width), also from one number, or raise OptionError."""
     where = f"{type(step).__name__}: size"
     try:
         height, width = (given, given) if np.ndim(given) == 0 else given
@@ -139,13 +145,13 @@ def check_size(step: Transform, given: Any) -> tuple[int, int]:
 
 
 def check_choice(step: Any, name: str, given: Any, allowed: Sequence[str]) -> None:
-    """Raise OptionError, with near misses, for what is not allowed."""
+    """Raise OptionError, with a suggestion, for a value that is not allowed."""
     if given not in allowed:
         raise OptionError(one_of(f"{type(step).__name__}: {name}", given, allowed))
 
 
 def check_always(step: Transform) -> None:
-    """Raise OptionError for a step that changes sizes, but not always."""
+    """Raise OptionError unless p is 1, which transforms that change sizes need."""
     if step.p != 1:
         raise OptionError(
             f"{type(step).__name__}: p is {step.p}, expected 1: all samples of a batch "

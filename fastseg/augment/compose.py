@@ -1,4 +1,4 @@
-"""Transforms one after another, as text and as presets."""
+"""Sequences of transforms, their JSON form, and presets."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -35,15 +35,18 @@ BORDERS = get_args(Border)
 
 @dataclass(frozen=True, slots=True)
 class Compose:
-    """Transforms, one after another, as one step of a Loader.
+    """A sequence of transforms.
 
-    transforms    : geometric ones become one mapping, in their order; then come the
-        others, in theirs
-    interpolation : of images: "nearest", "linear" or "cubic" (B-spline)
-    border        : what lies around images: "constant" (the loader's `pad_value`),
-        "edge" (the nearest pixel) or "reflect" (d c b a | a b c d | d c b a)
+    transforms    : transforms, in the order in which they happen. Geometric ones come
+        first in any case: they are combined into one mapping, so that an image is
+        interpolated once. The others follow
+    interpolation : of images: "nearest", "linear" (default) or "cubic" (B-spline)
+    border        : values around images: "constant" (default; the loader's
+        `pad_value`), "edge" (the nearest pixel) or "reflect"
+        (d c b a | a b c d | d c b a)
 
-    Raises OptionError for what is no transform, or more than one Elastic.
+    Raises OptionError if an element is no transform, or if there is more than one
+    Elastic.
     """
 
     transforms: Sequence[Transform]
@@ -53,13 +56,13 @@ class Compose:
     def __post_init__(self) -> None:
         object.__setattr__(self, "transforms", tuple(self.transforms))
         for step in self.transforms:
-            if type(step) not in _KINDS.values():
+            if type(step) not in _TRANSFORMS.values():
                 raise OptionError(
-                    f"Compose: {step!r} is no transform, expected some of "
-                    f"{', '.join(_KINDS)}"
+                    f"Compose: {step!r} is not a transform, expected "
+                    f"{', '.join(_TRANSFORMS)}"
                 )
         if sum(isinstance(step, Elastic) for step in self.transforms) > 1:
-            raise OptionError("Compose: two Elastic given, expected one at most")
+            raise OptionError("Compose: several Elastic given, expected at most one")
         check_choice(self, "interpolation", self.interpolation, INTERPOLATIONS)
         check_choice(self, "border", self.border, BORDERS)
 
@@ -67,7 +70,7 @@ class Compose:
         return iter(self.transforms)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it for JSON; `from_dict` is the way back."""
+        """Return the transforms and options for JSON; `from_dict` reads them."""
         return {
             "transforms": [step.as_dict() for step in self.transforms],
             "interpolation": self.interpolation,
@@ -77,35 +80,43 @@ class Compose:
 
 GEOMETRIC = (Affine, Flip, Rot90, Elastic, Crop, Resize, Resample)
 INTENSITY = (Gamma, Brightness, Contrast, Noise, Blur, BiasField, LowResolution, Custom)
-_KINDS: dict[str, type[Transform]] = {k.__name__: k for k in (*GEOMETRIC, *INTENSITY)}
+_TRANSFORMS: dict[str, type[Transform]] = {
+    kind.__name__: kind for kind in (*GEOMETRIC, *INTENSITY)
+}
 
 
 def from_dict(given: Mapping[str, Any]) -> Compose:
-    """Return what `Compose.as_dict` has described, also after a way through JSON.
+    """Return the Compose that `Compose.as_dict` turned into a dict.
 
-    Raises OptionError for what it cannot have described.
+    The dict may have been written to JSON and read again, so that tuples are lists.
+
+    Raises OptionError if the dict is invalid.
     """
     try:
         options = dict(given)
         steps = [dict(step) for step in options.pop("transforms")]
         names = [step.pop("name") for step in steps]
     except (TypeError, ValueError, KeyError) as exc:
-        raise OptionError(f"{given!r} describes no Compose ({exc!r})") from None
+        raise OptionError(
+            f"{given!r} is invalid ({exc!r}), expected a dict of Compose.as_dict"
+        ) from None
     for name in names:
-        if name not in _KINDS:
-            raise OptionError(one_of("transform", name, _KINDS))
+        if name not in _TRANSFORMS:
+            raise OptionError(one_of("transform", name, _TRANSFORMS))
     try:
-        made = [
-            _KINDS[name](**{key: _tuples(value) for key, value in step.items()})
+        transforms = [
+            _TRANSFORMS[name](**{key: _tuples(value) for key, value in step.items()})
             for name, step in zip(names, steps, strict=True)
         ]
-        return Compose(made, **options)
-    except TypeError as exc:  # a parameter that is not there
-        raise OptionError(f"{given!r} describes no Compose ({exc})") from None
+        return Compose(transforms, **options)
+    except TypeError as exc:  # an unknown parameter
+        raise OptionError(
+            f"{given!r} is invalid ({exc}), expected a dict of Compose.as_dict"
+        ) from None
 
 
 def light() -> Compose:
-    """Return what harms no anatomy: small turns and shifts, little noise."""
+    """Return small rotations, scalings and shifts, and slight changes of intensity."""
     return Compose(
         [
             Affine(
@@ -122,16 +133,16 @@ def light() -> Compose:
 
 
 def standard() -> Compose:
-    """Return what nnU-Net does by default to 2-D images, as far as it makes sense here.
+    """Return the default augmentation of nnU-Net for 2-D images, as far as possible.
 
     Probabilities and ranges are those of nnU-Net 2 (Isensee et al., "nnU-Net: a
     self-configuring method", Nature Methods 2021; `nnUNetTrainer.get_training_
-    transforms` with batchgeneratorsv2 0.3, which takes the "variance" of noise for its
-    deviation). It differs in these: scales are drawn in their logarithm; gammas
-    uniformly (there, half of them are below 1); images have one channel, so chances per
-    channel are chances per image; a blur has one sigma, not one per axis; labels are
-    drawn anew from contours, or taken from the nearest pixel, not interpolated; outside
-    of images is `pad_value`; nothing is cropped.
+    transforms` with batchgeneratorsv2 0.3, which uses the "variance" of noise as its
+    standard deviation). Differences: scales are uniform in their logarithm. Gammas are
+    uniform (in nnU-Net, half of them are below 1). Images have one channel, so that
+    probabilities per channel are probabilities per image. A blur has one sigma, not one
+    per axis. Labels are drawn again from the contours, or taken from the nearest pixel,
+    not interpolated. Around images is `pad_value`. Nothing is cropped.
     """
     return Compose(
         [
@@ -154,7 +165,7 @@ PRESETS = {"light": light, "standard": standard}
 
 
 def as_compose(given: Any) -> Compose:
-    """Return a Compose from one, a preset's name, or a sequence of transforms."""
+    """Return the Compose of a Compose, a preset's name or one or more transforms."""
     if isinstance(given, Compose):
         return given
     if isinstance(given, str):
@@ -167,7 +178,8 @@ def as_compose(given: Any) -> Compose:
         return Compose(list(given))
     except TypeError:
         raise OptionError(
-            f"augment is {given!r}, expected a Compose or one of {', '.join(PRESETS)}"
+            f"augment is {given!r}, expected a Compose, transforms or one of "
+            f"{', '.join(map(repr, PRESETS))}"
         ) from None
 
 

@@ -1,4 +1,4 @@
-"""What moves pixels."""
+"""Geometric transforms: they move pixels and contours."""
 
 import math
 from dataclasses import dataclass
@@ -23,10 +23,11 @@ from fastseg.augment.base import (
 )
 from fastseg.errors import OptionError, whole_number
 
-# Half of the largest displacement, in control spacings, that can fold a cubic B-spline
-# field is 1 / 2.0464 (Choi & Lee, "Injectivity conditions of 2D and 3D uniform cubic
-# B-spline functions", Graphical Models 62, 2000); a little less keeps its inverse tame.
-MOST_DISPLACEMENT = 0.48
+# Greatest displacement of a control point along an axis, in control spacings. A cubic
+# B-spline field cannot fold below 1 / 2.0464 = 0.4887 (Choi & Lee, "Injectivity
+# conditions of 2D and 3D uniform cubic B-spline functions", Graphical Models 62, 2000);
+# a little less keeps its inverse smooth.
+MAX_DISPLACEMENT = 0.48
 
 Axis = Literal["horizontal", "vertical"]
 AXES = get_args(Axis)
@@ -34,17 +35,20 @@ AXES = get_args(Axis)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Affine(Transform):
-    """Rotate, magnify, shear and move, about the centre of the image.
+    """Scale, shear and rotate about the centre of the image, in this order, then shift.
 
     rotate           : degrees, counter-clockwise
-    scale            : factor for both axes, uniform in its logarithm
-    scale_x, scale_y : a further factor for one axis, uniform in its logarithm
-    shear            : degrees by which vertical lines are tilted
-    translate_x, translate_y : fractions of the width and the height, to the right and
-        down
+    scale            : factor along both axes, 0.001 to 1000; above 1 magnifies
+    scale_x, scale_y : additional factor along one axis, 0.001 to 1000
+    shear            : degrees by which vertical lines tilt, -80 to 80; positive angles
+        move the top to the right
+    translate_x      : fraction of the image's width, positive to the right
+    translate_y      : fraction of the image's height, positive down
+    p                : probability, by default 1
 
-    A lone number n means (-n, n) for rotate, shear and translate, and a constant for
-    the scales.
+    All but p are ranges or numbers, and by default change nothing. A lone number n
+    means (-n, n) for rotate, shear and the translations, and a constant for the scales.
+    Scales are uniform in their logarithm, the others are uniform.
     """
 
     rotate: float | Range = 0.0
@@ -64,7 +68,7 @@ class Affine(Transform):
         set_ranges(self, 1e-3, 1e3, "scale", "scale_x", "scale_y")
 
     def draw(self, uniforms: Uniforms) -> Values:
-        """Return "on" and one value for each field."""
+        """Return "on", and a parameter for each field by its name."""
         values = Transform.draw(self, uniforms)
         names = ("rotate", "shear", "translate_x", "translate_y")
         for k, name in enumerate(names, 1):
@@ -76,7 +80,11 @@ class Affine(Transform):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Flip(Transform):
-    """Mirror the image: axis is "horizontal" (left and right change) or "vertical"."""
+    """Mirror the image.
+
+    p    : probability, by default 0.5
+    axis : "horizontal" (default) swaps left and right, "vertical" top and bottom
+    """
 
     p: float = 0.5
     axis: Axis = "horizontal"
@@ -88,23 +96,31 @@ class Flip(Transform):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rot90(Transform):
-    """Turn by one, two or three quarters, each as likely as the others."""
+    """Rotate by 90, 180 or 270 degrees, with equal probability.
+
+    p : probability that the image is rotated, by default 1
+    """
 
     draws: ClassVar[int] = 2
 
     def draw(self, uniforms: Uniforms) -> Values:
-        """Return "on" and "quarters", counter-clockwise."""
+        """Return "on" and "quarters", the number of counter-clockwise quarter turns."""
         quarters = 1 + np.floor(3 * uniforms[:, 1]).astype(np.int64)
         return {**Transform.draw(self, uniforms), "quarters": quarters}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Elastic(Transform):
-    """Bend by a smooth random field: a cubic B-spline on a coarse grid.
+    """Bend the image by a smooth random field, a cubic B-spline on a coarse grid.
 
-    magnitude : greatest displacement of a control point along an axis, in pixels
-    spacing   : pixels between control points; a magnitude above 0.48 of it could fold
-        the image and is refused
+    magnitude : greatest displacement of a control point along each axis, in pixels, at
+        least 0; a range or a constant, by default (0, 8). The displacements of the
+        control points are uniform between -magnitude and magnitude
+    spacing   : distance of control points in pixels, 2 to 4096, by default 32. The
+        magnitude may be at most 0.48 of it, because the field could fold beyond that
+    p         : probability, by default 1
+
+    Pixels are those of the image at this step.
     """
 
     magnitude: float | Range = (0.0, 8.0)
@@ -117,11 +133,11 @@ class Elastic(Transform):
         set_field(
             self, "spacing", check_number(self, "spacing", self.spacing, 2.0, 4096.0)
         )
-        most = MOST_DISPLACEMENT * self.spacing
+        most = MAX_DISPLACEMENT * self.spacing
         set_ranges(self, 0.0, most, "magnitude")
 
     def draw(self, uniforms: Uniforms) -> Values:
-        """Return "on" and "magnitude"; the control points are drawn by the kernel."""
+        """Return "on" and "magnitude"; a kernel draws the control points."""
         return {
             **Transform.draw(self, uniforms),
             "magnitude": between(self.magnitude, uniforms[:, 1]),
@@ -130,16 +146,20 @@ class Elastic(Transform):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Crop(Transform):
-    """Cut a window out of the image.
+    """Crop a window from the image.
 
-    What lies beyond it is still there: steps that follow, such as a turn, may bring it
-    back into view.
+    size   : (height, width) of the window in pixels, or one number for a square
+    where  : "random" (default), "center", or the name of a class. The window then
+        contains the whole class and `margin` around it, as far as window and image are
+        large enough, at a random position; for a sample without the class, it is a
+        random window
+    margin : pixels around the class, by default 0
+    pad    : whether images may be smaller than the window; they then lie in its centre,
+        and the `border` of Compose fills the rest. By default, such an image is an
+        error
 
-    size   : (h, w) of the window, or one number for a square
-    where  : "random", "center", or a class: then all of it is in the window with
-        `margin` pixels around it, as far as that is possible, at a random place;
-        where a sample has none of that class, the window is a random one
-    pad    : whether the window may be larger than the image
+    Pixels outside the window are not lost: a later step, such as a rotation, may move
+    them into view again. p must be 1.
     """
 
     size: int | tuple[int, int]
@@ -156,7 +176,11 @@ class Crop(Transform):
         set_field(self, "margin", whole_number("Crop: margin", self.margin, 0))
 
     def draw(self, uniforms: Uniforms) -> Values:
-        """Return "on" and the place of the window in its room: 0 to 1, (b,) each."""
+        """Return "on", "across" and "down".
+
+        The last two are positions of the window between its leftmost and rightmost, and
+        its top and bottom ones, as fractions in [0, 1).
+        """
         return {
             **Transform.draw(self, uniforms),
             "across": uniforms[:, 1].copy(),
@@ -166,7 +190,12 @@ class Crop(Transform):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resize(Transform):
-    """Stretch the image to a size: (h, w), or one number for a square."""
+    """Scale the image to a size, whatever its aspect ratio.
+
+    size : (height, width) in pixels, or one number for a square
+
+    The outer edges of the image stay its outer edges. p must be 1.
+    """
 
     size: int | tuple[int, int]
 
@@ -178,9 +207,13 @@ class Resize(Transform):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resample(Transform):
-    """Stretch the image so that its pixels have a size in millimetres.
+    """Scale the image to a spacing of pixels in millimetres.
 
-    spacing_mm : (between rows, between columns), or one number for both
+    spacing_mm : (between rows, between columns), 0.001 to 1000 mm, or one number for
+        both
+
+    The size of the image follows, rounded to whole pixels. The spacing of all images
+    must be known. p must be 1.
     """
 
     spacing_mm: float | tuple[float, float]
@@ -192,7 +225,7 @@ class Resample(Transform):
         pair = (given, given) if np.ndim(given) == 0 else tuple(given)  # type: ignore[arg-type]
         if len(pair) != 2:
             raise OptionError(
-                f"Resample: spacing_mm is {given!r}, expected two numbers"
+                f"Resample: spacing_mm is {given!r}, expected a number or two"
             )
         checked = tuple(check_number(self, "spacing_mm", x, 1e-3, 1e3) for x in pair)
         set_field(self, "spacing_mm", checked)

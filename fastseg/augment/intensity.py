@@ -1,4 +1,4 @@
-"""What changes intensities, in units of the batch: after normalization."""
+"""Transforms of intensities: they change the values of normalized images."""
 
 import math
 from collections.abc import Callable
@@ -24,11 +24,14 @@ NOISE_KINDS = get_args(NoiseKind)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gamma(Transform):
-    """Raise values to a power, between the least and the greatest of the image.
+    """Raise values to a power; the range of the image is scaled to (0, 1) and back.
 
-    gamma      : exponent; below 1 brightens
-    invert     : do so with the negative of the image
-    keep_stats : restore mean and standard deviation afterwards
+    gamma      : exponent, 0.01 to 100, a range or a constant, by default (0.7, 1.5);
+        below 1 brightens, or darkens if `invert` is set
+    invert     : whether to do this with the negative of the image; by default not
+    keep_stats : whether to restore the mean and standard deviation that the image had
+        before; by default yes
+    p          : probability, by default 1
     """
 
     gamma: float | Range = (0.7, 1.5)
@@ -48,10 +51,12 @@ class Gamma(Transform):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Brightness(Transform):
-    """Multiply values, and add to them.
+    """Multiply values by a factor and add a constant: value * multiply + add.
 
-    multiply : factor; a lone number is a constant
-    add      : in units of the batch; a lone number n means (-n, n)
+    multiply : factor, a range or a constant, by default 1
+    add      : summand in units of the normalized image, a range, by default 0; a lone
+        number n means (-n, n)
+    p        : probability, by default 1
     """
 
     multiply: float | Range = 1.0
@@ -75,9 +80,13 @@ class Brightness(Transform):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contrast(Transform):
-    """Multiply the distance of values from their mean.
+    """Multiply the difference between each value and the image's mean.
 
-    preserve_range : clip to the least and greatest value of before
+    factor         : at least 0, a range or a constant, by default (0.75, 1.25); above 1
+        increases the contrast
+    preserve_range : whether to clip to the least and greatest value that the image had
+        before; by default yes
+    p              : probability, by default 1
     """
 
     factor: float | Range = (0.75, 1.25)
@@ -96,11 +105,13 @@ class Contrast(Transform):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Noise(Transform):
-    """Add noise that differs from pixel to pixel.
+    """Add random noise, independent for each pixel.
 
-    std  : standard deviation, in units of the batch
-    kind : "gaussian", or "rician" as the magnitude of MR images has it, about the
-        value of the image that stands for no signal, its least one
+    std  : standard deviation in units of the normalized image, at least 0, a range or a
+        constant, by default (0, 0.3)
+    kind : "gaussian" (default), or "rician", the noise of MR magnitude images; an image
+        value of 0 before normalization stands for no signal
+    p    : probability, by default 1
     """
 
     std: float | Range = (0.0, 0.3)
@@ -120,7 +131,12 @@ class Noise(Transform):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Blur(Transform):
-    """Blur by a Gaussian of so many pixels."""
+    """Blur by a Gaussian.
+
+    sigma : standard deviation in pixels, 0 to 32, a range or a constant, by default
+        (0.5, 1); below 1/8 changes nothing
+    p     : probability, by default 1
+    """
 
     sigma: float | Range = (0.5, 1.0)
 
@@ -137,10 +153,15 @@ class Blur(Transform):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BiasField(Transform):
-    """Multiply by a smooth field, as coils of an MR machine do.
+    """Multiply by a smooth random field, as inhomogeneous coils of MR scanners do.
 
-    magnitude : greatest size of a coefficient of the field's logarithm, a polynomial
-        of third order over the image, as TorchIO has it (0.5 by default there)
+    magnitude : greatest absolute value of the coefficients, 0 to 3, a range or a
+        constant, by default (0, 0.5). The field is exp(polynomial) with a polynomial of
+        third order over the image, as in TorchIO (0.5 by default there); its
+        coefficients are uniform between -magnitude and magnitude
+    p         : probability, by default 1
+
+    The field multiplies the signal: an image value of 0 before normalization stays.
     """
 
     magnitude: float | Range = (0.0, 0.5)
@@ -152,15 +173,19 @@ class BiasField(Transform):
         set_ranges(self, 0.0, 3.0, "magnitude")
 
     def draw(self, uniforms: Uniforms) -> Values:
-        """Return "on" and "magnitude"; the field follows from the sample."""
+        """Return "on" and "magnitude"; `loading.augmented` draws the coefficients."""
         return draw_one(self, "magnitude", uniforms)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LowResolution(Transform):
-    """Take every few pixels only and interpolate between them.
+    """Reduce the resolution, then interpolate back to the same size.
 
-    factor : of the number of pixels along an axis
+    factor : fraction of the pixels that is kept along each axis, 0.01 to 1, a range or
+        a constant, by default (0.5, 1)
+    p      : probability, by default 1
+
+    Reducing takes the nearest pixels, interpolating back is linear.
     """
 
     factor: float | Range = (0.5, 1.0)
@@ -178,16 +203,19 @@ class LowResolution(Transform):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Custom(Transform):
-    """A function of your own: function(image, mask, random), which changes both.
+    """Call a function of your own: function(image, mask, random).
 
-    image  : float32 (h, w), after normalization and the steps before this one
-    mask   : of that sample, as the loader's `masks` says; its last axes are (h, w)
-    random : numpy.random.Generator, a function of (seed, epoch, sample); of functions
-        compiled by numba, a uint64 in its place
+    image  : float32 (h, w), normalized, after all geometric transforms and the
+        transforms before this one
+    mask   : mask of the same sample, after all geometric transforms, as the loader's
+        `masks` says; its last axes are (h, w)
+    random : numpy.random.Generator, or a random uint64 if numba has compiled the
+        function; a function of (seed, epoch, sample)
+    p      : probability, by default 1
 
-    It is called in the loader's threads and works in place. A Python function holds
-    the interpreter's lock meanwhile; one compiled with `numba.njit(nogil=True)` runs at
-    full speed. It must return None.
+    The function changes both arrays in place and returns None. The loader's threads
+    call it: a Python function holds the interpreter lock meanwhile; a function compiled
+    with `numba.njit(nogil=True)` does not, and runs in parallel.
     """
 
     function: Callable[[Any, Any, Any], None]
@@ -196,10 +224,10 @@ class Custom(Transform):
         Transform.__post_init__(self)
         if not callable(self.function):
             raise OptionError(
-                f"Custom: function is {self.function!r}, expected one of "
+                f"Custom: function is {self.function!r}, expected a function of "
                 "(image, mask, random)"
             )
 
     def as_dict(self) -> dict[str, Any]:
-        """Raise OptionError: a function is not a matter of JSON."""
-        raise OptionError("Custom: a function cannot be described in JSON")
+        """Raise OptionError, because JSON cannot hold a function."""
+        raise OptionError("Custom: JSON cannot hold a function")

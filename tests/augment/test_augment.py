@@ -1,4 +1,4 @@
-"""Descriptions of augmentation: checked, frozen, and the same after JSON."""
+"""Transforms: checked, frozen, and the same after a round trip through JSON."""
 
 import dataclasses
 import json
@@ -50,22 +50,22 @@ EACH = [
     [Compose(EACH, "cubic", "edge"), *(make() for make in augment.PRESETS.values())],
     ids=["each", *augment.PRESETS],
 )
-def test_json_and_back(compose):
-    """What a description says survives JSON, every parameter of it."""
+def test_transforms_survive_json(compose):
+    """`from_dict` of the JSON of `as_dict` gives the same Compose."""
     text = json.dumps(compose.as_dict())
     assert augment.from_dict(json.loads(text)) == compose
 
 
-def test_descriptions_are_frozen():
-    """Nobody changes what a loader is at work with."""
+def test_transforms_are_frozen():
+    """Setting a field raises, so that a loader's transforms cannot change."""
     for step in EACH:
         with pytest.raises(dataclasses.FrozenInstanceError):
             step.p = 0.1
 
 
 @pytest.mark.parametrize("step", EACH, ids=lambda step: type(step).__name__)
-def test_what_is_drawn_lies_in_its_range(step):
-    """Ranges are met from end to end, and `p` is how often it happens."""
+def test_drawn_parameters_lie_in_their_range(step):
+    """They cover the range from end to end, and the frequency of "on" is p."""
     uniforms = np.random.default_rng(0).random((4000, step.draws))
     uniforms[0], uniforms[1] = 0, np.nextafter(1, 0)
     values = step.draw(uniforms)
@@ -91,9 +91,12 @@ def test_what_is_drawn_lies_in_its_range(step):
         (lambda: Affine(scale=0), "Affine: scale is 0, expected 0.001 to 1000"),
         (lambda: Affine(scale=(-1, 1)), "Affine: scale is -1"),
         (lambda: Affine(shear=90), "Affine: shear is 90, expected -80 to 80"),
-        (lambda: Affine(rotate=(1, 2, 3)), "expected a number or two"),
+        (lambda: Affine(rotate=(1, 2, 3)), "expected a number or .least, greatest"),
         (lambda: Affine(rotate="left"), "Affine: rotate is 'left', expected a number"),
-        (lambda: Affine(rotate=np.nan), "Affine: rotate is nan, expected finite"),
+        (
+            lambda: Affine(rotate=np.nan),
+            "Affine: rotate is nan, expected a finite number",
+        ),
         (lambda: Flip(p=1.5), "Flip: p is 1.5, expected 0 to 1"),
         (lambda: Flip(p=-0.1), "Flip: p is -0.1"),
         (lambda: Flip(axis="x"), "Flip: axis is 'x', expected one of 'horizontal'"),
@@ -104,37 +107,43 @@ def test_what_is_drawn_lies_in_its_range(step):
         (lambda: Crop(size=4, margin=-1), "Crop: margin is -1"),
         (lambda: Crop(size=4, p=0.5), "Crop: p is 0.5, expected 1"),
         (lambda: Resample(spacing_mm=0), "Resample: spacing_mm is 0"),
-        (lambda: Resample(spacing_mm=(1, 1, 1)), "expected two numbers"),
+        (lambda: Resample(spacing_mm=(1, 1, 1)), "expected a number or two"),
         (lambda: Gamma(gamma=0), "Gamma: gamma is 0"),
-        (lambda: Contrast(factor=-1), "Contrast: factor is -1, expected at least 0"),
+        (
+            lambda: Contrast(factor=-1),
+            "Contrast: factor is -1, expected a finite number of at least 0",
+        ),
         (lambda: Noise(std=(0, -1)), "Noise: std is -1"),
         (lambda: Noise(kind="poisson"), "Noise: kind is 'poisson'"),
         (lambda: LowResolution(factor=2), "LowResolution: factor is 2"),
         (lambda: Custom(function=3), "Custom: function is 3"),
-        (lambda: Custom(function=print).as_dict(), "cannot be described in JSON"),
-        (lambda: Compose([3]), "3 is no transform"),
-        (lambda: Compose([Elastic(), Elastic()]), "two Elastic given"),
+        (lambda: Custom(function=print).as_dict(), "JSON cannot hold a function"),
+        (lambda: Compose([3]), "3 is not a transform"),
+        (lambda: Compose([Elastic(), Elastic()]), "several Elastic given"),
         (lambda: Compose([], interpolation="cubical"), "did you mean 'cubic'"),
         (lambda: Compose([], border="mirror"), "Compose: border is 'mirror'"),
         (lambda: augment.as_compose("standart"), "did you mean 'standard'"),
         (lambda: augment.as_compose(3), "augment is 3, expected a Compose"),
         (lambda: augment.from_dict({"transforms": [{"name": "Flop"}]}), "'Flip'"),
-        (lambda: augment.from_dict({"transforms": [{}]}), "describes no Compose"),
-        (lambda: augment.from_dict([1]), "describes no Compose"),
+        (
+            lambda: augment.from_dict({"transforms": [{}]}),
+            "expected a dict of Compose.as_dict",
+        ),
+        (lambda: augment.from_dict([1]), "expected a dict of Compose.as_dict"),
         (
             lambda: augment.from_dict({"transforms": [{"name": "Flip", "ax": 1}]}),
             "unexpected keyword argument 'ax'",
         ),
     ],
 )
-def test_what_cannot_be_meant_is_refused(make, text):
+def test_invalid_options_are_refused(make, text):
     """The error names the transform, the parameter and what was expected."""
     with pytest.raises(OptionError, match=text):
         make()
 
 
 def test_a_lone_number_is_symmetric_where_values_have_a_sign():
-    """15 degrees are -15 to 15; a lone scale is a constant."""
+    """A rotation of 15 means -15 to 15 degrees; a lone scale is a constant."""
     step = Affine(rotate=15, shear=5, translate_x=0.1, translate_y=0.2, scale=2)
     assert (step.rotate, step.shear) == ((-15, 15), (-5, 5))
     assert (step.translate_x, step.translate_y) == ((-0.1, 0.1), (-0.2, 0.2))
@@ -159,6 +168,6 @@ def test_a_lone_number_is_symmetric_where_values_have_a_sign():
     ],
 )
 def test_negative_lone_numbers_and_text_are_refused(make, text):
-    """Nothing is taken for what was not written."""
+    """Both raise OptionError instead of being converted."""
     with pytest.raises(OptionError, match=text):
         make()
