@@ -29,7 +29,7 @@ NARROWEST_WINDOW = 1e-6
 class Normalization:
     """How to normalize stored values.
 
-    normalize   : None         image values, as the rescale of the DICOM file has them
+    normalize   : None         image values, rescaled as the DICOM file says
                   "zscore"     mean 0 and standard deviation 1 of each image
                   "percentile" the `percentiles` of each image to 0 and 1, clipped
                   "window"     the DICOM window to 0 and 1, clipped (PS3.3 C.11.2.1.2,
@@ -43,7 +43,7 @@ class Normalization:
     percentiles: tuple[float, float] = (1.0, 99.0)
 
     def check(self, store: Store) -> None:
-        """Raise OptionError if the store's samples cannot be normalized like this."""
+        """Raise OptionError if the store's samples cannot be normalized this way."""
         if self.normalize == "none":
             raise OptionError("normalize is 'none', expected None for no normalization")
         known = isinstance(self.normalize, str | None) and self.normalize in _METHODS

@@ -1,4 +1,4 @@
-"""What a sample of a store becomes in a batch: the options, and the work."""
+"""The options of images and masks, and the code that makes them."""
 
 import math
 import warnings
@@ -28,12 +28,12 @@ Missing = Literal["background", "ignore", "error"]
 DTYPES = get_args(DTypeName)
 MASKS = ("bits", "labels", "onehot")
 MISSING = get_args(Missing)
-# A warning about missing labels names at most so many classes.
-MOST_LISTED = 8
+# A warning about missing labels names at most this many classes.
+MAX_LISTED = 8
 
 
 class _Default(str):
-    """The default of an option, to be told from the same value given by a caller."""
+    """The default of an option, which differs from the same value given by a caller."""
 
     __slots__ = ()
 
@@ -45,10 +45,10 @@ ZSCORE_OR_RAW = cast("Normalize", _Default("zscore"))
 class StageTimes(NamedTuple):
     """Nanoseconds that a thread spent on each stage of its work.
 
-    read   : finding pixels in the map, or decompressing them
-    image  : images, and masks where one call makes both
-    mask   : masks
-    custom : functions of the user's
+    read   : finding pixels in the mapped file, or decompressing them
+    image  : making images; also masks, if one call makes both
+    mask   : making masks
+    custom : calling functions of Custom transforms
     """
 
     read: int = 0
@@ -58,14 +58,14 @@ class StageTimes(NamedTuple):
 
 
 class Preprocessing:
-    """What is done to samples, for a Loader and for single samples alike.
+    """Makes images and masks of samples, for a Loader or a torch Dataset.
 
-    store   : where the samples come from
-    indices : int64 (n,), the samples that are going to be preprocessed
-    options : as of `Loader`
+    store   : store of the samples
+    indices : int64 (n,), indices of the samples that will be preprocessed
+    options : those of `Loader`
 
-    The options are attributes too, with defaults filled in. Of one sample, image_shape
-    is (1, h, w) and mask_shape is as the option `masks` says. Raises OptionError or
+    The options are attributes too, with defaults filled in. image_shape, (1, h, w), and
+    mask_shape, which depends on `masks`, are those of one sample. Raises OptionError or
     UnknownClassError for options that do not fit the store.
     """
 
@@ -84,7 +84,7 @@ class Preprocessing:
         missing: Missing | None = None,
     ):
         self.store = store
-        # Whether batches are written past the caches.
+        # Whether kernels write batches past the caches.
         self.streams = False
         self.dtype = dtype_name(dtype)
         if self.dtype == "raw":
@@ -94,7 +94,7 @@ class Preprocessing:
                     "values; leave one of them out"
                 )
             normalize = None
-        self.size = _common_size(store, indices) if size is None else _pair(size)
+        self.size = _common_size(store, indices) if size is None else _as_pair(size)
         if isinstance(normalize, _Default):
             normalize = "zscore"
         self.normalization = Normalization(normalize=normalize, percentiles=percentiles)
@@ -104,7 +104,7 @@ class Preprocessing:
             if self.dtype == "raw"
             else np.dtype(self.dtype)
         )
-        self.pad_value = _fitting(pad_value, self.image_dtype)
+        self.pad_value = _check_pad_value(pad_value, self.image_dtype)
         self.priority = _priority(store, priority)
         self.masks = masks
         self._classes = self._mask_classes()
@@ -142,10 +142,11 @@ class Preprocessing:
         if self.dtype == "float16":
             image = image.view(np.uint16)
         unlabelled = self._unlabelled(samples)
-        read = copied = 0
-        begun = perf_counter_ns()
+        read = 0
+        copied = 0
+        started = perf_counter_ns()
         for images, masks, rows, subset in self.store.stacks(samples):
-            found = perf_counter_ns()
+            located = perf_counter_ns()
             gather.gather_samples(
                 images,
                 masks,
@@ -157,15 +158,15 @@ class Preprocessing:
                 image[subset],
                 mask[subset],
             )
-            read += found - begun
-            begun = perf_counter_ns()
-            copied += begun - found
+            read += located - started
+            started = perf_counter_ns()
+            copied += started - located
         return StageTimes(read, copied)
 
     def describe_sample(self, sample: int) -> str:
         """Return a sample's index, patient, file and store, for an error's note."""
         name = f"sample {sample}"
-        if self.store.is_whole:  # else its columns cannot be read
+        if self.store.is_whole:  # else the mapped columns cannot be read
             meta = self.store[sample].meta
             name += f" (patient {meta['patient']}, {meta['source']})"
         return f"{name} of {self.store.path}"
@@ -178,8 +179,9 @@ class Preprocessing:
         return *scale, *self.normalization.limits, np.float32(self.pad_value)
 
     def _mask_classes(self) -> NDArray[np.int64] | None:
-        """Return the classes in the order in which kernels take them; None for bits."""
-        kind, store = self.masks, self.store
+        """Return the class indices in the kernels' order, or None for bits."""
+        kind = self.masks
+        store = self.store
         if kind == "bits":
             return None
         if kind == "labels":
@@ -193,11 +195,11 @@ class Preprocessing:
         return np.array([store.class_index(name) for name in names], np.int64)
 
     def _view_masks(self, mask: NDArray[Any]) -> NDArray[Any]:
-        """Return masks as kernels fill them: those of one class have one channel."""
+        """Return the view that kernels fill: masks of one class get a channel axis."""
         return mask[:, None] if self.masks in self.store.classes else mask
 
     def _unlabelled(self, samples: NDArray[np.int64]) -> NDArray[np.uint64]:
-        """Return which classes become 255 in each sample, uint64 (b,), a bit each."""
+        """Return bit fields of the classes that become 255, uint64 (b,)."""
         if self.missing != "ignore":
             return np.zeros(len(samples), np.uint64)
         labelled = self.store.items["labelled"][samples].astype(np.uint64)
@@ -229,9 +231,9 @@ class Preprocessing:
             return missing or "background", ""
         total, by_class = counts
         listed = [f"{name} on {n}" for name, n in by_class.items()]
-        if len(listed) > MOST_LISTED:
-            listed[MOST_LISTED:] = [f"{len(listed) - MOST_LISTED} more classes"]
-        found = (
+        if len(listed) > MAX_LISTED:
+            listed[MAX_LISTED:] = [f"{len(listed) - MAX_LISTED} more classes"]
+        problem = (
             f"{total} of {len(indices)} samples lack a contour of a class that `masks` "
             f"shows ({', '.join(listed)})"
         )
@@ -241,17 +243,17 @@ class Preprocessing:
             "if there is nothing to outline"
         )
         if missing == "error":
-            raise MissingLabelsError(f"{found}: {remedy}")
-        return "background", f"{found}, which counts as background: {remedy}"
+            raise MissingLabelsError(f"{problem}: {remedy}")
+        return "background", f"{problem}, which counts as background: {remedy}"
 
     def _count_unlabelled(
         self, indices: NDArray[np.int64]
     ) -> tuple[int, dict[str, int]] | None:
-        """Return how many samples lack any class that is shown, and how many lack each.
+        """Return the number of samples that lack a class, in total and by class.
 
-        None if none of them does.
+        Only classes that the masks show count. None if no sample lacks any.
         """
-        assert self._classes is not None  # bits show what there is
+        assert self._classes is not None  # bits take no `missing`
         labelled = self.store.items["labelled"][indices]
         lacks = np.zeros(len(indices), np.bool_)
         by_class = {}
@@ -287,7 +289,7 @@ def dtype_name(given: Any) -> str:
     return name
 
 
-def _pair(size: Any) -> tuple[int, int]:
+def _as_pair(size: Any) -> tuple[int, int]:
     try:
         height, width = (size, size) if np.ndim(size) == 0 else size
     except (TypeError, ValueError):
@@ -304,11 +306,11 @@ def _used_buckets(store: Store, indices: NDArray[np.int64]) -> list[Any]:
 def _common_size(store: Store, indices: NDArray[np.int64]) -> tuple[int, int]:
     shapes = sorted({bucket.shape for bucket in _used_buckets(store, indices)})
     if len(shapes) > 1:
-        listed = ", ".join(f"{height}x{width}" for height, width in shapes)
+        names = ", ".join(f"{height}x{width}" for height, width in shapes)
         largest = tuple(max(sides) for sides in zip(*shapes, strict=True))
         raise OptionError(
-            f"the store has images of several shapes ({listed}): give the size of the "
-            f"batches, as in size={largest}, to which images are cut or padded"
+            f"the store has images of several shapes ({names}): give the size of the "
+            f"batches, as in size={largest}; images are cropped or padded to it"
         )
     height, width = shapes[0]
     return height, width
@@ -317,25 +319,25 @@ def _common_size(store: Store, indices: NDArray[np.int64]) -> tuple[int, int]:
 def _common_dtype(store: Store, indices: NDArray[np.int64]) -> np.dtype[Any]:
     dtypes = {bucket.dtype for bucket in _used_buckets(store, indices)}
     if len(dtypes) > 1:
-        listed = ", ".join(sorted(dtype.name for dtype in dtypes))
+        names = ", ".join(sorted(dtype.name for dtype in dtypes))
         raise OptionError(
-            f"the store has images of several dtypes ({listed}), which dtype 'raw' "
-            "cannot put into one batch; use 'float32'"
+            f"the store has images of several dtypes ({names}), which dtype 'raw' "
+            "cannot stack in one batch; use 'float32'"
         )
     dtype: np.dtype[Any] = dtypes.pop()
     return dtype
 
 
-def _fitting(pad_value: Any, dtype: np.dtype[Any]) -> float:
-    """Return the value for padding if the dtype can hold it, or raise OptionError."""
+def _check_pad_value(pad_value: Any, dtype: np.dtype[Any]) -> float:
+    """Return the pad value as a float; raise OptionError if it is not in the dtype."""
     try:
         value = float(pad_value)
     except (TypeError, ValueError, OverflowError):
         raise OptionError(f"pad_value is {pad_value!r}, expected a number") from None
     whole = dtype.kind in "iu"
     limits = np.iinfo(dtype) if whole else np.finfo(dtype)
-    least, most = float(limits.min), float(limits.max)
-    if not least <= value <= most or (whole and not value.is_integer()):
+    in_range = float(limits.min) <= value <= float(limits.max)
+    if not in_range or (whole and not value.is_integer()):
         raise OptionError(
             f"pad_value is {pad_value!r}, expected a value of {dtype.name}"
         )
@@ -343,7 +345,7 @@ def _fitting(pad_value: Any, dtype: np.dtype[Any]) -> float:
 
 
 def _priority(store: Store, names: Sequence[str] | None) -> tuple[str, ...]:
-    """Return the classes from top to bottom, by default by rising mean area."""
+    """Return the classes from top to bottom, by default by increasing mean area."""
     if names is None:
         labelled = store.items["labelled"]
         pixels = store.items["pixels"].sum(axis=0)

@@ -1,4 +1,4 @@
-"""Classes that nobody outlined on a sample: what batches have in their place."""
+"""Classes that nobody outlined on a sample: what batches contain instead."""
 
 import pickle
 import warnings
@@ -22,40 +22,40 @@ def batch_of(store, **options):
 
 
 def expected_labels(store, bits, labelled):
-    """Return labels by walking through the priority, pixel by pixel."""
+    """Return labels pixel by pixel, in a loop over the classes by priority."""
     labels = np.zeros(bits.shape, np.uint8)
     priority = Loader(store, size=96, missing="background").preprocessing.priority
     order = [store.classes.index(name) for name in priority]
-    for at in np.ndindex(bits.shape):
+    for pixel in np.ndindex(bits.shape):
         for k in order:
-            if bits[at] >> k & 1:
-                labels[at] = k + 1
+            if bits[pixel] >> k & 1:
+                labels[pixel] = k + 1
                 break
             if not labelled >> k & 1:
-                labels[at] = IGNORED
+                labels[pixel] = IGNORED
                 break
     return labels
 
 
 @pytest.mark.parametrize("augment", [None, "light"])
 def test_ignored_labels_are_where_a_missing_class_could_be(store, augment):
-    """255 stands where no class above a missing one shows, and nowhere else."""
+    """A pixel is 255 where no class above a missing one shows, and nowhere else."""
     options = {"augment": augment, "seed": 4}
     bits = batch_of(store, masks="bits", **options).mask
     labels = batch_of(store, missing="ignore", **options).mask
-    plain = batch_of(store, missing="background", **options).mask
+    background = batch_of(store, missing="background", **options).mask
     labelled = store.items["labelled"]
     assert set(labelled.tolist()) == {ALL, FIRST}
     for k in (0, 5, 12, 31):
         assert_array_equal(labels[k], expected_labels(store, bits[k], labelled[k]))
     whole = labelled == ALL
-    assert_array_equal(labels[whole], plain[whole])
+    assert_array_equal(labels[whole], background[whole])
     assert (labels[~whole] == IGNORED).any()
 
 
 @pytest.mark.parametrize("augment", [None, "light"])
-def test_channels_of_a_missing_class_are_ignored_everywhere(store, augment):
-    """So are its own mask, and the padding: nobody knows where the class is."""
+def test_masks_of_a_missing_class_are_ignored_everywhere(store, augment):
+    """Its channel and its own mask are 255 in every pixel, padding included."""
     options = {"augment": augment, "seed": 4, "missing": "ignore"}
     missing = store.items["labelled"] != ALL
     channels = batch_of(store, masks="onehot", **options).mask
@@ -69,7 +69,7 @@ def test_channels_of_a_missing_class_are_ignored_everywhere(store, augment):
 
 
 def test_the_default_is_background_with_one_warning(store):
-    """It counts the samples that are meant and names the remedies."""
+    """The warning counts the samples without a class and names the remedies."""
     with pytest.warns(MissingLabelsWarning) as caught:
         loader = Loader(store, size=96, batch_size=8)
     assert len(caught) == 1
@@ -80,9 +80,10 @@ def test_the_default_is_background_with_one_warning(store):
     for remedy in ("store.select", "missing='ignore'", "missing='background'"):
         assert remedy in text
     silent = Loader(store, size=96, batch_size=8, missing="background")
-    for one, other in zip(loader, silent, strict=True):
-        assert_array_equal(one.mask, other.mask)
-    silent.load_state_dict(loader.state_dict())  # for resuming, the two are one
+    for batch, other in zip(loader, silent, strict=True):
+        assert_array_equal(batch.mask, other.mask)
+    # Each can load the state of the other.
+    silent.load_state_dict(loader.state_dict())
 
 
 @pytest.mark.parametrize(
@@ -90,8 +91,8 @@ def test_the_default_is_background_with_one_warning(store):
     [{"masks": "bits"}, {"masks": "icontour"}, {"missing": "ignore"}, {"indices": ALL}],
     ids=str,
 )
-def test_there_is_no_warning_where_nothing_is_missing(store, options):
-    """Of the classes that are shown, on the samples that are loaded."""
+def test_there_is_no_warning_if_nothing_is_missing(store, options):
+    """Only classes that the masks show, on samples that are loaded, count."""
     if "indices" in options:
         options = {"indices": np.flatnonzero(store.items["labelled"] == ALL)}
     with warnings.catch_warnings():
@@ -101,7 +102,7 @@ def test_there_is_no_warning_where_nothing_is_missing(store, options):
 
 
 def test_a_copy_does_not_warn_again(store):
-    """A loader that is pickled has warned when it was made."""
+    """Unpickling a loader does not warn, as its original has warned."""
     with pytest.warns(MissingLabelsWarning):
         loader = Loader(store, size=96, batch_size=8)
     with warnings.catch_warnings():
@@ -110,7 +111,7 @@ def test_a_copy_does_not_warn_again(store):
 
 
 def test_missing_labels_can_be_an_error(store):
-    """It is raised when the loader is made, and only if something is missing."""
+    """It is raised when the loader is made, and only if a label is missing."""
     with pytest.raises(MissingLabelsError, match="16 of 32 samples lack"):
         Loader(store, size=96, missing="error")
     chosen = store.select(classes=list(store.classes))
@@ -128,7 +129,7 @@ def test_missing_labels_can_be_an_error(store):
     ],
 )
 def test_options_that_do_not_fit_are_refused(store, options, text):
-    """With what was expected instead."""
+    """The error says what was expected."""
     with pytest.raises(OptionError, match=text):
         Loader(store, size=96, **options)
 
@@ -142,7 +143,7 @@ def test_a_dtype_may_be_numpys(store, dtype):
 
 
 def test_no_normalization_gives_image_values(store):
-    """None, and the default where stored values are asked for."""
+    """normalize=None and dtype="raw" give image values of a store without rescaling."""
     options = {"size": 96, "batch_size": 4, "shuffle": False, "masks": "bits"}
     values = next(iter(Loader(store, normalize=None, **options))).image
     stored = next(iter(Loader(store, dtype="raw", **options))).image
