@@ -28,9 +28,9 @@ from fastseg.loading.schedule import (
     Schedule,
     Together,
     Uneven,
-    foreground_along,
-    groups_along,
-    weights_along,
+    select_foreground,
+    select_groups,
+    select_weights,
 )
 from fastseg.loading.stats import Counters, Stats
 from fastseg.loading.workers import WorkerPool
@@ -173,9 +173,9 @@ class Loader:
             rank=rank,
             world_size=world_size,
             uneven=uneven,
-            weights=weights_along(store, self.indices, weights),
-            foreground=foreground_along(store, self.indices, foreground),
-            groups=groups_along(store, self.indices, together),
+            weights=select_weights(store, self.indices, weights),
+            foreground=select_foreground(store, self.indices, foreground),
+            groups=select_groups(store, self.indices, together),
         )
         becomes: dict[str, Any] = {
             "size": size,

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastseg.errors import OptionError, one_of, whole_number
 from fastseg.loading.orders import (
-    LARGEST_WORD,
+    MAX_WORD,
     check_seed,
     epoch_order,
     foreground_order,
@@ -27,27 +27,31 @@ UNEVEN = get_args(Uneven)
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Schedule:
-    """Which samples come in which batch, a function of (seed, epoch).
+    """Which samples come in which batch of a rank: a function of (seed, epoch).
 
-    indices    : int64 (n,), places in the store, sorted and distinct
+    indices    : int64 (n,), indices in the store, sorted and distinct
     batch_size : samples in a batch
     seed       : 0 to 2**64 - 1
     shuffle    : a new order in every epoch, else always that of indices
     drop_last  : full batches only, n // (batch_size * world_size) on each rank
-    rank, world_size : which part of the one order is dealt here, one of how many
-    uneven     : where n is no multiple of world_size, and unless drop_last is set,
-        "split": ranks get as many batches, but some a sample less
-        "repeat": ranks get as many samples: the first of the order come again
+    rank, world_size : number of this process, from 0, and number of processes that
+        divide the order of an epoch among them
+    uneven     : what to do if n is no multiple of world_size, unless drop_last is set:
+        "split": all ranks load the same number of batches, but some of them one sample
+            less
+        "repeat": all ranks load the same number of samples: the first samples of the
+            order come again
 
     At most one of these, each along indices; the first two only with shuffle:
 
-    weights    : float64 (n,), how often a sample comes, relative to others; an epoch
-        still has n, see `sampling.weighted_order`
-    foreground : (share, flags): at least that share of each batch, above 0 and up to
-        1, is of the samples with a flag, bool (n,); see `sampling.foreground_order`
-    groups     : int64 (n,), equal numbers for samples that come one after another.
-        Ranks get stretches of the order, else every world_size-th sample of it.
-        Without shuffle the order stays that of indices
+    weights    : float64 (n,), how often a sample comes, relative to the others; an
+        epoch still has n samples, see `orders.weighted_order`
+    foreground : (share, flags), share above 0 and up to 1, flags bool (n,): at least
+        this share of the samples of each batch is flagged, see
+        `orders.foreground_order`
+    groups     : int64 (n,), samples with the same number come one after another. Each
+        rank loads a block of the order, instead of every world_size-th sample. Without
+        shuffle, the order is that of indices
 
     Raises OptionError for options that are out of range or exclude each other.
     """
@@ -81,30 +85,31 @@ class Schedule:
             checked["groups"] = self._column("groups", self.groups, np.int64)
         for name, value in checked.items():
             object.__setattr__(self, name, value)
-        self._check_dealing()
-        self._check_together()
+        self._check_ranks()
+        self._check_combination()
 
     def __len__(self) -> int:
         """Return the number of batches of an epoch, the same for all ranks."""
-        return -(-self._share(0) // self.batch_size)
+        return -(-self._count(0) // self.batch_size)
 
     def epoch(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return the samples of an epoch in this rank's order, and where batches begin.
+        """Return the samples of an epoch on this rank, in order, and batch bounds.
 
-        samples : int64 (m,), places in the store
+        samples : int64 (m,), indices in the store
         bounds  : int64 (len(self) + 1,); batch k is samples[bounds[k] : bounds[k + 1]]
 
         Raises OptionError for an epoch that is not from 0 to 2**64 - 1.
         """
-        epoch = whole_number("epoch", epoch, 0, LARGEST_WORD)
-        return self.indices[self._dealt(epoch)], self._bounds(self.rank)
+        epoch = whole_number("epoch", epoch, 0, MAX_WORD)
+        return self.indices[self._order_of_rank(epoch)], self._bounds(self.rank)
 
-    def _dealt(self, epoch: int) -> NDArray[np.int64]:
-        """Return places in indices, in this rank's order."""
+    def _order_of_rank(self, epoch: int) -> NDArray[np.int64]:
+        """Return this rank's samples in their order, as indices into `indices`."""
         ranks = self.world_size
         if self.foreground is not None:
             share, flags = self.foreground
-            # First batches of all ranks first, so that repeats are far apart.
+            # The first batches of all ranks, then the second ones, and so on, so that
+            # repeats of a sample are far apart.
             bounds = np.stack([self._bounds(rank) for rank in range(ranks)], axis=1)
             sizes = np.diff(bounds, axis=0).ravel()
             order = foreground_order(flags, share, sizes, self.seed, epoch)
@@ -113,11 +118,11 @@ class Schedule:
         order = np.resize(self._order(epoch), self._total)
         if self.groups is None:
             return order[self.rank :: ranks]
-        stretch: NDArray[np.int64] = np.array_split(order, ranks)[self.rank]
-        return stretch
+        block: NDArray[np.int64] = np.array_split(order, ranks)[self.rank]
+        return block
 
     def _order(self, epoch: int) -> NDArray[np.int64]:
-        """Return places in indices, in the order that is dealt to the ranks."""
+        """Return the order that the ranks divide, as indices into `indices`."""
         if self.weights is not None:
             return weighted_order(self.weights, self.seed, epoch)
         if self.groups is not None and self.shuffle:
@@ -127,26 +132,29 @@ class Schedule:
     @property
     def _total(self) -> int:
         """Number of samples that all ranks together load in an epoch."""
-        count, ranks = len(self.indices), self.world_size
+        count = len(self.indices)
+        ranks = self.world_size
         if self.drop_last:
             return count - count % (self.batch_size * ranks)
         return count + -count % ranks if self.uneven == "repeat" else count
 
-    def _share(self, rank: int) -> int:
+    def _count(self, rank: int) -> int:
         """Return the number of samples that a rank loads in an epoch."""
         return len(range(rank, self._total, self.world_size))
 
     def _bounds(self, rank: int) -> NDArray[np.int64]:
-        share = self._share(rank)
-        bounds = np.minimum(np.arange(len(self) + 1) * self.batch_size, share)
-        # One sample less than others have may be one batch less: the batch before
-        # then gives one away.
-        bounds[-2] = min(bounds[-2], share - 1)
+        count = self._count(rank)
+        bounds = np.minimum(np.arange(len(self) + 1) * self.batch_size, count)
+        # A rank with one sample less than others may have none for its last batch: then
+        # the batch before is one sample smaller.
+        bounds[-2] = min(bounds[-2], count - 1)
         return bounds
 
-    def _check_dealing(self) -> None:
-        """Raise OptionError if samples cannot be dealt to ranks in batches."""
-        count, size, ranks = len(self.indices), self.batch_size, self.world_size
+    def _check_ranks(self) -> None:
+        """Raise OptionError if the ranks cannot divide the samples into batches."""
+        count = len(self.indices)
+        size = self.batch_size
+        ranks = self.world_size
         if self.rank >= ranks:
             raise OptionError(
                 f"rank is {self.rank} and world_size is {ranks}, expected a rank from "
@@ -159,20 +167,21 @@ class Schedule:
                 "no samples are chosen, expected at least 1: the store or the "
                 "selection is empty"
             )
-        most = count // ranks if self.drop_last else -(-count // ranks)
-        if size > most:
-            each = f", at most {most} for each of {ranks} ranks" if ranks > 1 else ""
+        limit = count // ranks if self.drop_last else -(-count // ranks)
+        if size > limit:
+            each = f", at most {limit} for each of {ranks} ranks" if ranks > 1 else ""
             raise OptionError(f"batch_size is {size}, {count} samples are chosen{each}")
         if size == 1 and self._total % ranks:
             remedies = "uneven='repeat' to load some twice"
             if count > ranks:
                 remedies += ", drop_last=True to leave some out, or a larger batch_size"
             raise OptionError(
-                f"{count} samples are chosen, which {ranks} ranks cannot load in as "
-                f"many batches of 1, expected a multiple of {ranks}: give {remedies}"
+                f"batch_size is 1 and {count} samples are chosen, which {ranks} ranks "
+                "cannot divide into equal numbers of batches, expected a multiple of "
+                f"{ranks}: give {remedies}"
             )
 
-    def _check_together(self) -> None:
+    def _check_combination(self) -> None:
         """Raise OptionError for options that exclude each other."""
         given = [
             option
@@ -185,13 +194,13 @@ class Schedule:
         ]
         if len(given) > 1:
             raise OptionError(
-                f"{' and '.join(given)} are given, of which each decides about the "
+                f"{' and '.join(given)} are given, but each of them determines the "
                 "order, expected at most one: leave the other out"
             )
         if given and given != ["together"] and not self.shuffle:
             raise OptionError(
-                f"shuffle is False, but {given[0]} makes samples come in a random "
-                "order: leave one of them out"
+                f"shuffle is False, but {given[0]} needs a random order: leave one of "
+                "them out"
             )
 
     def _checked_weights(self, given: Any) -> NDArray[np.float64]:
@@ -204,8 +213,8 @@ class Schedule:
             )
         if weights.size and not weights.any():
             raise OptionError(
-                f"the weights of all {weights.size} chosen samples are 0, expected "
-                "one above 0 at least"
+                f"the weights of all {weights.size} chosen samples are 0, expected at "
+                "least one above 0"
             )
         return weights
 
@@ -214,20 +223,21 @@ class Schedule:
     ) -> tuple[float, NDArray[np.bool_]]:
         if not isinstance(share, Real) or not 0 < float(share) <= 1:
             raise OptionError(
-                f"foreground is {share!r}, expected the share of each batch, above 0 "
+                f"foreground is {share!r}, expected a share of each batch, above 0 "
                 "and up to 1"
             )
         flags = self._column("foreground", given, np.bool_)
         if flags.size and not flags.any():
             raise OptionError(
                 f"foreground is {share!r}, but none of the {flags.size} chosen samples "
-                "has any: choose others, or leave foreground out"
+                "has foreground: choose others, or leave foreground out"
             )
         return float(share), flags
 
     def _column(self, name: str, given: Any, dtype: type) -> NDArray[Any]:
         """Return an array along indices, cast to dtype, or raise OptionError."""
-        column, count = np.asarray(given), len(self.indices)
+        column = np.asarray(given)
+        count = len(self.indices)
         castable = np.can_cast(column.dtype, dtype, "same_kind")
         if column.shape != (count,) or not castable:
             raise OptionError(
@@ -242,7 +252,7 @@ TOGETHER = get_args(Together)
 Indices = NDArray[np.int64]
 
 
-def weights_along(
+def select_weights(
     store: Store, indices: Indices, weights: ArrayLike | None
 ) -> NDArray[np.float64] | None:
     """Return the weights of the chosen samples, float64 (n,), from those of all."""
@@ -262,35 +272,36 @@ def weights_along(
     return given[indices]
 
 
-def foreground_along(
-    store: Store, indices: Indices, wanted: Any
+def select_foreground(
+    store: Store, indices: Indices, foreground: Any
 ) -> tuple[float, NDArray[np.bool_]] | None:
-    """Return the share of foreground and which of the chosen samples have it.
+    """Return the share of foreground, and which chosen samples have any, bool (n,).
 
-    wanted : a share, or a class and a share
+    foreground : a share, or a class and a share
     """
-    if wanted is None:
+    if foreground is None:
         return None
-    name, share = (
-        wanted if np.ndim(wanted) == 1 and len(wanted) == 2 else (None, wanted)
-    )
+    name = None
+    share = foreground
+    if np.ndim(foreground) == 1 and len(foreground) == 2:
+        name, share = foreground
     try:
         share = float(share)
     except (TypeError, ValueError):
         raise OptionError(
-            f"foreground is {wanted!r}, expected a share, as in 0.5, or a class and a "
-            "share, as in ('icontour', 0.5)"
+            f"foreground is {foreground!r}, expected a share, as in 0.5, or a class "
+            "and a share, as in ('icontour', 0.5)"
         ) from None
     pixels = store.items["pixels"]
-    bits = slice(None) if name is None else [store.class_index(name)]
-    flags: NDArray[np.bool_] = np.any(pixels[indices][:, bits] > 0, axis=1)
+    classes = slice(None) if name is None else [store.class_index(name)]
+    flags: NDArray[np.bool_] = np.any(pixels[indices][:, classes] > 0, axis=1)
     return share, flags
 
 
-def groups_along(
+def select_groups(
     store: Store, indices: Indices, together: str | None
 ) -> NDArray[np.int64] | None:
-    """Return the number of each chosen sample's patient or series, int64 (n,)."""
+    """Return a number for the patient or series of each chosen sample, int64 (n,)."""
     if together is None:
         return None
     if together not in TOGETHER:

@@ -1,4 +1,4 @@
-"""Orders of samples, one by one; what batches make of them is in test_schedule."""
+"""The orders of samples; test_schedule tests the batches made from them."""
 
 from fractions import Fraction
 from unittest import mock
@@ -20,7 +20,7 @@ from fastseg.loading.orders import (
 
 words = st.integers(0, 2**64 - 1)
 share = st.fractions(Fraction(1, 100), 1, max_denominator=100)
-# Weights as people have them, 1/frequency among them, and as floats come.
+# Weights as users have them, such as 1/frequency, and arbitrary floats.
 weight = st.one_of(
     st.integers(0, 5).map(float),
     st.integers(1, 9).map(lambda k: 1 / k),
@@ -30,7 +30,7 @@ weights_of_samples = st.lists(weight, min_size=1, max_size=40).filter(any)
 
 
 def chi_square(seen, kinds):
-    """Return the statistic for draws of 0 to kinds - 1 that should be as many each."""
+    """Return the statistic of draws that should be uniform in 0 to kinds - 1."""
     counts = np.bincount(seen, minlength=kinds)
     expected = len(seen) / kinds
     return ((counts - expected) ** 2 / expected).sum()
@@ -38,7 +38,7 @@ def chi_square(seen, kinds):
 
 @given(st.integers(1, 300), words, words)
 def test_an_order_is_a_permutation_and_a_function_of_seed_and_epoch(n, seed, epoch):
-    """Each sample comes once, and the same pair gives the same order again."""
+    """Each sample comes once, and the same seed and epoch give the same order again."""
     order = epoch_order(n, seed, epoch, shuffle=True)
     assert_array_equal(np.sort(order), np.arange(n))
     assert_array_equal(order, epoch_order(n, seed, epoch, shuffle=True))
@@ -64,7 +64,7 @@ def test_orders_are_uniform():
 
 
 def test_orders_never_change_between_versions():
-    """The orders of a pair are written down here: resumed runs rely on them."""
+    """Orders are as written here, because resumed runs depend on them."""
     ramp = np.arange(8.0)
     thirds = np.arange(8) % 3
     sizes = np.array([4, 4])
@@ -76,16 +76,24 @@ def test_orders_never_change_between_versions():
 
 
 def test_unshuffled_samples_come_as_stored():
-    """Without shuffling, every epoch is in the store's order."""
+    """Without shuffle, every epoch is in the store's order."""
     assert epoch_order(4, 9, 9, shuffle=False).tolist() == [0, 1, 2, 3]
 
 
 def test_streams_have_no_number_in_common():
-    """Each use of randomness in an epoch has numbers of its own."""
-    names = ("SAMPLES", "GROUPS", "LINE", "START", "DRAWN", "CYCLES", "POOL", "PLACES")
-    streams = [getattr(orders, name) for name in names]
+    """The random numbers of different streams of an epoch differ."""
+    streams = [
+        orders.SAMPLE_ORDER,
+        orders.GROUP_ORDER,
+        orders.INTERVAL_ORDER,
+        orders.INTERVAL_START,
+        orders.DRAW_ORDER,
+        orders.FLAGGED_ORDER,
+        orders.CANDIDATE_ORDER,
+        orders.BATCH_ORDER,
+    ]
     numbers = np.concatenate([random_words(10_000, 1, 2, s) for s in streams])
-    assert len(np.unique(numbers)) == len(names) * 10_000
+    assert len(np.unique(numbers)) == len(streams) * 10_000
 
 
 def check_counts(weights, order):
@@ -100,16 +108,16 @@ def check_counts(weights, order):
 
 
 @given(weights_of_samples, words, words)
-def test_a_sample_comes_as_often_as_its_weight_says(weights, seed, epoch):
-    """There are n draws; each sample has its expected count, rounded up or down."""
+def test_counts_follow_the_weights(weights, seed, epoch):
+    """Each sample has its expected count, rounded up or down."""
     check_counts(weights, weighted_order(np.array(weights), seed, epoch))
 
 
 def start_at(word):
-    """Return a context in which the random start of the line is given."""
+    """Return a context in which the intervals start at the position of this word."""
 
-    def words_of(count, seed, epoch, stream=orders.SAMPLES):
-        if stream == orders.START:
+    def words_of(count, seed, epoch, stream=orders.SAMPLE_ORDER):
+        if stream == orders.INTERVAL_START:
             return np.array([word], np.uint64)
         return random_words(count, seed, epoch, stream)
 
@@ -118,16 +126,16 @@ def start_at(word):
 
 @pytest.mark.parametrize("word", [0, 2**64 - 1])
 @given(weights=weights_of_samples)
-def test_no_start_of_the_line_spoils_counts(word, weights):
-    """Counts are right for the first and the last start that are possible."""
+def test_counts_are_correct_for_extreme_starts(word, weights):
+    """Counts are correct for the least and the greatest start of the intervals."""
     with start_at(word):
         check_counts(weights, weighted_order(np.array(weights), 1, 2))
 
 
 @pytest.mark.parametrize("word", [0, 2**64 - 1])
 def test_whole_counts_are_not_rounded(word):
-    """6 and 15 times 0.1 among 21 samples give 6 and 15, though floats differ."""
-    # One is computed as 6 and a bit, the other as 15 less a bit.
+    """Weights 6 * 0.1 and 15 * 0.1 give counts 6 and 15, despite float rounding."""
+    # The first is slightly above 6 in float64, the second slightly below 15.
     weights = np.append([6 * 0.1, 15 * 0.1], np.zeros(19))
     for epoch in range(20):
         with start_at(word):
@@ -138,13 +146,13 @@ def test_whole_counts_are_not_rounded(word):
 @pytest.mark.parametrize("n", [1, 2, 3, 7, 1000, 65_537, 999_983, 1_000_000])
 @pytest.mark.parametrize("weight", [1.0, 0.1, 5e-324, 1.7e308])
 def test_equal_weights_give_each_sample_once(n, weight):
-    """No rounding of sums makes a sample of many come twice or not at all."""
+    """Rounding of sums makes no sample come twice or not at all."""
     order = weighted_order(np.full(n, weight), n, 1)
     assert (np.bincount(order, minlength=n) == 1).all()
 
 
 def test_a_million_weights_give_a_million_draws():
-    """Counts stay within 1 of what is expected, whatever a million roundings do."""
+    """Counts are within 1 of the expected ones, despite a million roundings."""
     n = 1_000_000
     ranks = np.arange(1, n + 1)
     for weights in (1.0 / ranks, np.where(ranks % 2, 1.0, 1 / 3), ranks % 10 * 0.1):
@@ -156,38 +164,39 @@ def test_a_million_weights_give_a_million_draws():
 
 
 def test_mean_counts_are_the_weights():
-    """Over many epochs a sample comes as often as its share of the weights."""
+    """Over many epochs the mean count of a sample is proportional to its weight."""
     weights = np.array([0.5, 1, 1.2, 0.1, 3])
     epochs = 5000
     drawn = np.concatenate([weighted_order(weights, 3, e) for e in range(epochs)])
     mean = np.bincount(drawn, minlength=5) / epochs
-    # A count is rounded up or down: its variance is 1/4 at most, and five standard
-    # errors are passed once in a million.
+    # A count is rounded up or down: its variance is at most 1/4. Five standard errors
+    # are exceeded once in a million.
     assert np.abs(mean - 5 * weights / weights.sum()).max() < 5 * 0.5 / epochs**0.5
 
 
 def test_weighted_draws_come_in_every_order():
-    """Each place of an epoch has each of equally likely samples about as often."""
+    """With equal weights, each sample comes equally often at each index of an epoch."""
     orders = [weighted_order(np.ones(6), 4, e) for e in range(3000)]
-    for place in np.array(orders).T:
+    for draws in np.array(orders).T:
         # 5 degrees of freedom: above 33 once in 250 000.
-        assert chi_square(place, 6) < 33
+        assert chi_square(draws, 6) < 33
 
 
 def test_any_two_samples_come_together():
-    """Of samples that come in every other epoch, any two meet in some."""
-    # The random order of the line does it: in a fixed one, neighbours never meet.
+    """Any two of the samples that come in every other epoch share some epoch."""
+    # This needs the random order of the intervals: in a fixed order, two neighbours
+    # never come in the same epoch.
     weights = np.array([1.0] * 6 + [9.0])
-    met = np.zeros((7, 7), int)
+    together = np.zeros((7, 7), int)
     for epoch in range(400):
-        there = np.bincount(weighted_order(weights, 5, epoch), minlength=7) > 0
-        met += np.outer(there, there)
-    assert met.min() > 0
+        present = np.bincount(weighted_order(weights, 5, epoch), minlength=7) > 0
+        together += np.outer(present, present)
+    assert together.min() > 0
 
 
 @given(st.lists(st.integers(-3, 3), min_size=1, max_size=60), words, words)
 def test_groups_stay_together(groups, seed, epoch):
-    """Each sample comes once, and each group in one piece."""
+    """Each sample comes once, and the samples of a group one after another."""
     groups = np.array(groups)
     order = grouped_order(groups, seed, epoch)
     assert_array_equal(np.sort(order), np.arange(len(groups)))
@@ -196,7 +205,7 @@ def test_groups_stay_together(groups, seed, epoch):
 
 
 def test_groups_and_their_samples_are_shuffled():
-    """Over many epochs each of the 2 * 2 * 6 orders of two groups comes as often."""
+    """Over many epochs all 2 * 2 * 6 orders of two groups come about equally often."""
     groups = np.array([7, -1, 7, 7, -1])
     orders = np.array([grouped_order(groups, 8, e) for e in range(4800)])
     kinds, seen = np.unique(orders, axis=0, return_inverse=True)
@@ -213,7 +222,7 @@ def test_groups_and_their_samples_are_shuffled():
     words,
 )
 def test_every_batch_has_its_share_of_foreground(flags, data, share, seed, epoch):
-    """At least the share is flagged, and none comes twice where that is possible."""
+    """At least this share is flagged, and no sample comes twice if that is possible."""
     flags = np.array(flags)
     sizes = np.array(data.draw(sizes_that_sum_to_at_most(len(flags))))
     order = foreground_order(flags, float(share), sizes, seed, epoch)
@@ -226,7 +235,7 @@ def test_every_batch_has_its_share_of_foreground(flags, data, share, seed, epoch
     if sum(needed) <= flags.sum():
         assert counts.max() <= 1
     else:
-        # Fresh cycles: none comes again before all have come.
+        # Cycles: no flagged sample comes again before all of them have come.
         assert np.ptp(counts[flags]) <= 1
         assert counts[flags].sum() == sum(needed)
 
@@ -250,28 +259,28 @@ def sizes_that_sum_to_at_most(draw, total):
         (1e-9, 5, 1),
     ],
 )
-def test_a_share_is_what_was_typed(share, size, least):
-    """Rounding of floats asks for no sample more: a tenth of 30 is 3, not 4."""
+def test_float_rounding_does_not_change_a_share(share, size, least):
+    """0.1 of 30 samples are 3, not 4."""
     flags = np.arange(3 * size) < least
     order = foreground_order(flags, share, np.array([size]), 1, 1)
     assert flags[order].sum() == least
-    # Two batches, enough for one: what is needed comes twice, and no more.
+    # Two batches, but flagged samples for one: each comes twice, no more.
     order = foreground_order(flags, share, np.array([size, size]), 1, 1)
     assert flags[order].sum() == 2 * least
 
 
-def test_foreground_comes_at_every_place_of_a_batch():
-    """Over many epochs no place of a batch has more of the flagged than another."""
+def test_foreground_comes_at_every_index_of_a_batch():
+    """Over many epochs, all indices of a batch have equally many flagged samples."""
     flags = np.arange(40) < 4
     sizes = np.full(4, 5)
     orders = [foreground_order(flags, 0.2, sizes, 6, e) for e in range(1000)]
-    places = np.nonzero(flags[np.array(orders)].reshape(-1, 5))[1]
+    columns = np.nonzero(flags[np.array(orders)].reshape(-1, 5))[1]
     # 4 degrees of freedom: above 31 once in 300 000.
-    assert chi_square(places, 5) < 31
+    assert chi_square(columns, 5) < 31
 
 
-def test_samples_without_foreground_come_as_often():
-    """Where others are left out of an epoch, it is none more often than another."""
+def test_samples_without_foreground_come_equally_often():
+    """If an epoch leaves out unflagged samples, all are left out equally often."""
     flags = np.arange(22) < 2
     sizes = np.full(4, 5)
     drawn = [foreground_order(flags, 0.4, sizes, 6, e) for e in range(1000)]

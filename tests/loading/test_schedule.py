@@ -24,7 +24,7 @@ epochs = st.integers(0, 5)
 
 
 def make(**options):
-    """Return a schedule of 10 samples in batches of 3, but for what is given."""
+    """Return a schedule of 10 samples in batches of 3, with these options."""
     usual = {"indices": np.arange(100, 110), "batch_size": 3, "seed": 1}
     return Schedule(**(usual | options))
 
@@ -49,46 +49,48 @@ def joined(lists):
     return [item for each in lists for item in each]
 
 
-def batches_by_hand(samples, ranks, size, *, drop_last, uneven, in_stretches):
-    """Deal an order to ranks in batches, one sample at a time: the obvious way."""
+def batches_by_hand(samples, ranks, size, *, drop_last, uneven, in_blocks):
+    """Assign an order to ranks and batches, one sample at a time: slow and simple."""
     samples = list(samples)
     if drop_last:
         samples = samples[: len(samples) // (size * ranks) * size * ranks]
     elif uneven == "repeat":
         for k in range(-len(samples) % ranks):
             samples.append(samples[k])
-    hands = [[] for _ in range(ranks)]
+    of_ranks = [[] for _ in range(ranks)]
     for k in range(len(samples)):
-        hands[k % ranks].append(samples[k])
-    if in_stretches:
+        of_ranks[k % ranks].append(samples[k])
+    if in_blocks:
         rest = iter(samples)
-        hands = [[next(rest) for _ in hand] for hand in hands]
-    dealt = []
-    for hand in hands:
+        of_ranks = [[next(rest) for _ in own] for own in of_ranks]
+    assigned = []
+    for own in of_ranks:
         batches = []
-        while hand:
-            batches.append(hand[:size])
-            hand = hand[size:]
-        dealt.append(batches)
-    for batches in dealt:
-        if len(batches) < len(dealt[0]):
+        while own:
+            batches.append(own[:size])
+            own = own[size:]
+        assigned.append(batches)
+    for batches in assigned:
+        if len(batches) < len(assigned[0]):
             batches.append([batches[-1].pop()])
-    return dealt
+    return assigned
 
 
 @st.composite
 def options_of_schedules(draw, **fixed):
-    """Options that can be met, without rank: any number of samples, batches, ranks."""
+    """Valid options without rank: any numbers of samples, batches and ranks."""
     count = draw(st.integers(1, 60))
-    places = draw(st.sets(st.integers(0, 200), min_size=count, max_size=count))
+    indices = draw(st.sets(st.integers(0, 200), min_size=count, max_size=count))
     world_size = draw(st.integers(1, 7))
-    drop_last, uneven = draw(st.booleans()), draw(st.sampled_from(["split", "repeat"]))
-    drop_last, uneven = fixed.get("drop_last", drop_last), fixed.get("uneven", uneven)
+    drop_last = draw(st.booleans())
+    uneven = draw(st.sampled_from(["split", "repeat"]))
+    drop_last = fixed.get("drop_last", drop_last)
+    uneven = fixed.get("uneven", uneven)
     most = count // world_size if drop_last else math.ceil(count / world_size)
     least = 2 if uneven == "split" and not drop_last and count % world_size else 1
     assume(least <= most)
     return {
-        "indices": np.array(sorted(places)),
+        "indices": np.array(sorted(indices)),
         "batch_size": draw(st.integers(least, most)),
         "seed": draw(words),
         "shuffle": draw(st.booleans()),
@@ -104,13 +106,14 @@ def along(options, values, data):
     return data.draw(st.lists(values, min_size=count, max_size=count))
 
 
-kinds = st.sampled_from(["plain", "weights", "groups"])
+kinds = st.sampled_from(["usual", "weights", "groups"])
 
 
 @given(options_of_schedules(), kinds, epochs, st.data())
-def test_an_order_is_dealt_as_by_hand(options, kind, epoch, data):
-    """Batches of all ranks are those of one order, dealt one sample at a time."""
-    count, seed = len(options["indices"]), options["seed"]
+def test_batches_equal_those_made_by_hand(options, kind, epoch, data):
+    """The batches of all ranks equal those of `batches_by_hand`."""
+    count = len(options["indices"])
+    seed = options["seed"]
     order = epoch_order(count, seed, epoch, options["shuffle"])
     if kind == "weights":
         options["shuffle"] = True
@@ -128,13 +131,13 @@ def test_an_order_is_dealt_as_by_hand(options, kind, epoch, data):
         options["batch_size"],
         drop_last=options["drop_last"],
         uneven=options["uneven"],
-        in_stretches=kind == "groups",
+        in_blocks=kind == "groups",
     )
 
 
 @st.composite
 def options_with_foreground(draw, **fixed):
-    """Options with a share of foreground, typed in hundredths."""
+    """Options with a share of foreground in hundredths."""
     options = draw(options_of_schedules(shuffle=True, **fixed))
     count = len(options["indices"])
     flags = draw(st.lists(st.booleans(), min_size=count, max_size=count))
@@ -153,12 +156,12 @@ any_options = st.one_of(
 
 
 @given(any_options, epochs)
-def test_ranks_have_as_many_batches(options, epoch):
+def test_ranks_have_the_same_number_of_batches(options, epoch):
     """All ranks have `len` batches, none of them empty or larger than batch_size."""
-    dealt = every_rank(options, epoch)
+    of_ranks = every_rank(options, epoch)
     size = options["batch_size"]
-    for rank, batches in enumerate(dealt):
-        assert len(batches) == len(Schedule(**options, rank=rank)) == len(dealt[0])
+    for rank, batches in enumerate(of_ranks):
+        assert len(batches) == len(Schedule(**options, rank=rank)) == len(of_ranks[0])
         sizes = [len(batch) for batch in batches]
         assert set(sizes[:-2]) <= {size}
         assert all(1 <= length <= size for length in sizes)
@@ -167,42 +170,42 @@ def test_ranks_have_as_many_batches(options, epoch):
 
 
 @given(options_of_schedules(uneven="split", drop_last=False), epochs)
-def test_ranks_share_all_samples(options, epoch):
-    """Split, each sample comes once on one rank; shares differ by one at most."""
-    shares = [joined(batches) for batches in every_rank(options, epoch)]
-    assert sorted(joined(shares)) == options["indices"].tolist()
-    assert np.ptp([len(share) for share in shares]) <= 1
+def test_ranks_divide_all_samples(options, epoch):
+    """With "split", each sample comes once, and ranks differ by at most one sample."""
+    of_ranks = [joined(batches) for batches in every_rank(options, epoch)]
+    assert sorted(joined(of_ranks)) == options["indices"].tolist()
+    assert np.ptp([len(samples) for samples in of_ranks]) <= 1
 
 
 @given(options_of_schedules(drop_last=True), epochs)
-def test_dropping_leaves_full_batches(options, epoch):
-    """With drop_last no sample comes twice, and fewer are left out than a round has."""
+def test_drop_last_leaves_full_batches(options, epoch):
+    """No sample comes twice, and fewer are left out than a batch of each rank has."""
     came = joined(joined(every_rank(options, epoch)))
     assert len(set(came)) == len(came)
-    left = len(options["indices"]) - len(came)
-    assert 0 <= left < options["batch_size"] * options["world_size"]
+    dropped = len(options["indices"]) - len(came)
+    assert 0 <= dropped < options["batch_size"] * options["world_size"]
 
 
 @given(options_of_schedules(uneven="repeat", drop_last=False), epochs)
-def test_repeating_makes_shares_equal(options, epoch):
-    """With repeats all samples come, each rank as many, and no rank has one twice."""
-    shares = [joined(batches) for batches in every_rank(options, epoch)]
-    assert set(joined(shares)) == set(options["indices"].tolist())
-    assert len({len(share) for share in shares}) == 1
-    assert all(len(set(share)) == len(share) for share in shares)
+def test_repeats_make_ranks_equal(options, epoch):
+    """With "repeat", all samples come, none twice on a rank, and ranks are equal."""
+    of_ranks = [joined(batches) for batches in every_rank(options, epoch)]
+    assert set(joined(of_ranks)) == set(options["indices"].tolist())
+    assert len({len(samples) for samples in of_ranks}) == 1
+    assert all(len(set(samples)) == len(samples) for samples in of_ranks)
 
 
 @given(options_with_foreground(), epochs)
 def test_every_batch_of_every_rank_has_its_foreground(options, epoch):
-    """Each batch has its share; an epoch is a permutation where that is possible."""
+    """Each batch has its share; an epoch is a permutation if that is possible."""
     share, flags = options["foreground"]
     chosen, ranks = options["indices"].tolist(), options["world_size"]
-    flagged = {place for place, flag in zip(chosen, flags, strict=True) if flag}
+    flagged = {index for index, flag in zip(chosen, flags, strict=True) if flag}
     batches = joined(every_rank(options, epoch))
     typed = Fraction(round(share * 100), 100)
     needed = [math.ceil(typed * len(batch)) for batch in batches]
     for least, batch in zip(needed, batches, strict=True):
-        assert sum(place in flagged for place in batch) >= least
+        assert sum(sample in flagged for sample in batch) >= least
     came = joined(batches)
     if sum(needed) <= len(flagged) and len(came) <= len(chosen):
         assert len(set(came)) == len(came)
@@ -214,10 +217,10 @@ def test_every_batch_of_every_rank_has_its_foreground(options, epoch):
 
 @given(options_with_foreground(world_size=1), epochs)
 def test_foreground_of_one_rank_is_that_of_its_sizes(options, epoch):
-    """Batches of one rank are `foreground_order` of the sizes of any batches."""
+    """The batches of one rank are `foreground_order` for the usual batch sizes."""
     share, flags = options["foreground"]
-    plain = {**options, "foreground": None}
-    sizes = np.array([len(batch) for batch in batches_of(Schedule(**plain))])
+    without = {**options, "foreground": None}
+    sizes = np.array([len(batch) for batch in batches_of(Schedule(**without))])
     order = foreground_order(flags, share, sizes, options["seed"], epoch)
     came = joined(batches_of(Schedule(**options), epoch))
     assert came == options["indices"][order].tolist()
@@ -228,32 +231,32 @@ def test_foreground_of_one_rank_is_that_of_its_sizes(options, epoch):
     epochs,
     st.data(),
 )
-def test_few_groups_are_torn_between_ranks(options, epoch, data):
-    """At most world_size - 1 groups are on several ranks, and none comes in pieces."""
+def test_few_groups_are_divided_among_ranks(options, epoch, data):
+    """At most world_size - 1 groups are on several ranks; others stay together."""
     groups = np.array(along(options, st.integers(0, 9), data))
     options["groups"] = groups
     group_of = dict(zip(options["indices"].tolist(), groups.tolist(), strict=True))
-    shares = [joined(batches) for batches in every_rank(options, epoch)]
-    numbers = [group_of[place] for place in joined(shares)]
+    of_ranks = [joined(batches) for batches in every_rank(options, epoch)]
+    numbers = [group_of[sample] for sample in joined(of_ranks)]
     assert np.count_nonzero(np.diff(numbers)) + 1 == len(set(numbers))
-    held = joined({group_of[place] for place in share} for share in shares)
-    assert len(held) - len(set(held)) <= options["world_size"] - 1
+    on_ranks = joined({group_of[sample] for sample in own} for own in of_ranks)
+    assert len(on_ranks) - len(set(on_ranks)) <= options["world_size"] - 1
 
 
 def kinds_of_schedules():
-    """One schedule of each kind, of 40 samples."""
-    forty = np.arange(40)
+    """Options of each kind of schedule, for 40 samples."""
+    samples = np.arange(40)
     return {
-        "plain": {},
-        "weights": {"weights": forty + 1.0},
-        "foreground": {"foreground": (0.5, forty < 10)},
-        "groups": {"groups": forty // 5},
+        "usual": {},
+        "weights": {"weights": samples + 1.0},
+        "foreground": {"foreground": (0.5, samples < 10)},
+        "groups": {"groups": samples // 5},
     }
 
 
 @pytest.mark.parametrize("kind", kinds_of_schedules())
 def test_an_epoch_is_a_function_of_seed_and_epoch(kind):
-    """The same pair gives the same samples, in any order of asking; others do not."""
+    """The same pair always gives the same samples; other pairs give others."""
     options = {"indices": np.arange(40), "batch_size": 6} | kinds_of_schedules()[kind]
     seen = {}
     for seed in (0, 1, 2**64 - 1):
@@ -266,8 +269,8 @@ def test_an_epoch_is_a_function_of_seed_and_epoch(kind):
     assert len(set(map(tuple, seen.values()))) == len(seen)
 
 
-def test_what_the_caller_does_later_changes_nothing():
-    """A schedule holds copies of weights, flags and groups."""
+def test_a_schedule_copies_its_arrays():
+    """Later changes of weights have no effect."""
     weights = np.arange(10.0)
     schedule = make(weights=weights)
     before = schedule.epoch(3)[0]
@@ -275,8 +278,8 @@ def test_what_the_caller_does_later_changes_nothing():
     assert_array_equal(schedule.epoch(3)[0], before)
 
 
-def test_a_short_rank_takes_its_last_batch_from_the_one_before():
-    """9 samples for 2 ranks in batches of 2: 2, 2, 1 and, of four samples, 2, 1, 1."""
+def test_a_rank_with_fewer_samples_has_smaller_batches():
+    """With 9 samples for 2 ranks, the rank with 4 has batches of 2, 1 and 1."""
     options = {"indices": np.arange(9), "batch_size": 2, "seed": 0, "shuffle": False}
     assert every_rank(options | {"world_size": 2}) == [
         [[0, 2], [4, 6], [8]],
@@ -284,8 +287,8 @@ def test_a_short_rank_takes_its_last_batch_from_the_one_before():
     ]
 
 
-def test_groups_without_shuffle_stay_in_place():
-    """Ranks then get stretches of the samples as they are."""
+def test_groups_without_shuffle_keep_the_order():
+    """Ranks then get blocks of the samples in the order of the store."""
     options = {"indices": np.arange(7), "batch_size": 2, "seed": 0, "shuffle": False}
     options |= {"groups": np.array([1, 1, 0, 0, 0, 1, 1])}
     assert every_rank(options | {"world_size": 2}) == [
@@ -330,14 +333,16 @@ REFUSED = [
     ),
     (
         {"batch_size": 1, "world_size": 3},
-        "10 samples are chosen, which 3 ranks cannot load in as many batches of 1, "
-        "expected a multiple of 3: give uneven='repeat' to load some twice, "
+        "batch_size is 1 and 10 samples are chosen, which 3 ranks cannot divide into "
+        "equal numbers of batches, expected a multiple of 3: give uneven='repeat' to "
+        "load some twice, "
         "drop_last=True to leave some out, or a larger batch_size",
     ),
     (
         {"batch_size": 1, "world_size": 11},
-        "10 samples are chosen, which 11 ranks cannot load in as many batches of 1, "
-        "expected a multiple of 11: give uneven='repeat' to load some twice",
+        "batch_size is 1 and 10 samples are chosen, which 11 ranks cannot divide into "
+        "equal numbers of batches, expected a multiple of 11: give uneven='repeat' to "
+        "load some twice",
     ),
     (
         {"weights": ten[:9]},
@@ -363,20 +368,20 @@ REFUSED = [
     ),
     (
         {"weights": np.zeros(10)},
-        "the weights of all 10 chosen samples are 0, expected one above 0 at least",
+        "the weights of all 10 chosen samples are 0, expected at least one above 0",
     ),
     *(
         (
             {"foreground": (share, ten > 1)},
-            f"foreground is {share!r}, expected the share of each batch, above 0 and "
+            f"foreground is {share!r}, expected a share of each batch, above 0 and "
             "up to 1",
         )
         for share in (0, -0.5, 1.01, math.nan, "half")
     ),
     (
         {"foreground": (0.5, ten > 10)},
-        "foreground is 0.5, but none of the 10 chosen samples has any: choose others, "
-        "or leave foreground out",
+        "foreground is 0.5, but none of the 10 chosen samples has foreground: choose "
+        "others, or leave foreground out",
     ),
     (
         {"foreground": (0.5, ten)},
@@ -390,35 +395,33 @@ REFUSED = [
     ),
     (
         {"weights": ten, "foreground": (0.5, ten > 1)},
-        "weights and foreground are given, of which each decides about the order, "
+        "weights and foreground are given, but each of them determines the order, "
         "expected at most one: leave the other out",
     ),
     (
         {"weights": ten, "groups": ten},
-        "weights and together are given, of which each decides about the order, "
+        "weights and together are given, but each of them determines the order, "
         "expected at most one: leave the other out",
     ),
     (
         {"foreground": (0.5, ten > 1), "groups": ten},
-        "foreground and together are given, of which each decides about the order, "
+        "foreground and together are given, but each of them determines the order, "
         "expected at most one: leave the other out",
     ),
     (
         {"weights": ten, "shuffle": False},
-        "shuffle is False, but weights makes samples come in a random order: leave "
-        "one of them out",
+        "shuffle is False, but weights needs a random order: leave one of them out",
     ),
     (
         {"foreground": (0.5, ten > 1), "shuffle": False},
-        "shuffle is False, but foreground makes samples come in a random order: leave "
-        "one of them out",
+        "shuffle is False, but foreground needs a random order: leave one of them out",
     ),
 ]
 
 
 @pytest.mark.parametrize(("options", "text"), REFUSED)
-def test_what_cannot_be_meant_is_refused(options, text):
-    """The error says what was expected, what came, and what to do."""
+def test_invalid_options_are_refused(options, text):
+    """The error says what was expected, what was given, and what to do."""
     with pytest.raises(OptionError) as caught:
         make(**options)
     assert str(caught.value) == text
@@ -426,13 +429,13 @@ def test_what_cannot_be_meant_is_refused(options, text):
 
 @pytest.mark.parametrize("epoch", [-1, 2**64, 0.5])
 def test_an_epoch_is_a_whole_number_of_64_bits(epoch):
-    """Others are refused, not wrapped round."""
+    """Other numbers are refused, not wrapped around."""
     with pytest.raises(OptionError, match="epoch is"):
         make().epoch(epoch)
 
 
-def test_numbers_become_plain_ones():
-    """Options of numpy types are kept as Python's, which JSON takes."""
+def test_options_of_numpy_types_become_python_types():
+    """They are stored as int and bool, which JSON supports."""
     schedule = make(batch_size=np.int64(2), rank=np.uint8(0), shuffle=np.bool_(False))
-    kept = (schedule.batch_size, schedule.rank, schedule.shuffle)
-    assert [type(value) for value in kept] == [int, int, bool]
+    values = (schedule.batch_size, schedule.rank, schedule.shuffle)
+    assert [type(value) for value in values] == [int, int, bool]
