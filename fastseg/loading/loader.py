@@ -259,7 +259,7 @@ class Loader:
         `prefetch` are. The state of one rank may be loaded by another. Raises
         StateError for a state of another store, seed or configuration.
         """
-        self._start = self._position = state.read_place(
+        self._start = self._position = state.parse_state(
             given, self._identity, len(self)
         )
 

@@ -1,4 +1,4 @@
-"""Where a loader stands, as a dict for JSON, and who may go on there."""
+"""The state of a loader as a dict for JSON, and the check of such a dict."""
 
 import json
 from collections.abc import Mapping
@@ -17,10 +17,10 @@ VERSION = 2
 
 
 def identify(schedule: Schedule, preprocessing: Preprocessing) -> dict[str, Any]:
-    """Return all that decides which batches come, in texts and numbers.
+    """Return all options and data that determine the batches, as JSON values.
 
-    `rank` is not in it: all ranks are at the same batch, so that one state does for
-    all of them.
+    `rank` is left out: all ranks are at the same batch, so that any of them can load
+    the state of another.
     """
     share, flags = schedule.foreground or (None, None)
     return {
@@ -54,43 +54,44 @@ def _augmentation(preprocessing: Preprocessing) -> dict[str, Any] | None:
     if not isinstance(preprocessing, AugmentedPreprocessing):
         return None
     compose = preprocessing.compose
-    # A function of the user's is known by its name only.
+    # The function of a Custom transform is identified by its name only.
     steps = [
         {"name": "Custom", "p": step.p, "function": _name(step.function)}
         if isinstance(step, Custom)
         else step.as_dict()
         for step in compose
     ]
-    given = {
+    description = {
         "transforms": steps,
         "interpolation": compose.interpolation,
         "border": compose.border,
         "labels": preprocessing.labels,
     }
-    # As JSON gives it back, with lists for tuples.
-    described: dict[str, Any] = json.loads(json.dumps(given))
-    return described
+    # Lists instead of tuples, as after a round trip through JSON.
+    as_json: dict[str, Any] = json.loads(json.dumps(description))
+    return as_json
 
 
 def _name(function: Any) -> str:
     return str(getattr(function, "__qualname__", type(function).__qualname__))
 
 
-def read_place(
+def parse_state(
     given: Any, identity: Mapping[str, Any], batches: int
 ) -> tuple[int, int]:
     """Return epoch and batch of a state, or raise StateError.
 
-    identity : of the loader that is to go on
-    batches  : how many an epoch has
+    identity : what `identify` returns for the loader that loads the state
+    batches  : number of batches in an epoch
     """
     if not isinstance(given, Mapping):
         raise StateError(f"a state is a dict, as state_dict returns it, not {given!r}")
-    wanted = {*identity, "epoch", "batch"}
-    if given.get("version") == VERSION and set(given) != wanted:
+    expected = {*identity, "epoch", "batch"}
+    if given.get("version") == VERSION and set(given) != expected:
         raise StateError(
-            f"the state lacks {sorted(wanted - set(given))} and has besides "
-            f"{sorted(map(str, set(given) - wanted))}: it is none of state_dict's"
+            f"the state lacks {sorted(expected - set(given))} and has the unknown keys "
+            f"{sorted(map(str, set(given) - expected))}: expected a dict that "
+            "state_dict returned"
         )
     differences = [
         f"{name} is {given.get(name)!r} in the state, {value!r} here"
@@ -99,15 +100,16 @@ def read_place(
     ]
     if differences:
         raise StateError(
-            f"the state is of another loader: {'; '.join(differences)}. Make the "
-            "loader as it was, or begin anew"
+            f"the state is of another loader: {'; '.join(differences)}. Make a loader "
+            "with the options of the state, or start without the state"
         )
-    epoch, batch = given["epoch"], given["batch"]
-    sound = type(epoch) is int and type(batch) is int
-    if not (sound and 0 <= epoch < 2**64 and 0 <= batch < max(batches, 1)):
+    epoch = given["epoch"]
+    batch = given["batch"]
+    whole = type(epoch) is int and type(batch) is int
+    if not (whole and 0 <= epoch < 2**64 and 0 <= batch < max(batches, 1)):
         raise StateError(
             f"the state is at batch {batch!r} of epoch {epoch!r}, expected whole "
-            f"numbers and a batch below {batches}"
+            f"numbers from 0 and a batch below {batches}"
         )
     return epoch, batch
 

@@ -1,4 +1,4 @@
-"""A loader goes on where another one was, to the sample and the bit."""
+"""A loader resumes from the state of another one with the same bits."""
 
 import json
 
@@ -15,7 +15,7 @@ from fastseg.errors import StateError
 SIZE = 40
 
 
-def same(first, second):
+def assert_same(first, second):
     for ours, theirs in zip(first, second, strict=True):
         assert_array_equal(ours.index, theirs.index)
         assert_array_equal(ours.image, theirs.image)
@@ -40,10 +40,11 @@ def epochs(loader, count):
     ids=str,
 )
 def test_resumed_at_every_batch(store, options):
-    """From any batch on, what follows is what would have come without a stop."""
+    """Resumed after any batch, the following batches are those without a stop."""
     options = {"batch_size": 5, "size": SIZE, "seed": 9, **options}
     whole = epochs(Loader(store, **options), 2)
-    running, number = Loader(store, **options), 0
+    running = Loader(store, **options)
+    number = 0
     for _ in range(2):
         for _ in running:
             number += 1
@@ -54,15 +55,16 @@ def test_resumed_at_every_batch(store, options):
             rest = []
             while len(rest) < len(whole) - number:
                 rest += other
-            same(rest, whole[number:])
+            assert_same(rest, whole[number:])
 
 
 @given(data=st.data())
 def test_a_stopped_loop_is_continued(store, data):
-    """However often a loop is left and begun anew, no sample is lost or doubled."""
+    """If a loop is left and resumed any number of times, each sample comes once."""
     size = data.draw(st.integers(1, 32))
     options = {"batch_size": size, "size": SIZE, "masks": "labels", "seed": 3}
-    order, state = [], None
+    order = []
+    state = None
     while len(order) < len(store):
         loader = Loader(store, threads=data.draw(st.integers(1, 3)), **options)
         if state:
@@ -79,34 +81,38 @@ def test_a_stopped_loop_is_continued(store, data):
 
 
 def test_states_before_between_and_after_loops(store):
-    """A state always names the batch that comes next."""
+    """A state always names the next batch."""
     loader = Loader(store, batch_size=8, size=SIZE)
-    place = lambda: tuple(loader.state_dict()[name] for name in ("epoch", "batch"))  # noqa: E731
-    assert place() == (0, 0)
+
+    def position():
+        state = loader.state_dict()
+        return state["epoch"], state["batch"]
+
+    assert position() == (0, 0)
     running = iter(loader)
-    assert place() == (0, 0)
+    assert position() == (0, 0)
     for number in range(1, 4):
         next(running)
-        assert place() == (0, number)
+        assert position() == (0, number)
     next(running)
-    assert place() == (1, 0)
+    assert position() == (1, 0)
     next(iter(loader))
-    assert place() == (1, 1)
+    assert position() == (1, 1)
     loader.epoch = 7
-    assert place() == (7, 0)
+    assert position() == (7, 0)
     list(loader)
-    assert place() == (8, 0)
+    assert position() == (8, 0)
     assert loader.epoch == 8
 
 
-def test_a_state_serves_all_ranks(store):
-    """Saved by one rank, it lets every other rank go on at the same batch."""
+def test_a_state_fits_all_ranks(store):
+    """A rank that loads the state of another one continues at the same batch."""
     options = {"batch_size": 4, "size": SIZE, "world_size": 2}
     first, second = (Loader(store, rank=rank, **options) for rank in (0, 1))
     next(iter(first))
     expected = list(second)[1:]
     second.load_state_dict(first.state_dict())
-    same(second, expected)
+    assert_same(second, expected)
 
 
 @pytest.mark.parametrize(
@@ -130,7 +136,7 @@ def test_a_state_serves_all_ranks(store):
     ids=str,
 )
 def test_a_state_of_another_configuration_is_refused(store, options, text):
-    """The error spells out each difference."""
+    """The error names each option that differs, with both values."""
     usual = {"batch_size": 4, "size": SIZE}
     state = Loader(store, **usual).state_dict()
     loader = Loader(store, **{**usual, **options})
@@ -140,7 +146,7 @@ def test_a_state_of_another_configuration_is_refused(store, options, text):
 
 
 def test_a_state_of_another_store_is_refused(store, small_study, tmp_path):
-    """Their fingerprints differ, and so may their samples."""
+    """The error names the fingerprints of both stores."""
     path = fastseg.build(fastseg.link(small_study), tmp_path / "other.h5").path
     state = Loader(fastseg.open(path), batch_size=4, size=SIZE).state_dict()
     with pytest.raises(StateError, match=r"store is '[0-9a-f]{64}' in the state"):
@@ -154,13 +160,13 @@ def test_a_state_of_another_store_is_refused(store, small_study, tmp_path):
         ({"batch": -1}, "batch -1"),
         ({"epoch": "1"}, "epoch '1'"),
         ({"epoch": 1.0}, "epoch 1.0"),
-        ({"extra": 1}, r"besides \['extra'\]"),
+        ({"extra": 1}, r"unknown keys \['extra'\]"),
         ({"version": 1}, "version is 1 in the state, 2 here"),
     ],
     ids=str,
 )
-def test_a_spoilt_state_is_refused(store, change, text):
-    """What `state_dict` cannot have returned is not believed."""
+def test_an_invalid_state_is_refused(store, change, text):
+    """A dict that `state_dict` cannot have returned raises StateError."""
     loader = Loader(store, batch_size=4, size=SIZE)
     with pytest.raises(StateError, match=text):
         loader.load_state_dict({**loader.state_dict(), **change})
