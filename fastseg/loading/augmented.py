@@ -1,4 +1,4 @@
-"""How a Compose becomes images and masks: parameters drawn, kernels called."""
+"""Augmented images and masks: draws the parameters of transforms, calls the kernels."""
 
 from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter_ns
@@ -26,32 +26,36 @@ from fastseg.store.reader import Store
 Labels = Literal["exact", "nearest"]
 
 LABELS = get_args(Labels)
-# Random numbers of different uses never meet: streams of `_kernels.noise`.
-PARAMETERS, FIELDS, BIASES, CUSTOM, NOISE = 0, 1, 2, 3, 2**16
-ORDERS = {"nearest": 0, "linear": 1, "cubic": 3}
-# Control points beyond the image's first pixel and its last: a cubic reaches so far.
-MARGIN = 4
+# Streams of random numbers (see `_kernels.augment.noise`), one for each use. Resumed
+# runs depend on them.
+PARAMETER_STREAM = 0
+ELASTIC_STREAM = 1
+BIAS_FIELD_STREAM = 2
+CUSTOM_STREAM = 3
+NOISE_STREAM = 2**16  # the first one; each group of intensity steps has 2**16
+SPLINE_ORDERS = {"nearest": 0, "linear": 1, "cubic": 3}
+# Along each axis, control points in addition to the spacings that cover the image: each
+# pixel depends on four of them.
+EXTRA_CONTROL_POINTS = 4
 
-EVERYTHING = slice(None)
 
+class DrawnParameters(NamedTuple):
+    """The random parameters of b samples.
 
-class Drawn(NamedTuple):
-    """What was drawn for b samples.
-
-    key    : of random numbers, from seed and epoch
-    values : of each step of the Compose, its parameters, (b,) or (b, n)
+    key    : key of the random numbers, from seed and epoch
+    values : the parameters of each transform of the Compose, (b,) or (b, n)
     """
 
     key: int
     values: list[Values]
 
 
-class Tones(NamedTuple):
-    """Steps that change intensities, one after the other, as kernels take them.
+class IntensitySteps(NamedTuple):
+    """Transforms that change intensities, one after the other, for the kernels.
 
-    codes  : int64 (b, k), negative where a step is off
+    codes  : int64 (b, k), negative if a step does not happen to a sample
     params : float64 (b, k, intensity.PARAMETERS)
-    stream : uint32, of the random numbers of the first step
+    stream : uint32, stream of random numbers of the first step
     """
 
     codes: NDArray[np.int64]
@@ -60,16 +64,17 @@ class Tones(NamedTuple):
 
 
 class AugmentedPreprocessing(Preprocessing):
-    """A Recipe that does what a Compose says as well.
+    """A Preprocessing that augments samples.
 
     compose : the transforms
     labels  : "exact" moves the contours and draws them again, "nearest" takes the
-        nearest pixels of the masks
+        nearest pixel of the stored mask
     seed    : 0 to 2**64 - 1
-    options : of the Recipe; `size` is by default that of the last Crop or Resize, or
-        the images' own if all have one
+    options : those of Preprocessing; `size` is by default that of the last Crop or
+        Resize, or the images' own, if all have one
 
-    Raises what Recipe does, and OptionError for steps that do not fit the store.
+    Raises what Preprocessing raises, and OptionError for transforms that do not fit the
+    store.
     """
 
     def __init__(
@@ -91,45 +96,50 @@ class AugmentedPreprocessing(Preprocessing):
             sizes = [s.size for s in compose if isinstance(s, SIZED)]
             options["size"] = sizes[-1] if sizes else None
         super().__init__(store, indices, **options)
-        self.compose, self.labels, self.seed = compose, labels, seed
-        self._check(indices)
-        rules = Rules(**{**store.options, "origin": "center"})  # as contours are stored
-        self._rows = scratch_rows(*self.size, rules)
-        self._edges, self._nonzero = rules.edges_code, rules.fill == "nonzero"
+        self.compose = compose
+        self.labels = labels
+        self.seed = seed
+        self._check_steps(indices)
+        # Stored contours are relative to pixel centres, whatever the annotations used.
+        rules = Rules(**{**store.options, "origin": "center"})
+        self._scratch_rows = scratch_rows(*self.size, rules)
+        self._edges = rules.edges_code
+        self._nonzero = rules.fill == "nonzero"
+        self._bits_dtype = mask_dtype(store.classes)
         bits = np.arange(len(store.classes), dtype=np.uint64)
-        field = mask_dtype(store.classes)
-        self._bit_values = (np.uint64(1) << bits).astype(field)
-        self._field = field
-        # Steps that change intensities, by number: those before the first Custom one,
-        # then each Custom one with those that follow it.
-        self._runs: list[tuple[int, list[int]]] = [(0, [])]
+        self._bit_values = (np.uint64(1) << bits).astype(self._bits_dtype)
+        # Transforms that change intensities, by index in the Compose: those before the
+        # first Custom, then each Custom with those that follow it.
+        self._intensity_groups: list[tuple[int, list[int]]] = [(0, [])]
         for number, step in enumerate(compose):
             if isinstance(step, augment.Custom):
-                self._runs.append((number, []))
+                self._intensity_groups.append((number, []))
             elif isinstance(step, augment.INTENSITY):
-                self._runs[-1][1].append(number)
-        self._order = ORDERS[compose.interpolation]
+                self._intensity_groups[-1][1].append(number)
+        self._spline_order = SPLINE_ORDERS[compose.interpolation]
         self._border = augment.BORDERS.index(compose.border)
-        # The value that stands for no signal, where noise and fields begin.
+        # The normalized value of an image value of 0, which stands for no signal in
+        # Rician noise and bias fields.
         intercept, slope = (store.items[name] for name in ("intercept", "slope"))
-        floor = (-intercept / slope - self._shift) * self._gain
-        self._floor = floor.astype(np.float32)
+        zero_signal = (-intercept / slope - self._shift) * self._gain
+        self._zero_signal = zero_signal.astype(np.float32)
 
-    def draw(self, samples: NDArray[np.int64], epoch: int) -> Drawn:
-        """Return the parameters of samples in an epoch: a function of these."""
+    def draw(self, samples: NDArray[np.int64], epoch: int) -> DrawnParameters:
+        """Return the random parameters of samples in an epoch, a function of both."""
         key = _key(self.seed, epoch)
         steps = self.compose.transforms
         uniforms = np.empty((len(samples), sum(step.draws for step in steps)))
         keys = samples.astype(np.uint64)
-        batch.draw_uniforms(np.uint64(key), keys, np.uint32(PARAMETERS), uniforms)
-        values, start = [], 0
+        batch.draw_uniforms(np.uint64(key), keys, np.uint32(PARAMETER_STREAM), uniforms)
+        values = []
+        start = 0
         for step in steps:
             values.append(step.draw(uniforms[:, start : start + step.draws]))
             start += step.draws
-        return Drawn(key, values)
+        return DrawnParameters(key, values)
 
     def describe(self, samples: NDArray[np.int64], epoch: int) -> dict[str, Any]:
-        """Return what is drawn for samples in an epoch, as a dict for JSON."""
+        """Return the random parameters of samples in an epoch, as a dict for JSON."""
         values = self.draw(samples, epoch).values
         return {
             "seed": self.seed,
@@ -144,10 +154,12 @@ class AugmentedPreprocessing(Preprocessing):
             ],
         }
 
-    def read(self, params: Mapping[str, Any]) -> tuple[NDArray[np.int64], Drawn]:
-        """Return the samples and parameters that `describe` has described.
+    def parse_params(
+        self, params: Mapping[str, Any]
+    ) -> tuple[NDArray[np.int64], DrawnParameters]:
+        """Return the samples and parameters in a dict that `describe` returned.
 
-        Raises OptionError for what does not fit the steps.
+        Raises OptionError if it does not fit the transforms.
         """
         names = [type(step).__name__ for step in self.compose]
         try:
@@ -161,30 +173,36 @@ class AugmentedPreprocessing(Preprocessing):
             ]
             lengths = {len(column) for value in values for column in value.values()}
         except (KeyError, TypeError, ValueError, OverflowError) as exc:
-            raise OptionError(f"params are not those of a batch ({exc!r})") from None
-        wanted = self.draw(samples, 0).values if given == names else []
-        alike = [set(value) == set(w) for value, w in zip(values, wanted, strict=False)]
-        if given != names or not all(alike) or lengths - {len(samples)}:
             raise OptionError(
-                f"params are of the steps {', '.join(map(str, given))}, expected those "
-                f"of a batch of this loader: {', '.join(names)}"
+                f"params are invalid ({exc!r}), expected those of a batch"
+            ) from None
+        expected = self.draw(samples, 0).values if given == names else []
+        fits = [
+            set(value) == set(other)
+            for value, other in zip(values, expected, strict=False)
+        ]
+        if given != names or not all(fits) or lengths - {len(samples)}:
+            raise OptionError(
+                f"params are of the transforms {', '.join(map(str, given))}, expected "
+                f"those of a batch of this loader: {', '.join(names)}"
             )
-        return samples, Drawn(key, values)
+        return samples, DrawnParameters(key, values)
 
     def contours(self, sample: int, epoch: int) -> dict[str, list[NDArray[np.float64]]]:
-        """Return the rings of each class of a sample as they are in an epoch.
+        """Return the moved rings of each class of a sample in an epoch.
 
-        float64 (n, 2), (x, y) in pixels of the batch
+        Each ring is float64 (n, 2), (x, y) in pixels of the batch.
         """
         samples = np.array([sample])
         drawn = self.draw(samples, epoch)
         steps = self.compose.transforms
         mapping, _ = find_mapping(steps, drawn.values, self.store, samples, self.size)
         outer, control, spacing, inner = self._matrices(mapping, samples, drawn)
-        way = outer[0], control[0], spacing, inner[0]
         moved: dict[str, list[NDArray[np.float64]]] = {}
         for name, rings in self.store[sample].contours.items():
-            points, offsets = bend_rings(*join_rings(rings), *way)
+            points, offsets = bend_rings(
+                *join_rings(rings), outer[0], control[0], spacing, inner[0]
+            )
             moved[name] = np.split(points, offsets[1:-1])
         return moved
 
@@ -195,7 +213,7 @@ class AugmentedPreprocessing(Preprocessing):
         mask: NDArray[Any],
         epoch: int = 0,
     ) -> StageTimes:
-        """Make images and masks of samples as they are in an epoch."""
+        """Write the augmented images and masks of samples in an epoch."""
         return self.fill_drawn(samples, image, mask, self.draw(samples, epoch))
 
     def fill_drawn(
@@ -203,71 +221,77 @@ class AugmentedPreprocessing(Preprocessing):
         samples: NDArray[np.int64],
         image: NDArray[Any],
         mask: NDArray[Any],
-        drawn: Drawn,
+        drawn: DrawnParameters,
     ) -> StageTimes:
-        """Make images and masks of samples with these parameters."""
+        """Write the images and masks of samples, augmented with these parameters."""
         self.store.check_size()
-        begun = perf_counter_ns()
+        start = perf_counter_ns()
         steps = self.compose.transforms
         mapping, _ = find_mapping(steps, drawn.values, self.store, samples, self.size)
-        ways = self._matrices(mapping, samples, drawn)
+        matrices = self._matrices(mapping, samples, drawn)
+        outer, control, spacing, inner = matrices
         bits = mask
         if self.masks != "bits":
-            bits = np.empty((len(mask), *self.size), self._field)
-        shift, gain = self._shift[samples], self._gain[samples]
+            bits = np.empty((len(mask), *self.size), self._bits_dtype)
+        shift = self._shift[samples]
+        gain = self._gain[samples]
         low, high = self.normalization.limits
-        tones, *others = self._tones(samples, drawn)
-        key, numbers = np.uint64(drawn.key), samples.astype(np.uint64)
-        spent = 0
-        for images, masks, rows, place in self.store.stacks(samples):
-            started = perf_counter_ns()
-            here = (*(way[place] for way in ways[:2]), ways[2], ways[3][place])
+        first_steps, *later_steps = self._intensity_steps(samples, drawn)
+        key = np.uint64(drawn.key)
+        sample_keys = samples.astype(np.uint64)
+        image_time = 0
+        for images, masks, rows, subset in self.store.stacks(samples):
+            stage_start = perf_counter_ns()
+            subset_matrices = outer[subset], control[subset], spacing, inner[subset]
             batch.augment_images(
                 images,
                 rows,
-                *here,
-                self._order,
+                *subset_matrices,
+                self._spline_order,
                 self._border,
                 np.float32(self.pad_value),
-                shift[place],
-                gain[place],
+                shift[subset],
+                gain[subset],
                 low,
                 high,
-                tones.codes[place],
-                tones.params[place],
-                tones.stream,
+                first_steps.codes[subset],
+                first_steps.params[subset],
+                first_steps.stream,
                 key,
-                numbers[place],
+                sample_keys[subset],
                 self.streams,
-                image[place][:, 0],
+                image[subset][:, 0],
             )
-            spent += perf_counter_ns() - started
+            image_time += perf_counter_ns() - stage_start
             if self.labels == "nearest":
-                batch.warp_masks(masks, rows, *here, bits[place])
+                batch.warp_masks(masks, rows, *subset_matrices, bits[subset])
         if self.labels == "exact":
-            self._draw_labels(samples, ways, bits)
+            self._draw_labels(samples, matrices, bits)
         if bits is not mask:
             every = np.arange(len(mask))
-            shown = self._view_masks(mask)
+            view = self._view_masks(mask)
             unlabelled = self._unlabelled(samples)
             gather.gather_masks(
-                bits, every, self._classes, unlabelled, self.streams, shown
+                bits, every, self._classes, unlabelled, self.streams, view
             )
-        labelled = perf_counter_ns()
-        own = 0
-        for (number, _), later in zip(self._runs[1:], others, strict=True):
-            called = perf_counter_ns()
-            self._call(number, samples, image[:, 0], mask, drawn)
-            own += perf_counter_ns() - called
-            if later.codes.size:
-                batch.apply_intensity_batch(image[:, 0], *later, key, numbers)
-        spent += perf_counter_ns() - labelled - own
-        return StageTimes(0, spent, perf_counter_ns() - begun - spent - own, own)
+        masks_done = perf_counter_ns()
+        custom_time = 0
+        for (number, _), steps_after in zip(
+            self._intensity_groups[1:], later_steps, strict=True
+        ):
+            stage_start = perf_counter_ns()
+            self._call_function(number, samples, image[:, 0], mask, drawn)
+            custom_time += perf_counter_ns() - stage_start
+            if steps_after.codes.size:
+                batch.apply_intensity_batch(image[:, 0], *steps_after, key, sample_keys)
+        image_time += perf_counter_ns() - masks_done - custom_time
+        mask_time = perf_counter_ns() - start - image_time - custom_time
+        return StageTimes(0, image_time, mask_time, custom_time)
 
     def _matrices(
-        self, mapping: Mappings, samples: NDArray[np.int64], drawn: Drawn
+        self, mapping: Mappings, samples: NDArray[np.int64], drawn: DrawnParameters
     ) -> tuple[Any, Any, float, Any]:
-        """Return outer, control, spacing and inner for the kernels."""
+        """Return outer, control points, their spacing, and inner, for the kernels."""
         outer, inner = (
             np.ascontiguousarray(m[:, :2]) for m in (mapping.outer, mapping.inner)
         )
@@ -278,12 +302,13 @@ class AugmentedPreprocessing(Preprocessing):
             for step, value in zip(self.compose, drawn.values, strict=True)
             if isinstance(step, augment.Elastic)
         )
-        grids = np.ceil((mapping.sizes - 1) / step.spacing).astype(np.int64) + MARGIN
+        grids = np.ceil((mapping.sizes - 1) / step.spacing).astype(np.int64)
+        grids += EXTRA_CONTROL_POINTS
         control = np.empty((len(samples), *grids.max(axis=0).tolist(), 2))
         batch.draw_fields(
             np.uint64(drawn.key),
             samples.astype(np.uint64),
-            np.uint32(FIELDS),
+            np.uint32(ELASTIC_STREAM),
             np.where(value["on"], value["magnitude"], 0.0),
             grids,
             control,
@@ -291,7 +316,7 @@ class AugmentedPreprocessing(Preprocessing):
         return outer, control, step.spacing, inner
 
     def _draw_labels(
-        self, samples: NDArray[np.int64], ways: tuple[Any, ...], bits: NDArray[Any]
+        self, samples: NDArray[np.int64], matrices: tuple[Any, ...], bits: NDArray[Any]
     ) -> None:
         contours = self.store.contours
         batch.draw_moved_contours(
@@ -299,28 +324,34 @@ class AugmentedPreprocessing(Preprocessing):
             contours["offsets"],
             contours["class"],
             self.store.items["contours"][samples],
-            *ways,
+            *matrices,
             self._edges,
             self._nonzero,
-            self._rows,
+            self._scratch_rows,
             self._bit_values,
             bits,
         )
 
-    def _tones(self, samples: NDArray[np.int64], drawn: Drawn) -> list[Tones]:
-        """Return what is done before the first Custom step, and after each."""
-        steps, tones = self.compose.transforms, []
-        for first, run in self._runs:
-            codes = np.empty((len(samples), len(run)), np.int64)
+    def _intensity_steps(
+        self, samples: NDArray[np.int64], drawn: DrawnParameters
+    ) -> list[IntensitySteps]:
+        """Return the steps before the first Custom transform, and after each."""
+        steps = self.compose.transforms
+        groups = []
+        for first, numbers in self._intensity_groups:
+            codes = np.empty((len(samples), len(numbers)), np.int64)
             params = np.zeros((*codes.shape, intensity.PARAMETERS))
-            for k, number in enumerate(run):
-                step, value = steps[number], drawn.values[number]
-                code = self._tone(step, value, samples, drawn.key, params[:, k])
+            for k, number in enumerate(numbers):
+                value = drawn.values[number]
+                code = self._write_params(
+                    steps[number], value, samples, drawn.key, params[:, k]
+                )
                 codes[:, k] = np.where(value["on"], code, -1)
-            tones.append(Tones(codes, params, np.uint32(NOISE + 2**16 * first)))
-        return tones
+            stream = np.uint32(NOISE_STREAM + 2**16 * first)
+            groups.append(IntensitySteps(codes, params, stream))
+        return groups
 
-    def _tone(
+    def _write_params(
         self,
         step: Transform,
         value: Values,
@@ -328,11 +359,12 @@ class AugmentedPreprocessing(Preprocessing):
         key: int,
         params: NDArray[np.float64],
     ) -> int:
-        """Return the code of a step, and write its parameters for each sample."""
+        """Return the code of a transform, and write its parameters for each sample."""
         columns: Sequence[Any]
         match step:
             case augment.Brightness():
-                code, columns = intensity.BRIGHTNESS, (value["multiply"], value["add"])
+                code = intensity.BRIGHTNESS
+                columns = (value["multiply"], value["add"])
             case augment.Contrast():
                 code = intensity.CONTRAST
                 columns = (value["factor"], step.preserve_range)
@@ -340,57 +372,63 @@ class AugmentedPreprocessing(Preprocessing):
                 code = intensity.GAMMA
                 columns = (value["gamma"], step.invert, step.keep_stats)
             case augment.Noise(kind="gaussian"):
-                code, columns = intensity.GAUSSIAN, (value["std"],)
+                code = intensity.GAUSSIAN
+                columns = (value["std"],)
             case augment.Noise():
                 code = intensity.RICIAN
-                columns = (value["std"], self._floor[samples])
+                columns = (value["std"], self._zero_signal[samples])
             case augment.Blur():
-                code, columns = intensity.BLUR, (value["sigma"],)
+                code = intensity.BLUR
+                columns = (value["sigma"],)
             case augment.LowResolution():
-                code, columns = intensity.LOW_RESOLUTION, (value["factor"],)
+                code = intensity.LOW_RESOLUTION
+                columns = (value["factor"],)
             case _:  # BiasField
                 code = intensity.BIAS_FIELD
-                shares = np.empty((len(samples), intensity.PARAMETERS - 1))
+                uniforms = np.empty((len(samples), intensity.PARAMETERS - 1))
                 keys = samples.astype(np.uint64)
-                batch.draw_uniforms(np.uint64(key), keys, np.uint32(BIASES), shares)
-                field = value["magnitude"][:, None] * (2 * shares - 1)
-                columns = (self._floor[samples], *field.T)
+                stream = np.uint32(BIAS_FIELD_STREAM)
+                batch.draw_uniforms(np.uint64(key), keys, stream, uniforms)
+                coefficients = value["magnitude"][:, None] * (2 * uniforms - 1)
+                columns = (self._zero_signal[samples], *coefficients.T)
         for k, column in enumerate(columns):
             params[:, k] = column
         return code
 
-    def _call(
+    def _call_function(
         self,
         number: int,
         samples: NDArray[np.int64],
         planes: NDArray[np.float32],
         mask: NDArray[Any],
-        drawn: Drawn,
+        drawn: DrawnParameters,
     ) -> None:
-        """Call a function of the user's for each sample for which it is on."""
-        step, on = self.compose.transforms[number], drawn.values[number]["on"]
+        """Call the function of a Custom transform for each sample it happens to."""
+        step = self.compose.transforms[number]
+        on = drawn.values[number]["on"]
         assert isinstance(step, augment.Custom)
         compiled = isinstance(step.function, CPUDispatcher)
         for j in np.flatnonzero(on).tolist():
             words = np.array([drawn.key, samples[j]], np.uint64)
-            bits = np.random.Philox(key=words, counter=[0, 0, number, CUSTOM])
+            bits = np.random.Philox(key=words, counter=[0, 0, number, CUSTOM_STREAM])
             random = np.random.Generator(bits)
-            given = np.uint64(bits.random_raw()) if compiled else random
+            argument = np.uint64(bits.random_raw()) if compiled else random
             function: Callable[..., Any] = step.function
             try:
-                answer = function(planes[j], mask[j], given)
+                returned = function(planes[j], mask[j], argument)
             except Exception as exc:
-                exc.add_note("in the function of a Custom step")
+                exc.add_note("in the function of a Custom transform")
                 raise
-            if answer is not None:
+            if returned is not None:
                 raise OptionError(
-                    f"Custom: function returned {type(answer).__name__}, expected "
-                    "None: it is to change image and mask in place"
+                    f"Custom: function returned {type(returned).__name__}, expected "
+                    "None: the function must change image and mask in place"
                 )
 
-    def _check(self, indices: NDArray[np.int64]) -> None:
-        """Raise OptionError if steps do not fit samples of some shape or spacing."""
+    def _check_steps(self, indices: NDArray[np.int64]) -> None:
+        """Raise OptionError if transforms do not fit a shape or spacing of a sample."""
         items = self.store.items
+        # One sample of each kind is checked: of each shape, and each spacing if needed.
         columns = items["bucket"][indices], items["spacing_mm"][indices]
         kinds = np.column_stack(columns)
         if not any(isinstance(step, augment.Resample) for step in self.compose):
@@ -402,7 +440,7 @@ class AugmentedPreprocessing(Preprocessing):
 
 
 def _key(seed: int, epoch: int) -> int:
-    """Return the key of random numbers: two words, not their sum."""
+    """Return the key of random numbers: a hash of both words, not of their sum."""
     return xxh3_64_intdigest(np.array([seed, epoch], "<u8").tobytes())
 
 

@@ -277,7 +277,7 @@ class Loader:
         preprocessing = self.preprocessing
         if not isinstance(preprocessing, AugmentedPreprocessing):
             raise OptionError("replay needs a loader with augment")
-        samples, drawn = preprocessing.read(params)
+        samples, drawn = preprocessing.parse_params(params)
         if len(samples) and not 0 <= samples.min() <= samples.max() < len(self.store):
             raise OptionError(f"params name samples beyond the {len(self.store)} here")
         count = len(samples)

@@ -1,4 +1,4 @@
-"""Augmented batches: exact labels, the same on any number of threads, made again."""
+"""Augmented batches: exact labels, the same with any number of threads, replayed."""
 
 import json
 
@@ -61,23 +61,23 @@ def epoch(loader):
 @pytest.mark.parametrize("masks", ["bits", "labels", "onehot", "icontour"])
 @pytest.mark.parametrize("labels", ["exact", "nearest"])
 @pytest.mark.parametrize("interpolation", ["nearest", "linear", "cubic"])
-def test_what_does_nothing_changes_no_bit(store, masks, labels, interpolation):
-    """Identity parameters give the batch of a loader without augmentation."""
+def test_identity_transforms_change_no_bit(store, masks, labels, interpolation):
+    """Transforms with identity parameters give the batch without augmentation."""
     options = {"size": (100, 90), "masks": masks, "batch_size": 8, "pad_value": -3}
     steps = [Affine(), Flip(p=0), Gamma(p=0), Brightness()]
     compose = Compose(steps, interpolation)
-    plain = epoch(Loader(store, **options))
-    changed = epoch(Loader(store, augment=compose, labels=labels, **options))
-    for ours, theirs in zip(changed, plain, strict=True):
+    expected = epoch(Loader(store, **options))
+    augmented = epoch(Loader(store, augment=compose, labels=labels, **options))
+    for ours, theirs in zip(augmented, expected, strict=True):
         assert_array_equal(ours, theirs)
 
 
 def test_images_and_labels_move_together(store):
-    """Flips and quarter turns do to both what numpy does."""
+    """Flips and quarter turns change images and labels as numpy does."""
     square = store.select(shape=96)
     options = {"indices": square, "batch_size": 8}
     image, mask = epoch(Loader(store, **options))
-    for steps, way in (
+    for steps, flip in (
         ([Flip(p=1)], lambda x: x[..., ::-1]),
         ([Flip(p=1, axis="vertical")], lambda x: x[..., ::-1, :]),
         ([Flip(p=1), Flip(p=1, axis="vertical")], lambda x: x[..., ::-1, ::-1]),
@@ -85,8 +85,8 @@ def test_images_and_labels_move_together(store):
         for labels in ("exact", "nearest"):
             loader = Loader(store, augment=steps, labels=labels, **options)
             got_image, got_mask = epoch(loader)
-            assert_array_equal(got_image, way(image))
-            assert_array_equal(got_mask, way(mask))
+            assert_array_equal(got_image, flip(image))
+            assert_array_equal(got_mask, flip(mask))
     loader = Loader(store, augment=[Rot90()], return_params=True, **options)
     for batch in loader:
         for k, index in enumerate(batch.index.tolist()):
@@ -96,8 +96,8 @@ def test_images_and_labels_move_together(store):
 
 
 @pytest.mark.parametrize("edges", ["closed", "open", "half-open"])
-def test_labels_are_those_of_the_moved_contours(sample_study, tmp_path, edges):
-    """Exact labels equal the polygon filler's, given vertices moved by hand."""
+def test_exact_labels_are_the_filled_moved_contours(sample_study, tmp_path, edges):
+    """Exact labels equal `rasterize` of vertices that the test moves itself."""
     table = fastseg.link(sample_study)
     path = fastseg.build(table, tmp_path / "heart.h5", edges=edges).path
     store = fastseg.open(path)
@@ -105,11 +105,11 @@ def test_labels_are_those_of_the_moved_contours(sample_study, tmp_path, edges):
         [Affine(rotate=(-90, 90), scale=(0.7, 1.5)), Flip(), Crop(size=80)]
     )
     loader = Loader(store, augment=compose, masks="bits", batch_size=8, seed=3)
-    recipe = loader.preprocessing
+    preprocessing = loader.preprocessing
     for batch in loader:
-        drawn = recipe.draw(batch.index, 0)
+        drawn = preprocessing.draw(batch.index, 0)
         mapping, _ = find_mapping(
-            compose.transforms, drawn.values, store, batch.index, recipe.size
+            compose.transforms, drawn.values, store, batch.index, preprocessing.size
         )
         for k, index in enumerate(batch.index.tolist()):
             matrix = np.linalg.inv(mapping.inner[k] @ mapping.outer[k])
@@ -119,18 +119,18 @@ def test_labels_are_those_of_the_moved_contours(sample_study, tmp_path, edges):
                     ring @ matrix[:2, :2].T + matrix[:2, 2]
                     for ring in contours.get(name, [])
                 ]
-                expected = np.zeros(recipe.size, bool)
+                expected = np.zeros(preprocessing.size, bool)
                 if rings:
-                    expected = fastseg.rasterize(rings, recipe.size, edges=edges)
+                    expected = fastseg.rasterize(rings, preprocessing.size, edges=edges)
                 assert_array_equal((batch.mask[k] >> bit) & 1, expected)
 
 
-def dice(one, two):
-    return 2 * (one & two).sum() / (one.sum() + two.sum())
+def dice(first, second):
+    return 2 * (first & second).sum() / (first.sum() + second.sum())
 
 
-def test_exact_labels_are_nearer_to_the_truth(store):
-    """Against the moved contours at 16 times the resolution, warped masks lose."""
+def test_exact_labels_are_more_accurate_than_nearest_ones(store):
+    """Their Dice with the moved contours at 16 times the resolution is higher."""
     square = store.select(shape=96, classes=["icontour"], min_pixels=100)
     compose = Compose([Affine(rotate=(-30, 30), scale=(0.85, 1.15))])
     options = {"indices": square, "augment": compose, "masks": "icontour", "seed": 1}
@@ -159,8 +159,8 @@ def test_exact_labels_are_nearer_to_the_truth(store):
     assert np.mean(scores["exact"]) > 0.965
 
 
-def test_bent_labels_follow_the_image(store):
-    """Under an Elastic, exact and nearest labels differ at outlines only."""
+def test_elastic_labels_follow_the_image(store):
+    """With an Elastic, exact and nearest labels differ at outlines only."""
     options = {"indices": store.select(shape=96), "batch_size": 8, "masks": "icontour"}
     options["augment"] = Compose([Elastic(magnitude=10, spacing=32)])
     _, exact = epoch(Loader(store, **options))
@@ -174,17 +174,17 @@ def test_bent_labels_follow_the_image(store):
 @pytest.mark.parametrize("threads", [1, 2, 8])
 @pytest.mark.parametrize("batch_size", [1, 7, 32])
 def test_batches_depend_on_seed_epoch_and_sample_alone(store, threads, batch_size):
-    """Threads, shares and neighbours in the batch change no bit."""
+    """Threads, ranges of a batch and neighbours in it change no bit."""
     options = {"augment": EVERYTHING, "seed": 11, "masks": "labels"}
-    first = Loader(store, batch_size=4, threads=1, prefetch=1, **options)
+    single = Loader(store, batch_size=4, threads=1, prefetch=1, **options)
     other = Loader(store, batch_size=batch_size, threads=threads, **options)
     for _ in range(2):
-        for ours, theirs in zip(epoch(first), epoch(other), strict=True):
-            assert_array_equal(ours, theirs)
+        for expected, got in zip(epoch(single), epoch(other), strict=True):
+            assert_array_equal(got, expected)
 
 
 def test_epochs_and_seeds_differ(store):
-    """Each epoch draws anew, and so does each seed; one and its neighbour no twins."""
+    """Each epoch and each seed draws other parameters, also (0, 1) and (1, 0)."""
     loader = Loader(store, augment=EVERYTHING, seed=0, batch_size=8)
     images = [epoch(loader)[0] for _ in range(2)]
     other = Loader(store, augment=EVERYTHING, seed=1, batch_size=8)
@@ -195,8 +195,8 @@ def test_epochs_and_seeds_differ(store):
             assert differs.mean() > 0.9
 
 
-def test_a_loop_is_resumed_with_its_augmentation(store):
-    """A state leads to the same bits, and to no loader with other steps."""
+def test_a_resumed_loop_continues_its_augmentation(store):
+    """A state gives the same bits, and a loader with other transforms refuses it."""
     options = {"augment": EVERYTHING, "batch_size": 5, "seed": 2}
     loader = Loader(store, **options)
     running = iter(loader)
@@ -213,7 +213,7 @@ def test_a_loop_is_resumed_with_its_augmentation(store):
 
 
 def test_a_batch_is_replayed_from_its_params(store):
-    """What was drawn comes with the batch, survives JSON, and makes it again."""
+    """The params of a batch survive JSON, and `replay` makes the same batch again."""
     loader = Loader(
         store, augment=EVERYTHING, batch_size=6, seed=4, return_params=True, threads=2
     )
@@ -229,14 +229,14 @@ def test_a_batch_is_replayed_from_its_params(store):
         assert_array_equal(again.index, batch.index)
 
 
-def test_params_of_other_steps_are_not_replayed(store):
-    """The error names the steps of both."""
+def test_params_of_other_transforms_are_refused(store):
+    """The error names the transforms of both."""
     loader = Loader(store, augment=[Flip()], size=64, batch_size=2, return_params=True)
     params = next(iter(loader)).params
     other = Loader(store, augment=[Rot90()], size=64, batch_size=2)
-    with pytest.raises(OptionError, match=r"of the steps Flip, expected .* Rot90"):
+    with pytest.raises(OptionError, match=r"of the transforms Flip, expected .* Rot90"):
         other.replay(params)
-    with pytest.raises(OptionError, match="not those of a batch"):
+    with pytest.raises(OptionError, match="params are invalid"):
         loader.replay({"steps": 3})
     with pytest.raises(OptionError, match="beyond the 32"):
         loader.replay({**params, "index": [99, 3]})
@@ -246,8 +246,8 @@ def test_params_of_other_steps_are_not_replayed(store):
         Loader(store, size=64, return_params=True)
 
 
-def test_stores_of_mixed_shapes_give_one_size_and_spacing(store):
-    """Resample, Crop and Resize bring all images to batches of one shape."""
+def test_images_of_mixed_shapes_get_one_size(store):
+    """Resample, Crop and Resize make batches of one shape from all images."""
     for steps, size in (
         ([Resample(spacing_mm=2.0), Crop(size=(60, 50), pad=True)], (60, 50)),
         ([Resize(size=48)], (48, 48)),
@@ -259,8 +259,8 @@ def test_stores_of_mixed_shapes_give_one_size_and_spacing(store):
         assert mask.any()
 
 
-def test_resized_labels_keep_their_share(store):
-    """A class covers the same part of an image in any size."""
+def test_resized_labels_cover_the_same_fraction(store):
+    """A class covers the same fraction of an image of any size."""
     square = store.select(shape=96)
     options = {"indices": square, "batch_size": 8, "masks": "ocontour"}
     _, before = epoch(Loader(store, **options))
@@ -269,22 +269,22 @@ def test_resized_labels_keep_their_share(store):
 
 
 def test_noise_has_its_moments_and_no_correlation(store):
-    """Within an image, between samples, and between epochs."""
+    """Mean 0, deviation 1, no correlation of pixels, samples or epochs."""
     options = {"size": 64, "batch_size": 8, "normalize": None}
-    plain, _ = epoch(Loader(store, **options))
+    clean, _ = epoch(Loader(store, **options))
     loader = Loader(store, augment=[Noise(std=3.0)], **options)
-    noise = np.stack([epoch(loader)[0] - plain for _ in range(2)]) / 3
+    noise = np.stack([epoch(loader)[0] - clean for _ in range(2)]) / 3
     noise = noise.reshape(2, len(store), 64, 64)
     count = noise.size
     assert abs(noise.mean()) < 4 / np.sqrt(count)
     assert abs(noise.std() - 1) < 4 / np.sqrt(2 * count)
-    for one, two in (
+    for first, second in (
         (noise[..., 1:], noise[..., :-1]),
         (noise[..., 1:, :], noise[..., :-1, :]),
         (noise[:, 1:], noise[:, :-1]),
         (noise[0], noise[1]),
     ):
-        assert abs((one * two).mean()) < 4 / np.sqrt(one.size)
+        assert abs((first * second).mean()) < 4 / np.sqrt(first.size)
 
 
 def invert(image, mask, random):
@@ -299,8 +299,8 @@ def invert_fast(image, mask, random):
 
 
 @pytest.mark.parametrize("function", [invert, invert_fast])
-def test_functions_of_the_user_s_are_called(store, function):
-    """In their place among the steps, with random numbers of their own."""
+def test_functions_of_custom_transforms_are_called(store, function):
+    """They run between their neighbours in the list, with their own random numbers."""
     options = {"size": 64, "batch_size": 4, "threads": 2}
     image, _ = epoch(Loader(store, **options))
     steps = [Brightness(add=(1, 1)), Custom(function=function), Brightness(add=(2, 2))]
@@ -313,8 +313,8 @@ def test_functions_of_the_user_s_are_called(store, function):
     assert "Custom" in str(loader.state_dict()["augment"])
 
 
-def test_failing_functions_are_told(store):
-    """What they raise arrives as it is; what they return is refused."""
+def test_failing_functions_of_custom_transforms_raise(store):
+    """The consumer gets their exception unchanged; a result that is not None raises."""
 
     def fail(image, mask, random):
         raise ZeroDivisionError("mine")
@@ -323,7 +323,7 @@ def test_failing_functions_are_told(store):
     with pytest.raises(ZeroDivisionError, match="mine") as caught:
         list(Loader(store, augment=[Custom(function=fail)], **options))
     notes = "\n".join(caught.value.__notes__)
-    assert "in the function of a Custom step" in notes
+    assert "in the function of a Custom transform" in notes
     assert "while making sample" in notes
     steps = [Custom(function=lambda image, mask, random: image + 1)]
     with pytest.raises(OptionError, match="Custom: function returned ndarray"):
@@ -342,14 +342,14 @@ def test_failing_functions_are_told(store):
     ],
     ids=str,
 )
-def test_steps_that_do_not_fit_the_store_are_refused(store, options, error, text):
-    """When the loader is made, not in the midst of an epoch."""
+def test_transforms_that_do_not_fit_the_store_are_refused(store, options, error, text):
+    """The error comes when the loader is made, not during an epoch."""
     with pytest.raises(error, match=text):
         Loader(store, **{"size": 64, **options})
 
 
 def test_an_unknown_spacing_is_refused_when_the_loader_is_made(store):
-    """Whichever sample it is that has none."""
+    """The error names the sample that has none, whichever it is."""
     spacing = np.array(store.items["spacing_mm"])
     spacing[17] = np.nan
     other = fastseg.open(store.path)

@@ -1,4 +1,4 @@
-"""Geometric steps become one mapping, the same as doing them one after another."""
+"""One mapping of all geometric transforms equals applying them one after another."""
 
 from types import SimpleNamespace
 
@@ -15,7 +15,7 @@ from fastseg.store.layout import Bucket
 
 
 def store_of(*shapes, spacing=(1.0, 1.0), boxes=None):
-    """Return what the mapping asks of a store: an item of each shape."""
+    """Return a stand-in for a store, with one item of each shape."""
     buckets = {f"{k}": Bucket(shape, np.dtype("<u2")) for k, shape in enumerate(shapes)}
     names = ("heart",)
 
@@ -40,8 +40,8 @@ def mapping_of(steps, store, size=None, seed=0):
     return mapping, frames, values
 
 
-def back(mapping, k, points):
-    """Return the points of the image that points of the batch come from."""
+def map_to_image(mapping, k, points):
+    """Map points of the batch to points of the image."""
     points = np.column_stack([points, np.ones(len(points))])
     return (mapping.inner[k] @ mapping.outer[k] @ points.T)[:2].T
 
@@ -51,10 +51,10 @@ def pixels(height, width):
     return np.column_stack([x.ravel(), y.ravel()]).astype(float)
 
 
-def shown(image, mapping, frames, k, missing=-1):
-    """Return the image through a mapping between pixel centres."""
+def mapped(image, mapping, frames, k, missing=-1):
+    """Return the mapped image; the mapping must map pixel centres to pixel centres."""
     height, width = int(frames.height[k]), int(frames.width[k])
-    x, y = back(mapping, k, pixels(height, width)).T
+    x, y = map_to_image(mapping, k, pixels(height, width)).T
     assert_array_equal(x, np.rint(x))
     inside = (x >= 0) & (y >= 0) & (x < image.shape[1]) & (y < image.shape[0])
     out = np.full(height * width, missing)
@@ -63,17 +63,16 @@ def shown(image, mapping, frames, k, missing=-1):
 
 
 def centred(image, size, missing=-1):
-    """Cut or pad about the centre, by numpy."""
-    for axis, want in enumerate(size):
-        have = image.shape[axis]
-        if have >= want:
-            image = image.take(
-                range((have - want) // 2, (have - want) // 2 + want), axis
-            )
+    """Crop or pad about the centre, by numpy."""
+    for axis, length in enumerate(size):
+        surplus = image.shape[axis] - length
+        if surplus >= 0:
+            start = surplus // 2
+            image = image.take(range(start, start + length), axis)
         else:
-            before = (want - have) // 2
+            before = -surplus // 2
             pads = [(0, 0), (0, 0)]
-            pads[axis] = before, want - have - before
+            pads[axis] = before, -surplus - before
             image = np.pad(image, pads, constant_values=missing)
     return image
 
@@ -87,16 +86,16 @@ sides = st.integers(1, 9)
     st.tuples(sides, sides),
     st.integers(0, 99),
 )
-def test_whole_pixel_steps_are_numpy_s(shape, kinds, size, seed):
-    """Flips, quarter turns and centred crops in any order do what numpy does."""
-    made = {
+def test_transforms_of_whole_pixels_equal_numpy(shape, kinds, size, seed):
+    """Flips, quarter turns and centred crops in any order equal those of numpy."""
+    transforms = {
         "h": Flip(p=1),
         "v": Flip(p=1, axis="vertical"),
         "r": Rot90(),
         "c": Crop(size=size, where="center", pad=True),
     }
     kinds = [*kinds, "c"]
-    steps = [made[kind] for kind in kinds]
+    steps = [transforms[kind] for kind in kinds]
     mapping, frames, values = mapping_of(steps, store_of(shape), None, seed)
     image = expected = np.arange(shape[0] * shape[1]).reshape(shape)
     for kind, value in zip(kinds, values, strict=True):
@@ -108,19 +107,19 @@ def test_whole_pixel_steps_are_numpy_s(shape, kinds, size, seed):
                 "v": np.flipud,
                 "c": lambda image: centred(image, size),
             }[kind](expected)
-    assert_array_equal(shown(image, mapping, frames, 0), expected)
+    assert_array_equal(mapped(image, mapping, frames, 0), expected)
 
 
-def test_what_was_cut_comes_back_into_view():
-    """A step after a Crop shows the image beyond the window, not emptiness."""
+def test_cropped_pixels_come_back_into_view():
+    """A larger size after a Crop shows the image outside the window, not padding."""
     steps = [Crop(size=3, where="center"), Flip(p=1)]
     mapping, frames, _ = mapping_of(steps, store_of((5, 5)), (5, 5))
     image = np.arange(25).reshape(5, 5)
-    assert_array_equal(shown(image, mapping, frames, 0), np.fliplr(image))
+    assert_array_equal(mapped(image, mapping, frames, 0), np.fliplr(image))
 
 
-def test_four_quarters_are_nothing():
-    """Rot90 four times is the identity, exactly."""
+def test_four_quarter_turns_are_the_identity():
+    """Rot90 four times is exactly the identity."""
     steps = [Rot90()] * 4
     store = store_of((5, 8))
     values = [{"on": np.array([True]), "quarters": np.array([1])}] * 4
@@ -129,8 +128,8 @@ def test_four_quarters_are_nothing():
     assert (frames.height[0], frames.width[0]) == (5, 8)
 
 
-def test_what_does_nothing_is_exactly_nothing():
-    """Parameters of the identity give the identity, bit for bit."""
+def test_identity_parameters_give_the_identity():
+    """Transforms that change nothing give the identity matrix, bit for bit."""
     steps = [Affine(), Flip(p=0), Resize(size=(12, 7)), Resample(spacing_mm=(1, 2))]
     store = store_of((12, 7), spacing=(1, 2))
     mapping, _, _ = mapping_of(steps, store, (12, 7))
@@ -144,55 +143,58 @@ def test_what_does_nothing_is_exactly_nothing():
     st.floats(-40, 40),
     st.floats(-0.5, 0.5),
 )
-def test_an_affine_step_is_its_definition(angle, scale, stretch, shear, move):
-    """Scale, tilt and turn about the centre, then move; turns go up-left."""
+def test_affine_equals_its_definition(angle, scale, scale_x, shear, shift):
+    """It scales, shears and rotates about the centre, in this order, then shifts."""
     step = Affine(
         rotate=(angle, angle),
         scale=scale,
-        scale_x=stretch,
+        scale_x=scale_x,
         shear=(shear, shear),
-        translate_x=(move, move),
+        translate_x=(shift, shift),
     )
     height, width = 40, 61
     mapping, _, _ = mapping_of([step], store_of((height, width)))
     centre = np.array([(width - 1) / 2, (height - 1) / 2])
     points = np.array([[0.0, 0], [10, 3], [60, 39]])
-    x, y = ((points - centre) * (scale * stretch, scale)).T
-    x, turn = x - np.tan(np.radians(shear)) * y, np.radians(angle)
+    x, y = ((points - centre) * (scale * scale_x, scale)).T
+    x = x - np.tan(np.radians(shear)) * y
+    turn = np.radians(angle)
     moved = np.column_stack(
         [x * np.cos(turn) + y * np.sin(turn), y * np.cos(turn) - x * np.sin(turn)]
     )
-    moved += centre + (move * width, 0)
-    assert_allclose(back(mapping, 0, moved), points, atol=1e-9)
+    moved += centre + (shift * width, 0)
+    assert_allclose(map_to_image(mapping, 0, moved), points, atol=1e-9)
 
 
-def test_a_quarter_by_affine_is_rot90():
-    """Both turn the same way."""
+def test_a_rotation_by_90_degrees_equals_rot90():
+    """Affine and Rot90 turn in the same direction."""
     store = store_of((9, 9))
     turned, _, _ = mapping_of([Affine(rotate=(90, 90))], store)
     values = [{"on": np.array([True]), "quarters": np.array([1])}]
     quarter, _ = find_mapping([Rot90()], values, store, np.array([0]), None)
     assert_allclose(
-        back(turned, 0, pixels(9, 9)), back(quarter, 0, pixels(9, 9)), atol=1e-12
+        map_to_image(turned, 0, pixels(9, 9)),
+        map_to_image(quarter, 0, pixels(9, 9)),
+        atol=1e-12,
     )
 
 
 def test_resizing_keeps_the_outer_edges():
-    """The image spans the same rectangle before and after, whatever the sizes."""
+    """The outer edges of the image stay its outer edges for any sizes."""
     mapping, frames, _ = mapping_of([Resize(size=(20, 5))], store_of((10, 10)))
     corners = np.array([[-0.5, -0.5], [4.5, 19.5]])
-    assert_allclose(back(mapping, 0, corners), [[-0.5, -0.5], [9.5, 9.5]])
+    assert_allclose(map_to_image(mapping, 0, corners), [[-0.5, -0.5], [9.5, 9.5]])
     assert (frames.height[0], frames.width[0]) == (20, 5)
 
 
 def test_resampling_gives_the_spacing():
-    """Images of different spacing come to one, with sizes that follow."""
+    """Images of any size get the spacing, and their sizes follow."""
     store = store_of((10, 10), (20, 30), spacing=(2, 1))
     mapping, frames, _ = mapping_of([Resample(spacing_mm=0.5)], store)
     assert_array_equal(frames.height, [40, 80])
     assert_array_equal(frames.width, [20, 60])
     assert_array_equal(frames.spacing, np.full((2, 2), 0.5))
-    corner = back(mapping, 0, np.array([[19.5, 39.5]]))
+    corner = map_to_image(mapping, 0, np.array([[19.5, 39.5]]))
     assert_allclose(corner, [[9.5, 9.5]])
 
 
@@ -206,34 +208,34 @@ def test_resampling_needs_a_spacing():
 
 
 @given(sides, sides, st.integers(0, 99))
-def test_random_crops_lie_inside(height, width, seed):
-    """Every pixel of a random window is one of the image."""
+def test_random_crops_lie_inside_the_image(height, width, seed):
+    """Every pixel of a random window is a pixel of the image."""
     mapping, frames, _ = mapping_of(
         [Crop(size=(height, width))], store_of((9, 9), (10, 12)), seed=seed
     )
     for k, shape in enumerate([(9, 9), (10, 12)]):
         image = np.zeros(shape, int)
-        assert (shown(image, mapping, frames, k) == 0).all()
+        assert (mapped(image, mapping, frames, k) == 0).all()
 
 
-def test_random_crops_reach_every_place():
-    """All windows come, each about as often as the others."""
+def test_random_crops_are_uniform():
+    """Every position of the window comes about as often as the others."""
     store = store_of(*[(6, 5)] * 600)
     mapping, _, _ = mapping_of([Crop(size=(4, 4))], store)
-    places, counts = np.unique(mapping.outer[:, :2, 2], axis=0, return_counts=True)
-    assert_array_equal(places, [[x, y] for x in (0, 1) for y in (0, 1, 2)])
+    positions, counts = np.unique(mapping.outer[:, :2, 2], axis=0, return_counts=True)
+    assert_array_equal(positions, [[x, y] for x in (0, 1) for y in (0, 1, 2)])
     assert counts.min() > 70
 
 
 def test_a_crop_that_is_too_large_is_refused():
-    """The error names sample, sizes and the remedy; pad=True is one."""
+    """The error names sample and sizes; pad=True puts the image into the centre."""
     store = store_of((9, 9), (5, 9))
     with pytest.raises(
         OptionError, match=r"Crop: size is \(6, 6\), larger .* 1, .*5x9"
     ):
         mapping_of([Crop(size=6)], store)
     mapping, frames, _ = mapping_of([Crop(size=6, pad=True)], store)
-    assert (shown(np.zeros((5, 9), int), mapping, frames, 1)[5] == -1).all()
+    assert (mapped(np.zeros((5, 9), int), mapping, frames, 1)[5] == -1).all()
 
 
 @given(
@@ -244,8 +246,8 @@ def test_a_crop_that_is_too_large_is_refused():
     st.integers(0, 4),
     st.booleans(),
 )
-def test_crops_hold_the_class(seed, left, top, length, margin, flip):
-    """The window holds a class and its margin as far as image and window allow."""
+def test_crops_contain_the_class(seed, left, top, length, margin, flip):
+    """The window contains the class and its margin as far as window and image allow."""
     size, side = 16, 31
     boxes = np.array([[[top, left, top + length, left + length]]])
     store = store_of((side, side), boxes=boxes)
@@ -255,14 +257,14 @@ def test_crops_hold_the_class(seed, left, top, length, margin, flip):
     outer = slice(max(top - margin, 0), top + length + margin)
     image[outer, max(left - margin, 0) : left + length + margin] = 1
     image[top : top + length, left : left + length] = 2
-    window = shown(image, mapping, frames, 0)
+    window = mapped(image, mapping, frames, 0)
     assert (window == 2).sum() == length * length
     if length + 2 * margin <= size:
         assert (window > 0).sum() == (image > 0).sum()
 
 
-def test_crops_around_what_is_not_there_are_random_ones():
-    """A sample without the class is cut anywhere; an unknown class is refused."""
+def test_crops_without_the_class_are_random():
+    """A sample without the class gets a random window; an unknown class is refused."""
     store = store_of(*[(9, 9)] * 50)
     mapping, _, _ = mapping_of([Crop(size=4, where="heart")], store)
     assert len(np.unique(mapping.outer[:, 0, 2])) == 6
@@ -270,8 +272,8 @@ def test_crops_around_what_is_not_there_are_random_ones():
         mapping_of([Crop(size=4, where="liver")], store)
 
 
-def test_an_elastic_step_divides_the_mapping():
-    """What comes before it is inner, what comes after it outer."""
+def test_an_elastic_divides_the_mapping():
+    """Transforms before it make up `inner`, those after it `outer`."""
     steps = [Affine(rotate=(30, 30)), Elastic(), Flip(p=1)]
     mapping, _, _ = mapping_of(steps, store_of((12, 20)))
     assert mapping.bent
