@@ -217,7 +217,7 @@ def test_as_torch_hands_out_the_loaders_own_memory(square):
     """Every tensor lies in memory that the loader's pool has lent."""
     loader = Loader(square, batch_size=4)
     for batch in as_torch(loader):
-        lent = [np.asarray(memory) for _, memory in loader._pool._lent.values()]
+        lent = [np.asarray(memory) for _, memory in loader._pool._in_use.values()]
         for tensor in batch:
             assert any(np.shares_memory(tensor.numpy(), memory) for memory in lent)
 
@@ -248,7 +248,7 @@ def test_memory_comes_back_from_tensors(square):
         for image, _mask in tensors:
             _ = (image.double() * 2).sum()
     del image, _mask
-    assert loader.stats().buffer_bytes <= loader._pool.most * loader._pool._size
+    assert loader.stats().buffer_bytes <= loader._pool.max_free * loader._pool.buffer_bytes
 
 
 def test_batches_are_the_loaders(square):

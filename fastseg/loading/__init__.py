@@ -5,14 +5,14 @@ schedule ──> loader ──> batches ──> workers ──> preprocessing �
 
 loader         the public iterator
 schedule       which samples come in which batch of which rank
-orders         orders of samples, functions of (seed, epoch)
-batches        batches that are being made, in their order
-workers        the threads that make them
-buffers        memory for batches, used again when nothing refers to it
-preprocessing  what a sample becomes, and how
+orders         orders of samples as functions of (seed, epoch)
+batches        the queue of batches that threads fill
+workers        the threads
+buffers        memory for batches, reused when no array refers to it
+preprocessing  options, images and masks without augmentation
 normalization  stored values to network input
-augmented      the same, with augmentation
+augmented      images and masks with augmentation
 mapping        all geometric transforms of a sample as one mapping
-state          where a loader stands, to be resumed
-stats          what a loader has done, and what held it up
+state          a loader's state, saved and resumed
+stats          counts, times and the bottleneck of a loader
 """

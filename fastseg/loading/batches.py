@@ -1,4 +1,4 @@
-"""Batches in the making: shares of them go to threads, and come back in any order."""
+"""Batches that threads fill, each divided into ranges of samples, and their queue."""
 
 import contextlib
 from collections import deque
@@ -18,23 +18,23 @@ from fastseg.loading.preprocessing import Preprocessing, StageTimes
 from fastseg.loading.stats import Counters
 from fastseg.loading.workers import WorkerPool
 
-# A thread is not called for less than so much of a batch.
-LEAST_SHARE_BYTES = 2**18
+# A batch is divided among threads only into ranges of at least this size.
+MIN_RANGE_BYTES = 2**18
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Stacked samples, yours to keep; `image, mask = batch` takes them apart.
+    """Stacked samples; `image, mask = batch` unpacks the arrays.
 
-    image : float32 (B, 1, h, w), or as the loader's `dtype` says
-    mask  : as the loader's `masks` says
-    index : int64 (B,), the samples' places in the store
-    params : what was drawn for them, if the loader was told to return it: a dict for
-        JSON, which `Loader.replay` takes
+    image  : float32 (B, 1, h, w), or of the loader's `dtype`
+    mask   : of the shape and dtype that the loader's `masks` names
+    index  : int64 (B,), the samples' indices in the store
+    params : the parameters that augmentation drew, if the loader has `return_params`:
+        a dict for JSON and for `Loader.replay`
 
-    The arrays can be written to, and speak DLPack, so that other libraries take them
-    without a copy. Their memory is used for another batch when nothing refers to them
-    any more, views and tensors included.
+    The arrays are writable and support DLPack, so that other libraries can use them
+    without a copy. Their memory is reused only when no array, view or tensor refers to
+    it any more.
     """
 
     image: NDArray[Any]
@@ -51,44 +51,46 @@ class Batch:
 
 @dataclass(slots=True, eq=False)
 class PendingBatch:
-    """A batch that is being made.
+    """A batch that threads are filling.
 
-    epoch, number : which batch of which epoch
-    samples  : int64 (b,), places in the store
-    left     : shares that are not done yet
-    failures : what went wrong, by place in the batch
+    epoch, number : number of the epoch, and of the batch in it
+    samples    : int64 (b,), indices in the store
+    unfinished : number of ranges of samples that are not done
+    failures   : exceptions, by index in `samples`
     """
 
     epoch: int
     number: int
     samples: NDArray[np.int64]
-    left: int = 0
+    unfinished: int = 0
     failures: dict[int, BaseException] = field(default_factory=dict)
     _arrays: list[NDArray[Any]] | None = None
     _lock: Any = field(default_factory=Lock)
 
     def arrays(self, pool: BufferPool) -> list[NDArray[Any]]:
-        """Return image and mask, which are got when the first thread needs them.
+        """Return image and mask, allocated when the first thread asks for them.
 
-        Where batches are taken as soon as they are made, few are in use at a time, and
-        these stay in the caches: 1.2 times the speed of having them from the start.
+        If the consumer takes batches as soon as they are done, few buffers are in use
+        at a time, and they stay in the caches: 1.2 times the speed of allocating all
+        of them in advance.
         """
         with self._lock:
             if self._arrays is None:
-                self._arrays = pool.take(len(self.samples))
+                self._arrays = pool.allocate(len(self.samples))
             return self._arrays
 
-    def hand_over(self) -> Batch:
-        """Return the batch, without what failed, and forget it.
+    def release(self) -> Batch:
+        """Return the batch without the samples that failed, and drop its arrays.
 
-        So its memory is free as soon as whoever gets it lets go.
+        So the consumer holds the only reference to their memory.
         """
-        assert self._arrays is not None, "no thread has begun"
-        (image, mask), self._arrays = self._arrays, None
+        assert self._arrays is not None, "no thread has started"
+        image, mask = self._arrays
+        self._arrays = None
         if not self.failures:
             return Batch(image, mask, self.samples)
-        good = np.delete(np.arange(len(self.samples)), list(self.failures))
-        return Batch(image[good], mask[good], self.samples[good])
+        valid = np.delete(np.arange(len(self.samples)), list(self.failures))
+        return Batch(image[valid], mask[valid], self.samples[valid])
 
 
 Task = tuple[PendingBatch, slice]
@@ -96,84 +98,88 @@ Result = tuple[PendingBatch, StageTimes, dict[int, BaseException]]
 
 
 class BatchQueue:
-    """Jobs in their order, and the threads that do them. To be used in `with`."""
+    """Batches in their order, and the threads that fill them. Use it in `with`."""
 
     def __init__(
         self,
         preprocessing: Preprocessing,
         pool: BufferPool,
         threads: int,
-        meter: Counters,
+        counters: Counters,
     ):
-        work = partial(_fill, preprocessing, pool)
-        self.crew: WorkerPool[Task, Result] = WorkerPool(
-            threads, work, "fastseg-loader"
+        function = partial(_fill_range, preprocessing, pool)
+        self.workers: WorkerPool[Task, Result] = WorkerPool(
+            threads, function, "fastseg-loader"
         )
-        self._threads, self._meter = threads, meter
+        self._threads = threads
+        self._counters = counters
         self._sample_bytes = preprocessing.sample_bytes
-        self._jobs: deque[PendingBatch] = deque()
-        self._done = 0
+        self._batches: deque[PendingBatch] = deque()
+        self._finished = 0
 
     def __len__(self) -> int:
-        return len(self._jobs)
+        return len(self._batches)
 
     def __enter__(self) -> "BatchQueue":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.crew.close()
+        self.workers.close()
 
-    def begin(self, job: PendingBatch) -> None:
-        """Give a job to the threads, in shares: one batch keeps all of them busy.
+    def submit(self, batch: PendingBatch) -> None:
+        """Append a batch, divided into ranges so that all threads work on it.
 
-        It stays whole where they have enough to do: each call hands over Python's lock.
+        It stays whole if the threads have enough other batches to fill, because each
+        task has to acquire Python's interpreter lock.
         """
-        count = len(job.samples)
+        count = len(batch.samples)
         size = count * self._sample_bytes
-        job.left = min(self._threads, count, 1 + size // LEAST_SHARE_BYTES)
-        if len(self._jobs) - self._done >= self._threads:
-            job.left = 1
-        self._jobs.append(job)
-        ends = [count * k // job.left for k in range(job.left + 1)]
+        ranges = min(self._threads, count, 1 + size // MIN_RANGE_BYTES)
+        if len(self._batches) - self._finished >= self._threads:
+            ranges = 1
+        batch.unfinished = ranges
+        self._batches.append(batch)
+        ends = [count * k // ranges for k in range(ranges + 1)]
         for start, stop in pairwise(ends):
-            self.crew.give((job, slice(start, stop)))
+            self.workers.submit((batch, slice(start, stop)))
 
-    def finish(self) -> PendingBatch:
-        """Wait for the job that was begun first, and return it."""
-        for _ in range(self.crew.ready):
-            self._receive()
-        ready, began = self._done, perf_counter()
-        job = self._jobs.popleft()
-        while job.left:
-            self._receive()
-        self._done -= 1
-        self._meter.waited(perf_counter() - began, ready)
-        return job
+    def pop(self) -> PendingBatch:
+        """Remove the first batch, wait until it is finished, and return it."""
+        for _ in range(self.workers.results_ready):
+            self._receive_result()
+        ready = self._finished
+        started = perf_counter()
+        batch = self._batches.popleft()
+        while batch.unfinished:
+            self._receive_result()
+        self._finished -= 1
+        self._counters.add_wait(perf_counter() - started, ready)
+        return batch
 
-    def _receive(self) -> None:
-        job, spent, failures = self.crew.take()
-        self._meter.spent(spent)
-        job.failures |= failures
-        job.left -= 1
-        self._done += not job.left
+    def _receive_result(self) -> None:
+        batch, times, failures = self.workers.get_result()
+        self._counters.add_stage_times(times)
+        batch.failures |= failures
+        batch.unfinished -= 1
+        self._finished += not batch.unfinished
 
 
-def _fill(preprocessing: Preprocessing, pool: BufferPool, task: Task) -> Result:
-    """Fill a share of a batch, in a thread; what goes wrong is part of the result."""
-    job, part = task
-    samples = job.samples[part]
+def _fill_range(preprocessing: Preprocessing, pool: BufferPool, task: Task) -> Result:
+    """Fill a range of a batch in a worker thread; return exceptions, never raise."""
+    batch, span = task
+    samples = batch.samples[span]
     try:
-        image, mask = (array[part] for array in job.arrays(pool))
-    except BaseException as exc:  # there is no memory
-        return job, StageTimes(), {part.start: exc}
+        image, mask = (array[span] for array in batch.arrays(pool))
+    except BaseException as exc:  # out of memory
+        return batch, StageTimes(), {span.start: exc}
     with contextlib.suppress(BaseException):
-        return job, preprocessing.fill(samples, image, mask, job.epoch), {}
-    # Which of the samples it was, is found by making them one by one.
+        return batch, preprocessing.fill(samples, image, mask, batch.epoch), {}
+    # Fill the samples one by one to find those that fail.
     failures: dict[int, BaseException] = {}
     for j in range(len(samples)):
         one = slice(j, j + 1)
         try:
-            preprocessing.fill(samples[one], image[one], mask[one], job.epoch)
+            preprocessing.fill(samples[one], image[one], mask[one], batch.epoch)
         except BaseException as exc:
-            failures[part.start + j] = exc
-    return job, StageTimes(), failures
+            failures[span.start + j] = exc
+    return batch, StageTimes(), failures

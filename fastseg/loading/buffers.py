@@ -1,4 +1,4 @@
-"""Memory for batches, used again when nothing refers to a batch any more."""
+"""Memory for batches, reused when no array refers to it any more."""
 
 import math
 import weakref
@@ -8,68 +8,69 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-# A cache line: vector instructions may store whole ones.
+# A cache line, in bytes: vector instructions may write a whole one.
 ALIGNMENT = 64
 
 
 class BufferPool:
-    """Hands out arrays for batches, and takes their memory back by itself.
+    """Allocates the arrays of batches and reuses their memory.
 
-    arrays : shape and dtype of each array of a batch; the first axis is the sample
-    most   : the memory of so many batches is kept for the next ones, others' is freed
+    arrays   : shape and dtype of each array of a batch; the first axis is the sample
+    max_free : number of unused buffers that are kept for later batches; further ones
+        are freed
 
-    When the last view of a batch's arrays is gone, wherever it has been kept, their
-    memory may be used again.
+    A buffer becomes unused when the last array or view that refers to it is deleted.
     """
 
-    def __init__(self, arrays: Sequence[tuple[tuple[int, ...], DTypeLike]], most: int):
-        self.most = most
-        self._parts: list[tuple[int, tuple[int, ...], np.dtype[Any]]] = []
-        self._size = 0
+    def __init__(
+        self, arrays: Sequence[tuple[tuple[int, ...], DTypeLike]], max_free: int
+    ):
+        self.max_free = max_free
+        # Offset in a buffer, shape and dtype of each array.
+        self._layout: list[tuple[int, tuple[int, ...], np.dtype[Any]]] = []
+        self.buffer_bytes = 0
         for shape, dtype in arrays:
-            self._parts.append((self._size, shape, np.dtype(dtype)))
+            self._layout.append((self.buffer_bytes, shape, np.dtype(dtype)))
             size = math.prod(shape) * np.dtype(dtype).itemsize
-            self._size += -(-size // ALIGNMENT) * ALIGNMENT
+            self.buffer_bytes += -(-size // ALIGNMENT) * ALIGNMENT
         self._free: list[memoryview] = []
-        # By the id of the reference that tells when it is free; arrays have no hash.
-        self._lent: dict[int, tuple[weakref.ref[Any], memoryview]] = {}
+        # Keyed by the id of the weak reference, because arrays cannot be hashed.
+        self._in_use: dict[int, tuple[weakref.ref[Any], memoryview]] = {}
 
-    def take(self, count: int) -> list[NDArray[Any]]:
-        """Return the arrays, aligned, of their first `count` samples each.
-
-        In them is whatever was there before.
-        """
+    def allocate(self, count: int) -> list[NDArray[Any]]:
+        """Return the arrays of a batch of `count` samples, aligned, not initialized."""
         try:
-            memory = self._free.pop()  # the last one, which the caches know best
+            memory = self._free.pop()  # the last one, most likely still in the caches
         except IndexError:
-            memory = _allocate(self._size)
-        # numpy lets views of views refer to the first array; that of a memoryview
-        # ends there. So it lives as long as any of them.
+            memory = _allocate_aligned(self.buffer_bytes)
+        # numpy makes a view of a view refer to the first array of the chain. This is
+        # the first one, because its own base is a memoryview: it lives as long as any
+        # view.
         whole = np.frombuffer(memory, np.uint8)
-        reference = weakref.ref(whole, self._take_back)
-        self._lent[id(reference)] = reference, memory
+        reference = weakref.ref(whole, self._reclaim)
+        self._in_use[id(reference)] = reference, memory
         return [
             np.ndarray((count, *shape[1:]), dtype, whole, start)
-            for start, shape, dtype in self._parts
+            for start, shape, dtype in self._layout
         ]
 
     @property
-    def held(self) -> int:
-        """Bytes of all memory that is handed out or kept."""
-        return self._size * (len(self._free) + len(self._lent))
+    def total_bytes(self) -> int:
+        """Bytes of all buffers, in use and free."""
+        return self.buffer_bytes * (len(self._free) + len(self._in_use))
 
     def clear(self) -> None:
-        """Free what is kept; what is handed out stays with its holders."""
+        """Free the unused buffers. Those in use stay valid."""
         self._free.clear()
 
-    def _take_back(self, reference: Any) -> None:
-        # Called in whatever thread drops the last view.
-        _, memory = self._lent.pop(id(reference))
-        if len(self._free) < self.most:
+    def _reclaim(self, reference: Any) -> None:
+        # Python calls this in the thread that deletes the last view.
+        _, memory = self._in_use.pop(id(reference))
+        if len(self._free) < self.max_free:
             self._free.append(memory)
 
 
-def _allocate(size: int) -> memoryview:
+def _allocate_aligned(size: int) -> memoryview:
     memory = np.empty(size + ALIGNMENT, np.uint8)
     start = -memory.ctypes.data % ALIGNMENT
     return memoryview(memory[start : start + size])  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Loader: batches made by threads, a few ahead of the consumer."""
+"""Loader: threads fill batches, a few ahead of the consumer."""
 
 import weakref
 from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -38,12 +38,14 @@ from fastseg.store.reader import Store
 from fastseg.store.selection import check_indices
 from fastseg.threads import usable_cores
 
-# More threads than this do not help: two fill a memory bus, and a training script
-# has other uses for cores.
-MOST_THREADS = 4
-# So many batches are asked of the disk before they are made, if it is slow to answer.
-COLD_AHEAD = 8
-# Batches that together are larger than this do not stay in the caches anyway.
+# More threads by default do not help: two saturate a memory bus, and a training
+# script needs cores for other work.
+MAX_THREADS = 4
+# While the store has to be read from the disk, the system is asked for the pixels of
+# this many batches in advance.
+READ_AHEAD_BATCHES = 8
+# If all buffers together are larger than this, they do not stay in the caches, and
+# kernels write past the caches.
 STREAM_FROM_BYTES = 2**23
 OnError = Literal["raise", "skip"]
 
@@ -53,38 +55,39 @@ ON_ERROR = get_args(OnError)
 class Loader:
     """Iterates over a store in batches; each `for` loop over it is one epoch.
 
-    store      : what `fastseg.open` returns
-    indices    : places of the samples to load, as `Store.select` and `Store.split`
+    store      : a store, as `fastseg.open` returns it
+    indices    : indices of the samples to load, as `Store.select` and `Store.split`
         return them; by default all
 
-    What comes when:
+    Options of the order:
 
     batch_size : samples in a batch
     shuffle    : a new order in every epoch, a function of (seed, epoch) alone
     seed       : 0 to 2**64 - 1
     drop_last  : leave out the last batch if it is not full
-    rank, world_size : which part of every epoch this process loads, one of how many;
-        each has the same number of batches, and no two have a sample in common
-    uneven     : what to do where the samples cannot be dealt evenly: "split" makes
-        some batches smaller, "repeat" loads some samples twice
-    weights    : how often each sample of the store is to come, relative to others,
+    rank, world_size : number of this process, from 0, and number of processes. They
+        divide every epoch among them: all load the same number of batches, and no two
+        load the same sample, unless `uneven`, `weights` or `foreground` repeat it
+    uneven     : what to do if the samples do not divide evenly among the ranks: "split"
+        makes some batches smaller, "repeat" loads some samples twice
+    weights    : how often each sample of the store comes, relative to the others,
         float (len(store),); 0 for never
-    foreground : share of each batch that has a pixel of any class, at least, as in
-        0.5; or of one class, as in ("icontour", 0.5). Where there are too few, they
-        come more than once in an epoch, and some others do not
-    together   : "patient" or "series": its samples come one after another
+    foreground : at least this share of the samples of each batch has a pixel of any
+        class, as in 0.5; or of one class, as in ("icontour", 0.5). If there are too few
+        of them, they come more than once in an epoch, and some other samples do not
+    together   : "patient" or "series": the samples of each come one after another
 
-    What a sample becomes:
+    Options of images and masks:
 
-    size       : (h, w) of the batches, or one number for a square: images are cut
-        or padded round their centre; by default the images' own, if all have one
+    size       : (h, w) of the batches, or one number for a square: images are cropped
+        or padded about their centre; by default the images' own, if all have one
     normalize  : "zscore"     mean 0 and standard deviation 1 of each image
                  "percentile" the `percentiles` of each image to 0 and 1, clipped
                  "window"     the DICOM window to 0 and 1, clipped
                  None         image values, rescaled as the DICOM file says; this is
-                              the default where dtype is "raw"
+                              the default if dtype is "raw"
     percentiles : (lower, upper) of "percentile", two of those that the store holds
-    pad_value  : value around images smaller than `size`, in units of the result
+    pad_value  : value around images smaller than `size`, after normalization
     dtype      : "float32", "float16", or "raw" for stored values, not normalized; or
         numpy's or torch's dtype of that name
     masks      : "labels"  uint8 (B, h, w): 0 background, k + 1 for class k
@@ -93,8 +96,8 @@ class Loader:
                  a class   uint8 (B, h, w): 0 and 1
     priority   : classes from top to bottom, for "labels" where classes overlap; by
         default the class with the smaller mean area lies on top
-    missing    : what becomes of a class on a sample where nobody outlined it; not
-        with "bits"
+    missing    : what a class becomes on a sample where nobody outlined it; not with
+        "bits"
                  None          background, and a MissingLabelsWarning that counts the
                                samples when the loader is made
                  "background"  the same without a warning
@@ -103,27 +106,29 @@ class Loader:
                                class and in its channel of "onehot" everywhere
                  "error"       MissingLabelsError when the loader is made
 
+    Options of augmentation:
+
     augment    : transforms, see `fastseg.augment`, or the name of a preset: "light",
-        "standard"; a function of (seed, epoch, sample), so that a sample that comes
-        twice in an epoch is changed alike
+        "standard". Their random parameters are a function of (seed, epoch, sample): a
+        sample that comes twice in an epoch looks the same both times
     labels     : of augmented samples: "exact" moves the contours and draws them again,
-        "nearest" takes the nearest pixels of the masks
-    return_params : let `params` of a batch tell what was drawn
+        "nearest" takes the nearest pixel of the stored mask
+    return_params : whether batches carry the drawn parameters in `params`
 
-    How:
+    Options of the work:
 
-    threads    : how many make batches; by default one per core, at most 4
-    prefetch   : batches made ahead of the consumer, at least 1
-    on_error   : of a sample that cannot be read: "raise" the error, with a note that
-        names it, or "skip" it; then `skipped` lists it and its batch is smaller
+    threads    : number of threads that make batches; by default one per core, at most 4
+    prefetch   : number of batches made ahead of the consumer, at least 1
+    on_error   : for a sample that cannot be read: "raise" the error, with a note that
+        names the sample, or "skip" it: `skipped` lists it, and its batch is smaller
 
     The batches of an epoch depend on the store, the options and (seed, epoch), not
-    on threads, prefetch or timing. `epoch` is the number of the next epoch; it may be
-    set. `state_dict` and `load_state_dict` go on at any batch.
+    on threads, prefetch or timing. `epoch` is the number of the next epoch and may be
+    set. `state_dict` and `load_state_dict` save and resume a loop at any batch.
 
-    Threads live while a loop runs; when it is left, however, they end. `close`, or
-    leaving a `with` block, ends all loops and lets go of memory. A loader can be
-    pickled and forked, a loop cannot.
+    The threads run only while a loop runs; they end however the loop is left. `close`,
+    or leaving a `with` block, ends all loops and frees memory. A loader can be pickled
+    and forked, a loop cannot.
 
     Raises OptionError, MissingLabelsError, UnknownClassError or RenamedError for
     arguments that are invalid or do not fit the store.
@@ -177,7 +182,7 @@ class Loader:
             foreground=select_foreground(store, self.indices, foreground),
             groups=select_groups(store, self.indices, together),
         )
-        becomes: dict[str, Any] = {
+        sample_options: dict[str, Any] = {
             "size": size,
             "normalize": normalize,
             "percentiles": percentiles,
@@ -188,7 +193,7 @@ class Loader:
             "missing": missing,
         }
         if augment is None:
-            self.preprocessing = Preprocessing(store, self.indices, **becomes)
+            self.preprocessing = Preprocessing(store, self.indices, **sample_options)
         else:
             self.preprocessing = AugmentedPreprocessing(
                 store,
@@ -196,90 +201,99 @@ class Loader:
                 compose=as_compose(augment),
                 labels=labels,
                 seed=self.schedule.seed,
-                **becomes,
+                **sample_options,
             )
         warn_of_missing(self.preprocessing, stacklevel=3)
-        usual = min(usable_cores(), MOST_THREADS)
-        self.threads = whole_number("threads", usual if threads is None else threads, 1)
+        if threads is None:
+            threads = min(usable_cores(), MAX_THREADS)
+        self.threads = whole_number("threads", threads, 1)
         self.prefetch = whole_number("prefetch", prefetch, 1)
         if on_error not in ON_ERROR:
             raise OptionError(one_of("on_error", on_error, ON_ERROR))
         self.on_error = on_error
         if return_params and augment is None:
-            raise OptionError("return_params is given without augment: none are drawn")
+            raise OptionError(
+                "return_params is given without augment: give both, or leave it out"
+            )
         self.return_params = return_params
-        # Samples that were left out, and why.
+        # Samples that were skipped, with their errors.
         self.skipped: dict[int, str] = {}
-        self._meter = Counters()
-        preprocessing, count = self.preprocessing, self.schedule.batch_size
+        self._counters = Counters()
+        preprocessing = self.preprocessing
+        count = self.schedule.batch_size
         self.batch_size = count
         image = (count, *preprocessing.image_shape), preprocessing.image_dtype
         mask = (count, *preprocessing.mask_shape), preprocessing.mask_dtype
-        # One in the consumer's hands, one being asked for, the others ahead.
-        most = self.prefetch + 2
-        self._pool = BufferPool([image, mask], most)
+        # `prefetch` batches ahead, the one that the consumer waits for, and the one
+        # that it uses.
+        buffers = self.prefetch + 2
+        self._pool = BufferPool([image, mask], buffers)
         preprocessing.streams = (
-            most * count * preprocessing.sample_bytes > STREAM_FROM_BYTES
+            buffers * count * preprocessing.sample_bytes > STREAM_FROM_BYTES
         )
-        self._crews: weakref.WeakSet[WorkerPool[Any, Any]] = weakref.WeakSet()
-        # Epoch and batch: where the next loop begins; and what comes after the batch
-        # that was handed over last.
-        self._start = self._position = (0, 0)
+        self._worker_pools: weakref.WeakSet[WorkerPool[Any, Any]] = weakref.WeakSet()
+        # Epoch and batch at which the next loop starts.
+        self._start = (0, 0)
+        # Epoch and batch that follow the batch that the consumer got last.
+        self._position = (0, 0)
 
     def __len__(self) -> int:
         return len(self.schedule)
 
     @property
     def epoch(self) -> int:
-        """Number of the epoch that the next loop loads."""
+        """Number of the epoch that the next loop loads; may be set."""
         return self._start[0]
 
     @epoch.setter
     def epoch(self, epoch: int) -> None:
-        self._start = self._position = (whole_number("epoch", epoch, 0, 2**64 - 1), 0)
+        self._start = (whole_number("epoch", epoch, 0, 2**64 - 1), 0)
+        self._position = self._start
 
     def __iter__(self) -> Iterator[Batch]:
-        epoch, first = self._position = self._start
-        self._start = epoch + 1, 0
+        epoch, first = self._start
+        self._position = self._start
+        self._start = (epoch + 1, 0)
         return self._run(epoch, first)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what `load_state_dict` needs to go on after the last batch.
+        """Return the state from which `load_state_dict` resumes, a dict for JSON.
 
-        A dict for JSON. Asked for in a loop, it goes on with the batch that follows
-        the one in hand, no matter how many have been made ahead.
+        The resumed loop starts with the batch after the one that the consumer got
+        last, however many have been made ahead.
         """
         epoch, batch = self._position
         return {"epoch": epoch, "batch": batch, **self._identity}
 
     def load_state_dict(self, given: Mapping[str, Any]) -> None:
-        """Let the next loop go on where a loader was that had this state.
+        """Make the next loop continue where `state_dict` was called.
 
-        What comes then is what would have come, bit for bit, whatever `threads` and
-        `prefetch` are. The state of one rank may be loaded by another. Raises
-        StateError for a state of another store, seed or configuration.
+        The batches are the same, bit for bit, whatever `threads` and `prefetch` are.
+        A rank may load the state of any other rank. Raises StateError for a state of
+        another store, seed or configuration.
         """
-        self._start = self._position = state.parse_state(
-            given, self._identity, len(self)
-        )
+        self._start = state.parse_state(given, self._identity, len(self))
+        self._position = self._start
 
     @cached_property
     def _identity(self) -> dict[str, Any]:
         return state.identify(self.schedule, self.preprocessing)
 
     def replay(self, params: Mapping[str, Any]) -> Batch:
-        """Return the batch that has these `params`, made again.
+        """Make a batch again from its `params`.
 
-        They may come from another loader with the same steps and the same samples, as
-        of a store of other images of these patients. Raises OptionError if they do not
-        fit.
+        They may also come from a loader of another store, if it has the same transforms
+        and its samples are the same: other images of the same patients, for example.
+        Raises OptionError if they do not fit.
         """
         preprocessing = self.preprocessing
         if not isinstance(preprocessing, AugmentedPreprocessing):
             raise OptionError("replay needs a loader with augment")
         samples, drawn = preprocessing.parse_params(params)
         if len(samples) and not 0 <= samples.min() <= samples.max() < len(self.store):
-            raise OptionError(f"params name samples beyond the {len(self.store)} here")
+            raise OptionError(
+                f"params name a sample beyond the {len(self.store)} of this store"
+            )
         count = len(samples)
         image = np.empty((count, *preprocessing.image_shape), preprocessing.image_dtype)
         mask = np.empty((count, *preprocessing.mask_shape), preprocessing.mask_dtype)
@@ -287,18 +301,18 @@ class Loader:
         return Batch(image, mask, samples, dict(params))
 
     def stats(self) -> Stats:
-        """Return what has been done so far, and what limits it."""
-        return self._meter.stats(
+        """Return counts, times and the bottleneck of all loops so far."""
+        return self._counters.stats(
             threads=self.threads,
             prefetch=self.prefetch,
             skipped=len(self.skipped),
-            held=self._pool.held,
+            buffer_bytes=self._pool.total_bytes,
         )
 
     def close(self) -> None:
-        """End all loops and let go of memory. The loader can still be used."""
-        for crew in list(self._crews):
-            crew.close()
+        """End all loops and free memory. The loader can still be used."""
+        for workers in list(self._worker_pools):
+            workers.close()
         self._pool.clear()
 
     def __enter__(self) -> "Loader":
@@ -313,54 +327,55 @@ class Loader:
         self.close()
 
     def __reduce__(self) -> Any:
-        # The copy does not repeat the warning about missing labels.
-        made = partial(
+        # `missing` has its default filled in, so that the copy does not warn again.
+        make = partial(
             Loader, **{**self._options, "missing": self.preprocessing.missing}
         )
-        return made, (self.store,), (self._start, self._position)
+        return make, (self.store,), (self._start, self._position)
 
-    def __setstate__(self, places: Any) -> None:
-        self._start, self._position = places
+    def __setstate__(self, positions: Any) -> None:
+        self._start, self._position = positions
 
     def _run(self, epoch: int, first: int) -> Generator[Batch, None, None]:
-        """Yield the batches of an epoch, from the first wanted on."""
+        """Yield the batches of an epoch, from batch number `first` on."""
         with BatchQueue(
-            self.preprocessing, self._pool, self.threads, self._meter
-        ) as line:
-            self._crews.add(line.crew)
-            self._meter.begin()
+            self.preprocessing, self._pool, self.threads, self._counters
+        ) as queue:
+            self._worker_pools.add(queue.workers)
+            self._counters.start_loop()
             try:
-                for job in self._in_order(line, epoch, first):
-                    self._check(job)
-                    after = job.number + 1
+                for pending in self._finished_batches(queue, epoch, first):
+                    self._handle_failures(pending)
+                    after = pending.number + 1
                     self._position = (
                         (epoch, after) if after < len(self) else (epoch + 1, 0)
                     )
-                    count = len(job.samples) - len(job.failures)
-                    self._meter.lap(count)
+                    count = len(pending.samples) - len(pending.failures)
+                    self._counters.add_batch(count)
                     if count:
-                        yield self._described(job.hand_over(), epoch)
+                        yield self._with_params(pending.release(), epoch)
             finally:
-                self._meter.lap()
+                self._counters.add_batch(0)
 
-    def _in_order(
-        self, line: BatchQueue, epoch: int, first: int
+    def _finished_batches(
+        self, queue: BatchQueue, epoch: int, first: int
     ) -> Iterator[PendingBatch]:
-        """Yield finished jobs, each when `prefetch` later ones have begun."""
+        """Yield each batch when it is finished and `prefetch` later ones are queued."""
         samples, bounds = self.schedule.epoch(epoch)
-        told = first
+        requested = first  # batches before this one have been read ahead
         for k in range(first, len(self)):
-            if self._meter.is_cold():
-                told, wanted = min(k + COLD_AHEAD, len(self)), max(told, k)
-                self.store.read_ahead(samples[bounds[wanted] : bounds[told]])
+            if self._counters.is_cold():
+                start = max(requested, k)
+                requested = min(k + READ_AHEAD_BATCHES, len(self))
+                self.store.read_ahead(samples[bounds[start] : bounds[requested]])
             chosen = samples[bounds[k] : bounds[k + 1]].copy()
-            line.begin(PendingBatch(epoch, k, chosen))
-            if len(line) > self.prefetch:
-                yield line.finish()
-        while len(line):
-            yield line.finish()
+            queue.submit(PendingBatch(epoch, k, chosen))
+            if len(queue) > self.prefetch:
+                yield queue.pop()
+        while len(queue):
+            yield queue.pop()
 
-    def _described(self, batch: Batch, epoch: int) -> Batch:
+    def _with_params(self, batch: Batch, epoch: int) -> Batch:
         if self.return_params and isinstance(
             self.preprocessing, AugmentedPreprocessing
         ):
@@ -369,22 +384,23 @@ class Loader:
             )
         return batch
 
-    def _check(self, job: PendingBatch) -> None:
-        """Raise what failed, or list what is left out."""
-        if not job.failures:
+    def _handle_failures(self, pending: PendingBatch) -> None:
+        """Raise the exception of a failed sample, or list all of them as skipped."""
+        if not pending.failures:
             return
         whole = self.store.is_whole
-        fatal = [k for k, exc in job.failures.items() if self._is_fatal(exc)]
+        fatal = [k for k, exc in pending.failures.items() if self._is_fatal(exc)]
         if fatal or not whole:
-            place = min(fatal or job.failures)
-            exc, sample = job.failures[place], int(job.samples[place])
-            name = self.preprocessing.describe_sample(sample)
+            first = min(fatal or pending.failures)
+            exc = pending.failures[first]
+            name = self.preprocessing.describe_sample(int(pending.samples[first]))
             exc.add_note(
-                f"while making {name}, for batch {job.number} of epoch {job.epoch}"
+                f"while making {name}, for batch {pending.number} of epoch "
+                f"{pending.epoch}"
             )
             raise exc
-        for place, exc in job.failures.items():
-            self.skipped[int(job.samples[place])] = f"{type(exc).__name__}: {exc}"
+        for k, exc in pending.failures.items():
+            self.skipped[int(pending.samples[k])] = f"{type(exc).__name__}: {exc}"
 
     def _is_fatal(self, exc: BaseException) -> bool:
         return self.on_error == "raise" or not isinstance(exc, Exception)

@@ -1,4 +1,4 @@
-"""What a loader has done, and what held it up."""
+"""Counts and times of a loader, and its bottleneck."""
 
 import os
 from collections import deque
@@ -12,35 +12,38 @@ import numpy as np
 from fastseg.loading.preprocessing import StageTimes
 from fastseg.threads import usable_cores
 
-# Waits that the median and the 99th percentile are taken of, the last ones.
-WAITS_KEPT = 4096
-# A consumer that waits for a smaller share of its time is not held up.
+# The median and the 99th percentile are those of this many last waits.
+MAX_WAITS = 4096
+# If the consumer waits for less than this share of its time, it is the bottleneck.
 SMALL_WAIT = 0.05
-# So many batches are read ahead after the last one for which the disk was waited for.
+# The page cache counts as cold for this many batches after the last disk read.
 COLD_BATCHES = 64
-# Threads that work for less of their time wait for something else.
+# If the threads work for less than this share of their time, they are not the
+# bottleneck.
 FULLY_BUSY = 0.7
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stats:
-    """What a loader has done since it was made, in all its loops.
+    """Counts and times of all loops over a loader since it was made.
 
-    batches, samples : that were handed over
-    skipped          : samples that failed and were left out
-    seconds          : that loops took, consumer included
-    wait_seconds     : of these, spent in waiting for batches
-    wait_median, wait_p99 : of the last 4,096 batches, in seconds
-    ready            : mean number of batches that lay ready when one was asked for
-    prefetch, threads : the loader's
-    stages           : seconds of all threads together: "read" (finding pixels, or
-        decompressing them), "image" (into place, scaled, augmented; masks too, unless
-        they are augmented), "mask", "custom" (functions of your own)
-    disk_reads       : how often the process had to wait for the disk meanwhile (major
-        page faults); None where the system does not tell
-    buffer_bytes     : memory for batches, handed out or kept for the next ones
-    anonymous_bytes, mapped_bytes : memory of the whole process: its own, and the page
-        cache's that it has mapped; None where the system does not tell
+    batches, samples : number that the consumer got
+    skipped          : number of samples that failed and were left out
+    seconds          : duration of all loops, including the consumer's work
+    wait_seconds     : part of `seconds` in which the consumer waited for batches
+    wait_median, wait_p99 : median and 99th percentile of the waits for the last 4,096
+        batches, in seconds
+    ready            : mean number of batches that were ready when the consumer asked
+        for one
+    prefetch, threads : the loader's options
+    stages           : seconds, summed over all threads: "read" (finding pixels, or
+        decompressing them), "image" (copying, scaling and augmenting images; also
+        masks, unless they are augmented), "mask", "custom" (functions of `Custom`)
+    disk_reads       : number of times that the process had to wait for the disk (major
+        page faults); None if the system does not report it
+    buffer_bytes     : memory for batches, in use or kept for the next ones
+    anonymous_bytes, mapped_bytes : memory of the whole process: its own, and the pages
+        of files that it has mapped; None if the system does not report it
     """
 
     batches: int
@@ -61,68 +64,71 @@ class Stats:
 
     @property
     def samples_per_second(self) -> float:
-        """Samples handed over per second of the loops, consumer included."""
+        """Samples per second of the loops, including the consumer's work."""
         return self.samples / self.seconds if self.seconds else 0.0
 
     @property
     def busy(self) -> float:
-        """Share of their time in which the threads worked, 0 to 1."""
+        """Share of the loops' time in which the threads worked, 0 to 1."""
         if not self.seconds:
             return 0.0
         return min(sum(self.stages.values()) / self.seconds / self.threads, 1.0)
 
     @property
     def bottleneck(self) -> str:
-        """One sentence: what to change for more samples per second."""
+        """One or two sentences on what limits the samples per second."""
         if not self.batches:
             return "Nothing has been loaded yet."
         share = self.wait_seconds / self.seconds
         if share < SMALL_WAIT:
             return (
-                f"The consumer sets the pace: it waits for {share:.1%} of its time, "
-                f"and the threads are busy for {self.busy:.0%} of theirs."
+                f"The consumer is the bottleneck: it waits for {share:.1%} of its "
+                f"time, and the threads are busy for {self.busy:.0%} of theirs."
             )
         waits = f"The consumer waits for {share:.0%} of its time"
         if self.disk_reads and self.disk_reads > self.batches:
             return (
-                f"{waits}, for the disk: {self.disk_reads / self.batches:.0f} reads "
-                "for each batch. It will be faster once the store is in memory, if it "
-                "fits."
+                f"{waits}, because the store is read from the disk: "
+                f"{self.disk_reads / self.batches:.0f} reads for each batch. It will "
+                "be faster once the store is in memory, if it fits."
             )
         if self.busy < FULLY_BUSY:
             return (
                 f"{waits}, while the threads are busy for {self.busy:.0%} of theirs: "
-                "something else keeps them from the cores or from Python's lock. "
-                "Larger batches need it less often."
+                "other work occupies the cores or Python's interpreter lock. Larger "
+                "batches need the lock less often."
             )
         stage = max(self.stages, key=self.stages.__getitem__)
-        part = self.stages[stage] / sum(self.stages.values())
-        what = {
-            "read": "decompressing: a store built without --compress needs none",
+        fraction = self.stages[stage] / sum(self.stages.values())
+        work = {
+            "read": "decompressing (stores built without --compress need none)",
             "image": "reading and scaling images",
             "mask": "making masks",
-            "custom": "functions of your own",
+            "custom": "functions of Custom transforms",
         }[stage]
         more = (
             f"; threads={usable_cores()} would use all cores"
             if self.threads < usable_cores()
             else ""
         )
-        return f"{waits}, for threads that spend {part:.0%} of theirs on {what}{more}."
+        return (
+            f"{waits}, for threads that spend {fraction:.0%} of theirs on {work}{more}."
+        )
 
     def __str__(self) -> str:
         stages = ", ".join(f"{n} {s:.2f} s" for n, s in self.stages.items())
         lines = [
             f"{self.samples_per_second:,.0f} samples/s: {self.samples:,} samples in "
             f"{self.batches:,} batches in {self.seconds:.2f} s",
-            f"consumer waited {self.wait_seconds:.2f} s, for a batch "
-            f"{self.wait_median * 1e3:.2f} ms in the median, "
-            f"{self.wait_p99 * 1e3:.2f} ms at the 99th percentile",
-            f"{self.ready:.1f} of {self.prefetch} batches ready when asked for",
+            f"consumer waited {self.wait_seconds:.2f} s; for one batch, median "
+            f"{self.wait_median * 1e3:.2f} ms, 99th percentile "
+            f"{self.wait_p99 * 1e3:.2f} ms",
+            f"{self.ready:.1f} of {self.prefetch} batches were ready on average when "
+            "the consumer asked for one",
             f"{self.threads} threads, busy for {self.busy:.0%}: {stages}",
             f"memory: batches {_megabytes(self.buffer_bytes)}, process "
             f"{_megabytes(self.anonymous_bytes)} of its own and "
-            f"{_megabytes(self.mapped_bytes)} of the page cache",
+            f"{_megabytes(self.mapped_bytes)} of mapped files",
             *([f"{self.skipped} samples skipped"] if self.skipped else []),
             self.bottleneck,
         ]
@@ -130,55 +136,64 @@ class Stats:
 
 
 class Counters:
-    """Adds up what a loader's loops do; only their consumers' threads call it."""
+    """Sums of counts and times, for `Stats`; only threads of consumers change them."""
 
     def __init__(self) -> None:
-        self._batches = self._samples = self._ready = 0
-        self._seconds = self._waited = self._since = 0.0
-        self._waits: deque[float] = deque(maxlen=WAITS_KEPT)
-        self._spent = [0] * len(StageTimes._fields)
-        self._first_faults = self._faults = major_faults()
-        self._cold = 0
+        self._batches = 0
+        self._samples = 0
+        self._ready = 0
+        self._seconds = 0.0
+        self._wait_seconds = 0.0
+        self._since = 0.0
+        self._waits: deque[float] = deque(maxlen=MAX_WAITS)
+        self._stage_times = [0] * len(StageTimes._fields)
+        self._first_faults = major_faults()
+        self._faults = self._first_faults
+        self._cold_batches = 0
 
-    def begin(self) -> None:
-        """Begin a loop."""
+    def start_loop(self) -> None:
+        """Note the time at which a loop starts."""
         self._since = perf_counter()
 
-    def lap(self, samples: int = 0) -> None:
-        """Count the time since the last lap, and what is handed over."""
+    def add_batch(self, samples: int) -> None:
+        """Add a batch, unless it has 0 samples, and the time since the last call."""
         now = perf_counter()
         self._seconds += now - self._since
         self._since = now
         self._batches += samples > 0
         self._samples += samples
 
-    def spent(self, spent: StageTimes) -> None:
-        """Count what a thread has spent on a share of a batch."""
-        for k, duration in enumerate(spent):
-            self._spent[k] += duration
+    def add_stage_times(self, times: StageTimes) -> None:
+        """Add the times that a thread spent on a range of a batch."""
+        for k, duration in enumerate(times):
+            self._stage_times[k] += duration
 
-    def waited(self, seconds: float, ready: int) -> None:
-        """Count a wait for a batch, and how many lay ready when it began."""
-        self._waited += seconds
+    def add_wait(self, seconds: float, ready: int) -> None:
+        """Add a wait for a batch, and the number of batches ready when it started."""
+        self._wait_seconds += seconds
         self._waits.append(seconds)
         self._ready += ready
 
     def is_cold(self) -> bool:
-        """Return whether reading ahead would help: somebody had to wait for the disk.
+        """Return whether the process has recently waited for the disk.
 
-        To be asked once a batch. Where all is in memory, asking the system for each
-        sample would cost a fifth of the time that a batch takes.
+        If so, reading ahead helps. To be called once a batch. Reading ahead every time
+        would take a fifth of a batch's time if the store is in memory.
         """
         faults = major_faults()
         if faults != self._faults:
-            self._faults, self._cold = faults, COLD_BATCHES
-        self._cold -= 1
-        return self._cold >= 0
+            self._faults = faults
+            self._cold_batches = COLD_BATCHES
+        self._cold_batches -= 1
+        return self._cold_batches >= 0
 
-    def stats(self, *, threads: int, prefetch: int, skipped: int, held: int) -> Stats:
-        """Return what has been counted."""
+    def stats(
+        self, *, threads: int, prefetch: int, skipped: int, buffer_bytes: int
+    ) -> Stats:
+        """Return the counts and times so far; the arguments become its other fields."""
         waits = np.array(self._waits or [0.0])
-        median, late = np.percentile(waits, [50, 99]).tolist()
+        median, p99 = np.percentile(waits, [50, 99]).tolist()
+        seconds = [ns / 1e9 for ns in self._stage_times]
         faults = major_faults()
         own, mapped = resident_memory()
         return Stats(
@@ -186,17 +201,15 @@ class Counters:
             samples=self._samples,
             skipped=skipped,
             seconds=self._seconds,
-            wait_seconds=self._waited,
+            wait_seconds=self._wait_seconds,
             wait_median=median,
-            wait_p99=late,
+            wait_p99=p99,
             ready=self._ready / max(self._batches, 1),
             prefetch=prefetch,
             threads=threads,
-            stages=dict(
-                zip(StageTimes._fields, [ns / 1e9 for ns in self._spent], strict=True)
-            ),
+            stages=dict(zip(StageTimes._fields, seconds, strict=True)),
             disk_reads=None if faults is None else faults - (self._first_faults or 0),
-            buffer_bytes=held,
+            buffer_bytes=buffer_bytes,
             anonymous_bytes=own,
             mapped_bytes=mapped,
         )

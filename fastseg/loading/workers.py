@@ -1,4 +1,4 @@
-"""Threads that work through tasks, and are certain to end."""
+"""A pool of threads that is certain to end."""
 
 import atexit
 import contextlib
@@ -15,11 +15,11 @@ R = TypeVar("R")
 
 
 class WorkerPool(Generic[T, R]):
-    """Threads that call a function of each task, in the order in which they are given.
+    """Threads that call a function with each task, in the order of submission.
 
-    To be used in `with`: after it, or after `close`, no thread is left; a task that is
-    being worked on is brought to its end, the others are dropped. The function must
-    not raise, nor refer to whoever holds the crew.
+    Use it in a `with` statement. On exit, or on `close`, the tasks that are running are
+    finished, the waiting ones are dropped, and all threads end. The function must not
+    raise, and must not refer to the object that owns the pool.
     """
 
     def __init__(self, threads: int, function: Callable[[T], R], name: str):
@@ -28,12 +28,13 @@ class WorkerPool(Generic[T, R]):
         self._closed = False
         self._process = os.getpid()
         self._threads: list[threading.Thread] = []
-        _AT_WORK.add(self)
+        _OPEN_POOLS.add(self)
         for k in range(threads):
-            # Daemons, since Python waits for others before it calls `_close_all`.
-            work = (function, self._tasks, self._results)
+            # Daemon threads, because Python joins all others before it calls
+            # `_close_all`.
+            arguments = (function, self._tasks, self._results)
             thread = threading.Thread(
-                target=_work, args=work, name=f"{name}-{k}", daemon=True
+                target=_run_tasks, args=arguments, name=f"{name}-{k}", daemon=True
             )
             try:
                 thread.start()
@@ -42,51 +43,53 @@ class WorkerPool(Generic[T, R]):
                 raise
             self._threads.append(thread)
 
-    def give(self, task: T) -> None:
-        """Add a task."""
+    def submit(self, task: T) -> None:
+        """Queue a task."""
         self._tasks.put(task)
 
     @property
-    def ready(self) -> int:
-        """How many results can be taken without waiting.
+    def results_ready(self) -> int:
+        """Number of results that `get_result` returns without waiting.
 
-        Raises RuntimeError in a forked process, even if some were made before it.
+        Raises RuntimeError in a forked process, even if results were ready before the
+        fork.
         """
-        self._stay_in_process()
+        self._check_process()
         return self._results.qsize()
 
-    def take(self) -> R:
-        """Wait for a result and return it; they come in no order.
+    def get_result(self) -> R:
+        """Wait for the next result and return it. Results come in any order.
 
         Raises RuntimeError after `close`, and in a forked process.
         """
-        self._stay_in_process()
+        self._check_process()
         result = None if self._closed else self._results.get()
         if result is None:
             raise RuntimeError("the loop has been closed")
         return result
 
-    def _stay_in_process(self) -> None:
+    def _check_process(self) -> None:
         if self._process != os.getpid():
             raise RuntimeError(
-                "a loop over a Loader cannot go on in a forked process, where its "
-                "threads are missing; begin a new one there"
+                "a loop over a Loader cannot continue in a forked process, because its "
+                "threads run only in the parent; start a new loop"
             )
 
     def close(self) -> None:
-        """End the threads. May be called twice, and from any thread."""
+        """End the threads. Any thread may call this, more than once."""
         with contextlib.suppress(Empty):
             while True:
                 self._tasks.get_nowait()
         for _ in self._threads:
             self._tasks.put(None)
         for thread in self._threads:
-            # A worker's own, if its garbage collection has found the loop.
+            # Garbage collection may run `close` in a worker thread, which cannot join
+            # itself.
             if thread is not threading.current_thread():
                 thread.join()
         self._threads = []
         self._closed = True
-        self._results.put(None)  # for whoever waits
+        self._results.put(None)  # wakes a consumer that waits in `get_result`
 
     def __enter__(self) -> "WorkerPool[T, R]":
         return self
@@ -100,20 +103,20 @@ class WorkerPool(Generic[T, R]):
         self.close()
 
 
-def _work(
+def _run_tasks(
     function: Callable[[Any], Any], tasks: SimpleQueue[Any], results: SimpleQueue[Any]
 ) -> None:
     while (task := tasks.get()) is not None:
         results.put(function(task))
-        del task  # not to be held while waiting for the next one
+        del task  # else it stays in memory while the thread waits for the next one
 
 
-_AT_WORK: weakref.WeakSet[WorkerPool[Any, Any]] = weakref.WeakSet()
+_OPEN_POOLS: weakref.WeakSet[WorkerPool[Any, Any]] = weakref.WeakSet()
 
 
 @atexit.register
 def _close_all() -> None:
-    # A kernel that still runs while Python takes itself apart would write to memory
-    # that is gone.
-    for crew in list(_AT_WORK):
-        crew.close()
+    # A kernel that still runs while the interpreter shuts down would write to memory
+    # that has been freed.
+    for pool in list(_OPEN_POOLS):
+        pool.close()

@@ -1,4 +1,4 @@
-"""The loader: what batches hold, their order, threads and failures."""
+"""The loader: contents and order of batches, threads and failures."""
 
 import gc
 import threading
@@ -48,7 +48,7 @@ def centred(image, size):
 
 
 def test_batches_hold_the_samples_in_order(square):
-    """Unshuffled, sample k of the epoch is sample k of the store, unchanged."""
+    """Without shuffle, sample k of the epoch is sample k of the store, unchanged."""
     loader = Loader(square, batch_size=3, shuffle=False, normalize=None, masks="bits")
     index, image, mask = epoch(loader)
     assert_array_equal(index, np.arange(len(square)))
@@ -65,7 +65,7 @@ def test_batches_hold_the_samples_in_order(square):
 
 
 def test_shuffled_epochs_are_new_and_complete(square):
-    """Each epoch has every sample once, in an order of its own."""
+    """Each epoch has every sample once, in a new order."""
     loader = Loader(square, batch_size=5, seed=4)
     orders = [tuple(epoch(loader)[0]) for _ in range(4)]
     assert len(set(orders)) == 4
@@ -93,42 +93,42 @@ def test_batches_depend_on_the_seed_alone(store, threads, prefetch, batch_size):
 
 
 def test_length_and_drop_last(store):
-    """`len` counts the batches that come; drop_last leaves out a partial one."""
+    """`len` is the number of batches; drop_last leaves out a partial one."""
     for drop_last, sizes in ((False, [10, 10, 10, 2]), (True, [10, 10, 10])):
         loader = Loader(store, batch_size=10, size=64, drop_last=drop_last)
         assert [len(batch) for batch in loader] == sizes
         assert len(loader) == len(sizes)
 
 
-def test_scaling_is_what_it_says(square):
-    """Each way of scaling equals its definition, to float32 rounding."""
+def test_normalization_equals_its_definition(square):
+    """Each method equals its definition, to float32 rounding."""
     images = np.stack([sample.image for sample in square]).astype(float)
     meta = [sample.meta for sample in square]
     flat = images.reshape(len(images), -1)
 
-    def scaled(**options):
+    def normalized(**options):
         loader = Loader(square, shuffle=False, **options)
         return np.concatenate([batch.image for batch in loader])[:, 0]
 
     mean, std = (f(axis=1)[:, None, None] for f in (flat.mean, flat.std))
-    z = scaled(normalize="zscore")
-    np.testing.assert_allclose(z, (images - mean) / std, rtol=1e-5, atol=1e-5)
-    assert_array_equal(scaled(normalize=None), images)
+    zscores = normalized(normalize="zscore")
+    np.testing.assert_allclose(zscores, (images - mean) / std, rtol=1e-5, atol=1e-5)
+    assert_array_equal(normalized(normalize=None), images)
     p1, p99 = np.percentile(flat, [1, 99], axis=1, method="inverted_cdf")
     p1, p99 = p1[:, None, None], p99[:, None, None]
     expected = np.clip((images - p1) / (p99 - p1), 0, 1)
-    np.testing.assert_allclose(scaled(normalize="percentile"), expected, atol=1e-6)
+    np.testing.assert_allclose(normalized(normalize="percentile"), expected, atol=1e-6)
     centre, width = np.array([f["window"] for f in meta]).T[:, :, None, None]
     expected = np.clip((images - (centre - 0.5)) / (width - 1) + 0.5, 0, 1)
-    np.testing.assert_allclose(scaled(normalize="window"), expected, atol=1e-6)
+    np.testing.assert_allclose(normalized(normalize="window"), expected, atol=1e-6)
     low, high = np.percentile(flat[0], [5, 95], method="inverted_cdf")
-    five = scaled(normalize="percentile", percentiles=(5, 95))[0]
+    first = normalized(normalize="percentile", percentiles=(5, 95))[0]
     expected = np.clip((images[0] - low) / (high - low), 0, 1)
-    np.testing.assert_allclose(five, expected, atol=1e-6)
+    np.testing.assert_allclose(first, expected, atol=1e-6)
 
 
-def test_masks_come_as_asked(store):
-    """Bits, labels, one-hot and one class tell the same story."""
+def test_all_kinds_of_masks_agree(store):
+    """Bits, labels, one-hot channels and masks of one class are consistent."""
     size = (88, 80)
 
     def masks(kind, **options):
@@ -147,13 +147,15 @@ def test_masks_come_as_asked(store):
             assert_array_equal(one[i], centred(store[i].mask_of(name), size))
     labels = masks("labels")
     assert_array_equal(labels > 0, bits > 0)
-    # Small on top: papillary muscles over the blood pool over the muscle ring.
+    # Smaller classes on top: papillary muscles, blood pool, muscle ring.
     expected = np.zeros_like(labels)
     for k in (1, 0, 3, 2):
         expected[onehot[:, k] == 1] = k + 1
     assert_array_equal(labels, expected)
-    under = masks("labels", priority=["ocontour", "icontour", "p1contour", "p2contour"])
-    assert set(np.unique(under)) == {0, 1, 2}
+    reordered = masks(
+        "labels", priority=["ocontour", "icontour", "p1contour", "p2contour"]
+    )
+    assert set(np.unique(reordered)) == {0, 1, 2}
 
 
 def test_priority_is_by_mean_area(store):
@@ -163,8 +165,8 @@ def test_priority_is_by_mean_area(store):
     assert priority[2:] == ("icontour", "ocontour")
 
 
-def test_sizes_pad_and_cut_about_the_centre(store):
-    """Where images are smaller than the batch, `pad_value` surrounds them."""
+def test_images_are_padded_about_their_centre(store):
+    """If an image is smaller than the batch, `pad_value` surrounds it."""
     loader = Loader(
         store,
         shuffle=False,
@@ -213,19 +215,19 @@ def test_several_shapes_without_a_size_are_refused(store):
     ],
 )
 def test_bad_options_are_refused(store, options, text):
-    """The error says what was expected and what came."""
+    """The error names the option, its value and what was expected."""
     with pytest.raises(OptionError, match=text):
         Loader(store, **{"size": 64, **options})
 
 
 def test_an_unknown_class_in_priority_is_refused(store):
-    """A name that the store does not hold is an UnknownClassError."""
+    """A class that the store does not have is an UnknownClassError."""
     with pytest.raises(UnknownClassError, match="'liver'"):
         Loader(store, size=64, priority=["liver"])
 
 
 def test_a_constant_image_becomes_zeros(study, tmp_path):
-    """No statistics, no division by zero: zeros and not NaN."""
+    """A standard deviation of 0 gives zeros, not NaN."""
     for path in study.glob("dicoms/*/*.dcm"):
         image = fastseg.dicom.read_image(path).pixels
         content = path.read_bytes()
@@ -237,8 +239,8 @@ def test_a_constant_image_becomes_zeros(study, tmp_path):
         assert all((batch.image == 0).all() for batch in loader)
 
 
-def test_a_store_without_windows_cannot_be_windowed(study, tmp_path):
-    """The error counts the samples and names other ways."""
+def test_a_store_without_windows_is_refused(study, tmp_path):
+    """The error of normalize="window" counts the samples without a window."""
     import pydicom
 
     for path in study.glob("dicoms/*/*.dcm"):
@@ -252,7 +254,7 @@ def test_a_store_without_windows_cannot_be_windowed(study, tmp_path):
 
 
 def test_leaving_early_ends_the_threads(square):
-    """After break, an exception or a dropped iterator no thread is left."""
+    """After break, an exception or deletion of the iterator, no thread is left."""
     loader = Loader(square, batch_size=1, threads=4, prefetch=4)
     for _ in range(50):
         for _batch in loader:
@@ -274,7 +276,7 @@ def test_leaving_early_ends_the_threads(square):
 
 
 def test_two_loops_run_side_by_side(square):
-    """Iterators of one loader are epochs of their own and do not disturb each other."""
+    """Two iterators of one loader are two epochs and do not affect each other."""
     pair = Loader(square, batch_size=2, seed=3)
     alone = Loader(square, batch_size=2, seed=3)
     both = list(zip(pair, pair, strict=True))
@@ -284,8 +286,8 @@ def test_two_loops_run_side_by_side(square):
         assert_array_equal(both[k][1].index, expected.index)
 
 
-def test_the_consumer_sees_what_failed_and_where(square):
-    """The original exception arrives, with a note that names sample and file."""
+def test_a_failure_names_its_sample(square):
+    """The consumer gets the original exception; its note names sample and file."""
     loader = Loader(square, batch_size=2, size=2**26, shuffle=False)
     with pytest.raises(MemoryError) as caught:
         list(loader)
@@ -295,7 +297,7 @@ def test_the_consumer_sees_what_failed_and_where(square):
 
 
 def test_a_truncated_store_is_an_exception(study, tmp_path):
-    """A file that shrinks while it is mapped is noticed, and not by a signal."""
+    """A file that becomes shorter while mapped raises StoreError, not a signal."""
     path = tmp_path / "heart.h5"
     fastseg.build(fastseg.link(study), path)
     loader = Loader(fastseg.open(path), batch_size=2, size=32, shuffle=False)
@@ -308,43 +310,43 @@ def test_a_truncated_store_is_an_exception(study, tmp_path):
 
 
 def test_prefetch_is_bounded(square):
-    """A consumer that stands still has no more than `prefetch` batches made for it."""
+    """If the consumer stops, no more than `prefetch` further batches are made."""
     loader = Loader(square, batch_size=1, threads=4, prefetch=3)
-    made = []
+    calls = []
     fill = loader.preprocessing.fill
-    loader.preprocessing.fill = lambda *arrays: (made.append(1), fill(*arrays))[1]
+    loader.preprocessing.fill = lambda *arrays: (calls.append(1), fill(*arrays))[1]
     iterator = iter(loader)
     next(iterator)
     deadline = time.monotonic() + 10
-    while len(made) < 4 and time.monotonic() < deadline:
+    while len(calls) < 4 and time.monotonic() < deadline:
         time.sleep(0.01)
     time.sleep(0.05)
-    assert len(made) == 4  # one handed over, three ahead
+    assert len(calls) == 4  # the consumer has one, three are ahead
     iterator.close()
 
 
-def test_a_batch_belongs_to_its_holder(square):
-    """Batches that are kept do not change while others are made."""
+def test_kept_batches_do_not_change(square):
+    """Batches that the consumer keeps do not change while others are made."""
     loader = Loader(square, batch_size=2)
-    kept = list(loader)
-    copies = [batch.image.copy() for batch in kept]
+    batches = list(loader)
+    copies = [batch.image.copy() for batch in batches]
     for _ in range(3):
         list(loader)
-    for batch, copy in zip(kept, copies, strict=True):
+    for batch, copy in zip(batches, copies, strict=True):
         assert_array_equal(batch.image, copy)
 
 
-def test_a_part_of_a_split_is_loaded_by_itself(store):
-    """An epoch over chosen samples holds each once and no other."""
-    for part in store.split({"train": 0.75, "val": 0.25}).values():
-        loader = fastseg.Loader(store, indices=part, batch_size=3, size=96)
+def test_one_side_of_a_split_is_loaded(store):
+    """An epoch over chosen samples has each of them once and no other sample."""
+    for indices in store.split({"train": 0.75, "val": 0.25}).values():
+        loader = fastseg.Loader(store, indices=indices, batch_size=3, size=96)
         seen = np.concatenate([batch.index for batch in loader])
-        assert_array_equal(np.sort(seen), part)
-        assert len(loader) == -(-len(part) // 3)
+        assert_array_equal(np.sort(seen), indices)
+        assert len(loader) == -(-len(indices) // 3)
 
 
 def test_chosen_samples_of_one_shape_need_no_size(store):
-    """Only the shapes of what is loaded must agree."""
+    """Only the chosen samples must have one shape."""
     square = store.select(shape=96)
     assert fastseg.Loader(store, indices=square, batch_size=4).preprocessing.size == (
         96,

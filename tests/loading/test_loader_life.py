@@ -1,4 +1,4 @@
-"""The loader's threads, memory and failures: nothing hangs, leaks or is lost."""
+"""The loader's threads, memory and failures: no hangs, no leaks, no lost errors."""
 
 import gc
 import multiprocessing
@@ -47,7 +47,7 @@ def order(loader):
 
 
 def test_a_thousand_early_breaks_leave_no_thread_and_no_memory(square):
-    """Whatever batch a loop is left at, its threads end and its memory comes back."""
+    """At whatever batch a loop is left, its threads end and its memory is freed."""
     loader = Loader(square, batch_size=2, threads=2, prefetch=3)
     for k in range(1000):
         for number, _batch in enumerate(loader):
@@ -60,7 +60,7 @@ def test_a_thousand_early_breaks_leave_no_thread_and_no_memory(square):
 
 
 def test_two_hundred_failing_samples_are_raised(square):
-    """Each failure reaches the consumer unchanged, and no thread stays."""
+    """The consumer gets each exception unchanged, and no thread is left."""
     for k in range(200):
         loader = Loader(square, batch_size=3, threads=2, seed=k)
         fill, bad = loader.preprocessing.fill, k % len(square)
@@ -94,7 +94,7 @@ def damaged(study, tmp_path):
 
 @pytest.mark.parametrize("threads", [1, 3])
 def test_damaged_samples_can_be_skipped(damaged, threads):
-    """`on_error="skip"` leaves them out, and lists and counts what it left out."""
+    """`on_error="skip"` leaves them out, lists them with errors, and counts them."""
     options = {"size": 48, "batch_size": 3, "shuffle": False, "threads": threads}
     loader = Loader(damaged, on_error="skip", **options)
     batches = list(loader)
@@ -111,8 +111,8 @@ def test_damaged_samples_can_be_skipped(damaged, threads):
     assert "while making sample 1 (patient" in caught.value.__notes__[0]
 
 
-def test_a_batch_with_no_sound_sample_does_not_come(damaged):
-    """No empty batch is handed over; the next one is."""
+def test_a_batch_without_valid_samples_is_skipped(damaged):
+    """The consumer gets no empty batch, but the next one."""
     loader = Loader(
         damaged, size=48, batch_size=1, shuffle=False, on_error="skip", indices=[1, 2]
     )
@@ -120,7 +120,7 @@ def test_a_batch_with_no_sound_sample_does_not_come(damaged):
 
 
 def test_a_truncated_store_is_not_skipped(study, tmp_path):
-    """A file that became shorter is no matter of single samples."""
+    """`on_error="skip"` raises if the file became shorter, as all samples may fail."""
     path = tmp_path / "heart.h5"
     fastseg.build(fastseg.link(study), path)
     loader = Loader(fastseg.open(path), batch_size=2, size=32, on_error="skip")
@@ -130,8 +130,8 @@ def test_a_truncated_store_is_not_skipped(study, tmp_path):
         list(loader)
 
 
-def test_close_ends_every_loop(square):
-    """After `close` no thread is left, and a loop that was under way says so."""
+def test_close_ends_all_loops(square):
+    """After `close` no thread is left, and a running loop raises RuntimeError."""
     loader = Loader(square, batch_size=1, threads=2)
     first, second = iter(loader), iter(loader)
     next(first), next(second)
@@ -142,14 +142,14 @@ def test_close_ends_every_loop(square):
         list(first)
     assert len(list(loader)) == len(square)
     with Loader(square, batch_size=1) as other:
-        kept = iter(other)
-        next(kept)
+        running = iter(other)
+        next(running)
     assert loader_threads() == []
     second.close()
 
 
 def test_close_wakes_a_consumer_that_waits(square):
-    """A consumer in another thread does not wait for ever."""
+    """A consumer that waits in another thread gets a RuntimeError."""
     loader = Loader(square, batch_size=1, threads=1)
     begun, slow = threading.Event(), threading.Event()
     fill = loader.preprocessing.fill
@@ -176,8 +176,8 @@ def test_close_wakes_a_consumer_that_waits(square):
     assert errors == ["the loop has been closed"]
 
 
-def test_a_loop_in_a_cycle_is_collected(square):
-    """Garbage collection ends the threads of a loop that refers to itself."""
+def test_a_loop_in_a_reference_cycle_is_collected(square):
+    """Garbage collection of a loop in a reference cycle ends its threads."""
     iterator = iter(Loader(square, batch_size=1))
     next(iterator)
     cycle = [iterator]
@@ -187,8 +187,8 @@ def test_a_loop_in_a_cycle_is_collected(square):
     assert loader_threads() == []
 
 
-def test_memory_is_used_again(square):
-    """Epochs need no more memory than the batches under way and in hand."""
+def test_memory_is_reused(square):
+    """Epochs need only the memory of `prefetch` + 2 batches."""
     loader = Loader(square, batch_size=4, prefetch=2, threads=2)
     size = 4 * 40 * 40 * (4 + 1)
     addresses = set()
@@ -212,29 +212,30 @@ def test_memory_is_used_again(square):
     ],
     ids=["view", "mask", "buffer", "dlpack", "view of view"],
 )
-def test_what_is_kept_is_not_written_to(square, keep):
-    """A part of a batch, however it is held, keeps the memory of the whole."""
+def test_memory_in_use_is_not_overwritten(square, keep):
+    """Any reference into a batch keeps the memory of the whole batch in use."""
     loader = Loader(square, batch_size=2)
-    kept, copies = [], []
+    kept = []
+    copies = []
     for batch in loader:
         kept.append(keep(batch))
         copies.append(np.array(kept[-1]))
         del batch
     for _ in range(3):
         list(loader)
-    for part, copy in zip(kept, copies, strict=True):
-        assert_array_equal(np.asarray(part), copy)
+    for reference, copy in zip(kept, copies, strict=True):
+        assert_array_equal(np.asarray(reference), copy)
 
 
-def test_a_pool_keeps_no_more_than_it_may():
-    """What comes back beyond `most` is freed; a pool that is gone harms nobody."""
-    pool = BufferPool([((4, 3), np.float32), ((4,), np.uint8)], most=2)
-    lent = [pool.take(4) for _ in range(5)]
-    assert [array.shape for array in lent[0]] == [(4, 3), (4,)]
-    assert pool.held == 5 * 128
-    del lent
-    assert pool.held == 2 * 128
-    values, _ = pool.take(2)
+def test_a_pool_keeps_at_most_max_free_buffers():
+    """Further unused buffers are freed; arrays stay valid after the pool is deleted."""
+    pool = BufferPool([((4, 3), np.float32), ((4,), np.uint8)], max_free=2)
+    batches = [pool.allocate(4) for _ in range(5)]
+    assert [array.shape for array in batches[0]] == [(4, 3), (4,)]
+    assert pool.total_bytes == 5 * 128
+    del batches
+    assert pool.total_bytes == 2 * 128
+    values, _ = pool.allocate(2)
     assert values.shape == (2, 3)
     values[:] = 7
     del pool, _
@@ -243,28 +244,28 @@ def test_a_pool_keeps_no_more_than_it_may():
 
 
 @pytest.mark.parametrize("compress", [False, True])
-def test_what_is_read_ahead_are_the_pixels(study, tmp_path, compress):
-    """The system is asked for just the bytes that samples consist of."""
+def test_only_pixels_are_read_ahead(study, tmp_path, compress):
+    """`read_ahead` asks the system for exactly the bytes of the samples' pixels."""
     path = tmp_path / "heart.h5"
     fastseg.build(fastseg.link(study), path, compress=compress)
     store, content = fastseg.open(path), path.read_bytes()
     samples = np.array([5, 0, 3])
     store.read_ahead(samples)
-    pieces = [content[a : a + size] for a, size in store._pixels.extents(samples)]
+    extents = [content[a : a + size] for a, size in store._pixels.extents(samples)]
     if compress:
-        assert all(piece.startswith(b"\x28\xb5\x2f\xfd") for piece in pieces)
-        assert len(pieces) == 6
+        assert all(extent.startswith(b"\x28\xb5\x2f\xfd") for extent in extents)
+        assert len(extents) == 6
         return
     expected = [
         array.tobytes()
         for k in samples
         for array in (store[int(k)].image, store[int(k)].mask)
     ]
-    assert pieces == expected
+    assert extents == expected
 
 
 def test_a_loader_can_be_pickled(square):
-    """Its copy opens its own map and goes on with the same epoch."""
+    """The copy maps the file again and continues with the same epoch."""
     loader = Loader(square, batch_size=3, seed=5, masks="labels", size=32)
     list(loader)
     other = pickle.loads(pickle.dumps(loader))
@@ -282,7 +283,7 @@ def _send_order(loader, connection):
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 def test_a_loader_works_in_another_process(square, method):
-    """Forked or spawned, in the midst of a loop of its parent, it loads its epoch."""
+    """Forked or spawned while its parent runs a loop, it loads the same epoch."""
     if method not in multiprocessing.get_all_start_methods():
         pytest.skip(f"this system cannot {method}")
     context = multiprocessing.get_context(method)
@@ -304,17 +305,18 @@ def test_a_loader_works_in_another_process(square, method):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
-@pytest.mark.parametrize("whole", [False, True])
-def test_a_loop_does_not_go_on_in_a_fork(square, whole):
-    """The child is told so, and does not wait for threads that it does not have."""
-    loader, made = Loader(square, batch_size=1, prefetch=4), []
+@pytest.mark.parametrize("all_ready", [False, True])
+def test_a_loop_does_not_continue_in_a_fork(square, all_ready):
+    """The child gets a RuntimeError and does not wait for threads that it lacks."""
+    loader = Loader(square, batch_size=1, prefetch=4)
+    calls = []
     fill = loader.preprocessing.fill
-    loader.preprocessing.fill = lambda *arrays: (made.append(1), fill(*arrays))[1]
+    loader.preprocessing.fill = lambda *arrays: (calls.append(1), fill(*arrays))[1]
     running = iter(loader)
     next(running)
-    if whole:  # what the child would be given has been made, and received, before
+    if all_ready:  # the child's next batch is finished and received before the fork
         deadline = time.monotonic() + 10
-        while len(made) < 5 and time.monotonic() < deadline:
+        while len(calls) < 5 and time.monotonic() < deadline:
             time.sleep(0.01)
         time.sleep(0.05)
         next(running)
@@ -330,7 +332,7 @@ def test_a_loop_does_not_go_on_in_a_fork(square, whole):
     _, status = os.waitpid(child, 0)
     rest = len(list(running))
     assert os.waitstatus_to_exitcode(status) == 0
-    assert rest == len(square) - 1 - whole
+    assert rest == len(square) - 1 - all_ready
 
 
 def run_script(store, text, **options):
@@ -343,15 +345,15 @@ def run_script(store, text, **options):
     return subprocess.Popen([sys.executable, "-c", code], text=True, **options)
 
 
-def test_a_program_ends_in_the_midst_of_a_loop(square):
-    """A loop that is still referred to does not keep the interpreter alive."""
+def test_a_program_may_end_during_a_loop(square):
+    """A loop that is still referenced does not keep the interpreter alive."""
     process = run_script(square, "running = iter(loader); next(running)")
     assert process.wait(60) == 0
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 def test_ctrl_c_ends_a_loop_that_waits(square):
-    """KeyboardInterrupt reaches a consumer that waits for a batch, and all ends."""
+    """A consumer that waits for a batch gets KeyboardInterrupt, and all threads end."""
     text = """
     import threading
     fill, slow = loader.preprocessing.fill, threading.Event()
@@ -367,7 +369,7 @@ def test_ctrl_c_ends_a_loop_that_waits(square):
         print("left", names)
     """
     process = run_script(square, text, stdout=subprocess.PIPE)
-    # Both threads print, and their line ends may come after both.
+    # Both threads print, and both line ends may come last.
     assert process.stdout.readline().startswith("waiting")
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=60)
@@ -375,24 +377,25 @@ def test_ctrl_c_ends_a_loop_that_waits(square):
     assert process.returncode == 0
 
 
-def test_a_crew_that_cannot_be_hired_is_sent_home(monkeypatch):
-    """If the system has no more threads, those that have begun end."""
-    start, begun = threading.Thread.start, []
+def test_a_pool_that_cannot_start_ends_its_threads(monkeypatch):
+    """If the system refuses a thread, those that have started end."""
+    start = threading.Thread.start
+    started = []
 
     def limited(thread):
-        if len(begun) == 2:
+        if len(started) == 2:
             raise RuntimeError("can't start new thread")
-        begun.append(thread)
+        started.append(thread)
         start(thread)
 
     monkeypatch.setattr(threading.Thread, "start", limited)
     with pytest.raises(RuntimeError, match="can't start"):
         WorkerPool(3, print, "fastseg-loader")
-    assert not any(thread.is_alive() for thread in begun)
+    assert not any(thread.is_alive() for thread in started)
 
 
-def test_stats_tell_what_happened(square):
-    """Counts are exact, times add up, and one sentence names the bottleneck."""
+def test_stats_are_correct(square):
+    """Counts are exact, times add up, and `bottleneck` describes the bottleneck."""
     loader = Loader(square, batch_size=5, threads=2, prefetch=2)
     assert "Nothing" in loader.stats().bottleneck
     began = time.perf_counter()
@@ -460,7 +463,7 @@ def test_stats_tell_what_happened(square):
     ],
 )
 def test_bad_options_are_refused(square, options, text):
-    """The error says what was expected and what came."""
+    """The error names the option, its value and what was expected."""
     errors = (OptionError, fastseg.errors.UnknownClassError)
     with pytest.raises(errors, match=text):
         Loader(square, **{"batch_size": 4, **options})
