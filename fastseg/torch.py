@@ -1,12 +1,14 @@
 """PyTorch: a Loader's batches as tensors, and a store as a Dataset.
 
 `as_torch` is the fast way: the loader's own threads make whole batches, and its order,
-sharding and resume stay. `Dataset` is for what wants torch's DataLoader.
+division among ranks and resuming work as usual. `Dataset` is for code that needs
+torch's DataLoader.
 
-Masks with `masks="bits"` of more than 8 classes come as int16, int32 or int64, with the
-same bits: torch cannot shift unsigned numbers wider than a byte. In every case
-`(mask >> k) & 1` is class k. Images with `dtype="raw"` keep the dtype of the store; for
-uint16 and wider, torch has little more than `.to(torch.int32)` and `.float()`.
+With `masks="bits"` and more than 8 classes, masks are int16, int32 or int64 tensors
+with the same bits, because torch cannot shift unsigned integers wider than 8 bits. In
+all cases `(mask >> k) & 1` is class k. With `dtype="raw"`, images keep the dtype of the
+store; torch supports little more than `.to(torch.int32)` and `.float()` for uint16 and
+wider unsigned integers.
 """
 
 import operator
@@ -48,17 +50,19 @@ T = TypeVar("T")
 class Dataset(torch.utils.data.Dataset):  # type: ignore[misc]
     """The samples of a store, for torch.utils.data.DataLoader.
 
-    store   : what `fastseg.open` returns, or a path
-    indices : places of the samples in the store, by default all
-    others  : what a sample becomes, as `Loader` says
+    store   : a store, as `fastseg.open` returns it, or the path of one
+    indices : indices of the samples in the store, by default all
+    others  : the options of images and masks of `Loader`
 
-    `dataset[i]` is (image, mask), tensors of shapes (1, h, w) and as `masks` says; its
-    place in the store is `dataset.indices[i]`. DataLoader fetches whole batches in one
-    call, unless a subclass has a `__getitem__` of its own. A dataset can be pickled and
-    forked: workers open their own map of the file, or share ours. What changes from
-    epoch to epoch, as `augment` does, only a Loader has.
+    `dataset[i]` is (image, mask), two tensors: image has shape (1, h, w), the shape of
+    mask depends on `masks`. The sample's index in the store is `dataset.indices[i]`.
+    DataLoader loads whole batches with one call, unless a subclass defines
+    `__getitem__`. A dataset can be pickled and forked: a forked worker shares the
+    mapped file, a spawned one maps it again. A dataset has no `augment`, because it
+    does not know the epoch; use a Loader.
 
-    Raises OptionError or UnknownClassError for arguments that do not fit the store.
+    Raises OptionError or UnknownClassError for arguments that are invalid or do not fit
+    the store.
     """
 
     @refuse_renamed(pad="pad_value")
@@ -79,7 +83,10 @@ class Dataset(torch.utils.data.Dataset):  # type: ignore[misc]
         self.store = store if isinstance(store, Store) else open_store(store)
         self.indices = check_indices(self.store, indices)
         if not self.indices.size:
-            raise OptionError(f"no samples are chosen of the {len(self.store)} there")
+            raise OptionError(
+                f"no samples are chosen of the {len(self.store)} in the store, "
+                "expected at least 1"
+            )
         self._options: dict[str, Any] = {
             "size": size,
             "normalize": normalize,
@@ -106,31 +113,37 @@ class Dataset(torch.utils.data.Dataset):  # type: ignore[misc]
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, place: int) -> tuple[torch.Tensor, torch.Tensor]:
-        return self._made([place])[0]
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return self._load([index])[0]
 
     def __getitems__(
-        self, places: Sequence[int]
+        self, indices: Sequence[int]
     ) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        # 1.4 times the samples per second of one by one, in batches of 32.
+        # 1.4 times the samples per second of loading one by one, in batches of 32.
         if type(self).__getitem__ is not Dataset.__getitem__:
-            return [self[place] for place in places]
-        return self._made(places)
+            return [self[index] for index in indices]
+        return self._load(indices)
 
-    def _made(self, places: Sequence[int]) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        count, preprocessing = len(places), self.preprocessing
-        samples = np.array([self._find(place) for place in places], np.int64)
+    def _load(self, indices: Sequence[int]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        count = len(indices)
+        preprocessing = self.preprocessing
+        samples = np.array([self._sample(index) for index in indices], np.int64)
         image = np.empty((count, *preprocessing.image_shape), preprocessing.image_dtype)
         mask = np.empty((count, *preprocessing.mask_shape), preprocessing.mask_dtype)
         self._fill(samples, image, mask)
-        images, masks = _shared(Batch(image, mask, samples))
+        images, masks = _as_tensors(Batch(image, mask, samples))
         return list(zip(images, masks, strict=True))
 
-    def _find(self, place: int) -> int:
-        count, place = len(self), operator.index(place)
-        if not -count <= place < count:
-            raise IndexError(f"sample {place} of a dataset of {count}")
-        return int(self.indices[place])
+    def _sample(self, index: int) -> int:
+        """Return the index in the store of an index in the dataset."""
+        count = len(self)
+        index = operator.index(index)
+        if not -count <= index < count:
+            raise IndexError(
+                f"sample {index} of a dataset of {count}, expected {-count} to "
+                f"{count - 1}"
+            )
+        return int(self.indices[index])
 
     def _fill(
         self, samples: NDArray[np.int64], image: NDArray[Any], mask: NDArray[Any]
@@ -143,7 +156,7 @@ class Dataset(torch.utils.data.Dataset):  # type: ignore[misc]
                 name = self.preprocessing.describe_sample(int(samples[0]))
                 exc.add_note(f"while making {name}")
                 raise
-        # Which of the samples it was, is found by making them one by one.
+        # Fill the samples one by one to find the one that fails.
         for k in range(len(samples)):
             one = slice(k, k + 1)
             self._fill(samples[one], image[one], mask[one])
@@ -151,12 +164,12 @@ class Dataset(torch.utils.data.Dataset):  # type: ignore[misc]
 
 @dataclass(frozen=True, slots=True)
 class TorchBatch:
-    """Stacked samples as tensors; `image, mask = batch` takes them apart.
+    """Stacked samples as tensors; `image, mask = batch` unpacks them.
 
-    image : float32 (B, 1, h, w), or as the loader's `dtype` says
-    mask  : as the loader's `masks` says
-    index : int64 (B,), the samples' places in the store; always on the CPU
-    params : as `Batch` has them
+    image  : float32 (B, 1, h, w), or of the loader's `dtype`
+    mask   : of the shape and dtype that the loader's `masks` names
+    index  : int64 (B,), the samples' indices in the store; always on the CPU
+    params : those of `Batch`
     """
 
     image: torch.Tensor
@@ -176,13 +189,14 @@ def as_torch(
     device: "str | int | torch.device | None" = None,
     pin_memory: bool = False,
 ) -> "TorchLoader":
-    """Return an iterable over the batches of a loader, as tensors.
+    """Return an iterable over a loader's batches as tensors.
 
-    device     : where they are to be, as in "cuda"; by default they stay on the CPU and
-        share the memory of the loader's arrays, without a copy. A CUDA device gets each
-        batch while the one before it is worked on
-    pin_memory : copy them to page-locked memory, for your own copies to CUDA; with
-        a CUDA device, that is done in any case
+    device     : device of the tensors, as in "cuda". By default they stay on the CPU
+        and share the memory of the loader's arrays, without a copy. To a CUDA device,
+        each batch is copied while the consumer works on the previous one
+    pin_memory : whether to copy batches to page-locked memory, from which you can copy
+        them to a CUDA device yourself. Has no effect with a CUDA device, for which this
+        is always done
 
     Raises OptionError for a device that torch cannot use here.
     """
@@ -190,25 +204,25 @@ def as_torch(
 
 
 class TorchLoader:
-    """Batches of a loader as tensors: what `as_torch` returns.
+    """Iterates over a loader's batches as tensors; `as_torch` returns it.
 
-    loader : whose batches they are
-    device : where they are
+    loader : the Loader
+    device : device of the tensors
 
-    Each `for` loop over it is an epoch of the loader's. Take `state_dict` from here:
-    for a CUDA device, the loader itself is a batch ahead.
+    Each `for` loop over it is one epoch of the loader. Call its own `state_dict`, not
+    that of the loader, which is one batch ahead if the device is a CUDA device.
     """
 
     def __init__(self, loader: Loader, device: Any = None, pin_memory: bool = False):
         self.loader = loader
-        self.device = _usable(device)
+        self.device = _as_device(device)
         if pin_memory and not torch.cuda.is_available():
             raise OptionError(
                 "pin_memory needs CUDA, which torch cannot use here: leave it out"
             )
         self.pin_memory = bool(pin_memory)
         self._copier = _Copier(self.device) if self.device.type == "cuda" else None
-        # After the batch that was handed over last, where the loader is ahead of it.
+        # State after the batch that the consumer got last, if the loader is ahead.
         self._state: dict[str, Any] | None = None
 
     def __len__(self) -> int:
@@ -230,109 +244,120 @@ class TorchLoader:
         self._state = None
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what `load_state_dict` needs to go on after the last batch."""
+        """Return the state from which `load_state_dict` resumes, a dict for JSON.
+
+        The resumed loop starts with the batch after the one that the consumer got last.
+        """
         return self.loader.state_dict() if self._state is None else self._state
 
     def load_state_dict(self, given: Mapping[str, Any]) -> None:
-        """Do as `Loader.load_state_dict` does; a loader's states will do, too."""
+        """Make the next loop continue where `state_dict` was called.
+
+        Also accepts a state of a Loader, and raises what `Loader.load_state_dict` does.
+        """
         self.loader.load_state_dict(given)
         self._state = None
 
     def stats(self) -> Stats:
-        """Return what the loader has done so far, and what limits it."""
+        """Return counts, times and the bottleneck of the loader's loops so far."""
         return self.loader.stats()
 
     def _run(self, batches: Any) -> Generator[TorchBatch, None, None]:
-        # `map` keeps no batch: its memory is free as soon as the consumer lets go.
-        shared = map(_shared, batches)
+        # `map` keeps no reference to a batch, so that its memory is free as soon as the
+        # consumer drops it.
+        tensors = map(_as_tensors, batches)
         with closing(batches):
             if self._copier is not None:
-                ahead = _one_ahead(map(self._begin, shared))
-                yield from map(self._hand_over, ahead)
+                copies = _one_ahead(map(self._start_copy, tensors))
+                yield from map(self._finish_copy, copies)
             elif self.device.type != "cpu":
-                yield from map(partial(_moved, device=self.device), shared)
+                yield from map(partial(_to_device, device=self.device), tensors)
             else:
-                yield from map(_pinned, shared) if self.pin_memory else shared
+                yield from map(_pin, tensors) if self.pin_memory else tensors
 
-    def _begin(self, batch: TorchBatch) -> tuple[Any, dict[str, Any]]:
+    def _start_copy(self, batch: TorchBatch) -> tuple[Any, dict[str, Any]]:
         assert self._copier is not None
-        return self._copier.begin(batch), self.loader.state_dict()
+        return self._copier.start(batch), self.loader.state_dict()
 
-    def _hand_over(self, begun: tuple[Any, dict[str, Any]]) -> TorchBatch:
+    def _finish_copy(self, started: tuple[Any, dict[str, Any]]) -> TorchBatch:
         assert self._copier is not None
-        copy, self._state = begun
+        copy, self._state = started
         return self._copier.finish(*copy)
 
 
 class _Copier:
-    """Copies batches to a CUDA device, on a stream of its own."""
+    """Copies batches to a CUDA device, on its own stream."""
 
     def __init__(self, device: torch.device):
-        self._device, self._side = device, torch.cuda.Stream(device)
+        self._device = device
+        self._stream = torch.cuda.Stream(device)
 
-    def begin(self, batch: TorchBatch) -> tuple[TorchBatch, torch.cuda.Event]:
-        """Let the copy begin; return what it will be, and the event of its end.
+    def start(self, batch: TorchBatch) -> tuple[TorchBatch, torch.cuda.Event]:
+        """Start to copy a batch; return the copy, and an event that marks its end.
 
-        It is made from page-locked memory, which torch does not hand out again before
-        all copies from it have finished.
+        The copy is made from page-locked memory, which torch reuses only after all
+        copies from it have finished.
         """
-        with torch.cuda.stream(self._side):
-            moved = _moved(_pinned(batch), self._device, non_blocking=True)
-            return moved, self._side.record_event()
+        with torch.cuda.stream(self._stream):
+            copy = _to_device(_pin(batch), self._device, non_blocking=True)
+            return copy, self._stream.record_event()
 
-    def finish(self, batch: TorchBatch, copied: torch.cuda.Event) -> TorchBatch:
-        """Let the consumer's stream, not the consumer, wait for the copy."""
+    def finish(self, copy: TorchBatch, copied: torch.cuda.Event) -> TorchBatch:
+        """Return the copy; the consumer's stream waits for it, its thread does not."""
         stream = torch.cuda.current_stream(self._device)
         stream.wait_event(copied)
-        for tensor in batch:
-            # Allocated for the side stream, which must not have it again before this
-            # one has done with it.
+        for tensor in copy:
+            # The memory belongs to the copying stream, which must not reuse it before
+            # the consumer's stream has finished with it.
             tensor.record_stream(stream)
-        return batch
+        return copy
 
 
 def _one_ahead(items: Iterable[T]) -> Iterator[T]:
-    """Yield items, each when the one after it has begun; a failure in its place."""
-    begun: deque[T] = deque()
+    """Yield each item after the next one has been fetched.
+
+    If fetching fails, the items before are yielded before the exception is raised.
+    """
+    fetched: deque[T] = deque()
     try:
         for item in items:
-            begun.append(item)
-            if len(begun) > 1:
-                yield begun.popleft()
+            fetched.append(item)
+            if len(fetched) > 1:
+                yield fetched.popleft()
     except Exception:
-        yield from begun
+        yield from fetched
         raise
-    yield from begun
+    yield from fetched
 
 
-def _shared(batch: Batch) -> TorchBatch:
-    """Return the same memory as tensors."""
+def _as_tensors(batch: Batch) -> TorchBatch:
+    """Return tensors that share the memory of a batch's arrays."""
     return TorchBatch(
         torch.from_numpy(batch.image),
-        torch.from_numpy(_shiftable(batch.mask)),
+        torch.from_numpy(_signed_view(batch.mask)),
         torch.from_numpy(batch.index),
         batch.params,
     )
 
 
-def _pinned(batch: TorchBatch) -> TorchBatch:
+def _pin(batch: TorchBatch) -> TorchBatch:
     return replace(batch, image=batch.image.pin_memory(), mask=batch.mask.pin_memory())
 
 
-def _moved(
+def _to_device(
     batch: TorchBatch, device: torch.device, non_blocking: bool = False
 ) -> TorchBatch:
     image, mask = (tensor.to(device, non_blocking=non_blocking) for tensor in batch)
     return replace(batch, image=image, mask=mask)
 
 
-def _shiftable(mask: NDArray[Any]) -> NDArray[Any]:
-    """Return a view that torch can shift: the same bits, signed if not of a byte."""
+def _signed_view(mask: NDArray[Any]) -> NDArray[Any]:
+    """Return a view that torch can shift: the same bits, signed if wider than 8."""
     return mask if mask.itemsize == 1 else mask.view(f"i{mask.itemsize}")
 
 
-def _usable(device: Any) -> torch.device:
-    """Return the device, with its number, or raise OptionError."""
+def _as_device(device: Any) -> torch.device:
+    """Return the torch.device with its index, or raise OptionError."""
     try:
         return torch.empty(0, device="cpu" if device is None else device).device
     except (RuntimeError, AssertionError, TypeError) as exc:  # torch raises any

@@ -1,4 +1,4 @@
-"""Tensors: no copy, no surprise, no thread left behind; and a network that learns."""
+"""PyTorch: datasets, tensors, devices, and the example that trains a network."""
 
 import copy
 import gc
@@ -53,13 +53,13 @@ def square(tmp_path_factory):
 
 def epoch(batches):
     """Return index, image and mask of all samples of an epoch, as arrays."""
-    parts = [(batch.index, batch.image, batch.mask) for batch in batches]
-    return [np.concatenate(list(map(np.asarray, p))) for p in zip(*parts, strict=True)]
+    arrays = [(batch.index, batch.image, batch.mask) for batch in batches]
+    return [np.concatenate(list(map(np.asarray, a))) for a in zip(*arrays, strict=True)]
 
 
-def assert_same_epochs(one, two):
-    for its, others in zip(epoch(one), epoch(two), strict=True):
-        assert_array_equal(its, others, strict=True)
+def assert_same_epochs(batches, others):
+    for one, other in zip(epoch(batches), epoch(others), strict=True):
+        assert_array_equal(one, other, strict=True)
 
 
 # The dataset ---------------------------------------------------------------------
@@ -80,7 +80,7 @@ def assert_same_epochs(one, two):
     ],
 )
 def test_a_dataset_has_the_samples_of_a_loader(store, options):
-    """Options mean the same, bit for bit, for one sample and for many."""
+    """Dataset and Loader give the same bits, for one sample and for many."""
     chosen = np.arange(1, len(store), 3)
     dataset = Dataset(store, indices=chosen, **options)
     order = {"indices": chosen, "shuffle": False, "batch_size": len(chosen)}
@@ -98,15 +98,15 @@ def test_a_dataset_has_the_samples_of_a_loader(store, options):
 
 
 def test_a_dataset_opens_a_path(square):
-    """A path does instead of a store."""
+    """A path may be given instead of a store."""
     assert torch.equal(Dataset(square.path)[3][0], Dataset(square)[3][0])
 
 
 @pytest.mark.parametrize(("workers", "method"), [(0, None), (2, "fork"), (2, "spawn")])
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
-def test_a_dataset_goes_into_torchs_loader(square, workers, method):
-    """Batches are whole and in order, with workers forked or spawned, or none."""
+def test_a_dataset_works_with_dataloader(square, workers, method):
+    """Batches are complete and in order, with no workers, forked or spawned ones."""
     if method and method not in multiprocessing.get_all_start_methods():
         pytest.skip(f"this system cannot {method}")
     dataset = Dataset(square, masks="labels")
@@ -119,35 +119,37 @@ def test_a_dataset_goes_into_torchs_loader(square, workers, method):
         assert_array_equal(mask.numpy(), expected.mask, strict=True)
 
 
-@pytest.mark.parametrize("twin", [copy.copy, lambda x: pickle.loads(pickle.dumps(x))])
-def test_a_dataset_can_be_pickled_with_what_a_subclass_adds(square, twin):
-    """The copy has the class, the attributes and the samples."""
+@pytest.mark.parametrize(
+    "duplicate", [copy.copy, lambda x: pickle.loads(pickle.dumps(x))]
+)
+def test_a_dataset_of_a_subclass_can_be_copied(square, duplicate):
+    """The copy has the same class, attributes and samples."""
     mine = Flipped(square, indices=[3, 5], size=32)
     mine.more = "added"
-    other = twin(mine)
+    other = duplicate(mine)
     assert type(other) is Flipped
     assert other.more == "added"
     assert torch.equal(other[1][0], mine[1][0])
 
 
 class Flipped(Dataset):
-    """A dataset with something of a user's own."""
+    """A dataset as a user may define it."""
 
-    def __getitem__(self, place):
-        image, mask = super().__getitem__(place)
+    def __getitem__(self, index):
+        image, mask = super().__getitem__(index)
         return image.flip(-1), mask.flip(-1)
 
 
-def test_a_subclass_is_asked_for_its_samples(square):
-    """What DataLoader fetches at a time went through the subclass, too."""
+def test_getitem_of_a_subclass_is_called(square):
+    """DataLoader gets samples from `__getitem__` of a subclass, also whole batches."""
     flipped = Flipped(square)
     (image, _) = next(iter(DataLoader(flipped, batch_size=3)))
-    plain = Dataset(square)
-    assert torch.equal(image[2], plain[2][0].flip(-1))
+    dataset = Dataset(square)
+    assert torch.equal(image[2], dataset[2][0].flip(-1))
 
 
 def test_a_failing_sample_is_named(square, monkeypatch):
-    """The exception is the original one; its note has sample, patient and file."""
+    """The exception is the original one; its note names sample, patient and file."""
     dataset = Dataset(square, indices=[2, 7, 9])
     fill, error = dataset.preprocessing.fill, ZeroDivisionError("mine")
 
@@ -169,7 +171,7 @@ def test_a_failing_sample_is_named(square, monkeypatch):
 
 
 def test_a_file_that_shrinks_is_an_error(square, tmp_path):
-    """A truncated file is noticed before its pixels are touched."""
+    """A truncated file raises StoreError before its pixels are read."""
     path = tmp_path / "short.h5"
     path.write_bytes(square.path.read_bytes())
     dataset = Dataset(path)
@@ -180,7 +182,7 @@ def test_a_file_that_shrinks_is_an_error(square, tmp_path):
 
 
 def test_bad_arguments_of_a_dataset_are_refused(store, square):
-    """As by the loader, at once, and in words."""
+    """Invalid arguments raise when the dataset is made; a wrong index raises later."""
     with pytest.raises(OptionError, match="several shapes"):
         Dataset(store)
     with pytest.raises(OptionError, match="twice"):
@@ -191,9 +193,9 @@ def test_bad_arguments_of_a_dataset_are_refused(store, square):
         Dataset(square, normalize="zscor")
     with pytest.raises(UnknownClassError):
         Dataset(square, masks="labels", priority=["heart"])
-    for place in (16, -17):
-        with pytest.raises(IndexError, match=f"sample {place} of a dataset of 16"):
-            Dataset(square)[place]
+    for index in (16, -17):
+        with pytest.raises(IndexError, match=f"sample {index} of a dataset of 16"):
+            Dataset(square)[index]
     with pytest.raises(TypeError):
         Dataset(square)["0"]
 
@@ -202,28 +204,28 @@ def test_bad_arguments_of_a_dataset_are_refused(store, square):
 
 
 def test_tensors_share_the_memory_of_the_batch(square):
-    """No copy: the same addresses, on both sides of a batch's own door."""
+    """Tensors and arrays have the same addresses; a write to one changes the other."""
     loader = Loader(square, batch_size=4)
     batch = next(iter(loader))
-    shared = adapter._shared(batch)
+    tensors = adapter._as_tensors(batch)
     for name in ("image", "mask", "index"):
-        tensor, array = getattr(shared, name), getattr(batch, name)
+        tensor, array = getattr(tensors, name), getattr(batch, name)
         assert tensor.data_ptr() == array.ctypes.data
-    shared.image[0, 0, 0, 0] = 77
+    tensors.image[0, 0, 0, 0] = 77
     assert batch.image[0, 0, 0, 0] == 77
 
 
-def test_as_torch_hands_out_the_loaders_own_memory(square):
-    """Every tensor lies in memory that the loader's pool has lent."""
+def test_as_torch_uses_the_loaders_memory(square):
+    """Every tensor lies in a buffer of the loader's pool."""
     loader = Loader(square, batch_size=4)
     for batch in as_torch(loader):
-        lent = [np.asarray(memory) for _, memory in loader._pool._in_use.values()]
+        buffers = [np.asarray(memory) for _, memory in loader._pool._in_use.values()]
         for tensor in batch:
-            assert any(np.shares_memory(tensor.numpy(), memory) for memory in lent)
+            assert any(np.shares_memory(tensor.numpy(), buffer) for buffer in buffers)
 
 
 def test_kept_tensors_are_not_overwritten(square):
-    """Whatever is kept, a view or a row, holds on to its memory; the rest is reused."""
+    """A view that is kept keeps its batch in memory; other memory is reused."""
     loader = Loader(square, batch_size=2, seed=3, threads=2, prefetch=2)
     tensors = as_torch(loader)
     expected = [image.copy() for image, _ in Loader(square, batch_size=2, seed=3)]
@@ -234,25 +236,26 @@ def test_kept_tensors_are_not_overwritten(square):
             mask.fill_(1)
     for rows, image in zip(kept, expected, strict=True):
         assert_array_equal(rows.t().numpy(), image[1, 0, 5:9])
-    held = loader.stats().buffer_bytes
+    before = loader.stats().buffer_bytes
     del kept, rows, image, mask
     gc.collect()
-    assert loader.stats().buffer_bytes < held
+    assert loader.stats().buffer_bytes < before
 
 
-def test_memory_comes_back_from_tensors(square):
-    """Epoch after epoch, there is no more memory than the pool means to keep."""
+def test_memory_of_tensors_is_reused(square):
+    """After many epochs, there is no more memory than the pool may keep."""
     loader = Loader(square, batch_size=2, prefetch=1)
     tensors = as_torch(loader)
     for _ in range(20):
         for image, _mask in tensors:
             _ = (image.double() * 2).sum()
     del image, _mask
-    assert loader.stats().buffer_bytes <= loader._pool.max_free * loader._pool.buffer_bytes
+    pool = loader._pool
+    assert loader.stats().buffer_bytes <= pool.max_free * pool.buffer_bytes
 
 
-def test_batches_are_the_loaders(square):
-    """Same order, same bits, same length; a batch can be taken apart."""
+def test_batches_equal_those_of_the_loader(square):
+    """Order, bits and length are the same; a batch can be unpacked."""
     loader = Loader(square, batch_size=3, seed=5, masks="labels")
     tensors = as_torch(Loader(square, batch_size=3, seed=5, masks="labels"))
     assert len(tensors) == len(loader) == 6
@@ -272,8 +275,8 @@ def test_batches_are_the_loaders(square):
     assert batch.index.dtype == torch.int64
 
 
-def test_augmented_batches_tell_their_parameters(square):
-    """What a batch says of itself goes through, and makes it again."""
+def test_augmented_batches_have_their_params(square):
+    """`replay` makes a batch again from the `params` of its tensors."""
     loader = Loader(square, batch_size=3, augment="light", return_params=True)
     for batch in as_torch(loader):
         again = loader.replay(batch.params)
@@ -281,8 +284,8 @@ def test_augmented_batches_tell_their_parameters(square):
 
 
 @pytest.mark.parametrize("stop", [0, 1, 4, 6])
-def test_a_state_goes_on_at_any_batch(square, stop):
-    """A run that was stopped has the same batches as one that was not."""
+def test_a_loop_is_resumed_at_any_batch(square, stop):
+    """A loop that is stopped and resumed has the same batches as one that is not."""
     options = {"batch_size": 3, "seed": 8}
     whole = as_torch(Loader(square, **options))
     expected = [batch.index.tolist() for _ in range(2) for batch in whole]
@@ -335,8 +338,8 @@ def count_threads():
     return sum(name.startswith("fastseg-loader") for name in names)
 
 
-def test_a_failure_is_the_loaders(square):
-    """It comes unchanged, with the note that names the sample."""
+def test_a_failure_of_the_loader_is_raised(square):
+    """The exception is unchanged, with the note that names the sample."""
     loader = Loader(square, batch_size=3)
     fill, error = loader.preprocessing.fill, ZeroDivisionError("mine")
 
@@ -353,7 +356,7 @@ def test_a_failure_is_the_loaders(square):
 
 
 def test_raw_values_keep_their_dtype(square):
-    """Stored uint16 comes as torch.uint16, which can be made a number of any kind."""
+    """Stored uint16 becomes torch.uint16, which can be converted to other dtypes."""
     loader = Loader(square, batch_size=2, shuffle=False, dtype="raw")
     image, _ = next(iter(as_torch(loader)))
     assert image.dtype == torch.uint16
@@ -361,20 +364,20 @@ def test_raw_values_keep_their_dtype(square):
 
 
 @pytest.mark.parametrize("bits", [8, 16, 32, 64])
-def test_any_bit_of_a_mask_can_be_asked_for(bits):
-    """`(mask >> k) & 1` is class k, up to the last one of the widest masks."""
+def test_every_bit_of_a_mask_can_be_extracted(bits):
+    """`(mask >> k) & 1` is class k, up to the last class of the widest masks."""
     every = np.eye(bits, dtype=np.uint8)
     weights = np.array([1 << k for k in range(bits)], f"u{bits // 8}")
     mask = (every * weights).sum(axis=1, dtype=weights.dtype)[:, None, None]
     image = np.zeros((bits, 1, 1, 1), np.float32)
-    _, tensor = adapter._shared(fastseg.Batch(image, mask, np.arange(bits)))
+    _, tensor = adapter._as_tensors(fastseg.Batch(image, mask, np.arange(bits)))
     assert tensor.data_ptr() == mask.ctypes.data
     for k in range(bits):
         assert_array_equal(((tensor >> k) & 1)[:, 0, 0].numpy(), every[:, k])
 
 
-def test_batches_speak_dlpack(square):
-    """Any library that does takes the arrays, without a copy, and may keep them."""
+def test_batches_support_dlpack(square):
+    """Other libraries can import the arrays without a copy, and keep them."""
     loader = Loader(square, batch_size=4, seed=1)
     first = next(iter(loader))
     expected, address = first.image.copy(), first.image.ctypes.data
@@ -392,42 +395,42 @@ def test_batches_speak_dlpack(square):
 
 
 @pytest.mark.parametrize("device", ["cpu", torch.device("cpu"), None])
-def test_the_cpu_is_where_batches_are(square, device):
-    """Asking for the CPU changes nothing."""
+def test_the_cpu_is_the_default_device(square, device):
+    """Naming the CPU as device changes nothing."""
     tensors = as_torch(Loader(square, batch_size=3), device)
     assert_same_epochs(Loader(square, batch_size=3), tensors)
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:99", 99, 1.5])
 def test_a_device_that_is_not_there_is_refused(square, device):
-    """The error names it, before anything is loaded."""
+    """The error names the device, before anything is loaded."""
     with pytest.raises(OptionError, match=re.escape(repr(str(device)))):
         as_torch(Loader(square), device)
 
 
 @without_cuda
 def test_without_cuda_there_is_no_pinned_memory(square):
-    """It is refused, not left out in silence."""
+    """pin_memory raises OptionError, and is not ignored."""
     with pytest.raises(OptionError, match="pin_memory needs CUDA"):
         as_torch(Loader(square), pin_memory=True)
 
 
 def test_other_devices_get_copies(square):
-    """Where there are no streams, tensors are simply moved; the index stays."""
+    """On devices without streams, tensors are moved; index stays on the CPU."""
     for batch in as_torch(Loader(square, batch_size=3), "meta"):
         assert batch.image.device.type == batch.mask.device.type == "meta"
         assert batch.index.device.type == "cpu"
 
 
 class Copier:
-    """Stands for the one for CUDA: notes what happens, and copies at once."""
+    """Replaces the copier for CUDA: records the calls, and copies at once."""
 
     def __init__(self):
         self.events = []
 
-    def begin(self, batch):
+    def start(self, batch):
         number = int(batch.index[0])
-        self.events.append(("begin", number))
+        self.events.append(("start", number))
         copied = replace(batch, image=batch.image.clone(), mask=batch.mask.clone())
         return copied, number
 
@@ -438,7 +441,7 @@ class Copier:
 
 @pytest.fixture
 def ahead(square):
-    """A loader's batches of one sample each, in order, through a stand-in."""
+    """A function that makes a TorchLoader of ordered samples with this Copier."""
 
     def make(**options):
         loader = Loader(square, batch_size=1, shuffle=False, threads=2, **options)
@@ -449,21 +452,21 @@ def ahead(square):
     return make
 
 
-def test_the_next_copy_begins_before_a_batch_is_handed_over(ahead, square):
-    """One batch ahead, no more; and the batches are the same."""
+def test_the_next_copy_starts_before_a_batch_is_yielded(ahead, square):
+    """Exactly one batch is copied ahead, and the batches are the same."""
     tensors = ahead()
     running = iter(tensors)
     next(running)
-    assert tensors._copier.events == [("begin", 0), ("begin", 1), ("finish", 0)]
+    assert tensors._copier.events == [("start", 0), ("start", 1), ("finish", 0)]
     next(running)
-    assert tensors._copier.events[3:] == [("begin", 2), ("finish", 1)]
+    assert tensors._copier.events[3:] == [("start", 2), ("finish", 1)]
     running.close()
     assert count_threads() == 0
     assert_same_epochs(Loader(square, batch_size=1, shuffle=False, seed=0), tensors)
 
 
 def test_a_state_is_not_ahead(ahead, square):
-    """It goes on after the batch in hand, not after the one being copied."""
+    """It resumes after the batch that the consumer has, not after the copied one."""
     tensors = ahead()
     assert tensors.state_dict()["batch"] == 0
     running = iter(tensors)
@@ -482,8 +485,8 @@ def test_a_state_is_not_ahead(ahead, square):
     assert tensors.state_dict()["epoch"] == 5
 
 
-def test_a_failure_comes_in_its_place(ahead):
-    """What was made before it is handed over first, and is in the state."""
+def test_a_failure_comes_after_the_batches_before_it(ahead):
+    """The consumer gets all earlier batches first, and the state is after them."""
     tensors = ahead(prefetch=4)
     fill, error = tensors.loader.preprocessing.fill, ZeroDivisionError("mine")
 
@@ -502,9 +505,9 @@ def test_a_failure_comes_in_its_place(ahead):
 
 
 def test_a_copy_that_fails_is_not_in_the_state(ahead, monkeypatch):
-    """The state stays at the batch that nobody has seen."""
+    """The state stays before the batch that the consumer did not get."""
     tensors = ahead()
-    monkeypatch.setattr(tensors._copier, "begin", spoil)
+    monkeypatch.setattr(tensors._copier, "start", spoil)
     with pytest.raises(RuntimeError, match="shape"):
         next(iter(tensors))
     assert tensors.state_dict()["batch"] == 0
@@ -512,7 +515,7 @@ def test_a_copy_that_fails_is_not_in_the_state(ahead, monkeypatch):
 
 @needs_cuda
 def test_batches_arrive_on_a_gpu(square):
-    """The same bits, there, in epochs in which memory is used again and again."""
+    """The bits are the same on the GPU, also after memory has been reused often."""
     expected = [(i.copy(), m.copy()) for i, m in Loader(square, batch_size=3, seed=1)]
     tensors = as_torch(Loader(square, batch_size=3, seed=1, prefetch=1), "cuda")
     for _ in range(20):
@@ -527,8 +530,8 @@ def test_batches_arrive_on_a_gpu(square):
 
 @needs_cuda
 @pytest.mark.parametrize("own_stream", [False, True])
-def test_a_slow_step_sees_its_own_batch(square, own_stream):
-    """Work queued long before it runs reads what was handed over, not what followed."""
+def test_a_slow_step_reads_its_own_batch(square, own_stream):
+    """Work that runs long after it was queued does not read a later batch."""
     loader = Loader(square, batch_size=2, seed=1, shuffle=False, prefetch=1)
     expected = [float(image.astype(np.float64).sum()) for image, _ in loader]
     stream = torch.cuda.Stream() if own_stream else torch.cuda.current_stream()
@@ -539,13 +542,13 @@ def test_a_slow_step_sees_its_own_batch(square, own_stream):
                 torch.cuda._sleep(5_000_000)
                 sums.append(image.double().sum())
                 del image
-        found = [float(total) for total in sums]
-    np.testing.assert_allclose(found, expected * 5, rtol=0, atol=1e-6)
+        totals = [float(total) for total in sums]
+    np.testing.assert_allclose(totals, expected * 5, rtol=0, atol=1e-6)
 
 
 @needs_cuda
-def test_pinned_tensors_stay_ones_own(square):
-    """They are page-locked, hold the loader's batches, and can be kept."""
+def test_pinned_tensors_can_be_kept(square):
+    """They are page-locked, equal the loader's batches, and are not overwritten."""
     kept = list(as_torch(Loader(square, batch_size=3, seed=1), pin_memory=True))
     assert all(tensor.is_pinned() for batch in kept for tensor in batch)
     assert_same_epochs(Loader(square, batch_size=3, seed=1), kept)
@@ -567,8 +570,8 @@ def run_python(*arguments, cwd=None, threads="1"):
     )
 
 
-def test_the_room_is_opened_when_asked_for():
-    """`fastseg.torch` needs no import of its own, and is not torch."""
+def test_the_module_is_imported_on_access():
+    """`fastseg.torch` needs no import statement, and is not PyTorch's module."""
     code = (
         "import sys, fastseg; assert 'torch' not in sys.modules; "
         "from fastseg import *; assert 'torch' not in sys.modules; "
@@ -583,10 +586,10 @@ def test_the_room_is_opened_when_asked_for():
 EXAMPLE = PROJECT / "examples" / "train_unet.py"
 
 
-def test_the_example_learns_and_goes_on_where_it_was(store, tmp_path):
-    """The loss falls, outlines are found, and a resumed run prints the same lines.
+def test_the_example_learns_and_resumes(store, tmp_path):
+    """The loss decreases, Dice increases, and a resumed run prints the same lines.
 
-    Without a store, it builds the same one.
+    Without a store, the example builds the same one.
     """
     whole, first, last = (
         run_python(EXAMPLE, *arguments, cwd=tmp_path)
