@@ -299,7 +299,7 @@ def select_foreground(
 
 
 def select_groups(
-    store: Store, indices: Indices, together: str | None
+    store: Store, indices: Indices, together: Together | None
 ) -> NDArray[np.int64] | None:
     """Return a number for the patient or series of each chosen sample, int64 (n,)."""
     if together is None:
