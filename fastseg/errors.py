@@ -34,6 +34,7 @@ from typing import Any, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 R = TypeVar("R")
+C = TypeVar("C")
 
 # The packages of each optional extra of the distribution.
 EXTRAS: Mapping[str, tuple[str, ...]] = {
@@ -157,6 +158,27 @@ def refuse_renamed(**new_names: str) -> Callable[[Callable[P, R]], Callable[P, R
             return function(*args, **options)
 
         return check
+
+    return decorate
+
+
+def refuse_renamed_attributes(**new_names: str) -> Callable[[type[C]], type[C]]:
+    """Decorate a class: an attribute by its old name raises with the new one.
+
+    Type checkers do not see it, so that they find old and misspelt names.
+    """
+
+    def decorate(cls: type[C]) -> type[C]:
+        def refuse(self: object, name: str) -> Any:
+            owner = type(self).__name__
+            if name in new_names:
+                text = f"{owner}.{name} was renamed: {owner}.{new_names[name]}"
+            else:
+                text = f"{owner!r} object has no attribute {name!r}"
+            raise AttributeError(text, name=name, obj=self)
+
+        cls.__getattr__ = refuse  # type: ignore[attr-defined]
+        return cls
 
     return decorate
 

@@ -137,6 +137,20 @@ def test_an_old_name_is_refused_with_the_new_one():
     assert isinstance(caught.value, TypeError)
 
 
+def test_an_old_attribute_is_refused_with_the_new_one(store):
+    """So are attributes; a misspelt one is an ordinary AttributeError."""
+    loader = fastseg.Loader(store, size=96, missing="background")
+    with pytest.raises(AttributeError, match=r"renamed: Sample\.meta"):
+        _ = store[0].facts
+    with pytest.raises(AttributeError, match=r"renamed: Loader\.preprocessing"):
+        _ = loader.recipe
+    with pytest.raises(AttributeError, match=r"renamed: VerifyReport\.is_valid"):
+        _ = fastseg.verify(store).is_sound
+    with pytest.raises(AttributeError, match="no attribute 'imag'"):
+        _ = store[0].imag
+    assert not hasattr(loader, "nonsense")
+
+
 def test_type_checkers_find_misspelt_names(tmp_path):
     """mypy sees which names fastseg has, and that the package is typed."""
     assert (PACKAGE / "py.typed").exists()

@@ -23,6 +23,7 @@ from fastseg.errors import (
     RejectedWarning,
     StoreError,
     refuse_renamed,
+    refuse_renamed_attributes,
     whole_number,
 )
 from fastseg.files import name_folder
@@ -51,6 +52,7 @@ from fastseg.store.writing.records import Record, Records, gather, join
 from fastseg.threads import map_ordered
 
 
+@refuse_renamed_attributes(kept="reused")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildReport:
     """What a build did.

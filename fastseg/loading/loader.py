@@ -11,7 +11,13 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from fastseg.augment import Compose, Transform, as_compose
-from fastseg.errors import OptionError, one_of, refuse_renamed, whole_number
+from fastseg.errors import (
+    OptionError,
+    one_of,
+    refuse_renamed,
+    refuse_renamed_attributes,
+    whole_number,
+)
 from fastseg.loading import state
 from fastseg.loading.augmented import AugmentedPreprocessing, Labels
 from fastseg.loading.batches import Batch, BatchQueue, PendingBatch
@@ -52,6 +58,7 @@ OnError = Literal["raise", "skip"]
 ON_ERROR = get_args(OnError)
 
 
+@refuse_renamed_attributes(recipe="preprocessing")
 class Loader:
     """Iterates over a store in batches; each `for` loop over it is one epoch.
 

@@ -13,12 +13,17 @@ from functools import cached_property
 from io import FileIO
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastseg.errors import StoreError, UnknownClassError, one_of
+from fastseg.errors import (
+    StoreError,
+    UnknownClassError,
+    one_of,
+    refuse_renamed_attributes,
+)
 from fastseg.links import StrPath
 from fastseg.store import checks, compression, layout, selection, splits
 from fastseg.store.pixels import CompressedPixels, MappedPixels, Stack
@@ -288,6 +293,7 @@ class Store:
         return file
 
 
+@refuse_renamed_attributes(facts="meta")
 class Sample:
     """One sample of a store; its arrays are views of the map, unless compressed."""
 
@@ -296,13 +302,6 @@ class Sample:
     def __init__(self, store: Store, index: int):
         self._store = store
         self.index = index
-
-    # Type checkers do not see this method, so that they find misspelt names.
-    if not TYPE_CHECKING:
-
-        def __getattr__(self, name: str) -> Any:
-            hint = " was renamed: sample.meta" if name == "facts" else " does not exist"
-            raise AttributeError(f"sample.{name}{hint}", name=name, obj=self)
 
     @property
     def image(self) -> NDArray[Any]:

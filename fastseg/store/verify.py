@@ -21,7 +21,12 @@ import numpy as np
 from numpy.typing import NDArray
 from xxhash import xxh3_64, xxh3_64_intdigest
 
-from fastseg.errors import OptionError, StoreError, whole_number
+from fastseg.errors import (
+    OptionError,
+    StoreError,
+    refuse_renamed_attributes,
+    whole_number,
+)
 from fastseg.links import Paths, StrPath, reason_of
 from fastseg.progress import Progress, silent
 from fastseg.store import checks, compression, layout
@@ -82,6 +87,7 @@ class ChangedSource:
         return f"{self.path}: {self.reason}"
 
 
+@refuse_renamed_attributes(is_sound="is_valid")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerifyReport:
     """The result of `verify`.
