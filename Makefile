@@ -1,7 +1,7 @@
 # make demo   see the main job on the sample data
 # make test   run everything that must pass
 # make docs   build the documentation as a site, in docs/_build/html
-# make bench         measure the loader beside a plain loop
+# make bench  time all that is ours, and say what changed since the last run: 5 minutes
 # make bench-raster  measure the rasterizer beside its peers
 # make bench-build   measure building beside a plain loop and the disk's limit
 # make bench-scale   measure a store of a million samples
@@ -52,8 +52,14 @@ docs: $(VENV)/.docs
 	sphinx-build -E -W --keep-going --quiet -b html docs docs/_build/html
 	@echo "The start page is docs/_build/html/index.html."
 
-bench: $(VENV)/.bench
-	python benchmarks/epoch_rate.py
+# pytest-benchmark warns if there is no run to compare with, or of another processor.
+bench: $(VENV)/.test
+	python -m pytest benchmarks --quiet --benchmark-enable --benchmark-disable-gc \
+		--benchmark-autosave --benchmark-compare --benchmark-sort=name \
+		--benchmark-columns=median,iqr,rounds \
+		-W ignore::pytest_benchmark.logger.PytestBenchmarkWarning
+	@echo
+	python -m benchmarks.changes
 
 bench-raster: $(VENV)/.bench
 	pytest benchmarks/test_raster.py --quiet --benchmark-enable \
