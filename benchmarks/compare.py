@@ -1,0 +1,293 @@
+"""Times two commits of fastseg in turns, and prints how many times longer NEW takes.
+
+Each commit is checked out into a temporary folder and gets a process of its own, with a
+cache of compiled kernels of its own. Both prepare all cases; then each case is timed
+in OLD, NEW, OLD, NEW, and so on. A ratio is that of two timings right after each other,
+because the clock of a shared machine changes from one second to the next.
+"""
+
+import argparse
+import contextlib
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from itertools import chain
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import numpy as np  # noqa: E402
+
+from benchmarks.cases import CASES  # noqa: E402
+from benchmarks.changes import duration  # noqa: E402
+from benchmarks.inputs import PROJECT  # noqa: E402
+
+EXAMPLES = """
+examples:
+  python benchmarks/compare.py main .
+      what the uncommitted changes cost
+  python benchmarks/compare.py v0.1.0 HEAD --only loader --only build-1-thread
+      two commits, all cases with "loader" in their name and one more
+  python benchmarks/compare.py HEAD HEAD
+      one commit beside itself: how far the ratios of this machine vary
+"""
+WORKING_TREE = "."
+ROUNDS = 9
+# A timing is the median of several times, at least LEAST_REPEATS. Each of these takes
+# at least BRIEF seconds, and all together about SECONDS. So an interruption by another
+# process spoils a few of them, and not the timing.
+BRIEF = 0.001
+SECONDS = 0.1
+LEAST_REPEATS = 3
+# A ratio further from 1 is listed below the table, if its quartiles are on one side.
+ALLOWED = 0.03
+HEADINGS = "case", "old", "new", "new / old (quartiles)"
+WIDTHS = 26, 20, 20, 24
+
+
+class Worker:
+    """A process of worker.py that times one commit."""
+
+    def __init__(self, name, tree, drawn, folder):
+        self.name = name
+        folder.mkdir()
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.worker", tree, drawn, folder],
+            cwd=PROJECT,
+            env={**os.environ, "NUMBA_CACHE_DIR": str(folder / "kernels")},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            process_group=0,  # Ctrl-C reaches this process alone, which ends the others
+        )
+
+    def ask(self, what, **more):
+        """Send a request; `answer` returns its answer."""
+        with contextlib.suppress(BrokenPipeError):  # `answer` reports it
+            request = json.dumps({"do": what, **more})
+            print(request, file=self._process.stdin, flush=True)
+
+    def answer(self):
+        """Wait for the answer to a request."""
+        line = self._process.stdout.readline()
+        if not line:
+            sys.exit(f"the process that times {self.name} ended, see above")
+        return json.loads(line)
+
+    def close(self):
+        """End the process."""
+        self._process.kill()
+        self._process.wait()
+        self._process.stdout.close()
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+
+
+def git(*arguments, check=True):
+    """Run git in this repository; return what it prints."""
+    run = subprocess.run(
+        # A hook of the repository has no business in a temporary folder.
+        ["git", "-C", PROJECT, "-c", "core.hooksPath=/dev/null", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if check and run.returncode:
+        sys.exit(f"git {' '.join(map(str, arguments))} failed: {run.stderr.strip()}")
+    return run.stdout.strip()
+
+
+def commit_of(text):
+    """Return the hash of a commit, "." for the working tree; argparse calls this."""
+    if text == WORKING_TREE:
+        return text
+    found = git("rev-parse", "--verify", "--quiet", f"{text}^{{commit}}", check=False)
+    if not found:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no commit of the repository at {PROJECT}; "
+            "`git log --oneline --all` lists them, . is the working tree"
+        )
+    return found
+
+
+def cases_named(text):
+    """Return the names of the cases whose name contains a text."""
+    names = [name for name in CASES if text in name]
+    if not names:
+        raise argparse.ArgumentTypeError(
+            f"no case has {text!r} in its name; the cases are {', '.join(CASES)}"
+        )
+    return names
+
+
+def positive(text):
+    """Return a number of rounds."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a number from 1 on, got {text!r}")
+    return int(text)
+
+
+@contextlib.contextmanager
+def uninterrupted():
+    """Hold back Ctrl-C and SIGTERM: git would leave a locked worktree behind."""
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, held)
+
+
+@contextlib.contextmanager
+def worktree(commit, path):
+    """Check out a commit into a new folder, and remove it in the end."""
+    try:
+        with uninterrupted():
+            git("worktree", "add", "--detach", "--quiet", path, commit)
+        yield path
+    finally:
+        with uninterrupted():
+            git("worktree", "remove", "--force", path, check=False)
+            git("worktree", "prune", check=False)
+
+
+@contextlib.contextmanager
+def workers(commits):
+    """Start a process for each commit; end them and remove their folders in the end."""
+    with contextlib.ExitStack() as stack:
+        root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fastseg-")))
+        started = []
+        for side, commit in zip(("old", "new"), commits, strict=True):
+            tree = PROJECT
+            if commit != WORKING_TREE:
+                tree = stack.enter_context(worktree(commit, root / f"{side}-tree"))
+            worker = Worker(describe(commit), tree, root / "drawn", root / side)
+            stack.callback(worker.close)
+            started.append(worker)
+        yield started
+
+
+def describe(commit):
+    """Return a commit in words."""
+    return "working tree" if commit == WORKING_TREE else commit[:7]
+
+
+def prepare(pair, names):
+    """Let both processes compile and prepare the cases; return their answers."""
+    # The images are drawn once, so that both read the same.
+    pair[0].ask("draw")
+    pair[0].answer()
+    for worker in pair:
+        worker.ask("prepare", cases=names)
+    return [worker.answer() for worker in pair]
+
+
+def race(pair, name, seconds, rounds):
+    """Time a case in turns; return seconds of a call, float64 (2, rounds)."""
+    calls = max(1, math.ceil(BRIEF / seconds))
+    repeats = max(LEAST_REPEATS, round(SECONDS / (calls * seconds)))
+    times = []
+    for _ in range(rounds):
+        turn = []
+        for worker in pair:
+            worker.ask("time", case=name, calls=calls, repeats=repeats)
+            turn.append(worker.answer()["seconds"])
+        times.append(turn)
+    return np.array(times).T
+
+
+def line(cells):
+    """Return a row of the table."""
+    padded = [cell.ljust(width) for cell, width in zip(cells, WIDTHS, strict=True)]
+    return f"| {' | '.join(padded)} |"
+
+
+def row(name, times, items):
+    """Return the row of a case, and the quartiles of its ratios."""
+    unit = CASES[name].unit
+    medians = np.median(times, axis=1) / items
+    low, ratio, high = np.percentile(times[1] / times[0], [25, 50, 75])
+    cells = [f"{duration(seconds)} a {unit}" for seconds in medians]
+    return line([name, *cells, f"{ratio:.3f} ({low:.3f} to {high:.3f})"]), (
+        low,
+        ratio,
+        high,
+    )
+
+
+def compare(pair, names, rounds):
+    """Print the table and what it says."""
+    old, new = prepare(pair, names)
+    print(line(HEADINGS))
+    print(line(["-" * width for width in WIDTHS]))
+    changed, missing = [], []
+    for name in names:
+        errors = [
+            f"{worker.name}: {answer['errors'][name]}"
+            for worker, answer in zip(pair, (old, new), strict=True)
+            if name in answer["errors"]
+        ]
+        if errors:
+            missing.append(f"{name}: {'; '.join(errors)}")
+            continue
+        if old["items"][name] != new["items"][name]:
+            missing.append(f"{name}: the commits have different numbers of items")
+            continue
+        seconds = min(old["seconds"][name], new["seconds"][name])
+        times = race(pair, name, seconds, rounds)
+        text, (low, ratio, high) = row(name, times, old["items"][name])
+        print(text, flush=True)
+        if abs(ratio - 1) > ALLOWED and (low > 1 or high < 1):
+            changed.append(f"{name} {ratio - 1:+.0%}")
+    print(f"\nMedians and quartiles of {rounds} pairs of timings in turns.")
+    print(f"Changed by more than {ALLOWED:.0%}: {', '.join(changed) or 'none'}.")
+    for text in missing:
+        print(f"Not timed: {text}")
+
+
+def main():
+    """Read the command line, compare."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("old", type=commit_of, help="a commit, or . (the working tree)")
+    parser.add_argument("new", type=commit_of, help="another one")
+    parser.add_argument(
+        "--only",
+        metavar="NAME",
+        type=cases_named,
+        action="append",
+        help="time only cases with NAME in their name; may be given several times",
+    )
+    parser.add_argument(
+        "--rounds",
+        metavar="N",
+        type=positive,
+        default=ROUNDS,
+        help="pairs of timings of each case (default: %(default)s)",
+    )
+    arguments = parser.parse_args()
+    wanted = set(chain.from_iterable(arguments.only or [CASES]))
+    names = [name for name in CASES if name in wanted]
+    commits = arguments.old, arguments.new
+    # A shell lets a command in the background ignore Ctrl-C.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
+    print(
+        f"old: {describe(commits[0])}, new: {describe(commits[1])}, {len(names)} cases"
+    )
+    print("Compiling and preparing, which takes up to some minutes ...", flush=True)
+    try:
+        with workers(commits) as pair:
+            compare(pair, names, arguments.rounds)
+    except KeyboardInterrupt:
+        sys.exit("\ninterrupted; processes and worktrees are removed")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""The process of one commit in benchmarks/compare.py.
+
+    python -m benchmarks.worker TREE DRAWN FOLDER
+
+TREE is the folder that fastseg is imported from; the cases are those of this folder,
+whatever commit is timed. DRAWN and FOLDER are those of Inputs. Requests are lines of
+JSON on stdin, and each is answered by one on stdout:
+
+    {"do": "draw"}
+        draws the images
+    {"do": "prepare", "cases": [NAME, ...]}
+        compiles, and answers with the seconds of a call, or an error, of each case
+    {"do": "time", "case": NAME, "calls": N, "repeats": M}
+        answers with the seconds of a call: the median of M times, each of N calls. N
+        is 1 for a case that needs something done before each call
+"""
+
+import gc
+import json
+import os
+import statistics
+import sys
+import time
+from pathlib import Path
+
+# The first entry was the folder of this package: from here on, Python imports
+# everything but this package from the tree.
+TREE = Path(sys.argv[1]).resolve()
+sys.path[0] = str(TREE)
+
+import fastseg  # noqa: E402
+from benchmarks.cases import CASES  # noqa: E402
+from benchmarks.inputs import Inputs  # noqa: E402
+
+# The first call compiles, the others tell how long a call takes.
+WARM_UPS = 3
+
+
+def time_calls(work, calls, repeats):
+    """Repeat a number of calls; return the median of the seconds of a call."""
+    before = work.before or (lambda: None)
+    seconds = []
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(repeats):
+            before()
+            start = time.perf_counter()
+            for _ in range(calls):
+                work.call()
+            seconds.append((time.perf_counter() - start) / calls)
+    finally:
+        gc.enable()
+    return statistics.median(seconds)
+
+
+def prepare(names, inputs, works):
+    """Prepare cases and call each; return seconds, items and errors by case."""
+    seconds, items, errors = {}, {}, {}
+    for name in names:
+        try:
+            works[name] = work = CASES[name].prepare(inputs)
+            times = [time_calls(work, 1, 1) for _ in range(WARM_UPS)]
+        except Exception as exc:  # this commit cannot do it; the other cases can go on
+            errors[name] = f"{type(exc).__name__}: {exc}"
+        else:
+            seconds[name], items[name] = min(times), work.items
+    return {"seconds": seconds, "items": items, "errors": errors}
+
+
+def main():
+    """Answer the requests until stdin ends."""
+    assert TREE in Path(fastseg.__file__).parents, (
+        f"{fastseg.__file__} is not in {TREE}"
+    )
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # what libraries print is no answer
+    inputs = Inputs(*sys.argv[2:])
+    works = {}
+    for line in sys.stdin:
+        request = json.loads(line)
+        match request["do"]:
+            case "draw":
+                inputs.draw()
+                answer = {}
+            case "prepare":
+                answer = prepare(request["cases"], inputs, works)
+            case "time":
+                counts = request["calls"], request["repeats"]
+                answer = {"seconds": time_calls(works[request["case"]], *counts)}
+            case unknown:
+                raise ValueError(f"unknown request {unknown!r}")
+        print(json.dumps(answer), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main()
