@@ -2,12 +2,16 @@
 # make test   run everything that must pass
 # make docs   build the documentation as a site, in docs/_build/html
 # make bench  time all that is ours, and say what changed since the last run: 5 minutes
-# make bench-raster  measure the rasterizer beside its peers
-# make bench-build   measure building beside a plain loop and the disk's limit
-# make bench-scale   measure a store of a million samples
-# make bench-compress  measure compressed stores beside plain ones
-# make bench-loader    measure the loader beside its peers (installs them: some GB)
-# make bench-augment   measure augmentation beside its peers (the same)
+#
+# Races, see benchmarks/README.md:
+# make bench-epoch     the loader beside a loop that parses every file every time
+# make bench-raster    drawing contours beside the tools for it
+# make bench-dicom     reading DICOM files beside pydicom and dicomsdl
+# make bench-build     building a store beside a plain loop and the disk's limit
+# make bench-compress  compressed stores beside plain ones
+# make bench-scale     a store of a million samples
+# make bench-loader    the loader beside its peers (installs them: some GB)
+# make bench-augment   augmentation beside its peers (the same)
 
 PYTHON ?= python3
 VENV := .venv
@@ -19,8 +23,8 @@ SHELL := /bin/sh
 PARALLEL := -n auto --maxprocesses 4 --dist worksteal
 PIP := python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test lint docs bench bench-raster bench-build bench-scale bench-compress \
-	bench-loader bench-augment clean
+.PHONY: demo test lint docs bench bench-epoch bench-raster bench-dicom bench-build \
+	bench-compress bench-scale bench-loader bench-augment clean
 
 demo: $(VENV)/.demo
 	@rm -rf demo && mkdir demo
@@ -61,26 +65,29 @@ bench: $(VENV)/.test
 	@echo
 	python -m benchmarks.changes
 
+bench-epoch: $(VENV)/.bench
+	python -m benchmarks.loader.epoch_rate
+
 bench-raster: $(VENV)/.bench
-	pytest benchmarks/test_raster.py --quiet --benchmark-enable \
-		--benchmark-disable-gc --benchmark-warmup=on --benchmark-max-time=0.3 \
-		--benchmark-columns=median,iqr,rounds --benchmark-json=$(VENV)/raster.json
-	python benchmarks/raster_table.py $(VENV)/raster.json
+	python -m benchmarks.raster.race
+
+bench-dicom: $(VENV)/.bench
+	python -m benchmarks.dicom.race
 
 bench-build: $(VENV)/.bench
-	python benchmarks/build_speed.py
-
-bench-scale: $(VENV)/.bench
-	python benchmarks/scale.py
+	python -m benchmarks.build.race
 
 bench-compress: $(VENV)/.bench
-	python benchmarks/compress.py
+	python -m benchmarks.build.compression
+
+bench-scale: $(VENV)/.bench
+	python -m benchmarks.store.scale
 
 bench-loader: $(VENV)/.peers
-	python benchmarks/loader_speed.py
+	python -m benchmarks.loader.race
 
 bench-augment: $(VENV)/.peers
-	python benchmarks/augment_speed.py
+	python -m benchmarks.augment.race
 
 clean:
 	rm -rf $(VENV) demo dist docs/_build
@@ -102,9 +109,9 @@ $(VENV)/.docs: pyproject.toml $(VENV)/pyvenv.cfg
 	@touch $@
 
 $(VENV)/.peers: pyproject.toml $(VENV)/pyvenv.cfg
-	$(PIP) --editable ".[peers]"
+	$(PIP) --editable ".[bench,compress,peers,show,torch]"
 	@touch $@
 
 $(VENV)/.bench: pyproject.toml $(VENV)/pyvenv.cfg
-	$(PIP) --editable ".[bench]"
+	$(PIP) --editable ".[bench,compress,show]"
 	@touch $@

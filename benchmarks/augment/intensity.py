@@ -1,12 +1,13 @@
 """The kernels that change intensities, beside numpy, OpenCV and scipy.
 
-    python benchmarks/intensity_speed.py [--rounds 200]
+    python -m benchmarks.augment.intensity [--rounds 200]
 
 One float32 plane of 256 x 256 values in the cache, one thread for everybody. The clock
-of a shared machine changes from one moment to the next: all take turns, and a ratio is
-the median of those within a turn. The plane is restored before each call, outside of
-what is timed. Peers do what ours do, as one would write it by hand and in place where
-they can; where a cell is empty there is no such peer.
+of a shared machine changes from one moment to the next: all functions take turns, and a
+ratio is the median of those within a turn. The plane is restored before each call, and
+that is not timed. Peers do the same as our kernels, written by hand, and in place where
+they can; an empty cell means that there is no such peer. Needs scipy, and
+opencv-python-headless.
 """
 
 import argparse
@@ -16,11 +17,14 @@ import cv2
 import numpy as np
 from scipy import ndimage
 
+from benchmarks.inputs import SIDE
+from benchmarks.tables import table_of
 from fastseg._kernels.augment import intensity, noise
 
-SIDE = 256
+# Of the random numbers: key, sample and stream.
 KEY = np.uint64(1), np.uint64(2), np.uint32(3)
 F = np.float32
+TITLES = ("ours", "numpy", "OpenCV", "scipy")
 
 
 def peers_of_gamma(gamma, low, span):
@@ -44,7 +48,7 @@ def peers_of_gamma(gamma, low, span):
 
 
 def contrast_by_numpy(plane):
-    """Multiply differences from the mean, and clip to the range that was."""
+    """Multiply differences from the mean, and clip to the range before."""
     low, high, mean = plane.min(), plane.max(), plane.mean()
     plane -= mean
     plane *= F(1.2)
@@ -54,8 +58,8 @@ def contrast_by_numpy(plane):
 
 def bias_by_numpy(plane, coefficients):
     """Evaluate the polynomial by products of vectors, and its exponential."""
-    places = np.linspace(-1, 1, SIDE, dtype=np.float32)
-    powers = places ** np.arange(4, dtype=np.float32)[:, None]
+    coordinates = np.linspace(-1, 1, SIDE, dtype=np.float32)
+    powers = coordinates ** np.arange(4, dtype=np.float32)[:, None]
     table = np.zeros((4, 4), np.float32)
     table[np.triu_indices(4)[0], [0, 1, 2, 3, 0, 1, 2, 0, 1, 0]] = coefficients
     plane *= np.exp(powers.T @ table @ powers)
@@ -68,8 +72,8 @@ def lower_by_opencv(plane, factor):
     cv2.resize(small, (SIDE, SIDE), dst=plane, interpolation=cv2.INTER_LINEAR)
 
 
-def blur_rows(sigma, scratch):
-    """Return what is compared for a blur: ours, numpy's (none), OpenCV's, scipy's."""
+def blurs(sigma, scratch):
+    """Return the functions that blur: ours, numpy's (none), OpenCV's, scipy's."""
     side = 2 * int(4 * sigma + 0.5) + 1
     return (
         lambda plane: intensity.blur(plane, sigma, scratch),
@@ -81,12 +85,14 @@ def blur_rows(sigma, scratch):
     )
 
 
-def rows(plane):
+def functions_of(plane):
     """Return {name: (ours, numpy's, OpenCV's, scipy's)}, functions of a plane."""
     scratch = np.empty(plane.size, np.float32)
     low, high = map(F, intensity.find_range(plane))
-    rng, coefficients = np.random.default_rng(1), np.linspace(-0.5, 0.4, 10)
-    draw, other = np.empty_like(plane), np.empty_like(plane)
+    rng = np.random.default_rng(1)
+    coefficients = np.linspace(-0.5, 0.4, 10)
+    draw = np.empty_like(plane)
+    other = np.empty_like(plane)
 
     def gaussian_by_numpy(plane):
         rng.standard_normal(out=draw, dtype=np.float32)
@@ -141,15 +147,15 @@ def rows(plane):
             lambda plane: intensity.apply_bias_field(plane, F(0), coefficients),
             lambda plane: bias_by_numpy(plane, coefficients),
         ),
-        "blur, sigma 0.5": blur_rows(0.5, scratch),
-        "blur, sigma 1": blur_rows(1.0, scratch),
-        "blur, sigma 5": blur_rows(5.0, scratch),
+        "blur, sigma 0.5": blurs(0.5, scratch),
+        "blur, sigma 1": blurs(1.0, scratch),
+        "blur, sigma 5": blurs(5.0, scratch),
         "lower_resolution, 0.7": (
             lambda plane: intensity.lower_resolution(plane, 0.7),
             None,
             lambda plane: lower_by_opencv(plane, 0.7),
         ),
-        "apply_tone: brightness, gamma, Gaussian": (
+        "apply_intensity: brightness, gamma, Gaussian": (
             lambda plane: intensity.apply_intensity(
                 plane, steps, params, *KEY, scratch
             ),
@@ -157,34 +163,38 @@ def rows(plane):
     }
 
 
+def rows_of(source, rounds):
+    """Time all functions in turns; yield the rows of the table."""
+    yield f"µs per {SIDE} x {SIDE}", *TITLES, "best peer / ours"
+    plane = source.copy()
+    for name, functions in functions_of(source).items():
+        micros = np.full((rounds + 1, len(TITLES)), np.nan)
+        for turn in micros:
+            for k, function in enumerate(functions):
+                if function is None:
+                    continue
+                np.copyto(plane, source)
+                start = time.perf_counter()
+                function(plane)
+                turn[k] = (time.perf_counter() - start) * 1e6
+        micros = micros[1:]  # the first turn compiles
+        medians = np.median(micros, axis=0)
+        cells = ["" if np.isnan(median) else f"{median:.1f}" for median in medians]
+        ratio = ""
+        if any(cells[1:]):
+            best = np.nanargmin(medians[1:]) + 1
+            ratio = f"{np.median(micros[:, best] / micros[:, 0]):.1f}"
+        yield name, *cells, ratio
+
+
 def main():
-    """Measure in turns and print the table."""
+    """Measure and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=200)
     rounds = parser.parse_args().rounds
     cv2.setNumThreads(1)
     source = np.random.default_rng(0).normal(size=(SIDE, SIDE)).astype(np.float32)
-    plane = source.copy()
-    titles = "ours | numpy | OpenCV | scipy | best peer / ours"
-    print(f"| µs per {SIDE} x {SIDE} | {titles} |")
-    print("|---|---|---|---|---|---|")
-    for name, functions in rows(source).items():
-        spent = np.full((rounds + 1, 4), np.nan)
-        for turn in spent:
-            for place, function in enumerate(functions):
-                if function is None:
-                    continue
-                np.copyto(plane, source)
-                begun = time.perf_counter()
-                function(plane)
-                turn[place] = time.perf_counter() - begun
-        spent = spent[1:] * 1e6  # the first turn compiles
-        cells = ["" if np.isnan(m) else f"{m:.1f}" for m in np.median(spent, axis=0)]
-        ratio = ""
-        if any(cells[1:]):
-            peers = np.nanargmin(np.median(spent, axis=0)[1:]) + 1
-            ratio = f"{np.median(spent[:, peers] / spent[:, 0]):.1f}"
-        print(f"| {name} | {' | '.join(cells)} | {ratio} |")
+    print(table_of(rows_of(source, rounds)))
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""The sides of benchmarks/augment_speed.py: ours and each peer, by task.
+"""The sides of benchmarks/augment/race.py: ours and each peer, by task.
 
-A side is a function of the Inputs that returns another one, `fill(places, image, mask,
-epoch)`: it makes these samples and puts them into a batch, float32 (B, 1, H, W) and
-uint8 (B, H, W). All read the same uint16 images and uint8 masks from the same map of a
-file, scale what they read, and draw from the same ranges. Each is set up as its
-documentation advises, which is quoted where it decides; where that leaves a choice, the
-faster one was taken, or both are sides. What a side imports, it imports itself: one
-that is not installed raises ImportError.
+A side is a function of the ScaledSamples that returns another one, `fill(indices,
+image, mask, epoch)`: it augments these samples and writes them into a batch, float32
+(B, 1, H, W) and uint8 (B, H, W). All read the same uint16 images and uint8 masks from
+the same map of a file, scale what they read, and draw from the same ranges. Each is set
+up as its documentation advises, which is quoted where it decides; where the
+documentation leaves a choice, the faster one was taken, or both are sides. A side
+imports what it needs: one that is not installed raises ImportError.
 """
 
 import math
@@ -15,9 +15,10 @@ import warnings
 from functools import partial
 
 import numpy as np
-from loader_data import SIDE, Samples
 
 import fastseg
+from benchmarks.inputs import SIDE
+from benchmarks.loader.samples import Samples
 from fastseg import augment
 from fastseg.augment import as_compose
 from fastseg.loading.augmented import AugmentedPreprocessing
@@ -25,10 +26,15 @@ from fastseg.loading.preprocessing import Preprocessing
 
 # Ranges of the first task, for everybody. The scales are their own reciprocals, because
 # in some libraries a greater one makes objects smaller.
-DEGREES, SCALES, GAMMAS, NOISE = (-180.0, 180.0), (0.8, 1.25), (0.7, 1.5), (0.0, 0.1)
-# Of elastic fields, in pixels: how far points move at most, and the distance of control
-# points. A Gaussian as wide as a cubic B-spline of that spacing has this deviation.
-MOVES, SPACING = (0.0, 8.0), 32.0
+DEGREES = (-180.0, 180.0)
+SCALES = (0.8, 1.25)
+GAMMAS = (0.7, 1.5)
+NOISE = (0.0, 0.1)
+# Of elastic fields, in pixels: the largest shift of a point, and the distance of
+# control points. A Gaussian as wide as a cubic B-spline of that spacing has this
+# deviation.
+SHIFTS = (0.0, 8.0)
+SPACING = 32.0
 SIGMA = SPACING / math.sqrt(3)
 UNIT = {"normalize": "percentile", "percentiles": (0.5, 99.5)}
 MIDDLE = (SIDE - 1) / 2, (SIDE - 1) / 2
@@ -43,15 +49,15 @@ THREADS = (
 def limit_threads():
     """Give everybody one thread, before they are imported.
 
-    albumentations' FAQ and MONAI's maintainers name these ways.
+    albumentations' FAQ and MONAI's maintainers advise these settings.
     """
     os.environ |= dict.fromkeys(THREADS, "1")
-    os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # it would ask the network
+    os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # it would look for a newer version
     warnings.simplefilter("ignore")
     for limit in (limit_opencv, limit_torch, limit_itk):
         try:
             limit()
-        except ImportError:  # then its side is left out, too
+        except ImportError:  # its side is left out later
             continue
 
 
@@ -77,8 +83,8 @@ def limit_itk():
     SimpleITK.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
 
 
-class Inputs:
-    """What all sides read, and how it is scaled.
+class ScaledSamples:
+    """What all sides read, scaled in the two ways that sides need.
 
     images : uint16 (n, H, W), masks : uint8 (n, H, W), bit fields; maps of the store
     labels : uint8 (n, H, W), one class per pixel
@@ -86,45 +92,51 @@ class Inputs:
 
     def __init__(self, folder):
         samples = Samples(folder)
-        self.count, self.images, self.masks = samples.count, *samples.maps()
+        self.count = samples.count
+        self.images, self.masks = samples.maps()
         self.store = fastseg.open(samples.path)
         every = np.arange(self.count)
-        recipe = Preprocessing(self.store, every, masks="labels")
-        spare = np.empty((self.count, 1, SIDE, SIDE), np.float32)
+        preprocessing = Preprocessing(
+            self.store, every, normalize="zscore", masks="labels"
+        )
+        images = np.empty((self.count, 1, SIDE, SIDE), np.float32)
         self.labels = np.empty((self.count, SIDE, SIDE), np.uint8)
-        recipe.fill(every, spare, self.labels)
-        self.zero_mean = recipe.scaling.shift_and_gain(self.store, every)
-        to_unit = Preprocessing(self.store, every, **UNIT).scaling
-        self.unit_range = to_unit.shift_and_gain(self.store, every)
+        preprocessing.fill(every, images, self.labels)
+        zero_mean = preprocessing.normalization
+        self.zero_mean = zero_mean.shift_and_gain(self.store, every)
+        unit_range = Preprocessing(
+            self.store, every, masks="bits", **UNIT
+        ).normalization
+        self.unit_range = unit_range.shift_and_gain(self.store, every)
 
-    def scored(self, place, out=None):
+    def scored(self, index, out=None):
         """Return an image with mean 0 and deviation 1, float32."""
         shift, gain = self.zero_mean
-        image = np.subtract(self.images[place], shift[place], out, dtype=np.float32)
-        image *= gain[place]
+        image = np.subtract(self.images[index], shift[index], out, dtype=np.float32)
+        image *= gain[index]
         return image
 
-    def unit(self, place):
+    def unit(self, index):
         """Return an image from 0 to 1, float32, as most libraries expect it."""
         shift, gain = self.unit_range
-        image = np.subtract(self.images[place], shift[place], dtype=np.float32)
-        image *= gain[place]
+        image = np.subtract(self.images[index], shift[index], dtype=np.float32)
+        image *= gain[index]
         return np.clip(image, 0, 1, out=image)
 
 
-def each(make):
-    """Return the `fill` that calls make(place, image, mask) for each sample."""
+def each(augment_one):
+    """Return the `fill` that calls augment_one(index, image, mask) for each sample."""
 
-    def fill(places, image, mask, epoch):
-        for j, place in enumerate(places.tolist()):
-            make(place, image[j, 0], mask[j])
+    def fill(indices, image, mask, epoch):
+        for j, index in enumerate(indices.tolist()):
+            augment_one(index, image[j, 0], mask[j])
 
     return fill
 
 
-def seeded(inputs):
-    """Return a source of random numbers, and seed the others."""
-    np.random.seed(0)  # noqa: NPY002, that of batchgeneratorsv2
+def seeded():
+    """Return a source of random numbers, and seed numpy's global one."""
+    np.random.seed(0)  # noqa: NPY002, batchgeneratorsv2 uses it
     return np.random.default_rng(0)
 
 
@@ -139,28 +151,32 @@ MIXED = augment.Compose(
     ]
 )
 AFFINE = augment.Compose([augment.Affine(rotate=DEGREES, scale=SCALES)])
-ELASTIC = augment.Compose([augment.Elastic(magnitude=MOVES, spacing=SPACING)])
+ELASTIC = augment.Compose([augment.Elastic(magnitude=SHIFTS, spacing=SPACING)])
 
 
-def ours(inputs, steps, labels="exact", **options):
-    """What the threads of a loader of such batches call."""
-    every = np.arange(inputs.count)
-    compose = as_compose(steps)
-    recipe = AugmentedPreprocessing(
-        inputs.store, every, compose=compose, labels=labels, **options
+def ours(inputs, steps, labels="exact", masks="bits", normalize="zscore", **options):
+    """The function that the threads of a loader of such batches call."""
+    preprocessing = AugmentedPreprocessing(
+        inputs.store,
+        np.arange(inputs.count),
+        compose=as_compose(steps),
+        labels=labels,
+        masks=masks,
+        normalize=normalize,
+        **options,
     )
-    recipe.streams = True
-    return recipe.fill
+    preprocessing.streams = True
+    return preprocessing.fill
 
 
 # OpenCV -------------------------------------------------------------------------------
 
 
-def matrices(recipe, places, epoch):
+def matrices(preprocessing, indices, epoch):
     """Return the matrices that ours draws for AFFINE, as OpenCV takes them."""
     import cv2
 
-    (values,) = recipe.draw(places, epoch).values
+    (values,) = preprocessing.draw(indices, epoch).values
     turns = zip(values["rotate"].tolist(), values["scale"].tolist(), strict=True)
     return [cv2.getRotationMatrix2D(MIDDLE, *turn) for turn in turns]
 
@@ -169,20 +185,26 @@ def opencv_affine(inputs, scaled):
     """warpAffine on both, straight into the batch, by the same matrices as ours.
 
     scaled : the image is float32 already, and stays in the cache: that of the first
-        sample is warped in place of all others
+        sample is warped instead of all others
     """
     import cv2
 
-    every, size = np.arange(inputs.count), (SIDE, SIDE)
-    recipe = AugmentedPreprocessing(inputs.store, every, compose=AFFINE)
+    size = (SIDE, SIDE)
+    preprocessing = AugmentedPreprocessing(
+        inputs.store,
+        np.arange(inputs.count),
+        compose=AFFINE,
+        masks="bits",
+        normalize="zscore",
+    )
     source = np.empty(size, np.float32)
 
-    def fill(places, image, mask, epoch):
-        made = matrices(recipe, places, epoch)
-        for j, (place, matrix) in enumerate(zip(places.tolist(), made, strict=True)):
+    def fill(indices, image, mask, epoch):
+        drawn = matrices(preprocessing, indices, epoch)
+        for j, (index, matrix) in enumerate(zip(indices.tolist(), drawn, strict=True)):
             if j == 0 or not scaled:
-                inputs.scored(place, source)
-            field = inputs.masks[place]
+                inputs.scored(index, source)
+            field = inputs.masks[index]
             cv2.warpAffine(source, matrix, size, image[j, 0], cv2.INTER_LINEAR)
             cv2.warpAffine(field, matrix, size, mask[j], cv2.INTER_NEAREST)
 
@@ -190,16 +212,18 @@ def opencv_affine(inputs, scaled):
 
 
 def opencv_by_hand(inputs):
-    """One after the other, as people write it: OpenCV warps and flips, numpy the rest.
+    """One step after the other, as people write it: OpenCV warps and flips, numpy the
+    rest.
 
     The generator and its float32 are the faster ones that numpy has.
     """
     import cv2
 
-    random, size = seeded(inputs), (SIDE, SIDE)
+    random = seeded()
+    size = (SIDE, SIDE)
 
-    def make(place, image, mask):
-        pixels, field = inputs.unit(place), inputs.masks[place]
+    def augment_one(index, image, mask):
+        pixels, field = inputs.unit(index), inputs.masks[index]
         matrix = cv2.getRotationMatrix2D(
             MIDDLE, random.uniform(*DEGREES), random.uniform(*SCALES)
         )
@@ -212,32 +236,34 @@ def opencv_by_hand(inputs):
         pixels = pixels ** np.float32(random.uniform(*GAMMAS)) * (high - low) + low
         deviation = np.float32(random.uniform(*NOISE))
         noise = random.standard_normal(pixels.shape, np.float32)
-        image[:], mask[:] = pixels + deviation * noise, field
+        image[:] = pixels + deviation * noise
+        mask[:] = field
 
-    return each(make)
+    return each(augment_one)
 
 
 def opencv_tuned(inputs):
-    """The same, as who knows OpenCV well writes it.
+    """The same, as an expert of OpenCV writes it.
 
-    The flip is part of the matrix, everything happens in place, in the batch, and
-    OpenCV's own power and noise are faster than numpy's.
+    The flip is part of the matrix, all steps work in place, in the batch, and OpenCV's
+    own power and noise are faster than numpy's.
     """
     import cv2
 
-    random, size = seeded(inputs), (SIDE, SIDE)
+    random = seeded()
+    size = (SIDE, SIDE)
     noise = np.empty((SIDE, SIDE), np.float32)
 
-    def make(place, image, mask):
+    def augment_one(index, image, mask):
         matrix = cv2.getRotationMatrix2D(
             MIDDLE, random.uniform(*DEGREES), random.uniform(*SCALES)
         )
         if random.random() < 0.5:
             matrix[0] = -matrix[0]
             matrix[0, 2] += SIDE - 1
-        source = inputs.unit(place)
+        source = inputs.unit(index)
         cv2.warpAffine(source, matrix, size, image, cv2.INTER_LINEAR)
-        cv2.warpAffine(inputs.masks[place], matrix, size, mask, cv2.INTER_NEAREST)
+        cv2.warpAffine(inputs.masks[index], matrix, size, mask, cv2.INTER_NEAREST)
         low, high, _, _ = cv2.minMaxLoc(image)
         span = high - low
         np.subtract(image, np.float32(low), image)
@@ -246,7 +272,7 @@ def opencv_tuned(inputs):
         cv2.randn(noise, low, random.uniform(*NOISE))
         cv2.scaleAdd(image, span, noise, image)
 
-    return each(make)
+    return each(augment_one)
 
 
 # albumentations -----------------------------------------------------------------------
@@ -258,11 +284,12 @@ def albumentations_side(inputs, scale, steps):
 
     compose = albumentations.Compose(steps, seed=0)
 
-    def make(place, image, mask):
-        made = compose(image=scale(place), mask=inputs.masks[place])
-        image[:], mask[:] = made["image"], made["mask"]
+    def augment_one(index, image, mask):
+        result = compose(image=scale(index), mask=inputs.masks[index])
+        image[:] = result["image"]
+        mask[:] = result["mask"]
 
-    return each(make)
+    return each(augment_one)
 
 
 def albumentations_mixed(inputs):
@@ -280,7 +307,7 @@ def albumentations_mixed(inputs):
 
 
 def albumentations_elastic(inputs, approximate):
-    """A field of noise, blurred by a Gaussian; `alpha` for moves of some 4 pixels.
+    """A field of noise, blurred by a Gaussian; `alpha` for shifts of some 4 pixels.
 
     "The approximate method can be faster": its kernel of 17 x 17 pixels is narrower
     than the Gaussian, and so its field is stronger and rougher.
@@ -304,13 +331,14 @@ def monai_side(inputs, scale, steps):
     set_track_meta(False)
     compose = Compose(steps).set_random_state(0)
 
-    def make(place, image, mask):
-        pixels = torch.from_numpy(scale(place)[None])
-        field = torch.from_numpy(inputs.masks[place][None].copy())
-        made = compose({"image": pixels, "mask": field})
-        image[:], mask[:] = made["image"][0].numpy(), made["mask"][0].numpy()
+    def augment_one(index, image, mask):
+        pixels = torch.from_numpy(scale(index)[None])
+        field = torch.from_numpy(inputs.masks[index][None].copy())
+        result = compose({"image": pixels, "mask": field})
+        image[:] = result["image"][0].numpy()
+        mask[:] = result["mask"][0].numpy()
 
-    return each(make)
+    return each(augment_one)
 
 
 BOTH = {"keys": ["image", "mask"], "prob": 1.0, "padding_mode": "zeros"}
@@ -347,7 +375,7 @@ def monai_elastic(inputs):
 
     step = m.Rand2DElasticd(
         spacing=(SPACING, SPACING),
-        magnitude_range=MOVES,
+        magnitude_range=SHIFTS,
         spatial_size=(SIDE, SIDE),
         **BOTH,
         **MODES,
@@ -359,11 +387,11 @@ def monai_elastic(inputs):
 
 
 def torchio_mixed(inputs):
-    """A volume of one slice, as TorchIO has no images; without copies, as is faster."""
+    """A volume of one slice, as TorchIO has no images; without copies: it is faster."""
     import torch
     import torchio as t
 
-    kept = {"copy": False}
+    uncopied = {"copy": False}
 
     steps = t.Compose(
         [
@@ -372,27 +400,26 @@ def torchio_mixed(inputs):
                 degrees=(0, 0, 0, 0, *DEGREES),
                 isotropic=True,
                 default_pad_value=0,
-                **kept,
+                **uncopied,
             ),
-            t.RandomFlip(axes=1, flip_probability=0.5, **kept),
-            t.RandomGamma(log_gamma=tuple(map(math.log, GAMMAS)), **kept),
-            t.RandomNoise(std=NOISE, **kept),
+            t.RandomFlip(axes=1, flip_probability=0.5, **uncopied),
+            t.RandomGamma(log_gamma=tuple(map(math.log, GAMMAS)), **uncopied),
+            t.RandomNoise(std=NOISE, **uncopied),
         ],
-        **kept,
+        **uncopied,
     )
     torch.manual_seed(0)
 
-    def make(place, image, mask):
-        pixels = torch.from_numpy(inputs.unit(place)[None, :, :, None])
-        field = torch.from_numpy(inputs.masks[place][None, :, :, None].copy())
+    def augment_one(index, image, mask):
+        pixels = torch.from_numpy(inputs.unit(index)[None, :, :, None])
+        field = torch.from_numpy(inputs.masks[index][None, :, :, None].copy())
         subject = t.Subject(image=t.ScalarImage(tensor=pixels))
         subject.add_image(t.LabelMap(tensor=field), "mask")
-        made = steps(subject)
-        image[:], mask[:] = (
-            made[x].data[0, :, :, 0].numpy() for x in ("image", "mask")
-        )
+        result = steps(subject)
+        image[:] = result["image"].data[0, :, :, 0].numpy()
+        mask[:] = result["mask"].data[0, :, :, 0].numpy()
 
-    return each(make)
+    return each(augment_one)
 
 
 # batchgeneratorsv2 --------------------------------------------------------------------
@@ -402,17 +429,17 @@ def batchgenerators_side(inputs, compose, fields):
     """Return the `fill` of transforms; segmentations are int16, as in nnU-Net."""
     import torch
 
-    seeded(inputs)
+    seeded()
     torch.manual_seed(0)
 
-    def make(place, image, mask):
-        pixels = torch.from_numpy(inputs.scored(place)[None])
-        field = torch.from_numpy(fields[place][None].astype(np.int16))
-        made = compose(image=pixels, segmentation=field)
-        image[:] = made["image"][0].numpy()
-        mask[:] = made["segmentation"][0].numpy()
+    def augment_one(index, image, mask):
+        pixels = torch.from_numpy(inputs.scored(index)[None])
+        field = torch.from_numpy(fields[index][None].astype(np.int16))
+        result = compose(image=pixels, segmentation=field)
+        image[:] = result["image"][0].numpy()
+        mask[:] = result["segmentation"][0].numpy()
 
-    return each(make)
+    return each(augment_one)
 
 
 def batchgenerators_elastic(inputs):
@@ -426,18 +453,18 @@ def batchgenerators_elastic(inputs):
         random_crop=False,
         p_elastic_deform=1,
         elastic_deform_scale=(width, width),
-        elastic_deform_magnitude=MOVES,
+        elastic_deform_magnitude=SHIFTS,
         mode_seg="nearest",
     )
     return batchgenerators_side(inputs, step, inputs.masks)
 
 
 def nnunet_default(inputs, mode_seg="bilinear"):
-    """What nnU-Net 2 does to 2-D patches: nnUNetTrainer.get_training_transforms.
+    """The transforms of nnU-Net 2 for 2-D: nnUNetTrainer.get_training_transforms.
 
-    With the arguments that its `configure_rotation_dummyDA_mirroring_and_inital_
+    They have the arguments that its `configure_rotation_dummyDA_mirroring_and_inital_
     patch_size` gives for a square patch, without cascade, regions, masks for
-    normalization and deep supervision. The patch comes as large as it goes; nnU-Net
+    normalization and deep supervision. The patch has the size of the result; nnU-Net
     cuts a larger one from larger images, to have fewer corners without image.
     """
     from batchgeneratorsv2.transforms.intensity.brightness import (
@@ -461,7 +488,7 @@ def nnunet_default(inputs, mode_seg="bilinear"):
     from batchgeneratorsv2.transforms.utils.random import RandomTransform
     from batchgeneratorsv2.transforms.utils.remove_label import RemoveLabelTansform
 
-    apart = {"synchronize_channels": False}
+    unsynchronized = {"synchronize_channels": False}
 
     def gamma(invert):
         return GammaTransform(
@@ -469,7 +496,7 @@ def nnunet_default(inputs, mode_seg="bilinear"):
             p_invert_image=invert,
             p_per_channel=1,
             p_retain_stats=1,
-            **apart,
+            **unsynchronized,
         )
 
     spatial = SpatialTransform(
@@ -487,13 +514,17 @@ def nnunet_default(inputs, mode_seg="bilinear"):
     )
     noise = GaussianNoiseTransform((0, 0.1), p_per_channel=1, synchronize_channels=True)
     blur = GaussianBlurTransform(
-        (0.5, 1.0), synchronize_axes=False, p_per_channel=0.5, benchmark=True, **apart
+        (0.5, 1.0),
+        synchronize_axes=False,
+        p_per_channel=0.5,
+        benchmark=True,
+        **unsynchronized,
     )
     brightness = MultiplicativeBrightnessTransform(
-        BGContrast((0.75, 1.25)), p_per_channel=1, **apart
+        BGContrast((0.75, 1.25)), p_per_channel=1, **unsynchronized
     )
     contrast = ContrastTransform(
-        BGContrast((0.75, 1.25)), preserve_range=True, p_per_channel=1, **apart
+        BGContrast((0.75, 1.25)), preserve_range=True, p_per_channel=1, **unsynchronized
     )
     low_resolution = SimulateLowResolutionTransform(
         scale=(0.5, 1),
@@ -501,7 +532,7 @@ def nnunet_default(inputs, mode_seg="bilinear"):
         ignore_axes=None,
         allowed_channels=None,
         p_per_channel=0.5,
-        **apart,
+        **unsynchronized,
     )
     compose = ComposeTransforms(
         [

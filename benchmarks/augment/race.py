@@ -1,17 +1,18 @@
 """Augmentation beside its peers: microseconds per sample, one thread for everybody.
 
-    python benchmarks/augment_speed.py [--quick] [--no-save] [--folder FOLDER]
+    python -m benchmarks.augment.race [--quick] [--no-save] [--folder FOLDER]
 
 Samples of 256 x 256, uint16 images and uint8 masks, become augmented batches of 32,
-float32 and uint8, by four tasks; see augment_peers.py for what each side does. Before
-they are timed, all go through the store once: what is determined must be alike pixel
-for pixel, what is drawn must have the same moments and areas. Then all sides of a task
-take turns, because the clock of a shared machine changes from one second to the next,
-and ratios are those within a turn. At last, a loader with two threads takes turns with
-one that has one.
+float32 and uint8, by four tasks; peers.py says what each side does. Before they are
+timed, all sides augment the whole store once: results without random numbers must be
+alike pixel for pixel, random ones must have the same moments and areas. Then all sides
+of a task take turns, because the clock of a shared machine changes from one second to
+the next, and ratios are those within a turn. At last, a loader with two threads takes
+turns with a loader with one.
 
-The tables and the plot are saved to benchmarks/results and put into the README. FOLDER
-must have room for 0.5 GB; by default it is that for temporary files.
+The tables and the plot are saved to benchmarks/results, and the tables are put into
+docs/benchmarks.md. FOLDER must have 0.5 GB free; by default it is that for temporary
+files.
 """
 
 import argparse
@@ -20,23 +21,19 @@ import platform
 import tempfile
 import time
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import augment_peers as peers
 import numpy as np
-from augment_peers import OURS, TASKS
-from epoch_rate import PROJECT, put_into_readme
-from loader_data import BATCH, SIDE, make_store
-from loader_plot import OURS as OUR_COLOUR
-from loader_plot import PEER as PEER_COLOUR
-from loader_plot import plt
-from loader_promises import row, spread
-from loader_speed import table_of
 
 import fastseg
+from benchmarks.augment import peers
+from benchmarks.augment.peers import OURS, TASKS
+from benchmarks.inputs import SIDE
+from benchmarks.loader import plot
+from benchmarks.loader.promises import row
+from benchmarks.loader.samples import BATCH, make_store
+from benchmarks.tables import RESULTS, publish, split_page, spread, table_of, versions
 
-RESULTS = PROJECT / "benchmarks" / "results"
 PACKAGES = (
     "numpy",
     "numba",
@@ -50,7 +47,7 @@ PACKAGES = (
 THREADS_TASK, ONE, TWO = "`fastseg.Loader`", "1 thread", "2 threads"
 BEST = "best peer"
 
-# Task, side, how many times faster ours must be, and in whose words.
+# Task, side, how many times faster ours must be, and the title of the row.
 BARS = (
     (peers.MIX_TASK, "albumentations", 5, "albumentations"),
     (peers.MIX_TASK, peers.CV2_HAND, 6, peers.CV2_HAND),
@@ -64,14 +61,16 @@ BARS = (
 )
 THREADS_BAR = 1.8
 
-# How far sides may be apart: relative areas of masks, and, in deviations of ours, mean
-# and deviation of images. Some draw scales uniformly, others their logarithm, which is
-# worth 7 % of an area; the rest is chance.
-AREAS, MOMENTS = 0.15, 0.15
-# Share of pixels that may differ from OpenCV's: it knows places to 1/32 of a pixel, and
-# mixes the border with what is outside.
-OFF_IMAGE, OFF_MASK = 0.02, 0.002
-# What is a difference, in standard deviations of an image.
+# Allowed differences between sides: relative areas of masks, and, in deviations of
+# ours, mean and deviation of images. Some draw scales uniformly, others their
+# logarithm, which changes areas by 7 %; the rest is chance.
+AREAS = 0.15
+MOMENTS = 0.15
+# Fractions of pixels that may differ from OpenCV's: it rounds coordinates to 1/32 of a
+# pixel, and mixes the border with what is outside.
+OFF_IMAGE = 0.02
+OFF_MASK = 0.002
+# Values that are further apart differ, in standard deviations of an image.
 APART = 0.1
 
 
@@ -79,8 +78,8 @@ APART = 0.1
 class Effort:
     """How much is measured.
 
-    samples, checked : in the store, and those that all sides make before
-    rounds           : turns, of at least so many seconds and batches each
+    samples, checked : in the store, and those that all sides augment before
+    rounds           : turns, each of at least these seconds and batches
     """
 
     samples: int
@@ -100,64 +99,69 @@ def new_batch():
     return np.empty((BATCH, 1, *shape), np.float32), np.empty((BATCH, *shape), np.uint8)
 
 
-def batch_places(count):
+def shuffled_batches(count):
     """Return the samples of the batches of an epoch: int64 (n, BATCH)."""
-    places = np.random.default_rng(0).permutation(count)
-    return places[: count // BATCH * BATCH].reshape(-1, BATCH)
+    indices = np.random.default_rng(0).permutation(count)
+    return indices[: count // BATCH * BATCH].reshape(-1, BATCH)
 
 
-def sides_of(task, inputs):
-    """Return the sides of a task, ready to work, and what others lack, by side."""
-    ready, missing = {}, {}
+def sides_of(task, samples):
+    """Return the sides of a task, ready to work, and missing packages, by side."""
+    ready = {}
+    missing = {}
     for name, side in TASKS[task].items():
         try:
-            ready[name] = side(inputs)
+            ready[name] = side(samples)
         except ImportError as exc:
             missing[name] = exc.name.partition(".")[0]
             print(f"{name}: left out, {missing[name]} is not installed", flush=True)
     return ready, missing
 
 
-# What comes out -----------------------------------------------------------------------
+# Comparing results --------------------------------------------------------------------
 
 
-def facts(fill, places):
-    """Return mean and deviation of images, and the share of pixels with a class."""
+def moments(fill, batches):
+    """Return mean and deviation of images, and the fraction of pixels with a class."""
     image, mask = new_batch()
-    found = []
-    for epoch, batch in enumerate(places):
-        image.fill(np.nan), mask.fill(255)
-        fill(batch, image, mask, epoch)
+    results = []
+    for epoch, indices in enumerate(batches):
+        image.fill(np.nan)
+        mask.fill(255)
+        fill(indices, image, mask, epoch)
         assert np.isfinite(image).all(), "an image is not filled"
-        found.append([image.mean(), image.std(), (mask != 0).mean()])
-    return np.mean(found, axis=0)
+        results.append([image.mean(), image.std(), (mask != 0).mean()])
+    return np.mean(results, axis=0)
 
 
-def check(task, sides, places):
-    """Hold what the sides of a task make against ours; raises AssertionError."""
-    compared = {name: facts(fill, places) for name, fill in sides.items()}
-    mean, deviation, area = compared[OURS]
-    for name, found in compared.items():
-        if name == peers.CV2_READY:  # has one image in place of all
-            found = (mean, deviation, found[2])
-        apart = abs(found[0] - mean) / deviation, abs(found[1] / deviation - 1)
-        words = f"mean {found[0]:.3f}, deviation {found[1]:.3f}, area {found[2]:.4f}"
+def check(task, sides, batches):
+    """Compare the results of the sides of a task with ours; raises AssertionError."""
+    compared = {name: moments(fill, batches) for name, fill in sides.items()}
+    our_mean, our_deviation, our_area = compared[OURS]
+    for name, (mean, deviation, area) in compared.items():
+        words = f"mean {mean:.3f}, deviation {deviation:.3f}, area {area:.4f}"
         print(f"{task}, {name}: {words}", flush=True)
-        assert max(apart) < MOMENTS, (task, name)
-        assert abs(found[2] / area - 1) < AREAS, (task, name)
+        assert abs(area / our_area - 1) < AREAS, (task, name)
+        if name == peers.CV2_READY:  # warps one image instead of all
+            continue
+        assert abs(mean - our_mean) / our_deviation < MOMENTS, (task, name)
+        assert abs(deviation / our_deviation - 1) < MOMENTS, (task, name)
 
 
-def check_affine(sides, places):
-    """Hold OpenCV's images and masks against ours, pixel for pixel."""
+def check_affine(sides, batches):
+    """Compare OpenCV's images and masks with ours, pixel for pixel."""
     if peers.CV2_SAME not in sides:
         return
-    (image, mask), (other, field), (_, exact) = (new_batch() for _ in range(3))
-    off, areas = [], []
-    for epoch, batch in enumerate(places):
-        sides[peers.NEAREST](batch, image, mask, epoch)
-        sides[peers.CV2_SAME](batch, other, field, epoch)
+    image, mask = new_batch()
+    other, field = new_batch()
+    _, exact = new_batch()
+    off = []
+    areas = []
+    for epoch, indices in enumerate(batches):
+        sides[peers.NEAREST](indices, image, mask, epoch)
+        sides[peers.CV2_SAME](indices, other, field, epoch)
         off.append([(np.abs(image - other) > APART).mean(), (mask != field).mean()])
-        sides[OURS](batch, image, exact, epoch)
+        sides[OURS](indices, image, exact, epoch)
         areas.append([(exact != 0).sum(), (field != 0).sum()])
     pixels, labels = np.mean(off, axis=0)
     ours, theirs = np.sum(areas, axis=0)
@@ -170,127 +174,123 @@ def check_affine(sides, places):
     assert abs(ours / theirs - 1) < 0.02
 
 
-# How long it takes --------------------------------------------------------------------
+# Timing -------------------------------------------------------------------------------
 
 
-def timed(fill, places, batch, turn, effort):
+def timed(fill, batches, batch, turn, effort):
     """Return microseconds per sample of filling a batch over and over."""
-    done, start = 0, time.perf_counter()
-    while done < effort.batches or time.perf_counter() - start < effort.seconds:
-        fill(places[(turn + done) % len(places)], *batch, turn)
-        done += 1
-    return 1e6 * (time.perf_counter() - start) / (done * BATCH)
+    count = 0
+    start = time.perf_counter()
+    while count < effort.batches or time.perf_counter() - start < effort.seconds:
+        fill(batches[(turn + count) % len(batches)], *batch, turn)
+        count += 1
+    return 1e6 * (time.perf_counter() - start) / (count * BATCH)
 
 
-def race(sides, places, effort):
+def race(sides, batches, effort):
     """Let sides take turns; return microseconds per sample and turn, by side."""
     batch = new_batch()
-    for fill in sides.values():  # warms
-        timed(fill, places, batch, 0, effort)
-    spent = {name: [] for name in sides}
+    for fill in sides.values():  # warms up
+        timed(fill, batches, batch, 0, effort)
+    micros = {name: [] for name in sides}
     for turn in range(effort.rounds):
         for name, fill in sides.items():
-            spent[name].append(timed(fill, places, batch, turn, effort))
-    return {name: np.array(values) for name, values in spent.items()}
+            micros[name].append(timed(fill, batches, batch, turn, effort))
+    return {name: np.array(values) for name, values in micros.items()}
 
 
-def threads_race(inputs, effort):
+def threads_race(samples, effort):
     """Let loaders with one thread and with two take turns, whole epochs each.
 
-    Returns microseconds per sample and turn, and how many cores were at work, by side.
+    Returns microseconds per sample and turn, and the number of busy cores, by side.
     """
-    options = {"batch_size": BATCH, "augment": peers.MIXED, **peers.UNIT}
+    options = {
+        "batch_size": BATCH,
+        "masks": "bits",
+        "augment": peers.MIXED,
+        **peers.UNIT,
+    }
     loaders = {
-        name: fastseg.Loader(inputs.store, threads=threads, **options)
+        name: fastseg.Loader(samples.store, threads=threads, **options)
         for name, threads in ((ONE, 1), (TWO, 2))
     }
-    for alone, helped in zip(*loaders.values(), strict=True):  # warms, too
+    for alone, helped in zip(*loaders.values(), strict=True):  # warms up, too
         np.testing.assert_array_equal(alone.image, helped.image)
         np.testing.assert_array_equal(alone.mask, helped.mask)
-    spent, cores = ({name: [] for name in loaders} for _ in range(2))
+    micros = {name: [] for name in loaders}
+    cores = {name: [] for name in loaders}
     for _ in range(effort.rounds):
         for name, loader in loaders.items():
-            count, start, busy = 0, time.perf_counter(), time.process_time()
+            count = 0
+            start = time.perf_counter()
+            busy = time.process_time()
             while time.perf_counter() - start < effort.seconds:
                 count += sum(len(batch) for batch in loader)
             elapsed = time.perf_counter() - start
-            spent[name].append(1e6 * elapsed / count)
+            micros[name].append(1e6 * elapsed / count)
             cores[name].append((time.process_time() - busy) / elapsed)
-    return {name: np.array(values) for name, values in spent.items()}, cores
+    return {name: np.array(values) for name, values in micros.items()}, cores
 
 
-# What is shown ------------------------------------------------------------------------
+# Tables and plot ----------------------------------------------------------------------
 
 
 def rows_of(results):
     """Yield the rows of the table of all sides, the fastest of a task first."""
     yield "task", "", "µs per sample (median, quartiles)", "times fastseg"
-    for task, spent in results.items():
-        base = spent[next(iter(spent))]
+    for task, micros in results.items():
+        base = micros[next(iter(micros))]
         shown = task
-        for name in sorted(spent, key=lambda name: np.median(spent[name])):
-            words = spread(spent[name], "{:,.0f}"), spread(spent[name] / base, "{:.2f}")
-            yield shown, f"**{name}**" if name == OURS else name, *words
+        for name in sorted(micros, key=lambda name: np.median(micros[name])):
+            words = spread(micros[name], "{:,.0f}")
+            ratio = spread(micros[name] / base, "{:.2f}")
+            yield shown, f"**{name}**" if name == OURS else name, words, ratio
             shown = ""
 
 
 def bars_of(results, cores):
     """Yield the rows of what was promised; cores are those that two threads had."""
     yield "how many times faster", "measured", "bar", "reached"
-    for task, side, bar, words in BARS:
-        spent = results[task]
+    for task, side, bar, title in BARS:
+        micros = results[task]
         if side == BEST:
-            others = {k: v for k, v in spent.items() if not k.startswith(OURS)}
-            side = min(others, key=lambda name: np.median(others[name]), default=None)
-            words = f"{BEST} ({side})" if side else BEST
+            others = {k: v for k, v in micros.items() if not k.startswith(OURS)}
+            best = min(others, key=lambda name: np.median(others[name]), default=None)
+            title = f"{BEST} ({best})" if best else BEST
             theirs = np.min(list(others.values()), axis=0) if others else None
         else:
-            theirs = spent.get(side)
-        what = f"{task}: {words}"
+            theirs = micros.get(side)
+        title = f"{task}: {title}"
         if theirs is None:
-            yield row(what, "not measured", f"≥ {bar}")
+            yield row(title, "not measured", f"≥ {bar}")
             continue
-        ratio = theirs / spent[OURS]
+        ratio = theirs / micros[OURS]
         enough = bool(np.median(ratio) >= bar)
-        yield row(what, spread(ratio, "{:.2f}"), f"≥ {bar}", enough)
+        yield row(title, spread(ratio, "{:.2f}"), f"≥ {bar}", enough)
     ratio = results[THREADS_TASK][ONE] / results[THREADS_TASK][TWO]
     enough = bool(np.median(ratio) >= THREADS_BAR)
-    what = f"two threads, of one (they had {cores:.2f} cores)"
-    yield row(what, spread(ratio, "{:.2f}"), f"≥ {THREADS_BAR}", enough)
+    title = f"two threads, of one (they had {cores:.2f} cores)"
+    yield row(title, spread(ratio, "{:.2f}"), f"≥ {THREADS_BAR}", enough)
 
 
 def picture(results, path):
     """Draw a panel of bars for each task."""
-    heights = [len(spent) for spent in results.values()]
-    figure, panels = plt.subplots(
+    heights = [len(micros) for micros in results.values()]
+    figure, panels = plot.plt.subplots(
         len(results),
         figsize=(9, 0.3 * sum(heights) + 0.62 * len(results)),
         height_ratios=[height + 0.4 for height in heights],
         dpi=150,
     )
-    for axes, (task, spent) in zip(panels, results.items(), strict=True):
-        names = sorted(spent, key=lambda name: -np.median(spent[name]))
-        low, middle, high = np.array(
-            [np.percentile(spent[name], [25, 50, 75]) for name in names]
+    for axes, (task, micros) in zip(panels, results.items(), strict=True):
+        names = sorted(micros, key=lambda name: -np.median(micros[name]))
+        quartiles = np.array(
+            [np.percentile(micros[name], [25, 50, 75]) for name in names]
         ).T
         ours = [task == THREADS_TASK or name.startswith(OURS) for name in names]
-        colours = [OUR_COLOUR if own else PEER_COLOUR for own in ours]
-        places = np.arange(len(names))
-        axes.barh(places, middle, color=colours, height=0.72)
-        error = [middle - low, high - middle]
-        axes.errorbar(middle, places, xerr=error, fmt="none", ecolor="#333")
-        for place, value, end in zip(places, middle, high, strict=True):
-            axes.annotate(
-                f"{value:,.0f}",
-                (end, place),
-                xytext=(5, 0),
-                textcoords="offset points",
-                va="center",
-                fontsize=8,
-            )
-        axes.set_yticks(places, names, fontsize=8)
-        axes.set_xlim(0, 1.1 * high.max())
-        axes.set_ylim(-0.7, len(names) - 0.3)
+        plot.bars(axes, quartiles, [plot.OURS if own else plot.PEER for own in ours])
+        axes.set_yticks(range(len(names)), names, fontsize=8)
+        axes.set_xlim(0, 1.1 * quartiles.max())
         axes.set_xticks([])
         axes.tick_params(axis="y", length=0)
         axes.spines[["top", "right", "bottom", "left"]].set_visible(False)
@@ -300,36 +300,26 @@ def picture(results, path):
     figure.supxlabel("median; the line spans the quartiles", fontsize=8)
     figure.tight_layout()
     figure.savefig(path)
-    plt.close(figure)
-
-
-def versions():
-    """Return the packages in question with their versions, in words."""
-    found = []
-    for name in PACKAGES:
-        try:
-            found.append(f"{name} {version(name)}")
-        except PackageNotFoundError:
-            found.append(f"no {name}")
-    return ", ".join(found)
+    plot.plt.close(figure)
 
 
 def measure(folder, effort):
     """Measure all tasks; return the text with the tables, and the results by task."""
     start = time.perf_counter()
     make_store(folder, effort.samples)
-    inputs = peers.Inputs(folder)
-    places = batch_places(inputs.count)
-    results, missing = {}, {}
+    samples = peers.ScaledSamples(folder)
+    batches = shuffled_batches(samples.count)
+    results = {}
+    missing = {}
     for task in TASKS:
-        sides, lacking = sides_of(task, inputs)
-        missing |= lacking
-        checked = places[: effort.checked // BATCH]
+        sides, missing_here = sides_of(task, samples)
+        missing |= missing_here
+        checked = batches[: effort.checked // BATCH]
         check(task, sides, checked)
         if task == peers.AFFINE_TASK:
             check_affine(sides, checked)
-        results[task] = race(sides, places, effort)
-    results[THREADS_TASK], cores = threads_race(inputs, effort)
+        results[task] = race(sides, batches, effort)
+    results[THREADS_TASK], cores = threads_race(samples, effort)
     minutes = (time.perf_counter() - start) / 60
     text = f"""{table_of(rows_of(results))}
 All sides read the same uint16 images of {SIDE} × {SIDE} and the same masks from a
@@ -344,11 +334,11 @@ and works in place. The loaders do the first task, with the time to start their 
 One thread for everybody but the last row. Medians and quartiles of {effort.rounds}
 turns of at least {effort.seconds} s each, page cache warm, compilation not counted.
 {os.cpu_count()} cores ({platform.machine()}), Python {platform.python_version()},
-{versions()}; {time.strftime("%Y-%m-%d")}, {minutes:.0f} minutes.
+{versions(PACKAGES)}; {time.strftime("%Y-%m-%d")}, {minutes:.0f} minutes.
 """
     for package in sorted(set(missing.values())):
-        lost = [name for name in missing if missing[name] == package]
-        text += f"\nLeft out, {package} is not installed: {'; '.join(lost)}.\n"
+        names = [name for name in missing if missing[name] == package]
+        text += f"\nLeft out, {package} is not installed: {'; '.join(names)}.\n"
     return text, results
 
 
@@ -359,16 +349,16 @@ def main():
     parser.add_argument("--no-save", action="store_true", help="print only")
     parser.add_argument("--folder", type=Path, help="where to put the samples")
     arguments = parser.parse_args()
+    if not arguments.no_save:
+        split_page("augment")
     peers.limit_threads()
     with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
         effort = QUICK if arguments.quick else FULL
         text, results = measure(Path(name), effort)
     print("\n" + text)
     if not arguments.no_save:
-        RESULTS.mkdir(exist_ok=True)
-        (RESULTS / "augment.md").write_text(text, encoding="utf-8")
+        publish("augment", text)
         picture(results, RESULTS / "augment.png")
-        put_into_readme("augment", text)
 
 
 if __name__ == "__main__":

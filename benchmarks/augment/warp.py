@@ -1,13 +1,13 @@
 """Resampling beside OpenCV and scipy: microseconds per sample, one thread.
 
-    python benchmarks/warp_speed.py [--rounds N]
+    python -m benchmarks.augment.warp [--rounds N]
 
-A uint16 image of 256 x 256 becomes float32, resampled, scaled and cut off, and a uint8
+A uint16 image of 256 x 256 becomes float32, resampled, scaled and clipped, and a uint8
 mask takes nearest pixels. Each peer takes turns with ours, because the clock of a
-shared machine changes from one second to the next; shown are medians (and quartiles),
-and the median of the ratios within a turn. Each side's output is held against ours
-first. OpenCV has another cubic (Keys' kernel), and no displacement by B-splines: there
-it is only timed. Needs scipy, and opencv-python-headless.
+shared machine changes from one second to the next; the table has medians (and
+quartiles), and the median of the ratios within a turn. Each side's output is compared
+with ours first. OpenCV has another cubic (Keys' kernel), and no displacement by
+B-splines: there it is only timed. Needs scipy, and opencv-python-headless.
 """
 
 import argparse
@@ -17,15 +17,20 @@ import cv2
 import numpy as np
 from scipy import ndimage
 
+from benchmarks.inputs import SIDE
+from benchmarks.tables import spread, table_of
 from fastseg._kernels.augment import bend, warp
 
-SIDE = 256
+# Distance of control points, in pixels.
 SPACING = 32.0
 SHIFT, GAIN, LOW, HIGH = (np.float32(x) for x in (100, 0.01, -9, 99))
 IDENTITY = np.eye(2, 3)
-STILL = np.empty((0, 0, 2))
-# Of a scaled value from 0 to 40; what OpenCV's 1/32 of a pixel makes of it.
+NO_FIELD = np.empty((0, 0, 2))
+# Allowed difference of scaled values from 0 to 40: OpenCV rounds to 1/32 of a pixel.
 AGREE = 0.5
+# Fraction of pixels that may differ by more: at the border, OpenCV mixes with what is
+# outside, and so do cubics' ties.
+DIFFERING = 0.02
 
 
 def smooth_image(random):
@@ -44,7 +49,7 @@ def rotation(degrees, scale):
 
 
 def scaled(values):
-    """Return what a fair peer makes of resampled float32 values, in place."""
+    """Scale and clip resampled float32 values in place, as our kernels do."""
     values -= SHIFT
     values *= GAIN
     return np.clip(values, LOW, HIGH, out=values)
@@ -77,11 +82,11 @@ def points_of(mapping):
     y, x = np.mgrid[:SIDE, :SIDE].astype(float)
     p = np.stack([m[0] * x + m[1] * y + m[2] for m in outer])
     if control.size:
-        places = p[::-1] / spacing + 1
+        knots = p[::-1] / spacing + 1
         p = p + np.stack(
             [
                 ndimage.map_coordinates(
-                    control[..., k], places, order=3, mode="nearest", prefilter=False
+                    control[..., k], knots, order=3, mode="nearest", prefilter=False
                 )
                 for k in range(2)
             ]
@@ -91,9 +96,10 @@ def points_of(mapping):
 
 def cases(random):
     """Yield (title, {side: function}); the first side is ours."""
-    image, matrix = smooth_image(random), rotation(17, 1.0)
+    image = smooth_image(random)
+    matrix = rotation(17, 1.0)
     mask = (image > 2000).astype(np.uint8)
-    flat = Ours(image, mask, (matrix, STILL, 1.0, IDENTITY))
+    flat = Ours(image, mask, (matrix, NO_FIELD, 1.0, IDENTITY))
     control = random.uniform(-8, 8, (11, 11, 2))
     bent = Ours(image, mask, (IDENTITY, control, SPACING, matrix))
     size = SIDE, SIDE
@@ -170,7 +176,7 @@ def cases(random):
 
 
 def check(title, sides):
-    """Hold what sides make against ours, but for pixels at the border."""
+    """Compare the results of sides with ours, except for pixels at the border."""
     if "contour" in title:
         return
     ours = next(iter(sides.values()))().copy()
@@ -178,21 +184,35 @@ def check(title, sides):
         if "other" in name or ("cubic" in title and name == "cv2"):
             continue
         off = np.abs(side().astype(float) - ours)
-        # At the border, OpenCV mixes with what is outside, and so do cubics' ties.
-        share = (off > (AGREE if ours.dtype == np.float32 else 0)).mean()
-        assert share < 0.02, (title, name, share)
+        allowed = AGREE if ours.dtype == np.float32 else 0
+        fraction = (off > allowed).mean()
+        assert fraction < DIFFERING, (title, name, fraction)
 
 
 def measure(ours, side, rounds):
     """Return microseconds of both, (2, rounds), taken in turns."""
-    spent = np.empty((2, rounds))
-    for turn in range(-1, rounds):
+    micros = np.empty((2, rounds))
+    for turn in range(-1, rounds):  # the first one warms up
         for k, work in enumerate((ours, side)):
             start = time.perf_counter()
             work()
             if turn >= 0:
-                spent[k, turn] = 1e6 * (time.perf_counter() - start)
-    return spent
+                micros[k, turn] = 1e6 * (time.perf_counter() - start)
+    return micros
+
+
+def rows_of(rounds):
+    """Yield the rows of the table."""
+    yield "work", "fastseg, µs", "beside", "µs", "times ours"
+    for title, sides in cases(np.random.default_rng(0)):
+        check(title, sides)
+        (_, ours), *others = sides.items()
+        for name, side in others:
+            # scipy takes milliseconds: fewer rounds will do.
+            micros = measure(ours, side, rounds // 10 if name == "scipy" else rounds)
+            our_words, side_words = (spread(row, "{:.0f}") for row in micros)
+            ratio = np.median(micros[1] / micros[0])
+            yield title, our_words, name, side_words, f"{ratio:.2f}"
 
 
 def main():
@@ -201,19 +221,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=300)
     rounds = parser.parse_args().rounds
     cv2.setNumThreads(1)
-    print("| work | fastseg, µs | beside | µs | times ours |\n|---|--:|---|--:|--:|")
-    for title, sides in cases(np.random.default_rng(0)):
-        check(title, sides)
-        (_, ours), *others = sides.items()
-        for name, side in others:
-            # What takes milliseconds is not worth the wait.
-            spent = measure(ours, side, rounds // 10 if name == "scipy" else rounds)
-            shown = [
-                "{1:.0f} ({0:.0f} to {2:.0f})".format(*np.percentile(row, [25, 50, 75]))
-                for row in spent
-            ]
-            ratio = np.median(spent[1] / spent[0])
-            print(f"| {title} | {shown[0]} | {name} | {shown[1]} | {ratio:.2f} |")
+    print(table_of(rows_of(rounds)))
 
 
 if __name__ == "__main__":

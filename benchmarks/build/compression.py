@@ -1,15 +1,14 @@
 """Compressed stores beside plain ones: bytes, time to build, rate of reading.
 
-    python benchmarks/compress.py [STUDY]
+    python -m benchmarks.build.compression [STUDY] [--no-save]
 
-STUDY is a folder that `fastseg link` understands: by default the real Sunnybrook data
-where they are (see tests/conftest.py), else the sample data. The files and the stores
-are in the page cache; a store that must come from a disk, a network or a full cache
-gains what it is smaller by. All kinds take turns, because the clock of a shared machine
+STUDY is a folder that `fastseg link` understands: by default the Sunnybrook data where
+they are (see benchmarks/inputs.py), else the sample data. The files and the stores are
+in the page cache; a store that must come from a disk or a network gains by its smaller
+size as well. All kinds of stores take turns, because the clock of a shared machine
 changes from one second to the next; the table has medians. Batches of all stores are
-compared, and are equal to the last bit. The second table is of the codecs alone, and
-tells why it is zstd after HDF5's shuffle. The tables are printed and saved to
-benchmarks/results/compress.md.
+equal to the last bit. The second table, of the codecs alone, shows why it is zstd after
+HDF5's shuffle. The tables are printed and saved to benchmarks/results/compress.md.
 """
 
 import argparse
@@ -21,22 +20,33 @@ import time
 from itertools import product
 from pathlib import Path
 
-from epoch_rate import PROJECT, REAL
 from xxhash import xxh3_64
 
 import fastseg
+from benchmarks.inputs import default_study
+from benchmarks.tables import save, table_of
 from fastseg.store import compression
 from fastseg.threads import usable_cores
 
-LEVELS, REPEATS, BATCH = (1, 3, 9), 7, 16
+LEVELS = (1, 3, 9)
+THREADS = (1, 2)
+REPEATS = 7
+BATCH = 16
+# Name of a store: its level of zstd, None without compression.
+KINDS = {"plain": None, **{f"zstd {level}": level for level in LEVELS}}
+
+
+def set_level(level):
+    """Let fastseg compress at another level than its own."""
+    compression.LEVEL = level
+    compression._contexts = threading.local()  # each was created for a level
 
 
 def build(table, path, level):
-    """Build a store with one worker, plain if level is None; return the seconds."""
+    """Build a store with one thread, plain if level is None; return the seconds."""
     path.unlink(missing_ok=True)
     if level is not None:
-        compression.LEVEL = level
-        compression._contexts = threading.local()  # which have been made for a level
+        set_level(level)
     start = time.perf_counter()
     fastseg.build(table, path, compress=level is not None, threads=1)
     return time.perf_counter() - start
@@ -46,7 +56,9 @@ def loader_of(path, threads):
     """Return a loader of all samples."""
     store = fastseg.open(path)
     size = max(bucket.shape for bucket in store.buckets.values())
-    return fastseg.Loader(store, batch_size=BATCH, size=size, threads=threads)
+    return fastseg.Loader(
+        store, batch_size=BATCH, size=size, masks="bits", threads=threads
+    )
 
 
 def read(path, threads):
@@ -67,30 +79,29 @@ def digest(path):
     return whole.hexdigest()
 
 
-def stores(table, folder):
-    """Yield the rows of the table of stores."""
-    kinds = {"plain": None} | {f"zstd {level}": level for level in LEVELS}
-    kinds["zstd 1"] = compression.LEVEL = 1
-    paths = {name: Path(folder) / f"{name}.h5".replace(" ", "") for name in kinds}
-    seconds, rates = {}, {}
-    for turn in range(REPEATS + 1):  # the first is to warm up
-        for name, level in kinds.items():
-            took = build(table, paths[name], level)
-            found = {threads: read(paths[name], threads) for threads in (1, 2)}
+def stores(table, paths):
+    """Build and read stores in turns; yield the rows of their table."""
+    seconds = {name: [] for name in KINDS}
+    rates = {(name, threads): [] for name in KINDS for threads in THREADS}
+    for turn in range(REPEATS + 1):  # the first one warms up
+        for name, level in KINDS.items():
+            building = build(table, paths[name], level)
+            reading = {threads: read(paths[name], threads) for threads in THREADS}
             if turn:
-                seconds.setdefault(name, []).append(took)
-                for threads, rate in found.items():
-                    rates.setdefault((name, threads), []).append(rate)
+                seconds[name].append(building)
+                for threads, rate in reading.items():
+                    rates[name, threads].append(rate)
     assert len({digest(path) for path in paths.values()}) == 1, "the batches differ"
     yield "store", "MB", "pixels smaller", "build", "read, 1 thread", "2 threads"
     for name, path in paths.items():
         store = fastseg.open(path)
+        micros = statistics.median(seconds[name]) / len(store) * 1e6
         yield (
             name,
             f"{path.stat().st_size / 1e6:.1f}",
             f"{store.compression_ratio:.2f} ×",
-            f"{statistics.median(seconds[name]) / len(store) * 1e6:.0f} µs an image",
-            *(f"{statistics.median(rates[name, k]):,.0f} a second" for k in (1, 2)),
+            f"{micros:.0f} µs an image",
+            *(f"{statistics.median(rates[name, k]):,.0f} a second" for k in THREADS),
         )
 
 
@@ -98,7 +109,7 @@ def codecs(images):
     """Yield the rows of the table of codecs."""
     yield "codec, one core", "smaller", "to compress", "to decompress"
     for level, shuffles in product(LEVELS, (True, False)):
-        compression.LEVEL, compression._contexts = level, threading.local()
+        set_level(level)
         codec = compression.Codec(images[0].shape, images[0].dtype, shuffles)
         name = f"zstd {level}" + (", shuffled" if shuffles else "")
         yield measure(name, images, codec.encode, codec.decode)
@@ -120,56 +131,56 @@ def codecs(images):
 
 
 def measure(name, images, encode, decode):
-    """Return a row: ratio and the medians of times per image."""
-    chunks, times = [], ([], [])
+    """Return the row of a codec: ratio, and the medians of times per image."""
+    compressed_bytes = 0
+    encoding = []
+    decoding = []
     for image in images:
         start = time.perf_counter()
         chunk = encode(image)
-        middle = time.perf_counter()
+        encoded = time.perf_counter()
         again = decode(chunk)
-        times[0].append(middle - start)
-        times[1].append(time.perf_counter() - middle)
-        chunks.append(len(chunk))
+        decoding.append(time.perf_counter() - encoded)
+        encoding.append(encoded - start)
+        compressed_bytes += len(chunk)
         assert bytes(memoryview(again)) == image.tobytes()
-    ratio = sum(image.nbytes for image in images) / sum(chunks)
-    return (
-        name,
-        f"{ratio:.2f} ×",
-        *(f"{statistics.median(t) * 1e6:.0f} µs" for t in times),
-    )
+    ratio = sum(image.nbytes for image in images) / compressed_bytes
+    medians = [statistics.median(times) * 1e6 for times in (encoding, decoding)]
+    return name, f"{ratio:.2f} ×", *(f"{micros:.0f} µs" for micros in medians)
 
 
-def table_of(rows):
-    """Return rows as a table in Markdown."""
-    first, *others = rows
-    lines = [first, ["---"] * len(first), *others]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+def images_of_one_kind(store):
+    """Return the images that have shape and dtype of the first one."""
+    first = store[0].image
+    return [
+        sample.image
+        for sample in store
+        if (sample.image.shape, sample.image.dtype) == (first.shape, first.dtype)
+    ]
 
 
 def main():
-    """Measure, compare what came out, print and save the tables."""
+    """Measure, compare batches, print and save the tables."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    sunnybrook = REAL / "sunnybrook"
-    usual = sunnybrook if sunnybrook.is_dir() else PROJECT / "data" / "phantom"
-    parser.add_argument("study", nargs="?", type=Path, default=usual)
-    table = fastseg.link(parser.parse_args().study, keep_unlabelled=True)
+    parser.add_argument("study", nargs="?", type=Path, default=default_study())
+    parser.add_argument("--no-save", action="store_true", help="print only")
+    arguments = parser.parse_args()
+    table = fastseg.link(arguments.study, keep_unlabelled=True)
     with tempfile.TemporaryDirectory() as folder:
-        first = table_of(stores(table, folder))
-        opened = fastseg.open(Path(folder) / "plain.h5")
-        bucket = opened[0].image
-        images = [s.image for s in opened if s.image.shape == bucket.shape]
-        second = table_of(
-            codecs([image for image in images if image.dtype == bucket.dtype])
-        )
-        shape = f"{len(images)} images of {bucket.shape[0]}x{bucket.shape[1]}"
+        paths = {name: Path(folder) / f"{name}.h5".replace(" ", "") for name in KINDS}
+        first = table_of(stores(table, paths))
+        images = images_of_one_kind(fastseg.open(paths["plain"]))
+        second = table_of(codecs(images))
+    height, width = images[0].shape
     text = (
-        f"{first}\n{second}\n{shape} {bucket.dtype}, cached; one worker builds, "
-        f"{usable_cores()} cores; {platform.processor() or platform.machine()}, "
+        f"{first}\n{second}\n{len(images)} images of {height}x{width} "
+        f"{images[0].dtype}, cached; one thread builds, {usable_cores()} cores; "
+        f"{platform.processor() or platform.machine()}, "
         f"Python {platform.python_version()}.\n"
     )
     print(text)
-    results = PROJECT / "benchmarks" / "results" / "compress.md"
-    results.write_text(text, encoding="utf-8")
+    if not arguments.no_save:
+        save("compress", text)
 
 
 if __name__ == "__main__":

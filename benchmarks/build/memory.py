@@ -1,10 +1,10 @@
 """Memory of a build by the number of images and of threads.
 
-    python benchmarks/build_memory.py [COUNT ...]
+    python -m benchmarks.build.memory [COUNT ...]
 
 Each image is a copy of one DICOM file under another name, with a contour. Every build
-is a process of its own, so that the peak of its resident memory is its own as well; the
-table of links is part of it. Written files are removed.
+runs in a process of its own, so that the peak of resident memory is that of this build;
+it contains the links table. Written files are removed.
 """
 
 import gc
@@ -16,10 +16,12 @@ import time
 from pathlib import Path
 
 import fastseg
+from benchmarks.inputs import PROJECT, SIDE
+from benchmarks.tables import table_of
 from fastseg.links import Link, LinkTable
 
-SIDE = 256
 COUNTS = (500, 5_000, 20_000)
+THREADS = (1, 2, 8)
 BUILD = """
 import resource, sys, fastseg
 links, output, threads = sys.argv[1:]
@@ -31,15 +33,16 @@ print(report.samples, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 def main() -> None:
     """Print a table: a row for each number of images and of threads."""
     counts = [int(text) for text in sys.argv[1:]] or COUNTS
-    print("| images | threads | store (MB) | time (s) | peak (MB) |")
-    print("|--:|--:|--:|--:|--:|")
+    print(
+        table_of([["images", "threads", "store (MB)", "time (s)", "peak (MB)"]]), end=""
+    )
     with tempfile.TemporaryDirectory(prefix="fastseg-memory-") as folder:
         root = Path(folder)
         image, ring = draw(root)
         for count in counts:
             links = link_copies(root, image, ring, count)
-            for threads in (1, 2, 8):
-                print_row(root, links, threads)
+            for threads in THREADS:
+                print(f"| {' | '.join(build(root, links, threads))} |", flush=True)
 
 
 def draw(root: Path) -> tuple[bytes, bytes]:
@@ -48,13 +51,12 @@ def draw(root: Path) -> tuple[bytes, bytes]:
         root / "study", patients=1, sizes=SIDE, slices=1, phases=2
     )
     link = fastseg.link(study).links[0]
-    return (study / link.dicom_path).read_bytes(), (
-        study / link.contour_path
-    ).read_bytes()
+    image = (study / link.dicom_path).read_bytes()
+    return image, (study / link.contour_path).read_bytes()
 
 
 def link_copies(root: Path, image: bytes, ring: bytes, count: int) -> Path:
-    """Write so many copies and return a table that links them."""
+    """Write a number of copies and return a table that links them."""
     (root / "copies").mkdir(exist_ok=True)
     links = []
     for k in range(count):
@@ -75,8 +77,8 @@ def link_copies(root: Path, image: bytes, ring: bytes, count: int) -> Path:
     return LinkTable(base=root, links=tuple(links)).save(root / "links.csv")
 
 
-def print_row(root: Path, links: Path, threads: int) -> None:
-    """Build in a process of its own and print what it took."""
+def build(root: Path, links: Path, threads: int) -> list[str]:
+    """Build in a process of its own and return the row of the table."""
     output = root / "store.h5"
     gc.collect()
     os.sync()
@@ -86,14 +88,13 @@ def print_row(root: Path, links: Path, threads: int) -> None:
         stdout=subprocess.PIPE,
         text=True,
         check=True,
+        cwd=PROJECT,
     )
     seconds = time.perf_counter() - start
-    samples, peak = map(int, run.stdout.split())
+    samples, peak = run.stdout.split()
     size = output.stat().st_size / 1e6
-    print(
-        f"| {samples} | {threads} | {size:.0f} | {seconds:.1f} | {peak} |", flush=True
-    )
     output.unlink()
+    return [samples, str(threads), f"{size:.0f}", f"{seconds:.1f}", peak]
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""Holds the fast path of DICOM reading against pydicom on a hundred thousand files.
+"""Compares the fast path of DICOM reading with pydicom on a hundred thousand files.
 
-    python benchmarks/soak_dicom.py [--files 100000] [--seed 0]
+    python -m benchmarks.dicom.soak [--files 100000] [--seed 0]
 
 A third is the sample data with bytes and elements changed, the rest are small files of
-every kind that `tests/dicom_damage.py` makes, half of them spoilt. Each is read three
-ways: its bytes, the file with a frame asked for, its header. Where the fast path
-answers, pydicom must give the same pixels and facts, or the same error. Printed is how
-many files disagree; the exit status is 1 if any does.
+every kind that `tests/dicom_damage.py` makes, half of them damaged. Each is read in
+three ways: its bytes, the file with a frame asked for, its header. Where the fast path
+answers, pydicom must give the same pixels and metadata, or the same error. The number
+of files that differ is printed; the exit status is 1 if any does.
 """
 
 import argparse
@@ -14,18 +14,16 @@ import random
 import sys
 import time
 from collections import Counter
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
+from benchmarks.inputs import PHANTOM
 from fastseg.dicom import scan
 from tests import dicom_damage as damage
 
-SAMPLES = Path(__file__).parents[1] / "data" / "phantom"
+# Numbers of bytes that are read at first, then more; short ones end within elements.
 PIECES = (scan.PIECES, (200, 700), (17, 400))
 
 
-def spoil_sample(rng, samples):
+def damage_sample(rng, samples):
     """Return one of the sample files with a few things changed."""
     data = rng.choice(samples)
     elements, end = damage.split_file(data)
@@ -45,28 +43,28 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     rng = random.Random(arguments.seed)
-    paths = sorted(SAMPLES.glob("dicoms/*/*.dcm"))
-    samples = [path.read_bytes() for path in paths]
-    answers, disagreeing = Counter(), 0
+    samples = [path.read_bytes() for path in sorted(PHANTOM.glob("dicoms/*/*.dcm"))]
+    answers = Counter()
+    differing = 0
     start = time.monotonic()
     for k in range(1, arguments.files + 1):
-        sample = rng.random() < 1 / 3
-        data = spoil_sample(rng, samples) if sample else damage.make_file(rng)
+        from_sample = rng.random() < 1 / 3
+        data = damage_sample(rng, samples) if from_sample else damage.make_file(rng)
         scan.PIECES = rng.choice(PIECES)
-        answered, differing = damage.compare(data, rng.choice((0, 0, 0, 1, 2, 3)))
+        answered, differences = damage.compare(data, rng.choice((0, 0, 0, 1, 2, 3)))
         answers["none" if answered == 0 else "all" if answered == 3 else "some"] += 1
-        if differing:
-            disagreeing += 1
-            print(f"file {k}: {differing}\n{data[128:2000]!r}")
+        if differences:
+            differing += 1
+            print(f"file {k}: {differences}\n{data[128:2000]!r}")
         if k % 10_000 == 0:
             seconds = time.monotonic() - start
-            print(f"{k:,} files, {disagreeing} disagree, {seconds:.0f} s", flush=True)
+            print(f"{k:,} files, {differing} differ, {seconds:.0f} s", flush=True)
     print(
         f"{arguments.files:,} files: the fast path answers {answers['all']:,} in all "
-        f"three ways, {answers['some']:,} in some and leaves {answers['none']:,} to "
-        f"pydicom; {disagreeing} disagree"
+        f"three ways, {answers['some']:,} in some, and leaves {answers['none']:,} to "
+        f"pydicom; {differing} differ"
     )
-    return 1 if disagreeing else 0
+    return 1 if differing else 0
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""The sides of benchmarks/loader_speed.py: ours, the limit, and each peer.
+"""The sides of benchmarks/loader/race.py: ours, the limit, and each peer.
 
 A side is a function of the Samples that returns another one, from the number of an
 epoch to an iterable of batches (image, mask, index): float32 (B, 1, H, W) scaled to
-mean 0 and deviation 1, uint8 (B, H, W) and the samples' places. All go through the same
-order. Each is set up as its documentation advises, which is quoted where it decides;
-where that leaves a choice, both are sides. What a side imports, it imports itself: one
-that is not installed raises ImportError.
+mean 0 and deviation 1, uint8 (B, H, W) and the samples' indices. All sides follow the
+same order. Each is set up as its documentation advises, which is quoted where it
+decides; where the documentation leaves a choice, both are sides. A side imports what it
+needs: one that is not installed raises ImportError.
 """
 
 import itertools
@@ -17,11 +17,13 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
-from loader_data import BATCH, SEED, SIDE
+
+from benchmarks.inputs import SIDE
+from benchmarks.loader.samples import BATCH, SEED
 
 CORES = 2
-AHEAD = 4  # batches made ahead, where a side lets us choose
-FOREVER = 10**6  # epochs
+AHEAD = 4  # batches loaded ahead, where a side lets us choose
+MANY_EPOCHS = 10**6  # of peers that iterate without an end
 
 
 def ours(samples, threads=CORES):
@@ -57,58 +59,57 @@ def new_batch(count=BATCH):
 def bare_gather(samples, buffers=CORES):
     """Two threads, a compiled call per batch, the same buffers over and over.
 
-    No queue and no consumer: what comes out is overwritten. This is what memory and
-    two cores can do, in whatever order of threads. With as many buffers as a loader
-    holds, they do not stay in the cores' caches.
+    No queue and no consumer: each batch is overwritten by a later one. This is what
+    memory and two cores can do, in whatever order of threads. With as many buffers as
+    a loader holds, they do not stay in the cores' caches.
     """
     import numba
 
     @numba.njit(nogil=True, error_model="numpy")
-    def gather(images, masks, places, shift, gain, image, mask):
-        for j in range(len(places)):
-            place = places[j]
-            pixels, scaled = images[place], image[j]
-            low, factor = shift[place], gain[place]
+    def gather(images, masks, indices, shift, gain, image, mask):
+        for j in range(len(indices)):
+            index = indices[j]
+            pixels, scaled = images[index], image[j]
+            low, factor = shift[index], gain[index]
             for x in range(len(pixels)):
                 scaled[x] = (np.float32(pixels[x]) - low) * factor
-            bits, copied = masks[place], mask[j]
+            bits, copied = masks[index], mask[j]
             for x in range(len(bits)):  # twice as fast as copied[:] = bits
                 copied[x] = bits[x]
 
-    flat = [np.asarray(a).reshape(samples.count, -1) for a in samples.maps()]
-    made = [new_batch() for _ in range(buffers)]
-    lanes = [made[k::CORES] for k in range(CORES)]
+    arrays = [np.asarray(a).reshape(samples.count, -1) for a in samples.maps()]
+    filled = [new_batch() for _ in range(buffers)]
 
-    def fill(places, image, mask):
+    def fill(indices, image, mask):
         out = image.reshape(BATCH, -1), mask.reshape(BATCH, -1)
-        gather(*flat, places, samples.shift, samples.gain, *out)
+        gather(*arrays, indices, samples.shift, samples.gain, *out)
 
-    def work(numbers, places, lane):
-        for batch in itertools.cycle(lane):
-            if (k := next(numbers)) >= len(places):
+    def work(numbers, batches, own):
+        for batch in itertools.cycle(own):
+            if (k := next(numbers)) >= len(batches):
                 return
-            fill(places[k], *batch)
+            fill(batches[k], *batch)
 
-    def batches(epoch):
-        numbers, places = itertools.count(), samples.places(epoch)
+    def epoch_of(epoch):
+        numbers, batches = itertools.count(), samples.batches(epoch)
         threads = [
-            threading.Thread(target=work, args=(numbers, places, lane))
-            for lane in lanes
+            threading.Thread(target=work, args=(numbers, batches, own))
+            for own in (filled[k::CORES] for k in range(CORES))
         ]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        return itertools.repeat(None, len(places))
+        return itertools.repeat(None, len(batches))
 
     def one_by_one(epoch):
         """Yield the batches that are otherwise overwritten, to compare them."""
-        for places in samples.places(epoch):
-            fill(places, *made[0])
-            yield *made[0], places
+        for indices in samples.batches(epoch):
+            fill(indices, *filled[0])
+            yield *filled[0], indices
 
-    batches.checked = one_by_one
-    return batches
+    epoch_of.checked = one_by_one
+    return epoch_of
 
 
 class Opened:
@@ -139,19 +140,19 @@ class OneByOne(Opened):
 
 
 class WholeBatches(Opened):
-    """`dataset[places]` is a batch, made in place."""
+    """`dataset[indices]` is a batch, filled by numpy without another copy."""
 
-    def __getitem__(self, places):
+    def __getitem__(self, indices):
         images, masks = self.arrays()
-        image, mask = new_batch(len(places))
-        for j, i in enumerate(places):
+        image, mask = new_batch(len(indices))
+        for j, i in enumerate(indices):
             self.samples.scaled(images[i], i, out=image[j, 0])
             mask[j] = masks[i]
-        return image, mask, np.array(places)
+        return image, mask, np.array(indices)
 
 
 class Order:
-    """A sampler: all samples, in the order of an epoch that is set from outside."""
+    """A sampler of all samples, in the order of an epoch that others set."""
 
     def __init__(self, samples):
         self.samples, self.epoch = samples, 0
@@ -160,9 +161,9 @@ class Order:
         return self.samples.count // BATCH * BATCH
 
     def __iter__(self):
-        return iter(self.samples.places(self.epoch).ravel().tolist())
+        return iter(self.samples.batches(self.epoch).ravel().tolist())
 
-    def then(self, loader):
+    def by_epoch(self, loader):
         """Return the loader's batches as a function of the epoch."""
 
         def batches(epoch):
@@ -175,22 +176,22 @@ class Order:
 def torch_loader(samples, kind, workers, whole=False):
     """torch.utils.data.DataLoader, of samples or of whole batches.
 
-    Workers persist, and make 2 batches ahead each, as is the default. Whole batches
+    Workers persist, and load 2 batches ahead each, as is the default. Whole batches
     are "loaded from the dataset directly" with `batch_size=None` and a sampler of
     lists, which the documentation advises where that is cheaper.
     """
     from torch.utils.data import BatchSampler, DataLoader
 
-    # A map is read-only, and a tensor of it cannot be: it is copied before it is seen.
+    # A map is read-only and a tensor never is; torch copies it before anyone writes.
     warnings.filterwarnings("ignore", "The given NumPy array is not writable")
     order = Order(samples)
     options = {"num_workers": workers, "persistent_workers": workers > 0}
     if whole:
         lists = BatchSampler(order, BATCH, drop_last=True)
         dataset = WholeBatches(samples, kind)
-        return order.then(DataLoader(dataset, None, sampler=lists, **options))
+        return order.by_epoch(DataLoader(dataset, None, sampler=lists, **options))
     dataset = OneByOne(samples, kind)
-    return order.then(DataLoader(dataset, BATCH, sampler=order, **options))
+    return order.by_epoch(DataLoader(dataset, BATCH, sampler=order, **options))
 
 
 def monai_cache(samples, workers=0):
@@ -198,17 +199,17 @@ def monai_cache(samples, workers=0):
 
     Everything that is not random is done once and cached, scaling too. "It leverages
     the separate thread ... to avoid unnecessary IPC": no workers, as MONAI's guide to
-    fast training has it. With workers, they are threads.
+    fast training says. Where there are workers, they are threads.
     """
     import torch
     from monai.data import CacheDataset, ThreadDataLoader
     from monai.transforms import Compose, Transform
 
     class Read(Transform):
-        def __call__(self, place):
-            image = samples.scaled(samples.images[place], place)[None]
-            mask = torch.from_numpy(np.array(samples.masks[place]))
-            return {"image": torch.from_numpy(image), "mask": mask, "index": place}
+        def __call__(self, index):
+            image = samples.scaled(samples.images[index], index)[None]
+            mask = torch.from_numpy(np.array(samples.masks[index]))
+            return {"image": torch.from_numpy(image), "mask": mask, "index": index}
 
     cached = CacheDataset(
         range(samples.count), Compose([Read()]), num_workers=CORES, progress=False
@@ -222,30 +223,31 @@ def monai_cache(samples, workers=0):
         num_workers=workers,
         use_thread_workers=workers > 0,
     )
-    named = order.then(loader)
+    named = order.by_epoch(loader)
     return lambda epoch: (tuple(batch.values()) for batch in named(epoch))
 
 
 def endless(samples, batches):
     """Return the batches of an endless iterator as a function of the epoch."""
-    count = len(samples.places(0))
+    count = len(samples.batches(0))
     return lambda epoch: itertools.islice(batches, count)
 
 
 class AllEpochs:
-    """The samples of all epochs, one after the other, by their position."""
+    """The samples of all epochs, one after the other, by their number."""
 
     def __init__(self, samples):
         self.samples, self.epoch = samples, None
 
     def __len__(self):
-        return FOREVER * self.samples.count
+        return MANY_EPOCHS * self.samples.count
 
-    def __getitem__(self, position):
-        epoch, place = divmod(position, self.samples.count)
+    def __getitem__(self, number):
+        epoch, k = divmod(number, self.samples.count)
         if epoch != self.epoch:
-            self.order, self.epoch = self.samples.order(epoch).tolist(), epoch
-        return self.order[place]
+            self.order = self.samples.order(epoch).tolist()
+            self.epoch = epoch
+        return self.order[k]
 
 
 def grain_dataset(samples, threads, workers=0):
@@ -253,9 +255,9 @@ def grain_dataset(samples, threads, workers=0):
 
     "If the data are already loaded in memory, we recommend setting this to 0 to avoid
     Python GIL contention": one side has no threads, one has two, one two processes.
-    The order comes with the source, in place of `shuffle`.
+    The order comes with the source, instead of `shuffle`.
     """
-    logging.getLogger("absl").setLevel("ERROR")  # it misses jax, which nobody needs
+    logging.getLogger("absl").setLevel("ERROR")  # it warns that jax is missing
     import grain
 
     read = OneByOne(samples, "maps").__getitem__
@@ -281,9 +283,9 @@ def spdl_pipeline(samples, whole):
     """
     from spdl.pipeline import PipelineBuilder
 
-    def places():
-        for epoch in range(FOREVER):
-            yield from samples.places(epoch).tolist()
+    def index_lists():
+        for epoch in range(MANY_EPOCHS):
+            yield from samples.batches(epoch).tolist()
 
     def stack(items):
         image, mask, index = zip(*items, strict=True)
@@ -292,11 +294,11 @@ def spdl_pipeline(samples, whole):
     builder = PipelineBuilder()
     if whole:
         read = WholeBatches(samples, "maps").__getitem__
-        builder.add_source(places())
+        builder.add_source(index_lists())
         builder.pipe(read, concurrency=CORES, output_order="input")
     else:
         read = OneByOne(samples, "maps").__getitem__
-        builder.add_source(itertools.chain.from_iterable(places()))
+        builder.add_source(itertools.chain.from_iterable(index_lists()))
         builder.pipe(read, concurrency=CORES, output_order="input")
         builder.aggregate(BATCH).pipe(stack)
     pipeline = builder.add_sink(AHEAD).build(num_threads=CORES)
@@ -307,12 +309,12 @@ def spdl_pipeline(samples, whole):
 
 
 class Cases:
-    """Cases as nnU-Net v2 keeps them: two blosc2 files each, of image and mask.
+    """Cases as nnU-Net v2 stores them: two blosc2 files each, of image and mask.
 
     As in its `nnUNetDatasetBlosc2`: zstd at level 8, a chunk of the whole image, blocks
     of 16 kB (its `comp_blosc2_params`), mapped, and decompressed by one thread a
-    process. Not as there: values are uint16 and are scaled when they are read, which
-    is faster than its float32, and no pickled properties are read.
+    process. Unlike it, values are uint16 and are scaled when they are read, which is
+    faster than its float32, and no pickled properties are read.
     """
 
     def __init__(self, samples):
@@ -320,9 +322,9 @@ class Cases:
         if not self.folder.exists():
             self.write()
 
-    def path(self, place, kind):
+    def path(self, index, kind):
         """Return a file's path; kind is "" for the image or "_seg"."""
-        return str(self.folder / f"{place:06}{kind}.b2nd")
+        return str(self.folder / f"{index:06}{kind}.b2nd")
 
     def write(self):
         """Write all cases."""
@@ -331,34 +333,34 @@ class Cases:
         self.folder.mkdir()
         options = {"codec": blosc2.Codec.ZSTD, "clevel": 8, "nthreads": CORES}
         blocks = {"": (1, 1, 64, 128), "_seg": (1, 1, 128, 128)}
-        for place in range(self.samples.count):
-            pixels = {"": self.samples.images[place], "_seg": self.samples.masks[place]}
+        for index in range(self.samples.count):
+            pixels = {"": self.samples.images[index], "_seg": self.samples.masks[index]}
             for kind, values in pixels.items():
                 blosc2.asarray(
                     np.array(values)[None, None],
-                    urlpath=self.path(place, kind),
+                    urlpath=self.path(index, kind),
                     chunks=(1, 1, SIDE, SIDE),
                     blocks=blocks[kind],
                     cparams=options,
                 )
 
-    def read(self, place, kind):
+    def read(self, index, kind):
         """Return an image or a mask."""
         import blosc2
 
         options = {"mode": "r", "mmap_mode": "r", "dparams": {"nthreads": 1}}
-        return blosc2.open(self.path(place, kind), **options)[0, 0]
+        return blosc2.open(self.path(index, kind), **options)[0, 0]
 
-    def __getitem__(self, places):
-        image, mask = new_batch(len(places))
-        for j, i in enumerate(places):
+    def __getitem__(self, indices):
+        image, mask = new_batch(len(indices))
+        for j, i in enumerate(indices):
             self.samples.scaled(self.read(i, ""), i, out=image[j, 0])
             mask[j] = self.read(i, "_seg")
-        return image, mask, np.array(places)
+        return image, mask, np.array(indices)
 
 
 def blosc2_processes(samples):
-    """Two processes read cases; torch's DataLoader stands for nnU-Net's augmenter."""
+    """Two processes of torch's DataLoader, instead of nnU-Net's, read cases."""
     import blosc2
     from torch.utils.data import BatchSampler, DataLoader
 
@@ -366,7 +368,7 @@ def blosc2_processes(samples):
     order, cases = Order(samples), Cases(samples)
     lists = BatchSampler(order, BATCH, drop_last=True)
     options = {"num_workers": CORES, "persistent_workers": True}
-    return order.then(DataLoader(cases, None, sampler=lists, **options))
+    return order.by_epoch(DataLoader(cases, None, sampler=lists, **options))
 
 
 def blosc2_threads(samples):
@@ -379,8 +381,8 @@ def blosc2_threads(samples):
     def batches(epoch):
         with ThreadPoolExecutor(CORES) as pool:
             waiting = deque()
-            for places in samples.places(epoch).tolist():
-                waiting.append(pool.submit(cases.__getitem__, places))
+            for indices in samples.batches(epoch).tolist():
+                waiting.append(pool.submit(cases.__getitem__, indices))
                 if len(waiting) > AHEAD:
                     yield waiting.popleft().result()
             while waiting:
@@ -392,11 +394,11 @@ def blosc2_threads(samples):
 LIMIT, OURS = "bare gather, two buffers", "fastseg.Loader"
 ON_MAP, ON_H5PY = "torch DataLoader, memmap", "torch DataLoader, h5py"
 MAP, H5PY = partial(torch_loader, kind="maps"), partial(torch_loader, kind="datasets")
-AS_MANY = partial(bare_gather, buffers=CORES + AHEAD)
+MANY_BUFFERS = partial(bare_gather, buffers=CORES + AHEAD)
 
 SIDES = {
     LIMIT: bare_gather,
-    "bare gather, as many buffers as a loader": AS_MANY,
+    "bare gather, as many buffers as a loader": MANY_BUFFERS,
     OURS: ours,
     "fastseg.Loader, 1 thread": partial(ours, threads=1),
     f"{ON_MAP}, 0 workers": partial(MAP, workers=0),

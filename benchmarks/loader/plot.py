@@ -1,4 +1,4 @@
-"""The bar plot of benchmarks/loader_speed.py."""
+"""The bar plot of benchmarks/loader/race.py, and its colours."""
 
 from pathlib import Path
 
@@ -17,23 +17,9 @@ def draw(rows, title, path: Path):
     colours = {"limit": LIMIT, "ours": OURS, "peer": PEER}
     low, middle, high = np.array([np.percentile(r[2], [25, 50, 75]) for r in rows]).T
     figure, axes = plt.subplots(figsize=(9, 0.34 * len(rows) + 1.3), dpi=150)
-    places = np.arange(len(rows))
-    axes.barh(places, middle, color=[colours[kind] for _, kind, _ in rows], height=0.72)
-    axes.errorbar(
-        middle, places, xerr=[middle - low, high - middle], fmt="none", ecolor="#333"
-    )
-    for place, value, end in zip(places, middle, high, strict=True):
-        axes.annotate(
-            f"{value:,.0f}",
-            (end, place),
-            xytext=(5, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=8,
-        )
-    axes.set_yticks(places, [name for name, _, _ in rows], fontsize=9)
+    bars(axes, (low, middle, high), [colours[kind] for _, kind, _ in rows])
+    axes.set_yticks(range(len(rows)), [name for name, _, _ in rows], fontsize=9)
     axes.set_xlim(0, 1.12 * high.max())
-    axes.set_ylim(-0.7, len(rows) - 0.3)
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.tick_params(axis="y", length=0)
     axes.spines[["top", "right", "left"]].set_visible(False)
@@ -42,3 +28,22 @@ def draw(rows, title, path: Path):
     figure.tight_layout()
     figure.savefig(path)
     plt.close(figure)
+
+
+def bars(axes, quartiles, colours):
+    """Draw horizontal bars of medians with lines from quartile to quartile."""
+    low, middle, high = quartiles
+    y = np.arange(len(middle))
+    axes.barh(y, middle, color=colours, height=0.72)
+    error = [middle - low, high - middle]
+    axes.errorbar(middle, y, xerr=error, fmt="none", ecolor="#333")
+    for height, value, end in zip(y, middle, high, strict=True):
+        axes.annotate(
+            f"{value:,.0f}",
+            (end, height),
+            xytext=(5, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=8,
+        )
+    axes.set_ylim(-0.7, len(middle) - 0.3)

@@ -1,6 +1,6 @@
-"""What benchmarks/loader_speed.py asks of the loader alone, each in a new process.
+"""What promises.py measures about the loader, each in a new process.
 
-    python benchmarks/loader_probes.py NAME ARGUMENTS
+    python -m benchmarks.loader.probes NAME ARGUMENTS
 
 prints one line of JSON. A probe is a function of this module without an underscore.
 """
@@ -18,23 +18,35 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from loader_data import BATCH, SAMPLE_BYTES, SEED, SIDE, Samples
-from loader_peers import AHEAD, CORES
 
 import fastseg
+from benchmarks.inputs import SIDE
+from benchmarks.loader.peers import AHEAD, CORES
+from benchmarks.loader.samples import BATCH, SAMPLE_BYTES, SEED, Samples
 
 COMPUTING = 0.005  # seconds of a consumer's step
 BUFFERS = AHEAD + CORES + 1
 
 
 def _loader(path, **options):
-    """Return the loader that all probes are about."""
-    usual = {"batch_size": BATCH, "seed": SEED, "threads": CORES, "prefetch": AHEAD}
-    return fastseg.Loader(fastseg.open(path), **{**usual, **options})
+    """Return the loader of all probes."""
+    return _loader_of(fastseg.open(path), **options)
+
+
+def _loader_of(store, **options):
+    """Return the loader of a store that is open."""
+    usual = {
+        "batch_size": BATCH,
+        "seed": SEED,
+        "threads": CORES,
+        "prefetch": AHEAD,
+        "masks": "bits",
+    }
+    return fastseg.Loader(store, **{**usual, **options})
 
 
 def _first_batch(loader):
-    """Return the seconds to the first batch of an epoch, which is then left."""
+    """Return the seconds to the first batch of an epoch, and end the epoch."""
     start = time.perf_counter()
     batches = iter(loader)
     next(batches)
@@ -45,19 +57,18 @@ def _first_batch(loader):
 
 def first_batches(path, repeats):
     """Return seconds from `Loader(...)` to its first batch, kernels loaded."""
-    store, times = fastseg.open(path), []
+    store = fastseg.open(path)
+    times = []
     for _ in range(1 + int(repeats)):
         start = time.perf_counter()
-        loader = fastseg.Loader(
-            store, batch_size=BATCH, seed=SEED, threads=CORES, prefetch=AHEAD
-        )
-        made = time.perf_counter() - start
-        times.append(made + _first_batch(loader))
+        loader = _loader_of(store)
+        seconds = time.perf_counter() - start
+        times.append(seconds + _first_batch(loader))
     return times[1:]
 
 
 def _by_numpy():
-    """Multiply matrices; BLAS lets go of the GIL."""
+    """Multiply matrices; BLAS releases the GIL."""
     matrix = np.ones((128, 128), np.float32)
     end = time.perf_counter() + COMPUTING
     while time.perf_counter() < end:
@@ -72,14 +83,15 @@ def _by_python():
 
 
 def consumer(path, kind, seconds):
-    """Return the waits in `next()` of one that computes 5 ms a batch.
+    """Return the waits in `next()` of a consumer that computes 5 ms a batch.
 
     kind : "numpy" or "python", which holds the GIL all the time
 
     An epoch's first wait is left out.
     """
     step = {"numpy": _by_numpy, "python": _by_python}[kind]
-    loader, waits = _loader(path), []
+    loader = _loader(path)
+    waits = []
     end = time.perf_counter() + float(seconds)
     while time.perf_counter() < end:
         batches = iter(loader)
@@ -101,14 +113,14 @@ def _anonymous():
 
 
 def memory(path, epochs, batches):
-    """Return bytes: what anonymous memory grew by at most, and that of buffers.
+    """Return bytes: the largest growth of anonymous memory, and that of buffers.
 
     batches : of an epoch, at most
 
-    Before is after the imports, numba's among them, and before the store is opened.
-    Buffers are the batches made ahead, one in each thread, and the consumer's.
+    The growth is that since the imports, numba's among them, when no store is open.
+    Buffers are the batches loaded ahead, one in each thread, and the consumer's.
     """
-    assert fastseg.Loader
+    assert fastseg.Loader  # imports it
     before = most = _anonymous()
     loader = _loader(path, size=SIDE)
     for _ in range(int(epochs)):
@@ -120,24 +132,24 @@ def memory(path, epochs, batches):
 
 
 def _drop(path):
-    """Drop a file from the page cache; return the share of it that stays there.
+    """Drop a file from the page cache; return the fraction that stays there.
 
-    What a process has mapped stays.
+    Pages that a process has mapped stay.
     """
     with Path(path).open("rb") as file:
         os.fsync(file.fileno())
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
     pages = np.memmap(path, np.uint8, "r")
     resident = np.zeros(-(-len(pages) // mmap.PAGESIZE), np.uint8)
-    where = ctypes.c_void_p(pages.ctypes.data), ctypes.c_size_t(len(pages))
+    memory_range = ctypes.c_void_p(pages.ctypes.data), ctypes.c_size_t(len(pages))
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.mincore(*where, ctypes.c_void_p(resident.ctypes.data)):
+    if libc.mincore(*memory_range, ctypes.c_void_p(resident.ctypes.data)):
         raise OSError(ctypes.get_errno(), "mincore failed")
     return float((resident & 1).mean())
 
 
 def cold_epoch(folder):
-    """Return bytes, seconds and the share that was cached, of a shuffled epoch.
+    """Return bytes, seconds and the fraction that was cached, of a shuffled epoch.
 
     Kernels are loaded before.
     """
@@ -147,7 +159,8 @@ def cold_epoch(folder):
     del samples.images, samples.masks
     gc.collect()
     cached = _drop(samples.path)
-    loader, count = _loader(samples.path), 0
+    loader = _loader(samples.path)
+    count = 0
     start = time.perf_counter()
     for batch in loader:
         count += len(batch)
@@ -155,19 +168,20 @@ def cold_epoch(folder):
 
 
 def cold_preads(folder):
-    """Return the same of plain reads by two threads, in the same order."""
+    """Return the same for plain reads by two threads, in the same order."""
     samples = Samples(folder)
     del samples.images, samples.masks
     cached = _drop(samples.path)
     file, pixels = os.open(samples.path, os.O_RDONLY), SIDE * SIDE
-    parts = list(zip(samples.offsets, (2 * pixels, pixels), strict=True))
+    # Offset of the first image and of the first mask, and the bytes of each.
+    arrays = list(zip(samples.offsets, (2 * pixels, pixels), strict=True))
 
-    def read(places):
+    def read(indices):
         buffer = memoryview(bytearray(SAMPLE_BYTES))
         return sum(
-            os.preadv(file, [buffer[:size]], start + place * size)
-            for place in places
-            for start, size in parts
+            os.preadv(file, [buffer[:size]], offset + index * size)
+            for index in indices
+            for offset, size in arrays
         )
 
     order = samples.order(0).tolist()
@@ -178,7 +192,7 @@ def cold_preads(folder):
 
 
 def cold_dd(folder, *flags):
-    """Return the same of `dd`, which reads the file from its start to its end."""
+    """Return the same for `dd`, which reads the file from its start to its end."""
     path = Samples(folder).path
     cached = _drop(path)
     command = ["dd", f"if={path}", "of=/dev/null", "bs=4M", *flags]
@@ -187,13 +201,13 @@ def cold_dd(folder, *flags):
     return path.stat().st_size, time.perf_counter() - start, cached
 
 
-def _cache(store, places):
-    """Read samples into the page cache, and nothing beside them."""
+def _cache(store, indices):
+    """Read samples into the page cache, and no pages beside them."""
     buckets = list(store.buckets.items())
-    meta = zip(store.items["bucket"][places], store.items["row"][places], strict=True)
+    rows = zip(store.items["bucket"][indices], store.items["row"][indices], strict=True)
     with store.path.open("rb") as file:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
-        for number, row in meta:
+        for number, row in rows:
             name, bucket = buckets[number]
             pixels = bucket.shape[0] * bucket.shape[1]
             for kind, size in (("images", 2 * pixels), ("masks", pixels)):
@@ -204,16 +218,15 @@ def _cache(store, places):
 def growth(repeats, *paths):
     """Return for each sparse store the seconds a batch of several epochs.
 
-    They read 1000 samples of each, which are spread evenly over it, so that all go
-    through as many bytes, and these are cached. The stores take turns; the first time
-    warms.
+    Of each store 1000 samples are read, spread evenly over it, so that all read equally
+    many bytes, and these are cached. The stores take turns; the first turn warms up.
     """
     loaders = []
     for path in paths:
         store = fastseg.open(path)
-        places = np.arange(1000) * len(store) // 1000
-        _cache(store, places)
-        loaders.append(_loader(path, indices=places, size=SIDE))
+        indices = np.arange(1000) * len(store) // 1000
+        _cache(store, indices)
+        loaders.append(_loader(path, indices=indices, size=SIDE))
     times = [[] for _ in paths]
     for _ in range(1 + int(repeats)):
         for loader, seconds in zip(loaders, times, strict=True):
@@ -225,7 +238,8 @@ def growth(repeats, *paths):
 
 def shuffled_starts(path, repeats):
     """Return seconds to the first batch of a shuffled epoch of all samples, cached."""
-    loader, times = _loader(path, size=SIDE), []
+    loader = _loader(path, size=SIDE)
+    times = []
     for _ in range(1 + int(repeats)):
         loader.epoch = 0  # the same samples again
         times.append(_first_batch(loader))

@@ -1,33 +1,31 @@
-"""The samples that all sides of benchmarks/loader_speed.py read.
+"""The samples that all sides of benchmarks/loader/race.py read.
 
 A store is built from DICOM files and contours: uint16 images of 256 x 256 and masks of
-four classes in uint8. Copies of a few phantoms get noise of their own, so that no two
-samples are alike and no page of the file is a hole.
+four classes in uint8. The images are copies of a few phantoms, each with noise of its
+own, so that no two samples are alike and no page of the file is a hole.
 """
 
 import json
 import shutil
-from dataclasses import replace
-from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 
 import fastseg
-from fastseg.links import LinkTable
+from benchmarks.inputs import COPIED_PHANTOM, SIDE, link_copies, write_copies
 from fastseg.loading.orders import epoch_order
 
-SIDE, BATCH, SEED = 256, 32, 0
+BATCH = 32
+SEED = 0
 SAMPLE_BYTES = 3 * SIDE * SIDE
-NOISE = 16  # stored values, of 12 bits
 
 
 def make_store(folder, count):
-    """Build a store of so many samples and note where its pixels lie."""
-    study, copies = folder / "study", folder / "copies"
-    fastseg.make_phantom(study, patients=2, sizes=SIDE, slices=10, phases=2)
-    links = copy_images(fastseg.link(study).links, folder, copies, count)
-    report = fastseg.build(LinkTable(base=folder, links=links), folder / "store.h5")
+    """Build a store of a number of samples and note the offsets of its pixels."""
+    study = fastseg.make_phantom(folder / "study", **COPIED_PHANTOM)
+    copies = folder / "copies"
+    write_copies(study, copies, count)
+    report = fastseg.build(link_copies(study, copies, count), folder / "store.h5")
     shutil.rmtree(copies)
     store = fastseg.open(report.path)
     (name,) = store.buckets
@@ -36,38 +34,15 @@ def make_store(folder, count):
     np.save(folder / "shift.npy", store.items["mean"].astype(np.float32))
     np.save(folder / "gain.npy", (1 / store.items["std"]).astype(np.float32))
     offsets = [store.offsets[f"{kind}/{name}"] for kind in ("images", "masks")]
-    facts = json.dumps([name, len(store), *offsets])
-    (folder / "facts.json").write_text(facts, encoding="utf-8")
+    layout = json.dumps({"name": name, "count": len(store), "offsets": offsets})
+    (folder / "layout.json").write_text(layout, encoding="utf-8")
     status = report.path.stat()
     assert status.st_blocks * 512 > 0.99 * status.st_size, "the store has holes"
     return status.st_size
 
 
-def copy_images(links, folder, copies, count):
-    """Write so many copies of the images, each with its own noise; return their links.
-
-    Paths of the links are relative to folder.
-    """
-    copies.mkdir()
-    links = [
-        replace(x, contour_path=f"study/{x.contour_path}", root=".") for x in links
-    ]
-    kinds = [list(group) for _, group in groupby(links, key=lambda x: x.dicom_path)]
-    files = [(folder / "study" / kind[0].dicom_path).read_bytes() for kind in kinds]
-    random, made = np.random.default_rng(SEED), []
-    for k in range(count):
-        place = k * len(kinds) // count  # copies of an image stand together
-        pixels = np.frombuffer(files[place][-2 * SIDE * SIDE :], "<u2")
-        noisy = pixels + random.integers(0, NOISE, pixels.shape, "<u2")
-        path = copies / f"{k:06}.dcm"
-        path.write_bytes(files[place][: -noisy.nbytes] + noisy.tobytes())
-        name = path.relative_to(folder).as_posix()
-        made += [replace(link, dicom_path=name) for link in kinds[place]]
-    return tuple(made)
-
-
 class Samples:
-    """Where the samples are, and how they are scaled.
+    """The samples' arrays, and how they are scaled.
 
     path         : the store
     images       : uint16 (n, H, W), its map; masks: uint8 (n, H, W)
@@ -77,8 +52,10 @@ class Samples:
     def __init__(self, folder):
         self.folder = Path(folder)
         self.path = self.folder / "store.h5"
-        facts = json.loads((self.folder / "facts.json").read_text())
-        self.name, self.count, *self.offsets = facts
+        layout = json.loads((self.folder / "layout.json").read_text())
+        self.name = layout["name"]
+        self.count = layout["count"]
+        self.offsets = layout["offsets"]
         self.images, self.masks = self.maps()
         self.shift = np.load(self.folder / "shift.npy")
         self.gain = np.load(self.folder / "gain.npy")
@@ -105,10 +82,10 @@ class Samples:
         return image
 
     def order(self, epoch):
-        """Return the samples of an epoch in their order: that of fastseg.Loader."""
+        """Return the samples of an epoch in the order of fastseg.Loader."""
         return epoch_order(self.count, SEED, epoch, shuffle=True)
 
-    def places(self, epoch):
+    def batches(self, epoch):
         """Return the samples of each batch of an epoch: int64 (n / BATCH, BATCH)."""
         order = self.order(epoch)
         return order[: len(order) // BATCH * BATCH].reshape(-1, BATCH)

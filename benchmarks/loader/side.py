@@ -1,9 +1,9 @@
-"""One side of benchmarks/loader_speed.py in a process of its own.
+"""One side of benchmarks/loader/race.py in a process of its own.
 
-    python benchmarks/loader_side.py NAME FOLDER
+    python -m benchmarks.loader.side NAME FOLDER
 
-It is told what to do by lines of JSON: "compare" its batches of an epoch with those of
-fastseg.Loader, or "run" epochs for so many seconds. It answers each with one.
+It reads requests, a line of JSON each: "compare" its batches of an epoch with those of
+fastseg.Loader, or "run" epochs for a number of seconds. It answers each with one line.
 """
 
 import itertools
@@ -13,16 +13,19 @@ import sys
 import time
 
 import numpy as np
-from loader_data import BATCH, SEED, Samples
-from loader_peers import SIDES
+
+from benchmarks.loader.peers import SIDES
+from benchmarks.loader.samples import BATCH, SEED, Samples
 
 
 def compare(batches, samples):
-    """Hold an epoch against that of fastseg.Loader; return the samples compared."""
+    """Compare an epoch with that of fastseg.Loader; return the number of samples."""
     import fastseg
 
     store = fastseg.open(samples.path)
-    loader = fastseg.Loader(store, batch_size=BATCH, seed=SEED, drop_last=True)
+    loader = fastseg.Loader(
+        store, batch_size=BATCH, seed=SEED, drop_last=True, masks="bits"
+    )
     theirs = iter(getattr(batches, "checked", batches)(0))
     count = 0
     for ours, batch in zip(loader, theirs, strict=True):
@@ -43,26 +46,29 @@ def batch_of(batch):
 
 
 def run(batches, epochs, seconds):
-    """Go through epochs for so many seconds; return rate and waits.
+    """Iterate over epochs for a number of seconds; return rate and waits.
 
     epochs : gives the number of the next epoch
 
-    The rate is in batches/s and counts all there is, from the start of an epoch to its
-    last batch. Of waits in `next()`, in seconds, an epoch's first is told apart.
+    The rate is in batches/s and includes everything from the start of an epoch to its
+    last batch. Waits are those in `next()`, in seconds; an epoch's first is separate.
     """
-    firsts, waits, count = [], [], 0
+    firsts = []
+    waits = []
+    count = 0
     clock = time.perf_counter
     start = clock()
     while (elapsed := clock() - start) < seconds:
-        asked, began = clock(), len(waits)
+        asked = clock()
+        before = len(waits)
         for _batch in batches(next(epochs)):
             waits.append(clock() - asked)
             asked = clock()
-        count += len(waits) - began
-        firsts.append(waits.pop(began))
-    median, late = np.percentile(waits, [50, 99])
+        count += len(waits) - before
+        firsts.append(waits.pop(before))
+    median, p99 = np.percentile(waits, [50, 99])
     first = float(np.median(firsts))
-    return {"rate": count / elapsed, "p50": median, "p99": late, "first": first}
+    return {"rate": count / elapsed, "p50": median, "p99": p99, "first": first}
 
 
 def main():

@@ -1,82 +1,55 @@
-"""The rasterizer beside its peers: make bench-raster.
+"""The tools of benchmarks/raster/race.py: ours and others, and the contours they fill.
 
-Each case is an ordinary pytest-benchmark test; run one with, for instance,
-
-    pytest benchmarks/test_raster.py --benchmark-enable -k "sunnybrook and cv2"
-
-Every tool works on one thread and does the same work: a cleared or new mask for each
-contour, filled and kept ("hot" alone keeps none). What it gives is compared with the
-exact masks, half-open and closed; the lesser count of differing pixels is shown, since
-a tool may follow either rule.
+A tool is a function of the side of the images and their contours. It returns another
+one, `fill`, which clears or makes a mask for each contour, fills it and returns all of
+them, on one thread. A tool imports what it needs: one that is not installed raises
+ImportError.
 """
 
-import os
-import time
-from pathlib import Path
-
 import numpy as np
-import pytest
 
 import fastseg
+from benchmarks.cases import noisy_star
+from benchmarks.inputs import PHANTOM, SUNNYBROOK
 from fastseg.raster.masks import rasterize, rasterize_batch
-from fastseg.raster.rings import as_rings, shoelace_area
-
-PROJECT = Path(__file__).parents[1]
-REAL = Path(os.environ.get("FASTSEG_REAL_DATA", PROJECT.parent / "shared" / "data"))
+from fastseg.raster.rings import as_rings
 
 SIDES = (256, 512, 1024, 4096)
-COMPARED_S = 0.4
-THREADED_TIMES = 40
 VERTICES = (16, 64, 256, 4096, 100_000)
-# So many masks a call; one of the largest is more than caches hold.
+# Side of the image: number of masks in a call. One of the largest exceeds the caches.
 STARS = {256: 16, 512: 8, 1024: 4, 4096: 1}
-
-
-def noisy_star(side, count, k):
-    """Return the k-th smooth star with noise: float64 (count, 2)."""
-    rng = np.random.Generator(np.random.Philox(key=[side * 1000 + k, count]))
-    angle = np.arange(count) * (2 * np.pi / count)
-    reach = 0.4 * side * (1 + 0.15 * np.cos(5 * angle) + 0.01 * rng.random(count))
-    centre = side / 2 - 0.5
-    return centre + reach[:, None] * np.column_stack([np.cos(angle), np.sin(angle)])
 
 
 def sunnybrook_contours():
     """Return the 54 real contours."""
-    folder = REAL / "sunnybrook" / "contourfiles"
+    folder = SUNNYBROOK / "contourfiles"
     return [np.loadtxt(path) for path in sorted(folder.glob("*/*/*.txt"))]
 
 
 def phantom_contours():
-    """Return the inner and outer contours of the sample data."""
-    folder = PROJECT / "data" / "phantom" / "contourfiles"
-    return [np.loadtxt(path) for path in sorted(folder.glob("*/[io]-*/*.txt"))]
+    """Return the inner and outer contours of the sample data, moved to the middle."""
+    folder = PHANTOM / "contourfiles"
+    paths = sorted(folder.glob("*/[io]-*/*.txt"))
+    return [np.loadtxt(path) + 80 for path in paths]
 
 
-CASES = {
-    "phantom": lambda: (256, [ring + 80 for ring in phantom_contours()]),
-    **{
-        f"{side}-{count}": lambda side=side, count=count: (
-            side,
-            [noisy_star(side, count, k) for k in range(STARS[side])],
-        )
-        for side in SIDES
-        for count in VERTICES
-    },
-}
-if (REAL / "sunnybrook").is_dir():
-    CASES = {"sunnybrook": lambda: (256, sunnybrook_contours()), **CASES}
+def stars(side, vertices):
+    """Return noisy stars for one call."""
+    return [noisy_star(side, vertices, k) for k in range(STARS[side])]
+
+
+# Ours ---------------------------------------------------------------------------------
 
 
 def fastseg_batch(side, contours):
-    """One call for all contours, checks included, into an array that is there."""
+    """One call for all contours, checks included, into an array that exists."""
     out = np.empty((len(contours), side, side), np.bool_)
     points, offsets = as_rings(contours)
     return lambda: rasterize_batch(points, offsets, (side, side), out)
 
 
 def fastseg_closed(side, contours):
-    """The same with all centres on the outline in, DICOM's reading."""
+    """The same with all centres on the outline in, as DICOM has it."""
     out = np.empty((len(contours), side, side), np.bool_)
     points, offsets = as_rings(contours)
     return lambda: rasterize_batch(points, offsets, (side, side), out, edges="closed")
@@ -92,11 +65,20 @@ def fastseg_coverage(side, contours):
     return lambda: [fastseg.coverage(ring, (side, side)) for ring in contours]
 
 
+# Others -------------------------------------------------------------------------------
+
+
+def fixed_point(contours):
+    """Return contours as OpenCV takes them: int32, in 1/256 of a pixel."""
+    return [np.round(ring * 256).astype(np.int32)[None] for ring in contours]
+
+
 def cv2_fixed(side, contours):
-    """cv2.fillPoly into an array of masks; vertices are fixed-point beforehand."""
-    cv2 = pytest.importorskip("cv2")
+    """cv2.fillPoly into an array of masks; vertices are fixed-point before."""
+    import cv2
+
     cv2.setNumThreads(1)
-    fixed = [np.round(ring * 256).astype(np.int32)[None] for ring in contours]
+    fixed = fixed_point(contours)
     masks = list(np.empty((len(contours), side, side), np.uint8))
 
     def fill():
@@ -109,27 +91,29 @@ def cv2_fixed(side, contours):
 
 
 def cv2_hot(side, contours):
-    """cv2.fillPoly into one mask, again and again: nothing is kept."""
-    cv2 = pytest.importorskip("cv2")
+    """cv2.fillPoly into one mask, again and again: all but the last are lost.
+
+    So the masks that it returns, to be compared, are filled by cv2_fixed.
+    """
+    import cv2
+
     cv2.setNumThreads(1)
-    fixed = [np.round(ring * 256).astype(np.int32)[None] for ring in contours]
+    fixed = fixed_point(contours)
     mask = np.empty((side, side), np.uint8)
 
-    def fill(keep=False):
-        kept = []
+    def fill():
         for ring in fixed:
             mask[:] = 0
             cv2.fillPoly(mask, ring, 1, shift=8)
-            if keep:
-                kept.append(mask.copy())
-        return kept
 
+    fill.checked = cv2_fixed(side, contours)
     return fill
 
 
 def cv2_float(side, contours):
-    """cv2.fillPoly from float arrays, conversion and a mask of its own included."""
-    cv2 = pytest.importorskip("cv2")
+    """cv2.fillPoly from float arrays, conversion and a new mask included."""
+    import cv2
+
     cv2.setNumThreads(1)
 
     def fill_one(ring):
@@ -142,117 +126,35 @@ def cv2_float(side, contours):
 
 def pil(side, contours):
     """PIL.ImageDraw.polygon with the outline drawn."""
-    image = pytest.importorskip("PIL.Image")
-    draw = pytest.importorskip("PIL.ImageDraw")
-    flat = [[tuple(vertex) for vertex in ring.tolist()] for ring in contours]
+    from PIL import Image, ImageDraw
+
+    vertices = [[tuple(vertex) for vertex in ring.tolist()] for ring in contours]
 
     def fill_one(ring):
-        mask = image.new("1", (side, side))
-        draw.Draw(mask).polygon(ring, outline=1, fill=1)
+        mask = Image.new("1", (side, side))
+        ImageDraw.Draw(mask).polygon(ring, outline=1, fill=1)
         return np.asarray(mask)
 
-    return lambda: [fill_one(ring) for ring in flat]
+    return lambda: [fill_one(ring) for ring in vertices]
 
 
 def skimage(side, contours):
     """skimage.draw.polygon2mask; its axes are (row, column)."""
-    polygon2mask = pytest.importorskip("skimage.draw").polygon2mask
+    from skimage.draw import polygon2mask
+
     turned = [ring[:, ::-1] for ring in contours]
     return lambda: [polygon2mask((side, side), ring) for ring in turned]
 
 
+OURS, CV2 = "fastseg.rasterize_batch", "cv2.fillPoly, fixed-point vertices ready"
 TOOLS = {
-    "fastseg": fastseg_batch,
-    "fastseg-closed": fastseg_closed,
-    "fastseg-single": fastseg_single,
-    "fastseg-coverage": fastseg_coverage,
-    "cv2": cv2_fixed,
-    "cv2-hot": cv2_hot,
-    "cv2-float": cv2_float,
-    "pil": pil,
-    "skimage": skimage,
+    OURS: fastseg_batch,
+    CV2: cv2_fixed,
+    "cv2.fillPoly into one mask, again and again": cv2_hot,
+    'fastseg.rasterize_batch, edges="closed"': fastseg_closed,
+    "fastseg.rasterize, one call a contour": fastseg_single,
+    "fastseg.coverage, areas of at least half a pixel": fastseg_coverage,
+    "cv2.fillPoly from floats": cv2_float,
+    "PIL ImageDraw.polygon": pil,
+    "skimage.draw.polygon2mask": skimage,
 }
-
-
-def cells():
-    """Yield (case, tool) of what is measured."""
-    for case in CASES:
-        for tool in TOOLS:
-            small = case in ("sunnybrook", "phantom")
-            if small or tool in ("fastseg", "cv2"):
-                yield case, tool
-
-
-@pytest.mark.parametrize(("case", "tool"), list(cells()))
-def test_fill(benchmark, case, tool):
-    """Times one tool on one case and notes how far it is from the exact mask."""
-    side, contours = CASES[case]()
-    fill = TOOLS[tool](side, contours)
-    masks = np.asarray(fill(keep=True) if tool == "cv2-hot" else fill())
-    if masks.dtype == np.float32:  # an area: what it makes a mask of is at least half
-        masks = masks >= 0.5
-    masks = masks.astype(bool)
-    points, offsets = as_rings(contours)
-    truths = [
-        rasterize_batch(points, offsets, (side, side), edges=edges)
-        for edges in ("half-open", "closed")
-    ]
-    area = sum(shoelace_area(*as_rings(ring)) for ring in contours)
-    benchmark.extra_info.update(
-        case=case,
-        tool=tool,
-        masks=len(contours),
-        differing=min(int((masks != truth).sum()) for truth in truths),
-        bias=float(masks.sum() / area - 1),
-        version=fastseg.__version__,
-    )
-    if tool != "fastseg":
-        ratios = compare(fill, fastseg_batch(side, contours))
-        benchmark.extra_info["ratio"] = ratios
-    benchmark(fill)
-
-
-@pytest.mark.parametrize("case", [case for case in CASES if case == "sunnybrook"])
-def test_two_threads(benchmark, case):
-    """Times two threads on the real contours, each forty times, beside one."""
-    side, contours = CASES[case]()
-    points, offsets = as_rings(contours * THREADED_TIMES)
-    out = np.empty((len(offsets) - 1, side, side), np.bool_)
-
-    def fill(threads, away=0):
-        return rasterize_batch(
-            points + away, offsets, (side, side), out, threads=threads
-        )
-
-    truth = fill(1).copy()
-    assert np.array_equal(fill(2), truth)
-    benchmark.extra_info.update(
-        case=case,
-        tool="threads",
-        masks=len(out),
-        cores=os.cpu_count(),
-        ratio=compare(lambda: fill(1), lambda: fill(2)),
-        # Contours off the image leave nothing but writing zeros.
-        zeros=compare(lambda: fill(1, 1e6), lambda: fill(2, 1e6)),
-    )
-    benchmark(lambda: fill(2))
-
-
-def compare(theirs, ours):
-    """Return quartiles of how many times longer `theirs` takes, in turn with `ours`.
-
-    The clock of a shared machine changes from one second to the next; calls one after
-    the other see the same one. Each is called twice and timed the second time, when
-    its data are in the cache.
-    """
-    ratios = []
-    end = time.perf_counter() + COMPARED_S
-    while len(ratios) < 7 or time.perf_counter() < end:
-        seconds = []
-        for fill in (theirs, ours):
-            fill()
-            start = time.perf_counter()
-            fill()
-            seconds.append(time.perf_counter() - start)
-        ratios.append(seconds[0] / seconds[1])
-    return np.percentile(ratios, [25, 50, 75]).tolist()

@@ -1,136 +1,213 @@
-"""Turns the results of benchmarks/test_raster.py into the tables of the README.
+"""Filling contours: fastseg beside the tools that people use for it.
 
-    python benchmarks/raster_table.py results.json
+    python -m benchmarks.raster.race [--quick] [--no-save]
 
-writes benchmarks/results/raster.md and puts it into the README, which shows
-benchmarks/results/raster.png as well.
+Every tool works on one thread and does the same work. It is timed in turns with
+`fastseg.rasterize_batch`, because the clock of a shared machine changes from one second
+to the next, and a ratio is that of two calls right after each other. Its masks are
+compared with the exact ones, half-open and closed; the smaller number of differing
+pixels is shown, since a tool may follow either rule. The real contours are those of the
+Sunnybrook data, or of the sample data where those are absent.
+
+The tables and the plot are saved to benchmarks/results, and the tables are put into
+docs/benchmarks.md.
 """
 
-import json
+import argparse
+import os
 import platform
-import sys
-from pathlib import Path
+import time
+from typing import NamedTuple
 
-from epoch_rate import put_into_readme
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+import numpy as np
 
-PROJECT = Path(__file__).parents[1]
-NAMES = {
-    "fastseg": "fastseg.rasterize_batch",
-    "cv2": "cv2.fillPoly, fixed-point vertices ready",
-    "cv2-hot": "cv2.fillPoly into one mask, nothing kept",
-    "fastseg-closed": 'fastseg.rasterize_batch, edges="closed"',
-    "fastseg-single": "fastseg.rasterize, one call a contour",
-    "fastseg-coverage": "fastseg.coverage, areas of at least half a pixel",
-    "cv2-float": "cv2.fillPoly from floats",
-    "pil": "PIL ImageDraw.polygon",
-    "skimage": "skimage.draw.polygon2mask",
-}
+from benchmarks.inputs import SUNNYBROOK
+from benchmarks.raster import peers
+from benchmarks.raster.peers import CV2, OURS, SIDES, TOOLS, VERTICES
+from benchmarks.tables import RESULTS, publish, split_page, table_of
+from fastseg.raster.masks import rasterize_batch
+from fastseg.raster.rings import as_rings, shoelace_area
+
+# Seconds that two tools are compared for, and the least number of turns.
+SECONDS, QUICK_SECONDS = 0.4, 0.05
+LEAST_TURNS = 7
+# Repeats of the real contours for two threads.
+THREADED_TIMES = 40
+BARS = (
+    "skimage.draw.polygon2mask",
+    "PIL ImageDraw.polygon",
+    "cv2.fillPoly from floats",
+    CV2,
+    OURS,
+)
 
 
-def main():
-    """Read the results, write the tables."""
-    results = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
-    cells = {
-        (b["extra_info"]["case"], b["extra_info"]["tool"]): b
-        for b in results["benchmarks"]
-    }
-    lines = []
-    for case, title in (
-        ("sunnybrook", "54 real contours of about 250 vertices, 256x256"),
-        ("phantom", "48 contours of the sample data, 256x256"),
-    ):
-        if (case, "fastseg") not in cells:
-            continue
-        lines += [
-            f"{title}:",
-            "",
-            "| tool | µs a mask | ratio (quartiles) | pixels wrong | area |",
-            "|---|---|---|---|---|",
-        ]
-        for tool, name in NAMES.items():
-            if (case, tool) not in cells:
-                continue
-            cell = cells[case, tool]
-            info = cell["extra_info"]
-            low, ratio, high = info.get("ratio", (1, 1, 1))
-            spread = f"{ratio:.1f} ({low:.1f} to {high:.1f})" if ratio != 1 else "1"
-            lines.append(
-                f"| {name} | {per_mask(cell):,.1f} | {spread} | "
-                f"{info['differing']:,} | {info['bias']:+.1%} |"
-            )
-        lines.append("")
-    stars = [case for case, tool in cells if tool == "fastseg" and case[0].isdigit()]
-    sides = sorted({int(case.split("-")[0]) for case in stars})
-    counts = sorted({int(case.split("-")[1]) for case in stars})
-    lines += [
-        "Noisy stars, a mask each: how many times faster `rasterize_batch` is than "
-        "`cv2.fillPoly` with fixed-point vertices ready (below 1 we lose):",
-        "",
-        "| side | " + " | ".join(f"{count:,} vertices" for count in counts) + " |",
-        "|---" * (len(counts) + 1) + "|",
+class Result(NamedTuple):
+    """What a tool did to the contours.
+
+    seconds   : median of a call
+    masks     : number of masks of a call
+    ratio     : quartiles of its time over that of fastseg.rasterize_batch
+    differing : number of pixels that differ from the exact masks
+    bias      : relative error of the sum of areas
+    """
+
+    seconds: float
+    masks: int
+    ratio: tuple[float, float, float]
+    differing: int
+    bias: float
+
+    @property
+    def micros(self) -> float:
+        """Microseconds a mask."""
+        return self.seconds * 1e6 / self.masks
+
+
+def measure(tool, side, contours, seconds):
+    """Return the Result of a tool."""
+    fill = tool(side, contours)
+    differing, bias = compare_masks(getattr(fill, "checked", fill)(), side, contours)
+    times = in_turns(fill, peers.fastseg_batch(side, contours), seconds)
+    low, middle, high = np.percentile(times[0] / times[1], [25, 50, 75]).tolist()
+    return Result(
+        seconds=float(np.median(times[0])),
+        masks=len(contours),
+        ratio=(low, middle, high),
+        differing=differing,
+        bias=bias,
+    )
+
+
+def compare_masks(masks, side, contours):
+    """Return how many pixels differ from the exact masks, and the error of areas."""
+    masks = np.asarray(masks)
+    if masks.dtype == np.float32:  # covered areas: a mask holds those from half on
+        masks = masks >= 0.5
+    masks = masks.astype(bool)
+    points, offsets = as_rings(contours)
+    exact = [
+        rasterize_batch(points, offsets, (side, side), edges=edges)
+        for edges in ("half-open", "closed")
     ]
-    for side in sides:
-        pairs = [cells[f"{side}-{count}", "cv2"] for count in counts]
-        row = [cell["extra_info"]["ratio"][1] for cell in pairs]
-        lines.append(
-            f"| {side} | " + " | ".join(f"{ratio:.1f}" for ratio in row) + " |"
+    area = sum(shoelace_area(*as_rings(ring)) for ring in contours)
+    differing = min(int((masks != mask).sum()) for mask in exact)
+    return differing, float(masks.sum() / area - 1)
+
+
+def in_turns(theirs, ours, seconds):
+    """Return the seconds of calls of two functions in turns: float64 (2, turns).
+
+    Each is called twice and timed the second time, when its data are in the cache.
+    """
+    times = []
+    end = time.perf_counter() + seconds
+    while len(times) < LEAST_TURNS or time.perf_counter() < end:
+        turn = []
+        for fill in (theirs, ours):
+            fill()
+            start = time.perf_counter()
+            fill()
+            turn.append(time.perf_counter() - start)
+        times.append(turn)
+    return np.array(times).T
+
+
+def measure_contours(side, contours, seconds):
+    """Return the Results of all tools that are installed, by name."""
+    results = {}
+    for name, tool in TOOLS.items():
+        try:
+            results[name] = measure(tool, side, contours, seconds)
+        except ImportError as exc:
+            print(f"{name}: left out, {exc.name} is not installed", flush=True)
+    return results
+
+
+def measure_stars(seconds):
+    """Return cv2's time over ours for stars, {(side, vertices): ratio}.
+
+    Empty where OpenCV is not installed.
+    """
+    ratios = {}
+    for side in SIDES:
+        for vertices in VERTICES:
+            contours = peers.stars(side, vertices)
+            try:
+                result = measure(TOOLS[CV2], side, contours, seconds)
+            except ImportError:
+                return {}
+            ratios[side, vertices] = result.ratio[1]
+    return ratios
+
+
+def measure_threads(contours, side, seconds):
+    """Return a sentence about two threads beside one."""
+    points, offsets = as_rings(contours * THREADED_TIMES)
+    out = np.empty((len(offsets) - 1, side, side), np.bool_)
+
+    def fill(threads, shift=0):
+        return rasterize_batch(
+            points + shift, offsets, (side, side), out, threads=threads
         )
-    if ("sunnybrook", "threads") in cells:
-        info = cells["sunnybrook", "threads"]["extra_info"]
-        low, ratio, high = info["ratio"]
-        lines += [
-            "",
-            f"Two threads, {info['masks']:,} real contours: {ratio:.2f} ({low:.2f} to "
-            f"{high:.2f}) times as fast as one, on {info['cores']} cores; clearing "
-            f"the same masks alone: {info['zeros'][1]:.2f}.",
-        ]
-    lines += [
-        "",
-        "One thread each, clearing or making the mask included; ratios are medians of "
-        "calls in turn, since the machine's clock changes. Wrong pixels are "
-        "counted against exact arithmetic under the rule for edges that suits the tool "
-        f"better. {platform.machine()}, {results['datetime'][:10]}.",
-    ]
-    text = "\n".join(lines) + "\n"
-    print(text)
-    (PROJECT / "benchmarks/results/raster.md").write_text(text, encoding="utf-8")
-    put_into_readme("raster", text)
-    draw(cells, sides, counts, PROJECT / "benchmarks/results/raster.png")
+
+    one = fill(1).copy()
+    assert np.array_equal(fill(2), one)
+    times = in_turns(lambda: fill(1), lambda: fill(2), seconds)
+    low, middle, high = np.percentile(times[0] / times[1], [25, 50, 75])
+    # Contours off the image leave nothing to do but writing zeros.
+    zeros = in_turns(lambda: fill(1, 1e6), lambda: fill(2, 1e6), seconds)
+    return (
+        f"Two threads, {len(out):,} real contours: {middle:.2f} ({low:.2f} to "
+        f"{high:.2f}) times as fast as one, on {os.cpu_count()} cores; clearing the "
+        f"same masks alone: {np.median(zeros[0] / zeros[1]):.2f}."
+    )
 
 
-def draw(cells, sides, counts, path):
+def tool_rows(results):
+    """Yield the rows of the table of tools."""
+    yield "tool", "µs a mask", "ratio (quartiles)", "pixels wrong", "area"
+    for name, result in results.items():
+        low, middle, high = result.ratio
+        spread = "1" if name == OURS else f"{middle:.1f} ({low:.1f} to {high:.1f})"
+        wrong = f"{result.differing:,}"
+        yield name, f"{result.micros:,.1f}", spread, wrong, f"{result.bias:+.1%}"
+
+
+def star_rows(ratios):
+    """Yield the rows of the table of stars."""
+    yield "side", *(f"{vertices:,} vertices" for vertices in VERTICES)
+    for side in SIDES:
+        yield str(side), *(f"{ratios[side, vertices]:.1f}" for vertices in VERTICES)
+
+
+def draw(results, ratios, path):
     """Draw time per real contour, and the ratio to cv2 over the noisy stars."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(10, 3.6), layout="constrained")
     FigureCanvasAgg(figure)
     bars, lines = figure.subplots(1, 2, width_ratios=(3, 2))
-    # The single calls and the variants stand in the table.
-    shown = ("skimage", "pil", "cv2-float", "cv2", "fastseg")
-    case = "sunnybrook" if ("sunnybrook", "fastseg") in cells else "phantom"
-    ours_cell = cells[case, "fastseg"]
-    ours, count = per_mask(ours_cell), ours_cell["extra_info"]["masks"]
-    for place, tool in enumerate(tool for tool in shown if (case, tool) in cells):
-        info = cells[case, tool]["extra_info"]
-        ratio = info.get("ratio", (1, 1, 1))[1]
-        color = "#1f77b4" if tool == "fastseg" else "#b0b0b0"
-        bars.barh(place, ours * ratio, color=color, height=0.6)
-        wrong = f"{info['differing']:,} pixels" if info["differing"] else "none"
-        bars.text(ours * ratio * 1.15, place, f"{ratio:.1f}x, {wrong}", va="center")
-    names = [NAMES[tool].split(",")[0] for tool in shown if (case, tool) in cells]
+    ours = results[OURS].micros
+    shown = [name for name in BARS if name in results]
+    for y, name in enumerate(shown):
+        result = results[name]
+        ratio = result.ratio[1] if name != OURS else 1.0
+        color = "#1f77b4" if name == OURS else "#b0b0b0"
+        bars.barh(y, ours * ratio, color=color, height=0.6)
+        wrong = f"{result.differing:,} pixels" if result.differing else "none"
+        bars.text(ours * ratio * 1.15, y, f"{ratio:.1f}x, {wrong}", va="center")
     bars.set(
         xscale="log",
         xlim=(1, ours * 1e4),
         xlabel="µs a mask, 256x256, one thread",
-        title=f"{count} contours: times slower, and wrong by",
+        title=f"{results[OURS].masks} contours: times slower, and wrong by",
     )
-    bars.set_yticks(range(len(names)), names)
-    for side in sides:
-        ratios = [
-            cells[f"{side}-{count}", "cv2"]["extra_info"]["ratio"][1]
-            for count in counts
-        ]
-        lines.plot(counts, ratios, marker="o", label=f"{side}x{side}")
+    bars.set_yticks(range(len(shown)), [name.split(",")[0] for name in shown])
+    for side in SIDES if ratios else ():
+        values = [ratios[side, vertices] for vertices in VERTICES]
+        lines.plot(VERTICES, values, marker="o", label=f"{side}x{side}")
     lines.axhline(1, color="black", linewidth=1)
     lines.set(
         xscale="log",
@@ -145,9 +222,53 @@ def draw(cells, sides, counts, path):
     figure.savefig(path, dpi=110)
 
 
-def per_mask(cell):
-    """Return a benchmark's median in µs a mask."""
-    return cell["stats"]["median"] * 1e6 / cell["extra_info"]["masks"]
+def main():
+    """Measure, print and save the tables and the plot."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="less of everything")
+    parser.add_argument("--no-save", action="store_true", help="print only")
+    arguments = parser.parse_args()
+    if not arguments.no_save:
+        split_page("raster")
+    seconds = QUICK_SECONDS if arguments.quick else SECONDS
+    lines = []
+    shown = {}
+    if SUNNYBROOK.is_dir():
+        contours = peers.sunnybrook_contours()
+        shown = measure_contours(256, contours, seconds)
+        lines += [
+            "54 real contours of about 250 vertices, 256x256:\n",
+            table_of(tool_rows(shown)),
+        ]
+        threads = measure_threads(contours, 256, seconds)
+    contours = peers.phantom_contours()
+    results = measure_contours(256, contours, seconds)
+    lines += [
+        f"{len(contours)} contours of the sample data, 256x256:\n",
+        table_of(tool_rows(results)),
+    ]
+    if not shown:
+        shown = results
+        threads = measure_threads(contours, 256, seconds)
+    ratios = measure_stars(seconds)
+    if ratios:
+        lines += [
+            "Noisy stars, a mask each: how many times faster `rasterize_batch` is than "
+            "`cv2.fillPoly` with fixed-point vertices ready (below 1 we lose):\n",
+            table_of(star_rows(ratios)),
+        ]
+    lines += [
+        f"{threads}\n",
+        "One thread each, clearing or making the mask included; ratios are medians of "
+        "calls in turns, since the machine's clock changes. Wrong pixels are counted "
+        "against exact arithmetic under the rule for edges that suits the tool better. "
+        f"{platform.machine()}, {time.strftime('%Y-%m-%d')}.",
+    ]
+    text = "\n".join(lines) + "\n"
+    print(text)
+    if not arguments.no_save:
+        publish("raster", text)
+        draw(shown, ratios, RESULTS / "raster.png")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
 """Compares the rasterizer with an exact oracle on a million polygons.
 
-    python benchmarks/soak_raster.py [--polygons 1000000] [--seed 0]
+    python -m benchmarks.raster.soak [--polygons 1000000] [--seed 0]
 
-Half of the polygons are random, half are made to be difficult: vertices on pixel
-centres and one unit in the last place beside them, coordinates from 5e-324 to 1e308,
-nearly horizontal edges, repeated and collinear vertices, several rings. Every rule
-takes its turn. The oracle works in whole numbers; tests hold it against rational
-arithmetic. Printed is how many pixels differ; the exit status is 1 if any does.
+Half of the polygons are random, half are difficult: vertices on pixel centres and one
+float64 step beside them, coordinates from 5e-324 to 1e308, nearly horizontal edges,
+repeated and collinear vertices, several rings. Every rule takes its turn. The oracle
+works in whole numbers; tests compare it with rational arithmetic. The number of
+differing pixels is printed; the exit status is 1 if any does.
 """
 
 import argparse
@@ -14,9 +14,6 @@ import random
 import sys
 import time
 from math import inf, nextafter
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from fastseg.errors import GeometryError
 from fastseg.raster.masks import rasterize
@@ -32,8 +29,8 @@ def coordinate(rng, difficult):
     if kind < 0.45:
         return rng.randint(-6, 22) / 2
     if kind < 0.7:
-        way = rng.choice((-inf, inf))
-        return nextafter(rng.randint(-6, 22) / 2, way)
+        towards = rng.choice((-inf, inf))
+        return nextafter(rng.randint(-6, 22) / 2, towards)
     if kind < 0.85:
         return rng.uniform(-3, 12)
     size = 10 ** (rng.uniform(-323, -1) if kind < 0.93 else rng.uniform(1, 308))
@@ -66,7 +63,9 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     rng = random.Random(arguments.seed)
-    compared = pixels = differing = 0
+    compared = 0
+    pixels = 0
+    differing = 0
     start = time.monotonic()
     while compared < arguments.polygons:
         rings = polygon(rng)

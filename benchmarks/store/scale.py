@@ -1,11 +1,11 @@
-"""What a store of a million samples costs before its first pixel is read.
+"""The cost of a store of a million samples before its first pixel is read.
 
-    python benchmarks/scale.py [SAMPLES]
+    python -m benchmarks.store.scale [SAMPLES] [--no-save]
 
-The store is sparse (see tests/sparse.py): 180 GB long, of which the columns lie on the
-disk. It is in the page cache when it is measured, as after a build; each figure is the
-median of several runs. Opening is measured in a process of its own, whose memory is
-that of Python, numpy and h5py and whatever opening adds.
+The store is sparse (see tests/sparse.py): 180 GB long, of which only the columns lie on
+the disk. It is in the page cache when it is measured, as after a build; each figure is
+the median of several timings. Opening is measured in a process of its own, whose memory
+is that of Python, numpy, h5py and of opening.
 
 The table is printed and saved to benchmarks/results/scale.md.
 """
@@ -24,14 +24,17 @@ import time
 from pathlib import Path
 
 import fastseg
+from benchmarks.inputs import PROJECT, SPARSE_SAMPLES
+from benchmarks.tables import save, table_of
 from fastseg.cli.main import app
+from tests.sparse import make_sparse_store
 
-PROJECT = Path(__file__).parents[1]
-sys.path.insert(0, str(PROJECT))
-from tests.sparse import make_sparse_store  # noqa: E402
+REPEATS = 7
+# Samples that are read, all over the store.
+READS = 20_000
+SPLIT = {"train": 0.8, "val": 0.2}
 
-REPEATS, LOOKS = 7, 20_000
-
+# Opens a store; prints milliseconds and the peak of resident memory in megabytes.
 OPENING = """
 import sys, time
 import fastseg.store.reader
@@ -45,92 +48,103 @@ print(1e3 * seconds, int(peak) / 1024)
 """
 
 
-def measure(work, repeats=REPEATS):
+def seconds_of(work):
     """Return the median seconds of several calls."""
     times = []
-    for _ in range(repeats):
+    for _ in range(REPEATS):
         start = time.perf_counter()
         work()
         times.append(time.perf_counter() - start)
     return statistics.median(times)
 
 
-def per_sample(store, look):
-    """Return the microseconds of a look at samples all over the store."""
-    places = [random.Random(0).randrange(len(store)) for _ in range(LOOKS)]
-    return 1e6 / LOOKS * measure(lambda: [look(store[k]) for k in places])
+def milliseconds(work):
+    """Return the median time of several calls in words."""
+    return f"{1e3 * seconds_of(work):.0f} ms"
+
+
+def per_sample(store, read):
+    """Return the time of reading one sample, of many all over the store, in words."""
+    rng = random.Random(0)
+    indices = [rng.randrange(len(store)) for _ in range(READS)]
+    seconds = seconds_of(lambda: [read(store[k]) for k in indices])
+    return f"{1e6 / READS * seconds:.2f} µs"
 
 
 def open_in_new_process(path):
-    """Return milliseconds and, at most, megabytes of resident memory."""
+    """Return milliseconds and the peak of resident memory in megabytes."""
     command = [sys.executable, "-c", OPENING, str(path)]
-    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    run = subprocess.run(
+        command, capture_output=True, text=True, check=True, cwd=PROJECT
+    )
     return map(float, run.stdout.split())
 
 
 def print_info(path):
-    """Run `fastseg info`, unseen, without the start of a Python."""
+    """Run `fastseg info` in this process, and drop its output."""
     with contextlib.redirect_stdout(io.StringIO()):
         app(["info", str(path)], standalone_mode=False)
+
+
+def first_batch(store):
+    """Load the first batch of a shuffled epoch."""
+    loader = fastseg.Loader(store, size=256, masks="bits", prefetch=1, threads=1)
+    epoch = iter(loader)
+    next(epoch)
+    epoch.close()
 
 
 def rows_of(path):
     """Yield what was measured, in words, and the bar."""
     opened = [open_in_new_process(path) for _ in range(REPEATS)]
-    milliseconds, peaks = zip(*opened, strict=True)
-    yield "open", f"{statistics.median(milliseconds):.0f} ms", "100 ms"
+    times, peaks = zip(*opened, strict=True)
+    yield "open", f"{statistics.median(times):.0f} ms", "100 ms"
     yield "resident memory, at most", f"{max(peaks):.0f} MB", "200 MB"
 
-    places = per_sample(fastseg.open(path), lambda sample: sample)
-    yield "store[i], anywhere", f"{places:.2f} µs", "20 µs"
+    store = fastseg.open(path)
+    yield "store[i], anywhere", per_sample(store, lambda sample: sample), "20 µs"
     for name in ("image", "mask", "patient", "contours", "meta"):
         store = fastseg.open(path)
-        cost = per_sample(store, lambda sample, name=name: getattr(sample, name))
-        yield f"store[i].{name}", f"{cost:.2f} µs", ""
-    seconds = measure(lambda: fastseg.open(path).patients)
-    yield "open and list the patients", f"{1e3 * seconds:.0f} ms", ""
-    seconds = measure(lambda: print_info(path))
-    yield "open and print `info`", f"{1e3 * seconds:.0f} ms", ""
+        time_each = per_sample(store, lambda sample, name=name: getattr(sample, name))
+        yield f"store[i].{name}", time_each, ""
+    listing = milliseconds(lambda: fastseg.open(path).patients)
+    yield "open and list the patients", listing, ""
+    yield "open and print `info`", milliseconds(lambda: print_info(path)), ""
     store = fastseg.open(path)
-    seconds = measure(lambda: fastseg.Loader(store, size=256))
-    yield "make a Loader", f"{1e3 * seconds:.0f} ms", ""
-
-    def first_batch():
-        epoch = iter(fastseg.Loader(store, size=256, prefetch=1, threads=1))
-        next(epoch)
-        epoch.close()
-
-    first_batch()  # compile
-    yield "its first batch: shuffle, read", f"{1e3 * measure(first_batch):.0f} ms", ""
-    seconds = measure(lambda: store.select(classes=["icontour"]))
-    yield "select a class", f"{1e3 * seconds:.0f} ms", ""
-    parts = {"train": 0.8, "val": 0.2}
-    seconds = measure(lambda: store.split(parts, by="patient"))
-    yield "split by patient", f"{1e3 * seconds:.0f} ms", ""
+    making = milliseconds(lambda: fastseg.Loader(store, size=256, masks="bits"))
+    yield "make a Loader", making, ""
+    first_batch(store)  # compiles
+    loading = milliseconds(lambda: first_batch(store))
+    yield "its first batch: shuffle, read", loading, ""
+    selecting = milliseconds(lambda: store.select(classes=["icontour"]))
+    yield "select a class", selecting, ""
+    splitting = milliseconds(lambda: store.split(SPLIT, by="patient"))
+    yield "split by patient", splitting, ""
 
 
 def main():
     """Measure, print and save the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("samples", nargs="?", type=int, default=1_000_000)
-    samples = parser.parse_args().samples
+    parser.add_argument("samples", nargs="?", type=int, default=SPARSE_SAMPLES)
+    parser.add_argument("--no-save", action="store_true", help="print only")
+    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "sparse.h5"
-        make_sparse_store(path, samples)
+        make_sparse_store(path, arguments.samples)
         rows = list(rows_of(path))
         size = path.stat().st_size / 1e9
-    table = [
-        f"| {samples:,} samples, {size:.0f} GB | measured | must stay under |",
-        "|---|---|---|",
-        *(f"| {what} | {cost} | {bar} |" for what, cost, bar in rows),
-        "",
-        f"Python {platform.python_version()}, {platform.system()} "
-        f"{platform.machine()}, {os.cpu_count()} cores.",
-    ]
-    text = "\n".join(table)
+    headings = (
+        f"{arguments.samples:,} samples, {size:.0f} GB",
+        "measured",
+        "must stay under",
+    )
+    text = (
+        f"{table_of([headings, *rows])}\nPython {platform.python_version()}, "
+        f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores.\n"
+    )
     print(text)
-    saved = PROJECT / "benchmarks" / "results" / "scale.md"
-    saved.write_text(f"{text}\n", encoding="utf-8")
+    if not arguments.no_save:
+        save("scale", text)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""Races and measurements of building a store."""

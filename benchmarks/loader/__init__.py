@@ -1,0 +1,1 @@
+"""Races, measurements and soak runs of the loader."""

@@ -1,0 +1,1 @@
+"""Races and soak runs of drawing contours."""
