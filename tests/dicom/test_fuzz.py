@@ -1,6 +1,6 @@
 """The fast path never disagrees with pydicom, on valid and on spoilt files.
 
-Longer: python benchmarks/soak_dicom.py
+Longer: python -m benchmarks.dicom.soak
 """
 
 import random
