@@ -11,6 +11,7 @@ import contextlib
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -89,8 +90,10 @@ class Worker:
 
 def git(*arguments, check=True):
     """Run git in this repository; return what it prints."""
+    if shutil.which("git") is None:
+        sys.exit("git is not installed; it checks out the commits to compare")
     run = subprocess.run(
-        # A hook of the repository has no business in a temporary folder.
+        # Hooks are for the working tree, not for temporary folders.
         ["git", "-C", PROJECT, "-c", "core.hooksPath=/dev/null", *arguments],
         capture_output=True,
         text=True,
