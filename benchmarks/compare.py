@@ -1,7 +1,7 @@
 """Times two commits of fastseg in turns, and prints how many times longer NEW takes.
 
 Each commit is checked out into a temporary folder and gets a process of its own, with a
-cache of compiled kernels of its own. Both prepare all cases; then each case is timed
+cache of compiled kernels of its own. Both compile and prepare a case; then it is timed
 in OLD, NEW, OLD, NEW, and so on. A ratio is that of two timings right after each other,
 because the clock of a shared machine changes from one second to the next.
 """
@@ -178,13 +178,10 @@ def describe(commit):
     return "working tree" if commit == WORKING_TREE else commit[:7]
 
 
-def prepare(pair, names):
-    """Let both processes compile and prepare the cases; return their answers."""
-    # The images are drawn once, so that both read the same.
-    pair[0].ask("draw")
-    pair[0].answer()
+def ask_both(pair, what, **more):
+    """Send a request to both processes, which work at once; return their answers."""
     for worker in pair:
-        worker.ask("prepare", cases=names)
+        worker.ask(what, **more)
     return [worker.answer() for worker in pair]
 
 
@@ -208,41 +205,47 @@ def line(cells):
     return f"| {' | '.join(padded)} |"
 
 
-def row(name, times, items):
-    """Return the row of a case, and the quartiles of its ratios."""
+def quartiles(times):
+    """Return the quartiles of the ratios of times, float64 (2, rounds)."""
+    return np.percentile(times[1] / times[0], [25, 50, 75])
+
+
+def cells_of(name, times, items):
+    """Return the row of a case."""
     unit = CASES[name].unit
     medians = np.median(times, axis=1) / items
-    low, ratio, high = np.percentile(times[1] / times[0], [25, 50, 75])
-    cells = [f"{duration(seconds)} a {unit}" for seconds in medians]
-    return line([name, *cells, f"{ratio:.3f} ({low:.3f} to {high:.3f})"]), (
-        low,
-        ratio,
-        high,
-    )
+    low, ratio, high = quartiles(times)
+    words = [f"{duration(seconds)} a {unit}" for seconds in medians]
+    return name, *words, f"{ratio:.3f} ({low:.3f} to {high:.3f})"
 
 
 def compare(pair, names, rounds):
-    """Print the table and what it says."""
-    old, new = prepare(pair, names)
+    """Print the table and a summary."""
+    # The images are drawn once, so that both read the same.
+    pair[0].ask("draw")
+    pair[0].answer()
     print(line(HEADINGS))
-    print(line(["-" * width for width in WIDTHS]))
-    changed, missing = [], []
+    print(line(["-" * width for width in WIDTHS]), flush=True)
+    changed = []
+    missing = []
     for name in names:
+        answers = ask_both(pair, "prepare", case=name)
         errors = [
-            f"{worker.name}: {answer['errors'][name]}"
-            for worker, answer in zip(pair, (old, new), strict=True)
-            if name in answer["errors"]
+            f"{worker.name}: {answer['error']}"
+            for worker, answer in zip(pair, answers, strict=True)
+            if "error" in answer
         ]
         if errors:
             missing.append(f"{name}: {'; '.join(errors)}")
             continue
-        if old["items"][name] != new["items"][name]:
+        items = {answer["items"] for answer in answers}
+        if len(items) > 1:
             missing.append(f"{name}: the commits have different numbers of items")
             continue
-        seconds = min(old["seconds"][name], new["seconds"][name])
+        seconds = min(answer["seconds"] for answer in answers)
         times = race(pair, name, seconds, rounds)
-        text, (low, ratio, high) = row(name, times, old["items"][name])
-        print(text, flush=True)
+        print(line(cells_of(name, times, items.pop())), flush=True)
+        low, ratio, high = quartiles(times)
         if abs(ratio - 1) > ALLOWED and (low > 1 or high < 1):
             changed.append(f"{name} {ratio - 1:+.0%}")
     print(f"\nMedians and quartiles of {rounds} pairs of timings in turns.")
@@ -281,10 +284,11 @@ def main():
     # A shell lets a command in the background ignore Ctrl-C.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
+    old, new = map(describe, commits)
     print(
-        f"old: {describe(commits[0])}, new: {describe(commits[1])}, {len(names)} cases"
+        f"old: {old}, new: {new}, {len(names)} cases. Both compile kernels first.\n",
+        flush=True,
     )
-    print("Compiling and preparing, which takes up to some minutes ...", flush=True)
     try:
         with workers(commits) as pair:
             compare(pair, names, arguments.rounds)

@@ -19,7 +19,7 @@ import fastseg
 PROJECT = Path(__file__).parents[1]
 REAL_DATA = Path(os.environ.get("FASTSEG_REAL_DATA", PROJECT.parent / "shared/data"))
 SUNNYBROOK = REAL_DATA / "sunnybrook"
-PHANTOM = PROJECT / "data" / "phantom"
+SAMPLE_DATA = PROJECT / "data" / "phantom"
 # Name of the real or drawn images, for the titles of what is measured.
 STUDY = "sunnybrook" if SUNNYBROOK.is_dir() else "phantom"
 
@@ -37,11 +37,11 @@ SEED = 0
 
 def default_study():
     """Return the folder that scripts measure by default."""
-    return SUNNYBROOK if SUNNYBROOK.is_dir() else PHANTOM
+    return SUNNYBROOK if SUNNYBROOK.is_dir() else SAMPLE_DATA
 
 
 def build(table, path, threads=1, **options):
-    """Build a store; commits before version 0.2 call the number of threads workers."""
+    """Build a store; older commits call the number of threads `workers`."""
     parameters = signature(fastseg.build).parameters
     options["threads" if "threads" in parameters else "workers"] = threads
     return fastseg.build(table, path, **options)
@@ -71,7 +71,7 @@ class Inputs:
 
     @cached_property
     def copies(self):
-        """Folder of 640 uint16 images of 256 x 256, each with contours of its own."""
+        """Folder of 640 uint16 images of 256 x 256, all with contours."""
         study = self._draw("original", COPIED_PHANTOM)
         target = self.drawn / "copies"
         if not target.exists():

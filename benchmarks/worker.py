@@ -8,8 +8,8 @@ JSON on stdin, and each is answered by one on stdout:
 
     {"do": "draw"}
         draws the images
-    {"do": "prepare", "cases": [NAME, ...]}
-        compiles, and answers with the seconds of a call, or an error, of each case
+    {"do": "prepare", "case": NAME}
+        compiles, and answers with the seconds and items of a call, or with an error
     {"do": "time", "case": NAME, "calls": N, "repeats": M}
         answers with the seconds of a call: the median of M times, each of N calls. N
         is 1 for a case that needs something done before each call
@@ -54,18 +54,14 @@ def time_calls(work, calls, repeats):
     return statistics.median(seconds)
 
 
-def prepare(names, inputs, works):
-    """Prepare cases and call each; return seconds, items and errors by case."""
-    seconds, items, errors = {}, {}, {}
-    for name in names:
-        try:
-            works[name] = work = CASES[name].prepare(inputs)
-            times = [time_calls(work, 1, 1) for _ in range(WARM_UPS)]
-        except Exception as exc:  # this commit cannot do it; the other cases can go on
-            errors[name] = f"{type(exc).__name__}: {exc}"
-        else:
-            seconds[name], items[name] = min(times), work.items
-    return {"seconds": seconds, "items": items, "errors": errors}
+def prepare(name, inputs, works):
+    """Prepare a case and call it; return its seconds and items, or its error."""
+    try:
+        works[name] = work = CASES[name].prepare(inputs)
+        seconds = min(time_calls(work, 1, 1) for _ in range(WARM_UPS))
+    except Exception as exc:  # this commit cannot do it; the other cases can go on
+        return {"error": f"{type(exc).__name__}: {exc}"}
+    return {"seconds": seconds, "items": work.items}
 
 
 def main():
@@ -84,7 +80,7 @@ def main():
                 inputs.draw()
                 answer = {}
             case "prepare":
-                answer = prepare(request["cases"], inputs, works)
+                answer = prepare(request["case"], inputs, works)
             case "time":
                 counts = request["calls"], request["repeats"]
                 answer = {"seconds": time_calls(works[request["case"]], *counts)}

@@ -15,7 +15,7 @@ import sys
 import time
 from collections import Counter
 
-from benchmarks.inputs import PHANTOM
+from benchmarks.inputs import SAMPLE_DATA
 from fastseg.dicom import scan
 from tests import dicom_damage as damage
 
@@ -43,7 +43,7 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     rng = random.Random(arguments.seed)
-    samples = [path.read_bytes() for path in sorted(PHANTOM.glob("dicoms/*/*.dcm"))]
+    samples = [path.read_bytes() for path in sorted(SAMPLE_DATA.glob("dicoms/*/*.dcm"))]
     answers = Counter()
     differing = 0
     start = time.monotonic()

@@ -10,7 +10,7 @@ import numpy as np
 
 import fastseg
 from benchmarks.cases import noisy_star
-from benchmarks.inputs import PHANTOM, SUNNYBROOK
+from benchmarks.inputs import SAMPLE_DATA, SUNNYBROOK
 from fastseg.raster.masks import rasterize, rasterize_batch
 from fastseg.raster.rings import as_rings
 
@@ -28,7 +28,7 @@ def sunnybrook_contours():
 
 def phantom_contours():
     """Return the inner and outer contours of the sample data, moved to the middle."""
-    folder = PHANTOM / "contourfiles"
+    folder = SAMPLE_DATA / "contourfiles"
     paths = sorted(folder.glob("*/[io]-*/*.txt"))
     return [np.loadtxt(path) + 80 for path in paths]
 
