@@ -59,14 +59,12 @@ def compare(before, after):
         apart = new["q1"] > old["q3"] or new["q3"] < old["q1"]
         if apart and abs(ratio - 1) > LEAST_CHANGE:
             changed.append((ratio, name))
+    width = max((len(label(newer[name])) for _, name in changed), default=0)
     for ratio, name in sorted(changed, reverse=True):
-        yield "  {}  {:42} {:>9} -> {:>9}  {:+.0%}".format(
-            "slower" if ratio > 1 else "faster",
-            label(newer[name]),
-            per_item(older[name]),
-            per_item(newer[name]),
-            ratio - 1,
-        )
+        word = "slower" if ratio > 1 else "faster"
+        old, new = per_item(older[name]), per_item(newer[name])
+        title = label(newer[name]).ljust(width)
+        yield f"  {word}  {title}  {old:>9} -> {new:>9}  {ratio - 1:+.0%}"
     same = len(older.keys() & newer.keys()) - len(changed)
     yield f"  {same} changed by at most {LEAST_CHANGE:.0%}, or within their own spread"
     for word, names in (
@@ -84,7 +82,7 @@ def compare(before, after):
 
 def label(bench):
     """Return the name of a benchmark, with what one of its times is for."""
-    return f"{bench['param'] or bench['name']}, a {bench['extra_info']['unit']}"
+    return f"{bench['param'] or bench['name']}, per {bench['extra_info']['unit']}"
 
 
 def per_item(bench):

@@ -215,7 +215,7 @@ def cells_of(name, times, items):
     unit = CASES[name].unit
     medians = np.median(times, axis=1) / items
     low, ratio, high = quartiles(times)
-    words = [f"{duration(seconds)} a {unit}" for seconds in medians]
+    words = [f"{duration(seconds)} per {unit}" for seconds in medians]
     return name, *words, f"{ratio:.3f} ({low:.3f} to {high:.3f})"
 
 

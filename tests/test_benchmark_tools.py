@@ -35,9 +35,11 @@ def test_what_changed_between_two_runs_is_said_in_words():
     first, slower, faster, *others = changes.compare(before, after)
     assert first == "Compared with the run of 2026-01-31 12:00, commit 0123456:"
     assert (
-        " ".join(slower.split()) == "slower slow-phantom, a mask 10 ms -> 20 ms +100%"
+        " ".join(slower.split()) == "slower slow-phantom, per mask 10 ms -> 20 ms +100%"
     )
-    assert " ".join(faster.split()) == "faster fast-phantom, a mask 10 ms -> 5 ms -50%"
+    assert (
+        " ".join(faster.split()) == "faster fast-phantom, per mask 10 ms -> 5 ms -50%"
+    )
     assert others[0].split()[:2] == ["1", "changed"]
     assert others[1:3] == ["  new: added", "  not run: gone"]
     assert others[-1].endswith("compare.py 0123456 . --only slow")
