@@ -39,7 +39,7 @@ examples:
 """
 WORKING_TREE = "."
 # Many short timings in turns, because a machine's speed changes from one second to the
-# next: of two commits of about the same speed, on a busy machine, medians of 25 pairs of
+# next: of two commits of about equal speed, on a busy machine, medians of 25 pairs of
 # 0.04 s were within 8 % of 1, and those of 9 pairs of 0.1 s within 16 %.
 ROUNDS = 25
 SECONDS = 0.04
