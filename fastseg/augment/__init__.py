@@ -5,7 +5,7 @@ transform draws its random parameters for many samples at once; `loading.mapping
 the kernels apply them to pixels and contours.
 
 A range is (least, greatest); values are drawn uniformly from it unless a class says
-otherwise. Where values have a sign (rotate, shear, translate, add), a lone number n
+otherwise. Where values have a sign (rotate, shear, translate, add), a single number n
 means (-n, n); elsewhere it is a constant. Angles are in degrees; positive ones turn
 counter-clockwise on the screen. Factors of scale above 1 magnify.
 """

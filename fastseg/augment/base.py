@@ -51,21 +51,21 @@ def set_field(step: Transform, name: str, value: Any) -> None:
 
 
 def set_ranges(step: Transform, least: float, most: float, *names: str) -> None:
-    """Set fields to checked ranges; a lone number n is (n, n)."""
+    """Set fields to checked ranges; a single number n is (n, n)."""
     for name in names:
         set_field(step, name, check_range(step, name, getattr(step, name), least, most))
 
 
 def set_symmetric(step: Transform, most: float, *names: str) -> None:
-    """Set fields to checked ranges in -most to most; a lone number n is (-n, n)."""
+    """Set fields to checked ranges in -most to most; a single number n is (-n, n)."""
     for name in names:
         given = getattr(step, name)
         if np.ndim(given) == 0:
             number = check_number(step, name, given, -most, most)
             if number < 0:
                 raise OptionError(
-                    f"{type(step).__name__}: {name} is {given!r}, but a lone number n "
-                    "means -n to n and must not be negative; give (least, greatest)"
+                    f"{type(step).__name__}: {name} is {given!r}, but a single number "
+                    "n means -n to n and must not be negative; give (least, greatest)"
                 )
             set_field(step, name, (0.0 - number, number))  # -number would be -0.0
         else:
@@ -150,7 +150,7 @@ def check_choice(step: Any, name: str, given: Any, allowed: Sequence[str]) -> No
         raise OptionError(one_of(f"{type(step).__name__}: {name}", given, allowed))
 
 
-def check_always(step: Transform) -> None:
+def check_p_is_one(step: Transform) -> None:
     """Raise OptionError unless p is 1, which transforms that change sizes need."""
     if step.p != 1:
         raise OptionError(

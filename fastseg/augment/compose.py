@@ -142,7 +142,7 @@ def standard() -> Compose:
     uniform (in nnU-Net, half of them are below 1). Images have one channel, so that
     probabilities per channel are probabilities per image. A blur has one sigma, not one
     per axis. Labels are drawn again from the contours, or taken from the nearest pixel,
-    not interpolated. Around images is `pad_value`. Nothing is cropped.
+    not interpolated. Outside the image, values are `pad_value`. Nothing is cropped.
     """
     return Compose(
         [

@@ -13,9 +13,9 @@ from fastseg.augment.base import (
     Values,
     between,
     between_logs,
-    check_always,
     check_choice,
     check_number,
+    check_p_is_one,
     check_size,
     set_field,
     set_ranges,
@@ -23,10 +23,10 @@ from fastseg.augment.base import (
 )
 from fastseg.errors import OptionError, whole_number
 
-# Greatest displacement of a control point along an axis, in control spacings. A cubic
-# B-spline field cannot fold below 1 / 2.0464 = 0.4887 (Choi & Lee, "Injectivity
-# conditions of 2D and 3D uniform cubic B-spline functions", Graphical Models 62, 2000);
-# a little less keeps its inverse smooth.
+# Greatest displacement of a control point along an axis, in units of the spacing of the
+# control points. A cubic B-spline field cannot fold below 1 / 2.0464 = 0.4887 (Choi &
+# Lee, "Injectivity conditions of 2D and 3D uniform cubic B-spline functions", Graphical
+# Models 62, 2000); a little less keeps its inverse smooth.
 MAX_DISPLACEMENT = 0.48
 
 Axis = Literal["horizontal", "vertical"]
@@ -46,9 +46,9 @@ class Affine(Transform):
     translate_y      : fraction of the image's height, positive down
     p                : probability, by default 1
 
-    All but p are ranges or numbers, and by default change nothing. A lone number n
-    means (-n, n) for rotate, shear and the translations, and a constant for the scales.
-    Scales are uniform in their logarithm, the others are uniform.
+    All but p are a range or a single number; the defaults change nothing. A single
+    number n means (-n, n) for rotate, shear and the translations, and a constant for
+    the scales. Scales are uniform in their logarithm, the others are uniform.
     """
 
     rotate: float | Range = 0.0
@@ -111,16 +111,16 @@ class Rot90(Transform):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Elastic(Transform):
-    """Bend the image by a smooth random field, a cubic B-spline on a coarse grid.
+    """Bend the image by a smooth random displacement field, a cubic B-spline.
 
     magnitude : greatest displacement of a control point along each axis, in pixels, at
         least 0; a range or a constant, by default (0, 8). The displacements of the
         control points are uniform between -magnitude and magnitude
-    spacing   : distance of control points in pixels, 2 to 4096, by default 32. The
-        magnitude may be at most 0.48 of it, because the field could fold beyond that
+    spacing   : distance between control points in pixels, 2 to 4096, by default 32. The
+        magnitude may be at most 0.48 times this, because the field could fold beyond
     p         : probability, by default 1
 
-    Pixels are those of the image at this step.
+    Pixels are those of the image after the transforms before this one.
     """
 
     magnitude: float | Range = (0.0, 8.0)
@@ -149,10 +149,9 @@ class Crop(Transform):
     """Crop a window from the image.
 
     size   : (height, width) of the window in pixels, or one number for a square
-    where  : "random" (default), "center", or the name of a class. The window then
-        contains the whole class and `margin` around it, as far as window and image are
-        large enough, at a random position; for a sample without the class, it is a
-        random window
+    where  : "random" (default) or "center"; or the name of a class: a random window
+        that contains the whole class and `margin` around it, as far as window and image
+        are large enough; for a sample without pixels of the class, any window
     margin : pixels around the class, by default 0
     pad    : whether images may be smaller than the window; they then lie in its centre,
         and the `border` of Compose fills the rest. By default, such an image is an
@@ -171,15 +170,15 @@ class Crop(Transform):
 
     def __post_init__(self) -> None:
         Transform.__post_init__(self)
-        check_always(self)
+        check_p_is_one(self)
         set_field(self, "size", check_size(self, self.size))
         set_field(self, "margin", whole_number("Crop: margin", self.margin, 0))
 
     def draw(self, uniforms: Uniforms) -> Values:
         """Return "on", "across" and "down".
 
-        The last two are positions of the window between its leftmost and rightmost, and
-        its top and bottom ones, as fractions in [0, 1).
+        "across" and "down" say where the window lies among all that `where` allows, as
+        fractions in [0, 1): 0 is the leftmost and the topmost one.
         """
         return {
             **Transform.draw(self, uniforms),
@@ -194,38 +193,40 @@ class Resize(Transform):
 
     size : (height, width) in pixels, or one number for a square
 
-    The outer edges of the image stay its outer edges. p must be 1.
+    The outer edges of the outermost pixels stay where they are, not their centres (as
+    with align_corners=False in PyTorch). p must be 1.
     """
 
     size: int | tuple[int, int]
 
     def __post_init__(self) -> None:
         Transform.__post_init__(self)
-        check_always(self)
+        check_p_is_one(self)
         set_field(self, "size", check_size(self, self.size))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resample(Transform):
-    """Scale the image to a spacing of pixels in millimetres.
+    """Scale the image to a pixel spacing in millimetres.
 
     spacing_mm : (between rows, between columns), 0.001 to 1000 mm, or one number for
         both
 
-    The size of the image follows, rounded to whole pixels. The spacing of all images
-    must be known. p must be 1.
+    The size of the image changes accordingly, rounded to whole pixels. The spacing of
+    all images must be known. p must be 1.
     """
 
     spacing_mm: float | tuple[float, float]
 
     def __post_init__(self) -> None:
         Transform.__post_init__(self)
-        check_always(self)
+        check_p_is_one(self)
         given = self.spacing_mm
         pair = (given, given) if np.ndim(given) == 0 else tuple(given)  # type: ignore[arg-type]
         if len(pair) != 2:
             raise OptionError(
-                f"Resample: spacing_mm is {given!r}, expected a number or two"
+                f"Resample: spacing_mm is {given!r}, expected one number or (between "
+                "rows, between columns)"
             )
         checked = tuple(check_number(self, "spacing_mm", x, 1e-3, 1e3) for x in pair)
         set_field(self, "spacing_mm", checked)

@@ -54,7 +54,7 @@ class Brightness(Transform):
     """Multiply values by a factor and add a constant: value * multiply + add.
 
     multiply : factor, a range or a constant, by default 1
-    add      : summand in units of the normalized image, a range, by default 0; a lone
+    add      : summand in units of the normalized image, a range, by default 0; a single
         number n means (-n, n)
     p        : probability, by default 1
     """

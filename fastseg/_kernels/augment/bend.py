@@ -2,7 +2,7 @@
 
 `warp` describes the mapping, which goes from the output to the image; here each step of
 it is inverted. A displacement turns a straight edge into a curve: the edge is halved
-until its parts lie on that curve.
+until each piece is within TOLERANCE of that curve.
 """
 
 import math
@@ -13,18 +13,23 @@ from fastseg._kernels.augment.coordinates import multiply_affines
 from fastseg._kernels.augment.spline import differentiate_point
 from fastseg._kernels.jit import inlined, kernel
 
-# Greatest distance between the straight parts and the true curve of an edge, in pixels
-# of the output.
+# Greatest distance between the straight pieces and the true curve of an edge, in pixels
+# of the output. It changes about one pixel of a mask per 100 pixels of outline at most.
 TOLERANCE = 0.01
 # The distance is measured at a few points; between them it may be a little more.
-MEASURED = 0.5 * TOLERANCE
-# Lengths of an edge, in control spacings. Up to SHORT, it curves to one side, or
-# nearly so, and its middle shows how far. Above SHORT, its quarters are measured too.
-# Above LONG, it is halved in any case where there are control points.
+MEASURED_LIMIT = 0.5 * TOLERANCE
+# Lengths of an edge along an axis, in units of the control points' spacing. An edge up
+# to SHORT bends to one side only, or nearly so: its middle shows how far. A longer one
+# is measured at its quarters as well. One above LONG is always halved if it lies over
+# the grid of control points.
 SHORT, LONG = 0.125, 1.0
+# Bounds the work and the stack of `bend_edge`: after 24 halvings, a piece is 6e-8 of
+# its edge.
 MOST_HALVINGS = 24
-# From an error of CLOSE pixels, one more of Newton's steps leads below 1e-10: a step
-# squares the error and multiplies it by the field's curvature, at most 0.1.
+# From an error of CLOSE pixels, one more Newton step leads to about 1e-10. It squares
+# the error and multiplies it by half the displacement's second derivative (along an
+# axis at most 4 * 0.48 / spacing: 0.06 for a spacing of 32 pixels, 0.96 for 2) and by
+# the inverse Jacobian, which is large only where the displacement nearly folds.
 CLOSE = 1e-5
 # Two or three steps are usual; more only where the displacement nearly folds.
 MOST_STEPS = 60
@@ -56,29 +61,31 @@ def apply_affine(matrix, x, y):
 def invert_displacement(control, spacing, rx, ry, x, y):
     """Return the point that the displacement moves to (rx, ry).
 
+    control, spacing : the displacement, which must not move two points to the same one
     x, y : where the search starts
 
-    Only one point may be moved there. Takes Newton's steps, and halves each until it
-    leads closer.
+    Newton's method; each step is halved until it reduces the distance to (rx, ry).
     """
     dx, dy, dx_x, dx_y, dy_x, dy_y = differentiate_point(control, spacing, x, y)
-    off_x, off_y = rx - x - dx, ry - y - dy
-    off = off_x * off_x + off_y * off_y
+    residual_x, residual_y = rx - x - dx, ry - y - dy
+    squared = residual_x * residual_x + residual_y * residual_y
     for _ in range(MOST_STEPS):
         a, d = 1.0 + dx_x, 1.0 + dy_y
         determinant = a * d - dx_y * dy_x
-        step_x = (d * off_x - dx_y * off_y) / determinant
-        step_y = (a * off_y - dy_x * off_x) / determinant
-        if off < CLOSE * CLOSE and step_x * step_x + step_y * step_y < CLOSE * CLOSE:
+        step_x = (d * residual_x - dx_y * residual_y) / determinant
+        step_y = (a * residual_y - dy_x * residual_x) / determinant
+        step_squared = step_x * step_x + step_y * step_y
+        if squared < CLOSE * CLOSE and step_squared < CLOSE * CLOSE:
             return x + step_x, y + step_y
-        old = off
+        previous = squared
         for _ in range(MOST_STEPS):
             dx, dy, dx_x, dx_y, dy_x, dy_y = differentiate_point(
                 control, spacing, x + step_x, y + step_y
             )
-            off_x, off_y = rx - (x + step_x) - dx, ry - (y + step_y) - dy
-            off = off_x * off_x + off_y * off_y
-            if off < old:
+            residual_x = rx - (x + step_x) - dx
+            residual_y = ry - (y + step_y) - dy
+            squared = residual_x * residual_x + residual_y * residual_y
+            if squared < previous:
                 break
             step_x, step_y = 0.5 * step_x, 0.5 * step_y
         x, y = x + step_x, y + step_y
@@ -97,12 +104,16 @@ def distance_to_line(x0, y0, x1, y1, x, y):
 
 @inlined
 def is_long(r0, r1, spacing, count):
-    """Return whether an edge is long along an axis, and reaches the control points.
+    """Return whether an edge is longer than LONG over the grid, along one axis.
 
-    Two spacings beyond the control points, the displacement no longer changes along
-    this axis. It still changes along the other one, because the outermost coefficients
-    are repeated without end.
+    r0, r1 : coordinates of its ends along the axis
+    count  : control points along the axis
+
+    From one spacing beyond the outermost control points on, the displacement no longer
+    changes along this axis, because they are repeated without end. It still changes
+    along the other axis.
     """
+    # The outermost control points are at -spacing and (count - 2) * spacing.
     margin = 2.0 * spacing
     is_over = max(r0, r1) >= -margin and min(r0, r1) <= (count - 3) * spacing + margin
     return is_over and abs(r1 - r0) > LONG * spacing
@@ -131,6 +142,9 @@ def bend_edge(control, spacing, to_output, ends, stack, out, count):
     Returns out, or a larger copy, and the new count. The points do not depend on the
     direction of the edge.
     """
+    # (rx0, ry0, x0, y0) is the start of the current piece. The stack holds the ends of
+    # the pieces from there on, the nearest one on top; depths[k] is the number of
+    # halvings of the piece that ends at stack[k].
     rx0, ry0, x0, y0 = ends[0]
     for k in range(4):
         stack[0, k] = ends[1, k]
@@ -150,7 +164,7 @@ def bend_edge(control, spacing, to_output, ends, stack, out, count):
             px0, py0 = apply_affine(to_output, x0, y0)
             px1, py1 = apply_affine(to_output, x1, y1)
             px, py = apply_affine(to_output, x, y)
-            split = distance_to_line(px0, py0, px1, py1, px, py) > MEASURED
+            split = distance_to_line(px0, py0, px1, py1, px, py) > MEASURED_LIMIT
             split = split or is_long(rx0, rx1, spacing, control.shape[1])
             split = split or is_long(ry0, ry1, spacing, control.shape[0])
             if not split and length > SHORT:
@@ -163,7 +177,7 @@ def bend_edge(control, spacing, to_output, ends, stack, out, count):
                         tx, ty = 0.5 * (x + x1), 0.5 * (y + y1)
                     tx, ty = invert_displacement(control, spacing, sx, sy, tx, ty)
                     px, py = apply_affine(to_output, tx, ty)
-                    if distance_to_line(px0, py0, px1, py1, px, py) > MEASURED:
+                    if distance_to_line(px0, py0, px1, py1, px, py) > MEASURED_LIMIT:
                         split = True
         if split:
             depths[top] = depth + 1
@@ -186,9 +200,10 @@ def bend_rings(points, offsets, outer, control, spacing, inner):
 
     points  : float64 (P, 2), (x, y) in pixels of the image, pixel centres at integers
     offsets : int64 (R + 1,), ring k is points[offsets[k]:offsets[k + 1]]
-    outer, control, spacing, inner : the mapping, see `warp`. No coefficient may be
-        larger than 0.48 * spacing: then the displacement has an inverse (Choi & Lee,
-        "Injectivity conditions of 2D and 3D uniform cubic B-spline functions", 2000).
+    outer, control, spacing, inner : the mapping, see `warp`. No control point may be
+        displaced by more than 0.48 * spacing along an axis: then the displacement has
+        an inverse (Choi & Lee, "Injectivity conditions of 2D and 3D uniform cubic
+        B-spline functions", 2000)
 
     Returns new arrays, the points as (x, y) in pixels of the output. Without control
     points, the number of points stays the same. With them, edges get further points,
