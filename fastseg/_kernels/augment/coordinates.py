@@ -1,7 +1,7 @@
-"""The point of the image that each pixel of an output row shows, see `warp`.
+"""Sampling points: the point of the image whose value each output pixel gets.
 
-A point becomes an index into the flat image, that of the pixel at or above left of it,
-and the fractions of a pixel from there to the point.
+`warp` describes the mapping. A point (x, y) becomes the index of pixel
+(floor(x), floor(y)) in the flat image, and the fractional parts of x and y.
 """
 
 import math
@@ -12,16 +12,17 @@ from fastseg._kernels.augment.spline import REFLECT
 from fastseg._kernels.jit import fma, inlined, kernel
 
 F = np.float32
-I = np.int32  # noqa: E741 (beside F)
+I = np.int32  # noqa: E741 (int32, as F is float32)
 u64 = np.uint64
 
-# Points up to this far outside the image, in pixels, count as on its outermost pixel
-# centres: a rotation by 180 degrees made of sines and cosines is off by 1e-13.
+# Points up to this far outside the outermost pixel centres, in pixels, count as on
+# them: a rotation by 180 degrees made of sines and cosines is off by 1e-13.
 SLACK = 1e-6
 # A smaller step from pixel to pixel counts as none: dividing by it could overflow.
 SMALLEST_STEP = 1e-15
 # Coordinates are float32, relative to a whole number near the middle of each block of
-# BLOCK pixels: their error grows with the distance from it, to 8e-6 of a pixel.
+# BLOCK pixels. Their error grows with the distance from it: to 8e-6 of a pixel for a
+# step of one pixel, and in proportion for larger steps.
 BLOCK = 128
 # Loops over pixels have lengths that are multiples of LANES, so that vector
 # instructions leave no remainder.
@@ -43,7 +44,10 @@ def multiply_affines(inner, outer):
 
 @kernel
 def is_whole(matrix):
-    """Return whether all values are whole: pixel centres then map to pixel centres."""
+    """Return whether all elements of a matrix are whole numbers.
+
+    It then maps pixel centres to pixel centres.
+    """
     for value in matrix.flat:  # noqa: SIM110 (numba has no generators here)
         if value != math.floor(value):
             return False
@@ -74,10 +78,16 @@ def columns_between(start, per_step, low, high, count):
 
 @inlined
 def columns_inside(x0, y0, per_x, per_y, inset_x, inset_y, last_x, last_y, count):
-    """Return the columns [first, stop) whose points are inside the image by an inset.
+    """Return the columns [first, stop) whose points keep a distance from the edges.
 
-    (x0, y0)     : point of the row's first pixel
-    per_x, per_y : `reciprocal` of the steps from pixel to pixel
+    Edges are the lines through the outermost pixel centres.
+
+    (x0, y0)         : point of the row's first pixel
+    per_x, per_y     : `reciprocal` of the steps from pixel to pixel
+    inset_x, inset_y : least distance inside the edges, in pixels; negative to allow
+        points outside
+    last_x, last_y   : coordinates of the last pixel centres of the image
+    count            : columns of the output
     """
     first, stop = columns_between(x0, per_x, inset_x, last_x - inset_x, count)
     start, end = columns_between(y0, per_y, inset_y, last_y - inset_y, count)
@@ -98,17 +108,19 @@ def map_row(
     x0, y0, step_x, step_y, count, displaced, field_x, field_y, nearest,
     low_x, high_x, low_y, high_y, stride, indices, fraction_x, fraction_y,
 ):  # fmt: skip
-    """Find the points that the pixels of a row show, limited to a rectangle.
+    """Find the sampling points of the pixels of a row, clamped to a rectangle.
 
     (x0, y0), (step_x, step_y) : point of the first pixel, and step from pixel to pixel
-    count     : pixels, rounded up to a multiple of LANES; all arrays are long enough
+    count   : pixels of the row. The loop rounds it up to a multiple of LANES, and all
+        arrays must be that long
     field_x, field_y : float32, added to the points if displaced
-    nearest   : whether to round points to pixels
-    low_x ... : the rectangle, multiples of 1/2; stride : from one row to the next
-    indices   : int32, overwritten by y * stride + x of the pixel, or of the one at or
-        above left of the point
-    fraction_x, fraction_y : float32, overwritten by the distance from there to the
-        point, unless nearest
+    nearest : whether to round points to pixels
+    low_x, high_x, low_y, high_y : the rectangle, ends included, multiples of 1/2
+    stride  : pixels from one row to the next in the flat image
+    indices : int32, overwritten by row * stride + column of the nearest pixel if
+        nearest, else of pixel (floor(x), floor(y))
+    fraction_x, fraction_y : float32, overwritten by the fractional parts of x and y,
+        unless nearest
     """
     step32_x, step32_y = F(step_x), F(step_y)
     stride32 = I(stride)
@@ -120,6 +132,8 @@ def map_row(
         from_x, from_y = F(middle_x - left), F(middle_y - top)
         least_x, most_x = F(low_x - left), F(high_x - left)
         least_y, most_y = F(low_y - top), F(high_y - top)
+        # Far outside, this may wrap around, as may the sum below. The result is right
+        # nevertheless, because each index fits into int32.
         origin = I(int(top) * stride + int(left))
         start = u64(s)
         for k in range(min((count - s + LANES - 1) // LANES * LANES, BLOCK)):
@@ -146,10 +160,13 @@ def map_row_reflected(
     width, height, left, top, margin,
     low_x, high_x, low_y, high_y, stride, indices, fraction_x, fraction_y,
 ):  # fmt: skip
-    """Do the same as `map_row`, but reflect points outside the image first.
+    """Do the same as `map_row`, but first reflect points at the image's outer edges.
+
+    These are half a pixel outside the outermost pixel centres.
 
     width, height     : of the image
-    left, top, margin : pixel (left, top) is at (margin, margin) of the flat image
+    left, top, margin : pixel (left, top) of the image is element [margin, margin] of
+        the array that `indices` refer to
     """
     for k in range(count):
         x, y = x0 + k * step_x, y0 + k * step_y
@@ -171,7 +188,10 @@ def map_row_reflected(
 def fill_outside(
     x0, y0, step_x, step_y, field_x, field_y, last_x, last_y, start, value, out
 ):
-    """Overwrite the pixels out[start:] of a row whose points are outside the image."""
+    """Set out[k] to `value` for each k >= start whose point is outside.
+
+    Outside means by more than SLACK outside the outermost pixel centres.
+    """
     for k in range(start, len(out)):
         x, y = x0 + k * step_x + field_x[k], y0 + k * step_y + field_y[k]
         inside = (
@@ -188,10 +208,13 @@ def range_needed(start, across, down, reach, count, grow, border):
     """Return the columns (or rows) [first, stop) of the image that an output needs.
 
     start        : coordinate of the output's first pixel
-    across, down : changes of the coordinate along the output's rows and columns
+    across, down : total change of the coordinate along a row, and along a column, of
+        the output
     reach        : greatest change by the displacement
     count        : columns of the image
     grow         : columns to add at both ends
+    border       : with REFLECT, all columns are needed if a point may be outside the
+        outermost pixel centres
     """
     low = start + min(across, 0.0) + min(down, 0.0) - reach
     high = start + max(across, 0.0) + max(down, 0.0) + reach

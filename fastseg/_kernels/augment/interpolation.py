@@ -1,7 +1,7 @@
 """The value at each point of a row, interpolated between pixels.
 
-`coordinates` gives the points: the index of the pixel at or above left of each one in
-the flat image, and the fractions of a pixel from there.
+`coordinates` gives the points: for each, the index of pixel (floor(x), floor(y)) in the
+flat image, and the fractional parts of x and y.
 """
 
 import numpy as np
@@ -10,7 +10,7 @@ from numpy.lib.stride_tricks import as_strided
 from fastseg._kernels.jit import fma, inlined, kernel
 
 F = np.float32
-I = np.int32  # noqa: E741 (beside F)
+I = np.int32  # noqa: E741 (int32, as F is float32)
 # Pixels that are interpolated together, in a loop of constant length.
 STRIP = 64
 u64 = np.uint64
@@ -25,11 +25,12 @@ def load_pixels(cells, indices, out):
 
 @kernel
 def join_pairs(image, top, bottom, left, right, pairs):
-    """Join each pixel of a range of an image with the one below it.
+    """Pack each pixel of a rectangle and the pixel below it into one uint32.
 
     image : integers of at most 16 bits (H, W), of which rows [top, bottom) and columns
-        [left, right) are used; the last row is joined with itself
-    pairs : uint32, overwritten; the upper pixel in the low 16 bits
+        [left, right) are used; below the last row, it is repeated
+    pairs : uint32 (n,), n at least the pixels of the rectangle, overwritten: the upper
+        pixel in the low 16 bits; behind the rectangle, 0
     """
     mask = np.uint32(0xFFFF)
     width = right - left
@@ -46,17 +47,22 @@ def join_pairs(image, top, bottom, left, right, pairs):
 
 @inlined
 def view_quads(pairs):
-    """Return uint64 (n - 1,): each pair in the low half, the next one in the high half.
+    """Return uint64 (len(pairs) - 1,): pair k in the low half, pair k + 1 in the high.
 
-    Read only, a view of overlapping values. One load brings four pixels: twice as fast
+    Do not write to it: the values overlap. One load brings four pixels: twice as fast
     as one by one, and 8 us per image of 256 x 256 faster than writing the quads out.
+
+    pairs : uint32 (n,), n even
     """
     return as_strided(pairs.view(np.uint64), (len(pairs) - 1,), (4,))
 
 
 @inlined
 def bilinear(a, b, c, d, x, y):
-    """Return the value between a, b in one row and c, d below; a itself at (0, 0)."""
+    """Return the bilinear interpolation of a, b and, in the row below, c, d.
+
+    x, y : fractions of a pixel from a; exactly a at (0, 0)
+    """
     upper, lower = fma(x, b - a, a), fma(x, d - c, c)
     return fma(y, lower - upper, upper)
 
@@ -80,11 +86,12 @@ def high_half(word, bias):
 def interpolate_quads(
     halves, bias, fraction_x, fraction_y, shift, gain, low, high, out, at, count
 ):  # fmt: skip
-    """Interpolate linearly and scale the pixels of a row.
+    """Interpolate bilinearly and scale the pixels of a row.
 
     halves : uint32 (2 * n,), low and high half of each quad
     bias   : uint32, 0x8000 if the pixels are signed, else 0
     fraction_x, fraction_y : float32 (n,)
+    shift, gain, low, high : as for `warp_image`
     out    : float32 (m,), out[at : at + count] is written; count is at most n
     """
     begin = u64(at)
@@ -106,7 +113,11 @@ def interpolate_quads(
 def interpolate_pixels(
     cells, width, indices, fraction_x, fraction_y, shift, gain, low, high, out
 ):
-    """Load, interpolate linearly and scale the pixels of a row, of any dtype."""
+    """Load, interpolate bilinearly and scale the pixels of a row, of any dtype.
+
+    cells : the flat image, of `width` columns
+    shift, gain, low, high : as for `warp_image`
+    """
     last = u64(len(cells) - 1)
     below = u64(width)
     for k in range(len(out)):
@@ -128,10 +139,12 @@ def interpolate_cubic(
 ):  # fmt: skip
     """Sum the 4 by 4 weighted spline coefficients around each point, and scale.
 
-    cells   : float32 coefficients, 1-D; stride : coefficients of one row
-    indices : of the coefficient at or above left of each point
+    cells   : float32, the flat array of coefficients
+    stride  : number of coefficients in a row
+    indices : of the coefficient of pixel (floor(x), floor(y)) for each point
     weights : float32 (8, n), overwritten
     sums    : float32 (4 * n,), overwritten
+    shift, gain, low, high : as for `warp_image`
     """
     for axis in range(2):
         fractions = fraction_x if axis == 0 else fraction_y
@@ -147,31 +160,31 @@ def interpolate_cubic(
     e, f, g, h = weights[4], weights[5], weights[6], weights[7]
     below = u64(stride)
     for k in range(len(out)):
-        # Four sums of four: one for each of the four columns.
+        # For each of the four columns, the weighted sum of its four rows.
         i = u64(indices[k]) - below - u64(1)
         j = i + below
         m = j + below
         n = m + below
         p, q, r = u64(1), u64(2), u64(3)
-        w0, w1, w2, w3 = e[k], f[k], g[k], h[k]
-        t0 = w0 * cells[i] + w1 * cells[j] + w2 * cells[m] + w3 * cells[n]
+        v0, v1, v2, v3 = e[k], f[k], g[k], h[k]
+        t0 = v0 * cells[i] + v1 * cells[j] + v2 * cells[m] + v3 * cells[n]
         t1 = (
-            w0 * cells[i + p]
-            + w1 * cells[j + p]
-            + w2 * cells[m + p]
-            + w3 * cells[n + p]
+            v0 * cells[i + p]
+            + v1 * cells[j + p]
+            + v2 * cells[m + p]
+            + v3 * cells[n + p]
         )
         t2 = (
-            w0 * cells[i + q]
-            + w1 * cells[j + q]
-            + w2 * cells[m + q]
-            + w3 * cells[n + q]
+            v0 * cells[i + q]
+            + v1 * cells[j + q]
+            + v2 * cells[m + q]
+            + v3 * cells[n + q]
         )
         t3 = (
-            w0 * cells[i + r]
-            + w1 * cells[j + r]
-            + w2 * cells[m + r]
-            + w3 * cells[n + r]
+            v0 * cells[i + r]
+            + v1 * cells[j + r]
+            + v2 * cells[m + r]
+            + v3 * cells[n + r]
         )
         at = u64(4) * u64(k)
         sums[at], sums[at + p], sums[at + q], sums[at + r] = t0, t1, t2, t3

@@ -7,14 +7,14 @@ A mapping gives the point q of the image that pixel (x, y) of the output shows:
 outer, inner : float64 (2, 3), applied to (x, y, 1); pixel centres at integers
 control, spacing : the displacement, see `spline`; an empty grid for none
 
-As the displacement is added to p, q is inner * outer * (x, y, 1) plus the displacement
-multiplied by `inner`. So the points of an output row are equally spaced on a line, and
-a displacement adds two arrays of numbers to them.
+As the displacement is added to p, q is inner(outer(x, y)) plus the displacement times
+the linear part of `inner`. So the points of an output row are equally spaced on a line,
+and a displacement adds one array to their x and one to their y.
 
-Each output row goes through three loops over arrays in the first-level cache: find the
-points (`map_row`), load the pixels there, interpolate and scale. All but the loading
-use vector instructions. One loop for all took five times as long: compilers then use
-none at all.
+Each output row goes through loops over arrays in the first-level cache: find the points
+(`map_row`), load the pixels there, interpolate and scale. With CUBIC, and for pixels
+that are not packed in pairs, one loop loads and interpolates. A single loop for all
+took five times as long, because compilers do not vectorize it.
 """
 
 import numpy as np
@@ -56,9 +56,9 @@ F = np.float32
 
 NEAREST, LINEAR, CUBIC = 0, 1, 3
 
-# With border EDGE, the spline still ripples outside the image: it is evaluated up to
-# RIPPLES pixels outside, as in scipy.
-RIPPLES = 12
+# With border EDGE, a cubic spline still oscillates outside the outermost pixel centres:
+# it is evaluated up to this many pixels outside, as in scipy.
+EDGE_OVERHANG = 12
 
 
 @kernel
@@ -76,10 +76,13 @@ def displacement_bounds(control):
 def prepare_displacement(control, spacing, outer, inner, width, capacity):
     """Return image_control and control_rows, which `fill_displacement` needs.
 
-    image_control : float64 (gy, gx, 2), the control points multiplied by inner
-    control_rows  : see `evaluate_control_rows`; empty where there is no displacement,
-        or where outer turns or shears, so that rows of the output cross rows of control
-        points
+    width    : columns of the output
+    capacity : columns to allocate, at least width
+
+    image_control : float64 (gy, gx, 2), the displacements of the control points times
+        the linear part of inner
+    control_rows  : see `evaluate_control_rows`; no rows if there is no displacement, or
+        if outer does not map rows to rows and columns to columns
     """
     image_control = transform_control(control, inner)
     if control.shape[0] > 0 and outer[0, 1] == 0.0 and outer[1, 0] == 0.0:
@@ -128,17 +131,21 @@ def warp_image(
     outer, control, spacing, inner : the mapping, see the module
     order  : NEAREST, LINEAR, or CUBIC, a B-spline through the pixels
     border : what points outside the outermost pixel centres show. CONSTANT: `fill`, not
-        scaled; EDGE: the nearest pixel; REFLECT: the image reflected, d c b a | a b c d
+        scaled; EDGE: the nearest pixel (with CUBIC the spline, see EDGE_OVERHANG);
+        REFLECT: the image reflected, d c b a | a b c d
     out    : float32 (h, w), C-contiguous, every cell is written
 
-    Interpolates as scipy.ndimage.map_coordinates does in its modes constant, nearest
-    and reflect, to float32 rounding and 1e-5 of a pixel. Pixels that show a pixel
-    centre get exactly the value that `gather_images` gives.
+    Equals scipy.ndimage.map_coordinates in its modes constant, nearest and reflect, up
+    to float32 rounding and an error of each point of 1e-5 of a pixel, times the step
+    from point to point if this is above one pixel. Where a computed point is exactly a
+    pixel centre, the output gets exactly the value that `gather_images` gives; with
+    CUBIC, only if there is no displacement and the matrix is whole (`is_whole`).
     """
     fill, shift, gain, low, high = F(fill), F(shift), F(gain), F(low), F(high)
     height, width = image.shape
     last_x, last_y = width - 1.0, height - 1.0
     rows, columns = out.shape
+    # `map_row` needs arrays of at least `columns`, rounded up to a multiple of LANES.
     capacity = (columns + BLOCK - 1) // BLOCK * BLOCK + BLOCK
     matrix = multiply_affines(inner, outer)
     displaced = control.shape[0] > 0
@@ -151,7 +158,7 @@ def warp_image(
     step_x, step_y = matrix[0, 0], matrix[1, 0]
     per_x, per_y = reciprocal(step_x), reciprocal(step_y)
 
-    # The rows and columns of the image that are needed, prepared for the order.
+    # Find the rows and columns that are needed, and prepare them for interpolation.
     grow = 2 * REACH if order == CUBIC else 2
     left, right = range_needed(
         matrix[0, 2], step_x * columns, matrix[0, 1] * rows,
@@ -164,9 +171,11 @@ def warp_image(
     used = (bottom - top) * (right - left)
     cells = image.reshape(image.size)
     margin = 0
-    ripples = 0.0
+    overhang = 0.0  # points are clamped to this far outside these rows and columns
     pairs = np.zeros(2, np.uint32)
     coefficients = np.empty((0, 0), F)
+    # Packing takes time for each used pixel: too much if the output is far smaller than
+    # the used part of the image.
     in_quads = order == LINEAR and image.itemsize <= 2 and used <= 4 * out.size
     stride = width
     if in_quads:
@@ -175,10 +184,10 @@ def warp_image(
         stride = right - left
     elif order == CUBIC:
         if border == EDGE:
-            ripples = float(RIPPLES)
+            overhang = float(EDGE_OVERHANG)
         elif border == REFLECT:
-            ripples = 0.5
-        margin = 2 if border != EDGE else RIPPLES + 2
+            overhang = 0.5
+        margin = 2 if border != EDGE else EDGE_OVERHANG + 2
         coefficients = spline_coefficients(
             image, top, bottom, left, right, border, margin
         )
@@ -190,8 +199,8 @@ def warp_image(
     bias = np.uint32(0x8000 if np.iinfo(image.dtype).min < 0 else 0)
 
     nearest = order == NEAREST
-    low_x, high_x = margin - ripples, margin + right - left - 1 + ripples
-    low_y, high_y = margin - ripples, margin + bottom - top - 1 + ripples
+    low_x, high_x = margin - overhang, margin + right - left - 1 + overhang
+    low_y, high_y = margin - overhang, margin + bottom - top - 1 + overhang
     indices = np.empty(capacity, np.int32)
     fraction_x, fraction_y = np.empty(capacity, F), np.empty(capacity, F)
     field_x, field_y = np.zeros(capacity, F), np.zeros(capacity, F)
@@ -274,13 +283,14 @@ def warp_mask(mask, outer, control, spacing, inner, out):
     outer, control, spacing, inner : the mapping, see the module
     out  : of the same dtype (h, w), C-contiguous, every cell is written
 
-    Does as scipy.ndimage.map_coordinates with order 0 and mode constant, to 1e-5 of a
-    pixel; of two pixels that are equally near, takes the one right or below.
+    Equals scipy.ndimage.map_coordinates with order 0 and mode constant, up to the same
+    error of each point as in `warp_image`. Of two equally near pixels, takes the right
+    or lower one.
     """
     height, width = mask.shape
     last_x, last_y = width - 1.0, height - 1.0
     rows, columns = out.shape
-    capacity = (columns + BLOCK - 1) // BLOCK * BLOCK + BLOCK
+    capacity = (columns + BLOCK - 1) // BLOCK * BLOCK + BLOCK  # as in `warp_image`
     matrix = multiply_affines(inner, outer)
     displaced = control.shape[0] > 0
     image_control, control_rows = prepare_displacement(
