@@ -21,10 +21,13 @@ MOST_WRITTEN = 64
 
 @inlined
 def write_buffers(handle, buffers, count, offset):
-    """Write buffers one after another; return whether all bytes were written.
+    """Write buffers one after another in one system call.
 
-    buffers : int64 (m, 2), address and size in bytes of each
-    offset  : where in the file the first one goes
+    handle  : file descriptor
+    buffers : int64 (m, 2), address and size in bytes of each; `count` of them are used
+    offset  : offset in the file of the first one
+
+    Returns whether all bytes were written.
     """
     size = np.int64(0)
     for k in range(count):
@@ -49,10 +52,10 @@ def transfer_images(
     like           : an array of the dtype of the pixels
     pixel_count    : pixels of an image
     widest, ranks  : as for `measure_values`
-    output         : handle of the file to write to; negative to write nothing
+    output         : file descriptor to write to; negative to write nothing
     output_offsets : int64 (n,), offset in this file of the pixels of each image
-    buffer         : uint8, at least as long as the largest file; images that are not
-        written to the file stay in it
+    buffer         : uint8, at least LINE bytes longer than the largest file; without an
+        output, the images stay in it
 
     The other arrays are results:
 

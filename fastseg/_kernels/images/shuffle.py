@@ -1,6 +1,6 @@
 """HDF5's byte shuffle: byte 0 of all values, then byte 1 of all values, and so on.
 
-Bytes with the same meaning are then neighbours, and compress better.
+Bytes of the same significance are then neighbours, and compress better.
 """
 
 import numpy as np
@@ -13,7 +13,7 @@ def split_bytes(values, planes):
     """Write byte k of each value to planes[k].
 
     values : unsigned integers (n,)
-    planes : uint8 (bytes of a value, n), the lowest byte first
+    planes : uint8 (itemsize, n), least significant byte first
     """
     for k in range(len(planes)):
         plane, shift = planes[k], np.uint64(8 * k)
@@ -23,7 +23,7 @@ def split_bytes(values, planes):
 
 @kernel
 def join_bytes(planes, values):
-    """Undo `split_bytes`; the arguments are the same, and values is overwritten."""
+    """Undo `split_bytes`: read planes, and overwrite values."""
     values[:] = 0
     for k in range(len(planes)):
         plane, shift = planes[k], np.uint64(8 * k)
