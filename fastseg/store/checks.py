@@ -2,7 +2,7 @@
 
 h5py reads which datasets the file has and at which offsets. The checks compare them
 with the format in `layout`, down to dtypes, lengths and indices. So no later loop reads
-outside of the memory map, whether the file is damaged or made to mislead.
+outside of the memory map, whether the file is damaged or crafted on purpose.
 """
 
 import json
@@ -30,11 +30,16 @@ Columns = Mapping[str, NDArray[Any]]
 SAMPLES_AT_ONCE = 2**15
 
 
-@contextmanager
-def reading(path: Path) -> Iterator[Any]:
-    """Open a file with h5py and raise all errors inside as StoreErrors that name it.
+class _FormatError(StoreError):
+    """A file deviates from the format of its version."""
 
-    HDF5 and h5py report damage by errors of a dozen types, hence `Exception`.
+
+@contextmanager
+def open_hdf5(path: Path) -> Iterator[Any]:
+    """Open a file with h5py; raise errors in the `with` block as StoreErrors.
+
+    Their texts begin with the path. HDF5 and h5py report damage by errors of a dozen
+    types, hence `Exception`.
     """
     try:
         file = h5py.File(path, "r", locking=False)
@@ -45,14 +50,19 @@ def reading(path: Path) -> Iterator[Any]:
     try:
         with file:
             yield file
+    except _FormatError as exc:
+        text = f"{path}: {exc}; the file is damaged or was changed: build it again"
+        raise StoreError(text) from None
     except StoreError as exc:
         raise StoreError(f"{path}: {exc}") from None
     except Exception as exc:
-        raise StoreError(f"{path}: is damaged; HDF5 reports: {exc}") from exc
+        raise StoreError(
+            f"{path}: cannot be read, probably damaged ({exc!r}); build it again"
+        ) from exc
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Head:
+class Attributes:
     """The root attributes of a store, see `layout`."""
 
     classes: tuple[str, ...]
@@ -64,56 +74,58 @@ class Head:
     compression: str
 
 
-_ATTRIBUTES = ("format", "version", "complete", *Head.__dataclass_fields__)
+_ATTRIBUTES = ("format", "version", "complete", *Attributes.__dataclass_fields__)
 
 
-def read_head(file: Any) -> Head:
+def read_attributes(file: Any) -> Attributes:
     """Return the attributes of a complete store, or raise StoreError."""
-    attributes = {name: _attribute(file, name) for name in _ATTRIBUTES}
-    if not _is(attributes["format"], layout.FORMAT.encode()):
+    values = {name: _attribute(file, name) for name in _ATTRIBUTES}
+    if not _equals(values["format"], layout.FORMAT.encode()):
         raise StoreError("is an HDF5 file, but not a fastseg store")
-    version = attributes["version"]
-    if not isinstance(version, np.integer) or not 1 <= version <= layout.VERSION:
+    version = values["version"]
+    readable = range(1, layout.VERSION + 1)
+    if not isinstance(version, np.integer) or version not in readable:
         raise StoreError(
-            f"has version {version}, this fastseg reads {layout.VERSION}; "
-            "upgrade fastseg or build it again"
+            f"has version {version}, this fastseg reads "
+            f"{', '.join(map(str, readable))}; upgrade fastseg or build it again"
         )
-    if not _is(attributes["complete"], 1):
+    if not _equals(values["complete"], 1):
         raise StoreError("is incomplete; build it again")
-    head = Head(
-        classes=_names(attributes, "classes"),
-        buckets=_names(attributes, "buckets"),
-        options=_record(attributes, "options"),
-        software=_record(attributes, "software"),
-        checksums=_record(attributes, "checksums"),
-        fingerprint=_text(attributes, "fingerprint"),
+    attributes = Attributes(
+        classes=_names(values, "classes"),
+        buckets=_names(values, "buckets"),
+        options=_record(values, "options"),
+        software=_record(values, "software"),
+        checksums=_record(values, "checksums"),
+        fingerprint=_text(values, "fingerprint"),
         compression=""
-        if attributes["compression"] is None
-        else _text(attributes, "compression"),
+        if values["compression"] is None
+        else _text(values, "compression"),
     )
-    if head.compression not in ("", compression.NAME):
+    if attributes.compression not in ("", compression.NAME):
         raise StoreError(
-            f"is compressed by {head.compression!r}, this fastseg reads "
+            f"is compressed by {attributes.compression!r}, this fastseg reads "
             f"{compression.NAME!r}; upgrade fastseg or build it again"
         )
-    if len(head.classes) > layout.MAX_CLASSES:
-        raise StoreError(
-            f"has {len(head.classes)} classes, expected at most {layout.MAX_CLASSES}"
+    if len(attributes.classes) > layout.MAX_CLASSES:
+        raise _FormatError(
+            f"has {len(attributes.classes)} classes, expected at most "
+            f"{layout.MAX_CLASSES}"
         )
-    names = layout.checksum_names(head.classes, head.compression)
-    if head.checksums.keys() != names:
-        raise StoreError(
-            "the attribute checksums does not have one for each dataset; damaged"
+    names = layout.checksum_names(attributes.classes, attributes.compression)
+    if attributes.checksums.keys() != names:
+        raise _FormatError(
+            "the attribute checksums does not have the names that the format lists"
         )
-    if not all(_is_hex(text, 16) for text in head.checksums.values()):
-        raise StoreError(
-            "the attribute checksums has values that are not 16 hex digits; damaged"
+    if not all(_is_hex(text, 16) for text in attributes.checksums.values()):
+        raise _FormatError(
+            "the attribute checksums has values that are not 16 hex digits"
         )
-    if not _is_hex(head.fingerprint, 64):
-        raise StoreError(
-            f"the fingerprint is {head.fingerprint!r}, expected 64 hex digits; damaged"
+    if not _is_hex(attributes.fingerprint, 64):
+        raise _FormatError(
+            f"the fingerprint is {attributes.fingerprint!r}, expected 64 hex digits"
         )
-    return head
+    return attributes
 
 
 class Datasets:
@@ -143,17 +155,15 @@ class Datasets:
         _, images, dtype = self._dataset(f"images/{name}")
         is_stack = len(images) == 3 and 0 not in images[1:]
         if not is_stack or dtype.kind not in "iuf":
-            raise StoreError(
-                f"images/{name} is {dtype} {images}, expected images; damaged"
-            )
+            raise _FormatError(f"images/{name} is {dtype} {images}, expected images")
         bucket = Bucket((images[1], images[2]), dtype)
         if bucket.name != name:
-            raise StoreError(f"images/{name} holds images of {bucket.name}; damaged")
+            raise _FormatError(f"images/{name} holds images of {bucket.name}")
         expected = layout.mask_dtype(classes).str
         _, masks, _ = self._dataset(f"masks/{name}", expected, bucket.shape)
         if masks[0] != images[0]:
-            raise StoreError(
-                f"masks/{name} has {masks[0]} masks for {images[0]} images; damaged"
+            raise _FormatError(
+                f"masks/{name} has {masks[0]} masks for {images[0]} images"
             )
         return bucket, images[0]
 
@@ -162,7 +172,10 @@ class Datasets:
         return self._array(f"images/{name}"), self._array(f"masks/{name}")
 
     def codecs(self, bucket: Bucket, classes: Sequence[str]) -> tuple[Codec, Codec]:
-        """Return the codecs of a bucket's images and masks; check them in the file."""
+        """Return the codecs of a bucket's images and masks.
+
+        Raises StoreError if the file does not declare these filters and chunks.
+        """
         codecs = compression.codecs(bucket, layout.mask_dtype(classes))
         for group, codec in zip(("images", "masks"), codecs, strict=True):
             name = f"{group}/{bucket.name}"
@@ -171,7 +184,7 @@ class Datasets:
             listed = [creation.get_filter(k) for k in range(creation.get_nfilters())]
             filters = [(number, values) for number, _, values, _ in listed]
             if dataset.chunks != (1, *bucket.shape) or not codec.reads(filters):
-                raise StoreError(
+                raise _FormatError(
                     f"{name} has chunks {dataset.chunks} and filters {filters}, "
                     f"expected {(1, *bucket.shape)} and {codec.filters}"
                 )
@@ -182,7 +195,7 @@ class Datasets:
         column = self._file["items/percentiles"]
         ranks = tuple(np.ravel(_attribute(column, "q")).tolist())
         if ranks != layout.PERCENTILES:
-            raise StoreError(
+            raise _FormatError(
                 f"items/percentiles are at {ranks}, expected {layout.PERCENTILES}"
             )
         return ranks
@@ -196,14 +209,15 @@ class Datasets:
     ) -> tuple[Any, tuple[int, ...], np.dtype[Any]]:
         """Return a dataset, its shape and dtype; raise StoreError if they are wrong.
 
-        dtype    : the expected one, "|S" for strings of any length, None for any number
-        trailing : the expected shape but for the first axis, if a dtype is given
+        dtype    : the expected one, "|S" for strings of any length, None for any dtype
+            that is not big-endian
+        trailing : the expected shape without the first axis; ignored without a dtype
         """
         dataset = self._file.get(name)
         if not isinstance(dataset, h5py.Dataset) or dataset.shape is None:
-            raise StoreError(f"has no dataset {name}; damaged")
+            raise _FormatError(f"has no dataset {name}")
         if h5py.h5o.get_info(dataset.id).fileno != self._file_number:
-            raise StoreError(f"{name} is a link into another file")
+            raise _FormatError(f"{name} is a link into another file")
         shape = tuple(map(int, dataset.shape))
         stored = np.dtype(dataset.dtype.str)  # without h5py's metadata on strings
         text = "|S" if stored.kind == "S" else stored.str
@@ -211,7 +225,7 @@ class Datasets:
         if is_wrong or not shape or stored.byteorder == ">":
             axes = ", ".join(map(str, ("n", *trailing)))
             expected = "little-endian" if dtype is None else f"{dtype} ({axes})"
-            raise StoreError(f"{name} is {stored.str} {shape}, expected {expected}")
+            raise _FormatError(f"{name} is {stored.str} {shape}, expected {expected}")
         return dataset, shape, stored
 
     def _array(
@@ -221,18 +235,18 @@ class Datasets:
         size = math.prod(shape) * stored.itemsize
         offset = dataset.id.get_offset() if size else 0
         if offset is None:
-            raise StoreError(f"{name} is not contiguous, so it cannot be mapped")
+            raise _FormatError(f"{name} is not contiguous, so it cannot be mapped")
         if offset + size > len(self._map):
-            raise StoreError(
-                f"{name} ends at byte {offset + size}, the file has {len(self._map)}; "
-                "it is truncated"
+            raise _FormatError(
+                f"{name} ends at byte {offset + size}, the file has {len(self._map)}"
             )
         self.offsets[name] = offset
         if not size:
             return np.empty(shape, stored)
         array: NDArray[Any] = np.ndarray(shape, stored, self._map, offset)
         if not array.flags.aligned:
-            # Kernels need aligned arrays; only those below ALIGN_FROM bytes are copied.
+            # Kernels need aligned arrays. fastseg aligns datasets from ALIGN_FROM bytes
+            # on, so that only small ones are copied.
             array = array.copy()
             array.flags.writeable = False
         return array
@@ -254,7 +268,8 @@ def check_columns(
     """Raise StoreError for columns of unequal length and indices outside of their data.
 
     counts  : how many images each bucket has
-    release : called after each block of samples, so that the memory of one is enough
+    release : called after each block of samples, so that only one block is in memory at
+        a time
     """
     samples = _common_length("items", items)
     files = _common_length("sources", sources)
@@ -308,7 +323,7 @@ def _common_length(table: str, columns: Columns) -> int:
     """Return the length of all columns of a table, or raise StoreError."""
     lengths = {len(column) for column in columns.values()}
     if len(lengths) > 1:
-        raise StoreError(f"/{table} has columns of lengths {sorted(lengths)}; damaged")
+        raise _FormatError(f"/{table} has columns of lengths {sorted(lengths)}")
     return lengths.pop()
 
 
@@ -317,14 +332,14 @@ def _need_index(values: NDArray[Any], count: int, name: str) -> None:
 
 
 def _unsigned(values: NDArray[Any]) -> NDArray[Any]:
-    """Return integers as unsigned ones: negative indices become too large ones."""
+    """Return integers as unsigned ones, so that negative indices become too large."""
     unsigned: NDArray[Any] = values.view(f"u{values.itemsize}")
     return unsigned
 
 
 def _need(is_valid: Any, name: str) -> None:
     if not is_valid:
-        raise StoreError(f"{name} points outside its data; damaged")
+        raise _FormatError(f"{name} is invalid or does not fit the rest of the file")
 
 
 def _attribute(file: Any, name: str) -> Any:
@@ -346,7 +361,7 @@ def _text(attributes: Mapping[str, Any], name: str) -> str:
     try:
         return bytes.decode(attributes[name])
     except (TypeError, UnicodeDecodeError):
-        raise StoreError(f"the attribute {name} is not text; damaged") from None
+        raise _FormatError(f"the attribute {name} is not text") from None
 
 
 def _names(attributes: Mapping[str, Any], name: str) -> tuple[str, ...]:
@@ -355,7 +370,7 @@ def _names(attributes: Mapping[str, Any], name: str) -> tuple[str, ...]:
         names = tuple(text.decode(errors="replace") for text in array.tolist())
         if all(names) and len(set(names)) == len(names):
             return names
-    raise StoreError(f"the attribute {name} is not a list of names; damaged")
+    raise _FormatError(f"the attribute {name} is not a list of names")
 
 
 def _record(attributes: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -366,11 +381,11 @@ def _record(attributes: Mapping[str, Any], name: str) -> dict[str, Any]:
     except (ValueError, RecursionError):
         record = None
     if not isinstance(record, dict):
-        raise StoreError(f"the attribute {name} is not a JSON object; damaged")
+        raise _FormatError(f"the attribute {name} is not a JSON object")
     return record
 
 
-def _is(value: Any, expected: Any) -> bool:
+def _equals(value: Any, expected: Any) -> bool:
     return np.ndim(value) == 0 and bool(value == expected)
 
 

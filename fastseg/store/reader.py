@@ -62,20 +62,20 @@ class Store:
 
     def __init__(self, path: StrPath):
         self.path = Path(os.path.abspath(path))  # noqa: PTH100  resolves no links
-        with self.path.open("rb") as raw, checks.reading(self.path) as file:
+        with self.path.open("rb") as raw, checks.open_hdf5(self.path) as file:
             self._stat = os.fstat(raw.fileno())
             if not os.path.samestat(self._stat, self.path.stat()):
                 raise StoreError("was replaced while it was opened; open it again")
-            head = checks.read_head(file)
-            self.classes = head.classes
-            self.fingerprint = head.fingerprint
-            self.options = head.options
-            self.software = head.software
-            self.checksums = head.checksums
-            self.compression = head.compression
+            attributes = checks.read_attributes(file)
+            self.classes = attributes.classes
+            self.fingerprint = attributes.fingerprint
+            self.options = attributes.options
+            self.software = attributes.software
+            self.checksums = attributes.checksums
+            self.compression = attributes.compression
             self._map = mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ)
             datasets = checks.Datasets(file, self._map)
-            buckets = {n: datasets.bucket(n, self.classes) for n in head.buckets}
+            buckets = {n: datasets.bucket(n, self.classes) for n in attributes.buckets}
             self.buckets = {name: bucket for name, (bucket, _) in buckets.items()}
             self.items, self.contours, self.sources = (
                 datasets.table(name, self.classes, self.compression)

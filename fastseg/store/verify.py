@@ -387,7 +387,7 @@ def _index_findings(store: Store) -> list[_Finding]:
     """Compare offsets and sizes of chunks in the columns with those that HDF5 has."""
     findings: list[_Finding] = []
     bucket, row = store.items["bucket"], store.items["row"]
-    with checks.reading(store.path) as file:
+    with checks.open_hdf5(store.path) as file:
         for part in ("image", "mask"):
             chunks = store.items[f"{part}_chunk"]
             for number, name in enumerate(store.buckets):
