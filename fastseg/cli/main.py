@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 import fastseg
-from fastseg.cli import data, store  # noqa: F401  which register commands
+from fastseg.cli import data, store  # noqa: F401  imported because they register commands
 from fastseg.cli.terminal import app
 
 
@@ -27,7 +27,7 @@ def fastseg_options(
         ),
     ] = False,
 ) -> None:
-    """Turn medical images and hand-drawn contours into training batches.
+    """Turn medical images and hand-drawn contours into a store for training.
 
     Example: `fastseg link data/phantom -o links.csv`, then
     `fastseg build links.csv -o heart.h5`, then `fastseg show heart.h5`
