@@ -44,8 +44,9 @@ from fastseg.store.reader import Store
 from fastseg.store.selection import check_indices
 from fastseg.threads import usable_cores
 
-# More threads by default do not help: two saturate a memory bus, and a training
-# script needs cores for other work.
+# The default is at most this many threads, because a training script needs cores for
+# other work, and because memory limits plain batches: two threads make 1.5 times as
+# many as one. Two threads augment 1.9 times as many (docs/benchmarks.md).
 MAX_THREADS = 4
 # While the store has to be read from the disk, the system is asked for the pixels of
 # this many batches in advance.
@@ -64,49 +65,53 @@ class Loader:
 
     store      : a store, as `fastseg.open` returns it
     indices    : indices of the samples to load, as `Store.select` and `Store.split`
-        return them; by default all
+        return them; by default all. Their order does not matter
 
     Options of the order:
 
     batch_size : samples in a batch
-    shuffle    : a new order in every epoch, a function of (seed, epoch) alone
+    shuffle    : whether each epoch has a new random order, which depends on the
+        options, the seed and the epoch; otherwise samples come in store order
     seed       : 0 to 2**64 - 1
     drop_last  : leave out the last batch if it is not full
     rank, world_size : number of this process, from 0, and number of processes. They
-        divide every epoch among them: all load the same number of batches, and no two
-        load the same sample, unless `uneven`, `weights` or `foreground` repeat it
+        divide every epoch among themselves: all load the same number of batches, and no
+        two load the same sample, unless `uneven`, `weights` or `foreground` repeat it
     uneven     : what to do if the samples do not divide evenly among the ranks: "split"
-        makes some batches smaller, "repeat" loads some samples twice
+        makes some batches smaller, "repeat" loads some samples twice. No effect with
+        drop_last, which leaves the surplus out
     weights    : how often each sample of the store comes, relative to the others,
         float (len(store),); 0 for never
-    foreground : at least this share of the samples of each batch has a pixel of any
+    foreground : at least this fraction of the samples of each batch has a pixel of any
         class, as in 0.5; or of one class, as in ("icontour", 0.5). If there are too few
-        of them, they come more than once in an epoch, and some other samples do not
+        of them, they come more than once in an epoch, and some other samples are left
+        out
     together   : "patient" or "series": the samples of each come one after another
 
     Options of images and masks:
 
     size       : (h, w) of the batches, or one number for a square: images are cropped
-        or padded about their centre; by default the images' own, if all have one
+        or padded about their centre. By default that of the last Crop or Resize of
+        `augment`, else that of the images, which must all have the same
     normalize  : "zscore"     mean 0 and standard deviation 1 of each image
                  "percentile" the `percentiles` of each image to 0 and 1, clipped
                  "window"     the DICOM window to 0 and 1, clipped
-                 None         image values, rescaled as the DICOM file says; this is
-                              the default if dtype is "raw"
+                 None         image values, rescaled as the DICOM file says; with
+                              dtype "raw", where only None is allowed, stored values
     percentiles : (lower, upper) of "percentile", two of those that the store holds
     pad_value  : value around images smaller than `size`, after normalization
     dtype      : "float32", "float16", or "raw" for stored values, not normalized; or
-        numpy's or torch's dtype of that name
+        numpy's or torch's dtype of that name. With `augment`, only float32
     masks      : "labels"  uint8 (B, h, w): 0 background, k + 1 for class k
                  "bits"    the store's bit fields (B, h, w)
                  "onehot"  uint8 (B, K, h, w): a channel of 0 and 1 per class
                  a class   uint8 (B, h, w): 0 and 1
     priority   : classes from top to bottom, for "labels" where classes overlap; by
         default the class with the smaller mean area lies on top
-    missing    : what a class becomes on a sample where nobody outlined it; not with
-        "bits"
-                 None          background, and a MissingLabelsWarning that counts the
-                               samples when the loader is made
+    missing    : what the mask shows for a class that nobody outlined on a sample; not
+        with "bits"
+                 None          background; if there are such samples, making the loader
+                               issues a MissingLabelsWarning with their number
                  "background"  the same without a warning
                  "ignore"      255 wherever the class could be: in "labels" where no
                                class above it in `priority` shows, in a mask of one
@@ -118,8 +123,8 @@ class Loader:
     augment    : transforms, see `fastseg.augment`, or the name of a preset: "light",
         "standard". Their random parameters are a function of (seed, epoch, sample): a
         sample that comes twice in an epoch looks the same both times
-    labels     : of augmented samples: "exact" moves the contours and draws them again,
-        "nearest" takes the nearest pixel of the stored mask
+    labels     : how masks of augmented samples are made: "exact" moves the contours and
+        draws them again, "nearest" takes the nearest pixel of the stored mask
     return_params : whether batches carry the drawn parameters in `params`
 
     Options of the work:
@@ -127,15 +132,16 @@ class Loader:
     threads    : number of threads that make batches; by default one per core, at most 4
     prefetch   : number of batches made ahead of the consumer, at least 1
     on_error   : for a sample that cannot be read: "raise" the error, with a note that
-        names the sample, or "skip" it: `skipped` lists it, and its batch is smaller
+        names the sample, or "skip" it: `skipped` lists it, and its batch is smaller, or
+        not yielded if it is empty. A truncated store raises StoreError in any case
 
     The batches of an epoch depend on the store, the options and (seed, epoch), not
     on threads, prefetch or timing. `epoch` is the number of the next epoch and may be
     set. `state_dict` and `load_state_dict` save and resume a loop at any batch.
 
     The threads run only while a loop runs; they end however the loop is left. `close`,
-    or leaving a `with` block, ends all loops and frees memory. A loader can be pickled
-    and forked, a loop cannot.
+    or leaving a `with` block, ends all loops and frees the unused buffers. A loader can
+    be pickled and forked, a loop cannot.
 
     Raises OptionError, MissingLabelsError, UnknownClassError or RenamedError for
     arguments that are invalid or do not fit the store.
@@ -223,7 +229,7 @@ class Loader:
                 "return_params is given without augment: give both, or leave it out"
             )
         self.return_params = return_params
-        # Samples that were skipped, with their errors.
+        # Error text of each skipped sample, by its index.
         self.skipped: dict[int, str] = {}
         self._counters = Counters()
         preprocessing = self.preprocessing
@@ -289,19 +295,21 @@ class Loader:
     def replay(self, params: Mapping[str, Any]) -> Batch:
         """Make a batch again from its `params`.
 
-        They may also come from a loader of another store, if it has the same transforms
-        and its samples are the same: other images of the same patients, for example.
-        Raises OptionError if they do not fit.
+        They may come from a loader of another store with the same transforms, if sample
+        i of both shows the same anatomy, as in two sequences of one scan. Raises
+        OptionError if they do not fit.
         """
         preprocessing = self.preprocessing
         if not isinstance(preprocessing, AugmentedPreprocessing):
             raise OptionError("replay needs a loader with augment")
         samples, drawn = preprocessing.parse_params(params)
-        if len(samples) and not 0 <= samples.min() <= samples.max() < len(self.store):
-            raise OptionError(
-                f"params name a sample beyond the {len(self.store)} of this store"
-            )
         count = len(samples)
+        low, high = (samples.min(), samples.max()) if count else (0, 0)
+        if not 0 <= low <= high < len(self.store):
+            raise OptionError(
+                f"params hold samples {low} to {high}, expected 0 to "
+                f"{len(self.store) - 1}"
+            )
         image = np.empty((count, *preprocessing.image_shape), preprocessing.image_dtype)
         mask = np.empty((count, *preprocessing.mask_shape), preprocessing.mask_dtype)
         preprocessing.fill_drawn(samples, image, mask, drawn)
@@ -317,7 +325,7 @@ class Loader:
         )
 
     def close(self) -> None:
-        """End all loops and free memory. The loader can still be used."""
+        """End all loops and free the unused buffers. The loader can still be used."""
         for workers in list(self._worker_pools):
             workers.close()
         self._pool.clear()
@@ -362,6 +370,7 @@ class Loader:
                     if count:
                         yield self._with_params(pending.release(), epoch)
             finally:
+                # Add the time since the last batch.
                 self._counters.add_batch(0)
 
     def _finished_batches(
@@ -392,7 +401,7 @@ class Loader:
         return batch
 
     def _handle_failures(self, pending: PendingBatch) -> None:
-        """Raise the exception of a failed sample, or list all of them as skipped."""
+        """Raise the exception of the first failed sample, or add all to `skipped`."""
         if not pending.failures:
             return
         whole = self.store.is_whole

@@ -27,8 +27,9 @@ BATCH_ORDER = 7  # the samples of each batch of `foreground_order`
 MAX_WORD = 2**64 - 1
 # Relative error of an expected count: at most five roundings of float64.
 COUNT_ERROR = 2.0**-50
-# Relative error of a share of a batch that a user typed: 0.1 * 30 is 3, 5/6 * 6 is 5.
-SHARE_ERROR = 1e-12
+# Relative error of a fraction of a batch that a user typed: 0.1 * 30 is 3, and 5/6 * 6
+# is 5.
+FRACTION_ERROR = 1e-12
 
 
 def random_words(
@@ -107,16 +108,16 @@ def weighted_order(
 
 def foreground_order(
     flags: NDArray[np.bool_],
-    share: float,
+    fraction: float,
     sizes: NDArray[np.int64],
     seed: int,
     epoch: int,
 ) -> NDArray[np.int64]:
     """Return samples for batches of given sizes, with enough flagged ones in each.
 
-    flags : bool (n,), at least one of them set
-    share : minimum share of flagged samples in each batch, above 0 and up to 1
-    sizes : int64 (b,), sizes of the batches
+    flags    : bool (n,), at least one of them set
+    fraction : minimum fraction of flagged samples in each batch, above 0 and up to 1
+    sizes    : int64 (b,), sizes of the batches
 
     Returns int64 (sum(sizes),), batch after batch, in random order within each batch.
     If there are enough flagged samples, none comes twice. Else they come in cycles,
@@ -126,7 +127,7 @@ def foreground_order(
     total = int(sizes.sum())
     flagged = np.flatnonzero(flags)
     unflagged = np.flatnonzero(~flags)
-    required = np.ceil(share * (1 - SHARE_ERROR) * sizes).astype(np.int64)
+    required = np.ceil(fraction * (1 - FRACTION_ERROR) * sizes).astype(np.int64)
     total_required = int(required.sum())
     # All flagged samples are drawn at least once. Those beyond the required ones, and
     # the unflagged samples, are candidates for the rest of the batches.

@@ -46,8 +46,8 @@ class Schedule:
 
     weights    : float64 (n,), how often a sample comes, relative to the others; an
         epoch still has n samples, see `orders.weighted_order`
-    foreground : (share, flags), share above 0 and up to 1, flags bool (n,): at least
-        this share of the samples of each batch is flagged, see
+    foreground : (fraction, flags), fraction above 0 and up to 1, flags bool (n,): at
+        least this fraction of the samples of each batch is flagged, see
         `orders.foreground_order`
     groups     : int64 (n,), samples with the same number come one after another. Each
         rank loads a block of the order, instead of every world_size-th sample. Without
@@ -107,12 +107,12 @@ class Schedule:
         """Return this rank's samples in their order, as indices into `indices`."""
         ranks = self.world_size
         if self.foreground is not None:
-            share, flags = self.foreground
+            fraction, flags = self.foreground
             # The first batches of all ranks, then the second ones, and so on, so that
             # repeats of a sample are far apart.
             bounds = np.stack([self._bounds(rank) for rank in range(ranks)], axis=1)
             sizes = np.diff(bounds, axis=0).ravel()
-            order = foreground_order(flags, share, sizes, self.seed, epoch)
+            order = foreground_order(flags, fraction, sizes, self.seed, epoch)
             mine = np.repeat(np.arange(len(sizes)) % ranks == self.rank, sizes)
             return order[np.flatnonzero(mine)]
         order = np.resize(self._order(epoch), self._total)
@@ -219,20 +219,20 @@ class Schedule:
         return weights
 
     def _checked_foreground(
-        self, share: Any, given: Any
+        self, fraction: Any, given: Any
     ) -> tuple[float, NDArray[np.bool_]]:
-        if not isinstance(share, Real) or not 0 < float(share) <= 1:
+        if not isinstance(fraction, Real) or not 0 < float(fraction) <= 1:
             raise OptionError(
-                f"foreground is {share!r}, expected a share of each batch, above 0 "
-                "and up to 1"
+                f"foreground is {fraction!r}, expected a fraction of each batch, above "
+                "0 and up to 1"
             )
         flags = self._column("foreground", given, np.bool_)
         if flags.size and not flags.any():
             raise OptionError(
-                f"foreground is {share!r}, but none of the {flags.size} chosen samples "
-                "has foreground: choose others, or leave foreground out"
+                f"foreground is {fraction!r}, but none of the {flags.size} chosen "
+                "samples has foreground: choose others, or leave foreground out"
             )
-        return float(share), flags
+        return float(fraction), flags
 
     def _column(self, name: str, given: Any, dtype: type) -> NDArray[Any]:
         """Return an array along indices, cast to dtype, or raise OptionError."""
@@ -275,27 +275,27 @@ def select_weights(
 def select_foreground(
     store: Store, indices: Indices, foreground: Any
 ) -> tuple[float, NDArray[np.bool_]] | None:
-    """Return the share of foreground, and which chosen samples have any, bool (n,).
+    """Return the fraction of foreground, and which chosen samples have any, bool (n,).
 
-    foreground : a share, or a class and a share
+    foreground : a fraction, or a class and a fraction
     """
     if foreground is None:
         return None
     name = None
-    share = foreground
+    fraction = foreground
     if np.ndim(foreground) == 1 and len(foreground) == 2:
-        name, share = foreground
+        name, fraction = foreground
     try:
-        share = float(share)
+        fraction = float(fraction)
     except (TypeError, ValueError):
         raise OptionError(
-            f"foreground is {foreground!r}, expected a share, as in 0.5, or a class "
-            "and a share, as in ('icontour', 0.5)"
+            f"foreground is {foreground!r}, expected a fraction, as in 0.5, or a class "
+            "and a fraction, as in ('icontour', 0.5)"
         ) from None
     pixels = store.items["pixels"]
     classes = slice(None) if name is None else [store.class_index(name)]
     flags: NDArray[np.bool_] = np.any(pixels[indices][:, classes] > 0, axis=1)
-    return share, flags
+    return fraction, flags
 
 
 def select_groups(

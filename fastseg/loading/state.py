@@ -22,7 +22,7 @@ def identify(schedule: Schedule, preprocessing: Preprocessing) -> dict[str, Any]
     `rank` is left out: all ranks are at the same batch, so that any of them can load
     the state of another.
     """
-    share, flags = schedule.foreground or (None, None)
+    fraction, flags = schedule.foreground or (None, None)
     return {
         "version": VERSION,
         "store": preprocessing.store.fingerprint,
@@ -34,7 +34,7 @@ def identify(schedule: Schedule, preprocessing: Preprocessing) -> dict[str, Any]
         "world_size": schedule.world_size,
         "uneven": schedule.uneven,
         "weights": _digest(schedule.weights),
-        "foreground": None if share is None else f"{share}, {_digest(flags)}",
+        "foreground": None if fraction is None else f"{fraction}, {_digest(flags)}",
         "together": _digest(schedule.groups),
         "size": list(preprocessing.size),
         "dtype": preprocessing.dtype,

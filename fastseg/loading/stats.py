@@ -14,11 +14,11 @@ from fastseg.threads import usable_cores
 
 # The median and the 99th percentile are those of this many last waits.
 MAX_WAITS = 4096
-# If the consumer waits for less than this share of its time, it is the bottleneck.
+# If the consumer waits for less than this fraction of its time, it is the bottleneck.
 SMALL_WAIT = 0.05
 # The page cache counts as cold for this many batches after the last disk read.
 COLD_BATCHES = 64
-# If the threads work for less than this share of their time, they are not the
+# If the threads work for less than this fraction of their time, they are not the
 # bottleneck.
 FULLY_BUSY = 0.7
 
@@ -79,13 +79,13 @@ class Stats:
         """One or two sentences on what limits the samples per second."""
         if not self.batches:
             return "Nothing has been loaded yet."
-        share = self.wait_seconds / self.seconds
-        if share < SMALL_WAIT:
+        fraction = self.wait_seconds / self.seconds
+        if fraction < SMALL_WAIT:
             return (
-                f"The consumer is the bottleneck: it waits for {share:.1%} of its "
+                f"The consumer is the bottleneck: it waits for {fraction:.1%} of its "
                 f"time, and the threads are busy for {self.busy:.0%} of theirs."
             )
-        waits = f"The consumer waits for {share:.0%} of its time"
+        waits = f"The consumer waits for {fraction:.0%} of its time"
         if self.disk_reads and self.disk_reads > self.batches:
             return (
                 f"{waits}, because the store is read from the disk: "

@@ -238,7 +238,7 @@ def test_params_of_other_transforms_are_refused(store):
         other.replay(params)
     with pytest.raises(OptionError, match="params are invalid"):
         loader.replay({"steps": 3})
-    with pytest.raises(OptionError, match="beyond the 32"):
+    with pytest.raises(OptionError, match="samples 3 to 99, expected 0 to 31"):
         loader.replay({**params, "index": [99, 3]})
     with pytest.raises(OptionError, match="replay needs a loader with augment"):
         Loader(store, size=64).replay(params)

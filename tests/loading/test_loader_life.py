@@ -448,7 +448,7 @@ def test_stats_are_correct(square):
         ({"weights": np.zeros(16)}, "weight"),
         ({"weights": np.full(16, np.inf)}, "weight of sample 0 is inf"),
         ({"foreground": 1.5}, "foreground"),
-        ({"foreground": "most"}, "expected a share"),
+        ({"foreground": "most"}, "expected a fraction"),
         ({"foreground": ("icontuor", 0.5)}, "did you mean 'icontour'"),
         ({"together": "patients"}, "did you mean 'patient'"),
         ({"rank": 2, "world_size": 2}, "rank"),

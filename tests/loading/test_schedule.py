@@ -373,7 +373,7 @@ REFUSED = [
     *(
         (
             {"foreground": (share, ten > 1)},
-            f"foreground is {share!r}, expected a share of each batch, above 0 and "
+            f"foreground is {share!r}, expected a fraction of each batch, above 0 and "
             "up to 1",
         )
         for share in (0, -0.5, 1.01, math.nan, "half")
