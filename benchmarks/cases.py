@@ -23,6 +23,8 @@ REPEATED = 10
 # Smooth stars with noise, a mask each: (side of the image, number of vertices).
 STARS = ((256, 16), (512, 256), (1024, 4096), (4096, 100_000))
 BATCH = 32
+# One thread loads while the other one waits for batches.
+LOADER_CORES = 2
 # Options of the loader that differ from those of `epoch`.
 LOADERS = {
     "1-thread": {},
@@ -51,11 +53,13 @@ class Work(NamedTuple):
     call   : the function that is timed
     items  : number of masks, files or samples that one call handles
     before : function that runs before each call and is not timed
+    cores  : number of cores that a call uses
     """
 
     call: Callable[[], Any]
     items: int
     before: Callable[[], Any] | None = None
+    cores: int = 1
 
 
 class Case(NamedTuple):
@@ -125,6 +129,7 @@ def _fill(contours, shape, **options):
     return Work(
         lambda: fastseg.rasterize_batch(points, offsets, shape, out, **options),
         len(contours),
+        cores=options.get("threads", 1),
     )
 
 
@@ -171,7 +176,7 @@ def link_study(inputs):
     )
 
 
-def first_build(**options):
+def first_build(threads=1, **options):
     """Build a store that does not exist yet.
 
     The wait for the disk at its end, os.fsync, is left out: it varies more than
@@ -183,9 +188,12 @@ def first_build(**options):
 
         def call():
             with _without_fsync():
-                return build(inputs.table, path, **options)
+                return build(inputs.table, path, threads, **options)
 
-        return Work(call, len(inputs.images), lambda: path.unlink(missing_ok=True))
+        def remove():
+            path.unlink(missing_ok=True)
+
+        return Work(call, len(inputs.images), remove, threads)
 
     return prepare
 
@@ -221,7 +229,9 @@ def epoch(**options):
     def prepare(inputs):
         loader = _loader(inputs, **options)
         return Work(
-            lambda: sum(len(batch) for batch in loader), len(inputs.copies_store)
+            lambda: sum(len(batch) for batch in loader),
+            len(inputs.copies_store),
+            cores=LOADER_CORES,
         )
 
     return prepare
@@ -236,7 +246,7 @@ def first_batch(inputs):
         batches.close()
         return count
 
-    return Work(call, BATCH)
+    return Work(call, BATCH, cores=LOADER_CORES)
 
 
 def _loader(inputs, **options):
@@ -301,7 +311,7 @@ CASES = {
         Case("dicom", "read_image", "file", each_file("read_image")),
         Case("dicom", "decode", "file", decode_files),
         Case("build", "link", "image", link_study),
-        Case("build", "build-1-thread", "image", first_build(threads=1)),
+        Case("build", "build-1-thread", "image", first_build()),
         Case("build", "build-2-threads", "image", first_build(threads=2)),
         Case("build", "build-compressed", "image", first_build(compress=True)),
         Case("build", "build-again", "image", build_again),

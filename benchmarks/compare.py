@@ -38,8 +38,8 @@ examples:
       one commit beside itself: how far the ratios of this machine vary
 """
 WORKING_TREE = "."
-# Many short timings in turns, because a machine's speed changes from one second to the
-# next: of two commits of about equal speed, on a busy machine, medians of 25 pairs of
+# Many short timings in turns, because a machine's speed changes from second to second:
+# of two commits of about the same speed, on a busy machine, medians of 25 pairs of
 # 0.04 s were within 8 % of 1, and those of 9 pairs of 0.1 s within 16 %.
 ROUNDS = 25
 SECONDS = 0.04
@@ -188,14 +188,19 @@ def ask_both(pair, what, **more):
 
 
 def race(pair, name, seconds, rounds):
-    """Time a case in turns; return seconds of a call, float64 (2, rounds)."""
+    """Time a case in turns; return seconds of a call, float64 (2, rounds).
+
+    Both commits of a pair are timed on the same core, and pairs change the core: for
+    seconds, one may be 1.4 times slower than another, and a process stays on its core.
+    """
     calls = math.ceil(REPEAT_SECONDS / seconds)
     repeats = max(1, round(SECONDS / (calls * seconds)))
     times = []
-    for _ in range(rounds):
+    request = {"case": name, "calls": calls, "repeats": repeats}
+    for k in range(rounds):
         turn = []
         for worker in pair:
-            worker.ask("time", case=name, calls=calls, repeats=repeats)
+            worker.ask("time", core=k, **request)
             turn.append(worker.answer()["seconds"])
         times.append(turn)
     return np.array(times).T

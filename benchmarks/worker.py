@@ -10,9 +10,10 @@ JSON on stdin, and each is answered by one on stdout:
         draws the images
     {"do": "prepare", "case": NAME}
         compiles, and answers with the seconds and items of a call, or with an error
-    {"do": "time", "case": NAME, "calls": N, "repeats": M}
+    {"do": "time", "case": NAME, "calls": N, "repeats": M, "core": K}
         answers with the seconds of a call: the median of M times, each of N calls. N
-        is 1 for a case that needs something done before each call
+        is 1 for a case that needs something done before each call. A case of one core
+        is timed on the K-th
 """
 
 import gc
@@ -36,13 +37,19 @@ from benchmarks.inputs import Inputs  # noqa: E402
 WARM_UPS = 3
 
 
-def time_calls(work, calls, repeats):
-    """Repeat a number of calls; return the median of the seconds of a call."""
+def time_calls(work, calls, repeats, core=None):
+    """Repeat a number of calls; return the median of the seconds of a call.
+
+    core : which core of this process runs calls that need one, by its number from 0
+    """
     before = work.before or (lambda: None)
     seconds = []
+    cores = os.sched_getaffinity(0)
     gc.collect()
     gc.disable()
     try:
+        if core is not None and work.cores == 1:
+            os.sched_setaffinity(0, {sorted(cores)[core % len(cores)]})
         for _ in range(repeats):
             before()
             start = time.perf_counter()
@@ -50,6 +57,7 @@ def time_calls(work, calls, repeats):
                 work.call()
             seconds.append((time.perf_counter() - start) / calls)
     finally:
+        os.sched_setaffinity(0, cores)
         gc.enable()
     return statistics.median(seconds)
 
@@ -82,8 +90,9 @@ def main():
             case "prepare":
                 answer = prepare(request["case"], inputs, works)
             case "time":
+                work = works[request["case"]]
                 counts = request["calls"], request["repeats"]
-                answer = {"seconds": time_calls(works[request["case"]], *counts)}
+                answer = {"seconds": time_calls(work, *counts, request["core"])}
             case unknown:
                 raise ValueError(f"unknown request {unknown!r}")
         print(json.dumps(answer), file=answers, flush=True)
