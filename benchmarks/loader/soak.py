@@ -28,7 +28,7 @@ import fastseg
 
 SIZE = 96
 # Options of the loader that decide what a sample becomes.
-SAMPLE_OPTIONS = ("dtype", "normalize", "masks")
+SAMPLE_OPTIONS = ("dtype", "normalize", "masks", "missing")
 MOST_HELD = 40  # arrays
 NAME = "fastseg"  # the names of the loader's threads begin with it
 GRACE = 2.0  # seconds for threads to end
@@ -48,7 +48,7 @@ def random_options(rng, store):
     """Return the arguments of a loader, at random."""
     count = len(store)
     indices = rng.sample(range(count), rng.randint(1, count))
-    return {
+    options = {
         "indices": indices,
         "batch_size": rng.randint(1, min(len(indices), rng.choice((2, 8, 33)))),
         "shuffle": rng.random() < 0.8,
@@ -56,10 +56,14 @@ def random_options(rng, store):
         "threads": rng.choice((1, 1, 2, 3, 8)),
         "prefetch": rng.choice((1, 2, 4, 16)),
         "dtype": rng.choice(("float32", "raw")),
-        "normalize": rng.choice(("zscore", "percentile")),
         "masks": rng.choice(("bits", "labels", "onehot", "icontour")),
         "drop_last": rng.random() < 0.3,
     }
+    if options["dtype"] != "raw":  # stored values are not normalized
+        options["normalize"] = rng.choice(("zscore", "percentile"))
+    if options["masks"] != "bits":  # bit fields take no `missing`
+        options["missing"] = rng.choice(("background", "ignore"))
+    return options
 
 
 def load_one_by_one(store, options):
@@ -101,8 +105,6 @@ class Soak:
     def one_loader(self):
         """Make a loader and iterate over some of its epochs."""
         options = random_options(self.rng, self.store)
-        if options["dtype"] == "raw":  # stored values are not normalized
-            del options["normalize"]
         loader = fastseg.Loader(self.store, size=SIZE, **options)
         self.loaders += 1
         for _ in range(self.rng.randint(1, 4)):
