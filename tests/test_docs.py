@@ -148,13 +148,13 @@ def test_every_make_command_exists():
 
 @pytest.mark.parametrize("path", [*PAGES, PROJECT / "CONTRIBUTING.md"], ids=name_of)
 def test_every_file_that_is_named_exists(path):
-    """Links and paths lead somewhere."""
+    """Links and paths lead somewhere, but for what `make docs` makes."""
     text = re.sub(r"^```.*?^```", "", read(path), flags=re.DOTALL | re.MULTILINE)
     for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text):
         assert "://" in link or (path.parent / link).exists(), link
     named = r"`((?:fastseg|benchmarks|examples|tests|docs)/[\w/.]+)`"
     for file in re.findall(named, text):
-        assert (PROJECT / file).exists(), file
+        assert file.startswith("docs/_build/") or (PROJECT / file).exists(), file
 
 
 def test_nobody_is_told_to_install_a_strangers_package():
