@@ -17,6 +17,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from itertools import chain
 from pathlib import Path
 
@@ -38,13 +39,14 @@ examples:
       one commit beside itself: how far the ratios of this machine vary
 """
 WORKING_TREE = "."
-# Many short timings in turns, because a machine's speed changes from second to second:
-# of two commits of about the same speed, on a busy machine, medians of 25 pairs of
-# 0.04 s were within 8 % of 1, and those of 9 pairs of 0.1 s within 16 %.
-ROUNDS = 25
-SECONDS = 0.04
-# A timing is the median of its repeats, which take at least this time each. So a few
-# interruptions by other processes do not count.
+# A case is timed in short turns, because a machine's speed changes within a tenth of a
+# second: another process on the same core's second thread makes all code 1.4 times
+# slower. Each commit has its turn at least so often, and so many seconds a case.
+LEAST_ROUNDS = 25
+CASE_SECONDS = 4.0
+# Seconds of a turn, and of each of its repeats, whose median counts. A call that takes
+# longer is a turn of its own.
+TURN_SECONDS = 0.01
 REPEAT_SECONDS = 0.001
 # A ratio further from 1 is listed below the table, if its quartiles are on one side.
 ALLOWED = 0.03
@@ -190,17 +192,20 @@ def ask_both(pair, what, **more):
 def race(pair, name, seconds, rounds):
     """Time a case in turns; return seconds of a call, float64 (2, rounds).
 
-    Both commits of a pair are timed on the same core, and pairs change the core: for
-    seconds, one may be 1.4 times slower than another, and a process stays on its core.
+    seconds : of a call, about
+    rounds  : pairs of timings, None for the usual number
+
+    Both commits of a pair are timed on the same core, and pairs change the core.
     """
     calls = math.ceil(REPEAT_SECONDS / seconds)
-    repeats = max(1, round(SECONDS / (calls * seconds)))
-    times = []
+    repeats = max(1, round(TURN_SECONDS / (calls * seconds)))
     request = {"case": name, "calls": calls, "repeats": repeats}
-    for k in range(rounds):
+    times = []
+    end = time.monotonic() + (CASE_SECONDS if rounds is None else 0)
+    while len(times) < (rounds or LEAST_ROUNDS) or time.monotonic() < end:
         turn = []
         for worker in pair:
-            worker.ask("time", core=k, **request)
+            worker.ask("time", core=len(times), **request)
             turn.append(worker.answer()["seconds"])
         times.append(turn)
     return np.array(times).T
@@ -255,7 +260,8 @@ def compare(pair, names, rounds):
         low, ratio, high = quartiles(times)
         if abs(ratio - 1) > ALLOWED and (low > 1 or high < 1):
             changed.append(f"{name} {ratio - 1:+.0%}")
-    print(f"\nMedians and quartiles of {rounds} pairs of timings in turns.")
+    pairs = rounds or f"at least {LEAST_ROUNDS}"
+    print(f"\nMedians and quartiles of {pairs} pairs of timings in turns.")
     print(f"Changed by more than {ALLOWED:.0%}: {', '.join(changed) or 'none'}.")
     for text in missing:
         print(f"Not timed: {text}")
@@ -281,8 +287,8 @@ def main():
         "--rounds",
         metavar="N",
         type=positive,
-        default=ROUNDS,
-        help="pairs of timings of each case (default: %(default)s)",
+        help="pairs of timings of each case (default: as many as 4 seconds have, "
+        f"at least {LEAST_ROUNDS})",
     )
     arguments = parser.parse_args()
     wanted = set(chain.from_iterable(arguments.only or [CASES]))
