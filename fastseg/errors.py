@@ -169,18 +169,22 @@ def refuse_renamed_attributes(**new_names: str) -> Callable[[type[C]], type[C]]:
     """
 
     def decorate(cls: type[C]) -> type[C]:
-        def refuse(self: object, name: str) -> Any:
-            owner = type(self).__name__
-            if name in new_names:
-                text = f"{owner}.{name} was renamed: {owner}.{new_names[name]}"
-            else:
-                text = f"{owner!r} object has no attribute {name!r}"
-            raise AttributeError(text, name=name, obj=self)
-
-        cls.__getattr__ = refuse  # type: ignore[attr-defined]
+        for old, new in new_names.items():
+            setattr(cls, old, _renamed(old, new))
         return cls
 
     return decorate
+
+
+def _renamed(old: str, new: str) -> property:
+    """Return a property that raises; __getattr__ would slow down all attributes."""
+
+    def refuse(self: object) -> Any:
+        owner = type(self).__name__
+        text = f"{owner}.{old} was renamed: {owner}.{new}"
+        raise AttributeError(text, name=old, obj=self)
+
+    return property(refuse)
 
 
 def whole_number(name: str, value: Any, least: int, most: int | None = None) -> int:
