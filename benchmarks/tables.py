@@ -35,15 +35,10 @@ def versions(packages):
     return ", ".join(words)
 
 
-def save(name, text):
-    """Write a table to benchmarks/results/<name>.md."""
+def publish(name, text):
+    """Write a table to benchmarks/results/<name>.md and into docs/benchmarks.md."""
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.md").write_text(text, encoding="utf-8")
-
-
-def publish(name, text):
-    """Save a table, and replace what is between its markers in docs/benchmarks.md."""
-    save(name, text)
     before, after = split_page(name)
     PAGE.write_text(before + text + after, encoding="utf-8")
 

@@ -8,7 +8,8 @@ in the page cache; a store that must come from a disk or a network gains by its 
 size as well. All kinds of stores take turns, because the clock of a shared machine
 changes from one second to the next; the table has medians. Batches of all stores are
 equal to the last bit. The second table, of the codecs alone, shows why it is zstd after
-HDF5's shuffle. The tables are printed and saved to benchmarks/results/compress.md.
+HDF5's shuffle. The tables are printed, saved to benchmarks/results/compress.md and put
+into docs/benchmarks.md.
 """
 
 import argparse
@@ -24,7 +25,7 @@ from xxhash import xxh3_64
 
 import fastseg
 from benchmarks.inputs import default_study
-from benchmarks.tables import save, table_of
+from benchmarks.tables import publish, table_of
 from fastseg.store import compression
 from fastseg.threads import usable_cores
 
@@ -180,7 +181,7 @@ def main():
     )
     print(text)
     if not arguments.no_save:
-        save("compress", text)
+        publish("compress", text)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,8 @@ the disk. It is in the page cache when it is measured, as after a build; each fi
 the median of several timings. Opening is measured in a process of its own, whose memory
 is that of Python, numpy, h5py and of opening.
 
-The table is printed and saved to benchmarks/results/scale.md.
+The table is printed, saved to benchmarks/results/scale.md and put into
+docs/benchmarks.md.
 """
 
 import argparse
@@ -25,7 +26,7 @@ from pathlib import Path
 
 import fastseg
 from benchmarks.inputs import PROJECT, SPARSE_SAMPLES
-from benchmarks.tables import save, table_of
+from benchmarks.tables import publish, table_of
 from fastseg.cli.main import app
 from tests.sparse import make_sparse_store
 
@@ -144,7 +145,7 @@ def main():
     )
     print(text)
     if not arguments.no_save:
-        save("scale", text)
+        publish("scale", text)
 
 
 if __name__ == "__main__":
