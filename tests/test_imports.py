@@ -137,7 +137,7 @@ def test_an_old_name_is_refused_with_the_new_one():
     assert isinstance(caught.value, TypeError)
 
 
-def test_an_old_attribute_is_refused_with_the_new_one(store):
+def test_an_old_attribute_is_refused_with_the_new_one(store, small_study, tmp_path):
     """So are attributes; a misspelt one is an ordinary AttributeError."""
     loader = fastseg.Loader(store, size=96, missing="background")
     with pytest.raises(AttributeError, match=r"renamed: Sample\.meta"):
@@ -146,6 +146,9 @@ def test_an_old_attribute_is_refused_with_the_new_one(store):
         _ = loader.recipe
     with pytest.raises(AttributeError, match=r"renamed: VerifyReport\.is_valid"):
         _ = fastseg.verify(store).is_sound
+    report = fastseg.build(fastseg.link(small_study), tmp_path / "new.h5")
+    with pytest.raises(AttributeError, match=r"renamed: BuildReport\.reused"):
+        _ = report.kept
     with pytest.raises(AttributeError, match="no attribute 'imag'"):
         _ = store[0].imag
     assert not hasattr(loader, "nonsense")
