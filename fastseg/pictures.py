@@ -10,6 +10,7 @@ from fastseg.augment import Compose, Transform, as_compose
 from fastseg.errors import OptionError, missing_extra
 from fastseg.links import StrPath
 from fastseg.loading.augmented import AugmentedPreprocessing
+from fastseg.loading.format import BatchFormat
 from fastseg.loading.orders import check_seed, epoch_order
 from fastseg.store.reader import Sample, Store
 
@@ -116,8 +117,10 @@ def _draw_versions(
     black, white = sorted((value - mean) / (std or 1) for value in (low, high))
     if store.items["slope"][index] < 0:
         black, white = -white, -black
-    unchanged = AugmentedPreprocessing(store, chosen, compose=Compose([]))
-    augmented = AugmentedPreprocessing(store, chosen, compose=compose, seed=seed)
+    unchanged, augmented = (
+        AugmentedPreprocessing(store, chosen, BatchFormat(augment=steps), seed=seed)
+        for steps in (Compose([]), compose)
+    )
     versions = [(unchanged, 0), *((augmented, epoch) for epoch in range(VERSIONS))]
     for axis, (preprocessing, epoch) in zip(axes, versions, strict=True):
         image = np.empty((1, *preprocessing.image_shape), np.float32)

@@ -20,20 +20,14 @@ from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import ArrayLike, DTypeLike, NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from fastseg.errors import OptionError, missing_extra, refuse_renamed
 from fastseg.links import StrPath
 from fastseg.loading.batches import Batch
+from fastseg.loading.format import BatchFormat
 from fastseg.loading.loader import Loader
-from fastseg.loading.normalization import Normalize
-from fastseg.loading.preprocessing import (
-    ZSCORE_OR_RAW,
-    DTypeName,
-    Missing,
-    Preprocessing,
-    warn_of_missing,
-)
+from fastseg.loading.preprocessing import Preprocessing, warn_of_missing
 from fastseg.loading.stats import Stats
 from fastseg.store.reader import Store, open_store
 from fastseg.store.selection import check_indices
@@ -52,7 +46,7 @@ class Dataset(torch.utils.data.Dataset):  # type: ignore[misc]
 
     store   : a store, as `fastseg.open` returns it, or the path of one
     indices : indices of the samples in the store, by default all
-    others  : the options of images and masks of `Loader`
+    options : those of images and masks of `Loader`
 
     `dataset[i]` is (image, mask), two tensors: image has shape (1, h, w), the shape of
     mask depends on `masks`. The sample's index in the store is `dataset.indices[i]`.
@@ -71,14 +65,7 @@ class Dataset(torch.utils.data.Dataset):  # type: ignore[misc]
         store: Store | StrPath,
         *,
         indices: ArrayLike | None = None,
-        size: int | tuple[int, int] | None = None,
-        normalize: Normalize | None = ZSCORE_OR_RAW,
-        percentiles: tuple[float, float] = (1.0, 99.0),
-        pad_value: float = 0.0,
-        dtype: DTypeName | torch.dtype | DTypeLike = "float32",
-        masks: str = "labels",
-        priority: Sequence[str] | None = None,
-        missing: Missing | None = None,
+        **options: Any,
     ):
         self.store = store if isinstance(store, Store) else open_store(store)
         self.indices = check_indices(self.store, indices)
@@ -87,28 +74,23 @@ class Dataset(torch.utils.data.Dataset):  # type: ignore[misc]
                 f"no samples are chosen of the {len(self.store)} in the store, "
                 "expected at least 1"
             )
-        self._options: dict[str, Any] = {
-            "size": size,
-            "normalize": normalize,
-            "percentiles": percentiles,
-            "pad_value": pad_value,
-            "dtype": dtype,
-            "masks": masks,
-            "priority": priority,
-            "missing": missing,
-        }
-        self.preprocessing = self._make_preprocessing()
+        format = BatchFormat(**options)
+        if format.augment is not None:
+            raise OptionError(
+                "augment is given, but a Dataset does not know the epoch; use a Loader"
+            )
+        self.preprocessing = Preprocessing(self.store, self.indices, format)
         warn_of_missing(self.preprocessing, stacklevel=3)
 
-    def _make_preprocessing(self) -> Preprocessing:
-        return Preprocessing(self.store, self.indices, **self._options)
-
     def __getstate__(self) -> dict[str, Any]:
-        return {name: v for name, v in self.__dict__.items() if name != "preprocessing"}
+        # Preprocessing has arrays as long as the store: it is made again.
+        return {**self.__dict__, "preprocessing": self.preprocessing.format}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self.preprocessing = self._make_preprocessing()
+        self.preprocessing = Preprocessing(
+            self.store, self.indices, state["preprocessing"]
+        )
 
     def __len__(self) -> int:
         return len(self.indices)

@@ -187,6 +187,10 @@ def test_bad_arguments_of_a_dataset_are_refused(store, square):
         Dataset(store)
     with pytest.raises(OptionError, match="twice"):
         Dataset(square, indices=[1, 1])
+    with pytest.raises(OptionError, match="augment is given, but a Dataset"):
+        Dataset(square, augment="light")
+    with pytest.raises(TypeError, match="unexpected keyword argument 'normalise'"):
+        Dataset(square, normalise=None)
     with pytest.raises(OptionError, match="no samples are chosen of the 16"):
         Dataset(square, indices=[])
     with pytest.raises(OptionError, match="did you mean 'zscore'"):

@@ -20,8 +20,9 @@ import fastseg
 from benchmarks.inputs import SIDE
 from benchmarks.loader.samples import Samples
 from fastseg import augment
-from fastseg.augment import as_compose
 from fastseg.loading.augmented import AugmentedPreprocessing
+from fastseg.loading.format import BatchFormat
+from fastseg.loading.normalization import shift_and_gain
 from fastseg.loading.preprocessing import Preprocessing
 
 # Ranges of the first task, for everybody. The scales are their own reciprocals, because
@@ -97,17 +98,16 @@ class ScaledSamples:
         self.store = fastseg.open(samples.path)
         every = np.arange(self.count)
         preprocessing = Preprocessing(
-            self.store, every, normalize="zscore", masks="labels"
+            self.store, every, BatchFormat(normalize="zscore", masks="labels")
         )
         images = np.empty((self.count, 1, SIDE, SIDE), np.float32)
         self.labels = np.empty((self.count, SIDE, SIDE), np.uint8)
         preprocessing.fill(every, images, self.labels)
-        zero_mean = preprocessing.normalization
-        self.zero_mean = zero_mean.shift_and_gain(self.store, every)
-        unit_range = Preprocessing(
-            self.store, every, masks="bits", **UNIT
-        ).normalization
-        self.unit_range = unit_range.shift_and_gain(self.store, every)
+        zero_mean, unit_range = BatchFormat(normalize="zscore"), BatchFormat(**UNIT)
+        self.zero_mean, self.unit_range = (
+            shift_and_gain(self.store, form.normalize, form.percentiles)
+            for form in (zero_mean, unit_range)
+        )
 
     def scored(self, index, out=None):
         """Return an image with mean 0 and deviation 1, float32."""
@@ -156,15 +156,11 @@ ELASTIC = augment.Compose([augment.Elastic(magnitude=SHIFTS, spacing=SPACING)])
 
 def ours(inputs, steps, labels="exact", masks="bits", normalize="zscore", **options):
     """The function that the threads of a loader of such batches call."""
-    preprocessing = AugmentedPreprocessing(
-        inputs.store,
-        np.arange(inputs.count),
-        compose=as_compose(steps),
-        labels=labels,
-        masks=masks,
-        normalize=normalize,
-        **options,
+    form = BatchFormat(
+        augment=steps, labels=labels, masks=masks, normalize=normalize, **options
     )
+    every = np.arange(inputs.count)
+    preprocessing = AugmentedPreprocessing(inputs.store, every, form)
     preprocessing.streams = True
     return preprocessing.fill
 
@@ -190,13 +186,9 @@ def opencv_affine(inputs, scaled):
     import cv2
 
     size = (SIDE, SIDE)
-    preprocessing = AugmentedPreprocessing(
-        inputs.store,
-        np.arange(inputs.count),
-        compose=AFFINE,
-        masks="bits",
-        normalize="zscore",
-    )
+    form = BatchFormat(augment=AFFINE, masks="bits", normalize="zscore")
+    every = np.arange(inputs.count)
+    preprocessing = AugmentedPreprocessing(inputs.store, every, form)
     source = np.empty(size, np.float32)
 
     def fill(indices, image, mask, epoch):

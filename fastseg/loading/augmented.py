@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter_ns
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba.core.registry import CPUDispatcher
@@ -13,19 +13,17 @@ from fastseg import augment
 from fastseg._kernels.augment import batch, intensity
 from fastseg._kernels.augment.bend import bend_rings
 from fastseg._kernels.images import gather
-from fastseg.augment import Compose, Transform
+from fastseg.augment import Transform, as_compose
 from fastseg.augment.base import Values
-from fastseg.errors import OptionError, one_of
+from fastseg.errors import OptionError
+from fastseg.loading.format import BatchFormat
 from fastseg.loading.mapping import Mappings, find_mapping
-from fastseg.loading.preprocessing import Preprocessing, StageTimes, dtype_name
+from fastseg.loading.preprocessing import Preprocessing, StageTimes
 from fastseg.raster.rings import join_rings
 from fastseg.raster.rules import Rules, scratch_rows
 from fastseg.store.layout import mask_dtype
 from fastseg.store.reader import Store
 
-Labels = Literal["exact", "nearest"]
-
-LABELS = get_args(Labels)
 # Streams of random numbers (see `_kernels.augment.noise`), one for each use. Resumed
 # runs depend on them.
 PARAMETER_STREAM = 0
@@ -66,12 +64,8 @@ class IntensitySteps(NamedTuple):
 class AugmentedPreprocessing(Preprocessing):
     """A Preprocessing that augments samples.
 
-    compose : the transforms
-    labels  : "exact" moves the contours and draws them again, "nearest" takes the
-        nearest pixel of the stored mask
-    seed    : 0 to 2**64 - 1
-    options : those of Preprocessing; `size` is by default that of the last Crop or
-        Resize, or the images' own, if all have one
+    format : with the transforms as `augment`
+    seed   : 0 to 2**64 - 1
 
     Raises what Preprocessing raises, and OptionError for transforms that do not fit the
     store.
@@ -81,23 +75,12 @@ class AugmentedPreprocessing(Preprocessing):
         self,
         store: Store,
         indices: NDArray[np.int64],
+        format: BatchFormat,
         *,
-        compose: Compose,
-        labels: Labels = "exact",
         seed: int = 0,
-        **options: Any,
     ):
-        if labels not in LABELS:
-            raise OptionError(one_of("labels", labels, LABELS))
-        dtype = dtype_name(options.get("dtype", "float32"))
-        if dtype != "float32":
-            raise OptionError(f"dtype is {dtype!r}, but augmented images are 'float32'")
-        if options.get("size") is None:
-            sizes = [s.size for s in compose if isinstance(s, SIZED)]
-            options["size"] = sizes[-1] if sizes else None
-        super().__init__(store, indices, **options)
-        self.compose = compose
-        self.labels = labels
+        super().__init__(store, indices, format)
+        self.compose = compose = as_compose(format.augment)
         self.seed = seed
         self._check_steps(indices)
         # Stored contours are relative to pixel centres, whatever the annotations used.
@@ -231,11 +214,11 @@ class AugmentedPreprocessing(Preprocessing):
         matrices = self._matrices(mapping, samples, drawn)
         outer, control, spacing, inner = matrices
         bits = mask
-        if self.masks != "bits":
+        if self.format.masks != "bits":
             bits = np.empty((len(mask), *self.size), self._bits_dtype)
         shift = self._shift[samples]
         gain = self._gain[samples]
-        low, high = self.normalization.limits
+        low, high = self._limits
         first_steps, *later_steps = self._intensity_steps(samples, drawn)
         key = np.uint64(drawn.key)
         sample_keys = samples.astype(np.uint64)
@@ -249,7 +232,7 @@ class AugmentedPreprocessing(Preprocessing):
                 *subset_matrices,
                 self._spline_order,
                 self._border,
-                np.float32(self.pad_value),
+                np.float32(self.format.pad_value),
                 shift[subset],
                 gain[subset],
                 low,
@@ -263,9 +246,9 @@ class AugmentedPreprocessing(Preprocessing):
                 image[subset][:, 0],
             )
             image_time += perf_counter_ns() - stage_start
-            if self.labels == "nearest":
+            if self.format.labels == "nearest":
                 batch.warp_masks(masks, rows, *subset_matrices, bits[subset])
-        if self.labels == "exact":
+        if self.format.labels == "exact":
             self._draw_labels(samples, matrices, bits)
         if bits is not mask:
             every = np.arange(len(mask))
@@ -442,6 +425,3 @@ class AugmentedPreprocessing(Preprocessing):
 def _key(seed: int, epoch: int) -> int:
     """Return the key of random numbers: a hash of both words, not of their sum."""
     return xxh3_64_intdigest(np.array([seed, epoch], "<u8").tobytes())
-
-
-SIZED = (augment.Crop, augment.Resize)

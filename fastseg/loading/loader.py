@@ -2,7 +2,7 @@
 
 import weakref
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import cached_property, partial
 from types import TracebackType
 from typing import Any, Literal, get_args
@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from fastseg.augment import Compose, Transform, as_compose
+from fastseg.augment import Compose, Transform
 from fastseg.errors import (
     OptionError,
     one_of,
@@ -19,17 +19,18 @@ from fastseg.errors import (
     whole_number,
 )
 from fastseg.loading import state
-from fastseg.loading.augmented import AugmentedPreprocessing, Labels
+from fastseg.loading.augmented import AugmentedPreprocessing
 from fastseg.loading.batches import Batch, BatchQueue, PendingBatch
 from fastseg.loading.buffers import BufferPool
-from fastseg.loading.normalization import Normalize
-from fastseg.loading.preprocessing import (
+from fastseg.loading.format import (
     ZSCORE_OR_RAW,
+    BatchFormat,
     DTypeName,
+    Labels,
     Missing,
-    Preprocessing,
-    warn_of_missing,
 )
+from fastseg.loading.normalization import Normalize
+from fastseg.loading.preprocessing import Preprocessing, warn_of_missing
 from fastseg.loading.schedule import (
     Schedule,
     Together,
@@ -195,27 +196,17 @@ class Loader:
             foreground=select_foreground(store, self.indices, foreground),
             groups=select_groups(store, self.indices, together),
         )
-        sample_options: dict[str, Any] = {
-            "size": size,
-            "normalize": normalize,
-            "percentiles": percentiles,
-            "pad_value": pad_value,
-            "dtype": dtype,
-            "masks": masks,
-            "priority": priority,
-            "missing": missing,
-        }
-        if augment is None:
-            self.preprocessing = Preprocessing(store, self.indices, **sample_options)
-        else:
-            self.preprocessing = AugmentedPreprocessing(
-                store,
-                self.indices,
-                compose=as_compose(augment),
-                labels=labels,
-                seed=self.schedule.seed,
-                **sample_options,
+        format = BatchFormat(**{f.name: options[f.name] for f in fields(BatchFormat)})
+        self._augmented = (
+            None
+            if format.augment is None
+            else AugmentedPreprocessing(
+                store, self.indices, format, seed=self.schedule.seed
             )
+        )
+        self.preprocessing = self._augmented or Preprocessing(
+            store, self.indices, format
+        )
         warn_of_missing(self.preprocessing, stacklevel=3)
         if threads is None:
             threads = min(usable_cores(), MAX_THREADS)
@@ -290,7 +281,7 @@ class Loader:
 
     @cached_property
     def _identity(self) -> dict[str, Any]:
-        return state.identify(self.schedule, self.preprocessing)
+        return state.identify(self.store, self.schedule, self.preprocessing.format)
 
     def replay(self, params: Mapping[str, Any]) -> Batch:
         """Make a batch again from its `params`.
@@ -299,8 +290,8 @@ class Loader:
         i of both shows the same anatomy, as in two sequences of one scan. Raises
         OptionError if they do not fit.
         """
-        preprocessing = self.preprocessing
-        if not isinstance(preprocessing, AugmentedPreprocessing):
+        preprocessing = self._augmented
+        if preprocessing is None:
             raise OptionError("replay needs a loader with augment")
         samples, drawn = preprocessing.parse_params(params)
         count = len(samples)
@@ -344,7 +335,7 @@ class Loader:
     def __reduce__(self) -> Any:
         # `missing` has its default filled in, so that the copy does not warn again.
         make = partial(
-            Loader, **{**self._options, "missing": self.preprocessing.missing}
+            Loader, **{**self._options, "missing": self.preprocessing.format.missing}
         )
         return make, (self.store,), (self._start, self._position)
 
@@ -392,13 +383,9 @@ class Loader:
             yield queue.pop()
 
     def _with_params(self, batch: Batch, epoch: int) -> Batch:
-        if self.return_params and isinstance(
-            self.preprocessing, AugmentedPreprocessing
-        ):
-            return replace(
-                batch, params=self.preprocessing.describe(batch.index, epoch)
-            )
-        return batch
+        if self._augmented is None or not self.return_params:
+            return batch
+        return replace(batch, params=self._augmented.describe(batch.index, epoch))
 
     def _handle_failures(self, pending: PendingBatch) -> None:
         """Raise the exception of the first failed sample, or add all to `skipped`."""

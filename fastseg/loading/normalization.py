@@ -2,12 +2,18 @@
 
 Image values are slope * stored + intercept; the slope is negative where a MONOCHROME1
 image was inverted. Each method is folded into one shift and one gain per sample, so
-that a pixel costs one subtraction and one product.
+that a pixel costs one subtraction and one product:
+
+None         image values, rescaled as the DICOM file says
+"zscore"     mean 0 and standard deviation 1 of each image
+"percentile" two percentiles of each image to 0 and 1, clipped
+"window"     the DICOM window to 0 and 1, clipped (PS3.3 C.11.2.1.2, function LINEAR)
+
+A constant image becomes zeros under "zscore" and "percentile".
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,115 +21,70 @@ from numpy.typing import NDArray
 from fastseg.errors import OptionError, one_of
 from fastseg.store.reader import Store
 
-Column = NDArray[np.float64]
 Normalize = Literal["zscore", "percentile", "window"]
+Percentiles = tuple[float, float]
+Column = NDArray[np.float64]
 
-_PAIR_WANTED = "percentiles is {}, expected (lower, upper)"
-
+NORMALIZE = get_args(Normalize)
 # Narrowest range, in stored values, over which a window rises from 0 to 1: a DICOM
 # window of width 1 is a threshold and has none.
 NARROWEST_WINDOW = 1e-6
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Normalization:
-    """How to normalize stored values.
+def shift_and_gain(
+    store: Store, normalize: Normalize | None, percentiles: Percentiles
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return shift and gain of each sample of a store, float32 (len(store),).
 
-    normalize   : None         image values, rescaled as the DICOM file says
-                  "zscore"     mean 0 and standard deviation 1 of each image
-                  "percentile" the `percentiles` of each image to 0 and 1, clipped
-                  "window"     the DICOM window to 0 and 1, clipped (PS3.3 C.11.2.1.2,
-                               function LINEAR)
     percentiles : (lower, upper), two of those that the store holds
 
-    A constant image becomes zeros under "zscore" and "percentile".
+    Raises OptionError if the store's samples cannot be normalized this way.
     """
-
-    normalize: str | None
-    percentiles: tuple[float, float] = (1.0, 99.0)
-
-    def check(self, store: Store) -> None:
-        """Raise OptionError if the store's samples cannot be normalized this way."""
-        if self.normalize == "none":
-            raise OptionError("normalize is 'none', expected None for no normalization")
-        known = isinstance(self.normalize, str | None) and self.normalize in _METHODS
-        if not known:
-            names = [name for name in _METHODS if name]
-            raise OptionError(one_of("normalize", self.normalize, names))
-        if self.normalize == "percentile":
-            lower, upper = _percentile_columns(self, store)
-            if lower >= upper:
-                raise OptionError(_PAIR_WANTED.format(self.percentiles))
-        if self.normalize == "window":
-            missing = int(np.isnan(store.items["window"][:, 0]).sum())
-            if missing:
-                raise OptionError(
-                    f"normalize is 'window', but {missing} of {len(store)} samples "
-                    "have no window in their DICOM header; use 'percentile' or 'zscore'"
-                )
-
-    @property
-    def limits(self) -> tuple[np.float32, np.float32]:
-        """(low, high), to which normalized values are clipped."""
-        bounded = self.normalize in ("window", "percentile")
-        low, high = (0.0, 1.0) if bounded else (-np.inf, np.inf)
-        return np.float32(low), np.float32(high)
-
-    def shift_and_gain(
-        self, store: Store, samples: NDArray[np.int64]
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Return shift and gain of each sample, float32 (n,)."""
-        shift, gain = _METHODS[self.normalize](self, store, samples)
-        return shift.astype(np.float32), gain.astype(np.float32)
+    shift, gain = _METHODS[normalize](store, percentiles)
+    return shift.astype(np.float32), gain.astype(np.float32)
 
 
-def _image_values(
-    normalization: Normalization, store: Store, samples: NDArray[np.int64]
-) -> tuple[Column, Column]:
-    slope = store.items["slope"][samples]
-    return -store.items["intercept"][samples] / slope, slope
+def limits(normalize: Normalize | None) -> tuple[np.float32, np.float32]:
+    """Return (low, high), to which normalized values are clipped."""
+    bounded = normalize in ("window", "percentile")
+    low, high = (0.0, 1.0) if bounded else (-np.inf, np.inf)
+    return np.float32(low), np.float32(high)
 
 
-def _window(
-    normalization: Normalization, store: Store, samples: NDArray[np.int64]
-) -> tuple[Column, Column]:
-    centre, width = store.items["window"][samples].T
-    slope = store.items["slope"][samples]
-    intercept = store.items["intercept"][samples]
-    black = (centre - 0.5 - (width - 1) / 2 - intercept) / slope
+def _image_values(store: Store, percentiles: Percentiles) -> tuple[Column, Column]:
+    slope = store.items["slope"]
+    return -store.items["intercept"] / slope, slope
+
+
+def _window(store: Store, percentiles: Percentiles) -> tuple[Column, Column]:
+    centre, width = store.items["window"].T
+    missing = int(np.isnan(centre).sum())
+    if missing:
+        raise OptionError(
+            f"normalize is 'window', but {missing} of {len(store)} samples have no "
+            "window in their DICOM header; use 'percentile' or 'zscore'"
+        )
+    slope = store.items["slope"]
+    black = (centre - 0.5 - (width - 1) / 2 - store.items["intercept"]) / slope
     rise = np.maximum((width - 1) / np.abs(slope), NARROWEST_WINDOW)
     return black, np.sign(slope) / rise
 
 
-def _zscore(
-    normalization: Normalization, store: Store, samples: NDArray[np.int64]
-) -> tuple[Column, Column]:
-    deviation = store.items["std"][samples]
-    sign = np.sign(store.items["slope"][samples])
-    return store.items["mean"][samples], sign * _reciprocal(deviation)
+def _zscore(store: Store, percentiles: Percentiles) -> tuple[Column, Column]:
+    sign = np.sign(store.items["slope"])
+    return store.items["mean"], sign * _reciprocal(store.items["std"])
 
 
-def _percentile(
-    normalization: Normalization, store: Store, samples: NDArray[np.int64]
-) -> tuple[Column, Column]:
-    values = store.items["percentiles"][samples]
-    low, high = (values[:, k] for k in _percentile_columns(normalization, store))
-    upright = store.items["slope"][samples] > 0
-    black = np.where(upright, low, high)
-    return black, np.where(upright, 1.0, -1.0) * _reciprocal(high - low)
-
-
-def _percentile_columns(normalization: Normalization, store: Store) -> tuple[int, int]:
-    """Return the columns of the two percentiles in `store.items["percentiles"]`."""
+def _percentile(store: Store, percentiles: Percentiles) -> tuple[Column, Column]:
     ranks = store.percentile_ranks
-    try:
-        low, high = (float(rank) for rank in normalization.percentiles)
-    except (TypeError, ValueError):
-        raise OptionError(_PAIR_WANTED.format(normalization.percentiles)) from None
-    for rank in (low, high):
+    for rank in percentiles:
         if rank not in ranks:
             raise OptionError(one_of("percentile", rank, map(str, ranks)))
-    return ranks.index(low), ranks.index(high)
+    values = store.items["percentiles"]
+    low, high = (values[:, ranks.index(rank)] for rank in percentiles)
+    upright = store.items["slope"] > 0
+    black = np.where(upright, low, high)
+    return black, np.where(upright, 1.0, -1.0) * _reciprocal(high - low)
 
 
 def _reciprocal(values: Column) -> Column:
@@ -132,8 +93,7 @@ def _reciprocal(values: Column) -> Column:
 
 
 _METHODS: dict[
-    str | None,
-    Callable[[Normalization, Store, NDArray[np.int64]], tuple[Column, Column]],
+    Normalize | None, Callable[[Store, Percentiles], tuple[Column, Column]]
 ] = {
     None: _image_values,
     "window": _window,

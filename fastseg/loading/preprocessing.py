@@ -1,45 +1,25 @@
-"""The options of images and masks, and the code that makes them."""
+"""Preprocessing: makes the images and masks of samples of a store."""
 
 import math
 import warnings
-from collections.abc import Sequence
+from dataclasses import replace
 from time import perf_counter_ns
-from typing import Any, Literal, NamedTuple, cast, get_args
+from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
 from fastseg._kernels.images import gather
-from fastseg.errors import (
-    MissingLabelsError,
-    MissingLabelsWarning,
-    OptionError,
-    one_of,
-    whole_number,
-)
-from fastseg.loading.normalization import Normalization, Normalize
+from fastseg.errors import MissingLabelsError, MissingLabelsWarning, OptionError, one_of
+from fastseg.loading.format import BatchFormat, Missing
+from fastseg.loading.normalization import limits, shift_and_gain
 from fastseg.store.layout import mask_dtype
 from fastseg.store.reader import Store
 from fastseg.store.selection import has_class
 
-DTypeName = Literal["float32", "float16", "raw"]
-Missing = Literal["background", "ignore", "error"]
-
-DTYPES = get_args(DTypeName)
 MASKS = ("bits", "labels", "onehot")
-MISSING = get_args(Missing)
 # A warning about missing labels names at most this many classes.
 MAX_LISTED = 8
-
-
-class _Default(str):
-    """The default of an option, which differs from the same value given by a caller."""
-
-    __slots__ = ()
-
-
-# The default of `normalize`: "zscore", but None where the dtype is "raw".
-ZSCORE_OR_RAW = cast("Normalize", _Default("zscore"))
 
 
 class StageTimes(NamedTuple):
@@ -62,65 +42,45 @@ class Preprocessing:
 
     store   : store of the samples
     indices : int64 (n,), indices of the samples that will be preprocessed
-    options : those of `Loader`
+    format  : what they become; its `augment` and `labels` have no effect here
 
-    The options are attributes too, with defaults filled in. image_shape, (1, h, w), and
-    mask_shape, which depends on `masks`, are those of one sample. Raises OptionError or
-    UnknownClassError for options that do not fit the store.
+    The attribute `format` has `size`, `priority` and `missing` filled in from the
+    store. image_shape, (1, h, w), and mask_shape, which depends on `masks`, are those
+    of one sample. Raises OptionError, MissingLabelsError or UnknownClassError for a
+    format that does not fit the store.
     """
 
-    def __init__(
-        self,
-        store: Store,
-        indices: NDArray[np.int64],
-        *,
-        size: int | tuple[int, int] | None = None,
-        normalize: Normalize | None = ZSCORE_OR_RAW,
-        percentiles: tuple[float, float] = (1.0, 99.0),
-        pad_value: float = 0.0,
-        dtype: DTypeName | DTypeLike = "float32",
-        masks: str = "labels",
-        priority: Sequence[str] | None = None,
-        missing: Missing | None = None,
-    ):
+    def __init__(self, store: Store, indices: NDArray[np.int64], format: BatchFormat):
         self.store = store
         # Whether kernels write batches past the caches.
         self.streams = False
-        self.dtype = dtype_name(dtype)
-        if self.dtype == "raw":
-            if not isinstance(normalize, _Default | None):
-                raise OptionError(
-                    f"normalize is {normalize!r}, but dtype 'raw' asks for stored "
-                    "values; leave one of them out"
-                )
-            normalize = None
-        self.size = _common_size(store, indices) if size is None else _as_pair(size)
-        if isinstance(normalize, _Default):
-            normalize = "zscore"
-        self.normalization = Normalization(normalize=normalize, percentiles=percentiles)
-        self.normalization.check(store)
+        self.size = format.size or _common_size(store, indices)
+        self._shift, self._gain = shift_and_gain(
+            store, format.normalize, format.percentiles
+        )
+        self._limits = limits(format.normalize)
         self.image_dtype = (
             _common_dtype(store, indices)
-            if self.dtype == "raw"
-            else np.dtype(self.dtype)
+            if format.dtype == "raw"
+            else np.dtype(format.dtype)
         )
-        self.pad_value = _check_pad_value(pad_value, self.image_dtype)
-        self.priority = _priority(store, priority)
-        self.masks = masks
-        self._classes = self._mask_classes()
+        _check_pad_value(format.pad_value, self.image_dtype)
+        priority = _priority(store, format.priority)
+        self._classes = _mask_classes(store, format.masks, priority)
         self.image_shape = (1, *self.size)
-        channels = (len(store.classes),) if masks == "onehot" else ()
+        channels = (len(store.classes),) if format.masks == "onehot" else ()
         self.mask_shape = (*channels, *self.size)
         self.mask_dtype = (
-            mask_dtype(store.classes) if masks == "bits" else np.dtype(np.uint8)
+            mask_dtype(store.classes) if format.masks == "bits" else np.dtype(np.uint8)
         )
         self.sample_bytes = (
             math.prod(self.image_shape) * self.image_dtype.itemsize
             + math.prod(self.mask_shape) * self.mask_dtype.itemsize
         )
-        every = np.arange(len(store))
-        self._shift, self._gain = self.normalization.shift_and_gain(store, every)
-        self.missing, self.warning = self._check_missing(indices, missing)
+        missing, self.warning = self._check_missing(indices, format.missing)
+        self.format = replace(
+            format, size=self.size, priority=priority, missing=missing
+        )
 
     def fill(
         self,
@@ -139,7 +99,7 @@ class Preprocessing:
         """
         self.store.check_size()
         image, mask = image[:, 0], self._view_masks(mask)
-        if self.dtype == "float16":
+        if self.format.dtype == "float16":
             image = image.view(np.uint16)
         unlabelled = self._unlabelled(samples)
         read = 0
@@ -173,34 +133,19 @@ class Preprocessing:
 
     def _scales(self, samples: NDArray[np.int64]) -> tuple[Any, ...]:
         """Return shift, gain, limits and padding of images for kernels."""
-        if self.dtype == "raw":
-            return None, None, None, None, self.image_dtype.type(self.pad_value)
+        pad_value = self.format.pad_value
+        if self.format.dtype == "raw":
+            return None, None, None, None, self.image_dtype.type(pad_value)
         scale = self._shift[samples], self._gain[samples]
-        return *scale, *self.normalization.limits, np.float32(self.pad_value)
-
-    def _mask_classes(self) -> NDArray[np.int64] | None:
-        """Return the class indices in the kernels' order, or None for bits."""
-        kind = self.masks
-        store = self.store
-        if kind == "bits":
-            return None
-        if kind == "labels":
-            names = self.priority
-        elif kind == "onehot":
-            names = store.classes
-        elif kind in store.classes:
-            names = (kind,)
-        else:
-            raise OptionError(one_of("masks", kind, (*MASKS, *store.classes)))
-        return np.array([store.class_index(name) for name in names], np.int64)
+        return *scale, *self._limits, np.float32(pad_value)
 
     def _view_masks(self, mask: NDArray[Any]) -> NDArray[Any]:
         """Return the view that kernels fill: masks of one class get a channel axis."""
-        return mask[:, None] if self.masks in self.store.classes else mask
+        return mask[:, None] if self.format.masks in self.store.classes else mask
 
     def _unlabelled(self, samples: NDArray[np.int64]) -> NDArray[np.uint64]:
         """Return bit fields of the classes that become 255, uint64 (b,)."""
-        if self.missing != "ignore":
+        if self.format.missing != "ignore":
             return np.zeros(len(samples), np.uint64)
         labelled = self.store.items["labelled"][samples].astype(np.uint64)
         assert self._classes is not None  # bits take no `missing`
@@ -215,16 +160,7 @@ class Preprocessing:
 
         The text is "" where there is nothing to warn of. Raises MissingLabelsError.
         """
-        if missing is not None and missing not in MISSING:
-            raise OptionError(one_of("missing", missing, MISSING))
-        if self._classes is None:
-            if missing is not None:
-                raise OptionError(
-                    f"missing is {missing!r}, but masks 'bits' have no label for it; "
-                    "leave it out, or give other masks"
-                )
-            return None, ""
-        if missing in ("background", "ignore"):
+        if self._classes is None or missing in ("background", "ignore"):
             return missing, ""
         counts = self._count_unlabelled(indices)
         if not counts:
@@ -271,32 +207,6 @@ def warn_of_missing(preprocessing: Preprocessing, stacklevel: int) -> None:
         warnings.warn(preprocessing.warning, MissingLabelsWarning, stacklevel + 1)
 
 
-def dtype_name(given: Any) -> str:
-    """Return the name of a dtype given by name or as numpy's or torch's, or raise.
-
-    Raises OptionError for a dtype that batches cannot have.
-    """
-    name = given
-    if type(given).__module__ == "torch":
-        name = str(given).removeprefix("torch.")
-    elif given is not None and not isinstance(given, str):
-        try:
-            name = np.dtype(given).name
-        except TypeError:
-            name = given
-    if not isinstance(name, str) or name not in DTYPES:
-        raise OptionError(one_of("dtype", name, DTYPES))
-    return name
-
-
-def _as_pair(size: Any) -> tuple[int, int]:
-    try:
-        height, width = (size, size) if np.ndim(size) == 0 else size
-    except (TypeError, ValueError):
-        raise OptionError(f"size is {size!r}, expected (height, width)") from None
-    return whole_number("size", height, 1), whole_number("size", width, 1)
-
-
 def _used_buckets(store: Store, indices: NDArray[np.int64]) -> list[Any]:
     buckets = list(store.buckets.values())
     used = np.bincount(store.items["bucket"][indices], minlength=len(buckets))
@@ -328,23 +238,33 @@ def _common_dtype(store: Store, indices: NDArray[np.int64]) -> np.dtype[Any]:
     return dtype
 
 
-def _check_pad_value(pad_value: Any, dtype: np.dtype[Any]) -> float:
-    """Return the pad value as a float; raise OptionError if it is not in the dtype."""
-    try:
-        value = float(pad_value)
-    except (TypeError, ValueError, OverflowError):
-        raise OptionError(f"pad_value is {pad_value!r}, expected a number") from None
+def _check_pad_value(value: float, dtype: np.dtype[Any]) -> None:
+    """Raise OptionError if an image of the dtype cannot hold the value."""
     whole = dtype.kind in "iu"
     limits = np.iinfo(dtype) if whole else np.finfo(dtype)
     in_range = float(limits.min) <= value <= float(limits.max)
     if not in_range or (whole and not value.is_integer()):
-        raise OptionError(
-            f"pad_value is {pad_value!r}, expected a value of {dtype.name}"
-        )
-    return value
+        raise OptionError(f"pad_value is {value:g}, expected a value of {dtype.name}")
 
 
-def _priority(store: Store, names: Sequence[str] | None) -> tuple[str, ...]:
+def _mask_classes(
+    store: Store, masks: str, priority: tuple[str, ...]
+) -> NDArray[np.int64] | None:
+    """Return the class indices in the kernels' order, or None for bits."""
+    if masks == "bits":
+        return None
+    if masks == "labels":
+        names = priority
+    elif masks == "onehot":
+        names = store.classes
+    elif masks in store.classes:
+        names = (masks,)
+    else:
+        raise OptionError(one_of("masks", masks, (*MASKS, *store.classes)))
+    return np.array([store.class_index(name) for name in names], np.int64)
+
+
+def _priority(store: Store, names: tuple[str, ...] | None) -> tuple[str, ...]:
     """Return the classes from top to bottom, by default by increasing mean area."""
     if names is None:
         labelled = store.items["labelled"]
@@ -356,6 +276,6 @@ def _priority(store: Store, names: Sequence[str] | None) -> tuple[str, ...]:
         store.class_index(name)
     if sorted(names) != sorted(store.classes):
         raise OptionError(
-            f"priority is {tuple(names)}, expected each class once: {store.classes}"
+            f"priority is {names}, expected each class once: {store.classes}"
         )
-    return tuple(names)
+    return names

@@ -1,22 +1,20 @@
 """The state of a loader as a dict for JSON, and the check of such a dict."""
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from xxhash import xxh3_64_hexdigest
 
-from fastseg.augment import Custom
 from fastseg.errors import StateError
-from fastseg.loading.augmented import AugmentedPreprocessing
-from fastseg.loading.preprocessing import Preprocessing
+from fastseg.loading.format import BatchFormat
 from fastseg.loading.schedule import Schedule
+from fastseg.store.reader import Store
 
 VERSION = 2
 
 
-def identify(schedule: Schedule, preprocessing: Preprocessing) -> dict[str, Any]:
+def identify(store: Store, schedule: Schedule, format: BatchFormat) -> dict[str, Any]:
     """Return all options and data that determine the batches, as JSON values.
 
     `rank` is left out: all ranks are at the same batch, so that any of them can load
@@ -25,7 +23,7 @@ def identify(schedule: Schedule, preprocessing: Preprocessing) -> dict[str, Any]
     fraction, flags = schedule.foreground or (None, None)
     return {
         "version": VERSION,
-        "store": preprocessing.store.fingerprint,
+        "store": store.fingerprint,
         "indices": f"{len(schedule.indices)} samples, {_digest(schedule.indices)}",
         "batch_size": schedule.batch_size,
         "seed": schedule.seed,
@@ -36,44 +34,8 @@ def identify(schedule: Schedule, preprocessing: Preprocessing) -> dict[str, Any]
         "weights": _digest(schedule.weights),
         "foreground": None if fraction is None else f"{fraction}, {_digest(flags)}",
         "together": _digest(schedule.groups),
-        "size": list(preprocessing.size),
-        "dtype": preprocessing.dtype,
-        "normalize": preprocessing.normalization.normalize,
-        "percentiles": [
-            float(rank) for rank in preprocessing.normalization.percentiles
-        ],
-        "pad_value": preprocessing.pad_value,
-        "masks": preprocessing.masks,
-        "missing": preprocessing.missing,
-        "priority": list(preprocessing.priority),
-        "augment": _augmentation(preprocessing),
+        **format.as_dict(),
     }
-
-
-def _augmentation(preprocessing: Preprocessing) -> dict[str, Any] | None:
-    if not isinstance(preprocessing, AugmentedPreprocessing):
-        return None
-    compose = preprocessing.compose
-    # The function of a Custom transform is identified by its name only.
-    steps = [
-        {"name": "Custom", "p": step.p, "function": _name(step.function)}
-        if isinstance(step, Custom)
-        else step.as_dict()
-        for step in compose
-    ]
-    description = {
-        "transforms": steps,
-        "interpolation": compose.interpolation,
-        "border": compose.border,
-        "labels": preprocessing.labels,
-    }
-    # Lists instead of tuples, as after a round trip through JSON.
-    as_json: dict[str, Any] = json.loads(json.dumps(description))
-    return as_json
-
-
-def _name(function: Any) -> str:
-    return str(getattr(function, "__qualname__", type(function).__qualname__))
 
 
 def parse_state(

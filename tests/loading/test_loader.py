@@ -160,7 +160,7 @@ def test_all_kinds_of_masks_agree(store):
 
 def test_priority_is_by_mean_area(store):
     """By default the class that is smaller on average lies on top."""
-    priority = Loader(store, size=64).preprocessing.priority
+    priority = Loader(store, size=64).preprocessing.format.priority
     assert set(priority[:2]) == {"p1contour", "p2contour"}
     assert priority[2:] == ("icontour", "ocontour")
 
@@ -218,6 +218,12 @@ def test_bad_options_are_refused(store, options, text):
     """The error names the option, its value and what was expected."""
     with pytest.raises(OptionError, match=text):
         Loader(store, **{"size": 64, **options})
+
+
+def test_a_misspelt_option_is_refused(store):
+    """The error is that of Python, and names the Loader and the option."""
+    with pytest.raises(TypeError, match=r"Loader.* unexpected .*argument 'normalise'"):
+        Loader(store, size=64, normalise=None)
 
 
 def test_an_unknown_class_in_priority_is_refused(store):

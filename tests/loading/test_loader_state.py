@@ -145,6 +145,17 @@ def test_a_state_of_another_configuration_is_refused(store, options, text):
     assert loader.epoch == 0
 
 
+def test_the_keys_of_a_state_change_with_its_version(store):
+    """A state of version 2 has these keys, so that saved ones can be loaded."""
+    order = "indices batch_size seed shuffle drop_last world_size uneven weights"
+    images = "size normalize percentiles pad_value dtype masks priority missing augment"
+    keys = f"version store {order} foreground together {images} epoch batch".split()
+    state = Loader(store, batch_size=4, size=SIZE, augment="light").state_dict()
+    assert (state["version"], sorted(state)) == (2, sorted(keys))
+    steps = ["border", "interpolation", "labels", "transforms"]
+    assert sorted(state["augment"]) == steps
+
+
 def test_a_state_of_another_store_is_refused(store, small_study, tmp_path):
     """The error names the fingerprints of both stores."""
     path = fastseg.build(fastseg.link(small_study), tmp_path / "other.h5").path

@@ -24,7 +24,9 @@ def batch_of(store, **options):
 def expected_labels(store, bits, labelled):
     """Return labels pixel by pixel, in a loop over the classes by priority."""
     labels = np.zeros(bits.shape, np.uint8)
-    priority = Loader(store, size=96, missing="background").preprocessing.priority
+    priority = Loader(
+        store, size=96, missing="background"
+    ).preprocessing.format.priority
     order = [store.classes.index(name) for name in priority]
     for pixel in np.ndindex(bits.shape):
         for k in order:

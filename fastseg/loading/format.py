@@ -1,0 +1,169 @@
+"""BatchFormat: what a sample becomes in a batch."""
+
+import json
+from dataclasses import dataclass, fields
+from typing import Any, Literal, cast, get_args
+
+import numpy as np
+
+from fastseg.augment import Compose, Crop, Custom, Resize, as_compose
+from fastseg.augment.base import Transform
+from fastseg.errors import OptionError, one_of, whole_number
+from fastseg.loading.normalization import NORMALIZE, Normalize
+
+DTypeName = Literal["float32", "float16", "raw"]
+Missing = Literal["background", "ignore", "error"]
+Labels = Literal["exact", "nearest"]
+
+DTYPES = get_args(DTypeName)
+MISSING = get_args(Missing)
+LABELS = get_args(Labels)
+
+
+class _Default(str):
+    """The default of an option, which differs from the same value given by a caller."""
+
+    __slots__ = ()
+
+
+# The default of `normalize`: "zscore", but None where the dtype is "raw".
+ZSCORE_OR_RAW = cast("Normalize", _Default("zscore"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchFormat:
+    """What a sample becomes: the options of images, masks and augmentation of `Loader`.
+
+    The docstring of `Loader` describes them and what else may be given. The fields hold
+    what is written here: a pair for one number, the name of a dtype, a Compose for a
+    preset. Whether they fit a store is checked by Preprocessing, which also fills in
+    `size`, `priority` and `missing`.
+
+    Raises OptionError for values that fit no store, or not each other.
+    """
+
+    size: tuple[int, int] | None = None
+    normalize: Normalize | None = ZSCORE_OR_RAW
+    percentiles: tuple[float, float] = (1.0, 99.0)
+    pad_value: float = 0.0
+    dtype: DTypeName = "float32"
+    masks: str = "labels"
+    priority: tuple[str, ...] | None = None
+    missing: Missing | None = None
+    augment: Compose | None = None
+    labels: Labels = "exact"
+
+    def __post_init__(self) -> None:
+        augment = None if self.augment is None else as_compose(self.augment)
+        size = None if self.size is None else _pair_of_sizes(self.size)
+        if augment is not None and size is None:
+            sizes = [step.size for step in augment if isinstance(step, Crop | Resize)]
+            size = _pair_of_sizes(sizes[-1]) if sizes else None
+        dtype = _dtype_name(self.dtype)
+        if augment is not None and dtype != "float32":
+            raise OptionError(f"dtype is {dtype!r}, but augmented images are 'float32'")
+        cast_values = {
+            "augment": augment,
+            "size": size,
+            "dtype": dtype,
+            "normalize": _normalize(self.normalize, dtype),
+            "percentiles": _pair_of_percentiles(self.percentiles),
+            "pad_value": _pad_value(self.pad_value),
+            "priority": None if self.priority is None else tuple(self.priority),
+        }
+        for name, value in cast_values.items():
+            object.__setattr__(self, name, value)
+        if self.missing is not None and self.missing not in MISSING:
+            raise OptionError(one_of("missing", self.missing, MISSING))
+        if self.missing is not None and self.masks == "bits":
+            raise OptionError(
+                f"missing is {self.missing!r}, but masks 'bits' have no label for it; "
+                "leave it out, or give other masks"
+            )
+        if self.labels not in LABELS:
+            raise OptionError(one_of("labels", self.labels, LABELS))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return all options as values for JSON, as the state of a Loader holds them.
+
+        `labels` is among those of `augment`, which is None without augmentation. The
+        function of a Custom transform is identified by its name only.
+        """
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        labels = values.pop("labels")
+        if self.augment is not None:
+            values["augment"] = {
+                "transforms": [_describe(step) for step in self.augment],
+                "interpolation": self.augment.interpolation,
+                "border": self.augment.border,
+                "labels": labels,
+            }
+        # Lists instead of tuples, as after a round trip through JSON.
+        as_json: dict[str, Any] = json.loads(json.dumps(values))
+        return as_json
+
+
+def _describe(step: Transform) -> dict[str, Any]:
+    if not isinstance(step, Custom):
+        return step.as_dict()
+    kind = type(step.function).__qualname__
+    name = getattr(step.function, "__qualname__", kind)
+    return {"name": "Custom", "p": step.p, "function": str(name)}
+
+
+def _normalize(given: Any, dtype: str) -> Normalize | None:
+    if dtype == "raw":
+        if not isinstance(given, _Default | None):
+            raise OptionError(
+                f"normalize is {given!r}, but dtype 'raw' asks for stored values; "
+                "leave one of them out"
+            )
+        return None
+    if given == "none":
+        raise OptionError("normalize is 'none', expected None for no normalization")
+    if given is None:
+        return None
+    if given not in NORMALIZE:
+        raise OptionError(one_of("normalize", given, NORMALIZE))
+    # The plain text of a _Default.
+    return cast("Normalize", str(given))
+
+
+def _dtype_name(given: Any) -> str:
+    """Return the name of a dtype given by name or as numpy's or torch's."""
+    name = given
+    if type(given).__module__ == "torch":
+        name = str(given).removeprefix("torch.")
+    elif given is not None and not isinstance(given, str):
+        try:
+            name = np.dtype(given).name
+        except TypeError:
+            name = given
+    if not isinstance(name, str) or name not in DTYPES:
+        raise OptionError(one_of("dtype", name, DTYPES))
+    return name
+
+
+def _pair_of_sizes(size: Any) -> tuple[int, int]:
+    try:
+        height, width = (size, size) if np.ndim(size) == 0 else size
+    except (TypeError, ValueError):
+        raise OptionError(f"size is {size!r}, expected (height, width)") from None
+    return whole_number("size", height, 1), whole_number("size", width, 1)
+
+
+def _pair_of_percentiles(given: Any) -> tuple[float, float]:
+    try:
+        lower, upper = (float(rank) for rank in given)
+    except (TypeError, ValueError):
+        lower, upper = np.nan, np.nan
+    if not lower < upper:
+        raise OptionError(f"percentiles is {given}, expected (lower, upper)")
+    return lower, upper
+
+
+def _pad_value(given: Any) -> float:
+    try:
+        return float(given)
+    except (TypeError, ValueError, OverflowError):
+        raise OptionError(f"pad_value is {given!r}, expected a number") from None
