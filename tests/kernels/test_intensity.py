@@ -12,6 +12,12 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy import ndimage
 
 from fastseg._kernels.augment import intensity, noise
+from tests.intensity_reference import (
+    bias_reference,
+    contrast_reference,
+    gamma_reference,
+    lower_reference,
+)
 
 pytestmark = pytest.mark.kernel
 
@@ -131,10 +137,8 @@ def test_brightness(plane, multiply, add):
 def test_contrast(plane, factor, preserve_range):
     """Differences from the mean are multiplied; preserve_range keeps the range."""
     actual = changed(intensity.apply_contrast, plane, F(factor), preserve_range)
-    exact = plane.astype(float)
-    expected = exact.mean() + (exact - exact.mean()) * factor
+    expected = contrast_reference(plane, factor, preserve_range)
     if preserve_range:
-        expected = np.clip(expected, exact.min(), exact.max())
         assert actual.min() >= plane.min()
         assert actual.max() <= plane.max()
     assert_allclose(actual, expected, rtol=0, atol=40 * ROUNDING)
@@ -146,18 +150,6 @@ def test_contrast_of_one_changes_nothing(plane, preserve_range):
     """Factor 1 changes no bit."""
     actual = changed(intensity.apply_contrast, plane, F(1), preserve_range)
     assert_array_equal(actual, plane)
-
-
-def gamma_reference(plane, gamma, invert, keep_stats):
-    """batchgenerators' augment_gamma for one channel, in float64."""
-    v = plane.astype(float) * (-1 if invert else 1)
-    mean, deviation, low, span = v.mean(), v.std(), v.min(), np.ptp(v)
-    if span == 0:
-        return plane.astype(float)
-    v = ((v - low) / span) ** gamma * span + low
-    if keep_stats:
-        v = (v - v.mean()) / v.std() * deviation + mean
-    return v * (-1 if invert else 1)
 
 
 def apply_gamma(plane, gamma, invert=False, keep_stats=False):
@@ -218,17 +210,6 @@ def test_gamma_keeps_ends_and_order():
             assert (np.diff(actual) >= 0).all()
     assert_allclose(apply_gamma(plane, 1.0), plane, rtol=0, atol=5 * ROUNDING)
     assert (apply_gamma(plane, 2.0)[0, 1:-1] < plane[0, 1:-1]).all()
-
-
-def bias_reference(plane, floor, coefficients):
-    """Return the plane with the bias field, term by term, in float64."""
-    height, width = plane.shape
-    y = np.linspace(-1, 1, height) if height > 1 else np.zeros(1)
-    x = np.linspace(-1, 1, width) if width > 1 else np.zeros(1)
-    y, x = np.meshgrid(y, x, indexing="ij")
-    powers = [(i, j) for i in range(4) for j in range(4 - i)]
-    field = sum(c * y**i * x**j for c, (i, j) in zip(coefficients, powers, strict=True))
-    return floor + (plane.astype(float) - floor) * np.exp(field)
 
 
 coefficients = arrays(float, 10, elements=st.floats(-0.5, 0.5))
@@ -302,26 +283,6 @@ def test_a_narrow_blur_changes_nothing():
 def test_exponential_of_the_weights(x):
     """The exponential for the weights has a relative error below 1e-12."""
     assert intensity.small_exp(x) == pytest.approx(np.exp(x), rel=1e-12)
-
-
-def lower_reference(plane, factor):
-    """Pick the nearest pixels, then interpolate, both by matrices of weights."""
-    down, up = [], []
-    for length in plane.shape:
-        small = max(round(length * factor), 1)
-        pick = np.zeros((small, length))
-        for k in range(small):
-            pick[k, (2 * k + 1) * length // (2 * small)] = 1
-        spread = np.zeros((length, small))
-        for k in range(length):
-            coordinate = min(max((k + 0.5) * small / length - 0.5, 0), small - 1)
-            left = int(coordinate)
-            spread[k, left] += 1 - (coordinate - left)
-            spread[k, min(left + 1, small - 1)] += coordinate - left
-        down.append(pick)
-        up.append(spread)
-    small = down[0] @ plane.astype(float) @ down[1].T
-    return up[0] @ small @ up[1].T
 
 
 @given(planes, st.floats(0.01, 1))

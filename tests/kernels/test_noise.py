@@ -16,6 +16,7 @@ from scipy import stats
 
 from fastseg._kernels.augment import noise
 from fastseg._kernels.images import stream
+from tests.noise_reference import box_muller, philox
 
 pytestmark = pytest.mark.kernel
 
@@ -48,17 +49,6 @@ word = st.integers(0, 2**32 - 1)
 long_word = st.integers(0, 2**64 - 1)
 
 
-def philox(counter, key, rounds):
-    """Return the words of Philox4x32 by the paper, in Python's integers."""
-    (c0, c1, c2, c3), (k0, k1) = counter, key
-    for _ in range(rounds):
-        high0, low0 = divmod(0xD2511F53 * c0, 2**32)
-        high1, low1 = divmod(0xCD9E8D57 * c2, 2**32)
-        c0, c1, c2, c3 = high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
-        k0, k1 = (k0 + 0x9E3779B9) % 2**32, (k1 + 0xBB67AE85) % 2**32
-    return c0, c1, c2, c3
-
-
 def words(block, key0, key1, stream):
     """Return the words of the kernel, int64 (BLOCKS, 4)."""
     out = np.full((4, noise.BLOCKS), 77, np.uint32)
@@ -74,18 +64,6 @@ def normals(key0=0, key1=0, stream=0, shape=(SIDE, SIDE)):
     key = np.uint64(key0), np.uint64(key1), np.uint32(stream)
     noise.add_gaussian(plane, np.float32(1), *key)
     return plane
-
-
-def box_muller(first, second):
-    """Return the pair of normal numbers for two words, in float64."""
-    radius = math.sqrt(-2 * math.log(((first >> 1) + 0.5) / 2**31))
-    signed = second - 2**32 if second >= 2**31 else second
-    angle = signed / 2**31 * math.pi / 4
-    x, y = math.cos(angle), math.sin(angle)
-    if second & 2:
-        x, y = y, x
-    sign = -1 if second & 1 else 1
-    return sign * radius * x, sign * radius * y
 
 
 def assert_close(actual, expected):
