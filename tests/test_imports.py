@@ -16,7 +16,16 @@ PACKAGE = Path(fastseg.__file__).parent
 # Each layer imports from itself and from those above it in this list. A folder is one
 # name, whatever lies in it.
 LAYERS = [
-    {"fastseg", "errors", "files", "progress", "spool", "threads", "_kernels"},
+    {
+        "fastseg",
+        "errors",
+        "files",
+        "progress",
+        "randomness",
+        "spool",
+        "threads",
+        "_kernels",
+    },
     {"raster", "dicom", "augment"},
     {"links", "sources"},
     {"store"},

@@ -7,9 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba.core.registry import CPUDispatcher
 from numpy.typing import NDArray
-from xxhash import xxh3_64_intdigest
 
-from fastseg import augment
+from fastseg import augment, randomness
 from fastseg._kernels.augment import batch, intensity
 from fastseg._kernels.augment.bend import bend_rings
 from fastseg._kernels.images import gather
@@ -24,13 +23,6 @@ from fastseg.raster.rules import Rules, scratch_rows
 from fastseg.store.layout import mask_dtype
 from fastseg.store.reader import Store
 
-# Streams of random numbers (see `_kernels.augment.noise`), one for each use. Resumed
-# runs depend on them.
-PARAMETER_STREAM = 0
-ELASTIC_STREAM = 1
-BIAS_FIELD_STREAM = 2
-CUSTOM_STREAM = 3
-NOISE_STREAM = 2**16  # the first one; each group of intensity steps has 2**16
 SPLINE_ORDERS = {"nearest": 0, "linear": 1, "cubic": 3}
 # Along each axis, control points in addition to the spacings that cover the image: each
 # pixel depends on four of them.
@@ -109,11 +101,13 @@ class AugmentedPreprocessing(Preprocessing):
 
     def draw(self, samples: NDArray[np.int64], epoch: int) -> DrawnParameters:
         """Return the random parameters of samples in an epoch, a function of both."""
-        key = _key(self.seed, epoch)
+        key = randomness.augmentation_key(self.seed, epoch)
         steps = self.compose.transforms
         uniforms = np.empty((len(samples), sum(step.draws for step in steps)))
         keys = samples.astype(np.uint64)
-        batch.draw_uniforms(np.uint64(key), keys, np.uint32(PARAMETER_STREAM), uniforms)
+        batch.draw_uniforms(
+            np.uint64(key), keys, np.uint32(randomness.PARAMETERS), uniforms
+        )
         values = []
         start = 0
         for step in steps:
@@ -149,7 +143,7 @@ class AugmentedPreprocessing(Preprocessing):
             steps = [dict(step) for step in params["steps"]]
             given = [step.pop("name") for step in steps]
             samples = np.array(params["index"], np.int64)
-            key = _key(params["seed"], params["epoch"])
+            key = randomness.augmentation_key(params["seed"], params["epoch"])
             values = [
                 {name: np.array(column) for name, column in step.items()}
                 for step in steps
@@ -291,7 +285,7 @@ class AugmentedPreprocessing(Preprocessing):
         batch.draw_fields(
             np.uint64(drawn.key),
             samples.astype(np.uint64),
-            np.uint32(ELASTIC_STREAM),
+            np.uint32(randomness.ELASTIC),
             np.where(value["on"], value["magnitude"], 0.0),
             grids,
             control,
@@ -330,7 +324,7 @@ class AugmentedPreprocessing(Preprocessing):
                     steps[number], value, samples, drawn.key, params[:, k]
                 )
                 codes[:, k] = np.where(value["on"], code, -1)
-            stream = np.uint32(NOISE_STREAM + 2**16 * first)
+            stream = randomness.noise_stream(first)
             groups.append(IntensitySteps(codes, params, stream))
         return groups
 
@@ -370,7 +364,7 @@ class AugmentedPreprocessing(Preprocessing):
                 code = intensity.BIAS_FIELD
                 uniforms = np.empty((len(samples), intensity.PARAMETERS - 1))
                 keys = samples.astype(np.uint64)
-                stream = np.uint32(BIAS_FIELD_STREAM)
+                stream = np.uint32(randomness.BIAS_FIELD)
                 batch.draw_uniforms(np.uint64(key), keys, stream, uniforms)
                 coefficients = value["magnitude"][:, None] * (2 * uniforms - 1)
                 columns = (self._zero_signal[samples], *coefficients.T)
@@ -392,8 +386,8 @@ class AugmentedPreprocessing(Preprocessing):
         assert isinstance(step, augment.Custom)
         compiled = isinstance(step.function, CPUDispatcher)
         for j in np.flatnonzero(on).tolist():
-            words = np.array([drawn.key, samples[j]], np.uint64)
-            bits = np.random.Philox(key=words, counter=[0, 0, number, CUSTOM_STREAM])
+            stream = (randomness.CUSTOM, number)
+            bits = randomness.philox(drawn.key, samples[j], *stream)
             random = np.random.Generator(bits)
             argument = np.uint64(bits.random_raw()) if compiled else random
             function: Callable[..., Any] = step.function
@@ -420,8 +414,3 @@ class AugmentedPreprocessing(Preprocessing):
         samples = indices[first]
         values = self.draw(samples, 0).values
         find_mapping(self.compose.transforms, values, self.store, samples, self.size)
-
-
-def _key(seed: int, epoch: int) -> int:
-    """Return the key of random numbers: a hash of both words, not of their sum."""
-    return xxh3_64_intdigest(np.array([seed, epoch], "<u8").tobytes())

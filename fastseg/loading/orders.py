@@ -1,8 +1,6 @@
 """Orders of samples: pure functions of seed, epoch and an array along the samples.
 
-All random numbers are raw 64-bit words of the Philox generator (Salmon et al.,
-"Parallel random numbers: as easy as 1, 2, 3", SC 2011). numpy promises that these never
-change; it does not promise this of its distributions and shuffles.
+All random numbers are raw 64-bit words of the streams in `fastseg.randomness`.
 """
 
 import math
@@ -12,17 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastseg.errors import whole_number
-
-# Streams of random numbers, one for each thing that is drawn; they never overlap.
-# Resumed runs depend on the numbers: never assign one to something else.
-SAMPLE_ORDER = 0  # all samples, or those of each group
-GROUP_ORDER = 1
-INTERVAL_ORDER = 2  # the samples' intervals in `weighted_order`
-INTERVAL_START = 3  # where the first of these intervals starts
-DRAW_ORDER = 4  # the draws of `weighted_order`
-FLAGGED_ORDER = 5  # the flagged samples, in each cycle of `foreground_order`
-CANDIDATE_ORDER = 6  # the candidates for the rest of `foreground_order`
-BATCH_ORDER = 7  # the samples of each batch of `foreground_order`
+from fastseg.randomness import (
+    BATCH_ORDER,
+    CANDIDATE_ORDER,
+    DRAW_ORDER,
+    FLAGGED_ORDER,
+    GROUP_ORDER,
+    INTERVAL_ORDER,
+    INTERVAL_START,
+    SAMPLE_ORDER,
+    philox,
+)
 
 MAX_WORD = 2**64 - 1
 # Relative error of an expected count: at most five roundings of float64.
@@ -35,15 +33,8 @@ FRACTION_ERROR = 1e-12
 def random_words(
     count: int, seed: int, epoch: int, stream: int = SAMPLE_ORDER
 ) -> NDArray[np.uint64]:
-    """Return random 64-bit numbers, uint64 (count,).
-
-    The generator's key is (seed, epoch): two words, not their sum, so that each pair
-    has its own numbers. The stream is the highest word of the counter, so that no
-    stream ever reaches the next one.
-    """
-    key = np.array([seed, epoch], np.uint64)
-    counter = np.array([0, 0, 0, stream], np.uint64)
-    return np.random.Philox(key=key, counter=counter).random_raw(count)
+    """Return random 64-bit numbers, uint64 (count,)."""
+    return philox(seed, epoch, stream).random_raw(count)
 
 
 def permutation(

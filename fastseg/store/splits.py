@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from xxhash import xxh3_64_intdigest
 
 from fastseg.errors import OptionError, whole_number
+from fastseg.randomness import SAMPLE_ORDER, SPLIT_EPOCH, philox
 from fastseg.store.selection import (
     By,
     Indices,
@@ -196,11 +197,8 @@ def _random_numbers(keys: NDArray[Any], seed: int) -> NDArray[np.uint64]:
     if keys.dtype.kind == "S":
         hashes = [xxh3_64_intdigest(key, seed) for key in keys.tolist()]
         return np.array(hashes, np.uint64)
-    # A Loader uses Philox with the key [seed, epoch]. Here the epoch is the largest
-    # there is, which no training reaches, so a split has random numbers of its own.
-    key = np.array([seed, 2**64 - 1], np.uint64)
-    numbers: NDArray[np.uint64]
-    numbers = np.random.Philox(key=key).random_raw(keys[-1] + 1)[keys]
+    generator = philox(seed, SPLIT_EPOCH, SAMPLE_ORDER)
+    numbers: NDArray[np.uint64] = generator.random_raw(keys[-1] + 1)[keys]
     return numbers
 
 

@@ -80,22 +80,6 @@ def test_unshuffled_samples_come_as_stored():
     assert epoch_order(4, 9, 9, shuffle=False).tolist() == [0, 1, 2, 3]
 
 
-def test_streams_have_no_number_in_common():
-    """The random numbers of different streams of an epoch differ."""
-    streams = [
-        orders.SAMPLE_ORDER,
-        orders.GROUP_ORDER,
-        orders.INTERVAL_ORDER,
-        orders.INTERVAL_START,
-        orders.DRAW_ORDER,
-        orders.FLAGGED_ORDER,
-        orders.CANDIDATE_ORDER,
-        orders.BATCH_ORDER,
-    ]
-    numbers = np.concatenate([random_words(10_000, 1, 2, s) for s in streams])
-    assert len(np.unique(numbers)) == len(streams) * 10_000
-
-
 def check_counts(weights, order):
     """Assert that each sample has its expected count, rounded up or down."""
     n = len(weights)
