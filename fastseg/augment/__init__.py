@@ -1,8 +1,8 @@
 """Transforms for a Loader: immutable objects that hold ranges and probabilities.
 
 A `Loader` takes a `Compose` of transforms, a list of them or the name of a preset. A
-transform draws its random parameters for many samples at once; `loading.mapping` and
-the kernels apply them to pixels and contours.
+transform draws its random parameters for many samples at once. With them, it extends
+the samples' mappings, or names a kernel that changes their values.
 
 A range is (least, greatest); values are drawn uniformly from it unless a class says
 otherwise. Where values have a sign (rotate, shear, translate, add), a single number n
@@ -10,10 +10,10 @@ means (-n, n); elsewhere it is a constant. Angles are in degrees; positive ones 
 counter-clockwise on the screen. Factors of scale above 1 magnify.
 """
 
+from fastseg.augment import geometry, intensity
 from fastseg.augment.base import Transform
 from fastseg.augment.compose import (
     BORDERS,
-    INTENSITY,
     PRESETS,
     Compose,
     as_compose,
@@ -21,49 +21,18 @@ from fastseg.augment.compose import (
     light,
     standard,
 )
-from fastseg.augment.geometry import (
-    Affine,
-    Crop,
-    Elastic,
-    Flip,
-    Resample,
-    Resize,
-    Rot90,
-)
-from fastseg.augment.intensity import (
-    BiasField,
-    Blur,
-    Brightness,
-    Contrast,
-    Custom,
-    Gamma,
-    LowResolution,
-    Noise,
-)
+from fastseg.augment.geometry import *  # noqa: F403
+from fastseg.augment.intensity import *  # noqa: F403
 
 __all__ = [
     "BORDERS",
-    "INTENSITY",
     "PRESETS",
-    "Affine",
-    "BiasField",
-    "Blur",
-    "Brightness",
     "Compose",
-    "Contrast",
-    "Crop",
-    "Custom",
-    "Elastic",
-    "Flip",
-    "Gamma",
-    "LowResolution",
-    "Noise",
-    "Resample",
-    "Resize",
-    "Rot90",
     "Transform",
     "as_compose",
     "from_dict",
     "light",
     "standard",
 ]
+__all__ += geometry.__all__
+__all__ += intensity.__all__

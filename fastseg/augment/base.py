@@ -1,18 +1,50 @@
-"""The base class of transforms, and functions that check and draw parameters."""
+"""Base classes of transforms, and functions that check and draw parameters."""
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fastseg import randomness
+from fastseg._kernels.augment import batch
+from fastseg.augment.mapping import Mappings
 from fastseg.errors import OptionError, one_of, whole_number
 
 Range = tuple[float, float]
 Values = dict[str, NDArray[Any]]
 Uniforms = NDArray[np.float64]
+# Code of a kernel, and its parameters.
+KernelStep = tuple[int, Sequence[Any]]
+
+
+class Context(NamedTuple):
+    """What a step that changes values gets of b samples, besides its parameters.
+
+    key         : key of the random numbers, see `fastseg.randomness`
+    samples     : int64 (b,), indices in the store
+    zero_signal : float32 (b,), the normalized value of an image value of 0, which
+        stands for no signal
+    number      : index of the step in the Compose
+    repeat      : how many steps of the same class come before it
+    """
+
+    key: int
+    samples: NDArray[np.int64]
+    zero_signal: NDArray[np.float32]
+    number: int
+    repeat: int
+
+    def draw(self, stream: int, count: int) -> Uniforms:
+        """Return random numbers in [0, 1), float64 (b, count), other ones in each step.
+
+        stream : that of the class, see `fastseg.randomness`
+        """
+        stream = int(randomness.step_stream(stream, self.repeat))
+        return draw_uniforms(self.key, self.samples, stream, count)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +58,10 @@ class Transform:
 
     # Number of uniform random numbers per sample; the first one is compared with p.
     draws: ClassVar[int] = 1
+    # Whether it depends on the millimetres between pixels.
+    needs_spacing: ClassVar[bool] = False
+    # Whether it calls `Mappings.bend`.
+    bends: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         set_field(self, "p", check_number(self, "p", self.p, 0.0, 1.0))
@@ -39,10 +75,74 @@ class Transform:
         """
         return {"on": uniforms[:, 0] < self.p}
 
+    def output_size(self) -> tuple[int, int] | None:
+        """Return (height, width) if all images get the same size, else None."""
+        return None
+
     def as_dict(self) -> dict[str, Any]:
         """Return the name and all options, for JSON."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {"name": type(self).__name__, **values}
+
+    def identity(self) -> dict[str, Any]:
+        """Return what identifies the transform in the state of a loader, for JSON."""
+        return self.as_dict()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GeometricTransform(Transform, ABC):
+    """Base class of transforms that move pixels and contours."""
+
+    @abstractmethod
+    def extend(self, mappings: Mappings, values: Values) -> None:
+        """Extend the mappings of b samples by this transform.
+
+        values : what `draw` returned for them
+        """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IntensityTransform(Transform, ABC):
+    """Base class of transforms that change values by `_kernels.augment.intensity`."""
+
+    @abstractmethod
+    def kernel_step(self, values: Values, context: Context) -> KernelStep:
+        """Return the code of the kernel, and its parameters.
+
+        values : what `draw` returned for b samples
+
+        Each parameter is a number for all samples, or an array (b,).
+        """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArrayTransform(Transform, ABC):
+    """Base class of transforms that change images and masks in Python."""
+
+    @abstractmethod
+    def change(
+        self,
+        images: NDArray[np.float32],
+        masks: NDArray[Any],
+        values: Values,
+        context: Context,
+    ) -> None:
+        """Change images and masks of b samples in place, after all earlier steps.
+
+        images : (b, h, w)
+        masks  : as the loader's `masks` says, first axis b
+        values : what `draw` returned for these samples
+        """
+
+
+def draw_uniforms(
+    key: int, samples: NDArray[np.int64], stream: int, count: int
+) -> Uniforms:
+    """Return random numbers in [0, 1) of b samples, float64 (b, count)."""
+    out = np.empty((len(samples), count))
+    keys = samples.astype(np.uint64)
+    batch.draw_uniforms(np.uint64(key), keys, np.uint32(stream), out)
+    return out
 
 
 def set_field(step: Transform, name: str, value: Any) -> None:

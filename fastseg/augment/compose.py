@@ -4,22 +4,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from fastseg import randomness
+from fastseg.augment import geometry, intensity
 from fastseg.augment.base import Transform, check_choice
-from fastseg.augment.geometry import (
-    Affine,
-    Crop,
-    Elastic,
-    Flip,
-    Resample,
-    Resize,
-    Rot90,
-)
+from fastseg.augment.geometry import Affine, Flip
 from fastseg.augment.intensity import (
-    BiasField,
     Blur,
     Brightness,
     Contrast,
-    Custom,
     Gamma,
     LowResolution,
     Noise,
@@ -31,6 +23,11 @@ Border = Literal["constant", "edge", "reflect"]
 
 INTERPOLATIONS = get_args(Interpolation)
 BORDERS = get_args(Border)
+_TRANSFORMS: dict[str, type[Transform]] = {
+    name: getattr(module, name)
+    for module in (geometry, intensity)
+    for name in module.__all__
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +42,8 @@ class Compose:
         `pad_value`), "edge" (the nearest pixel) or "reflect"
         (d c b a | a b c d | d c b a)
 
-    Raises OptionError if an element is no transform, or if there is more than one
-    Elastic.
+    Raises OptionError if an element is no transform, if there is more than one Elastic,
+    or if there are more than 4096 transforms.
     """
 
     transforms: Sequence[Transform]
@@ -61,8 +58,17 @@ class Compose:
                     f"Compose: {step!r} is not a transform, expected "
                     f"{', '.join(_TRANSFORMS)}"
                 )
-        if sum(isinstance(step, Elastic) for step in self.transforms) > 1:
-            raise OptionError("Compose: several Elastic given, expected at most one")
+        if len(self.transforms) > randomness.MAX_STEPS:
+            raise OptionError(
+                f"Compose: {len(self.transforms)} transforms given, expected at most "
+                f"{randomness.MAX_STEPS}"
+            )
+        bending = [type(step).__name__ for step in self.transforms if step.bends]
+        if len(bending) > 1:
+            raise OptionError(
+                f"Compose: {' and '.join(bending)} given, expected at most one "
+                "transform that bends the image"
+            )
         check_choice(self, "interpolation", self.interpolation, INTERPOLATIONS)
         check_choice(self, "border", self.border, BORDERS)
 
@@ -76,13 +82,6 @@ class Compose:
             "interpolation": self.interpolation,
             "border": self.border,
         }
-
-
-GEOMETRIC = (Affine, Flip, Rot90, Elastic, Crop, Resize, Resample)
-INTENSITY = (Gamma, Brightness, Contrast, Noise, Blur, BiasField, LowResolution, Custom)
-_TRANSFORMS: dict[str, type[Transform]] = {
-    kind.__name__: kind for kind in (*GEOMETRIC, *INTENSITY)
-}
 
 
 def from_dict(given: Mapping[str, Any]) -> Compose:

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fastseg.augment.base import (
+    GeometricTransform,
     Range,
     Transform,
     Uniforms,
@@ -21,7 +23,11 @@ from fastseg.augment.base import (
     set_ranges,
     set_symmetric,
 )
+from fastseg.augment.mapping import Mappings
 from fastseg.errors import OptionError, whole_number
+
+# The public transforms of this module; `Compose` takes those that are listed here.
+__all__ = ["Affine", "Crop", "Elastic", "Flip", "Resample", "Resize", "Rot90"]
 
 # Greatest displacement of a control point along an axis, in units of the spacing of the
 # control points. A cubic B-spline field cannot fold below 1 / 2.0464 = 0.4887 (Choi &
@@ -34,7 +40,7 @@ AXES = get_args(Axis)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Affine(Transform):
+class Affine(GeometricTransform):
     """Scale, shear and rotate about the centre of the image, in this order, then shift.
 
     rotate           : degrees, counter-clockwise
@@ -77,9 +83,31 @@ class Affine(Transform):
             values[name] = between_logs(getattr(self, name), uniforms[:, k])
         return values
 
+    def extend(self, mappings: Mappings, values: Values) -> None:
+        """Undo the shift, the rotation, the shear, and the scale; y points down."""
+        angle = np.radians(values["rotate"])
+        tilt = np.tan(np.radians(values["shear"]))
+        cos = np.cos(angle)
+        sin = np.sin(angle)
+        scale_x = values["scale"] * values["scale_x"]
+        scale_y = values["scale"] * values["scale_y"]
+        matrix = mappings.identities()
+        matrix[:, 0, 0] = (cos + tilt * sin) / scale_x
+        matrix[:, 0, 1] = (tilt * cos - sin) / scale_x
+        matrix[:, 1, 0] = sin / scale_y
+        matrix[:, 1, 1] = cos / scale_y
+        x = (mappings.width - 1) / 2
+        y = (mappings.height - 1) / 2
+        moved_x = x + values["translate_x"] * mappings.width
+        moved_y = y + values["translate_y"] * mappings.height
+        for axis, centre in enumerate((x, y)):
+            mapped = matrix[:, axis, 0] * moved_x + matrix[:, axis, 1] * moved_y
+            matrix[:, axis, 2] = centre - mapped
+        mappings.compose(matrix, values["on"])
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Flip(Transform):
+class Flip(GeometricTransform):
     """Mirror the image.
 
     p    : probability, by default 0.5
@@ -93,9 +121,17 @@ class Flip(Transform):
         Transform.__post_init__(self)
         check_choice(self, "axis", self.axis, AXES)
 
+    def extend(self, mappings: Mappings, values: Values) -> None:
+        """Mirror one axis."""
+        axis = AXES.index(self.axis)
+        matrix = mappings.identities()
+        matrix[:, axis, axis] = -1
+        matrix[:, axis, 2] = (mappings.width, mappings.height)[axis] - 1
+        mappings.compose(matrix, values["on"])
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rot90(Transform):
+class Rot90(GeometricTransform):
     """Rotate by 90, 180 or 270 degrees, with equal probability.
 
     p : probability that the image is rotated, by default 1
@@ -108,9 +144,25 @@ class Rot90(Transform):
         quarters = 1 + np.floor(3 * uniforms[:, 1]).astype(np.int64)
         return {**Transform.draw(self, uniforms), "quarters": quarters}
 
+    def extend(self, mappings: Mappings, values: Values) -> None:
+        """Turn by one quarter up to three times; sizes and spacings swap each time."""
+        for quarter in range(1, 4):
+            turned = values["on"] & (values["quarters"] >= quarter)
+            matrix = np.zeros((len(turned), 3, 3))
+            matrix[:, 0, 1] = -1
+            matrix[:, 0, 2] = mappings.width - 1
+            matrix[:, 1, 0] = 1
+            matrix[:, 2, 2] = 1
+            mappings.compose(matrix, turned)
+            height, width = mappings.height, mappings.width
+            mappings.height = np.where(turned, width, height)
+            mappings.width = np.where(turned, height, width)
+            spacing = mappings.spacing_mm
+            mappings.spacing_mm = np.where(turned[:, None], spacing[:, ::-1], spacing)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Elastic(Transform):
+class Elastic(GeometricTransform):
     """Bend the image by a smooth random displacement field, a cubic B-spline.
 
     magnitude : greatest displacement of a control point along each axis, in pixels, at
@@ -127,6 +179,7 @@ class Elastic(Transform):
     spacing: float = 32.0
 
     draws: ClassVar[int] = 2
+    bends: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         Transform.__post_init__(self)
@@ -143,9 +196,29 @@ class Elastic(Transform):
             "magnitude": between(self.magnitude, uniforms[:, 1]),
         }
 
+    def extend(self, mappings: Mappings, values: Values) -> None:
+        """Bend the image by at most the magnitude."""
+        mappings.bend(self.spacing, np.where(values["on"], values["magnitude"], 0.0))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Crop(Transform):
+class _Sized(GeometricTransform):
+    """Base class of transforms that give all images the same size."""
+
+    size: int | tuple[int, int]
+
+    def __post_init__(self) -> None:
+        Transform.__post_init__(self)
+        check_p_is_one(self)
+        set_field(self, "size", check_size(self, self.size))
+
+    def output_size(self) -> tuple[int, int]:
+        """Return (height, width)."""
+        return self.size  # type: ignore[return-value]  # checked above
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Crop(_Sized):
     """Crop a window from the image.
 
     size   : (height, width) of the window in pixels, or one number for a square
@@ -161,7 +234,6 @@ class Crop(Transform):
     them into view again. p must be 1.
     """
 
-    size: int | tuple[int, int]
     where: str = "random"
     margin: int = 0
     pad: bool = False
@@ -169,9 +241,7 @@ class Crop(Transform):
     draws: ClassVar[int] = 3
 
     def __post_init__(self) -> None:
-        Transform.__post_init__(self)
-        check_p_is_one(self)
-        set_field(self, "size", check_size(self, self.size))
+        _Sized.__post_init__(self)
         set_field(self, "margin", whole_number("Crop: margin", self.margin, 0))
 
     def draw(self, uniforms: Uniforms) -> Values:
@@ -186,9 +256,81 @@ class Crop(Transform):
             "down": uniforms[:, 2].copy(),
         }
 
+    def extend(self, mappings: Mappings, values: Values) -> None:
+        """Move the window to the origin.
+
+        Raises OptionError if an image is smaller than the window, unless `pad` is set,
+        and UnknownClassError if `where` is no class.
+        """
+        height, width = size = self.output_size()
+        small = np.flatnonzero((mappings.height < height) | (mappings.width < width))
+        if small.size and not self.pad:
+            first = small[0]
+            raise OptionError(
+                f"Crop: size is {size}, larger than sample {mappings.samples[first]}, "
+                f"which has {mappings.height[first]}x{mappings.width[first]} pixels at "
+                "this step; use pad=True to put such images into the centre of the "
+                "window"
+            )
+        boxes = None
+        if self.where not in ("random", "center"):
+            boxes = self._bounding_boxes(mappings)
+        starts = []
+        for axis, (surplus, name) in enumerate(
+            ((mappings.width - width, "across"), (mappings.height - height, "down"))
+        ):
+            low = np.zeros_like(surplus)
+            high = np.maximum(surplus, 0)
+            if self.where == "center":
+                low = high = high // 2
+            elif boxes is not None:
+                length = (width, height)[axis]
+                low, high = _range_of_starts(boxes[:, axis], length, high)
+            start = low + np.floor(values[name] * (high - low + 1)).astype(np.int64)
+            # An image that is smaller than the window lies in its centre.
+            starts.append(np.where(surplus < 0, -(-surplus // 2), start))
+        mappings.set_window(starts[0], starts[1], size)
+
+    def _bounding_boxes(self, mappings: Mappings) -> NDArray[np.float64]:
+        """Return the bounding boxes of a class with their margin, float64 (b, 2, 2).
+
+        The last two axes are (x, y) and (least, greatest); NaN for samples without the
+        class.
+        """
+        box = mappings.boxes(self.where).astype(np.float64)
+        top, left, bottom, right = box.T
+        x = np.stack([left, right - 1] * 2)
+        y = np.stack([top, top, bottom - 1, bottom - 1])
+        corners = np.stack([x, y, np.ones_like(x)], axis=1).transpose(2, 1, 0)
+        moved = np.linalg.solve(mappings.matrix, corners)[:, :2]
+        margin = (self.margin + mappings.max_displacement)[:, None]
+        least, greatest = moved.min(axis=2) - margin, moved.max(axis=2) + margin
+        ends: NDArray[np.float64] = np.stack([least, greatest], axis=2)
+        ends[bottom == top] = np.nan
+        return ends
+
+
+def _range_of_starts(
+    ends: NDArray[np.float64], length: int, limit: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the least and greatest start of a window that contains an interval.
+
+    ends  : float64 (b, 2), the intervals; a window may start anywhere if NaN
+    limit : int64 (b,), the greatest start that is allowed
+
+    If the interval is longer than the window, the window lies inside the interval.
+    """
+    missing = np.isnan(ends[:, 0])
+    ends = np.where(missing[:, None], 0.0, ends)
+    first = np.ceil(ends[:, 1]).astype(np.int64) - length + 1
+    last = np.floor(ends[:, 0]).astype(np.int64)
+    low = np.clip(np.minimum(first, last), 0, limit)
+    high = np.clip(np.maximum(first, last), 0, limit)
+    return np.where(missing, 0, low), np.where(missing, limit, high)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Resize(Transform):
+class Resize(_Sized):
     """Scale the image to a size, whatever its aspect ratio.
 
     size : (height, width) in pixels, or one number for a square
@@ -197,16 +339,15 @@ class Resize(Transform):
     with align_corners=False in PyTorch). p must be 1.
     """
 
-    size: int | tuple[int, int]
-
-    def __post_init__(self) -> None:
-        Transform.__post_init__(self)
-        check_p_is_one(self)
-        set_field(self, "size", check_size(self, self.size))
+    def extend(self, mappings: Mappings, values: Values) -> None:
+        """Scale both axes."""
+        height, width = size = self.output_size()
+        mappings.scale(mappings.height / height, mappings.width / width)
+        mappings.set_size(size)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Resample(Transform):
+class Resample(GeometricTransform):
     """Scale the image to a pixel spacing in millimetres.
 
     spacing_mm : (between rows, between columns), 0.001 to 1000 mm, or one number for
@@ -217,6 +358,8 @@ class Resample(Transform):
     """
 
     spacing_mm: float | tuple[float, float]
+
+    needs_spacing: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         Transform.__post_init__(self)
@@ -230,3 +373,24 @@ class Resample(Transform):
             )
         checked = tuple(check_number(self, "spacing_mm", x, 1e-3, 1e3) for x in pair)
         set_field(self, "spacing_mm", checked)
+
+    def extend(self, mappings: Mappings, values: Values) -> None:
+        """Scale both axes.
+
+        Raises OptionError if the spacing of a sample is unknown.
+        """
+        unknown = np.flatnonzero(~np.isfinite(mappings.spacing_mm).all(axis=1))
+        if unknown.size:
+            raise OptionError(
+                f"Resample: spacing_mm is {self.spacing_mm}, but sample "
+                f"{mappings.samples[unknown[0]]} has no spacing in the store; leave "
+                "out the samples without spacing, or use Resize"
+            )
+        down, across = (np.array(self.spacing_mm) / mappings.spacing_mm).T
+        sizes = (mappings.height / down, mappings.width / across)
+        mappings.scale(down, across)
+        mappings.height, mappings.width = (
+            np.maximum(np.rint(size), 1).astype(np.int64) for size in sizes
+        )
+        shape = mappings.spacing_mm.shape
+        mappings.spacing_mm = np.broadcast_to(self.spacing_mm, shape)

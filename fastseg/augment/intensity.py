@@ -5,7 +5,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, get_args
 
+import numpy as np
+from numba.core.registry import CPUDispatcher
+from numpy.typing import NDArray
+
+from fastseg import randomness
+from fastseg._kernels.augment import intensity as kernels
 from fastseg.augment.base import (
+    ArrayTransform,
+    Context,
+    IntensityTransform,
+    KernelStep,
     Range,
     Transform,
     Uniforms,
@@ -18,12 +28,24 @@ from fastseg.augment.base import (
 )
 from fastseg.errors import OptionError
 
+# The public transforms of this module; `Compose` takes those that are listed here.
+__all__ = [
+    "BiasField",
+    "Blur",
+    "Brightness",
+    "Contrast",
+    "Custom",
+    "Gamma",
+    "LowResolution",
+    "Noise",
+]
+
 NoiseKind = Literal["gaussian", "rician"]
 NOISE_KINDS = get_args(NoiseKind)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Gamma(Transform):
+class Gamma(IntensityTransform):
     """Raise values to a power; the range of the image is scaled to (0, 1) and back.
 
     gamma      : exponent, 0.01 to 100, a range or a constant, by default (0.7, 1.5);
@@ -48,9 +70,13 @@ class Gamma(Transform):
         """Return "on" and "gamma"."""
         return draw_one(self, "gamma", uniforms)
 
+    def kernel_step(self, values: Values, context: Context) -> KernelStep:
+        """Return code, gamma, invert and keep_stats."""
+        return kernels.GAMMA, (values["gamma"], self.invert, self.keep_stats)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Brightness(Transform):
+class Brightness(IntensityTransform):
     """Multiply values by a factor and add a constant: value * multiply + add.
 
     multiply : factor, a range or a constant, by default 1
@@ -77,9 +103,13 @@ class Brightness(Transform):
             "add": between(self.add, uniforms[:, 2]),
         }
 
+    def kernel_step(self, values: Values, context: Context) -> KernelStep:
+        """Return code, multiply and add."""
+        return kernels.BRIGHTNESS, (values["multiply"], values["add"])
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Contrast(Transform):
+class Contrast(IntensityTransform):
     """Multiply the difference between each value and the image's mean.
 
     factor         : at least 0, a range or a constant, by default (0.75, 1.25); above 1
@@ -102,9 +132,13 @@ class Contrast(Transform):
         """Return "on" and "factor"."""
         return draw_one(self, "factor", uniforms)
 
+    def kernel_step(self, values: Values, context: Context) -> KernelStep:
+        """Return code, factor and preserve_range."""
+        return kernels.CONTRAST, (values["factor"], self.preserve_range)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Noise(Transform):
+class Noise(IntensityTransform):
     """Add random noise, independent for each pixel.
 
     std  : standard deviation in units of the normalized image, at least 0, a range or a
@@ -128,9 +162,14 @@ class Noise(Transform):
         """Return "on" and "std"."""
         return draw_one(self, "std", uniforms)
 
+    def kernel_step(self, values: Values, context: Context) -> KernelStep:
+        """Return code, standard deviation and the value of no signal."""
+        code = {"gaussian": kernels.GAUSSIAN, "rician": kernels.RICIAN}[self.kind]
+        return code, (values["std"], context.zero_signal)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Blur(Transform):
+class Blur(IntensityTransform):
     """Blur by a Gaussian.
 
     sigma : standard deviation in pixels, 0 to 32, a range or a constant, by default
@@ -150,9 +189,13 @@ class Blur(Transform):
         """Return "on" and "sigma"."""
         return draw_one(self, "sigma", uniforms)
 
+    def kernel_step(self, values: Values, context: Context) -> KernelStep:
+        """Return code and sigma."""
+        return kernels.BLUR, (values["sigma"],)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BiasField(Transform):
+class BiasField(IntensityTransform):
     """Multiply by a smooth random field, as inhomogeneous coils of MR scanners do.
 
     magnitude : greatest absolute value of the coefficients, 0 to 3, a range or a
@@ -173,12 +216,18 @@ class BiasField(Transform):
         set_ranges(self, 0.0, 3.0, "magnitude")
 
     def draw(self, uniforms: Uniforms) -> Values:
-        """Return "on" and "magnitude"; `loading.augmented` draws the coefficients."""
+        """Return "on" and "magnitude"."""
         return draw_one(self, "magnitude", uniforms)
+
+    def kernel_step(self, values: Values, context: Context) -> KernelStep:
+        """Return code, the value of no signal and the coefficients."""
+        uniforms = context.draw(randomness.BIAS_FIELD, kernels.COEFFICIENTS)
+        coefficients = values["magnitude"][:, None] * (2 * uniforms - 1)
+        return kernels.BIAS_FIELD, (context.zero_signal, *coefficients.T)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LowResolution(Transform):
+class LowResolution(IntensityTransform):
     """Reduce the resolution, then interpolate back to the same size.
 
     factor : fraction of the pixels that is kept along each axis, 0.01 to 1, a range or
@@ -200,9 +249,13 @@ class LowResolution(Transform):
         """Return "on" and "factor"."""
         return draw_one(self, "factor", uniforms)
 
+    def kernel_step(self, values: Values, context: Context) -> KernelStep:
+        """Return code and factor."""
+        return kernels.LOW_RESOLUTION, (values["factor"],)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Custom(Transform):
+class Custom(ArrayTransform):
     """Call a function of your own: function(image, mask, random).
 
     image  : float32 (h, w), normalized, after all geometric transforms and the
@@ -227,6 +280,43 @@ class Custom(Transform):
                 f"Custom: function is {self.function!r}, expected a function of "
                 "(image, mask, random)"
             )
+
+    def change(
+        self,
+        images: NDArray[np.float32],
+        masks: NDArray[Any],
+        values: Values,
+        context: Context,
+    ) -> None:
+        """Call the function for each sample to which the transform happens.
+
+        Raises OptionError if it returns anything, and what it raises, with a note.
+        """
+        function: Callable[..., Any] = self.function
+        compiled = isinstance(function, CPUDispatcher)
+        for j in np.flatnonzero(values["on"]).tolist():
+            sample = context.samples[j]
+            stream = (randomness.CUSTOM, context.number)
+            bits = randomness.philox(context.key, sample, *stream)
+            random = (
+                np.uint64(bits.random_raw()) if compiled else np.random.Generator(bits)
+            )
+            try:
+                returned = function(images[j], masks[j], random)
+            except Exception as exc:
+                exc.add_note("in the function of a Custom transform")
+                raise
+            if returned is not None:
+                raise OptionError(
+                    f"Custom: function returned {type(returned).__name__}, expected "
+                    "None: the function must change image and mask in place"
+                )
+
+    def identity(self) -> dict[str, Any]:
+        """Return the name of the function, by which alone it is identified."""
+        function = self.function
+        name = getattr(function, "__qualname__", type(function).__qualname__)
+        return {"name": "Custom", "p": self.p, "function": str(name)}
 
     def as_dict(self) -> dict[str, Any]:
         """Raise OptionError, because JSON cannot hold a function."""

@@ -1,7 +1,7 @@
 """From a store to batches.
 
 schedule ──> loader ──> batches ──> workers ──> preprocessing ──> kernels
-(orders)                (buffers)               (normalization, augmented, mapping)
+(orders)                (buffers)               (normalization, augmented)
 
 loader         the public iterator
 schedule       which samples come in which batch of which rank
@@ -12,7 +12,6 @@ buffers        memory for batches, reused when no array refers to it
 preprocessing  options, images and masks without augmentation
 normalization  stored values to network input
 augmented      images and masks with augmentation
-mapping        all geometric transforms of a sample as one mapping
 state          a loader's state, saved and resumed
 stats          counts, times and the bottleneck of a loader
 """

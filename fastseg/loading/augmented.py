@@ -1,22 +1,28 @@
 """Augmented images and masks: draws the parameters of transforms, calls the kernels."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from time import perf_counter_ns
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba.core.registry import CPUDispatcher
 from numpy.typing import NDArray
 
-from fastseg import augment, randomness
+from fastseg import randomness
 from fastseg._kernels.augment import batch, intensity
 from fastseg._kernels.augment.bend import bend_rings
 from fastseg._kernels.images import gather
-from fastseg.augment import Transform, as_compose
-from fastseg.augment.base import Values
+from fastseg.augment import BORDERS, as_compose
+from fastseg.augment.base import (
+    ArrayTransform,
+    Context,
+    GeometricTransform,
+    IntensityTransform,
+    Values,
+    draw_uniforms,
+)
+from fastseg.augment.mapping import MappingArrays, Mappings
 from fastseg.errors import OptionError
 from fastseg.loading.format import BatchFormat
-from fastseg.loading.mapping import Mappings, find_mapping
 from fastseg.loading.preprocessing import Preprocessing, StageTimes
 from fastseg.raster.rings import join_rings
 from fastseg.raster.rules import Rules, scratch_rows
@@ -24,15 +30,12 @@ from fastseg.store.layout import mask_dtype
 from fastseg.store.reader import Store
 
 SPLINE_ORDERS = {"nearest": 0, "linear": 1, "cubic": 3}
-# Along each axis, control points in addition to the spacings that cover the image: each
-# pixel depends on four of them.
-EXTRA_CONTROL_POINTS = 4
 
 
 class DrawnParameters(NamedTuple):
     """The random parameters of b samples.
 
-    key    : key of the random numbers, from seed and epoch
+    key    : key of the random numbers, see `fastseg.randomness`
     values : the parameters of each transform of the Compose, (b,) or (b, n)
     """
 
@@ -83,16 +86,26 @@ class AugmentedPreprocessing(Preprocessing):
         self._bits_dtype = mask_dtype(store.classes)
         bits = np.arange(len(store.classes), dtype=np.uint64)
         self._bit_values = (np.uint64(1) << bits).astype(self._bits_dtype)
-        # Transforms that change intensities, by index in the Compose: those before the
-        # first Custom, then each Custom with those that follow it.
+        # Indices in the Compose: the intensity steps before the first ArrayTransform,
+        # then each ArrayTransform with the intensity steps after it.
         self._intensity_groups: list[tuple[int, list[int]]] = [(0, [])]
         for number, step in enumerate(compose):
-            if isinstance(step, augment.Custom):
-                self._intensity_groups.append((number, []))
-            elif isinstance(step, augment.INTENSITY):
-                self._intensity_groups[-1][1].append(number)
+            match step:
+                case GeometricTransform():
+                    pass
+                case IntensityTransform():
+                    self._intensity_groups[-1][1].append(number)
+                case ArrayTransform():
+                    self._intensity_groups.append((number, []))
+                case _:
+                    raise TypeError(
+                        f"{step!r} is of no kind that a Loader applies, expected a "
+                        "subclass of those of Transform in fastseg/augment/base.py"
+                    )
+        kinds = [type(step) for step in compose]
+        self._repeats = [kinds[:k].count(kind) for k, kind in enumerate(kinds)]
         self._spline_order = SPLINE_ORDERS[compose.interpolation]
-        self._border = augment.BORDERS.index(compose.border)
+        self._border = BORDERS.index(compose.border)
         # The normalized value of an image value of 0, which stands for no signal in
         # Rician noise and bias fields.
         intercept, slope = (store.items[name] for name in ("intercept", "slope"))
@@ -103,11 +116,8 @@ class AugmentedPreprocessing(Preprocessing):
         """Return the random parameters of samples in an epoch, a function of both."""
         key = randomness.augmentation_key(self.seed, epoch)
         steps = self.compose.transforms
-        uniforms = np.empty((len(samples), sum(step.draws for step in steps)))
-        keys = samples.astype(np.uint64)
-        batch.draw_uniforms(
-            np.uint64(key), keys, np.uint32(randomness.PARAMETERS), uniforms
-        )
+        count = sum(step.draws for step in steps)
+        uniforms = draw_uniforms(key, samples, randomness.PARAMETERS, count)
         values = []
         start = 0
         for step in steps:
@@ -172,9 +182,8 @@ class AugmentedPreprocessing(Preprocessing):
         """
         samples = np.array([sample])
         drawn = self.draw(samples, epoch)
-        steps = self.compose.transforms
-        mapping, _ = find_mapping(steps, drawn.values, self.store, samples, self.size)
-        outer, control, spacing, inner = self._matrices(mapping, samples, drawn)
+        arrays = self.find_mappings(samples, drawn).arrays(drawn.key)
+        outer, control, spacing, inner = arrays
         moved: dict[str, list[NDArray[np.float64]]] = {}
         for name, rings in self.store[sample].contours.items():
             points, offsets = bend_rings(
@@ -203,10 +212,7 @@ class AugmentedPreprocessing(Preprocessing):
         """Write the images and masks of samples, augmented with these parameters."""
         self.store.check_size()
         start = perf_counter_ns()
-        steps = self.compose.transforms
-        mapping, _ = find_mapping(steps, drawn.values, self.store, samples, self.size)
-        matrices = self._matrices(mapping, samples, drawn)
-        outer, control, spacing, inner = matrices
+        mappings = self.find_mappings(samples, drawn).arrays(drawn.key)
         bits = mask
         if self.format.masks != "bits":
             bits = np.empty((len(mask), *self.size), self._bits_dtype)
@@ -219,11 +225,11 @@ class AugmentedPreprocessing(Preprocessing):
         image_time = 0
         for images, masks, rows, subset in self.store.stacks(samples):
             stage_start = perf_counter_ns()
-            subset_matrices = outer[subset], control[subset], spacing, inner[subset]
+            subset_mappings = mappings.select(subset)
             batch.augment_images(
                 images,
                 rows,
-                *subset_matrices,
+                *subset_mappings,
                 self._spline_order,
                 self._border,
                 np.float32(self.format.pad_value),
@@ -241,9 +247,9 @@ class AugmentedPreprocessing(Preprocessing):
             )
             image_time += perf_counter_ns() - stage_start
             if self.format.labels == "nearest":
-                batch.warp_masks(masks, rows, *subset_matrices, bits[subset])
+                batch.warp_masks(masks, rows, *subset_mappings, bits[subset])
         if self.format.labels == "exact":
-            self._draw_labels(samples, matrices, bits)
+            self._draw_labels(samples, mappings, bits)
         if bits is not mask:
             every = np.arange(len(mask))
             view = self._view_masks(mask)
@@ -257,7 +263,10 @@ class AugmentedPreprocessing(Preprocessing):
             self._intensity_groups[1:], later_steps, strict=True
         ):
             stage_start = perf_counter_ns()
-            self._call_function(number, samples, image[:, 0], mask, drawn)
+            step = self.compose.transforms[number]
+            assert isinstance(step, ArrayTransform)
+            context = self._context(number, samples, drawn)
+            step.change(image[:, 0], mask, drawn.values[number], context)
             custom_time += perf_counter_ns() - stage_start
             if steps_after.codes.size:
                 batch.apply_intensity_batch(image[:, 0], *steps_after, key, sample_keys)
@@ -265,35 +274,30 @@ class AugmentedPreprocessing(Preprocessing):
         mask_time = perf_counter_ns() - start - image_time - custom_time
         return StageTimes(0, image_time, mask_time, custom_time)
 
-    def _matrices(
-        self, mapping: Mappings, samples: NDArray[np.int64], drawn: DrawnParameters
-    ) -> tuple[Any, Any, float, Any]:
-        """Return outer, control points, their spacing, and inner, for the kernels."""
-        outer, inner = (
-            np.ascontiguousarray(m[:, :2]) for m in (mapping.outer, mapping.inner)
+    def find_mappings(
+        self, samples: NDArray[np.int64], drawn: DrawnParameters
+    ) -> Mappings:
+        """Return the mappings of samples from the batch to the stored images.
+
+        Raises OptionError if a transform does not fit the shape or spacing of a sample.
+        """
+        store = self.store
+        items = store.items
+        shapes = np.array([b.shape for b in store.buckets.values()], np.int64)
+        mappings = Mappings(
+            samples,
+            shapes[items["bucket"][samples]],
+            items["spacing_mm"][samples],
+            lambda name: items["bbox"][samples, store.class_index(name)],
         )
-        if not mapping.bent:
-            return outer, np.empty((len(samples), 0, 0, 2)), 1.0, inner
-        step, value = next(
-            (step, value)
-            for step, value in zip(self.compose, drawn.values, strict=True)
-            if isinstance(step, augment.Elastic)
-        )
-        grids = np.ceil((mapping.sizes - 1) / step.spacing).astype(np.int64)
-        grids += EXTRA_CONTROL_POINTS
-        control = np.empty((len(samples), *grids.max(axis=0).tolist(), 2))
-        batch.draw_fields(
-            np.uint64(drawn.key),
-            samples.astype(np.uint64),
-            np.uint32(randomness.ELASTIC),
-            np.where(value["on"], value["magnitude"], 0.0),
-            grids,
-            control,
-        )
-        return outer, control, step.spacing, inner
+        for step, values in zip(self.compose, drawn.values, strict=True):
+            if isinstance(step, GeometricTransform):
+                step.extend(mappings, values)
+        mappings.crop_or_pad(self.size)
+        return mappings
 
     def _draw_labels(
-        self, samples: NDArray[np.int64], matrices: tuple[Any, ...], bits: NDArray[Any]
+        self, samples: NDArray[np.int64], mappings: MappingArrays, bits: NDArray[Any]
     ) -> None:
         contours = self.store.contours
         batch.draw_moved_contours(
@@ -301,7 +305,7 @@ class AugmentedPreprocessing(Preprocessing):
             contours["offsets"],
             contours["class"],
             self.store.items["contours"][samples],
-            *matrices,
+            *mappings,
             self._edges,
             self._nonzero,
             self._scratch_rows,
@@ -312,95 +316,31 @@ class AugmentedPreprocessing(Preprocessing):
     def _intensity_steps(
         self, samples: NDArray[np.int64], drawn: DrawnParameters
     ) -> list[IntensitySteps]:
-        """Return the steps before the first Custom transform, and after each."""
+        """Return the intensity steps of each group."""
         steps = self.compose.transforms
         groups = []
         for first, numbers in self._intensity_groups:
             codes = np.empty((len(samples), len(numbers)), np.int64)
             params = np.zeros((*codes.shape, intensity.PARAMETERS))
             for k, number in enumerate(numbers):
-                value = drawn.values[number]
-                code = self._write_params(
-                    steps[number], value, samples, drawn.key, params[:, k]
-                )
-                codes[:, k] = np.where(value["on"], code, -1)
+                step = steps[number]
+                values = drawn.values[number]
+                assert isinstance(step, IntensityTransform)
+                context = self._context(number, samples, drawn)
+                code, parameters = step.kernel_step(values, context)
+                codes[:, k] = np.where(values["on"], code, -1)
+                for column, parameter in enumerate(parameters):
+                    params[:, k, column] = parameter
             stream = randomness.noise_stream(first)
             groups.append(IntensitySteps(codes, params, stream))
         return groups
 
-    def _write_params(
-        self,
-        step: Transform,
-        value: Values,
-        samples: NDArray[np.int64],
-        key: int,
-        params: NDArray[np.float64],
-    ) -> int:
-        """Return the code of a transform, and write its parameters for each sample."""
-        columns: Sequence[Any]
-        match step:
-            case augment.Brightness():
-                code = intensity.BRIGHTNESS
-                columns = (value["multiply"], value["add"])
-            case augment.Contrast():
-                code = intensity.CONTRAST
-                columns = (value["factor"], step.preserve_range)
-            case augment.Gamma():
-                code = intensity.GAMMA
-                columns = (value["gamma"], step.invert, step.keep_stats)
-            case augment.Noise(kind="gaussian"):
-                code = intensity.GAUSSIAN
-                columns = (value["std"],)
-            case augment.Noise():
-                code = intensity.RICIAN
-                columns = (value["std"], self._zero_signal[samples])
-            case augment.Blur():
-                code = intensity.BLUR
-                columns = (value["sigma"],)
-            case augment.LowResolution():
-                code = intensity.LOW_RESOLUTION
-                columns = (value["factor"],)
-            case _:  # BiasField
-                code = intensity.BIAS_FIELD
-                uniforms = np.empty((len(samples), intensity.PARAMETERS - 1))
-                keys = samples.astype(np.uint64)
-                stream = np.uint32(randomness.BIAS_FIELD)
-                batch.draw_uniforms(np.uint64(key), keys, stream, uniforms)
-                coefficients = value["magnitude"][:, None] * (2 * uniforms - 1)
-                columns = (self._zero_signal[samples], *coefficients.T)
-        for k, column in enumerate(columns):
-            params[:, k] = column
-        return code
-
-    def _call_function(
-        self,
-        number: int,
-        samples: NDArray[np.int64],
-        planes: NDArray[np.float32],
-        mask: NDArray[Any],
-        drawn: DrawnParameters,
-    ) -> None:
-        """Call the function of a Custom transform for each sample it happens to."""
-        step = self.compose.transforms[number]
-        on = drawn.values[number]["on"]
-        assert isinstance(step, augment.Custom)
-        compiled = isinstance(step.function, CPUDispatcher)
-        for j in np.flatnonzero(on).tolist():
-            stream = (randomness.CUSTOM, number)
-            bits = randomness.philox(drawn.key, samples[j], *stream)
-            random = np.random.Generator(bits)
-            argument = np.uint64(bits.random_raw()) if compiled else random
-            function: Callable[..., Any] = step.function
-            try:
-                returned = function(planes[j], mask[j], argument)
-            except Exception as exc:
-                exc.add_note("in the function of a Custom transform")
-                raise
-            if returned is not None:
-                raise OptionError(
-                    f"Custom: function returned {type(returned).__name__}, expected "
-                    "None: the function must change image and mask in place"
-                )
+    def _context(
+        self, number: int, samples: NDArray[np.int64], drawn: DrawnParameters
+    ) -> Context:
+        zero_signal = self._zero_signal[samples]
+        repeat = self._repeats[number]
+        return Context(drawn.key, samples, zero_signal, number, repeat)
 
     def _check_steps(self, indices: NDArray[np.int64]) -> None:
         """Raise OptionError if transforms do not fit a shape or spacing of a sample."""
@@ -408,9 +348,8 @@ class AugmentedPreprocessing(Preprocessing):
         # One sample of each kind is checked: of each shape, and each spacing if needed.
         columns = items["bucket"][indices], items["spacing_mm"][indices]
         kinds = np.column_stack(columns)
-        if not any(isinstance(step, augment.Resample) for step in self.compose):
+        if not any(step.needs_spacing for step in self.compose):
             kinds = kinds[:, :1]
         _, first = np.unique(kinds, axis=0, return_index=True)
         samples = indices[first]
-        values = self.draw(samples, 0).values
-        find_mapping(self.compose.transforms, values, self.store, samples, self.size)
+        self.find_mappings(samples, self.draw(samples, 0))

@@ -6,8 +6,7 @@ from typing import Any, Literal, cast, get_args
 
 import numpy as np
 
-from fastseg.augment import Compose, Crop, Custom, Resize, as_compose
-from fastseg.augment.base import Transform
+from fastseg.augment import Compose, as_compose
 from fastseg.errors import OptionError, one_of, whole_number
 from fastseg.loading.normalization import NORMALIZE, Normalize
 
@@ -57,8 +56,8 @@ class BatchFormat:
         augment = None if self.augment is None else as_compose(self.augment)
         size = None if self.size is None else _pair_of_sizes(self.size)
         if augment is not None and size is None:
-            sizes = [step.size for step in augment if isinstance(step, Crop | Resize)]
-            size = _pair_of_sizes(sizes[-1]) if sizes else None
+            sizes = [size for step in augment if (size := step.output_size())]
+            size = sizes[-1] if sizes else None
         dtype = _dtype_name(self.dtype)
         if augment is not None and dtype != "float32":
             raise OptionError(f"dtype is {dtype!r}, but augmented images are 'float32'")
@@ -86,14 +85,13 @@ class BatchFormat:
     def as_dict(self) -> dict[str, Any]:
         """Return all options as values for JSON, as the state of a Loader holds them.
 
-        `labels` is among those of `augment`, which is None without augmentation. The
-        function of a Custom transform is identified by its name only.
+        `labels` is among those of `augment`, which is None without augmentation.
         """
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         labels = values.pop("labels")
         if self.augment is not None:
             values["augment"] = {
-                "transforms": [_describe(step) for step in self.augment],
+                "transforms": [step.identity() for step in self.augment],
                 "interpolation": self.augment.interpolation,
                 "border": self.augment.border,
                 "labels": labels,
@@ -101,14 +99,6 @@ class BatchFormat:
         # Lists instead of tuples, as after a round trip through JSON.
         as_json: dict[str, Any] = json.loads(json.dumps(values))
         return as_json
-
-
-def _describe(step: Transform) -> dict[str, Any]:
-    if not isinstance(step, Custom):
-        return step.as_dict()
-    kind = type(step.function).__qualname__
-    name = getattr(step.function, "__qualname__", kind)
-    return {"name": "Custom", "p": step.p, "function": str(name)}
 
 
 def _normalize(given: Any, dtype: str) -> Normalize | None:

@@ -28,7 +28,6 @@ from fastseg.augment import (
     Rot90,
 )
 from fastseg.errors import OptionError, StateError, UnknownClassError
-from fastseg.loading.mapping import find_mapping
 
 EVERYTHING = Compose(
     [
@@ -108,9 +107,7 @@ def test_exact_labels_are_the_filled_moved_contours(sample_study, tmp_path, edge
     preprocessing = loader.preprocessing
     for batch in loader:
         drawn = preprocessing.draw(batch.index, 0)
-        mapping, _ = find_mapping(
-            compose.transforms, drawn.values, store, batch.index, preprocessing.size
-        )
+        mapping = preprocessing.find_mappings(batch.index, drawn)
         for k, index in enumerate(batch.index.tolist()):
             matrix = np.linalg.inv(mapping.inner[k] @ mapping.outer[k])
             contours = store[index].contours
@@ -141,9 +138,7 @@ def test_exact_labels_are_more_accurate_than_nearest_ones(store):
     )
     loader = Loader(store, **options)
     drawn = loader.preprocessing.draw(exact.index, 0)
-    mapping, _ = find_mapping(
-        compose.transforms, drawn.values, store, exact.index, None
-    )
+    mapping = loader.preprocessing.find_mappings(exact.index, drawn)
     scores = {"exact": [], "nearest": []}
     for k, index in enumerate(exact.index.tolist()):
         matrix = np.linalg.inv(mapping.outer[k])

@@ -39,12 +39,13 @@ TRUNCATE = 4.0
 BRIGHTNESS = 0  # multiply, add
 CONTRAST = 1  # factor, preserve_range (0 or 1)
 GAMMA = 2  # gamma, invert (0 or 1), keep_stats (0 or 1)
-BIAS_FIELD = 3  # floor, then the ten coefficients
-GAUSSIAN = 4  # std
+BIAS_FIELD = 3  # floor, then the coefficients
+GAUSSIAN = 4  # std; others are ignored
 RICIAN = 5  # std, floor
 BLUR = 6  # sigma
 LOW_RESOLUTION = 7  # factor
-PARAMETERS = 11  # the most that a step has
+COEFFICIENTS = 10  # of a bias field
+PARAMETERS = 1 + COEFFICIENTS  # the most that a step has
 
 
 @inlined
@@ -470,7 +471,7 @@ def apply_intensity(plane, codes, params, key0, key1, stream, scratch):
             low, high = find_range(plane)
             apply_gamma(plane, p[0], low, high, p[1] != 0, p[2] != 0)
         elif code == BIAS_FIELD:
-            apply_bias_field(plane, F(p[0]), p[1:11])
+            apply_bias_field(plane, F(p[0]), p[1 : 1 + COEFFICIENTS])
         elif code == GAUSSIAN:
             add_gaussian(plane, F(p[0]), key0, key1, noise_stream)
         elif code == RICIAN:

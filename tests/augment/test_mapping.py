@@ -1,7 +1,5 @@
 """One mapping of all geometric transforms equals applying them one after another."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,35 +7,37 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 from fastseg.augment import Affine, Crop, Elastic, Flip, Resample, Resize, Rot90
+from fastseg.augment.mapping import Mappings
 from fastseg.errors import OptionError, UnknownClassError
-from fastseg.loading.mapping import find_mapping
-from fastseg.store.layout import Bucket
 
 
-def store_of(*shapes, spacing=(1.0, 1.0), boxes=None):
-    """Return a stand-in for a store, with one item of each shape."""
-    buckets = {f"{k}": Bucket(shape, np.dtype("<u2")) for k, shape in enumerate(shapes)}
-    names = ("heart",)
+def originals(*shapes, spacing=(1.0, 1.0), boxes=None):
+    """Return the mappings of images of these shapes, with no transform yet.
 
-    def class_index(name):
-        if name not in names:
+    boxes : (n, 4) of the class "heart", by default none has a pixel of it
+    """
+    count = len(shapes)
+
+    def boxes_of(name):
+        if name != "heart":
             raise UnknownClassError(name)
-        return names.index(name)
+        return np.zeros((count, 4), np.int64) if boxes is None else boxes
 
-    items = {
-        "bucket": np.arange(len(shapes)),
-        "spacing_mm": np.tile(np.array(spacing, float), (len(shapes), 1)),
-        "bbox": np.zeros((len(shapes), 1, 4), np.int64) if boxes is None else boxes,
-    }
-    return SimpleNamespace(buckets=buckets, items=items, class_index=class_index)
+    spacings = np.tile(np.array(spacing, float), (count, 1))
+    return Mappings(np.arange(count), np.array(shapes), spacings, boxes_of)
 
 
-def mapping_of(steps, store, size=None, seed=0):
-    samples = np.arange(len(store.items["bucket"]))
+def mapping_of(steps, mapping, size=None, seed=0):
+    """Extend mappings by steps with random parameters, and return the parameters."""
     random = np.random.default_rng(seed)
-    values = [step.draw(random.random((len(samples), step.draws))) for step in steps]
-    mapping, frames = find_mapping(steps, values, store, samples, size)
-    return mapping, frames, values
+    values = [
+        step.draw(random.random((len(mapping.samples), step.draws))) for step in steps
+    ]
+    for step, value in zip(steps, values, strict=True):
+        step.extend(mapping, value)
+    if size is not None:
+        mapping.crop_or_pad(size)
+    return mapping, values
 
 
 def map_to_image(mapping, k, points):
@@ -51,9 +51,9 @@ def pixels(height, width):
     return np.column_stack([x.ravel(), y.ravel()]).astype(float)
 
 
-def mapped(image, mapping, frames, k, missing=-1):
+def mapped(image, mapping, k, missing=-1):
     """Return the mapped image; the mapping must map pixel centres to pixel centres."""
-    height, width = int(frames.height[k]), int(frames.width[k])
+    height, width = int(mapping.height[k]), int(mapping.width[k])
     x, y = map_to_image(mapping, k, pixels(height, width)).T
     assert_array_equal(x, np.rint(x))
     inside = (x >= 0) & (y >= 0) & (x < image.shape[1]) & (y < image.shape[0])
@@ -96,7 +96,7 @@ def test_transforms_of_whole_pixels_equal_numpy(shape, kinds, size, seed):
     }
     kinds = [*kinds, "c"]
     steps = [transforms[kind] for kind in kinds]
-    mapping, frames, values = mapping_of(steps, store_of(shape), None, seed)
+    mapping, values = mapping_of(steps, originals(shape), None, seed)
     image = expected = np.arange(shape[0] * shape[1]).reshape(shape)
     for kind, value in zip(kinds, values, strict=True):
         if kind == "r":
@@ -107,32 +107,31 @@ def test_transforms_of_whole_pixels_equal_numpy(shape, kinds, size, seed):
                 "v": np.flipud,
                 "c": lambda image: centred(image, size),
             }[kind](expected)
-    assert_array_equal(mapped(image, mapping, frames, 0), expected)
+    assert_array_equal(mapped(image, mapping, 0), expected)
 
 
 def test_cropped_pixels_come_back_into_view():
     """A larger size after a Crop shows the image outside the window, not padding."""
     steps = [Crop(size=3, where="center"), Flip(p=1)]
-    mapping, frames, _ = mapping_of(steps, store_of((5, 5)), (5, 5))
+    mapping, _ = mapping_of(steps, originals((5, 5)), (5, 5))
     image = np.arange(25).reshape(5, 5)
-    assert_array_equal(mapped(image, mapping, frames, 0), np.fliplr(image))
+    assert_array_equal(mapped(image, mapping, 0), np.fliplr(image))
 
 
 def test_four_quarter_turns_are_the_identity():
     """Rot90 four times is exactly the identity."""
-    steps = [Rot90()] * 4
-    store = store_of((5, 8))
-    values = [{"on": np.array([True]), "quarters": np.array([1])}] * 4
-    mapping, frames = find_mapping(steps, values, store, np.array([0]), None)
+    mapping = originals((5, 8))
+    for step in [Rot90()] * 4:
+        step.extend(mapping, {"on": np.array([True]), "quarters": np.array([1])})
     assert_array_equal(mapping.outer @ mapping.inner, np.eye(3)[None])
-    assert (frames.height[0], frames.width[0]) == (5, 8)
+    assert (mapping.height[0], mapping.width[0]) == (5, 8)
 
 
 def test_identity_parameters_give_the_identity():
     """Transforms that change nothing give the identity matrix, bit for bit."""
     steps = [Affine(), Flip(p=0), Resize(size=(12, 7)), Resample(spacing_mm=(1, 2))]
-    store = store_of((12, 7), spacing=(1, 2))
-    mapping, _, _ = mapping_of(steps, store, (12, 7))
+    mapping = originals((12, 7), spacing=(1, 2))
+    mapping, _ = mapping_of(steps, mapping, (12, 7))
     assert_array_equal(mapping.inner @ mapping.outer, np.eye(3)[None])
 
 
@@ -153,7 +152,7 @@ def test_affine_equals_its_definition(angle, scale, scale_x, shear, shift):
         translate_x=(shift, shift),
     )
     height, width = 40, 61
-    mapping, _, _ = mapping_of([step], store_of((height, width)))
+    mapping, _ = mapping_of([step], originals((height, width)))
     centre = np.array([(width - 1) / 2, (height - 1) / 2])
     points = np.array([[0.0, 0], [10, 3], [60, 39]])
     x, y = ((points - centre) * (scale * scale_x, scale)).T
@@ -168,10 +167,9 @@ def test_affine_equals_its_definition(angle, scale, scale_x, shear, shift):
 
 def test_a_rotation_by_90_degrees_equals_rot90():
     """Affine and Rot90 turn in the same direction."""
-    store = store_of((9, 9))
-    turned, _, _ = mapping_of([Affine(rotate=(90, 90))], store)
-    values = [{"on": np.array([True]), "quarters": np.array([1])}]
-    quarter, _ = find_mapping([Rot90()], values, store, np.array([0]), None)
+    turned, _ = mapping_of([Affine(rotate=(90, 90))], originals((9, 9)))
+    quarter = originals((9, 9))
+    Rot90().extend(quarter, {"on": np.array([True]), "quarters": np.array([1])})
     assert_allclose(
         map_to_image(turned, 0, pixels(9, 9)),
         map_to_image(quarter, 0, pixels(9, 9)),
@@ -181,47 +179,47 @@ def test_a_rotation_by_90_degrees_equals_rot90():
 
 def test_resizing_keeps_the_outer_edges():
     """The outer edges of the image stay its outer edges for any sizes."""
-    mapping, frames, _ = mapping_of([Resize(size=(20, 5))], store_of((10, 10)))
+    mapping, _ = mapping_of([Resize(size=(20, 5))], originals((10, 10)))
     corners = np.array([[-0.5, -0.5], [4.5, 19.5]])
     assert_allclose(map_to_image(mapping, 0, corners), [[-0.5, -0.5], [9.5, 9.5]])
-    assert (frames.height[0], frames.width[0]) == (20, 5)
+    assert (mapping.height[0], mapping.width[0]) == (20, 5)
 
 
 def test_resampling_gives_the_spacing():
     """Images of any size get the spacing, and their sizes follow."""
-    store = store_of((10, 10), (20, 30), spacing=(2, 1))
-    mapping, frames, _ = mapping_of([Resample(spacing_mm=0.5)], store)
-    assert_array_equal(frames.height, [40, 80])
-    assert_array_equal(frames.width, [20, 60])
-    assert_array_equal(frames.spacing, np.full((2, 2), 0.5))
+    mapping = originals((10, 10), (20, 30), spacing=(2, 1))
+    mapping, _ = mapping_of([Resample(spacing_mm=0.5)], mapping)
+    assert_array_equal(mapping.height, [40, 80])
+    assert_array_equal(mapping.width, [20, 60])
+    assert_array_equal(mapping.spacing_mm, np.full((2, 2), 0.5))
     corner = map_to_image(mapping, 0, np.array([[19.5, 39.5]]))
     assert_allclose(corner, [[9.5, 9.5]])
 
 
 def test_resampling_needs_a_spacing():
     """The error names the step, the parameter and the sample."""
-    store = store_of((10, 10), spacing=(np.nan, np.nan))
+    mapping = originals((10, 10), spacing=(np.nan, np.nan))
     with pytest.raises(
         OptionError, match=r"Resample: spacing_mm is .* sample 0 has no"
     ):
-        mapping_of([Resample(spacing_mm=1)], store)
+        mapping_of([Resample(spacing_mm=1)], mapping)
 
 
 @given(sides, sides, st.integers(0, 99))
 def test_random_crops_lie_inside_the_image(height, width, seed):
     """Every pixel of a random window is a pixel of the image."""
-    mapping, frames, _ = mapping_of(
-        [Crop(size=(height, width))], store_of((9, 9), (10, 12)), seed=seed
+    mapping, _ = mapping_of(
+        [Crop(size=(height, width))], originals((9, 9), (10, 12)), seed=seed
     )
     for k, shape in enumerate([(9, 9), (10, 12)]):
         image = np.zeros(shape, int)
-        assert (mapped(image, mapping, frames, k) == 0).all()
+        assert (mapped(image, mapping, k) == 0).all()
 
 
 def test_random_crops_are_uniform():
     """Every position of the window comes about as often as the others."""
-    store = store_of(*[(6, 5)] * 600)
-    mapping, _, _ = mapping_of([Crop(size=(4, 4))], store)
+    mapping = originals(*[(6, 5)] * 600)
+    mapping, _ = mapping_of([Crop(size=(4, 4))], mapping)
     positions, counts = np.unique(mapping.outer[:, :2, 2], axis=0, return_counts=True)
     assert_array_equal(positions, [[x, y] for x in (0, 1) for y in (0, 1, 2)])
     assert counts.min() > 70
@@ -229,13 +227,13 @@ def test_random_crops_are_uniform():
 
 def test_a_crop_that_is_too_large_is_refused():
     """The error names sample and sizes; pad=True puts the image into the centre."""
-    store = store_of((9, 9), (5, 9))
+    mapping = originals((9, 9), (5, 9))
     with pytest.raises(
         OptionError, match=r"Crop: size is \(6, 6\), larger .* 1, .*5x9"
     ):
-        mapping_of([Crop(size=6)], store)
-    mapping, frames, _ = mapping_of([Crop(size=6, pad=True)], store)
-    assert (mapped(np.zeros((5, 9), int), mapping, frames, 1)[5] == -1).all()
+        mapping_of([Crop(size=6)], mapping)
+    mapping, _ = mapping_of([Crop(size=6, pad=True)], mapping)
+    assert (mapped(np.zeros((5, 9), int), mapping, 1)[5] == -1).all()
 
 
 @given(
@@ -249,15 +247,15 @@ def test_a_crop_that_is_too_large_is_refused():
 def test_crops_contain_the_class(seed, left, top, length, margin, flip):
     """The window contains the class and its margin as far as window and image allow."""
     size, side = 16, 31
-    boxes = np.array([[[top, left, top + length, left + length]]])
-    store = store_of((side, side), boxes=boxes)
+    boxes = np.array([[top, left, top + length, left + length]])
+    mapping = originals((side, side), boxes=boxes)
     steps = [Flip(p=float(flip)), Crop(size=size, where="heart", margin=margin)]
-    mapping, frames, _ = mapping_of(steps, store, seed=seed)
+    mapping, _ = mapping_of(steps, mapping, seed=seed)
     image = np.zeros((side, side), int)
     outer = slice(max(top - margin, 0), top + length + margin)
     image[outer, max(left - margin, 0) : left + length + margin] = 1
     image[top : top + length, left : left + length] = 2
-    window = mapped(image, mapping, frames, 0)
+    window = mapped(image, mapping, 0)
     assert (window == 2).sum() == length * length
     if length + 2 * margin <= size:
         assert (window > 0).sum() == (image > 0).sum()
@@ -265,20 +263,20 @@ def test_crops_contain_the_class(seed, left, top, length, margin, flip):
 
 def test_crops_without_the_class_are_random():
     """A sample without the class gets a random window; an unknown class is refused."""
-    store = store_of(*[(9, 9)] * 50)
-    mapping, _, _ = mapping_of([Crop(size=4, where="heart")], store)
+    mapping = originals(*[(9, 9)] * 50)
+    mapping, _ = mapping_of([Crop(size=4, where="heart")], mapping)
     assert len(np.unique(mapping.outer[:, 0, 2])) == 6
     with pytest.raises(UnknownClassError):
-        mapping_of([Crop(size=4, where="liver")], store)
+        mapping_of([Crop(size=4, where="liver")], mapping)
 
 
 def test_an_elastic_divides_the_mapping():
     """Transforms before it make up `inner`, those after it `outer`."""
     steps = [Affine(rotate=(30, 30)), Elastic(), Flip(p=1)]
-    mapping, _, _ = mapping_of(steps, store_of((12, 20)))
+    mapping, _ = mapping_of(steps, originals((12, 20)))
     assert mapping.bent
-    first, _, _ = mapping_of(steps[:1], store_of((12, 20)))
-    last, _, _ = mapping_of(steps[2:], store_of((12, 20)))
+    first, _ = mapping_of(steps[:1], originals((12, 20)))
+    last, _ = mapping_of(steps[2:], originals((12, 20)))
     assert_array_equal(mapping.inner, first.outer)
     assert_array_equal(mapping.outer, last.outer)
-    assert_array_equal(mapping.sizes, [[12, 20]])
+    assert_array_equal(mapping.bent_sizes, [[12, 20]])

@@ -1,0 +1,161 @@
+"""All geometric transforms of a sample, combined into one mapping.
+
+A mapping leads from pixels of the batch to points of the image: inner(bend(outer(p))).
+outer and inner are affine; bend adds a displacement, if a transform bends the image.
+Points are (x, y), pixel centres at integers; matrices (b, 3, 3) act on (x, y, 1).
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastseg import randomness
+from fastseg._kernels.augment.batch import draw_fields
+
+Matrices = NDArray[np.float64]
+
+# Along each axis, control points in addition to the spacings that cover the image: each
+# pixel depends on four of them.
+EXTRA_CONTROL_POINTS = 4
+
+
+class MappingArrays(NamedTuple):
+    """The mappings of b samples, as the kernels take them.
+
+    outer, inner : float64 (b, 2, 3)
+    control      : float64 (b, gy, gx, 2), control points, see `_kernels.augment.spline`
+    spacing      : distance between control points, pixels
+    """
+
+    outer: Matrices
+    control: NDArray[np.float64]
+    spacing: float
+    inner: Matrices
+
+    def select(self, subset: Any) -> "MappingArrays":
+        """Return the mappings of some samples, an index along the first axis."""
+        outer, control, spacing, inner = self
+        return MappingArrays(outer[subset], control[subset], spacing, inner[subset])
+
+
+class Mappings:
+    """Size, spacing and mapping of b samples after the transforms so far.
+
+    samples       : int64 (b,), indices in the store
+    height, width : int64 (b,), pixels
+    spacing_mm    : float64 (b, 2), between rows and between columns
+    boxes         : function that returns the bounding boxes of a class in the original
+        images, (b, 4): top, left, bottom, right; the last two are one pixel beyond
+    outer, inner  : float64 (b, 3, 3); without a bend, inner is the identity
+    matrix        : float64 (b, 3, 3), to the original image, as if nothing was bent
+    bent          : whether a transform has bent the images
+    bent_sizes    : int64 (b, 2), height and width of the images that it has bent
+    max_displacement : float64 (b,), of a control point along an axis, pixels
+    """
+
+    def __init__(
+        self,
+        samples: NDArray[np.int64],
+        sizes: NDArray[np.int64],
+        spacing_mm: NDArray[np.float64],
+        boxes: Callable[[str], NDArray[Any]],
+    ):
+        """Take the original images: sizes is int64 (b, 2), height and width."""
+        self.samples = samples
+        self.height = sizes[:, 0]
+        self.width = sizes[:, 1]
+        self.spacing_mm = spacing_mm
+        self.boxes = boxes
+        self.outer = self.inner = self.matrix = self.identities()
+        self.bent = False
+        self.bent_sizes = sizes
+        self.max_displacement = np.zeros(len(samples))
+        self._control_spacing = 1.0
+
+    def identities(self) -> Matrices:
+        """Return an identity matrix for each sample, float64 (b, 3, 3)."""
+        matrices = np.zeros((len(self.samples), 3, 3))
+        matrices.reshape(len(matrices), 9)[:, ::4] = 1
+        return matrices
+
+    def compose(self, matrix: Matrices, on: NDArray[np.bool_] | None = None) -> None:
+        """Compose the mapping with that of one more transform.
+
+        matrix : from points after the transform to points before it
+        on     : samples to which the transform happens, by default all
+        """
+        if on is not None:
+            matrix = np.where(on[:, None, None], matrix, np.eye(3))
+        composed = self.outer @ matrix
+        is_whole = self.matrix is self.outer
+        self.matrix = composed if is_whole else self.matrix @ matrix
+        self.outer = composed
+
+    def scale(self, factor_y: Any, factor_x: Any) -> None:
+        """Make pixels larger by these factors; the outer edges of the image stay."""
+        matrix = self.identities()
+        for axis, factor in enumerate((factor_x, factor_y)):
+            matrix[:, axis, axis] = factor
+            matrix[:, axis, 2] = (factor - 1) / 2
+        self.compose(matrix)
+        self.spacing_mm = self.spacing_mm * np.stack([factor_y, factor_x], axis=1)
+
+    def bend(self, spacing: float, displacements: NDArray[np.float64]) -> None:
+        """Add a random cubic B-spline to the points; only one transform may do this.
+
+        spacing       : distance between control points, pixels
+        displacements : float64 (b,), most by which a control point moves along each
+            axis, pixels
+        """
+        assert not self.bent
+        self.inner = self.outer
+        self.outer = self.identities()
+        self.bent = True
+        self.bent_sizes = np.stack([self.height, self.width], axis=1)
+        self.max_displacement = displacements
+        self._control_spacing = spacing
+
+    def set_window(self, left: Any, top: Any, size: tuple[int, int]) -> None:
+        """Show height x width pixels from (left, top), each int64 (b,)."""
+        if left.any() or top.any():
+            matrix = self.identities()
+            matrix[:, 0, 2] = left
+            matrix[:, 1, 2] = top
+            self.compose(matrix)
+        self.set_size(size)
+
+    def set_size(self, size: tuple[int, int]) -> None:
+        """Set height and width of all samples."""
+        self.height, self.width = (np.full_like(self.height, n) for n in size)
+
+    def crop_or_pad(self, size: tuple[int, int]) -> None:
+        """Crop or pad about the centre, to the same pixels as without augmentation."""
+        left, top = (
+            np.where(have >= want, (have - want) // 2, -((want - have) // 2))
+            for have, want in ((self.width, size[1]), (self.height, size[0]))
+        )
+        self.set_window(left, top, size)
+
+    def arrays(self, key: int) -> MappingArrays:
+        """Return the mappings for the kernels; key is that of the random numbers."""
+        outer, inner = (
+            np.ascontiguousarray(m[:, :2]) for m in (self.outer, self.inner)
+        )
+        count = len(self.samples)
+        if not self.bent:
+            return MappingArrays(outer, np.empty((count, 0, 0, 2)), 1.0, inner)
+        spacing = self._control_spacing
+        grids = np.ceil((self.bent_sizes - 1) / spacing).astype(np.int64)
+        grids += EXTRA_CONTROL_POINTS
+        control = np.empty((count, *grids.max(axis=0).tolist(), 2))
+        draw_fields(
+            np.uint64(key),
+            self.samples.astype(np.uint64),
+            np.uint32(randomness.ELASTIC),
+            self.max_displacement,
+            grids,
+            control,
+        )
+        return MappingArrays(outer, control, spacing, inner)
