@@ -3,16 +3,23 @@
 import contextlib
 import csv
 import errno
+import operator
 import os
 import re
 import sys
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice, pairwise
+from numbers import Integral, Real
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, overload
 
-from fastseg.errors import LinkError, PathError
+import numpy as np
+from numpy.typing import NDArray
+
+from fastseg.dicom import header
+from fastseg.errors import LinkError, PathError, one_of
 from fastseg.files import NO_LINK, READ_ONLY
 
 StrPath = str | os.PathLike[str]
@@ -26,8 +33,7 @@ class Reject(NamedTuple):
     reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Link:
+class Link(NamedTuple):
     """One row: this contour of this class belongs to this image.
 
     Paths are relative to the table's folder, with forward slashes.
@@ -38,8 +44,17 @@ class Link:
     frame        : frame of the image file, counted from 0
     label        : class of the contour, "" without one
     contour_key  : names one contour of a file that holds several, else ""
-    format       : format of the contour file, a key of `sources.READERS`
+    format       : format of the contour file, a key of `sources.SOURCES`; "" means
+        `sources.DEFAULT_FORMAT`
     root         : folder in which both files must lie
+
+    What the header of the image says, "" or None where it is unknown:
+
+    series       : SeriesInstanceUID
+    position_mm  : position of the image along the normal of its series
+    time         : tells apart the images of a series at one position
+    rows, columns : of the image
+    dtype        : name of the numpy dtype of its pixels, one of `DTYPES`
     """
 
     patient: str
@@ -50,35 +65,407 @@ class Link:
     contour_key: str = ""
     format: str = ""
     root: str = "."
+    series: str = ""
+    position_mm: float | None = None
+    time: float | None = None
+    rows: int | None = None
+    columns: int | None = None
+    dtype: str = ""
 
 
 # Last components of a path that name a folder and no file.
 FOLDER_NAMES = ("", ".", "..")
-COLUMNS = tuple(field.name for field in fields(Link))
-# Columns with few different texts; memory holds each text once.
-INTERNED = {"patient", "label", "format", "root"}
+COLUMNS = Link._fields
 REQUIRED = ("patient", "dicom_path", "contour_path", "label")
+PATHS = ("dicom_path", "contour_path")
+DTYPES = tuple(dtype.name for dtype in header.DTYPES.values())
+NUMBER = re.compile("[0-9]+")
+CONTROL = re.compile(r"[\0-\x1f\x7f]")
+WHOLE = re.compile(r"[0-9]{1,9}")
+DECIMAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+# numpy's dtype of texts of any length.
+TEXT = np.dtypes.StringDType()
+# Rows that are held as Python objects at a time.
+ROWS_AT_ONCE = 2**12
 # Number of folders whose real paths `Paths` remembers; a table may name one folder for
 # each image.
 MOST_FOLDERS = 2**14
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+class Numbers(NamedTuple):
+    """What a column of numbers holds.
+
+    typecode : of an array
+    unknown  : stands for an unknown number, None if the number must be known
+    expected : valid numbers in words
+    """
+
+    typecode: str
+    unknown: float | None
+    least: float
+    most: float
+    expected: str
+
+
+LARGEST = sys.float_info.max
+NUMBERS = {
+    "frame": Numbers("q", None, 0, 10**9 - 1, "a whole number from 0"),
+    "position_mm": Numbers("d", np.nan, -LARGEST, LARGEST, "a finite number"),
+    "time": Numbers("d", np.nan, -LARGEST, LARGEST, "a finite number"),
+    "rows": Numbers("i", -1, 1, 10**9 - 1, "a whole number from 1"),
+    "columns": Numbers("i", -1, 1, 10**9 - 1, "a whole number from 1"),
+}
+
+
+class Texts(NamedTuple):
+    """A column of texts with few distinct values: row k is `texts[codes[k]]`.
+
+    codes : int32 (n,)
+    texts : distinct; some may occur in no row
+    """
+
+    codes: NDArray[np.int32]
+    texts: tuple[str, ...]
+
+    def pick(self, rows: Any) -> "Texts":
+        """Return the column of some rows."""
+        return Texts(self.codes[rows], self.texts)
+
+    def values(self) -> list[str]:
+        """Return the texts of all rows."""
+        return list(map(self.texts.__getitem__, self.codes.tolist()))
+
+    def ranks(self, key: Callable[[str], Any]) -> NDArray[np.int32]:
+        """Return int32 (n,), numbers that sort the rows as `key` sorts their texts."""
+        order = sorted(range(len(self.texts)), key=[*map(key, self.texts)].__getitem__)
+        ranks = np.empty(len(order), np.int32)
+        ranks[order] = np.arange(len(order))
+        return ranks[self.codes]
+
+
+class FilePaths(NamedTuple):
+    """A column of paths: row k is the text of `folders` plus `names[k]`.
+
+    folders : each "" or with a slash at its end
+    names   : StringDType (n,)
+    """
+
+    folders: Texts
+    names: NDArray[Any]
+
+    def pick(self, rows: Any) -> "FilePaths":
+        """Return the column of some rows."""
+        return FilePaths(self.folders.pick(rows), self.names[rows])
+
+    def values(self) -> list[str]:
+        """Return the paths of all rows."""
+        return list(map(operator.add, self.folders.values(), self.names.tolist()))
+
+    def moved(self, convert: Callable[[str], str]) -> "FilePaths":
+        """Return the paths with converted folders; an empty path stays empty."""
+        codes, texts = self.folders
+        is_base = np.array([folder == "" for folder in texts], np.bool_)
+        is_empty = is_base[codes] & (self.names == "")
+        folders = [convert(folder or ".") for folder in texts]
+        folders = ["" if folder == "." else f"{folder}/" for folder in folders]
+        codes = np.where(is_empty, np.int32(len(folders)), codes)
+        return FilePaths(Texts(codes, (*folders, "")), self.names)
+
+    def ranks(self) -> NDArray[np.int32]:
+        """Return int32 (2, n), two keys that sort the rows by natural order."""
+        names = self.names
+        folder_ranks: NDArray[Any] = self.folders.ranks(natural_key)
+        folders = sorted(self.folders.texts)
+        # If a folder contains another, it precedes it in this list, with nothing in
+        # between that it does not contain.
+        if any(after.startswith(before) for before, after in pairwise(folders)):
+            names = np.empty_like(names)
+            for rows in _blocks(len(names)):
+                names[rows] = self.pick(rows).values()
+            folder_ranks = np.zeros_like(folder_ranks)
+        first, codes = _distinct(names)
+        keys = np.empty(len(first), TEXT)
+        for rows in _blocks(len(keys)):
+            keys[rows] = list(map(natural_key, names[first[rows]].tolist()))
+        ranks = np.empty(len(keys), np.int32)
+        ranks[np.argsort(keys)] = np.arange(len(keys))
+        return np.stack([folder_ranks, ranks[codes]])
+
+
+def _distinct(texts: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """Return the index of each distinct text, and the number of each text in these.
+
+    Unlike numpy.unique, it does not copy the texts.
+    """
+    order = np.argsort(texts, kind="stable")
+    is_first = np.ones(len(texts), np.bool_)
+    for rows in _blocks(len(texts) - 1):
+        is_first[1:][rows] = texts[order[1:][rows]] != texts[order[:-1][rows]]
+    numbers = np.empty(len(texts), np.int32)
+    numbers[order] = np.cumsum(is_first) - 1
+    return order[is_first], numbers
+
+
+Column = Texts | FilePaths | NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Links(Sequence[Link]):
+    """Links in columns: 1 000 000 rows take about 150 MB.
+
+    A sequence of Link whose attributes are columns, named like the fields of Link.
+
+    patient, label, contour_key, format, root, series, dtype : Texts
+    dicom_path, contour_path : FilePaths
+    frame             : int64 (n,)
+    position_mm, time : float64 (n,), NaN where unknown
+    rows, columns     : int32 (n,), -1 where unknown
+    """
+
+    patient: Texts
+    dicom_path: FilePaths
+    contour_path: FilePaths
+    frame: NDArray[np.int64]
+    label: Texts
+    contour_key: Texts
+    format: Texts
+    root: Texts
+    series: Texts
+    position_mm: NDArray[np.float64]
+    time: NDArray[np.float64]
+    rows: NDArray[np.int32]
+    columns: NDArray[np.int32]
+    dtype: Texts
+
+    @classmethod
+    def of(cls, links: Iterable[Link]) -> "Links":
+        """Return links in columns, in the same order.
+
+        Raises LinkError for a value that its column cannot hold.
+        """
+        if isinstance(links, cls):
+            return links
+        codes = {name: _Codes(name) for name in COLUMNS if name not in NUMBERS}
+        # An array of Python's grows without a copy.
+        arrays = {
+            name: array(NUMBERS[name].typecode if name in NUMBERS else "i")
+            for name in COLUMNS
+        }
+        names: dict[str, list[Any]] = {name: [np.empty(0, TEXT)] for name in PATHS}
+        remaining = iter(links)
+        while block := list(islice(remaining, ROWS_AT_ONCE)):
+            if others := {type(link).__name__ for link in block} - {"Link"}:
+                raise LinkError(f"links holds {', '.join(others)}, expected Link")
+            for name, values in zip(COLUMNS, zip(*block, strict=True), strict=True):
+                if name in NUMBERS:
+                    numbers: Any = (check_number(name, value) for value in values)
+                    arrays[name].extend(numbers)
+                    continue
+                texts: Sequence[str] = values
+                if name in PATHS:
+                    parts = [_split(name, path) for path in values]
+                    texts = [folder for folder, _ in parts]
+                    names[name].append(np.array([file for _, file in parts], TEXT))
+                arrays[name].extend(map(codes[name].__getitem__, texts))
+        columns: list[Any] = []
+        for name in COLUMNS:
+            column: Any = np.asarray(arrays[name])
+            if name in codes:
+                column = Texts(column, tuple(codes[name]))
+            if name in PATHS:
+                column = FilePaths(column, np.concatenate(names.pop(name)))
+            columns.append(column)
+        return cls(*columns)
+
+    def __len__(self) -> int:
+        return len(self.frame)
+
+    @overload
+    def __getitem__(self, k: int) -> Link: ...
+    @overload
+    def __getitem__(self, k: slice) -> "Links": ...
+    def __getitem__(self, k: int | slice) -> "Link | Links":
+        if isinstance(k, slice):
+            return self.pick(k)
+        return self.take(np.array([range(len(self))[k]]))[0]
+
+    def __iter__(self) -> Iterator[Link]:
+        for rows in _blocks(len(self)):
+            yield from self.take(rows)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Sequence):
+            return NotImplemented
+        return len(self) == len(other) and all(map(operator.eq, self, other))
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"<Links of {len(self)} rows>"
+
+    def take(self, rows: NDArray[np.int64] | slice) -> list[Link]:
+        """Return some rows, given by their indices, as Link objects."""
+        columns = map(_values, self.pick(rows)._columns())
+        return list(map(Link._make, zip(*columns, strict=True)))
+
+    def pick(self, rows: NDArray[np.int64] | slice) -> "Links":
+        """Return the links of some rows, given by their indices."""
+        columns: list[Any] = [
+            column[rows] if isinstance(column, np.ndarray) else column.pick(rows)
+            for column in self._columns()
+        ]
+        return Links(*columns)
+
+    def sorted(self) -> "Links":
+        """Sort by patient, series, time, position, image, frame and class.
+
+        Numbers in texts compare by their value: 2.dcm comes before 10.dcm. An unknown
+        series comes first, an unknown time or position last.
+        """
+        keys: list[NDArray[Any]] = [
+            self.patient.ranks(natural_key),
+            self.series.ranks(natural_key),
+            self.time,
+            self.position_mm,
+            *self.dicom_path.ranks(),
+            self.frame,
+            self.label.ranks(str),
+            *self.contour_path.ranks(),
+            self.contour_key.ranks(natural_key),
+        ]
+        order = np.lexsort(keys[::-1])
+        is_sorted = bool((order[1:] > order[:-1]).all())
+        return self if is_sorted else self.pick(order)
+
+    def images(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Group the links by image: by `dicom_path` and `frame`.
+
+        Returns rows int64 (n,) and bounds int64 (m + 1,): image k of m has the links
+        `rows[bounds[k]:bounds[k + 1]]`, in the order of the table. Images are in the
+        order of their first links.
+        """
+        _, names = _distinct(self.dicom_path.names)
+        columns = np.stack([self.dicom_path.folders.codes, names, self.frame])
+        order = np.lexsort(columns)
+        columns = columns[:, order]
+        is_first = np.ones(len(self), np.bool_)
+        is_first[1:] = (columns[:, 1:] != columns[:, :-1]).any(axis=0)
+        # The first link of each image, by the image's number in `order`.
+        first = order[is_first]
+        numbers = np.empty(len(first), np.int64)
+        numbers[np.argsort(first)] = np.arange(len(first))
+        image = np.empty(len(self), np.int64)
+        image[order] = numbers[np.cumsum(is_first) - 1]
+        bounds = np.zeros(len(first) + 1, np.int64)
+        np.cumsum(np.bincount(image, minlength=len(first)), out=bounds[1:])
+        return np.argsort(image, kind="stable"), bounds
+
+    def _columns(self) -> list[Column]:
+        return [getattr(self, name) for name in COLUMNS]
+
+
+def _blocks(count: int) -> Iterator[slice]:
+    """Yield slices of up to ROWS_AT_ONCE rows."""
+    for start in range(0, count, ROWS_AT_ONCE):
+        yield slice(start, min(start + ROWS_AT_ONCE, count))
+
+
+def _values(column: Column) -> list[Any]:
+    """Return the values of a column as the fields of Link hold them."""
+    if not isinstance(column, np.ndarray):
+        return column.values()
+    values: list[Any] = column.tolist()
+    if column.dtype == np.float64:
+        return [None if value != value else value for value in values]
+    if column.dtype == np.int32:
+        return [None if value == -1 else value for value in values]
+    return values
+
+
+class _Codes(dict[str, int]):
+    """The code of each text; a new text is checked and gets the next code."""
+
+    def __init__(self, name: str):
+        super().__init__()
+        self._name = name
+
+    def __missing__(self, text: str) -> int:
+        check_text(self._name, text)
+        self[text] = code = len(self)
+        return code
+
+
+def _split(name: str, path: str) -> tuple[str, str]:
+    """Return the folder of a path, with a slash at its end, and the file's name."""
+    check_text(name, path)
+    folder, slash, file = path.rpartition("/")
+    return folder + slash, file
+
+
+def check_text(name: str, text: object) -> None:
+    """Raise LinkError unless a column can hold a value.
+
+    name : of the column
+    """
+    if not isinstance(text, str):
+        raise LinkError(f"{name} is of type {type(text).__name__}, expected text")
+    try:
+        is_valid = "\0" not in text and (text.isascii() or bool(text.encode()))
+    except UnicodeEncodeError:
+        is_valid = False
+    if not is_valid:
+        raise LinkError(f"{name} is {text!r}, expected Unicode without NUL")
+    if name == "dtype" and text not in ("", *DTYPES):
+        raise LinkError(one_of(name, text, DTYPES))
+
+
+def check_number(name: str, value: object) -> float:
+    """Return a number as its column holds it, or raise LinkError.
+
+    name  : of the column
+    value : None for an unknown number
+    """
+    typecode, unknown, least, most, expected = NUMBERS[name]
+    if value is None and unknown is not None:
+        return unknown
+    kind = Real if typecode == "d" else Integral
+    if not isinstance(value, kind) or not least <= float(value) <= most:
+        raise LinkError(f"{name} is {value!r}, expected {expected}")
+    return value  # type: ignore[return-value]
+
+
+@dataclass(frozen=True, slots=True, init=False)
 class LinkTable:
     """The links of a data set.
 
     base       : folder that the links' paths are relative to
-    links      : sorted
+    links      : in columns
     rejects    : files and rows that cannot be used
     unlabelled : number of images without a contour, None if unknown
     ignored    : files that are neither images nor contours
     """
 
     base: Path
-    links: tuple[Link, ...]
-    rejects: tuple[Reject, ...] = ()
-    unlabelled: int | None = None
-    ignored: tuple[str, ...] = field(default=(), repr=False)
+    links: Links
+    rejects: tuple[Reject, ...]
+    unlabelled: int | None
+    ignored: tuple[str, ...] = field(repr=False)
+
+    def __init__(
+        self,
+        *,
+        base: StrPath,
+        links: Iterable[Link],
+        rejects: Iterable[Reject] = (),
+        unlabelled: int | None = None,
+        ignored: Iterable[str] = (),
+    ):
+        """Make a table of links in any form, see `Links.of`."""
+        object.__setattr__(self, "base", Path(base))
+        object.__setattr__(self, "links", Links.of(links))
+        object.__setattr__(self, "rejects", tuple(rejects))
+        object.__setattr__(self, "unlabelled", unlabelled)
+        object.__setattr__(self, "ignored", tuple(ignored))
 
     def __len__(self) -> int:
         return len(self.links)
@@ -86,17 +473,19 @@ class LinkTable:
     @property
     def classes(self) -> tuple[str, ...]:
         """The names of the classes, sorted."""
-        return tuple(sorted({link.label for link in self.links if link.label}))
+        return tuple(self.counts())
 
     @property
     def images(self) -> int:
         """Number of images that the links name."""
-        return len({(link.dicom_path, link.frame) for link in self.links})
+        return len(self.links.images()[1]) - 1
 
     def counts(self) -> Mapping[str, int]:
-        """Return the number of links of each class."""
-        labels = Counter(link.label for link in self.links if link.label)
-        return {name: labels[name] for name in self.classes}
+        """Return the number of links of each class, sorted by name."""
+        codes, texts = self.links.label
+        counts = np.bincount(codes, minlength=len(texts)).tolist()
+        pairs = sorted(zip(texts, counts, strict=True))
+        return {text: count for text, count in pairs if text and count}
 
     def save(self, path: StrPath) -> Path:
         """Write the table as CSV, with paths relative to the folder of that file.
@@ -109,39 +498,35 @@ class LinkTable:
         links = _relative_to(self.links, self.base, target.parent)
         partial = target.with_name(target.name + ".partial")
         with partial.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-            writer.writeheader()
-            for link in links:
-                writer.writerow({name: getattr(link, name) for name in COLUMNS})
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(COLUMNS)
+            writer.writerows(links)
         partial.replace(target)
         save_rejects(target, self.rejects)
         return target
 
     @classmethod
     def load(cls, path: StrPath) -> "LinkTable":
-        """Read a table; rows that cannot be used are in its `rejects`.
+        """Read a table and sort its links, see `Links.sorted`.
 
-        Raises LinkError for a file that is not a links table, FileNotFoundError.
+        Rows that cannot be used are in its `rejects`. Raises LinkError for a file that
+        is not a links table, FileNotFoundError.
         """
         rejects: list[Reject] = []
-        links = sorted(read_links(path, rejects), key=sort_key)
-        return cls(base=Path(path).parent, links=tuple(links), rejects=tuple(rejects))
+        links = Links.of(_read_links(Path(path), rejects))
+        return cls(base=Path(path).parent, links=links.sorted(), rejects=rejects)
 
 
-def read_links(path: StrPath, rejects: list[Reject]) -> Iterator[Link]:
-    """Yield the rows of a table; append those that cannot be used to `rejects`.
-
-    Raises LinkError for a file that is not a links table, FileNotFoundError.
-    """
-    source = Path(path)
-    paths = Paths(source.parent)
-    for line, row in read_csv(source, REQUIRED, rejects):
+def _read_links(path: Path, rejects: list[Reject]) -> Iterator[Link]:
+    """Yield the rows of a table; append those that cannot be used to `rejects`."""
+    paths = Paths(path.parent)
+    for line, row in read_csv(path, REQUIRED, rejects, COLUMNS):
         try:
             link = _parse_row(row)
             paths.resolve(link.dicom_path, link.root)
             paths.resolve(link.contour_path or link.dicom_path, link.root)
         except LinkError as exc:
-            rejects.append(Reject(str(source), line, str(exc)))
+            rejects.append(Reject(str(path), line, str(exc)))
         else:
             yield link
 
@@ -234,28 +619,23 @@ def is_inside(real_path: StrPath, real_folder: StrPath) -> bool:
     return Path(real_path).is_relative_to(real_folder)
 
 
-def sort_key(link: Link) -> tuple[object, ...]:
-    """Order links by patient, image, frame and class; 2.dcm comes before 10.dcm."""
-    return (
-        natural_key(link.patient),
-        natural_key(link.dicom_path),
-        link.frame,
-        link.label,
-        natural_key(link.contour_path),
-        natural_key(link.contour_key),
-    )
-
-
 def natural_key(text: str) -> str:
     """Return a sort key in which runs of digits compare as numbers."""
+    return NUMBER.sub(_number_key, text)
+
+
+def _number_key(match: re.Match[str]) -> str:
     # The number of its digits precedes a number: digits of equal length sort like the
-    # number. The text takes a seventh of the memory of nested tuples that sort alike.
-    return "".join(
-        f"\1{chr(len(run.lstrip('0')))}{run.lstrip('0')}{chr(len(run))}"
-        if run[0] in "0123456789"
-        else f"\2{run}\0"
-        for run in re.findall(r"[0-9]+|[^0-9]+", text)
-    )
+    # number. The key has no NUL, because numpy's texts with NUL sort in another order.
+    digits = match[0].lstrip("0")
+    return f"\1{_letters(len(digits))}{digits}{_letters(len(match[0]))}"
+
+
+def _letters(number: int) -> str:
+    """Return letters that sort like the number; few letters for a small one."""
+    if number < 1000:
+        return chr(number + 1)
+    return chr(1001) + chr(number // 2**12 + 1) + chr(number % 2**12 + 1)
 
 
 def reason_of(exc: Exception, *paths: StrPath) -> str:
@@ -271,23 +651,38 @@ def reason_of(exc: Exception, *paths: StrPath) -> str:
 
 
 def read_csv(
-    path: Path, required: Sequence[str], rejects: list[Reject]
+    path: Path,
+    required: Sequence[str],
+    rejects: list[Reject],
+    columns: Sequence[str] | None = None,
 ) -> Iterator[tuple[int, dict[str, str]]]:
     """Yield (1-based line, row) of a UTF-8 CSV file with a header, BOM or not.
+
+    columns : the names that columns may have, in upper or lower case; None for any
 
     Appends rows with too few or too many fields to `rejects`. Raises LinkError for any
     other file, FileNotFoundError if there is none.
     """
-    expected = f"expected a table with the columns {', '.join(required)}"
+    expected = f"expected a table with the columns {', '.join(columns or required)}"
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.reader(file, strict=True)
         try:
             names = [name.strip() for name in next(reader, [])]
-            missing = [name for name in required if name not in names]
-            if missing:
-                raise LinkError(
-                    f"{path}, line 1: no column {', '.join(missing)}; {expected}"
-                )
+            problems = [("no column", [x for x in required if x not in names])]
+            if columns is not None:
+                names = [name.lower() for name in names]
+                doubled = sorted({x for x in names if names.count(x) > 1})
+                unknown = sorted({*names}.difference(columns))
+                problems = [
+                    ("no column", [x for x in required if x not in names]),
+                    ("a doubled column", doubled),
+                    ("an unknown column", [x or "''" for x in unknown]),
+                ]
+            for problem, culprits in problems:
+                if culprits:
+                    raise LinkError(
+                        f"{path}, line 1: {problem} {', '.join(culprits)}; {expected}"
+                    )
             for row in reader:
                 if len(row) == len(names):
                     values = (value.strip() for value in row)
@@ -340,26 +735,29 @@ def save_rejects(output: StrPath, rejects: Iterable[Reject]) -> Path | None:
 
 
 def _parse_row(row: Mapping[str, str]) -> Link:
-    values = {name: row[name] for name in COLUMNS if row.get(name)}
-    for name in INTERNED & values.keys():
-        values[name] = sys.intern(values[name])
+    values: dict[str, Any] = {name: value for name, value in row.items() if value}
     for name in ("patient", "dicom_path"):
         if name not in values:
             raise LinkError(f"the field {name} is empty")
     for name, value in values.items():
-        if re.search(r"[\0-\x1f\x7f]", value) and "path" not in name:
+        if name in NUMBERS:
+            values[name] = _parse_number(name, value)
+        elif name not in PATHS and CONTROL.search(value):
             raise LinkError(f"{name} is {value!r}, expected text without controls")
     if bool(row["contour_path"]) != bool(row["label"]):
         raise LinkError("contour_path and label must be given together or not at all")
-    for name in ("dicom_path", "contour_path", "root"):
+    for name in (*PATHS, "root"):
         _check_relative(name, values.get(name, ""))
-    frame = values.pop("frame", "0")
-    if not re.fullmatch("[0-9]{1,9}", frame):
-        raise LinkError(f"frame is {frame!r}, expected a whole number from 0")
-    link = Link(**values, frame=int(frame))  # type: ignore[arg-type]
-    if link.contour_path and not link.format:
-        link = replace(link, format="sunnybrook")
-    return link
+    check_text("dtype", values.get("dtype", ""))
+    return Link(**values)
+
+
+def _parse_number(name: str, text: str) -> float:
+    numbers = NUMBERS[name]
+    is_whole = numbers.typecode != "d"
+    if not (WHOLE if is_whole else DECIMAL).fullmatch(text):
+        raise LinkError(f"{name} is {text!r}, expected {numbers.expected}")
+    return check_number(name, int(text) if is_whole else float(text))
 
 
 def _check_relative(name: str, text: str) -> None:
@@ -369,8 +767,8 @@ def _check_relative(name: str, text: str) -> None:
         raise PathError(f"{name} is {text!r}, expected a path relative to the table")
 
 
-def _relative_to(links: Iterable[Link], base: Path, folder: Path) -> Iterable[Link]:
-    """Yield links whose paths, relative to `base`, are relative to `folder` instead."""
+def _relative_to(links: Links, base: Path, folder: Path) -> Links:
+    """Return links with paths relative to `folder`, not to `base`."""
     # Real paths, because `..` after a symbolic link leads elsewhere.
     start = os.path.realpath(folder)
     end = os.path.realpath(base)
@@ -382,10 +780,9 @@ def _relative_to(links: Iterable[Link], base: Path, folder: Path) -> Iterable[Li
             raise LinkError(f"no relative path from {start} to {end}: {exc}") from None
         return relative.replace(os.sep, "/")
 
-    for link in links:
-        yield replace(
-            link,
-            dicom_path=convert(link.dicom_path),
-            contour_path=convert(link.contour_path) if link.contour_path else "",
-            root=convert(link.root),
-        )
+    return replace(
+        links,
+        dicom_path=links.dicom_path.moved(convert),
+        contour_path=links.contour_path.moved(convert),
+        root=links.root._replace(texts=tuple(map(convert, links.root.texts))),
+    )

@@ -2,11 +2,14 @@
 
 import csv
 import itertools
+import pickle
 import shutil
 from dataclasses import replace
 from io import FileIO
 from pathlib import Path
+from unittest import mock
 
+import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
@@ -15,7 +18,9 @@ import fastseg
 from fastseg.errors import LinkError, PathError
 from fastseg.links import (
     COLUMNS,
+    DTYPES,
     Link,
+    Links,
     LinkTable,
     Paths,
     Reject,
@@ -55,6 +60,35 @@ def test_a_table_beside_its_data_survives_saving_and_loading(study):
     assert loaded.links == table.links
     assert loaded.base == study
     assert loaded.rejects == ()
+
+
+def test_every_column_survives_saving_and_loading(tmp_path):
+    """A table of links with all fields equals itself after saving and loading."""
+    links = [
+        Link(
+            patient="P1",
+            dicom_path="a/2.dcm",
+            contour_path="a/c.txt",
+            frame=3,
+            label="heart, left",
+            contour_key="ROI 1",
+            format="other",
+            root="a",
+            series="1.2.3",
+            position_mm=-0.1,
+            time=1e-30,
+            rows=7,
+            columns=70_000,
+            dtype="int16",
+        ),
+        Link(patient="P1", dicom_path="a/2.dcm"),
+        Link(patient="P10", dicom_path="1.dcm", position_mm=1e300),
+    ]
+    base = tmp_path / "base"
+    table = LinkTable(base=base, links=Links.of(links).sorted())
+    loaded = LinkTable.load(table.save(base / "links.csv"))
+    assert loaded.rejects == ()
+    assert loaded == table
 
 
 @pytest.mark.parametrize("path", ["links.csv", "far/away/links.csv", "short/l.csv"])
@@ -160,7 +194,6 @@ def test_the_required_columns_are_enough(tmp_path):
             dicom_path="a/2.dcm",
             contour_path="c/2.txt",
             label="heart",
-            format="sunnybrook",
         ),
         Link(patient="P1", dicom_path="a/3.dcm"),
     )
@@ -175,14 +208,14 @@ def test_the_required_columns_are_enough(tmp_path):
         lambda text: text.replace(b"\n", b"\r"),
         lambda text: text.replace(b"\n", b"\n\n"),
         lambda text: text.replace(b",", b" , "),
-        lambda text: text.replace(b"\n", b",more\n"),
+        lambda text: text.replace(b"patient,dicom", b"Patient,DICOM"),
         lambda text: text.rstrip(b"\n"),
         lambda text: text.replace(b"P1", b'"P1"'),
     ],
-    ids=["bom", "crlf", "both", "cr", "blank", "spaces", "column", "end", "quotes"],
+    ids=["bom", "crlf", "both", "cr", "blank", "spaces", "case", "end", "quotes"],
 )
 def test_tables_of_other_tools_are_read(tmp_path, spell):
-    """Byte order marks, line ends, blank lines, spaces and quotes change nothing."""
+    """Byte order marks, line ends, blanks, quotes and capitals change nothing."""
     ours = write(tmp_path / "ours.csv", row(GOOD), row(ALSO_GOOD))
     spelled = tmp_path / "spelled.csv"
     spelled.write_bytes(spell(ours.read_bytes()))
@@ -205,12 +238,30 @@ def test_a_missing_table_is_a_missing_file(tmp_path):
         (b"patient,dicom_path,contour_path\n", ", line 1: no column label;"),
         (b"patient;dicom_path;contour_path;label\n", ", line 1: no column patient,"),
         ((HEADER + "\nJürgen,a.dcm").encode("latin-1"), ", line 2: is not UTF-8 text"),
+        (
+            HEADER.encode() + b",x",
+            ", line 1: an unknown column x; expected a table with",
+        ),
+        (HEADER.encode() + b",", ", line 1: an unknown column ''; expected a table"),
+        (HEADER.encode() + b",Frame", ", line 1: a doubled column frame; expected"),
         (HEADER.encode("utf-16"), ", line 1: is not UTF-8 text"),
         (f'{HEADER}\n\n"P1,a.dcm,,,,,,\n'.encode(), ", line 3: unexpected end"),
         (f'{HEADER}\n"P"1,a.dcm,,,,,,\n'.encode(), ", line 2: "),
         (HEADER.encode() + b"\n" + b"x" * 200_000, ", line 2: field larger"),
     ],
-    ids=["empty", "column", "commas", "latin", "utf16", "unclosed", "quote", "huge"],
+    ids=[
+        "empty",
+        "column",
+        "commas",
+        "latin",
+        "unknown",
+        "unnamed",
+        "doubled",
+        "utf16",
+        "unclosed",
+        "quote",
+        "huge",
+    ],
 )
 def test_a_file_that_is_no_table_is_refused(tmp_path, content, text):
     """A file that cannot be a links table raises LinkError with file and line."""
@@ -227,8 +278,8 @@ CONTOUR = {"contour_path": "c.txt", "label": "heart"}
 @pytest.mark.parametrize(
     ("bad", "reason"),
     [
-        ("P1,a.dcm", "the row has 2 fields, expected 8"),
-        (row(GOOD) + ",", "the row has 9 fields, expected 8"),
+        ("P1,a.dcm", "the row has 2 fields, expected 14"),
+        (row(GOOD) + ",", "the row has 15 fields, expected 14"),
         ({"patient": ""}, "the field patient is empty"),
         ({"patient": "P\0"}, "patient"),
         ({"dicom_path": " "}, "the field dicom_path is empty"),
@@ -253,6 +304,15 @@ CONTOUR = {"contour_path": "c.txt", "label": "heart"}
         ({"dicom_path": ".."}, "leads outside its root"),
         (CONTOUR | {"contour_path": "../c.txt"}, "leads outside its root"),
         (CONTOUR | {"contour_path": "a/../.."}, "leads outside its root"),
+        ({"rows": "0"}, "rows is 0, expected a whole number from 1"),
+        ({"rows": "2.0"}, "rows is '2.0', expected a whole number from 1"),
+        ({"columns": "-2"}, "columns is '-2', expected a whole number from 1"),
+        ({"position_mm": "1_0"}, "position_mm is '1_0', expected a finite number"),
+        ({"position_mm": "nan"}, "position_mm is 'nan', expected a finite number"),
+        ({"time": "1e999"}, "time is inf, expected a finite number"),
+        ({"time": "٣"}, "time is '٣', expected a finite number"),
+        ({"dtype": "<i2"}, "dtype is '<i2', expected one of 'uint8'"),
+        ({"series": "1\t2"}, "series is '1\\t2', expected text without controls"),
         ({"root": "b"}, "a/2.dcm leads outside its root 'b'"),
         ({"root": "a", "dicom_path": "a/../b.dcm"}, "leads outside its root 'a'"),
     ],
@@ -309,6 +369,130 @@ def test_symbolic_links_inside_the_root_are_followed(tmp_path):
     for path in paths:
         with FileIO(Paths(tmp_path / "base").open(path, ".")) as file:
             assert file.read() == b"content"
+
+
+def reference_order(link):
+    """Return the sort key of a link."""
+
+    def last(number):
+        return (number is None, number)
+
+    return (
+        natural_key(link.patient),
+        natural_key(link.series),
+        last(link.time),
+        last(link.position_mm),
+        natural_key(link.dicom_path),
+        link.frame,
+        link.label,
+        natural_key(link.contour_path),
+        natural_key(link.contour_key),
+    )
+
+
+paths = st.sampled_from(
+    ["2", "10", "", "a/2", "a/10", "a/b/1", "a/b1/1", "a/b10/x", "a/b2/ü", "a-/2"]
+)
+numbers = st.none() | st.sampled_from([-1.0, -0.5, 0.0, 10.0, 9.5])
+rows_of_links = st.lists(
+    st.builds(
+        Link,
+        patient=st.sampled_from(["p2", "p10", "Ü"]),
+        dicom_path=paths,
+        contour_path=paths,
+        frame=st.integers(0, 2),
+        label=st.sampled_from(["", "l2", "l10"]),
+        contour_key=st.sampled_from(["", "2", "10"]),
+        format=st.sampled_from(["", "x"]),
+        root=st.sampled_from([".", ".."]),
+        series=st.sampled_from(["", "1.2", "1.10"]),
+        position_mm=numbers,
+        time=numbers,
+        rows=st.none() | st.integers(1, 9),
+        columns=st.none() | st.integers(1, 9),
+        dtype=st.sampled_from(["", *DTYPES]),
+    ),
+    max_size=30,
+)
+
+
+@given(rows_of_links, st.integers(1, 9), st.data())
+def test_columns_hold_the_links(links, rows_at_once, data):
+    """Columns of links are a sequence equal to the list they are made of."""
+    with mock.patch.object(fastseg.links, "ROWS_AT_ONCE", rows_at_once):
+        columns = Links.of(iter(links))
+        assert list(columns) == links
+    assert columns == links
+    assert tuple(links) == columns
+    assert columns == pickle.loads(pickle.dumps(columns)) == Links.of(columns)
+    assert len(columns) == len(links)
+    assert columns != [*links, Link("p", "x")]
+    assert columns != 1
+    indices = st.integers(-len(links), len(links) - 1)
+    chosen = data.draw(st.lists(indices)) if links else []
+    assert columns.take(np.array(chosen, np.int64)) == [links[k] for k in chosen]
+    assert columns.pick(np.array(chosen, np.int64)) == [links[k] for k in chosen]
+    assert [columns[k] for k in chosen] == [links[k] for k in chosen]
+    for name in ("frame", "rows", "columns", "time", "position_mm"):
+        values = getattr(columns, name).tolist()
+        unknown = [None if x != x or (x, name[-1]) == (-1, "s") else x for x in values]
+        assert unknown == [getattr(link, name) for link in links]
+    with pytest.raises(IndexError):
+        columns[len(links)]
+    part = data.draw(st.slices(len(links)))
+    assert columns[part] == links[part]
+
+
+@given(rows_of_links)
+def test_links_are_sorted_by_patient_series_and_image(links):
+    """The order is that of the sort key of each link, for nested folders as well."""
+    assert Links.of(links).sorted() == sorted(links, key=reference_order)
+    flat = [x._replace(dicom_path=x.dicom_path.replace("/", "_")) for x in links]
+    assert Links.of(flat).sorted() == sorted(flat, key=reference_order)
+
+
+@given(rows_of_links)
+def test_links_are_grouped_by_image(links):
+    """Images come in the order of their first links, their links in table order."""
+    rows, bounds = Links.of(links).images()
+    images = {}
+    for k, link in enumerate(links):
+        images.setdefault((link.dicom_path, link.frame), []).append(k)
+    groups = [rows[a:b].tolist() for a, b in itertools.pairwise(bounds)]
+    assert groups == list(images.values())
+    assert rows.dtype == bounds.dtype == np.int64
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "text"),
+    [
+        ("patient", 1, "patient is of type int, expected text"),
+        ("dicom_path", Path("a"), r"dicom_path is of type \w+Path, expected text"),
+        ("dicom_path", "\udcff", "expected Unicode"),
+        ("contour_path", "a\0", "expected Unicode without NUL"),
+        ("label", None, "label is of type NoneType, expected text"),
+        ("frame", None, "frame is None, expected a whole number from 0"),
+        ("frame", 1.5, "frame is 1.5, expected a whole number from 0"),
+        ("frame", -1, "frame is -1, expected a whole number from 0"),
+        ("frame", 10**9, "frame is 1000000000, expected a whole number from 0"),
+        ("rows", 0, "rows is 0, expected a whole number from 1"),
+        ("columns", "2", "columns is '2', expected a whole number from 1"),
+        ("position_mm", float("nan"), "position_mm is nan, expected a finite number"),
+        ("time", float("inf"), "time is inf, expected a finite number"),
+        ("dtype", "<i2", "dtype is '<i2', expected one of 'uint8', 'int8', 'uint16'"),
+    ],
+)
+def test_a_value_that_no_column_holds_is_refused(field, value, text):
+    """LinkError names the column, the value and what was expected."""
+    link = Link(patient="P", dicom_path="a")._replace(**{field: value})
+    with pytest.raises(LinkError, match=text):
+        LinkTable(base=Path(), links=[link])
+
+
+def test_a_row_that_is_no_link_is_refused():
+    """Plain tuples are not taken for links."""
+    with pytest.raises(LinkError, match="links holds tuple, expected Link"):
+        Links.of([tuple(Link("P", "a"))])
 
 
 names = st.text("0123459ab./-٣²", max_size=8)

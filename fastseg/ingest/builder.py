@@ -31,15 +31,7 @@ from fastseg.ingest.fast_path import FastPath
 from fastseg.ingest.images import Images
 from fastseg.ingest.item import ItemBuilder
 from fastseg.ingest.plan import Block, ItemRejected, Plan, PlannedItem, plan_build
-from fastseg.links import (
-    Link,
-    LinkTable,
-    Paths,
-    Reject,
-    StrPath,
-    read_links,
-    save_rejects,
-)
+from fastseg.links import Link, LinkTable, Paths, Reject, StrPath, save_rejects
 from fastseg.progress import Progress, silent
 from fastseg.raster.rules import Edges, Fill, Origin, Rules
 from fastseg.store import compression, layout
@@ -121,13 +113,10 @@ def build(
         kind = "a folder" if is_folder else "not a regular file"
         raise BuildError(f"{target}: is {kind}, expected the name of a store")
     if not isinstance(links, LinkTable):
-        # Refuse a file that is not a links table before anything is created.
-        next(read_links(links, []), None)
+        # A file that is not a links table is refused before anything is created.
+        links = LinkTable.load(links)
     with sole_builder(target), name_folder(target.parent):
-        if isinstance(links, LinkTable):
-            images = Images.of_table(links)
-        else:
-            images = Images.of_file(links, target.parent, progress)
+        images = Images(links)
         layout.check_classes(images.classes)
         work = _Build(
             images, target, rules, threads, max_pixel_bytes, compress, progress

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
-from fastseg import dicom
+from fastseg import dicom, sources
 from fastseg.errors import DicomError, LinkError
 from fastseg.files import stamp_of
 from fastseg.ingest.images import Images
@@ -377,7 +377,7 @@ def hash_links(links: Iterable[Link], paths: Paths) -> int:
             within(link.contour_path, link.root) if link.contour_path else "",
             link.label,
             link.contour_key,
-            link.format,
+            link.format or sources.DEFAULT_FORMAT,
         )
         for link in links
     ]

@@ -14,6 +14,8 @@ from fastseg.sources import sunnybrook
 
 # The function that reads a contour file, by the `format` of its links.
 READERS = {"sunnybrook": sunnybrook.read_rings}
+# The format of links that name none.
+DEFAULT_FORMAT = "sunnybrook"
 # Formats of files that hold one ring, nearly always as lines of two decimals without an
 # exponent: `_kernels.contours.labels` reads many such files in one call.
 PLAIN = {"sunnybrook"}
@@ -82,6 +84,7 @@ def read_rings(
     Returns rings float64 (n, 2), (x, y) in pixels. Raises ContourError with the
     invalid line, LinkError for an unknown format.
     """
+    format = format or DEFAULT_FORMAT
     if format not in READERS:
         raise LinkError(one_of("format", format, READERS))
     return READERS[format](data, name, key)

@@ -29,13 +29,13 @@ from fastseg.errors import (
 )
 from fastseg.links import (
     Link,
+    Links,
     LinkTable,
     Reject,
     is_inside,
     natural_key,
     read_csv,
     reason_of,
-    sort_key,
 )
 from fastseg.progress import Progress
 from fastseg.raster.rings import as_ring
@@ -123,11 +123,12 @@ def find_links(
     data_set = _DataSet(root)
     patients = list(data_set.patients(layout))
     files = [(patient, path) for patient in patients for path in patient.image_files]
-    instances: dict[str, dict[int, list[Path]]] = defaultdict(lambda: defaultdict(list))
+    instances: dict[str, dict[int, list[Link]]] = defaultdict(lambda: defaultdict(list))
     for patient, path in progress(files, "read headers", len(files)):
-        number = data_set.instance_number(path)
-        if number is not None:
-            instances[patient.image_id][number].append(path)
+        numbered = data_set.numbered_image(patient, path)
+        if numbered is not None:
+            number, image = numbered
+            instances[patient.image_id][number].append(image)
     links: list[Link] = []
     unlabelled = 0
     for patient in patients:
@@ -138,19 +139,17 @@ def find_links(
         # without a contour, a network would learn that it shows nothing.
         labelled = {number for number, _ in contours}
         unlabelled_links = [
-            Link(patient=patient.image_id, dicom_path=data_set.relative(path))
-            for number, path in images.items()
-            if number not in labelled
+            image for number, image in images.items() if number not in labelled
         ]
         unlabelled += len(unlabelled_links)
         if keep_unlabelled:
             links += unlabelled_links
     return LinkTable(
         base=root,
-        links=tuple(sorted(links, key=sort_key)),
-        rejects=tuple(data_set.rejects),
+        links=Links.of(links).sorted(),
+        rejects=data_set.rejects,
         unlabelled=unlabelled,
-        ignored=tuple(data_set.ignored),
+        ignored=data_set.ignored,
     )
 
 
@@ -294,8 +293,8 @@ class _DataSet:
             if folder not in image_folders_seen:
                 self.reject(folder, f"is not listed in {layout.id_file}")
 
-    def instance_number(self, path: Path) -> int | None:
-        """Return an image's InstanceNumber; None after rejecting the file."""
+    def numbered_image(self, patient: _Patient, path: Path) -> tuple[int, Link] | None:
+        """Return an image's InstanceNumber and link; None after rejecting the file."""
         try:
             header = dicom.read_header(path)
         except (DicomError, OSError) as exc:
@@ -310,22 +309,29 @@ class _DataSet:
                 f"has {header.frames} frames, expected 1: contours do not name a frame",
             )
             return None
-        return header.instance
+        return header.instance, Link(
+            patient=patient.image_id,
+            dicom_path=self.relative(path),
+            series=header.series,
+            rows=header.rows,
+            columns=header.columns,
+            dtype=header.dtype.name,
+        )
 
-    def unique_images(self, instances: dict[int, list[Path]]) -> dict[int, Path]:
+    def unique_images(self, instances: dict[int, list[Link]]) -> dict[int, Link]:
         """Return the images whose InstanceNumber no other file has; reject the rest."""
-        images = {}
-        for number, paths in sorted(instances.items()):
-            if len(paths) == 1:
-                images[number] = paths[0]
+        unique = {}
+        for number, images in sorted(instances.items()):
+            if len(images) == 1:
+                unique[number] = images[0]
                 continue
-            for path in paths:
-                others = ", ".join(self.relative(p) for p in paths if p != path)
+            for image in images:
+                others = ", ".join(x.dicom_path for x in images if x is not image)
                 self.reject(
-                    path,
+                    self.root / image.dicom_path,
                     f"has the same InstanceNumber {number} as {others}; keep one",
                 )
-        return images
+        return unique
 
     def contours_by_image(self, patient: _Patient) -> dict[tuple[int, str], list[Path]]:
         """Return a patient's contour files by InstanceNumber and class."""
@@ -339,7 +345,7 @@ class _DataSet:
     def link_contours(
         self,
         patient: _Patient,
-        images: dict[int, Path],
+        images: dict[int, Link],
         contours: dict[tuple[int, str], list[Path]],
         wanted: tuple[str, ...],
     ) -> list[Link]:
@@ -364,9 +370,7 @@ class _DataSet:
                     )
                 else:
                     links.append(
-                        Link(
-                            patient=patient.image_id,
-                            dicom_path=self.relative(images[number]),
+                        images[number]._replace(
                             contour_path=self.relative(path),
                             label=label,
                             format="sunnybrook",

@@ -236,7 +236,7 @@ def test_a_mask_has_a_bit_for_each_class(study, tmp_path, count):
     (link,) = [
         link for link in fastseg.link(study).links if link.contour_path == CONTOUR
     ]
-    links = tuple(replace(link, label=f"c{k:02}") for k in range(65))
+    links = tuple(link._replace(label=f"c{k:02}") for k in range(65))
     store = build(LinkTable(base=study, links=links[:count]), tmp_path / "s.h5")
     full = np.array(2**count - 1, np.min_scalar_type(2**count - 1))
     inside = fastseg.rasterize(np.loadtxt(study / CONTOUR), (40, 40))
@@ -308,7 +308,7 @@ def test_bad_input_is_listed_and_the_rest_is_built(study, tmp_path):
 def test_an_invalid_link_is_rejected(study, tmp_path, changes, reason):
     """A link that contradicts its files or another link is rejected with a reason."""
     table = fastseg.link(study)
-    links = (table.links[0], replace(table.links[1], **changes), *table.links[2:])
+    links = (table.links[0], table.links[1]._replace(**changes), *table.links[2:])
     with pytest.warns(RejectedWarning):
         report = fastseg.build(replace(table, links=links), tmp_path / "s.h5")
     files = {x.file for x in report.rejects if x.reason.startswith(reason)}
@@ -394,13 +394,13 @@ def test_the_longest_names_of_classes_fit_into_a_store(study, tmp_path):
     table = fastseg.link(study)
     names = [f"{k:02}" + "é" * 499 for k in range(64)]
     links = [
-        replace(link, label=name, contour_path=table.links[0].contour_path)
+        link._replace(label=name, contour_path=table.links[0].contour_path)
         for name in names
         for link in table.links[:1]
     ]
     store = build(replace(table, links=links), tmp_path / "s.h5")
     assert list(store.classes) == names
-    links[0] = replace(links[0], label=names[0] + "x")
+    links[0] = links[0]._replace(label=names[0] + "x")
     with pytest.raises(BuildError, match="at most 1000; use a shorter label"):
         fastseg.build(replace(table, links=links), tmp_path / "n.h5")
 
@@ -421,7 +421,7 @@ def test_each_frame_is_an_image(study, tmp_path):
     assert store.items["frame"].tolist() == [0, 3, 4]
     for sample in store:
         assert_array_equal(sample.image, frames[sample.meta["frame"]])
-    beyond = (*links, replace(links[0], frame=5))
+    beyond = (*links, links[0]._replace(frame=5))
     with pytest.warns(RejectedWarning):
         report = fastseg.build(LinkTable(base=study, links=beyond), tmp_path / "t.h5")
     assert "has no frame 5, expected 0 to 4" in report.rejects[0].reason

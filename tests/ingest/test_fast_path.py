@@ -302,7 +302,7 @@ def test_the_fast_path_gives_the_same_as_item_by_item(
     """Bytes and report are the same, for usual and for unusual files."""
     monkeypatch.setitem(fast_path.BUFFER_BYTES, "text", buffer_size)
     table = fastseg.link(study, keep_unlabelled=True)
-    links = [replace(link, format="other") for link in table.links[-1:]]
+    links = [link._replace(format="other") for link in table.links[-1:]]
     table = replace(table, links=(*table.links[:-1], *links))
     spoil(study)
     reports = []

@@ -84,8 +84,7 @@ def test_equal_items_do_not_count_as_changes(study, output, tmp_path):
     shutil.copytree(study, tmp_path / "both" / "b")
     table = fastseg.link(study, keep_unlabelled=True)
     links = [
-        replace(
-            link,
+        link._replace(
             root=root,
             dicom_path=f"{root}/{link.dicom_path}",
             contour_path=link.contour_path and f"{root}/{link.contour_path}",

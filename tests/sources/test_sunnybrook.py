@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 from numpy.testing import assert_array_equal
 
@@ -75,6 +76,16 @@ def test_counts_are_those_of_the_data(study):
     assert table.unlabelled == len(list(study.rglob("*.dcm"))) - 8 == 4
     counts = {"icontour": 8, "ocontour": 4, "p1contour": 4, "p2contour": 4}
     assert dict(table.counts()) == counts
+
+
+def test_links_hold_what_the_headers_say(study):
+    """Series, shape and dtype are those of the image; position and time are unknown."""
+    for link in fastseg.link(study, keep_unlabelled=True).links:
+        dataset = pydicom.dcmread(study / link.dicom_path)
+        assert link.series == dataset.SeriesInstanceUID
+        assert (link.rows, link.columns) == dataset.pixel_array.shape
+        assert link.dtype == dataset.pixel_array.dtype.name
+        assert (link.position_mm, link.time) == (None, None)
 
 
 @pytest.mark.parametrize("labels", [["ocontour"], ["p1contour", "icontour"], []])
