@@ -100,13 +100,13 @@ def bench(
         loader.batch_size * loader.preprocessing.sample_bytes, loader.threads
     )
     first_epoch = _rate(lambda: _load(loader, seconds, epochs=1))
-    pairs = [
-        (
-            _rate(lambda: _load(loader, seconds)),
-            _rate(lambda: copier.copy(seconds) * loader.batch_size),
-        )
-        for _ in progress(range(rounds), "measure", rounds)
-    ]
+    pairs = []
+    with progress("measure", rounds) as advance:
+        for _ in range(rounds):
+            rate = _rate(lambda: _load(loader, seconds))
+            copy_rate = _rate(lambda: copier.copy(seconds) * loader.batch_size)
+            pairs.append((rate, copy_rate))
+            advance()
     rates, copy_rates = zip(*pairs, strict=True)
     return BenchReport(
         batch_size=loader.batch_size,

@@ -127,17 +127,19 @@ def make_phantom(
         for slice_index in range(slices)
         for phase in range(phases)
     ]
-    for patient, slice_index, phase in progress(images, "draw", len(images)):
-        level = (slice_index + 0.5) / slices
-        heart = _Heart.draw(seed, patient, level, phase, phases)
-        _write_image(
-            root,
-            heart,
-            shapes[patient % len(shapes)],
-            number=slice_index * phases + phase + 1,
-            key=(seed, patient, slice_index, phase),
-            phase_ms=phase * HEARTBEAT_MS / phases,
-        )
+    with progress("draw", len(images)) as advance:
+        for patient, slice_index, phase in images:
+            level = (slice_index + 0.5) / slices
+            heart = _Heart.draw(seed, patient, level, phase, phases)
+            _write_image(
+                root,
+                heart,
+                shapes[patient % len(shapes)],
+                number=slice_index * phases + phase + 1,
+                key=(seed, patient, slice_index, phase),
+                phase_ms=phase * HEARTBEAT_MS / phases,
+            )
+            advance()
     return root
 
 

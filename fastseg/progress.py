@@ -1,23 +1,37 @@
 """Progress of long-running steps.
 
-A step wraps the items that it processes: `for item in progress(items, "read", n)`. By
-default nothing is shown; the command line passes an object that draws a bar.
+    with progress("read", len(items)) as advance:
+        for item in items:
+            ...
+            advance()
+
+By default nothing is shown; the command line passes a function that draws a bar.
 """
 
-from collections.abc import Iterable
-from typing import Protocol, TypeVar
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol
 
-T = TypeVar("T")
+
+class Advance(Protocol):
+    """Reports that `n` more items of a step are done."""
+
+    def __call__(self, n: int = 1) -> None: ...  # noqa: D102
 
 
 class Progress(Protocol):
-    """Yields `items` unchanged; `label` names the step, `total` is their number."""
+    """Begins a step, which ends with the context; `total` is its number of items."""
 
     def __call__(  # noqa: D102
-        self, items: Iterable[T], label: str, total: int
-    ) -> Iterable[T]: ...
+        self, label: str, total: int
+    ) -> AbstractContextManager[Advance]: ...
 
 
-def silent(items: Iterable[T], label: str, total: int) -> Iterable[T]:
-    """Return the items and show nothing."""
-    return items
+@contextmanager
+def silent(label: str, total: int) -> Iterator[Advance]:
+    """Show nothing."""
+
+    def advance(n: int = 1) -> None:
+        pass
+
+    yield advance

@@ -19,7 +19,7 @@ import tempfile
 import time
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -158,11 +158,17 @@ def flip(path):
 def interrupt(table, output, count):
     """Begin a build that ends after a number of images, as by a crash."""
 
-    def stop(items, label, total):
-        for k, item in enumerate(items):
-            if (label, k) == ("build", count):
+    @contextmanager
+    def stop(label, total):
+        done = 0
+
+        def advance(n=1):
+            nonlocal done
+            done += n
+            if label == "build" and done > count:
                 raise InterruptedError
-            yield item
+
+        yield advance
 
     with suppress(InterruptedError):
         fastseg.build(table, output, progress=stop)

@@ -12,7 +12,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -21,8 +21,7 @@ from rich.progress import Progress as Bar
 
 from fastseg.errors import FastsegError, RejectedWarning
 from fastseg.links import Reject, rejects_path
-
-T = TypeVar("T")
+from fastseg.progress import Advance
 
 # A step that takes longer than this shows a progress bar.
 BAR_AFTER_S = 1.0
@@ -61,23 +60,27 @@ class Output:
         if self.verbose:
             self.err.print(text)
 
-    def progress(self, items: Iterable[T], label: str, total: int) -> Iterator[T]:
-        """Yield items; show a progress bar on a terminal if it takes a while."""
+    @contextlib.contextmanager
+    def progress(self, label: str, total: int) -> Iterator[Advance]:
+        """Show a progress bar on a terminal while a step runs, if it takes a while."""
         bar_after = time.monotonic() + BAR_AFTER_S
-        bar = task = None
+        columns = (TextColumn(f"{label:>12}"), BarColumn())
+        counters = (MofNCompleteColumn(), TimeRemainingColumn())
+        bar = Bar(*columns, *counters, console=self.err, transient=True)
+        task = bar.add_task(label, total=total)
+        done = 0
+
+        def advance(n: int = 1) -> None:
+            nonlocal done
+            done += n
+            if self._is_watched and time.monotonic() > bar_after:
+                bar.start()
+                bar.update(task, completed=done)
+
         try:
-            for done, item in enumerate(items):
-                if self._is_watched and bar is None and time.monotonic() > bar_after:
-                    columns = (TextColumn(f"{label:>12}"), BarColumn())
-                    counters = (MofNCompleteColumn(), TimeRemainingColumn())
-                    bar = Bar(*columns, *counters, console=self.err, transient=True)
-                    bar.start()
-                    task = bar.add_task(label, total=total)
-                if bar is not None and task is not None:
-                    bar.update(task, completed=done)
-                yield item
+            yield advance
         finally:
-            if bar is not None:
+            if bar.live.is_started:
                 bar.stop()
 
     @contextlib.contextmanager

@@ -263,13 +263,16 @@ class _Build:
             result: _BlockResult | None = None
             k = -1
             try:
-                for result, k in self.progress(pairs, "build", len(plan)):
-                    if k not in result.done:
-                        failed.add(result.block.first + k)
-                    if k == len(result.block) - 1:
-                        self._record(partial, result, k)
-                        if self.older is not None:
-                            self.older.store.release()
+                with self.progress("build", len(plan)) as advance:
+                    for pair in pairs:
+                        advance()
+                        result, k = pair
+                        if k not in result.done:
+                            failed.add(result.block.first + k)
+                        if k == len(result.block) - 1:
+                            self._record(partial, result, k)
+                            if self.older is not None:
+                                self.older.store.release()
             except BaseException:
                 if result is not None and k != len(result.block) - 1:
                     self._record(partial, result, k)
@@ -386,8 +389,12 @@ class _Build:
             return False
         if store.software != self.software:
             return False
-        with closing(compare(older, plan, self.item_builder, self.threads)) as items:
-            for links, index, rejected in self.progress(items, "compare", len(plan)):
+        with (
+            closing(compare(older, plan, self.item_builder, self.threads)) as items,
+            self.progress("compare", len(plan)) as advance,
+        ):
+            for links, index, rejected in items:
+                advance()
                 rejects += rejected
                 if index is None:  # it cannot be used, so it is not in the store
                     continue

@@ -254,12 +254,15 @@ def plan_build(
     def check(block: list[list[Link]]) -> _CheckedBlock:
         return _check_block(block, paths, max_pixel_bytes)
 
-    with closing(map_ordered(check, _split(images, threads), threads)) as results:
-        pairs = ((checked, k) for checked in results for k in range(checked.size))
-        for checked, k in progress(pairs, "check", len(images)):
-            if k == 0:
-                plan.add(checked)
-            rejects += checked.rejects.get(k, ())
+    with (
+        closing(map_ordered(check, _split(images, threads), threads)) as results,
+        progress("check", len(images)) as advance,
+    ):
+        for checked in results:
+            plan.add(checked)
+            for k in range(checked.size):
+                advance()
+                rejects += checked.rejects.get(k, ())
     return plan, rejects
 
 

@@ -124,11 +124,13 @@ def find_links(
     patients = list(data_set.patients(layout))
     files = [(patient, path) for patient in patients for path in patient.image_files]
     instances: dict[str, dict[int, list[Link]]] = defaultdict(lambda: defaultdict(list))
-    for patient, path in progress(files, "read headers", len(files)):
-        numbered = data_set.numbered_image(patient, path)
-        if numbered is not None:
-            number, image = numbered
-            instances[patient.image_id][number].append(image)
+    with progress("read headers", len(files)) as advance:
+        for patient, path in files:
+            numbered = data_set.numbered_image(patient, path)
+            if numbered is not None:
+                number, image = numbered
+                instances[patient.image_id][number].append(image)
+            advance()
     links: list[Link] = []
     unlabelled = 0
     for patient in patients:

@@ -499,7 +499,10 @@ def _map_threads(
 
     pool = ThreadPoolExecutor(len(files), thread_name_prefix="fastseg-verify")
     try:
-        yield from progress(pool.map(run, jobs), label, len(jobs))
+        with progress(label, len(jobs)) as advance:
+            for result in pool.map(run, jobs):
+                yield result
+                advance()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 

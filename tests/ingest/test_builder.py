@@ -26,6 +26,7 @@ from fastseg.errors import (
 )
 from fastseg.links import Link, LinkTable, rejects_path
 from fastseg.store.writing.partial import sole_builder
+from tests.progress import after_step, stop_at_item
 
 # The image and the only contour of the second sample of a store.
 SECOND = "dicoms/PHANTOM0001/2.dcm"
@@ -315,13 +316,6 @@ def test_an_invalid_link_is_rejected(study, tmp_path, changes, reason):
     assert files & {links[1].dicom_path, links[1].contour_path}
 
 
-def fail_at_item_3(items, label, total):
-    for k, item in enumerate(items):
-        if (label, k) == ("build", 3):
-            raise RuntimeError("failed")
-        yield item
-
-
 @pytest.mark.parametrize("end", [10, -10, None])
 def test_a_build_that_fails_keeps_the_older_store(study, tmp_path, end):
     """It only leaves a list of rejects, or the files to continue it."""
@@ -330,11 +324,11 @@ def test_a_build_that_fails_keeps_the_older_store(study, tmp_path, end):
     before = fastseg.build(table, old, origin="corner").path.read_bytes()
     for path in study.rglob("*.dcm"):
         path.write_bytes(path.read_bytes()[:end])
+    error = NothingBuiltError if end else RuntimeError
     for output in (old, new):
-        with pytest.raises(NothingBuiltError if end else RuntimeError) as caught:
-            fastseg.build(
-                table, output, **({} if end else {"progress": fail_at_item_3})
-            )
+        fail = {} if end else {"progress": stop_at_item("build", 3, RuntimeError)}
+        with pytest.raises(error) as caught:
+            fastseg.build(table, output, **fail)
         assert len(getattr(caught.value, "rejects", ())) == (28 if end else 0)
     suffixes = [".rejects.csv"] if end else [".partial", ".partial.journal"]
     leftovers = {
@@ -458,11 +452,9 @@ def test_a_header_that_changes_after_the_plan_is_read_again(study, tmp_path, key
     dataset.save_as(tmp_path / "other.dcm", enforce_file_format=True)
     assert (study / SECOND).stat().st_size == (tmp_path / "other.dcm").stat().st_size
 
-    def change(items, label, total):
-        yield from items
-        if label == "check":
-            shutil.copy(tmp_path / "other.dcm", study / SECOND)
-
+    change = after_step(
+        "check", lambda: shutil.copy(tmp_path / "other.dcm", study / SECOND)
+    )
     meta = build(table, tmp_path / "s.h5", progress=change)[1].meta
     assert 4 in (meta["instance"], meta["window"][1], meta["slope"])
 

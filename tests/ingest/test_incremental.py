@@ -14,6 +14,7 @@ import pytest
 import fastseg
 from fastseg._kernels.files import system
 from fastseg.errors import RejectedWarning
+from tests.progress import after_step, stop_at_item
 
 FIRST = "dicoms/PHANTOM0001/1.dcm"
 CONTOUR = "contourfiles/PH-1/i-contours/IM-0001-0002-icontour-manual.txt"
@@ -204,11 +205,7 @@ def test_pixels_of_another_shape_are_not_reused(study, output, tmp_path):
     dataset.save_as(path, enforce_file_format=True)
     flip(study / FIRST.replace("1.dcm", "3.dcm"))
 
-    def change(items, label, total):
-        yield from items
-        if label == "check":
-            path.write_bytes(larger)
-
+    change = after_step("check", lambda: path.write_bytes(larger))
     with pytest.warns(RejectedWarning):
         report = fastseg.build(link(study), output, progress=change)
     assert "has changed while the store was built" in str(report.rejects)
@@ -308,16 +305,13 @@ def test_random_changes_give_the_same_as_a_build_from_scratch(
 
 def stop_somewhere(draw):
     """Return a progress function that interrupts a build at a random item."""
-    stage, number = draw.choice(
-        [("check", 3), ("compare", 2), ("build", 4), ("build", 20)]
+    step, number = draw.choice(
+        [("check", 3), ("compare", 2), ("build", 4), ("build", None)]
     )
+    if number is None:
+        return after_step(step, stop)
+    return stop_at_item(step, number, Stopped)
 
-    def stop(items, label, total):
-        for k, item in enumerate(items):
-            if (label, k) == (stage, number):
-                raise Stopped
-            yield item
-        if (label, number) == ("build", 20):  # more than the study has
-            raise Stopped
 
-    return stop
+def stop():
+    raise Stopped

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ import fastseg
 from fastseg.errors import BuildError
 from fastseg.ingest import plan
 from tests.conftest import PROJECT
+from tests.progress import stop_at_item
 
 SUFFIXES = (".partial", ".partial.journal")
 
@@ -30,12 +32,7 @@ def stopped(study, tmp_path):
 
 
 def stop_halfway(table, output, **options):
-    def stop(items, label, total):
-        for k, item in enumerate(items):
-            if label == "build" and k == total // 2:
-                raise InterruptedError("stopped")
-            yield item
-
+    stop = stop_at_item("build", table.images // 2, InterruptedError("stopped"))
     with pytest.raises(InterruptedError, match="stopped"):
         fastseg.build(table, output, progress=stop, **options)
 
@@ -151,10 +148,11 @@ def test_only_one_builds_at_a_time(study, tmp_path):
     entered = threading.Event()
     leave = threading.Event()
 
-    def wait(items, label, total):
+    @contextmanager
+    def wait(label, total):
         entered.set()
         assert leave.wait(60)
-        return items
+        yield lambda n=1: None
 
     first = threading.Thread(
         target=fastseg.build, args=(table, output), kwargs={"progress": wait}

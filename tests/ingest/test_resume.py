@@ -23,6 +23,7 @@ from fastseg.ingest import plan
 from fastseg.store.writing import partial
 from fastseg.store.writing.journal import FRAME
 from tests.conftest import PROJECT
+from tests.progress import after_step, at_item, stop_at_item
 
 # Calls that change files.
 STEPS = {"write", "pwritev", "truncate", "flush", "fsync", "replace", "unlink"}
@@ -45,16 +46,7 @@ def stop_at(index, attempt=1):
 
     attempt : 2 if the build starts over without bad images, and is interrupted then
     """
-    labels = []
-
-    def stop(items, label, total):
-        labels.append(label)
-        for k, item in enumerate(items):
-            if k == index and labels.count("build") == attempt and label == "build":
-                raise Stopped
-            yield item
-
-    return stop
+    return stop_at_item("build", index, Stopped, attempt=attempt)
 
 
 def stop_build(table, output, index, **options):
@@ -289,12 +281,7 @@ def test_no_flipped_bit_of_a_journal_does_harm(table, whole, output, monkeypatch
 def test_ctrl_c_leaves_no_thread(table, whole, output, step, reused):
     """SIGINT ends all threads, and the next build resumes the finished items."""
 
-    def press(items, label, total):
-        for k, item in enumerate(items):
-            if (label, k) == (step, 7):
-                signal.raise_signal(signal.SIGINT)
-            yield item
-
+    press = at_item(step, 7, lambda: signal.raise_signal(signal.SIGINT))
     with pytest.raises(KeyboardInterrupt) as interrupt:
         fastseg.build(table, output, threads=3, progress=press)
     assert interrupt  # it holds a traceback, as it would for a caller
@@ -426,11 +413,11 @@ def test_a_lost_file_is_rejected(study, table, output, tmp_path, spoil, stage):
     """A file that is lost before a build has read it is rejected."""
     lost = table.links[0].dicom_path
 
-    def lose(items, label, total):
-        yield from items
-        if label == stage and (study / lost).exists():
+    def lose_once():
+        if (study / lost).exists():
             spoil(study / lost)
 
+    lose = after_step(stage, lose_once)
     stop_build(table, output, 5)
     if stage == "build":
         assert fastseg.build(table, output, progress=lose).rejects == ()

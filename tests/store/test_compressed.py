@@ -27,6 +27,7 @@ from fastseg.store import compression, layout
 from fastseg.store.compression import Codec
 from fastseg.store.writing import compressed, hdf5_index, partial
 from fastseg.store.writing.journal import Journal
+from tests.progress import stop_at_item
 
 NO_PACKAGE = "pip install zstandard"
 
@@ -229,12 +230,7 @@ def test_damaged_chunks_are_made_again(small, sample_study, tmp_path, monkeypatc
     monkeypatch.setattr(plan, "BLOCK_SIZE", 1)
     path, table = tmp_path / "s.h5", fastseg.link(sample_study)
 
-    def stop(items, label, total):
-        for k, item in enumerate(items):
-            if label == "build" and k == 20:
-                raise Killed
-            yield item
-
+    stop = stop_at_item("build", 20, Killed)
     with pytest.raises(Killed):
         fastseg.build(table, path, compress=True, threads=1, progress=stop)
     unfinished = tmp_path / "s.h5.partial"

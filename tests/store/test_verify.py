@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from contextlib import contextmanager
 from pathlib import Path
 
 import h5py
@@ -269,20 +270,23 @@ def test_a_file_that_is_not_a_store_is_an_error(copy):
 def test_an_exception_of_progress_ends_verify(copy, monkeypatch):
     """No thread is left after an interrupt, and the other blocks are not checked."""
     monkeypatch.setattr(verify, "BLOCK_BYTES", 1)
-    done = []
+    reported = []
 
-    def stop(items, label, total):
+    @contextmanager
+    def stop(label, total):
         assert label == "verify"
-        for count, item in enumerate(items):
-            if count == 3:
-                assert total > 64
+        assert total > 64
+
+        def advance(n=1):
+            reported.append(n)
+            if len(reported) == 4:
                 raise KeyboardInterrupt
-            done.append(item)
-            yield item
+
+        yield advance
 
     with pytest.raises(KeyboardInterrupt):
         fastseg.verify(copy, threads=2, progress=stop)
-    assert len(done) == 3
+    assert reported == [1] * 4
     assert not [t for t in threading.enumerate() if t.name.startswith("fastseg-verify")]
 
 
