@@ -83,8 +83,8 @@ NUMBER = re.compile("[0-9]+")
 CONTROL = re.compile(r"[\0-\x1f\x7f]")
 WHOLE = re.compile(r"[0-9]{1,9}")
 DECIMAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
-# numpy's dtype of texts of any length.
-TEXT = np.dtypes.StringDType()
+# Bytes of the longest file name that a file system allows: 255 units of UTF-16.
+MOST_NAME_BYTES = 765
 # Rows that are held as Python objects at a time.
 ROWS_AT_ONCE = 2**12
 # Number of folders whose real paths `Paths` remembers; a table may name one folder for
@@ -147,11 +147,11 @@ class FilePaths(NamedTuple):
     """A column of paths: row k is the text of `folders` plus `names[k]`.
 
     folders : each "" or with a slash at its end
-    names   : StringDType (n,)
+    names   : bytes (n,), in UTF-8
     """
 
     folders: Texts
-    names: NDArray[Any]
+    names: NDArray[np.bytes_]
 
     def pick(self, rows: Any) -> "FilePaths":
         """Return the column of some rows."""
@@ -159,13 +159,14 @@ class FilePaths(NamedTuple):
 
     def values(self) -> list[str]:
         """Return the paths of all rows."""
-        return list(map(operator.add, self.folders.values(), self.names.tolist()))
+        names = map(bytes.decode, self.names.tolist())
+        return list(map(operator.add, self.folders.values(), names))
 
     def moved(self, convert: Callable[[str], str]) -> "FilePaths":
         """Return the paths with converted folders; an empty path stays empty."""
         codes, texts = self.folders
         is_base = np.array([folder == "" for folder in texts], np.bool_)
-        is_empty = is_base[codes] & (self.names == "")
+        is_empty = is_base[codes] & (self.names == b"")
         folders = [convert(folder or ".") for folder in texts]
         folders = ["" if folder == "." else f"{folder}/" for folder in folders]
         codes = np.where(is_empty, np.int32(len(folders)), codes)
@@ -173,27 +174,27 @@ class FilePaths(NamedTuple):
 
     def ranks(self) -> NDArray[np.int32]:
         """Return int32 (2, n), two keys that sort the rows by natural order."""
-        names = self.names
-        folder_ranks: NDArray[Any] = self.folders.ranks(natural_key)
+        folder_ranks = self.folders.ranks(natural_key)
+        first, numbers = _distinct(self.names)
         folders = sorted(self.folders.texts)
         # If a folder contains another, it precedes it in this list, with nothing in
-        # between that it does not contain.
-        if any(after.startswith(before) for before, after in pairwise(folders)):
-            names = np.empty_like(names)
-            for rows in _blocks(len(names)):
-                names[rows] = self.pick(rows).values()
+        # between that it does not contain. Then whole paths have to be compared.
+        is_nested = any(b.startswith(a) for a, b in pairwise(folders))
+        if is_nested:
             folder_ranks = np.zeros_like(folder_ranks)
-        first, codes = _distinct(names)
-        keys = np.empty(len(first), TEXT)
+            first = np.arange(len(self.names))
+            numbers = first.astype(np.int32)
+        keys = np.empty(len(first), np.dtypes.StringDType())
         for rows in _blocks(len(keys)):
-            keys[rows] = list(map(natural_key, names[first[rows]].tolist()))
-        ranks = np.empty(len(keys), np.int32)
-        ranks[np.argsort(keys)] = np.arange(len(keys))
-        return np.stack([folder_ranks, ranks[codes]])
+            some = self.pick(first[rows])
+            names = map(bytes.decode, some.names.tolist())
+            texts = some.values() if is_nested else names
+            keys[rows] = list(map(natural_key, texts))
+        return np.stack([folder_ranks, _distinct(keys)[1][numbers]])
 
 
 def _distinct(texts: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-    """Return the index of each distinct text, and the number of each text in these.
+    """Return the index of each distinct text, sorted, and the number of each in these.
 
     Unlike numpy.unique, it does not copy the texts.
     """
@@ -251,7 +252,7 @@ class Links(Sequence[Link]):
             name: array(NUMBERS[name].typecode if name in NUMBERS else "i")
             for name in COLUMNS
         }
-        names: dict[str, list[Any]] = {name: [np.empty(0, TEXT)] for name in PATHS}
+        names: dict[str, list[Any]] = {name: [np.empty(0, "S1")] for name in PATHS}
         remaining = iter(links)
         while block := list(islice(remaining, ROWS_AT_ONCE)):
             if others := {type(link).__name__ for link in block} - {"Link"}:
@@ -265,7 +266,7 @@ class Links(Sequence[Link]):
                 if name in PATHS:
                     parts = [_split(name, path) for path in values]
                     texts = [folder for folder, _ in parts]
-                    names[name].append(np.array([file for _, file in parts], TEXT))
+                    names[name].append(np.array([file for _, file in parts]))
                 arrays[name].extend(map(codes[name].__getitem__, texts))
         columns: list[Any] = []
         for name in COLUMNS:
@@ -395,11 +396,11 @@ class _Codes(dict[str, int]):
         return code
 
 
-def _split(name: str, path: str) -> tuple[str, str]:
+def _split(name: str, path: str) -> tuple[str, bytes]:
     """Return the folder of a path, with a slash at its end, and the file's name."""
     check_text(name, path)
     folder, slash, file = path.rpartition("/")
-    return folder + slash, file
+    return folder + slash, file.encode()
 
 
 def check_text(name: str, text: object) -> None:
@@ -415,6 +416,13 @@ def check_text(name: str, text: object) -> None:
         is_valid = False
     if not is_valid:
         raise LinkError(f"{name} is {text!r}, expected Unicode without NUL")
+    if name in PATHS and 4 * len(text) > MOST_NAME_BYTES:
+        size = len(text.rpartition("/")[2].encode())
+        if size > MOST_NAME_BYTES:
+            raise LinkError(
+                f"{name} has a file name of {size} bytes, expected at most "
+                f"{MOST_NAME_BYTES}"
+            )
     if name == "dtype" and text not in ("", *DTYPES):
         raise LinkError(one_of(name, text, DTYPES))
 
@@ -748,7 +756,8 @@ def _parse_row(row: Mapping[str, str]) -> Link:
         raise LinkError("contour_path and label must be given together or not at all")
     for name in (*PATHS, "root"):
         _check_relative(name, values.get(name, ""))
-    check_text("dtype", values.get("dtype", ""))
+    for name in (*PATHS, "dtype"):
+        check_text(name, values.get(name, ""))
     return Link(**values)
 
 

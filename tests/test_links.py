@@ -313,6 +313,7 @@ CONTOUR = {"contour_path": "c.txt", "label": "heart"}
         ({"time": "٣"}, "time is '٣', expected a finite number"),
         ({"dtype": "<i2"}, "dtype is '<i2', expected one of 'uint8'"),
         ({"series": "1\t2"}, "series is '1\\t2', expected text without controls"),
+        ({"dicom_path": "a" * 766}, "a file name of 766 bytes, expected at most 765"),
         ({"root": "b"}, "a/2.dcm leads outside its root 'b'"),
         ({"root": "a", "dicom_path": "a/../b.dcm"}, "leads outside its root 'a'"),
     ],
@@ -391,7 +392,7 @@ def reference_order(link):
 
 
 paths = st.sampled_from(
-    ["2", "10", "", "a/2", "a/10", "a/b/1", "a/b1/1", "a/b10/x", "a/b2/ü", "a-/2"]
+    ["2", "10", "ü1", "", "a/2", "a/10", "a/b/1", "a/b1/1", "a/b10/x", "a/b2/ü", "a-/2"]
 )
 numbers = st.none() | st.sampled_from([-1.0, -0.5, 0.0, 10.0, 9.5])
 rows_of_links = st.lists(
@@ -470,6 +471,11 @@ def test_links_are_grouped_by_image(links):
         ("dicom_path", Path("a"), r"dicom_path is of type \w+Path, expected text"),
         ("dicom_path", "\udcff", "expected Unicode"),
         ("contour_path", "a\0", "expected Unicode without NUL"),
+        (
+            "contour_path",
+            "a/" + "é" * 383,
+            "a file name of 766 bytes, expected at most",
+        ),
         ("label", None, "label is of type NoneType, expected text"),
         ("frame", None, "frame is None, expected a whole number from 0"),
         ("frame", 1.5, "frame is 1.5, expected a whole number from 0"),

@@ -32,9 +32,16 @@ def link(
             show_default="all classes",
         ),
     ] = None,
+    slices: Annotated[
+        str | None,
+        typer.Option(
+            help="Images to link: `labelled` (with a contour) or `all`.",
+            show_default="labelled",
+        ),
+    ] = None,
     keep_unlabelled: Annotated[
         bool,
-        typer.Option("--keep-unlabelled", help="Also link images without a contour."),
+        typer.Option("--keep-unlabelled", help="The same as `--slices all`."),
     ] = False,
     allow_rejects: AllowRejects = False,
 ) -> None:
@@ -45,6 +52,7 @@ def link(
     table = fastseg.link(
         root,
         labels=label or None,
+        slices=cast(Any, slices),
         keep_unlabelled=keep_unlabelled,
         progress=output.progress,
     )
@@ -53,7 +61,7 @@ def link(
     output.say(f"{out}: {many(table.images, 'image')}, {counts or 'no contours'}")
     if table.unlabelled:
         result = "linked"
-        if not keep_unlabelled:
+        if not keep_unlabelled and slices != "all":
             result = "left out (--keep-unlabelled keeps them)"
         output.say(f"{many(table.unlabelled, 'image')} without a contour: {result}")
     if table.ignored:

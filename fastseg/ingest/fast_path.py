@@ -189,9 +189,9 @@ def _can_parse(contours: list[Link], paths: list[str | None]) -> bool:
 
     paths : their real paths, None where `Paths.resolve` has to find it
     """
+    point_lists = {x.format for x in sources.SOURCES.values() if x.is_point_list}
     are_pairs = all(
-        (x.format or sources.DEFAULT_FORMAT) in sources.PLAIN and not x.contour_key
-        for x in contours
+        sources.format_of(x) in point_lists and not x.contour_key for x in contours
     )
     is_one_each = len({link.label for link in contours}) == len(contours)
     return are_pairs and is_one_each and None not in paths

@@ -150,9 +150,10 @@ class ItemBuilder:
                         f"is one of {same_class} links of class {link.label} to "
                         f"{link.dicom_path}, frame {link.frame}; keep one"
                     )
-                rings = sources.read_rings(
-                    text, link.contour_path, link.format, link.contour_key
-                )
+                source_format = sources.source_of(link)
+                parsed = source_format.parse(text, link.contour_path)
+                groups = source_format.rings(parsed, link, None)
+                rings = [ring for group in groups for ring in group.rings]
             except (ContourError, LinkError, OSError) as exc:
                 line = exc.line if isinstance(exc, ContourError) else None
                 reason = reason_of(exc, link.contour_path)

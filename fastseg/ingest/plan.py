@@ -380,7 +380,7 @@ def hash_links(links: Iterable[Link], paths: Paths) -> int:
             within(link.contour_path, link.root) if link.contour_path else "",
             link.label,
             link.contour_key,
-            link.format or sources.DEFAULT_FORMAT,
+            sources.format_of(link),
         )
         for link in links
     ]

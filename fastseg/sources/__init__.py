@@ -1,53 +1,77 @@
-"""Sources of images and contours: each finds links and reads contour files."""
+"""Sources of images and contours, by the format of their contour files.
+
+`base` says what a source must do; each other module is one.
+"""
 
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from fastseg.errors import LinkError, RejectedWarning, one_of
-from fastseg.links import LinkTable, StrPath
+from fastseg.errors import LinkError, OptionError, RejectedWarning, one_of
+from fastseg.links import Link, LinkTable, StrPath
 from fastseg.progress import Progress, silent
-from fastseg.sources import sunnybrook
+from fastseg.sources.base import Slices, Source
+from fastseg.sources.sunnybrook import Sunnybrook
 
-# The function that reads a contour file, by the `format` of its links.
-READERS = {"sunnybrook": sunnybrook.read_rings}
+SOURCES: dict[str, Source] = {source.format: source for source in (Sunnybrook(),)}
 # The format of links that name none.
-DEFAULT_FORMAT = "sunnybrook"
-# Formats of files that hold one ring, nearly always as lines of two decimals without an
-# exponent: `_kernels.contours.labels` reads many such files in one call.
-PLAIN = {"sunnybrook"}
+DEFAULT_FORMAT = Sunnybrook.format
+
+
+def format_of(link: Link) -> str:
+    """Return the format of a link's contour file."""
+    return link.format or DEFAULT_FORMAT
+
+
+def source_of(link: Link) -> Source:
+    """Return the source that reads a link's contour file, or raise LinkError."""
+    name = format_of(link)
+    if name not in SOURCES:
+        raise LinkError(one_of("format", name, SOURCES))
+    return SOURCES[name]
 
 
 def link(
     root: StrPath,
     *,
     labels: Iterable[str] | None = None,
+    slices: Slices | None = None,
     keep_unlabelled: bool = False,
     progress: Progress = silent,
 ) -> LinkTable:
     """Find the images and contours under a folder and link them.
 
-    root : folder of a data set in one of the known layouts
+    root : folder of a data set that one of the sources knows
     labels : the classes to link, all by default
-    keep_unlabelled : link images without contours as well
+    slices : "labelled" (the default) links images with a contour, "all" also those
+        without
+    keep_unlabelled : the same as `slices="all"`
 
     Returns a LinkTable. Files and rows that cannot be used are in its `rejects` with
     file, line and reason, and a RejectedWarning counts them. Its `unlabelled` is the
     number of images without contours.
 
-    Raises LinkError if the folder has none of the layouts, or several, or its table of
-    patients cannot be read, OptionError for an unknown class.
+    Raises LinkError if no source knows the folder, or it holds several data sets, or
+    its table of patients cannot be read, OptionError for an unknown class or an invalid
+    option.
     """
+    if slices not in (None, "labelled", "all"):
+        raise OptionError(one_of("slices", slices, ("labelled", "all")))
+    if keep_unlabelled and slices == "labelled":
+        raise OptionError(
+            "slices is 'labelled', but keep_unlabelled is set, which means 'all'; "
+            "leave one of them out"
+        )
+    wanted: Slices = "all" if keep_unlabelled else slices or "labelled"
+    names = [labels] if isinstance(labels, str) else labels
     folder = Path(root)
     if not folder.is_dir():
         raise LinkError(f"{folder}: is not a folder")
-    layouts = sunnybrook.detect_layouts(folder)
-    if len(layouts) == 1:
-        table = sunnybrook.find_links(
-            folder, layouts[0], labels, keep_unlabelled, progress
+    seen = _recognise(folder)
+    if len(seen) == 1:
+        ((source, _),) = seen
+        table = source.find_links(
+            folder, None if names is None else list(names), wanted, progress
         )
         if table.rejects:
             warnings.warn(
@@ -57,34 +81,27 @@ def link(
                 stacklevel=2,
             )
         return table
-    known = "; or ".join(layout.outline for layout in sunnybrook.LAYOUTS)
-    if layouts:
+    if seen:
+        layouts = "; and ".join(text for _, text in seen)
         raise LinkError(
-            f"{folder}: holds several layouts at once; separate them: {known}"
+            f"{folder}: holds several layouts at once; separate them: {layouts}"
         )
     below = [
-        child.name
+        child
         for child in sorted(folder.iterdir())
-        if child.is_dir() and sunnybrook.detect_layouts(child)
+        if child.is_dir() and _recognise(child)
     ]
-    hint = f"; did you mean {folder / below[0]}?" if below else ""
+    hint = f"; did you mean {below[0]}?" if below else ""
+    known = "; or ".join(source.outline for source in SOURCES.values())
     raise LinkError(
         f"{folder}: has no layout that fastseg knows{hint}; expected {known}"
     )
 
 
-def read_rings(
-    data: bytes, name: str, format: str, key: str
-) -> list[NDArray[np.float64]]:
-    """Read the rings of one link from its contour file's bytes.
-
-    name : name of the file in messages
-    format, key : the link's `format` and `contour_key`
-
-    Returns rings float64 (n, 2), (x, y) in pixels. Raises ContourError with the
-    invalid line, LinkError for an unknown format.
-    """
-    format = format or DEFAULT_FORMAT
-    if format not in READERS:
-        raise LinkError(one_of("format", format, READERS))
-    return READERS[format](data, name, key)
+def _recognise(folder: Path) -> list[tuple[Source, str]]:
+    """Return each layout that a source sees in a folder, in words, with the source."""
+    return [
+        (source, text)
+        for source in SOURCES.values()
+        for text in source.recognise(folder)
+    ]

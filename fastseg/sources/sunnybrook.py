@@ -9,7 +9,7 @@ patients and not in the name of the folder, or the reverse.
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ from fastseg.links import (
 )
 from fastseg.progress import Progress
 from fastseg.raster.rings import as_ring
+from fastseg.sources.base import Group, Slices
 
 CLASSES = ("icontour", "ocontour", "p1contour", "p2contour")
 CONTOUR_NAME = re.compile(
@@ -94,110 +95,132 @@ ORIGINAL = Layout(
 LAYOUTS = (CHALLENGE, ORIGINAL)
 
 
-def detect_layouts(root: Path) -> list[Layout]:
+class Sunnybrook:
+    """A Source of text files with one ring each, in one of two layouts."""
+
+    format = "sunnybrook"
+    outline = "; or ".join(layout.outline for layout in LAYOUTS)
+    is_point_list = True
+
+    def recognise(self, root: Path) -> list[str]:
+        """Return the outlines of the layouts that a folder has."""
+        return [layout.outline for layout in _layouts(root)]
+
+    def find_links(
+        self,
+        root: Path,
+        labels: Sequence[str] | None,
+        slices: Slices,
+        progress: Progress,
+    ) -> LinkTable:
+        """Link the images and contours of all listed patients.
+
+        Raises LinkError for a missing or malformed table of patients, OptionError for
+        an unknown class.
+        """
+        wanted = CLASSES if labels is None else labels
+        for name in wanted:
+            if name not in CLASSES:
+                raise OptionError(one_of("label", name, CLASSES))
+        (layout,) = _layouts(root)
+        data_set = _DataSet(root)
+        patients = list(data_set.patients(layout))
+        files = [
+            (patient, path) for patient in patients for path in patient.image_files
+        ]
+        instances: dict[str, dict[int, list[Link]]] = defaultdict(
+            lambda: defaultdict(list)
+        )
+        with progress("read headers", len(files)) as advance:
+            for patient, path in files:
+                numbered = data_set.numbered_image(patient, path)
+                if numbered is not None:
+                    number, image = numbered
+                    instances[patient.image_id][number].append(image)
+                advance()
+        links: list[Link] = []
+        unlabelled = 0
+        for patient in patients:
+            images = data_set.unique_images(instances[patient.image_id])
+            contours = data_set.contours_by_image(patient)
+            links += data_set.link_contours(patient, images, contours, wanted)
+            # An image whose contours were rejected or not requested is not unlabelled:
+            # without a contour, a network would learn that it shows nothing.
+            labelled = {number for number, _ in contours}
+            unlabelled_links = [
+                image for number, image in images.items() if number not in labelled
+            ]
+            unlabelled += len(unlabelled_links)
+            if slices == "all":
+                links += unlabelled_links
+        return LinkTable(
+            base=root,
+            links=Links.of(links).sorted(),
+            rejects=data_set.rejects,
+            unlabelled=unlabelled,
+            ignored=data_set.ignored,
+        )
+
+    def parse(self, data: bytes, name: str) -> NDArray[np.float64]:
+        """Return the ring of a contour file: one vertex a line, x and y in pixels.
+
+        A byte order mark, any line ends, blank lines and a repeated last vertex are
+        fine. Raises ContourError with the invalid line.
+        """
+        parsed = np.empty((len(data) // SHORTEST_LINE, 2))
+        count = decimals.parse_pairs(np.frombuffer(data, np.uint8), parsed)
+        if count > 0:  # nearly always; some fifty times as fast as the code below
+            return _ring(parsed[:count], name)
+        try:
+            text = data.decode("utf-8-sig")
+        except UnicodeDecodeError as exc:
+            raise ContourError(f"{name}: is not a text file ({exc.reason})") from None
+        vertices = []
+        for line, row in enumerate(re.split("\r\n|\r|\n", text), 1):
+            fields = row.split()
+            if not fields:
+                continue
+            try:
+                x, y = map(float, fields)
+                # float() also accepts "1_0" and the digits of other scripts.
+                well_formed = "_" not in row and row.isascii()
+            except ValueError:
+                well_formed = False
+            if not well_formed:
+                raise ContourError(
+                    f"{name}, line {line}: {row[:60]!r} is not a vertex, expected x "
+                    "and y in pixels, separated by white space",
+                    line,
+                )
+            if not (abs(x) < np.inf and abs(y) < np.inf):
+                raise ContourError(
+                    f"{name}, line {line}: {row!r} is not finite, remove or repair it",
+                    line,
+                )
+            vertices.append((x, y))
+        if not vertices:
+            raise ContourError(f"{name}: is empty")
+        return _ring(vertices, name)
+
+    def rings(
+        self, parsed: NDArray[np.float64], link: Link, header: dicom.Header | None
+    ) -> list[Group]:
+        """Return the ring; the link's `contour_key` must be empty."""
+        if link.contour_key:
+            raise ContourError(
+                f"{link.contour_path}: holds one contour, but contour_key is "
+                f"{link.contour_key!r}"
+            )
+        return [Group([parsed])]
+
+
+def _layouts(root: Path) -> list[Layout]:
     """Return the layouts that have any of their `marks` in a folder."""
     return [
         layout
         for layout in LAYOUTS
         if any(next(root.glob(mark), None) for mark in layout.marks)
     ]
-
-
-def find_links(
-    root: Path,
-    layout: Layout,
-    labels: Iterable[str] | None,
-    keep_unlabelled: bool,
-    progress: Progress,
-) -> LinkTable:
-    """Link the images and contours of all listed patients.
-
-    Raises LinkError for a missing or malformed table of patients, OptionError for
-    an unknown class.
-    """
-    labels = [labels] if isinstance(labels, str) else labels
-    wanted = CLASSES if labels is None else tuple(labels)
-    for name in wanted:
-        if name not in CLASSES:
-            raise OptionError(one_of("label", name, CLASSES))
-    data_set = _DataSet(root)
-    patients = list(data_set.patients(layout))
-    files = [(patient, path) for patient in patients for path in patient.image_files]
-    instances: dict[str, dict[int, list[Link]]] = defaultdict(lambda: defaultdict(list))
-    with progress("read headers", len(files)) as advance:
-        for patient, path in files:
-            numbered = data_set.numbered_image(patient, path)
-            if numbered is not None:
-                number, image = numbered
-                instances[patient.image_id][number].append(image)
-            advance()
-    links: list[Link] = []
-    unlabelled = 0
-    for patient in patients:
-        images = data_set.unique_images(instances[patient.image_id])
-        contours = data_set.contours_by_image(patient)
-        links += data_set.link_contours(patient, images, contours, wanted)
-        # An image whose contours were rejected or not requested is not unlabelled:
-        # without a contour, a network would learn that it shows nothing.
-        labelled = {number for number, _ in contours}
-        unlabelled_links = [
-            image for number, image in images.items() if number not in labelled
-        ]
-        unlabelled += len(unlabelled_links)
-        if keep_unlabelled:
-            links += unlabelled_links
-    return LinkTable(
-        base=root,
-        links=Links.of(links).sorted(),
-        rejects=data_set.rejects,
-        unlabelled=unlabelled,
-        ignored=data_set.ignored,
-    )
-
-
-def read_rings(data: bytes, name: str, key: str) -> list[NDArray[np.float64]]:
-    """Read a contour file: one ring, one vertex a line, x and y in pixels.
-
-    key : `contour_key` of the link, must be ""
-
-    A byte order mark, any line ends, blank lines and a repeated last vertex are fine.
-    Raises ContourError with the invalid line.
-    """
-    if key:
-        raise ContourError(f"{name}: holds one contour, but contour_key is {key!r}")
-    parsed = np.empty((len(data) // SHORTEST_LINE, 2))
-    count = decimals.parse_pairs(np.frombuffer(data, np.uint8), parsed)
-    if count > 0:  # nearly always; some fifty times as fast as the code below
-        return [_ring(parsed[:count], name)]
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as exc:
-        raise ContourError(f"{name}: is not a text file ({exc.reason})") from None
-    vertices = []
-    for line, row in enumerate(re.split("\r\n|\r|\n", text), 1):
-        fields = row.split()
-        if not fields:
-            continue
-        try:
-            x, y = map(float, fields)
-            # float() also accepts "1_0" and the digits of other scripts.
-            well_formed = "_" not in row and row.isascii()
-        except ValueError:
-            well_formed = False
-        if not well_formed:
-            raise ContourError(
-                f"{name}, line {line}: {row[:60]!r} is not a vertex, expected x and y "
-                "in pixels, separated by white space",
-                line,
-            )
-        if not (abs(x) < np.inf and abs(y) < np.inf):
-            raise ContourError(
-                f"{name}, line {line}: {row!r} is not finite, remove or repair it", line
-            )
-        vertices.append((x, y))
-    if not vertices:
-        raise ContourError(f"{name}: is empty")
-    return [_ring(vertices, name)]
 
 
 def _ring(vertices: Any, name: str) -> NDArray[np.float64]:
@@ -349,7 +372,7 @@ class _DataSet:
         patient: _Patient,
         images: dict[int, Link],
         contours: dict[tuple[int, str], list[Path]],
-        wanted: tuple[str, ...],
+        wanted: Sequence[str],
     ) -> list[Link]:
         """Return the links of a patient's contours of the wanted classes."""
         links = []
@@ -375,7 +398,7 @@ class _DataSet:
                         images[number]._replace(
                             contour_path=self.relative(path),
                             label=label,
-                            format="sunnybrook",
+                            format=Sunnybrook.format,
                         )
                     )
         return links

@@ -14,7 +14,7 @@ from numpy.testing import assert_array_equal
 import fastseg
 from fastseg.errors import ContourError, LinkError, OptionError, RejectedWarning
 from fastseg.links import LinkTable, rejects_path
-from fastseg.sources.sunnybrook import read_rings
+from fastseg.sources.sunnybrook import Sunnybrook
 
 BAD_IDS = ["/etc", "..", ".", "", "a/b", r"a\b", "*", "a\0", "ü" * 150, "9" * 5000]
 ID_ROWS = ["patient_id,original_id", "PHANTOM0001,PH-1", "PHANTOM0002,PH-2"]
@@ -325,7 +325,7 @@ BAD_RINGS = {
 )
 def test_contours_are_read_however_they_are_written(data):
     """Line ends, byte order marks, blanks, exponents and closing do not matter."""
-    (ring,) = read_rings(data, "c.txt", "")
+    ring = Sunnybrook().parse(data, "c.txt")
     expected = np.array([[1, 2], [30.5, 2], [30.5, 40]])
     assert ring.dtype == expected.dtype
     assert_array_equal(ring[:3], expected)
@@ -340,6 +340,6 @@ def test_contours_are_read_however_they_are_written(data):
 def test_a_bad_contour_is_refused_with_its_line(data, line):
     """A file without a ring of finite vertices raises ContourError with the line."""
     with pytest.raises(ContourError, match=r"^c\.txt") as caught:
-        read_rings(data, "c.txt", "")
+        Sunnybrook().parse(data, "c.txt")
     assert caught.value.line == line
     assert (f", line {line}: " in str(caught.value)) == (line is not None)

@@ -1,0 +1,84 @@
+"""What a source must do: recognise its data sets, find links, read contour files.
+
+folder ── recognise ──> find_links ──> LinkTable
+contour file ── parse, once ──> rings, for each of its links ──> groups of rings
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastseg.dicom import Header
+from fastseg.links import Link, LinkTable
+from fastseg.progress import Progress
+
+# Which images are linked: those with a contour, or all.
+Slices = Literal["labelled", "all"]
+
+
+class Group(NamedTuple):
+    """Rings that are filled together.
+
+    rings  : each float64 (n, 2), (x, y) in pixels, pixel centres at integers
+    is_xor : whether the rule is always even-odd, whatever the user chose
+    """
+
+    rings: list[NDArray[np.float64]]
+    is_xor: bool = False
+
+
+class Source(Protocol):
+    """One kind of data set, with the format of its contour files.
+
+    format        : name in the column `format` of a links table
+    outline       : how its files are arranged, in words, for messages
+    is_point_list : whether every contour file holds one ring, nearly always as lines of
+        two decimals without an exponent; compiled kernels then read most files
+    """
+
+    format: str
+    outline: str
+    is_point_list: bool
+
+    def recognise(self, root: Path) -> list[str]:
+        """Return how the files in a folder are arranged, in words, for messages.
+
+        Several texts if the folder holds several data sets at once, none if there is
+        none that this source knows.
+        """
+
+    def find_links(
+        self,
+        root: Path,
+        labels: Sequence[str] | None,
+        slices: Slices,
+        progress: Progress,
+    ) -> LinkTable:
+        """Link the images and contours of a data set that `recognise` has returned.
+
+        labels : the classes to link, None for all
+
+        Files and rows that cannot be used are in the table's `rejects`. Raises
+        LinkError if the folder as a whole cannot be used, OptionError for an unknown
+        class.
+        """
+
+    def parse(self, data: bytes, name: str) -> Any:
+        """Return the content of a contour file, in any form that `rings` takes.
+
+        name : name of the file in messages
+
+        A build calls it once for each file. Raises ContourError with the invalid line.
+        """
+
+    def rings(self, parsed: Any, link: Link, header: Header | None) -> list[Group]:
+        """Return the rings of one link; all rings of a contour file are one group.
+
+        parsed : what `parse` has returned for the link's contour file
+        header : of the link's image, None if it is not known
+
+        Raises ContourError if the file has no rings for the link.
+        """
