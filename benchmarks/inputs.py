@@ -6,7 +6,6 @@ which takes half a minute.
 """
 
 import os
-from dataclasses import replace
 from functools import cached_property
 from inspect import signature
 from itertools import groupby
@@ -143,8 +142,7 @@ def link_copies(study, folder, count):
     """
     base = folder.parent
     links = [
-        replace(
-            link,
+        link._replace(
             dicom_path=f"{folder.name}/{name}",
             contour_path=f"{study.name}/{link.contour_path}",
             root=".",

@@ -1,8 +1,11 @@
-"""LinkTable: which contour belongs to which image, and what was rejected."""
+"""The links table: which contour belongs to which image.
 
-import contextlib
+Link       one row
+Links      all rows as columns, which are Texts, FilePaths or arrays of numbers
+LinkTable  links and what was rejected; reads and writes CSV files
+"""
+
 import csv
-import errno
 import operator
 import os
 import re
@@ -20,17 +23,8 @@ from numpy.typing import NDArray
 
 from fastseg.dicom import header
 from fastseg.errors import LinkError, PathError, one_of
-from fastseg.files import NO_LINK, READ_ONLY
-
-StrPath = str | os.PathLike[str]
-
-
-class Reject(NamedTuple):
-    """Input that is not used: its file, the 1-based line or None, and the reason."""
-
-    file: str
-    line: int | None
-    reason: str
+from fastseg.paths import Paths, StrPath, natural_key
+from fastseg.tables import Reject, read_csv, save_rejects
 
 
 class Link(NamedTuple):
@@ -73,13 +67,10 @@ class Link(NamedTuple):
     dtype: str = ""
 
 
-# Last components of a path that name a folder and no file.
-FOLDER_NAMES = ("", ".", "..")
 COLUMNS = Link._fields
 REQUIRED = ("patient", "dicom_path", "contour_path", "label")
 PATHS = ("dicom_path", "contour_path")
 DTYPES = tuple(dtype.name for dtype in header.DTYPES.values())
-NUMBER = re.compile("[0-9]+")
 CONTROL = re.compile(r"[\0-\x1f\x7f]")
 WHOLE = re.compile(r"[0-9]{1,9}")
 DECIMAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
@@ -87,9 +78,6 @@ DECIMAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 MOST_NAME_BYTES = 765
 # Rows that are held as Python objects at a time.
 ROWS_AT_ONCE = 2**12
-# Number of folders whose real paths `Paths` remembers; a table may name one folder for
-# each image.
-MOST_FOLDERS = 2**14
 
 
 class Numbers(NamedTuple):
@@ -427,7 +415,7 @@ def check_text(name: str, text: object) -> None:
         raise LinkError(one_of(name, text, DTYPES))
 
 
-def check_number(name: str, value: object) -> float:
+def check_number(name: str, value: Any) -> float:
     """Return a number as its column holds it, or raise LinkError.
 
     name  : of the column
@@ -437,7 +425,7 @@ def check_number(name: str, value: object) -> float:
     if value is None and unknown is not None:
         return unknown
     kind = Real if typecode == "d" else Integral
-    if not isinstance(value, kind) or not least <= float(value) <= most:
+    if not isinstance(value, kind) or not least <= value <= most:  # type: ignore[operator]
         raise LinkError(f"{name} is {value!r}, expected {expected}")
     return value  # type: ignore[return-value]
 
@@ -537,209 +525,6 @@ def _read_links(path: Path, rejects: list[Reject]) -> Iterator[Link]:
             rejects.append(Reject(str(path), line, str(exc)))
         else:
             yield link
-
-
-class Paths:
-    """Opens the files of a table and refuses those that lie outside their root.
-
-    base : folder of the table
-
-    All methods take `path` and `root` as the table holds them: relative to `base`, with
-    forward slashes. A *real path* contains no symbolic link.
-    """
-
-    def __init__(self, base: Path):
-        self._base = os.fspath(base)
-        # (folder, root) -> (real path of the folder, whether it lies in the root).
-        # The files of a patient lie in few folders, and to resolve one takes a dozen
-        # system calls.
-        self._folders: dict[tuple[str, str], tuple[str, bool]] = {}
-
-    def resolve(self, path: str, root: str) -> str:
-        """Return the real path of a file, or raise PathError if it is outside root."""
-        folder, slash, name = path.rpartition("/")
-        parent, inside = self._folder(folder + slash, root)
-        real = f"{parent}{os.sep}{name}"
-        if name in FOLDER_NAMES or os.path.islink(real):  # noqa: PTH114
-            real = os.path.realpath(real)
-            inside = is_inside(real, self._folder(root, root)[0])
-        if not inside:
-            raise PathError(
-                f"{path} leads outside its root {root!r}; a path must stay inside the "
-                "data folder, also where it follows symbolic links"
-            )
-        return real
-
-    def open(self, path: str, root: str) -> int:
-        """Open a file to read and return its handle; raise OSError or PathError."""
-        real = self.direct(path, root)
-        if real is not None:
-            try:
-                return os.open(real, READ_ONLY | NO_LINK)
-            except OSError as exc:
-                if exc.errno not in (errno.ELOOP, errno.EMLINK):
-                    raise
-        return os.open(self.resolve(path, root), READ_ONLY)
-
-    def direct(self, path: str, root: str) -> str | None:
-        """Return a path that is safe to open with NO_LINK; None if there is none.
-
-        The path is real unless the file itself is a symbolic link, which the system
-        then refuses to open. This saves the system call by which `resolve` checks the
-        file. Where None is returned, `resolve` has to be called.
-        """
-        folder, slash, name = path.rpartition("/")
-        known = self._folders.get((folder + slash, root))
-        parent, inside = known or self._folder(folder + slash, root)
-        if NO_LINK and inside and name not in FOLDER_NAMES and "\0" not in name:
-            return f"{parent}{os.sep}{name}"
-        return None
-
-    def within_root(self, path: str, root: str) -> str:
-        """Return a path relative to its root; no symbolic link in it is resolved."""
-        prefix = "" if root == "." else root + "/"
-        rest = path[len(prefix) :]
-        # True of nearly all paths; the code below takes 10 us.
-        if path.startswith(prefix) and "./" not in rest and "//" not in rest:
-            return rest
-        # If the root lies above the table, the result contains the name of `base`.
-        real = os.path.realpath(self._base)
-        relative = os.path.relpath(f"{real}{os.sep}{path}", f"{real}{os.sep}{root}")
-        return relative.replace(os.sep, "/")
-
-    def _folder(self, folder: str, root: str) -> tuple[str, bool]:
-        """Return the real path of a folder and whether it lies in the root."""
-        known = self._folders.get((folder, root))
-        if known is None:
-            real, real_root = (
-                os.path.realpath(os.path.join(self._base, path))  # noqa: PTH118
-                for path in (folder, root)
-            )
-            if len(self._folders) >= MOST_FOLDERS:
-                self._folders.clear()
-            known = real, is_inside(real, real_root)
-            self._folders[folder, root] = known
-        return known
-
-
-def is_inside(real_path: StrPath, real_folder: StrPath) -> bool:
-    """Return whether a real path lies in a real folder."""
-    return Path(real_path).is_relative_to(real_folder)
-
-
-def natural_key(text: str) -> str:
-    """Return a sort key in which runs of digits compare as numbers."""
-    return NUMBER.sub(_number_key, text)
-
-
-def _number_key(match: re.Match[str]) -> str:
-    # The number of its digits precedes a number: digits of equal length sort like the
-    # number. The key has no NUL, because numpy's texts with NUL sort in another order.
-    digits = match[0].lstrip("0")
-    return f"\1{_letters(len(digits))}{digits}{_letters(len(match[0]))}"
-
-
-def _letters(number: int) -> str:
-    """Return letters that sort like the number; few letters for a small one."""
-    if number < 1000:
-        return chr(number + 1)
-    return chr(1001) + chr(number // 2**12 + 1) + chr(number % 2**12 + 1)
-
-
-def reason_of(exc: Exception, *paths: StrPath) -> str:
-    """Return an error's text as a reject's reason: without the path of the file."""
-    if isinstance(exc, OSError) and exc.strerror:
-        return exc.strerror
-    text = str(exc)
-    line = getattr(exc, "line", None)
-    for path in paths:
-        text = text.removeprefix(f"{os.fspath(path)}: ")
-        text = text.removeprefix(f"{os.fspath(path)}, line {line}: ")
-    return text
-
-
-def read_csv(
-    path: Path,
-    required: Sequence[str],
-    rejects: list[Reject],
-    columns: Sequence[str] | None = None,
-) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield (1-based line, row) of a UTF-8 CSV file with a header, BOM or not.
-
-    columns : the names that columns may have, in upper or lower case; None for any
-
-    Appends rows with too few or too many fields to `rejects`. Raises LinkError for any
-    other file, FileNotFoundError if there is none.
-    """
-    expected = f"expected a table with the columns {', '.join(columns or required)}"
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file, strict=True)
-        try:
-            names = [name.strip() for name in next(reader, [])]
-            problems = [("no column", [x for x in required if x not in names])]
-            if columns is not None:
-                names = [name.lower() for name in names]
-                doubled = sorted({x for x in names if names.count(x) > 1})
-                unknown = sorted({*names}.difference(columns))
-                problems = [
-                    ("no column", [x for x in required if x not in names]),
-                    ("a doubled column", doubled),
-                    ("an unknown column", [x or "''" for x in unknown]),
-                ]
-            for problem, culprits in problems:
-                if culprits:
-                    raise LinkError(
-                        f"{path}, line 1: {problem} {', '.join(culprits)}; {expected}"
-                    )
-            for row in reader:
-                if len(row) == len(names):
-                    values = (value.strip() for value in row)
-                    yield reader.line_num, dict(zip(names, values, strict=True))
-                elif row:
-                    reason = f"the row has {len(row)} fields, expected {len(names)}"
-                    rejects.append(Reject(str(path), reader.line_num, reason))
-        except UnicodeDecodeError as exc:
-            line = _first_undecodable_line(path)
-            reason = f"is not UTF-8 text ({exc.reason})"
-            raise LinkError(f"{path}, line {line}: {reason}; {expected}") from None
-        except csv.Error as exc:
-            line = reader.line_num
-            raise LinkError(f"{path}, line {line}: {exc}; {expected}") from None
-
-
-def _first_undecodable_line(path: Path) -> int:
-    # The reader does not know it: files are decoded some lines ahead.
-    number = 0
-    with path.open("rb") as file, contextlib.suppress(UnicodeDecodeError):
-        for number, line in enumerate(file, 1):  # noqa: B007
-            line.decode()
-    return number
-
-
-def rejects_path(output: StrPath) -> Path:
-    """Return the path of the file that lists the rejects of an output."""
-    return Path(f"{os.fspath(output)}.rejects.csv")
-
-
-def save_rejects(output: StrPath, rejects: Iterable[Reject]) -> Path | None:
-    """Write rejects to a file beside the output; if there are none, remove it.
-
-    Returns the path of the file, None if there are none.
-    """
-    path = rejects_path(output)
-    rows = list(rejects)
-    if not rows:
-        path.unlink(missing_ok=True)
-        return None
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # A file name need not be UTF-8; bytes that are not are written as escapes.
-    with path.open(
-        "w", encoding="utf-8", newline="", errors="backslashreplace"
-    ) as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(Reject._fields)
-        writer.writerows(rows)
-    return path
 
 
 def _parse_row(row: Mapping[str, str]) -> Link:

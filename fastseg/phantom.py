@@ -25,8 +25,8 @@ from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
 from fastseg.errors import BuildError, OptionError
-from fastseg.links import StrPath
 from fastseg.loading.orders import check_seed
+from fastseg.paths import StrPath
 from fastseg.progress import Progress, silent
 
 Array = NDArray[np.floating[Any]]

@@ -8,10 +8,10 @@ import numpy as np
 
 from fastseg.augment import Compose, Transform, as_compose
 from fastseg.errors import OptionError, missing_extra
-from fastseg.links import StrPath
 from fastseg.loading.augmented import AugmentedPreprocessing
 from fastseg.loading.format import BatchFormat
 from fastseg.loading.orders import check_seed, epoch_order
+from fastseg.paths import StrPath
 from fastseg.store.reader import Sample, Store
 
 # Okabe and Ito's palette, which people with any colour vision can tell apart.

@@ -23,12 +23,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastseg.errors import OptionError, missing_extra, refuse_renamed
-from fastseg.links import StrPath
 from fastseg.loading.batches import Batch
 from fastseg.loading.format import BatchFormat
 from fastseg.loading.loader import Loader
 from fastseg.loading.preprocessing import Preprocessing, warn_of_missing
 from fastseg.loading.stats import Stats
+from fastseg.paths import StrPath
 from fastseg.store.reader import Store, open_store
 from fastseg.store.selection import check_indices
 

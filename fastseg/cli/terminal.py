@@ -20,8 +20,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bar
 
 from fastseg.errors import FastsegError, RejectedWarning
-from fastseg.links import Reject, rejects_path
 from fastseg.progress import Advance
+from fastseg.tables import Reject, rejects_path
 
 # A step that takes longer than this shows a progress bar.
 BAR_AFTER_S = 1.0

@@ -31,7 +31,8 @@ from fastseg.ingest.fast_path import FastPath
 from fastseg.ingest.images import Images
 from fastseg.ingest.item import ItemBuilder
 from fastseg.ingest.plan import Block, ItemRejected, Plan, PlannedItem, plan_build
-from fastseg.links import Link, LinkTable, Paths, Reject, StrPath, save_rejects
+from fastseg.links import Link, LinkTable
+from fastseg.paths import Paths, StrPath
 from fastseg.progress import Progress, silent
 from fastseg.raster.rules import Edges, Fill, Origin, Rules
 from fastseg.store import compression, layout
@@ -41,6 +42,7 @@ from fastseg.store.writing.older_store import OlderStore
 from fastseg.store.writing.partial import Partial, remove_work, sole_builder
 from fastseg.store.writing.pixel_file import PixelFile
 from fastseg.store.writing.records import Record, Records, gather, join
+from fastseg.tables import Reject, save_rejects
 from fastseg.threads import map_ordered
 
 

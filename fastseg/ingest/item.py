@@ -18,12 +18,14 @@ from fastseg.dicom import Image
 from fastseg.errors import ContourError, DicomError, LinkError
 from fastseg.files import Stamp, read_file, read_handle, stamp_of
 from fastseg.ingest.plan import ItemRejected, PlannedItem, hash_links
-from fastseg.links import Link, Paths, Reject, reason_of
+from fastseg.links import Link
+from fastseg.paths import Paths
 from fastseg.raster.masks import draw_rings
 from fastseg.raster.rings import join_rings, shift_origin
 from fastseg.raster.rules import Rules
 from fastseg.store import layout
 from fastseg.store.writing.records import Record, Rings, Source, pack_meta
+from fastseg.tables import Reject, reason_of
 
 # Percentiles are found by counting where the values span at most this many integers,
 # by sorting where they span more.

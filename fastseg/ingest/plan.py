@@ -21,11 +21,13 @@ from fastseg import dicom, sources
 from fastseg.errors import DicomError, LinkError
 from fastseg.files import stamp_of
 from fastseg.ingest.images import Images
-from fastseg.links import Link, Paths, Reject, reason_of
+from fastseg.links import Link
+from fastseg.paths import Paths
 from fastseg.progress import Progress
 from fastseg.spool import Spool
 from fastseg.store.layout import Bucket
 from fastseg.store.writing.records import Slots
+from fastseg.tables import Reject, reason_of
 from fastseg.threads import map_ordered
 
 # Images in a block. Work that is done once for a block costs each image little, and

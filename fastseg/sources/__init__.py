@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from fastseg.errors import LinkError, OptionError, RejectedWarning, one_of
-from fastseg.links import Link, LinkTable, StrPath
+from fastseg.links import Link, LinkTable
+from fastseg.paths import StrPath
 from fastseg.progress import Progress, silent
 from fastseg.sources.base import Slices, Source
 from fastseg.sources.sunnybrook import Sunnybrook

@@ -27,19 +27,12 @@ from fastseg.errors import (
     OptionError,
     one_of,
 )
-from fastseg.links import (
-    Link,
-    Links,
-    LinkTable,
-    Reject,
-    is_inside,
-    natural_key,
-    read_csv,
-    reason_of,
-)
+from fastseg.links import Link, Links, LinkTable
+from fastseg.paths import is_inside, natural_key
 from fastseg.progress import Progress
 from fastseg.raster.rings import as_ring
 from fastseg.sources.base import Group, Slices
+from fastseg.tables import Reject, read_csv, reason_of
 
 CLASSES = ("icontour", "ocontour", "p1contour", "p2contour")
 CONTOUR_NAME = re.compile(

@@ -24,7 +24,7 @@ from fastseg.errors import (
     one_of,
     refuse_renamed_attributes,
 )
-from fastseg.links import StrPath
+from fastseg.paths import StrPath
 from fastseg.store import checks, compression, layout, selection, splits
 from fastseg.store.pixels import CompressedPixels, MappedPixels, Stack
 

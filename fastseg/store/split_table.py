@@ -24,9 +24,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastseg.errors import OptionError
-from fastseg.links import Reject, StrPath, read_csv
+from fastseg.paths import StrPath
 from fastseg.store.selection import By, check_indices
 from fastseg.store.splits import check_split
+from fastseg.tables import Reject, read_csv
 
 if TYPE_CHECKING:
     from fastseg.store.reader import Store

@@ -27,12 +27,13 @@ from fastseg.errors import (
     refuse_renamed_attributes,
     whole_number,
 )
-from fastseg.links import Paths, StrPath, reason_of
+from fastseg.paths import Paths, StrPath
 from fastseg.progress import Progress, silent
 from fastseg.store import checks, compression, layout
 from fastseg.store.compression import Codec
 from fastseg.store.layout import mask_dtype
 from fastseg.store.reader import Store, open_store
+from fastseg.tables import reason_of
 from fastseg.threads import usable_cores
 
 Job = TypeVar("Job")

@@ -24,8 +24,9 @@ from fastseg.errors import (
     OptionError,
     RejectedWarning,
 )
-from fastseg.links import Link, LinkTable, rejects_path
+from fastseg.links import Link, LinkTable
 from fastseg.store.writing.partial import sole_builder
+from fastseg.tables import rejects_path
 from tests.progress import after_step, stop_at_item
 
 # The image and the only contour of the second sample of a store.

@@ -13,8 +13,9 @@ from numpy.testing import assert_array_equal
 
 import fastseg
 from fastseg.errors import ContourError, LinkError, OptionError, RejectedWarning
-from fastseg.links import LinkTable, rejects_path
+from fastseg.links import LinkTable
 from fastseg.sources.sunnybrook import Sunnybrook
+from fastseg.tables import rejects_path
 
 BAD_IDS = ["/etc", "..", ".", "", "a/b", r"a\b", "*", "a\0", "ü" * 150, "9" * 5000]
 ID_ROWS = ["patient_id,original_id", "PHANTOM0001,PH-1", "PHANTOM0002,PH-2"]

@@ -1,0 +1,124 @@
+"""Paths of a table: opened only inside their root, and sorted by natural order."""
+
+import errno
+import os
+import re
+from pathlib import Path
+
+from fastseg.errors import PathError
+from fastseg.files import NO_LINK, READ_ONLY
+
+StrPath = str | os.PathLike[str]
+# Last components of a path that name a folder and no file.
+FOLDER_NAMES = ("", ".", "..")
+# Number of folders whose real paths `Paths` remembers; a table may name one folder for
+# each image.
+MOST_FOLDERS = 2**14
+NUMBER = re.compile("[0-9]+")
+
+
+class Paths:
+    """Opens the files of a table and refuses those that lie outside their root.
+
+    base : folder of the table
+
+    All methods take `path` and `root` as the table holds them: relative to `base`, with
+    forward slashes. A *real path* contains no symbolic link.
+    """
+
+    def __init__(self, base: Path):
+        self._base = os.fspath(base)
+        # (folder, root) -> (real path of the folder, whether it lies in the root).
+        # The files of a patient lie in few folders, and to resolve one takes a dozen
+        # system calls.
+        self._folders: dict[tuple[str, str], tuple[str, bool]] = {}
+
+    def resolve(self, path: str, root: str) -> str:
+        """Return the real path of a file, or raise PathError if it is outside root."""
+        folder, slash, name = path.rpartition("/")
+        parent, inside = self._folder(folder + slash, root)
+        real = f"{parent}{os.sep}{name}"
+        if name in FOLDER_NAMES or os.path.islink(real):  # noqa: PTH114
+            real = os.path.realpath(real)
+            inside = is_inside(real, self._folder(root, root)[0])
+        if not inside:
+            raise PathError(
+                f"{path} leads outside its root {root!r}; a path must stay inside the "
+                "data folder, also where it follows symbolic links"
+            )
+        return real
+
+    def open(self, path: str, root: str) -> int:
+        """Open a file to read and return its handle; raise OSError or PathError."""
+        real = self.direct(path, root)
+        if real is not None:
+            try:
+                return os.open(real, READ_ONLY | NO_LINK)
+            except OSError as exc:
+                if exc.errno not in (errno.ELOOP, errno.EMLINK):
+                    raise
+        return os.open(self.resolve(path, root), READ_ONLY)
+
+    def direct(self, path: str, root: str) -> str | None:
+        """Return a path that is safe to open with NO_LINK; None if there is none.
+
+        The path is real unless the file itself is a symbolic link, which the system
+        then refuses to open. This saves the system call by which `resolve` checks the
+        file. Where None is returned, `resolve` has to be called.
+        """
+        folder, slash, name = path.rpartition("/")
+        known = self._folders.get((folder + slash, root))
+        parent, inside = known or self._folder(folder + slash, root)
+        if NO_LINK and inside and name not in FOLDER_NAMES and "\0" not in name:
+            return f"{parent}{os.sep}{name}"
+        return None
+
+    def within_root(self, path: str, root: str) -> str:
+        """Return a path relative to its root; no symbolic link in it is resolved."""
+        prefix = "" if root == "." else root + "/"
+        rest = path[len(prefix) :]
+        # True of nearly all paths; the code below takes 10 us.
+        if path.startswith(prefix) and "./" not in rest and "//" not in rest:
+            return rest
+        # If the root lies above the table, the result contains the name of `base`.
+        real = os.path.realpath(self._base)
+        relative = os.path.relpath(f"{real}{os.sep}{path}", f"{real}{os.sep}{root}")
+        return relative.replace(os.sep, "/")
+
+    def _folder(self, folder: str, root: str) -> tuple[str, bool]:
+        """Return the real path of a folder and whether it lies in the root."""
+        known = self._folders.get((folder, root))
+        if known is None:
+            real, real_root = (
+                os.path.realpath(os.path.join(self._base, path))  # noqa: PTH118
+                for path in (folder, root)
+            )
+            if len(self._folders) >= MOST_FOLDERS:
+                self._folders.clear()
+            known = real, is_inside(real, real_root)
+            self._folders[folder, root] = known
+        return known
+
+
+def is_inside(real_path: StrPath, real_folder: StrPath) -> bool:
+    """Return whether a real path lies in a real folder."""
+    return Path(real_path).is_relative_to(real_folder)
+
+
+def natural_key(text: str) -> str:
+    """Return a sort key in which runs of digits compare as numbers."""
+    return NUMBER.sub(_number_key, text)
+
+
+def _number_key(match: re.Match[str]) -> str:
+    # The number of its digits precedes a number: digits of equal length sort like the
+    # number. The key has no NUL, because numpy's texts with NUL sort in another order.
+    digits = match[0].lstrip("0")
+    return f"\1{_letters(len(digits))}{digits}{_letters(len(match[0]))}"
+
+
+def _letters(number: int) -> str:
+    """Return letters that sort like the number; few letters for a small one."""
+    if number < 1000:
+        return chr(number + 1)
+    return chr(1001) + chr(number // 2**12 + 1) + chr(number % 2**12 + 1)
