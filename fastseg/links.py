@@ -14,7 +14,6 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice, pairwise
-from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, NamedTuple, overload
 
@@ -424,10 +423,12 @@ def check_number(name: str, value: Any) -> float:
     typecode, unknown, least, most, expected = NUMBERS[name]
     if value is None and unknown is not None:
         return unknown
-    kind = Real if typecode == "d" else Integral
-    if not isinstance(value, kind) or not least <= value <= most:  # type: ignore[operator]
+    is_whole = isinstance(value, int | np.integer)
+    is_number = is_whole or (typecode == "d" and isinstance(value, float | np.floating))
+    if not is_number or not least <= value <= most:
         raise LinkError(f"{name} is {value!r}, expected {expected}")
-    return value  # type: ignore[return-value]
+    number: float = value
+    return number
 
 
 @dataclass(frozen=True, slots=True, init=False)
