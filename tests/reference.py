@@ -5,8 +5,34 @@ from fractions import Fraction
 import numpy as np
 
 
-def rasterize_exact(rings, shape, edges="half-open", fill="even-odd", origin="center"):
+def split_groups(rings, fill, groups=None):
+    """Return [(rings, fill)] of each group: what is inside any of them is inside.
+
+    Rings with equal numbers in `groups` are a group, and negative ones are even-odd.
+    """
+    if groups is None:
+        groups = range(len(rings)) if fill == "union" else [0] * len(rings)
+    members = {}
+    for ring, group in zip(rings, groups, strict=True):
+        members.setdefault(int(group), []).append(ring)
+    return [
+        (some, "nonzero" if fill == "nonzero" and group >= 0 else "even-odd")
+        for group, some in members.items()
+    ]
+
+
+def rasterize_exact(
+    rings, shape, edges="half-open", fill="even-odd", origin="center", groups=None
+):
     """Return the mask of rings, pixel by pixel in rational arithmetic."""
+    mask = np.zeros(shape, dtype=bool)
+    for some, rule in split_groups(rings, fill, groups):
+        mask |= fill_exact(some, shape, edges, rule, origin)
+    return mask
+
+
+def fill_exact(rings, shape, edges, fill, origin):
+    """Return the mask of one group of rings, in rational arithmetic."""
     shift = Fraction(1, 2) if origin == "corner" else 0
     segments = []
     for ring in rings:
@@ -41,8 +67,18 @@ def lies_on(segment, x, y):
     )
 
 
-def rasterize_whole(rings, shape, edges="half-open", fill="even-odd", origin="center"):
-    """Return the mask of rings, row by row in integers: exact and fast.
+def rasterize_whole(
+    rings, shape, edges="half-open", fill="even-odd", origin="center", groups=None
+):
+    """Return the mask of rings, row by row in integers: exact and fast."""
+    mask = np.zeros(shape, dtype=bool)
+    for some, rule in split_groups(rings, fill, groups):
+        mask |= fill_whole(some, shape, edges, rule, origin)
+    return mask
+
+
+def fill_whole(rings, shape, edges, fill, origin):
+    """Return the mask of one group of rings, in integers.
 
     All coordinates are scaled by one power of two that makes them integers.
     """

@@ -366,6 +366,7 @@ class FastPath:
         masks = np.empty((len(with_contours), *bucket.shape), self._mask_dtype)
         labels.draw_masks(
             *(results.points, results.ring_ends, bounds, files.class_bits),
+            np.zeros_like(files.class_bits),  # a contour file has one ring
             *(rules.shift, rules.edges_code, rules.fill == "nonzero"),
             *(scratch_rows(*bucket.shape, rules), first, stop, masks),
             *(results.pixels, results.boxes, results.mask_hashes, results.is_valid),

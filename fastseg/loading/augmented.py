@@ -25,7 +25,7 @@ from fastseg.errors import OptionError
 from fastseg.loading.format import BatchFormat
 from fastseg.loading.preprocessing import Preprocessing, StageTimes
 from fastseg.raster.rings import join_rings
-from fastseg.raster.rules import Rules, scratch_rows
+from fastseg.raster.rules import ONE_GROUP, Rules, scratch_rows
 from fastseg.store.layout import mask_dtype
 from fastseg.store.reader import Store
 
@@ -304,6 +304,7 @@ class AugmentedPreprocessing(Preprocessing):
             contours["points"],
             contours["offsets"],
             contours["class"],
+            ONE_GROUP,
             self.store.items["contours"][samples],
             *mappings,
             self._edges,

@@ -18,7 +18,15 @@ from fastseg.raster.rings import (
     convert_rings,
     ring_error,
 )
-from fastseg.raster.rules import Edges, Fill, Origin, Rules, make_rules, scratch_rows
+from fastseg.raster.rules import (
+    ONE_GROUP,
+    Edges,
+    Fill,
+    Origin,
+    Rules,
+    make_rules,
+    scratch_rows,
+)
 
 MOST_CLASSES = 64
 
@@ -145,7 +153,8 @@ def rasterize_batch(
 
     def fill_range(first: int, stop: int) -> None:
         polygon.fill_many(
-            vertices, ring_offsets, group_offsets, *options, cells, first, stop
+            *(vertices, ring_offsets, ONE_GROUP, group_offsets),
+            *(*options, cells, first, stop),
         )
 
     if threads == 1:
@@ -182,6 +191,7 @@ def draw_rings(
     ring, fault = polygon.fill_one(
         points,
         offsets,
+        ONE_GROUP,
         rules.shift,
         rules.edges_code,
         rules.fill == "nonzero",

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Literal, get_args
 
+import numpy as np
+
 from fastseg.errors import OptionError, one_of
 
 Edges = Literal["half-open", "closed", "open"]
@@ -16,6 +18,8 @@ ORIGINS = get_args(Origin)
 # A kernel holds winding numbers of at most this many pixels, and so fills a larger
 # mask in bands of rows.
 WINDING_CELLS = 2**22
+# For the kernels: all rings are one group.
+ONE_GROUP = np.empty(0, np.int64)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

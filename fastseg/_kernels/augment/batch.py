@@ -121,13 +121,15 @@ def warp_masks(masks, rows, outer, control, spacing, inner, out):
 
 @kernel
 def draw_moved_contours(
-    points, offsets, ring_class, ranges, outer, control, spacing, inner,
+    points, offsets, ring_class, ring_group, ranges, outer, control, spacing, inner,
     edges, nonzero, rows, values, out,
 ):  # fmt: skip
     """Move the contours of samples to the output, and draw them as masks.
 
     points, offsets, ring_class : all rings of a store; the rings of one sample and
         class are neighbours
+    ring_group : the group of each ring; those of a sample, class and group are
+        neighbours. Empty if all rings of a sample and class are one group
     ranges : int64 (b, 2), each sample's first ring and the one after its last
     outer, control, spacing, inner : as for `augment_images`
     edges, nonzero, rows : as for `fill_one`
@@ -147,8 +149,11 @@ def draw_moved_contours(
             moved, starts = bend_rings(
                 class_points, starts, outer[j], control[j], spacing, inner[j]
             )
+            groups = ring_group[first:stop].astype(np.int64)
             value = values[ring_class[first]]
-            fill_one(moved, starts, 0.0, edges, nonzero, rows, mask, value, False)
+            fill_one(
+                moved, starts, groups, 0.0, edges, nonzero, rows, mask, value, False
+            )
             first = stop
 
 

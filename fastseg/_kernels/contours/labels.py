@@ -30,7 +30,7 @@ def parse_files(data, offsets, sizes, first, stop, out, counts):
 
 @kernel
 def draw_masks(
-    points, ends, rings, bits, shift, edges, nonzero, rows, first, stop,
+    points, ends, rings, bits, groups, shift, edges, nonzero, rows, first, stop,
     masks, pixels, boxes, mask_hashes, valid,
 ):  # fmt: skip
     """Draw the contours of images [first, stop) into masks, measure and hash the masks.
@@ -39,6 +39,8 @@ def draw_masks(
     ends        : int64 (r + 1,), ring k is points[ends[k]:ends[k + 1]]
     rings       : int64 (n + 1,), image k has rings [rings[k], rings[k + 1])
     bits        : int64 (r,), the bit of each ring's class
+    groups      : int64 (r,), the group of each ring, as for `fill_one`. The rings of an
+        image, class and group are neighbours
     shift, edges, nonzero, rows : as for `fill_one`
     masks       : unsigned (m, H, W), overwritten: the masks of images with rings
     pixels      : int64 (n, K), as for `measure_classes`
@@ -52,17 +54,20 @@ def draw_masks(
             continue
         mask = masks[drawn]
         mask[:] = 0
-        for ring in range(rings[k], rings[k + 1]):
-            if ends[ring + 1] == ends[ring]:
-                valid[k] = False
-                break
+        ring, last = rings[k], rings[k + 1]
+        while ring < last:
+            end = ring + 1
+            while end < last and bits[end] == bits[ring]:
+                end += 1
             value = masks.dtype.type(np.uint64(1) << np.uint64(bits[ring]))
             fault, _ = fill_one(
-                points[ends[ring] : ends[ring + 1]],
-                np.array([0, ends[ring + 1] - ends[ring]]),
+                points[ends[ring] : ends[end]],
+                ends[ring : end + 1] - ends[ring],
+                groups[ring:end],
                 shift, edges, nonzero, rows, mask, value, False,
             )  # fmt: skip
             valid[k] &= fault < 0
+            ring = end
         measure_classes(mask, pixels[k], boxes[k])
         mask_hashes[k] = hash_bytes(address_of(mask), mask.size * mask.itemsize)
         drawn += 1

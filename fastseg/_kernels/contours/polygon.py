@@ -32,6 +32,13 @@ time is linear in vertices, crossings and pixels, however often a ring winds.
                      have bits
 
 A mask with more rows than the scratch is filled in bands of rows.
+
+Rings come in groups. The rule, even-odd or nonzero, applies within each group; the mask
+is the union of all groups. Each group is filled by itself.
+
+    groups         : int64, the group of each ring. Consecutive rings with equal numbers
+                     are one group; if the number is negative, it is filled even-odd
+                     whatever the rule. An empty array makes all rings one group
 """
 
 import numpy as np
@@ -253,13 +260,13 @@ def toggle_column(bits, touched, row, column):
 
 
 @kernel
-def fill_mask(
+def fill_group(
     points, offsets, first, last, shift, edges,
     cells, base, height, width, value, clear,
     counts, pairs, bits, touched, marks, winding,
     vertex_rows, crossing_edges, columns, box,
 ):  # fmt: skip
-    """Set the bits of value in one mask where rings [first, last) cover it.
+    """Set the bits of value in one mask where a group, rings [first, last), covers it.
 
     points  : float64 (P, 2), (x, y) in pixels, pixel centres at integers + shift
     offsets : int64, ring k is points[offsets[k]:offsets[k + 1]]
@@ -312,9 +319,42 @@ def fill_mask(
         clear_run(cells, done, u64(base + height * width))
 
 
+@inlined
+def fill_mask(
+    points, offsets, groups, first, last, shift, edges,
+    cells, base, height, width, value, clear,
+    counts, pairs, bits, touched, marks, winding,
+    vertex_rows, crossing_edges, columns, box,
+):  # fmt: skip
+    """Set the bits of value in one mask where groups of rings [first, last) cover it.
+
+    groups : see the module; all other arguments are those of `fill_group`
+    """
+    start = first
+    while True:
+        stop = last
+        group_winding = winding
+        if start < last and len(groups) > 0:
+            stop = start + 1
+            while stop < last and groups[stop] == groups[start]:
+                stop += 1
+            if groups[start] < 0:
+                group_winding = winding[:0]
+        fill_group(
+            points, offsets, start, stop, shift, edges,
+            cells, base, height, width, value, clear,
+            counts, pairs, bits, touched, marks, group_winding,
+            vertex_rows, crossing_edges, columns, box,
+        )  # fmt: skip
+        clear = False  # the other groups are added to the first
+        start = stop
+        if start >= last:
+            break
+
+
 @kernel
 def make_scratch(rows, width, vertices, edges, nonzero):
-    """Return the scratch arrays, in the order in which `fill_mask` takes them."""
+    """Return the scratch arrays, in the order in which `fill_group` takes them."""
     words = width // 64 + 1
     return (
         np.zeros(rows, np.int32),
@@ -331,12 +371,13 @@ def make_scratch(rows, width, vertices, edges, nonzero):
 
 
 @kernel
-def fill_one(points, offsets, shift, edges, nonzero, rows, mask, value, clear):
+def fill_one(points, offsets, groups, shift, edges, nonzero, rows, mask, value, clear):
     """Check rings and set the bits of value in a mask where they cover it.
 
-    rows  : number of rows of the scratch, at most H
-    mask  : unsigned (H, W), C-contiguous
-    clear : whether to set all other pixels to 0
+    groups : see the module
+    rows   : number of rows of the scratch, at most H
+    mask   : unsigned (H, W), C-contiguous
+    clear  : whether to set all other pixels to 0
 
     Returns what `check_rings` returns; a fault leaves the mask unchanged.
     """
@@ -348,7 +389,7 @@ def fill_one(points, offsets, shift, edges, nonzero, rows, mask, value, clear):
             vertex_rows, crossing_edges, columns, box,
         ) = make_scratch(rows, width, len(points), edges, nonzero)  # fmt: skip
         fill_mask(
-            points, offsets, 0, len(offsets) - 1, shift, edges,
+            points, offsets, groups, 0, len(offsets) - 1, shift, edges,
             mask.reshape(mask.size), 0, height, width, value, clear,
             counts, pairs, bits, touched, marks, winding,
             vertex_rows, crossing_edges, columns, box,
@@ -357,11 +398,16 @@ def fill_one(points, offsets, shift, edges, nonzero, rows, mask, value, clear):
 
 
 @kernel
-def fill_many(points, offsets, groups, shift, edges, nonzero, rows, masks, first, last):
+def fill_many(
+    points, offsets, groups, mask_offsets, shift, edges, nonzero, rows,
+    masks, first, last,
+):  # fmt: skip
     """Overwrite masks [first, last).
 
-    groups : int64 (n + 1,), mask m is filled from rings [groups[m], groups[m + 1])
-    masks  : uint8 (n, H, W), C-contiguous
+    groups       : see the module
+    mask_offsets : int64 (n + 1,), mask m is filled from the rings
+        [mask_offsets[m], mask_offsets[m + 1])
+    masks        : uint8 (n, H, W), C-contiguous
     """
     height, width = masks.shape[1], masks.shape[2]
     cells = masks.reshape(masks.size)
@@ -374,7 +420,7 @@ def fill_many(points, offsets, groups, shift, edges, nonzero, rows, masks, first
     ) = make_scratch(rows, width, most_vertices, edges, nonzero)  # fmt: skip
     for m in range(first, last):
         fill_mask(
-            points, offsets, groups[m], groups[m + 1], shift, edges,
+            points, offsets, groups, mask_offsets[m], mask_offsets[m + 1], shift, edges,
             cells, m * height * width, height, width, np.uint8(1), True,
             counts, pairs, bits, touched, marks, winding,
             vertex_rows, crossing_edges, columns, box,

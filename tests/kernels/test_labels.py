@@ -1,0 +1,103 @@
+"""Masks of many images in one call, compared with rational arithmetic."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.testing import assert_array_equal
+
+from fastseg._kernels.contours import labels
+from fastseg.raster.rings import join_rings
+from fastseg.raster.rules import EDGES, Rules, scratch_rows
+from tests.reference import rasterize_exact
+from tests.strategies import rings
+
+pytestmark = [
+    pytest.mark.kernel,
+    pytest.mark.filterwarnings("ignore:.*encountered in.*:RuntimeWarning"),
+]
+
+SHAPE = (7, 8)
+CLASSES = 3
+
+
+def draw(images, rules):
+    """Call `draw_masks` for images, lists of (bit, group, ring); return its results."""
+    flat = [part for image in images for part in image]
+    points, ends = join_rings([np.array(ring, float) for _, _, ring in flat])
+    bounds = np.cumsum([0, *map(len, images)])
+    bits, groups = (np.array([part[k] for part in flat], np.int64) for k in (0, 1))
+    masks = np.full((sum(map(bool, images)), *SHAPE), 255, np.uint8)
+    pixels = np.zeros((len(images), CLASSES), np.int64)
+    boxes = np.zeros((len(images), CLASSES, 4), np.int64)
+    hashes = np.zeros(len(images), np.uint64)
+    valid = np.ones(len(images), np.bool_)
+    labels.draw_masks(
+        *(points, ends, bounds, bits, groups, rules.shift, rules.edges_code),
+        *(rules.fill == "nonzero", scratch_rows(*SHAPE, rules), 0, len(images)),
+        *(masks, pixels, boxes, hashes, valid),
+    )
+    return masks, pixels, valid
+
+
+numbered_rings = st.tuples(
+    st.integers(0, CLASSES - 1), st.integers(-2, 2), rings(most=5)
+)
+
+
+@settings(max_examples=150)
+@given(
+    st.lists(
+        st.lists(numbered_rings, max_size=6).map(
+            lambda image: sorted(image, key=lambda part: part[:2])
+        ),
+        min_size=1,
+        max_size=3,
+    ),
+    st.sampled_from(EDGES),
+    st.sampled_from(["even-odd", "nonzero"]),
+)
+def test_classes_are_the_union_of_their_groups(images, edges, fill):
+    """Each class covers what its groups cover; a negative group is filled even-odd."""
+    masks, pixels, valid = draw(images, Rules(edges=edges, fill=fill))
+    assert valid.all()
+    for image, mask in zip(filter(None, images), masks, strict=True):
+        for bit in range(CLASSES):
+            groups, contours = [], []
+            for _, group, ring in (part for part in image if part[0] == bit):
+                groups.append(group)
+                contours.append(ring)
+            expected = rasterize_exact(contours, SHAPE, edges, fill, groups=groups)
+            assert_array_equal(mask >> bit & 1, expected)
+    drawn = iter(masks)
+    for image, counts in zip(images, pixels, strict=True):
+        if image:
+            mask = next(drawn)
+            sums = [(mask >> bit & 1).sum() for bit in range(CLASSES)]
+            assert counts.tolist() == sums
+
+
+def test_a_negative_group_is_filled_even_odd_under_nonzero():
+    """A ring within a ring of its direction is a hole only in a negative group."""
+    outer, inner = [(0, 0), (6, 0), (6, 6), (0, 6)], [(2, 2), (4, 2), (4, 4), (2, 4)]
+    nonzero = Rules(fill="nonzero")
+    for group, count in ((0, 36), (-1, 32)):
+        masks, pixels, _ = draw([[(1, group, outer), (1, group, inner)]], nonzero)
+        assert pixels.tolist() == [[0, count, 0]]
+        assert (masks == 2).sum() == count
+
+
+@pytest.mark.parametrize(
+    "bad", [[(0, 0), (1, 1)], [], [(0, 0), (1, 1), (np.nan, 2)]], ids=str
+)
+@pytest.mark.parametrize("index", [0, 1, 2])
+def test_an_image_with_a_bad_ring_is_invalid(bad, index):
+    """One bad ring of a group makes its image invalid, and no other image."""
+    square = [(0, 0), (3, 0), (3, 3), (0, 3)]
+    bad = np.reshape(bad, (-1, 2))
+    image = [(0, 0, square), (0, 1, square), (1, 0, square)]
+    image.insert(index, (*image[index][:2], bad))
+    masks, pixels, valid = draw([[(0, 0, square)], image, [(2, 0, square)]], Rules())
+    assert valid.tolist() == [True, False, True]
+    assert pixels[[0, 2]].tolist() == [[9, 0, 0], [0, 0, 9]]
+    assert (masks[0] == 1).sum() == (masks[2] == 4).sum() == 9
