@@ -74,6 +74,7 @@ def main():
             "edges": rng.choice(EDGES),
             "fill": rng.choice(FILLS),
             "origin": rng.choice(ORIGINS),
+            "groups": rng.choice([None, [rng.randrange(2) for _ in rings]]),
         }
         try:
             mask = rasterize(rings, shape, **rule)

@@ -93,7 +93,8 @@ def build(
         str,
         typer.Option(
             help="Rule for overlapping rings of a class: `even-odd` (a ring within a "
-            "ring is a hole) or `nonzero`."
+            "ring is a hole), `nonzero` (only if it runs in the other direction) or "
+            "`union` (never)."
         ),
     ] = "even-odd",
     origin: Annotated[

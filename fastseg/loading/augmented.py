@@ -25,7 +25,7 @@ from fastseg.errors import OptionError
 from fastseg.loading.format import BatchFormat
 from fastseg.loading.preprocessing import Preprocessing, StageTimes
 from fastseg.raster.rings import join_rings
-from fastseg.raster.rules import ONE_GROUP, Rules, scratch_rows
+from fastseg.raster.rules import Rules, scratch_rows
 from fastseg.store.layout import mask_dtype
 from fastseg.store.reader import Store
 
@@ -304,7 +304,7 @@ class AugmentedPreprocessing(Preprocessing):
             contours["points"],
             contours["offsets"],
             contours["class"],
-            ONE_GROUP,
+            self._ring_groups(),
             self.store.items["contours"][samples],
             *mappings,
             self._edges,
@@ -313,6 +313,11 @@ class AugmentedPreprocessing(Preprocessing):
             self._bit_values,
             bits,
         )
+
+    def _ring_groups(self) -> NDArray[np.int64]:
+        """Return the group of each ring of the store."""
+        rules = Rules(fill=self.store.options["fill"])
+        return rules.groups(len(self.store.contours["class"]))
 
     def _intensity_steps(
         self, samples: NDArray[np.int64], drawn: DrawnParameters

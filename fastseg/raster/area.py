@@ -1,10 +1,10 @@
 """Contours to coverage: the fraction of each pixel that lies inside."""
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from fastseg._kernels.contours import area
-from fastseg.raster.rings import Contours, as_rings, check_shape
+from fastseg.raster.rings import Contours, as_grouped_rings, check_shape
 from fastseg.raster.rules import Fill, Origin, Rules
 
 
@@ -12,6 +12,7 @@ def coverage(
     contours: Contours,
     shape: tuple[int, int],
     *,
+    groups: ArrayLike | None = None,
     fill: Fill = "even-odd",
     origin: Origin = "center",
 ) -> NDArray[np.float32]:
@@ -20,6 +21,7 @@ def coverage(
     contours : one ring, array-like (n, 2), or a sequence of rings; columns (x, y)
         in pixels, closed implicitly (a repeated last vertex is fine)
     shape : (rows, columns) of the result
+    groups : as for `rasterize`; where groups overlap, the area counts once
     fill, origin : see `raster.rules.Rules`; a hole is a ring of its own. Pixel [r, c]
         is the square of side 1 around (x=c, y=r), or around (c + 0.5, r + 0.5) with
         origin="corner"
@@ -39,11 +41,14 @@ def coverage(
 
     Raises GeometryError for vertices that are not finite numbers in an (n, 2)
     array or a ring with fewer than three distinct ones, OptionError for a bad
-    shape or rule.
+    shape, rule or group.
     """
     rules = Rules(fill=fill, origin=origin)
     height, width = check_shape(shape)
-    points, offsets = as_rings(contours)
+    points, offsets, ring_groups = as_grouped_rings(contours, groups, rules)
+    group_numbers = np.ones(len(offsets) - 1, np.int64)
+    if len(ring_groups):
+        group_numbers += np.unique(ring_groups, return_inverse=True)[1]
     out = np.empty((height, width), np.float32)
     count = len(points)
     # The kernel cuts edges at the borders of rows. An edge of a drawn contour lies in
@@ -52,6 +57,7 @@ def coverage(
     area.cover_mask(
         points,
         offsets,
+        group_numbers,
         0,
         len(offsets) - 1,
         0.5 - rules.shift,
@@ -67,6 +73,7 @@ def coverage(
         np.empty(2 * count, np.float64),
         np.empty((count, 2), np.float64),
         np.empty(count, np.int64),
+        np.zeros(group_numbers.max(initial=0) + 1, np.int64),
         np.zeros((width + 1, 2), np.float64),
         np.zeros(width // 64 + 1, np.uint64),
     )

@@ -5,12 +5,17 @@ from fractions import Fraction
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from fastseg._kernels.contours import distance
 from fastseg.errors import OptionError
 from fastseg.raster.masks import draw_rings
-from fastseg.raster.rings import Contours, as_rings, check_shape, shift_origin
+from fastseg.raster.rings import (
+    Contours,
+    as_grouped_rings,
+    check_shape,
+    shift_origin,
+)
 from fastseg.raster.rules import Fill, Origin, Rules
 
 # Edges that reach farther than both limits (in units, in image sides) are cut to the
@@ -30,6 +35,7 @@ def signed_distance(
     shape: tuple[int, int],
     spacing: tuple[float, float] = (1.0, 1.0),
     *,
+    groups: ArrayLike | None = None,
     fill: Fill = "even-odd",
     origin: Origin = "center",
 ) -> NDArray[np.float32]:
@@ -39,14 +45,16 @@ def signed_distance(
         in pixels, closed implicitly
     shape : (rows, columns) of the image
     spacing : millimetres between rows and between columns, as in DICOM PixelSpacing
+    groups : as for `rasterize`
     fill, origin : see `Rules`; a hole is a ring of its own
 
     Returns float32 (rows, columns), `[row, column]`, in millimetres: the Euclidean
-    distance from the centre to the nearest point of any edge of any ring. Edges that
-    do not bound the region count too, such as those of a ring within another under
-    `fill="nonzero"`. The distance is negative where `rasterize` covers the centre and
-    0 on the outline. Without contours it is +inf everywhere; a distance that is too
-    large for float32 is infinite as well.
+    distance from the centre to the nearest point of the outline, which is every edge of
+    every ring. Edges that do not bound the region count too, such as those of a ring
+    within another under `fill="nonzero"`, or of one group within another. The distance
+    is negative where `rasterize` covers the centre and 0 on the outline. Without
+    contours it is +inf everywhere; a distance that is too large for float32 is infinite
+    as well.
 
     The distance is that to the polygon, not to a mask of it. For every finite input,
     and images of up to a million rows and columns, its error is at most 1e-6 of the
@@ -60,11 +68,11 @@ def signed_distance(
     rules = Rules(fill=fill, origin=origin)
     height, width = check_shape(shape)
     row_mm, column_mm = _check_spacing(spacing)
-    points, offsets = as_rings(contours)
+    points, offsets, ring_groups = as_grouped_rings(contours, groups, rules)
     if not len(points):
         return np.full((height, width), np.inf, np.float32)
     inside = np.empty((height, width), np.uint8)
-    draw_rings(points, offsets, inside, 0, rules, clear=True)
+    draw_rings(points, offsets, inside, 0, rules, groups=ring_groups, clear=True)
 
     # Each spacing is a weight in [1, 2) times a power of two. The larger of the two
     # powers is the unit: scaling by a power of two rounds nothing.

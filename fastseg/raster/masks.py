@@ -11,22 +11,17 @@ from fastseg._kernels.contours import polygon
 from fastseg.errors import OptionError, whole_number
 from fastseg.raster.rings import (
     Contours,
+    as_grouped_rings,
+    as_groups,
     as_offsets,
     as_vertices,
     check_rings,
     check_shape,
     convert_rings,
     ring_error,
+    sort_rings,
 )
-from fastseg.raster.rules import (
-    ONE_GROUP,
-    Edges,
-    Fill,
-    Origin,
-    Rules,
-    make_rules,
-    scratch_rows,
-)
+from fastseg.raster.rules import Edges, Fill, Origin, Rules, make_rules, scratch_rows
 
 MOST_CLASSES = 64
 
@@ -36,6 +31,7 @@ def rasterize(
     shape: tuple[int, int],
     out: NDArray[Any] | None = None,
     *,
+    groups: ArrayLike | None = None,
     edges: Edges = "half-open",
     fill: Fill = "even-odd",
     origin: Origin = "center",
@@ -47,6 +43,8 @@ def rasterize(
     shape : (rows, columns) of the mask
     out : bool or uint8 of that shape, C-contiguous; every cell is written. By
         default a new bool array.
+    groups : integers (number of rings,), at least 0; rings with equal numbers are one
+        group. By default all rings are, or with fill="union" each ring is
     edges, fill, origin : see `Rules`; a hole is a ring of its own
 
     Returns `out`, indexed `[row, column]`. Contours are cut at the border of the
@@ -60,7 +58,7 @@ def rasterize(
 
     Raises GeometryError for vertices that are not finite numbers in an (n, 2)
     array or a ring with fewer than three distinct ones, OptionError for a bad
-    shape or rule.
+    shape, rule or group.
     """
     rules = make_rules(edges, fill, origin)
     size = check_shape(shape)
@@ -68,9 +66,13 @@ def rasterize(
         out = np.empty(size, np.bool_)
     else:
         _check_out(out, size)
-    points, offsets, name = convert_rings(contours)
     cells = out.view(np.uint8)
-    draw_rings(points, offsets, cells, 0, rules, clear=True, name=name)
+    if groups is None:
+        points, offsets, name = convert_rings(contours)
+        draw_rings(points, offsets, cells, 0, rules, clear=True, name=name)
+    else:
+        points, offsets, numbers = as_grouped_rings(contours, groups, rules)
+        draw_rings(points, offsets, cells, 0, rules, groups=numbers, clear=True)
     return out
 
 
@@ -111,6 +113,7 @@ def rasterize_batch(
     shape: tuple[int, int],
     out: NDArray[Any] | None = None,
     *,
+    mask_offsets: ArrayLike | None = None,
     groups: ArrayLike | None = None,
     threads: int = 1,
     edges: Edges = "half-open",
@@ -124,25 +127,41 @@ def rasterize_batch(
     shape   : (rows, columns) of each mask
     out     : bool or uint8 (n, rows, columns), C-contiguous; every cell is written.
         By default a new bool array.
-    groups  : integers (n + 1,), mask m is filled from the rings
-        [groups[m], groups[m + 1]); by default each ring has a mask of its own
+    mask_offsets : integers (n + 1,), mask m is filled from the rings
+        [mask_offsets[m], mask_offsets[m + 1]); by default each ring has a mask of its
+        own
+    groups  : integers (R,), as for `rasterize`; rings of different masks are never one
+        group. Needs `mask_offsets`
     threads : number of threads that fill masks; the result does not depend on it
     edges, fill, origin : as for `rasterize`
 
     Returns `out`. Raises GeometryError, which names argument and index, for the
-    vertices that `rasterize` refuses and for offsets or groups that do not ascend from
-    0 to the end, OptionError for anything else.
+    vertices that `rasterize` refuses and for offsets that do not ascend from 0 to the
+    end, OptionError for anything else.
     """
     rules = make_rules(edges, fill, origin)
     height, width = check_shape(shape)
     vertices = as_vertices(points, "points")
     ring_offsets = as_offsets(offsets, "offsets", len(vertices))
     check_rings(vertices, ring_offsets, "offsets[{}]")
-    if groups is None:
-        group_offsets = np.arange(len(ring_offsets), dtype=np.int64)
+    ring_count = len(ring_offsets) - 1
+    ring_groups = rules.groups(ring_count)
+    if mask_offsets is None:
+        if groups is not None:
+            raise OptionError(
+                "groups is given without mask_offsets, so each ring has a mask of its "
+                "own; pass mask_offsets (which were called groups before)"
+            )
+        bounds = np.arange(ring_count + 1, dtype=np.int64)
     else:
-        group_offsets = as_offsets(groups, "groups", len(ring_offsets) - 1)
-    count = len(group_offsets) - 1
+        bounds = as_offsets(mask_offsets, "mask_offsets", ring_count)
+    count = len(bounds) - 1
+    if groups is not None:
+        ring_groups = as_groups(groups, ring_count)
+        ring_masks = np.repeat(np.arange(count), np.diff(bounds))
+        order = np.lexsort([ring_groups, ring_masks])
+        vertices, ring_offsets = sort_rings(vertices, ring_offsets, order)
+        ring_groups = ring_groups[order]
     if out is None:
         out = np.empty((count, height, width), np.bool_)
     _check_out(out, (count, height, width))
@@ -153,18 +172,18 @@ def rasterize_batch(
 
     def fill_range(first: int, stop: int) -> None:
         polygon.fill_many(
-            *(vertices, ring_offsets, ONE_GROUP, group_offsets),
+            *(vertices, ring_offsets, ring_groups, bounds),
             *(*options, cells, first, stop),
         )
 
     if threads == 1:
         fill_range(0, count)
     else:
-        bounds = [count * k // threads for k in range(threads + 1)]
+        ranges = [count * k // threads for k in range(threads + 1)]
         with ThreadPoolExecutor(threads - 1, "fastseg-raster") as pool:
-            results = pool.map(fill_range, bounds[1:-1], bounds[2:])
+            results = pool.map(fill_range, ranges[1:-1], ranges[2:])
             # This thread fills the first range.
-            fill_range(*bounds[:2])
+            fill_range(*ranges[:2])
             list(results)  # re-raises what a thread raised
     return out
 
@@ -176,22 +195,25 @@ def draw_rings(
     bit: int,
     rules: Rules,
     *,
+    groups: NDArray[np.int64] | None = None,
     clear: bool = False,
     name: str = "contours",
 ) -> None:
     """Set one bit of a mask where rings cover a pixel's centre.
 
     points, offsets : as `join_rings` returns them
-    mask  : unsigned (H, W), C-contiguous
-    clear : whether to set the pixels that no ring covers to 0
-    name  : name of a ring in messages; "{}" stands for its number
+    mask   : unsigned (H, W), C-contiguous
+    groups : int64 (R,), the group of each ring, as `polygon` takes them; by default
+        those that `fill` says
+    clear  : whether to set the pixels that no ring covers to 0
+    name   : name of a ring in messages; "{}" stands for its number
 
     Raises GeometryError that names the invalid ring and vertex.
     """
     ring, fault = polygon.fill_one(
         points,
         offsets,
-        ONE_GROUP,
+        rules.groups(len(offsets) - 1) if groups is None else groups,
         rules.shift,
         rules.edges_code,
         rules.fill == "nonzero",

@@ -37,6 +37,24 @@ def as_rings(contours: Any) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     return points, offsets
 
 
+def as_grouped_rings(
+    contours: Any, groups: Any, rules: Rules
+) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
+    """Return points, offsets and groups; the rings of each group are neighbours.
+
+    groups : of each ring, or None
+
+    Raises GeometryError that names the invalid ring and vertex, and OptionError for bad
+    groups.
+    """
+    points, offsets = as_rings(contours)
+    if groups is None:
+        return points, offsets, rules.groups(len(offsets) - 1)
+    numbers = as_groups(groups, len(offsets) - 1)
+    order = np.argsort(numbers, kind="stable")
+    return *sort_rings(points, offsets, order), numbers[order]
+
+
 def convert_rings(
     contours: Any,
 ) -> tuple[NDArray[np.float64], NDArray[np.int64], str]:
@@ -70,6 +88,33 @@ def join_rings(
     np.cumsum([len(ring) for ring in rings], out=offsets[1:])
     points = np.concatenate(rings) if rings else np.empty((0, 2))
     return points, offsets
+
+
+def as_groups(groups: Any, count: int) -> NDArray[np.int64]:
+    """Return the groups of `count` rings as int64 (count,), or raise OptionError."""
+    array = np.asarray(groups)
+    if array.shape != (count,) or (array.dtype.kind not in "iu" and count):
+        raise OptionError(
+            f"groups is {array.dtype} {array.shape}, expected an integer for each of "
+            f"{count} rings"
+        )
+    numbers = array.astype(np.int64)
+    if (numbers < 0).any():
+        k = int(np.argmax(numbers < 0))
+        raise OptionError(f"groups[{k}] is {array[k]}, expected 0 to 2**63 - 1")
+    return numbers
+
+
+def sort_rings(
+    points: NDArray[np.float64],
+    offsets: NDArray[np.int64],
+    order: NDArray[np.int64],
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Return points and offsets of rings in another order."""
+    lengths = np.diff(offsets)[order]
+    sorted_offsets = np.concatenate([[0], np.cumsum(lengths)])
+    moves = np.repeat(offsets[order] - sorted_offsets[:-1], lengths)
+    return points[np.arange(len(points)) + moves], sorted_offsets
 
 
 def shift_origin(points: NDArray[np.float64], origin: Origin) -> NDArray[np.float64]:

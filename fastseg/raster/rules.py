@@ -5,11 +5,12 @@ from functools import cache
 from typing import Literal, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fastseg.errors import OptionError, one_of
 
 Edges = Literal["half-open", "closed", "open"]
-Fill = Literal["even-odd", "nonzero"]
+Fill = Literal["even-odd", "nonzero", "union"]
 Origin = Literal["center", "corner"]
 
 EDGES = get_args(Edges)
@@ -33,8 +34,14 @@ class Rules:
              "open"      centres on the outline are outside
     fill   : "even-odd"  points that an odd number of rings surrounds are inside
              "nonzero"   points whose winding number is not 0 are inside
+             "union"     points inside any ring are inside; a ring that crosses itself
+                         is filled "even-odd"
     origin : "center"    pixel [r, c] has its centre at (x=c, y=r), as in DICOM
              "corner"    pixel [r, c] spans [c, c+1] x [r, r+1]
+
+    Rings come in groups. `edges` and `fill` hold within each group, and what is inside
+    any group is inside. By default all rings are one group; with "union" each ring is a
+    group of its own, and in groups that are given, it means "even-odd".
 
     Raises OptionError for anything else.
     """
@@ -58,6 +65,12 @@ class Rules:
         """Both coordinates of the centre of pixel [0, 0]."""
         return 0.5 if self.origin == "corner" else 0.0
 
+    def groups(self, count: int) -> NDArray[np.int64]:
+        """Return the groups of `count` rings whose groups are not given."""
+        if self.fill != "union":
+            return ONE_GROUP
+        return np.arange(count, dtype=np.int64)
+
 
 @cache
 def make_rules(edges: Edges, fill: Fill, origin: Origin) -> Rules:
@@ -67,6 +80,6 @@ def make_rules(edges: Edges, fill: Fill, origin: Origin) -> Rules:
 
 def scratch_rows(height: int, width: int, rules: Rules) -> int:
     """Return the number of rows that a kernel fills at a time."""
-    if rules.fill == "even-odd":
-        return height
-    return min(height, max(1, WINDING_CELLS // (width + 1)))
+    if rules.fill == "nonzero":
+        return min(height, max(1, WINDING_CELLS // (width + 1)))
+    return height

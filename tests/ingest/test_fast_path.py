@@ -294,7 +294,12 @@ def spoil(study):
 @pytest.mark.parametrize("compress", [False, True])
 @pytest.mark.parametrize("buffer_size", [2**20, 2**10])  # bytes of the text buffer
 @pytest.mark.parametrize(
-    "options", [{}, {"edges": "closed", "origin": "corner"}, {"fill": "nonzero"}]
+    "options",
+    [
+        {},
+        {"edges": "closed", "origin": "corner", "fill": "union"},
+        {"fill": "nonzero"},
+    ],
 )
 def test_the_fast_path_gives_the_same_as_item_by_item(
     study, tmp_path, monkeypatch, compress, buffer_size, options

@@ -1,4 +1,4 @@
-"""Masks of many images in one call, compared with rational arithmetic."""
+"""Groups of rings in masks of many samples, compared with rational arithmetic."""
 
 import numpy as np
 import pytest
@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
+from fastseg._kernels.augment import batch
 from fastseg._kernels.contours import labels
 from fastseg.raster.rings import join_rings
 from fastseg.raster.rules import EDGES, Rules, scratch_rows
@@ -45,36 +46,65 @@ numbered_rings = st.tuples(
 )
 
 
-@settings(max_examples=150)
-@given(
-    st.lists(
-        st.lists(numbered_rings, max_size=6).map(
-            lambda image: sorted(image, key=lambda part: part[:2])
-        ),
-        min_size=1,
-        max_size=3,
+some_images = st.lists(
+    st.lists(numbered_rings, max_size=6).map(
+        lambda image: sorted(image, key=lambda part: part[:2])
     ),
-    st.sampled_from(EDGES),
-    st.sampled_from(["even-odd", "nonzero"]),
+    min_size=1,
+    max_size=3,
 )
-def test_classes_are_the_union_of_their_groups(images, edges, fill):
+some_rules = st.builds(
+    Rules, edges=st.sampled_from(EDGES), fill=st.sampled_from(["even-odd", "nonzero"])
+)
+
+
+def mask_exact(image, rules):
+    """Return the bit field of an image in rational arithmetic."""
+    mask = np.zeros(SHAPE, np.uint8)
+    for bit in range(CLASSES):
+        some = [part for part in image if part[0] == bit]
+        contours, groups = [part[2] for part in some], [part[1] for part in some]
+        fill = rasterize_exact(contours, SHAPE, rules.edges, rules.fill, groups=groups)
+        mask |= fill.astype(np.uint8) << bit
+    return mask
+
+
+@settings(max_examples=150)
+@given(some_images, some_rules)
+def test_classes_are_the_union_of_their_groups(images, rules):
     """Each class covers what its groups cover; a negative group is filled even-odd."""
-    masks, pixels, valid = draw(images, Rules(edges=edges, fill=fill))
+    masks, pixels, valid = draw(images, rules)
     assert valid.all()
     for image, mask in zip(filter(None, images), masks, strict=True):
-        for bit in range(CLASSES):
-            groups, contours = [], []
-            for _, group, ring in (part for part in image if part[0] == bit):
-                groups.append(group)
-                contours.append(ring)
-            expected = rasterize_exact(contours, SHAPE, edges, fill, groups=groups)
-            assert_array_equal(mask >> bit & 1, expected)
+        assert_array_equal(mask, mask_exact(image, rules))
     drawn = iter(masks)
     for image, counts in zip(images, pixels, strict=True):
         if image:
             mask = next(drawn)
             sums = [(mask >> bit & 1).sum() for bit in range(CLASSES)]
             assert counts.tolist() == sums
+
+
+@given(some_images, some_rules, st.booleans())
+def test_moved_contours_keep_their_groups(images, rules, default):
+    """Augmented masks of unmoved contours are those of their groups, or of one."""
+    if default:
+        images = [[(bit, 0, ring) for bit, _, ring in image] for image in images]
+    flat = [part for image in images for part in image]
+    points, offsets = join_rings([np.array(ring, float) for _, _, ring in flat])
+    ends = np.cumsum([0, *map(len, images)])
+    bits, groups = (np.array([part[k] for part in flat], np.int64) for k in (0, 1))
+    unmoved = np.tile(np.eye(2, 3), (len(images), 1, 1))
+    masks = np.full((len(images), *SHAPE), 255, np.uint8)
+    batch.draw_moved_contours(
+        *(points, offsets, bits, groups[:0] if default else groups),
+        *(np.column_stack([ends[:-1], ends[1:]]), unmoved),
+        *(np.empty((len(images), 0, 0, 2)), 1.0, unmoved),
+        *(rules.edges_code, rules.fill == "nonzero", scratch_rows(*SHAPE, rules)),
+        *(np.array([1, 2, 4], np.uint8), masks),
+    )
+    for image, mask in zip(images, masks, strict=True):
+        assert_array_equal(mask, mask_exact(image, rules))
 
 
 def test_a_negative_group_is_filled_even_odd_under_nonzero():

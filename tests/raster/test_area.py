@@ -15,6 +15,8 @@ from fastseg._kernels.contours import area
 from fastseg.errors import GeometryError, OptionError
 from fastseg.raster.area import coverage
 from fastseg.raster.rings import as_rings, shoelace_area
+from fastseg.raster.rules import FILLS
+from tests.reference import split_groups
 from tests.strategies import (
     half_pixels,
     near_image,
@@ -36,7 +38,6 @@ NEAR = Fraction(1, 2**30)
 
 SQUARE = [(1, 1), (4, 1), (4, 3), (1, 3)]
 STAR = [(2, -1), (3.3, 4), (-0.7, 0.9), (4.7, 0.9), (0.7, 4)]
-FILLS = ("even-odd", "nonzero")
 
 
 @st.composite
@@ -69,7 +70,7 @@ def edges_of(contours):
 
 
 def x_at(edge, y):
-    x0, y0, x1, y1 = edge
+    x0, y0, x1, y1 = edge[:4]
     return x0 + (y - y0) * (x1 - x0) / (y1 - y0)
 
 
@@ -87,9 +88,20 @@ def clipped_integral(u):
     return 0 if u <= 0 else u * u / 2 if u <= 1 else u - Fraction(1, 2)
 
 
-def coverage_exact(contours, shape, fill):
+def is_inside(winding, rule):
+    return winding % 2 == 1 if rule == "even-odd" else winding != 0
+
+
+def coverage_exact(contours, shape, fill, groups=None):
     """Return each pixel's area in rational arithmetic: slabs between all crossings."""
-    edges = [e for e in edges_of(contours) if e[1] != e[3]]
+    split = split_groups(contours, fill, groups)
+    rules = [rule for _, rule in split]
+    edges = [
+        (*edge, group)
+        for group, (rings, _) in enumerate(split)
+        for edge in edges_of(rings)
+        if edge[1] != edge[3]
+    ]
     heights = {Fraction(r) for r in range(shape[0] + 1)}
     heights |= {y for e in edges for y in (e[1], e[3])}
     heights |= {y for pair in combinations(edges, 2) for y in crossing_heights(*pair)}
@@ -98,14 +110,11 @@ def coverage_exact(contours, shape, fill):
     for top, bottom in pairwise(slabs):
         slab_edges = [e for e in edges if min(e[1], e[3]) <= top < max(e[1], e[3])]
         slab_edges.sort(key=lambda e: x_at(e, (top + bottom) / 2))
-        winding = 0
+        windings = [0] * len(split)
         for edge in slab_edges:
-            before = winding
-            winding += 1 if edge[1] < edge[3] else -1
-            if fill == "even-odd":
-                sign = (winding & 1) - (before & 1)
-            else:
-                sign = (winding != 0) - (before != 0)
+            before = any(map(is_inside, windings, rules))
+            windings[edge[4]] += 1 if edge[1] < edge[3] else -1
+            sign = any(map(is_inside, windings, rules)) - before
             for column in range(shape[1]) if sign else ():
                 u0, u1 = (column + 1 - x_at(edge, y) for y in (top, bottom))
                 if u0 == u1:
@@ -153,31 +162,61 @@ def test_coverage_equals_rational_arithmetic(contours, shape, fill):
     )
 
 
-def list_rows(contours, height):
+few_groups = st.lists(st.integers(0, 2), min_size=3, max_size=3)
+
+
+@settings(max_examples=150)
+@given(
+    st.lists(rings(mixed_coordinates, 5), min_size=1, max_size=3),
+    few_groups,
+    small_shapes,
+    st.sampled_from(FILLS),
+)
+@example([SQUARE, SQUARE, STAR], [0, 1, 2], (4, 5), "even-odd")
+@example([SQUARE, SQUARE, STAR], [1, 1, 0], (4, 5), "even-odd")
+@example([STAR, STAR[::-1], SQUARE], [0, 1, 1], (4, 5), "nonzero")
+def test_coverage_of_groups_equals_rational_arithmetic(contours, groups, shape, fill):
+    """Each pixel's area is that of the union of the groups, however they overlap."""
+    groups = groups[: len(contours)]
+    assert_allclose(
+        coverage(contours, shape, groups=groups, fill=fill),
+        coverage_exact(contours, shape, fill, groups),
+        rtol=0,
+        atol=ROUNDING,
+    )
+
+
+def list_rows(contours, height, numbers):
     """Return the pieces of all rows, their directions, and each row's end index."""
     points, offsets = as_rings(contours)
     size = len(points) * height
     pieces = np.empty((size, 4))
     directions = np.empty(size, np.int64)
     row_starts = np.empty(height + 2, np.int64)
-    arguments = points, offsets, 0, len(contours), 0.5
-    area.count_pieces(*arguments, height, row_starts)
+    arguments = 0, len(contours), 0.5
+    area.count_pieces(points, offsets, *arguments, height, row_starts)
     ends = np.cumsum(row_starts[1 : height + 1])
     row_starts[: height + 1] = [0, *ends]
-    area.list_pieces(*arguments, 0, height, row_starts, pieces, directions)
+    area.list_pieces(
+        *(points, offsets, numbers, *arguments, 0, height),
+        *(row_starts, pieces, directions),
+    )
     assert_array_equal(row_starts[:height], ends)
     return pieces, directions, ends
 
 
 @settings(max_examples=50)
 @given(
-    st.lists(rings(mixed_coordinates, 6), min_size=1, max_size=2),
+    st.lists(rings(mixed_coordinates, 6), min_size=1, max_size=3),
+    few_groups,
     st.sampled_from(FILLS),
 )
-def test_chains_and_slabs_give_equal_areas(contours, fill):
+def test_chains_and_slabs_give_equal_areas(contours, groups, fill):
     """If every row is cut into slabs, the areas are the same."""
     height, width = 4, 5
-    pieces, directions, ends = list_rows(contours, height)
+    groups = np.array(groups[: len(contours)])
+    pieces, directions, ends = list_rows(contours, height, groups + 1)
+    windings = np.zeros(4, np.int64)
     cells = np.zeros(height * width, np.float32)
     sums = np.zeros((width + 1, 2))
     bits = np.zeros(1, np.uint64)
@@ -186,11 +225,12 @@ def test_chains_and_slabs_give_equal_areas(contours, fill):
     for row, (first, stop) in enumerate(pairwise([0, *ends])):
         area.add_slabs(
             pieces, directions, first, stop, fill == "nonzero", width,
-            *scratch, sums, bits,
+            *scratch, windings, sums, bits,
         )  # fmt: skip
+        assert not windings.any()
         area.write_row(sums, bits, cells, np.uint64(row * width), width)
     assert_allclose(
-        coverage(contours, (height, width), fill=fill),
+        coverage(contours, (height, width), groups=groups, fill=fill),
         cells.reshape(height, width),
         rtol=0,
         atol=ROUNDING,
@@ -199,18 +239,21 @@ def test_chains_and_slabs_give_equal_areas(contours, fill):
 
 @pytest.mark.parametrize("fill", FILLS)
 @pytest.mark.parametrize("direction", [1, -1])
-def test_drawn_rings_need_no_slabs(fill, direction):
-    """`sign_chains` succeeds in every row of a disc with a hole, in both directions."""
+@pytest.mark.parametrize("numbers", [[1, 1], [1, 2]], ids=str)
+def test_drawn_rings_need_no_slabs(fill, direction, numbers):
+    """`sign_chains` succeeds in every row of a disc within a disc, in any groups."""
     angles = np.arange(80) * np.pi / 40
     disc = np.c_[np.cos(angles), np.sin(angles)]
     contours = [9.3 + 8 * disc, (9.1 + 5 * disc)[::direction]]
-    pieces, directions, ends = list_rows(contours, 18)
+    numbers = np.array(numbers)
+    pieces, directions, ends = list_rows(contours, 18, numbers)
     extents = np.empty((area.MOST_CHAINS, 4))
     chains = np.empty((area.MOST_CHAINS, 3), np.int64)
     for first, stop in pairwise([0, *ends]):
         count = area.join_chains(pieces, directions, first, stop, 18, extents, chains)
         assert count >= 0
-        assert area.sign_chains(extents, chains, count, fill == "nonzero")
+        arguments = extents, chains, count, fill == "nonzero", np.zeros(3, np.int64)
+        assert area.sign_chains(*arguments)
 
 
 @st.composite
@@ -242,6 +285,38 @@ def test_coverage_equals_shapely(contours):
     assert_allclose(mask, truth, rtol=0, atol=ROUNDING)
     clipped = polygon.intersection(shapely.box(-0.5, -0.5, 7.5, 6.5)).area
     assert_allclose(mask.sum(dtype=float), clipped, rtol=1e-6)
+
+
+@given(rings_with_a_hole(), st.booleans())
+def test_a_disc_within_a_disc_adds_nothing_to_the_union(contours, swapped):
+    """With "union", a ring within another ring changes no pixel's area."""
+    outer = coverage(contours[0], (7, 8))
+    both = coverage(contours[::-1] if swapped else contours, (7, 8), fill="union")
+    assert_allclose(both, outer, rtol=0, atol=ROUNDING)
+
+
+@settings(max_examples=100)
+@given(
+    st.lists(rings(mixed_coordinates, 6), min_size=1, max_size=4),
+    st.permutations(range(4)),
+    st.lists(st.integers(0, 2), min_size=4, max_size=4),
+    st.sampled_from(FILLS),
+)
+def test_the_order_of_rings_changes_rounding_only(contours, order, groups, fill):
+    """Neither the order of groups nor that of rings in a group changes an area."""
+    groups = groups[: len(contours)]
+    order = [k for k in order if k < len(contours)]
+    assert_allclose(
+        coverage(
+            [contours[k] for k in order],
+            (4, 5),
+            groups=[groups[k] for k in order],
+            fill=fill,
+        ),
+        coverage(contours, (4, 5), groups=groups, fill=fill),
+        rtol=0,
+        atol=ROUNDING,
+    )
 
 
 @given(rings_with_a_hole())

@@ -12,6 +12,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from fastseg.errors import GeometryError, OptionError
 from fastseg.raster.distance import signed_distance
 from fastseg.raster.masks import rasterize
+from fastseg.raster.rules import FILLS
 from tests.strategies import any_finite, half_pixels, near_image, rings
 
 # Some inputs overflow on purpose. Without compilation, numpy warns of it.
@@ -33,7 +34,7 @@ steps = st.one_of(st.sampled_from([1.0, 0.5, 3.0]), st.floats(0.1, 10))
 spacings = st.tuples(steps, steps)
 any_step = st.floats(0, exclude_min=True, allow_infinity=False)
 origins = st.sampled_from(["center", "corner"])
-fills = st.sampled_from(["even-odd", "nonzero"])
+fills = st.sampled_from(FILLS)
 
 
 def square_exact(ring, x, y, spacing):
@@ -183,14 +184,49 @@ def test_polygons_with_holes_agree_with_shapely(seed):
 
 
 @given(
-    st.lists(rings(), min_size=1, max_size=2), small_shapes, spacings, fills, origins
+    st.lists(rings(), min_size=1, max_size=3),
+    st.one_of(st.none(), st.lists(st.integers(0, 1), min_size=3, max_size=3)),
+    small_shapes,
+    fills,
+    origins,
 )
-def test_the_sign_is_that_of_the_mask(contours, shape, spacing, fill, origin):
+def test_the_sign_is_that_of_the_mask(contours, groups, shape, fill, origin):
     """Off the outline, distances are negative exactly where the mask is set."""
-    distances = signed_distance(contours, shape, spacing, fill=fill, origin=origin)
-    mask = rasterize(contours, shape, fill=fill, origin=origin)
+    groups = groups and groups[: len(contours)]
+    options = {"groups": groups, "fill": fill, "origin": origin}
+    distances = signed_distance(contours, shape, **options)
+    mask = rasterize(contours, shape, **options)
     off = distances != 0
     assert_array_equal((distances < 0)[off], mask[off])
+
+
+@settings(max_examples=40)
+@given(
+    st.lists(rings(near_image, 5), min_size=1, max_size=3),
+    st.permutations(range(3)),
+    st.lists(st.integers(0, 2), min_size=3, max_size=3),
+    fills,
+)
+def test_neither_groups_nor_order_change_the_outline(contours, order, groups, fill):
+    """The outline is every edge of every ring, whatever their groups and order."""
+    shape = (3, 4)
+    order = [k for k in order if k < len(contours)]
+    distances = signed_distance(
+        [contours[k] for k in order],
+        shape,
+        groups=[groups[k] for k in order],
+        fill=fill,
+    )
+    assert_distances(distances, measure_exact(contours, shape, (1, 1)), (1, 1))
+
+
+def test_an_edge_within_the_union_counts_as_outline():
+    """Where squares overlap, distances are negative, to the nearest edge of any."""
+    left, right = [(0, 0), (6, 0), (6, 6), (0, 6)], [(2, 0), (9, 0), (9, 6), (2, 6)]
+    for options in ({"fill": "union"}, {"groups": [0, 1]}, {"fill": "nonzero"}):
+        distances = signed_distance([left, right], (7, 10), **options)
+        assert distances[3, :7].tolist() == [0, -1, 0, -1, -2, -1, 0]
+    assert signed_distance([left, right], (7, 10))[3, 4] == 2
 
 
 @settings(max_examples=50)

@@ -9,9 +9,11 @@ from numpy.testing import assert_array_equal
 from fastseg import rasterize, rasterize_batch, rasterize_labels
 from fastseg.errors import GeometryError, OptionError
 from fastseg.raster import rules as raster_rules
+from fastseg.raster.area import coverage
+from fastseg.raster.distance import signed_distance
 from fastseg.raster.rings import as_rings
 from tests.reference import rasterize_exact, rasterize_whole
-from tests.strategies import half_pixels, near_image, rings, shapes
+from tests.strategies import coordinates, half_pixels, near_image, rings, shapes
 
 # Some inputs overflow on purpose. Without compilation, numpy warns of it.
 pytestmark = [
@@ -27,6 +29,14 @@ rules = st.fixed_dictionaries(
     }
 )
 several_rings = st.lists(rings(most=7), min_size=1, max_size=3)
+
+
+def grouped(coordinate=coordinates, most=4):
+    """(rings, groups): up to `most` rings, and the number of each one's group."""
+    pairs = st.tuples(rings(coordinate, 5), st.integers(0, 2))
+    return st.lists(pairs, min_size=1, max_size=most).map(
+        lambda pairs: tuple(map(list, zip(*pairs, strict=True)))
+    )
 
 
 @settings(max_examples=400)
@@ -53,6 +63,41 @@ def test_ties_are_decided_exactly(contours, shape, rule):
     assert_array_equal(rasterize(contours, shape, **rule), expected)
 
 
+@settings(max_examples=300)
+@given(st.one_of(grouped(), grouped(half_pixels)), shapes, rules)
+def test_groups_equal_rational_arithmetic(case, shape, rule):
+    """Rings in groups give the mask of exact arithmetic under every rule."""
+    contours, groups = case
+    expected = rasterize_exact(contours, shape, groups=groups, **rule)
+    assert_array_equal(rasterize(contours, shape, groups=groups, **rule), expected)
+    whole = rasterize_whole(contours, shape, groups=groups, **rule)
+    assert_array_equal(whole, expected)
+
+
+@given(grouped(), shapes, rules, st.permutations(range(4)))
+def test_a_mask_is_the_union_of_its_groups(case, shape, rule, order):
+    """A mask is the logical or of its groups' masks, in whatever order rings come."""
+    contours, groups = case
+    union = np.zeros(shape, bool)
+    for group in set(groups):
+        pairs = zip(contours, groups, strict=True)
+        some = [ring for ring, number in pairs if number == group]
+        union |= rasterize(some, shape, groups=[0] * len(some), **rule)
+    order = [k for k in order if k < len(contours)]
+    shuffled = [contours[k] for k in order]
+    numbers = [groups[k] for k in order]
+    assert_array_equal(rasterize(shuffled, shape, groups=numbers, **rule), union)
+
+
+@given(several_rings, shapes, rules)
+def test_rings_are_one_group_by_default_and_one_each_under_union(contours, shape, rule):
+    """Without `groups`, all rings are one group, or with "union" each is a group."""
+    count = len(contours)
+    groups = range(count) if rule["fill"] == "union" else [7] * count
+    explicit = rasterize(contours, shape, groups=groups, **rule)
+    assert_array_equal(rasterize(contours, shape, **rule), explicit)
+
+
 @given(several_rings, st.integers(60, 70), rules)
 def test_wide_masks_are_filled_across_words(contours, width, rule):
     """A run across column 64, where a new word of bits begins, is filled correctly."""
@@ -65,9 +110,10 @@ def test_wide_masks_are_filled_across_words(contours, width, rule):
     assert_array_equal(mask, expected)
 
 
-@given(several_rings, shapes, rules)
-def test_a_mask_filled_in_bands_is_the_same(contours, shape, rule):
+@given(grouped(), shapes, rules)
+def test_a_mask_filled_in_bands_is_the_same(case, shape, rule):
     """A mask larger than the scratch is filled in bands, with the same result."""
+    contours, rule["groups"] = case
     whole = rasterize(contours, shape, **rule)
     cells = raster_rules.WINDING_CELLS
     raster_rules.WINDING_CELLS = 2 * shape[1] + 2
@@ -95,7 +141,7 @@ def test_a_mask_moves_with_its_ring(ring, down, right, rule):
     assert_array_equal(rasterize(ring, cut.shape, **rule), cut)
 
 
-@given(rings(near_image, 6), st.sampled_from(["even-odd", "nonzero"]))
+@given(rings(near_image, 6), st.sampled_from(raster_rules.FILLS))
 def test_open_lies_within_half_open_within_closed(ring, fill):
     """Open masks lie within half-open masks, and these within closed masks."""
     closed, half, opened = (
@@ -134,6 +180,31 @@ def test_holes_and_overlaps_follow_the_fill():
     assert not rasterize([one, two[::-1]], (9, 9), fill="nonzero")[overlap].any()
     assert rasterize([one, one], (9, 9), fill="nonzero").sum() == 36
     assert rasterize([one, one], (9, 9)).sum() == 0
+
+
+def test_union_covers_what_any_ring_covers():
+    """A union of disjoint, overlapping, nested or equal rings has no hole."""
+    one, two = [(0, 0), (6, 0), (6, 6), (0, 6)], [(3, 3), (9, 3), (9, 9), (3, 9)]
+    inner, apart = [(2, 2), (4, 2), (4, 4), (2, 4)], [(7, 0), (9, 0), (9, 2), (7, 2)]
+    for other, count in ((two, 63), (inner, 36), (apart, 40), (one, 36)):
+        for ring in (other, other[::-1]):
+            assert rasterize([one, ring], (9, 9), fill="union").sum() == count
+            assert rasterize([ring, one], (9, 9), groups=[5, 2]).sum() == count
+
+
+def test_union_fills_a_ring_that_crosses_itself_even_odd():
+    """What a ring surrounds twice is outside it under union, as under even-odd."""
+    twice = [(0, 0), (6, 0), (6, 6), (0, 6)] * 2
+    assert not rasterize([twice], (9, 9), fill="union").any()
+    assert rasterize([twice, twice[:4]], (9, 9), fill="union").sum() == 36
+
+
+def test_a_hole_is_a_hole_in_its_group_only():
+    """The hole of one group is inside if another group covers it."""
+    outer, hole = [(0, 0), (6, 0), (6, 6), (0, 6)], [(2, 2), (4, 2), (4, 4), (2, 4)]
+    assert rasterize([outer, hole], (6, 6), groups=[0, 0]).sum() == 32
+    assert rasterize([outer, hole, hole], (6, 6), groups=[0, 0, 1]).sum() == 36
+    assert rasterize([outer, hole, hole], (6, 6), groups=[0, 1, 0]).sum() == 36
 
 
 def test_a_ring_may_wind_many_times():
@@ -178,12 +249,30 @@ def test_rasterize_batch_equals_a_loop(contours, shape, rule, threads):
     assert_array_equal(fresh, out)
 
 
-def test_groups_of_rings_share_a_mask():
-    """With groups, a mask has several rings, or none."""
+def test_a_mask_may_have_several_rings():
+    """With `mask_offsets`, a mask has several rings, or none."""
     one, hole = [(0, 0), (6, 0), (6, 6), (0, 6)], [(2, 2), (4, 2), (4, 4), (2, 4)]
     points, offsets = as_rings([one, hole, hole])
-    masks = rasterize_batch(points, offsets, (6, 6), groups=[0, 2, 2, 3])
+    masks = rasterize_batch(points, offsets, (6, 6), mask_offsets=[0, 2, 2, 3])
     assert masks.sum(axis=(1, 2)).tolist() == [32, 0, 4]
+
+
+@given(st.lists(grouped(most=3), max_size=4), shapes, rules, st.sampled_from([1, 2]))
+def test_rasterize_batch_with_groups_equals_a_loop(cases, shape, rule, threads):
+    """Groups hold within each mask, also if two masks have groups of one number."""
+    points, offsets = as_rings([ring for contours, _ in cases for ring in contours])
+    masks = rasterize_batch(
+        points,
+        offsets,
+        shape,
+        mask_offsets=np.cumsum([0, *(len(groups) for _, groups in cases)]),
+        groups=np.array([n for _, groups in cases for n in groups], int),
+        threads=threads,
+        **rule,
+    )
+    for mask, (contours, groups) in zip(masks, cases, strict=True):
+        expected = rasterize(contours, shape, groups=groups, **rule)
+        assert_array_equal(mask, expected)
 
 
 def test_rasterize_batch_fills_a_mapped_file(tmp_path):
@@ -234,8 +323,10 @@ def test_up_to_64_classes_fit():
         ({"offsets": [0, 2, 6]}, GeometryError, r"offsets\[0\] has 2 distinct"),
         ({"offsets": [0.0, 3, 6]}, GeometryError, "offsets is float64"),
         ({"offsets": []}, GeometryError, "offsets is float64"),
-        ({"groups": [0, 3]}, GeometryError, "groups goes from 0 to 3, expected 0 to 2"),
-        ({"groups": [0, 2, 1, 2]}, GeometryError, r"groups\[2\] is 1 after 2"),
+        ({"mask_offsets": [0, 3]}, GeometryError, "mask_offsets goes from 0 to 3"),
+        ({"mask_offsets": [0, 2, 1, 2]}, GeometryError, r"offsets\[2\] is 1 after 2"),
+        ({"groups": [0, 1]}, OptionError, "groups is given without mask_offsets"),
+        ({"mask_offsets": [0, 2], "groups": [0]}, OptionError, "each of 2 rings"),
         ({"out": np.zeros((2, 5, 5), bool)}, OptionError, r"out has shape \(2, 5, 5\)"),
         ({"out": np.zeros((2, 5, 6))}, OptionError, "out is float64"),
         (
@@ -259,6 +350,32 @@ def test_bad_arguments_of_rasterize_batch_are_refused(changes, error, text):
     good = {"points": triangle * 2, "offsets": [0, 3, 6], "shape": (5, 6)}
     with pytest.raises(error, match=text):
         rasterize_batch(**{**good, **changes})
+
+
+@pytest.mark.parametrize(
+    ("groups", "text"),
+    [
+        ([0], r"groups is int64 \(1,\), expected an integer for each of 2 rings"),
+        (0, "expected an integer for each of 2 rings"),
+        ([0.0, 1.0], r"groups is float64 \(2,\)"),
+        ([True, False], r"groups is bool \(2,\)"),
+        ([0, -1], r"groups\[1\] is -1, expected 0 to 2\*\*63 - 1"),
+        (np.array([0, 2**63], np.uint64), r"groups\[1\] is 9223372036854775808"),
+    ],
+)
+def test_bad_groups_are_refused(groups, text):
+    """`rasterize`, `coverage` and `signed_distance` name what is wrong with groups."""
+    triangle = [(0.0, 0.0), (4.0, 0.0), (0.0, 4.0)]
+    for function in (rasterize, coverage, signed_distance):
+        with pytest.raises(OptionError, match=text):
+            function([triangle, triangle], (5, 6), groups=groups)
+
+
+def test_a_bad_ring_of_a_group_is_named_by_its_own_number():
+    """The number of a ring in an error is that in the call, whatever its group."""
+    triangle = [(0.0, 0.0), (4.0, 0.0), (0.0, 4.0)]
+    with pytest.raises(GeometryError, match=r"contours\[2\] has 2 distinct"):
+        rasterize([triangle, triangle, triangle[:2]], (5, 6), groups=[1, 2, 0])
 
 
 def test_rasterize_batch_names_a_vertex_that_is_not_finite():

@@ -9,24 +9,31 @@ row. Font rasterizers do the same (FreeType's "smooth" one by David Turner, afte
 by Raph Levien), but they use the winding number as coverage, which is wrong where rings
 cross or overlap.
 
+Rings come in groups. The rule, even-odd or nonzero, applies within each group, and what
+is inside any group is inside. So no piece that another group covers separates inside
+from outside.
+
 The pieces that separate inside from outside are found row by row. Consecutive pieces of
-one direction form a chain, which cannot cross itself. If no two chains of a row that
-share a height share a column, they keep their order at all heights (`sign_chains`):
-nearly every row of a drawn contour is like this. Any other row is cut into slabs at the
-heights of vertices and crossings (`add_slabs`).
+one group and direction form a chain, which cannot cross itself. If no two chains of a
+row that share a height share a column, they keep their order at all heights
+(`sign_chains`): nearly every row of a drawn contour is like this. Any other row is cut
+into slabs at the heights of vertices and crossings (`add_slabs`).
 
 All arithmetic is float64. The scratch, for n vertices:
 
     row_starts      : int64 (H + 2,), index of the first piece of each row
     pieces          : float64 (m, 4), (x, y) of the upper and the lower end, m >= n; if
                       m is too small for all pieces, rows are done in several blocks
-    directions      : int64 (m,), 1 if the ring runs down the piece, -1 if up
+    directions      : int64 (m,), the number of the ring's group, from 1; negative if
+                      the ring runs up the piece
     extents         : float64 (MOST_CHAINS, 4), least and greatest x, then y, of a chain
     chains          : int64 (MOST_CHAINS, 3), direction, last piece + 1, sign of a chain
     heights         : float64 (2 n,), heights of the vertices of a row
     slab_x          : float64 (n, 2), x at the top and bottom of a slab of each piece in
                       it, from left to right
     slab_directions : int64 (n,), directions of these pieces
+    windings        : int64 (number of groups + 1,), zero between calls: winding number
+                      of each group
     sums            : float64 (W + 1, 2), zero between calls: height and area of the
                       pieces in each column, after those of the pieces left of the image
     bits            : uint64 (W // 64 + 1,), zero between calls: columns with pieces
@@ -72,6 +79,14 @@ def is_inside(winding, nonzero):
     return (1 if winding != 0 else 0) if nonzero else winding & 1
 
 
+@inlined
+def add_winding(windings, direction):
+    """Cross a piece of this direction; return its group's new winding number."""
+    group = u64(abs(direction))
+    windings[group] += 1 if direction > 0 else -1
+    return windings[group]
+
+
 @kernel
 def count_pieces(points, offsets, first, last, delta, height, row_starts):
     """Write to row_starts[r + 1] how many edges pass through row r."""
@@ -93,8 +108,9 @@ def count_pieces(points, offsets, first, last, delta, height, row_starts):
 
 @kernel
 def list_pieces(
-    points, offsets, first, last, delta, top, stop, row_starts, pieces, directions
-):
+    points, offsets, ring_groups, first, last, delta, top, stop,
+    row_starts, pieces, directions,
+):  # fmt: skip
     """Cut the edges at the borders of rows [top, stop) and list the pieces by row.
 
     Each row_starts[r] becomes the index after the row's last piece.
@@ -122,7 +138,7 @@ def list_pieces(
             for r in range(row, end):
                 index = u64(row_starts[u64(r)])
                 row_starts[u64(r)] += 1
-                directions[index] = 1 if down else -1
+                directions[index] = ring_groups[ring] if down else -ring_groups[ring]
                 pieces[index, 0], pieces[index, 1] = x, y
                 if float(r + 1) < yb:
                     y = float(r + 1)
@@ -209,7 +225,7 @@ def join_chains(pieces, directions, first, stop, width, extents, chains):
 
 
 @kernel
-def sign_chains(extents, chains, count, nonzero):
+def sign_chains(extents, chains, count, nonzero, windings):
     """Find the sign of each chain; return False if the row must be cut into slabs.
 
     The sign is 1 if the inside is right of the chain, -1 if it is left, and 0 if both
@@ -234,7 +250,6 @@ def sign_chains(extents, chains, count, nonzero):
         y = extents[i, 2]
         while y < extents[i, 3]:
             below = extents[i, 3]
-            winding = 0
             for j in range(count):
                 if extents[j, 2] > y:
                     below = min(below, extents[j, 2])
@@ -243,9 +258,18 @@ def sign_chains(extents, chains, count, nonzero):
                     is_left = extents[j, 1] <= extents[i, 0]
                     # Of two vertical chains at the same x, the first is the left one.
                     if is_left and (j < i or extents[i, 1] > extents[j, 0]):
-                        winding += chains[j, 0]
-            sign = is_inside(winding + chains[i, 0], nonzero)
-            sign -= is_inside(winding, nonzero)
+                        add_winding(windings, chains[j, 0])
+            covered = 0  # whether the chain is inside another group
+            sign = -is_inside(windings[abs(chains[i, 0])], nonzero)
+            sign += is_inside(add_winding(windings, chains[i, 0]), nonzero)
+            for j in range(count):
+                group = abs(chains[j, 0])
+                if group != abs(chains[i, 0]):
+                    covered |= is_inside(windings[group], nonzero)
+            for j in range(count):
+                windings[abs(chains[j, 0])] = 0
+            if covered:
+                sign = 0
             if y > extents[i, 2] and sign != chains[i, 2]:
                 return False
             chains[i, 2] = sign
@@ -276,7 +300,7 @@ def list_slab(pieces, directions, first, stop, top, bottom, slab_x, slab_directi
 @kernel
 def add_slabs(
     pieces, directions, first, stop, nonzero, width,
-    heights, slab_x, slab_directions, sums, bits,
+    heights, slab_x, slab_directions, windings, sums, bits,
 ):  # fmt: skip
     """Add the pieces of any row, cut where one ends or two cross.
 
@@ -306,14 +330,17 @@ def add_slabs(
                     crossing = max(gap / (gap + lack), above) if gap > 0.0 else above
                     if pair < 0 or crossing < below:
                         below, pair = crossing, i
-            winding = 0
+            covers = 0  # number of groups that cover the area between two pieces
             y0, y1 = interpolate(top, bottom, above), interpolate(top, bottom, below)
             if y0 < y1:
                 for i in range(active):
-                    sign = -is_inside(winding, nonzero)
-                    winding += slab_directions[i]
-                    sign += is_inside(winding, nonzero)
-                    if sign != 0:
+                    before = covers
+                    direction = slab_directions[i]
+                    covers -= is_inside(windings[abs(direction)], nonzero)
+                    covers += is_inside(add_winding(windings, direction), nonzero)
+                    # Rings are closed, so all windings are zero in the end.
+                    if (before == 0) != (covers == 0):
+                        sign = 1 if before == 0 else -1
                         x0 = interpolate(slab_x[i, 0], slab_x[i, 1], above)
                         x1 = interpolate(slab_x[i, 0], slab_x[i, 1], below)
                         add_piece(x0, y0, x1, y1, sign, width, sums, bits)
@@ -373,14 +400,15 @@ def write_row(sums, bits, cells, row_start, width):
 
 @kernel
 def cover_mask(
-    points, offsets, first, last, delta, nonzero, cells, height, width,
+    points, offsets, ring_groups, first, last, delta, nonzero, cells, height, width,
     row_starts, pieces, directions, extents, chains,
-    heights, slab_x, slab_directions, sums, bits,
+    heights, slab_x, slab_directions, windings, sums, bits,
 ):  # fmt: skip
     """Overwrite one mask with the area of each pixel that rings [first, last) cover.
 
     points  : float64 (P, 2), (x, y) in pixels
     offsets : int64, ring k is points[offsets[k]:offsets[k + 1]]
+    ring_groups : int64, number of the group of each ring, from 1
     delta   : added to points, so that pixel [0, 0] begins at (0, 0)
     cells   : float32 (H * W,), rows one after another
     row_starts to bits : the scratch, see the module
@@ -396,17 +424,9 @@ def cover_mask(
             filled += piece_count
             stop += 1
         list_pieces(
-            points,
-            offsets,
-            first,
-            last,
-            delta,
-            top,
-            stop,
-            row_starts,
-            pieces,
-            directions,
-        )
+            points, offsets, ring_groups, first, last, delta, top, stop,
+            row_starts, pieces, directions,
+        )  # fmt: skip
         cells[top * width : stop * width] = 0.0
         begin = 0
         for row in range(top, stop):
@@ -414,7 +434,7 @@ def cover_mask(
             if begin == end:
                 continue
             count = join_chains(pieces, directions, begin, end, width, extents, chains)
-            if count >= 0 and sign_chains(extents, chains, count, nonzero):
+            if count >= 0 and sign_chains(extents, chains, count, nonzero, windings):
                 k = 0
                 for i in range(begin, end):
                     k += i == chains[u64(k), 1]
@@ -425,7 +445,7 @@ def cover_mask(
             else:
                 add_slabs(
                     pieces, directions, begin, end, nonzero, width,
-                    heights, slab_x, slab_directions, sums, bits,
+                    heights, slab_x, slab_directions, windings, sums, bits,
                 )  # fmt: skip
             write_row(sums, bits, cells, row_start, width)
             begin = end
