@@ -74,6 +74,17 @@ def stamp_of(path: str) -> Stamp:
     return _stamp(os.stat(path))  # noqa: PTH116
 
 
+def identify(path: str) -> tuple[int, int]:
+    """Return device and inode of a regular file, which its other names share.
+
+    Raises OSError.
+    """
+    status = os.stat(path)  # noqa: PTH116
+    if not stat.S_ISREG(status.st_mode):
+        _stamp(status)  # raises the reason
+    return status.st_dev, ctypes.c_int64(status.st_ino).value
+
+
 def reserve(handle: int, start: int, length: int) -> None:
     """Allocate disk space for a range of bytes of a file, or raise OSError.
 

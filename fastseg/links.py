@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from fastseg.dicom import header
 from fastseg.errors import LinkError, PathError, one_of
 from fastseg.paths import Paths, StrPath, natural_key
+from fastseg.progress import Advance, Progress, silent
 from fastseg.tables import Reject, read_csv, save_rejects
 
 
@@ -503,21 +504,27 @@ class LinkTable:
         return target
 
     @classmethod
-    def load(cls, path: StrPath) -> "LinkTable":
+    def load(cls, path: StrPath, progress: Progress = silent) -> "LinkTable":
         """Read a table and sort its links, see `Links.sorted`.
 
         Rows that cannot be used are in its `rejects`. Raises LinkError for a file that
         is not a links table, FileNotFoundError.
         """
         rejects: list[Reject] = []
-        links = Links.of(_read_links(Path(path), rejects))
+        source = Path(path)
+        with (
+            source.open("rb") as file,
+            progress("read", sum(1 for _ in file)) as advance,
+        ):
+            links = Links.of(_read_links(source, rejects, advance))
         return cls(base=Path(path).parent, links=links.sorted(), rejects=rejects)
 
 
-def _read_links(path: Path, rejects: list[Reject]) -> Iterator[Link]:
+def _read_links(path: Path, rejects: list[Reject], advance: Advance) -> Iterator[Link]:
     """Yield the rows of a table; append those that cannot be used to `rejects`."""
     paths = Paths(path.parent)
     for line, row in read_csv(path, REQUIRED, rejects, COLUMNS):
+        advance()
         try:
             link = _parse_row(row)
             paths.resolve(link.dicom_path, link.root)

@@ -7,7 +7,7 @@ from a `random.Random`, so that a seed determines the file.
 from io import BytesIO
 from typing import NamedTuple
 
-from fastseg.dicom import fallback, scan
+from fastseg.dicom import check_request, fallback, scan
 from fastseg.errors import FastsegError
 
 LONG_VRS = (b"OB", b"OW", b"OF", b"SQ", b"UN", b"UT", b"UC", b"UR", b"OV", b"SV")
@@ -344,6 +344,16 @@ def outcome(read, *arguments):
     return fields
 
 
+def decode(reader, data, name, *options):
+    """Read one frame of a file's bytes by one reader; None if it declines."""
+    frame, limit = options
+    file = reader.parse(data, name, limit) if reader is fallback else reader.parse(data)
+    if file is None:
+        return None
+    check_request(file.header, frame, limit, name)
+    return file.read(frame)
+
+
 def compare(data, frame=0):
     """Read a file by the fast path and by the fallback, each in three ways.
 
@@ -354,14 +364,14 @@ def compare(data, frame=0):
     name = "a.dcm"
     more = frame, LIMIT
     ours = {
-        "decode": outcome(scan.decode, data, name, *more),
+        "decode": outcome(decode, scan, data, name, *more),
         "read_image": outcome(scan.read_image, File(data), name, *more),
         "read_header": outcome(scan.read_header, File(data)),
     }
     ours = {kind: result for kind, result in ours.items() if result is not None}
     image = header = None
     if ours.keys() - {"read_header"}:
-        image = outcome(fallback.decode, data, name, *more)
+        image = outcome(decode, fallback, data, name, *more)
     if "read_header" in ours:
         header = outcome(fallback.read_header, File(data), name)
     theirs = {"decode": image, "read_image": image, "read_header": header}

@@ -23,7 +23,6 @@ LAYERS = [
         "paths",
         "progress",
         "randomness",
-        "spool",
         "tables",
         "threads",
         "_kernels",

@@ -20,7 +20,7 @@ from fastseg.dicom import scan
 from tests import dicom_damage as damage
 
 # Numbers of bytes that are read at first, then more; short ones end within elements.
-PIECES = (scan.PIECES, (200, 700), (17, 400))
+PIECES = (scan.SIZES, (200, 700), (17, 400))
 
 
 def damage_sample(rng, samples):
@@ -50,7 +50,7 @@ def main():
     for k in range(1, arguments.files + 1):
         from_sample = rng.random() < 1 / 3
         data = damage_sample(rng, samples) if from_sample else damage.make_file(rng)
-        scan.PIECES = rng.choice(PIECES)
+        scan.SIZES = rng.choice(PIECES)
         answered, differences = damage.compare(data, rng.choice((0, 0, 0, 1, 2, 3)))
         answers["none" if answered == 0 else "all" if answered == 3 else "some"] += 1
         if differences:

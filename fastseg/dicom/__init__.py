@@ -17,6 +17,7 @@ fast as pydicom. The fallback reads all others and raises nearly all errors.
 import os
 from io import FileIO
 from types import ModuleType
+from typing import Protocol
 
 from fastseg.dicom import scan
 from fastseg.dicom.header import (
@@ -28,7 +29,14 @@ from fastseg.dicom.header import (
     Image,
     check_request,
 )
-from fastseg.dicom.scan import UNKNOWN, HeaderScan, HeaderScans, scan_headers
+from fastseg.dicom.scan import (
+    UNKNOWN,
+    HeaderScans,
+    expected_elements,
+    header_arrays,
+    read_headers,
+    scan_headers,
+)
 from fastseg.errors import DicomError
 
 __all__ = [
@@ -38,12 +46,16 @@ __all__ = [
     "PIXEL_ELEMENTS",
     "UNKNOWN",
     "Header",
-    "HeaderScan",
     "HeaderScans",
     "Image",
+    "ParsedFile",
     "check_request",
     "decode",
+    "expected_elements",
+    "header_arrays",
+    "parse",
     "read_header",
+    "read_headers",
     "read_image",
     "scan_headers",
 ]
@@ -51,6 +63,17 @@ __all__ = [
 # In bytes. Reading a whole file up to this size takes less time than to scan its
 # header first and then read one frame.
 SMALL_FILE = 2**20
+
+
+class ParsedFile(Protocol):
+    """The content of an image file."""
+
+    @property
+    def header(self) -> Header:
+        """The checked header."""
+
+    def read(self, frame: int) -> Image:
+        """Return one frame, counted from 0, or raise DicomError, MissingExtraError."""
 
 
 def read_header(path: str | os.PathLike[str]) -> Header:
@@ -107,20 +130,28 @@ def decode(
     frame: int = 0,
     *,
     max_pixel_bytes: int = MAX_PIXEL_BYTES,
-    start: HeaderScan | None = None,
 ) -> Image:
     """Read one frame (counted from 0) of an image file's bytes.
 
-    name  : name of the file in messages
-    start : the header scan of these very bytes, if there is one
+    name : name of the file in messages
 
     If possible, the pixels are a read-only view of `data`. Raises the same errors as
     `read_image`, except OSError.
     """
-    image = scan.decode(data, name, frame, max_pixel_bytes, start)
-    if image is None:
-        image = _fallback().decode(data, name, frame, max_pixel_bytes)
-    return image
+    file = parse(data, name, max_pixel_bytes)
+    check_request(file.header, frame, max_pixel_bytes, name)
+    return file.read(frame)
+
+
+def parse(data: bytes, name: str, max_pixel_bytes: int) -> ParsedFile:
+    """Return the checked header of a file's bytes, and what reads its frames.
+
+    name : name of the file in messages
+
+    Raises DicomError unless the header is that of a valid grey-scale image. Call
+    `check_request` before `read`.
+    """
+    return scan.parse(data) or _fallback().parse(data, name, max_pixel_bytes)
 
 
 def _fallback() -> ModuleType:

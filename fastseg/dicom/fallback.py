@@ -5,6 +5,7 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from io import BufferedReader, BytesIO, FileIO
 from typing import Any, BinaryIO
 
@@ -27,7 +28,6 @@ from fastseg.dicom.header import (
     Header,
     Image,
     check_header,
-    check_request,
 )
 from fastseg.errors import DicomError, FastsegError, missing_extra
 
@@ -56,37 +56,52 @@ def read_header(raw: FileIO, name: str) -> Header:
         return check_header(dataset.get, name)
 
 
-def decode(data: bytes, name: str, frame: int, max_pixel_bytes: int) -> Image:
-    """Read one frame of a file's bytes.
+@dataclass(frozen=True, slots=True)
+class ParsedFile:
+    """The content of a file as pydicom parses it; `name` names it in messages."""
 
-    Raises DicomError unless the file is a valid grey-scale image, MissingExtraError
-    if its decoder is not installed.
+    dataset: Any
+    header: Header
+    name: str
+
+    def read(self, frame: int) -> Image:
+        """Return one frame, which must exist.
+
+        Raises DicomError unless its pixels are valid, MissingExtraError if their
+        decoder is not installed.
+        """
+        dataset, header, name = self.dataset, self.header, self.name
+        with _pydicom_failures(name):
+            has_pixels = bool(dataset.get("PixelData"))
+        if not has_pixels:
+            if "FloatPixelData" in dataset or "DoubleFloatPixelData" in dataset:
+                raise DicomError(f"{name}: floating-point pixel data are not supported")
+            raise DicomError(f"{name}: has no pixel data; it is damaged or no image")
+        with _pydicom_failures(name):
+            _set_transfer_syntax(dataset)
+            syntax = dataset.file_meta.TransferSyntaxUID
+            if syntax.is_encapsulated:
+                _require_decoder(syntax, name)
+            else:
+                _check_length(len(dataset.PixelData), header.pixel_bytes, name)
+            pixels = pixel_array(dataset, raw=True, index=frame)
+        if pixels.shape != (header.rows, header.columns):
+            raise DicomError(
+                f"{name}: decodes to shape {pixels.shape}, its header says "
+                f"{(header.rows, header.columns)}"
+            )
+        return Image(np.ascontiguousarray(pixels, dtype=header.dtype), header)
+
+
+def parse(data: bytes, name: str, max_pixel_bytes: int) -> ParsedFile:
+    """Parse a file's bytes.
+
+    Raises DicomError unless the header is that of a valid grey-scale image.
     """
     limit = max_pixel_bytes + MAX_OTHER_BYTES
     dataset = _parse(BytesIO(data), name, HEADER_ELEMENTS | PIXEL_ELEMENTS, limit)
     with _pydicom_failures(name):
-        header = check_header(dataset.get, name)
-    check_request(header, frame, max_pixel_bytes, name)
-    with _pydicom_failures(name):
-        has_pixels = bool(dataset.get("PixelData"))
-    if not has_pixels:
-        if "FloatPixelData" in dataset or "DoubleFloatPixelData" in dataset:
-            raise DicomError(f"{name}: floating-point pixel data are not supported")
-        raise DicomError(f"{name}: has no pixel data; it is damaged or no image")
-    with _pydicom_failures(name):
-        _set_transfer_syntax(dataset)
-        syntax = dataset.file_meta.TransferSyntaxUID
-        if syntax.is_encapsulated:
-            _require_decoder(syntax, name)
-        else:
-            _check_length(len(dataset.PixelData), header.pixel_bytes, name)
-        pixels = pixel_array(dataset, raw=True, index=frame)
-    if pixels.shape != (header.rows, header.columns):
-        raise DicomError(
-            f"{name}: decodes to shape {pixels.shape}, its header says "
-            f"{(header.rows, header.columns)}"
-        )
-    return Image(np.ascontiguousarray(pixels, dtype=header.dtype), header)
+        return ParsedFile(dataset, check_header(dataset.get, name), name)
 
 
 class _File(BufferedReader):

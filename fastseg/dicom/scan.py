@@ -2,8 +2,7 @@
 
 A *header scan* finds the listed elements before the pixels of a file. It splits them
 into *shared headers*, which the files of a series have in common, and *per-file
-fields*: InstanceNumber and window. A *header hash* is the XXH3-64 of all bytes before
-the pixels; these start at the *pixel offset*.
+fields*: InstanceNumber and window. The pixels start at the *pixel offset*.
 
 Functions here return exactly what pydicom would. Where that is not certain, because a
 file deviates from the standard or holds anything unusual, they return None or UNKNOWN,
@@ -22,9 +21,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from xxhash import xxh3_64_intdigest
 
-from fastseg._kernels.files import content, system
+from fastseg._kernels.files import content, system, transfer
+from fastseg._kernels.files.content import FileNames, HeaderArrays
 from fastseg._kernels.files.elements import (
     CHARACTER_SET,
     PIXEL_DATA,
@@ -45,7 +44,10 @@ from fastseg.errors import DicomError
 
 # A header scan reads this many bytes of a file, and the next number if the header is
 # longer. Most headers end within the first number, nearly all within the last.
-PIECES = (2**12, 2**14, 2**20)
+SIZES = (2**12, 2**14, 2**20)
+# Bytes of all listed elements of a file that `scan_headers` keeps, at most; some 200 in
+# most files.
+VALUE_BYTES = 2**11
 DECIMAL = re.compile(rb" *[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)? *")
 # pydicom compares the integer with a float, which holds 15 digits exactly.
 INTEGER = re.compile(rb" *[+-]?[0-9]{1,15}")
@@ -69,32 +71,13 @@ UNKNOWN = -1
 class HeaderScan(NamedTuple):
     """The header scan of one file.
 
-    shared           : the shared header; its instance and window are None
-    instance, window : the per-file fields, as in `Header`
+    header       : the whole header
     pixel_offset, pixel_length : of the pixels of all frames, in bytes
     """
 
-    shared: Header
-    instance: int | None
-    window: tuple[float, float] | None
+    header: Header
     pixel_offset: int
     pixel_length: int
-
-    @property
-    def header(self) -> Header:
-        """The whole header: the shared one with the per-file fields."""
-        return replace(self.shared, instance=self.instance, window=self.window)
-
-    def holds(self, data: bytes, header_hash: int) -> bool:
-        """Return whether this scan is still right for the content of its file.
-
-        header_hash : the header hash when the file was scanned
-
-        It is right if the bytes before the pixels are the same and the file ends with
-        the pixels.
-        """
-        is_whole = self.pixel_offset + self.pixel_length == len(data)
-        return is_whole and header_hash == xxh3_64_intdigest(data[: self.pixel_offset])
 
 
 def scan_header(data: bytes) -> HeaderScan | None:
@@ -115,92 +98,85 @@ def scan_header(data: bytes) -> HeaderScan | None:
     }
     instance_text, centre_text, width_text = (raw.pop(row, b"") for row in PER_FILE)
     try:
-        header, function = _header(tuple(raw.items()))
+        shared, function = _header(tuple(raw.items()))
         instance = _integer(instance_text)
         centre = _decimals(centre_text)
         width = _decimals(width_text)
     except (_NotStandardError, DicomError):
         return None  # the fallback finds the reason
-    return HeaderScan(
-        shared=header,
+    header = replace(
+        shared,
         instance=None if instance == "" else int(instance),
         window=linear_window([*centre[:1], *width[:1]], function),
-        pixel_offset=pixel_offset,
-        pixel_length=pixel_length,
     )
+    return HeaderScan(header, pixel_offset, pixel_length)
 
 
 class HeaderScans(NamedTuple):
     """The header scans of n files, as columns.
 
-    headers : the shared headers
+    headers      : the shared headers; their instance and window are None
     header_index : int64 (n,), index in `headers`; UNKNOWN if the fallback has to read
         the file
-    per_file : float64 (n, 3), InstanceNumber, centre and width of the window; NaN if
-        absent
-    pixel_spans : int64 (n, 2), pixel offset and length of the pixels, in bytes
-    header_hashes : uint64 (n,), the header hashes
+    per_file     : float64 (n, 3), InstanceNumber, centre and width of the window; NaN
+        if absent
     """
 
     headers: list[Header]
     header_index: NDArray[np.int64]
     per_file: NDArray[np.float64]
-    pixel_spans: NDArray[np.int64]
-    header_hashes: NDArray[np.uint64]
 
 
-def scan_headers(names: bytes, starts: NDArray[np.int64]) -> HeaderScans:
+def header_arrays(count: int) -> HeaderArrays:
+    """Return the arrays into which kernels write what they find in n headers."""
+    return HeaderArrays(
+        elements=np.empty((count, len(WANTED), 3), np.int64),
+        counts=np.zeros(count, np.int64),
+        values=np.empty((count, VALUE_BYTES), np.uint8),
+        per_file=np.full((count, len(PER_FILE)), np.nan),
+        irregular=np.zeros(count, np.bool_),
+        repeats=np.zeros(count, np.bool_),
+    )
+
+
+def scan_headers(names: FileNames) -> HeaderScans:
     """Scan the headers of many files in one call.
 
-    names  : paths without symbolic links, each followed by NUL
-    starts : int64 (n + 1,), offset of each path in `names`, and the end
+    names : paths without symbolic links
 
     A file that cannot be read is UNKNOWN.
     """
-    count = len(starts) - 1
-    scans = HeaderScans(
-        headers=[],
-        header_index=np.full(count, UNKNOWN),
-        per_file=np.full((count, len(PER_FILE)), np.nan),
-        pixel_spans=np.zeros((count, 2), np.int64),
-        header_hashes=np.zeros(count, np.uint64),
-    )
-    if not system.AVAILABLE or not count:
-        return scans
-    data = np.empty((count, PIECES[0]), np.uint8)
-    elements = np.empty((count, len(WANTED), 3), np.int64)
-    counts = np.empty(count, np.int64)
-    is_unusual = np.empty(count, np.bool_)
-    same_as_previous = content.scan_headers(
-        np.frombuffer(names, np.uint8),
-        starts,
-        WANTED,
-        data,
-        elements,
-        counts,
-        scans.per_file,
-        is_unusual,
-        scans.header_hashes,
-    )
-    scans.pixel_spans[:] = elements[np.arange(count), np.maximum(counts, 1) - 1, 1:]
+    arrays = header_arrays(len(names.starts) - 1)
+    if system.AVAILABLE:
+        content.scan_headers(names, WANTED, np.empty(SIZES[0], np.uint8), arrays)
+    return read_headers(arrays)
+
+
+def read_headers(arrays: HeaderArrays) -> HeaderScans:
+    """Return the header scans of n files whose elements kernels have found."""
+    counts = arrays.counts
+    count = len(counts)
+    scans = HeaderScans([], np.full(count, UNKNOWN), arrays.per_file)
+
+    def raw_values(k: int) -> dict[int, Any]:
+        return _raw_values(arrays.values[k], arrays.elements[k, : counts[k] - 1])
+
     # A block of neighbours that differ in nothing but per-file fields shares a header.
-    is_first = (counts > 0) & ~same_as_previous
+    is_first = (counts > 0) & ~arrays.repeats
     bounds = [*np.flatnonzero(is_first | (counts == 0)).tolist(), count]
     for first, stop in pairwise(bounds):
         if not counts[first]:
             continue
-        raw = _raw_values(data[first], elements[first, : counts[first] - 1])
+        shared = [pair for pair in raw_values(first).items() if pair[0] not in PER_FILE]
         try:
-            header, function = _header(
-                tuple(pair for pair in raw.items() if pair[0] not in PER_FILE)
-            )
+            header, function = _header(tuple(shared))
         except (_NotStandardError, DicomError):
             continue  # the fallback finds the reason
         scans.header_index[first:stop] = len(scans.headers)
         scans.headers.append(header)
         # The kernel parses fields that hold one number in the usual form.
-        for k in (np.flatnonzero(is_unusual[first:stop]) + first).tolist():
-            raw = _raw_values(data[k], elements[k, : counts[k] - 1])
+        for k in (np.flatnonzero(arrays.irregular[first:stop]) + first).tolist():
+            raw = raw_values(k)
             fields = [raw.get(row, b"") for row in PER_FILE]
             try:
                 scans.per_file[k] = _parse_per_file(fields)
@@ -215,6 +191,26 @@ def scan_headers(names: bytes, starts: NDArray[np.int64]) -> HeaderScans:
         is_ramp = np.isfinite(window).all(axis=1) & (window[:, 1] >= 1)
         window[~is_ramp] = np.nan
     return scans
+
+
+def expected_elements(
+    shape: tuple[int, int], dtype: np.dtype[Any]
+) -> NDArray[np.int64]:
+    """Return what `transfer.read_images` expects of files of one image of a kind."""
+    expected = np.full(len(WANTED), transfer.UNCHECKED)
+    signed = dtype.kind == "i"
+    bits = transfer.IS_SIGNED_BITS if signed else transfer.IS_UNSIGNED_BITS
+    for keyword, value in {
+        "Rows": shape[0],
+        "Columns": shape[1],
+        "BitsAllocated": 8 * dtype.itemsize,
+        "PixelRepresentation": int(signed),
+        "BitsStored": bits,
+        "NumberOfFrames": transfer.IS_ONE,
+        "PixelData": shape[0] * shape[1] * dtype.itemsize,
+    }.items():
+        expected[KEYWORDS.index(keyword)] = value
+    return expected
 
 
 def _raw_values(data: NDArray[np.uint8], elements: NDArray[np.int64]) -> dict[int, Any]:
@@ -262,31 +258,32 @@ def read_image(
     return _image(data, 0, header) if len(data) == size else None
 
 
-def decode(
-    data: bytes,
-    name: str,
-    frame: int,
-    max_pixel_bytes: int,
-    start: HeaderScan | None = None,
-) -> Image | None:
-    """Read one frame of a file's bytes; None if the fallback has to.
+class ScannedFile(NamedTuple):
+    """The content of a file, its pixels at a known offset."""
 
-    start : the header scan of these bytes, if there is one
-    """
-    scan = start or scan_header(data)
+    data: bytes
+    header: Header
+    pixel_offset: int
+
+    def read(self, frame: int) -> Image:
+        """Return one frame; it must exist."""
+        size = self.header.pixel_bytes // self.header.frames
+        return _image(self.data, self.pixel_offset + frame * size, self.header)
+
+
+def parse(data: bytes) -> ScannedFile | None:
+    """Scan a file's bytes; None if the fallback has to read it."""
+    scan = scan_header(data)
     if scan is None:
         return None
-    header = scan.header
-    check_request(header, frame, max_pixel_bytes, name)
-    size = header.pixel_bytes
     is_cut = scan.pixel_offset + scan.pixel_length > len(data)
-    if is_cut or scan.pixel_length != _padded(size):
+    if is_cut or scan.pixel_length != _padded(scan.header.pixel_bytes):
         return None
-    return _image(data, scan.pixel_offset + frame * (size // header.frames), header)
+    return ScannedFile(data, scan.header, scan.pixel_offset)
 
 
 def _scan_file(file: FileIO) -> HeaderScan | None:
-    for length in PIECES:
+    for length in SIZES:
         file.seek(0)
         data = file.read(length)
         scan = scan_header(data)
@@ -394,7 +391,7 @@ KEYWORDS = ["", *(keyword for _, _, keyword in ELEMENTS)]
 READERS = [_character_set, *(BY_VR.get(vr) for _, vr, _ in ELEMENTS)]
 # Rows in WANTED of the per-file fields.
 PER_FILE = tuple(map(KEYWORDS.index, ("InstanceNumber", "WindowCenter", "WindowWidth")))
-# int64 (w, 3), as `content.scan_headers` takes it: tag; VR, 0 if the fallback has to
+# int64 (w, 3), as `content.note_header` takes it: tag; VR, 0 if the fallback has to
 # read a file with this element; 1 + column in `per_file`, 0 for all other elements.
 WANTED = np.array(
     [(CHARACTER_SET, vr_code("CS"), 0)]

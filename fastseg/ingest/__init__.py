@@ -1,10 +1,11 @@
 """From a links table to a store.
 
-links ──> images ──> plan ──> blocks ──> fast_path or item ──> store.writing
+links ──> plan ──> blocks ──> annotations, images ──> items ──> store.writing
 
-builder    `build`: runs these steps in order and reports the results
-images     the links of each image
-plan       which images are built, and their position in the store
-fast_path  builds the usual items of a block, many in one call of compiled code
-item       builds any item, one at a time, and says what is wrong with a bad one
+builder      `build`: runs these steps in order and reports the results
+plan         which images are built, and their rows in the store
+block        neighbouring images that are built together
+annotations  the contours of a block: files to rings
+images       the images of a block: files to pixels, measures and metadata
+items        the items of a block: draws masks, and makes records
 """

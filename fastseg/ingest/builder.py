@@ -5,15 +5,15 @@ the journal, publishes the store, and reports what was built, reused and rejecte
 """
 
 import warnings
-from collections.abc import Generator, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fastseg import __version__
 from fastseg.dicom import MAX_PIXEL_BYTES
@@ -27,23 +27,27 @@ from fastseg.errors import (
     whole_number,
 )
 from fastseg.files import name_folder
-from fastseg.ingest.fast_path import FastPath
-from fastseg.ingest.images import Images
-from fastseg.ingest.item import ItemBuilder
-from fastseg.ingest.plan import Block, ItemRejected, Plan, PlannedItem, plan_build
-from fastseg.links import Link, LinkTable
+from fastseg.ingest.block import Block
+from fastseg.ingest.items import BuiltItems, ItemBuilder
+from fastseg.ingest.plan import Plan, plan_build
+from fastseg.links import LinkTable
 from fastseg.paths import Paths, StrPath
 from fastseg.progress import Progress, silent
 from fastseg.raster.rules import Edges, Fill, Origin, Rules
 from fastseg.store import compression, layout
 from fastseg.store.reader import open_store
-from fastseg.store.writing.compressed import CompressedPartial
 from fastseg.store.writing.older_store import OlderStore
-from fastseg.store.writing.partial import Partial, remove_work, sole_builder
-from fastseg.store.writing.pixel_file import PixelFile
-from fastseg.store.writing.records import Record, Records, gather, join
+from fastseg.store.writing.partial import (
+    Partial,
+    Resumable,
+    remove_work,
+    sole_builder,
+)
 from fastseg.tables import Reject, save_rejects
 from fastseg.threads import map_ordered
+
+# Instead of the index of an item in an older store.
+ABSENT, REJECTED = -1, -2
 
 
 @refuse_renamed_attributes(kept="reused")
@@ -55,6 +59,8 @@ class BuildReport:
     samples   : number of samples in the store
     reused    : number of these that were taken unchanged from an older store of that
         name or from an interrupted build
+    failed    : number of images that turned out to be bad only when their pixels were
+        read; the store has no gaps for them, but to close these it was copied once more
     links     : number of links whose contour is in the store
     rejects   : input that was not used, as listed in `<path>.rejects.csv`
     off_image : contour files whose contour covers no pixel of its image
@@ -64,6 +70,7 @@ class BuildReport:
     path: Path
     samples: int
     reused: int
+    failed: int
     links: int
     rejects: tuple[Reject, ...]
     off_image: tuple[str, ...]
@@ -114,14 +121,12 @@ def build(
         is_folder = not target.name or target.is_dir()
         kind = "a folder" if is_folder else "not a regular file"
         raise BuildError(f"{target}: is {kind}, expected the name of a store")
-    if not isinstance(links, LinkTable):
-        # A file that is not a links table is refused before anything is created.
-        links = LinkTable.load(links)
+    # Refuse a file that is not a links table before anything is created.
+    table = links if isinstance(links, LinkTable) else LinkTable.load(links, progress)
+    layout.check_classes(table.classes)
     with sole_builder(target), name_folder(target.parent):
-        images = Images(links)
-        layout.check_classes(images.classes)
         work = _Build(
-            images, target, rules, threads, max_pixel_bytes, compress, progress
+            table, target, rules, threads, max_pixel_bytes, compress, progress
         )
         fingerprint = work.run()
     rejects = tuple(dict.fromkeys(work.rejects))
@@ -143,6 +148,7 @@ def build(
         path=target,
         samples=work.samples,
         reused=work.reused,
+        failed=work.failed,
         links=work.drawn,
         rejects=rejects,
         off_image=tuple(work.off_image),
@@ -150,32 +156,24 @@ def build(
     )
 
 
-@dataclass(slots=True)
-class _BlockResult:
-    """A block and the results of its items, which are given by index in the block.
+class _BuiltBlock(NamedTuple):
+    """A block after it has been built.
 
-    resumable : the work of an interrupted build, by item: the file that holds the
-        pixels, and the record
-    done      : items whose pixels are in the file, sorted
-    records   : of the items that are done, in the same order; None if there are none
-    reused    : items that were taken unchanged from earlier work
-    rejects   : what was rejected, by item
+    built   : the new items
+    resumed : those that an interrupted build has finished
     """
 
     block: Block
-    resumable: dict[int, tuple[PixelFile, Record]]
-    done: list[int] = field(default_factory=list)
-    records: Records | None = None
-    reused: set[int] = field(default_factory=set)
-    rejects: dict[int, list[Reject]] = field(default_factory=dict)
+    built: BuiltItems
+    resumed: list[Resumable]
 
 
 class _Build:
-    """One build. Threads run `_build_block`, which changes only its own result."""
+    """One build. Threads run `_build_block`, which changes only its own block."""
 
     def __init__(
         self,
-        images: Images,
+        table: LinkTable,
         target: Path,
         rules: Rules,
         threads: int,
@@ -183,184 +181,119 @@ class _Build:
         compress: bool,
         progress: Progress,
     ):
-        self.images = images
+        self.table = table
         self.target = target
         self.threads = threads
         self.progress = progress
-        self.partial_class = CompressedPartial if compress else Partial
+        self.compress = compress
+        self.max_pixel_bytes = max_pixel_bytes
         self.options = asdict(rules)
         self.versions = _versions()
         zstd = {compression.NAME: compression.version()} if compress else {}
         self.software = {**self.versions, **zstd}
-        paths = Paths(images.base)
-        self.item_builder = ItemBuilder(paths, images.classes, rules, max_pixel_bytes)
+        self.paths = Paths(table.base)
+        self.item_builder = ItemBuilder(
+            self.paths, table.classes, rules, max_pixel_bytes
+        )
         self.older = self._find_older()
-        self.rejects = list(images.rejects)
-        self.off_image: list[str] = []
+        self.rejects = list(table.rejects)
         self.samples = 0
         self.reused = 0
+        self.failed = 0
         self.drawn = 0
-        # bool (n,), the items of the plan that this build has built. If it starts over
-        # without failed items, it resumes these, but does not count them as reused.
-        self.is_own = np.zeros(0, np.bool_)
+        # Rejects of an item of the plan, and files of contours off its image.
+        self._rejects: dict[int, list[Reject]] = {}
+        self._off_image: dict[int, list[str]] = {}
+
+    @property
+    def off_image(self) -> list[str]:
+        """Contour files off their image, in the order of the plan."""
+        return [path for _, paths in sorted(self._off_image.items()) for path in paths]
 
     def run(self) -> str | None:
         """Build, and return the fingerprint; None if there is nothing to build."""
         plan, rejects = plan_build(
-            self.images,
-            self.item_builder.paths,
-            self.target.parent,
-            self.progress,
-            self.threads,
-            self.item_builder.max_pixel_bytes,
+            self.table, self.paths, self.max_pixel_bytes, self.threads, self.progress
         )
         self.rejects += rejects
+        fingerprint = None
         if self.older is not None and self._is_up_to_date(self.older, plan):
+            self.samples = self.reused = len(self.older.store)
+            fingerprint = self.older.store.fingerprint
             remove_work(self.target)
-            self.samples = len(self.older.store)
-            return self.older.store.fingerprint
-        # Some files turn out to be bad only when their pixels are read. The store is
-        # then started over without these items; finished items are resumed.
-        self.is_own = np.zeros(len(plan), np.bool_)
-        while len(plan):
-            with self.partial_class(
-                self.target,
-                buckets=plan.buckets,
-                parts=plan.slots,
-                classes=self.item_builder.classes,
-                options=self.options,
-                software=self.software,
-            ) as partial:
-                failed = self._build_items(partial, plan)
-                if not failed:
-                    self.older = None  # Windows replaces no file that is mapped
-                    self.samples = len(plan)
-                    return partial.publish()
-            plan = plan.without(failed)
-            self.is_own = np.delete(self.is_own, list(failed))
-        remove_work(self.target)
-        return None
+        elif len(plan):
+            self._rejects.clear()
+            self._off_image.clear()
+            self.drawn = 0
+            fingerprint = self._build_store(plan)
+        if fingerprint is None:
+            remove_work(self.target)
+        for _, rejects in sorted(self._rejects.items()):
+            self.rejects += rejects
+        return fingerprint
 
-    def _build_items(self, partial: Partial, plan: Plan) -> set[int]:
-        """Build all items; return the indices of those that failed."""
-        self.off_image = []
-        self.reused = 0
-        self.drawn = 0
-        failed = set()
-        fast_path = FastPath(self.item_builder)
+    def _build_store(self, plan: Plan) -> str | None:
+        """Build all items and publish the store; None if all items failed."""
+        with Partial(
+            self.target,
+            counts=plan.counts,
+            slots=plan.slots,
+            classes=self.item_builder.classes,
+            options=self.options,
+            software=self.software,
+            compress=self.compress,
+        ) as partial:
 
-        def build_block(result: _BlockResult) -> _BlockResult:
-            self._build_block(partial, fast_path, result)
-            return result
+            def build_block(todo: tuple[Block, list[Resumable]]) -> _BuiltBlock:
+                return self._build_block(partial, *todo)
 
-        # Only this thread reads and writes the journal.
-        todo = (
-            _BlockResult(block, partial.resumable(block.slots))
-            for block in plan.blocks()
-        )
-        with closing(map_ordered(build_block, todo, self.threads)) as results:
-            pairs = (
-                (result, k) for result in results for k in range(len(result.block))
+            # Only this thread reads and writes the journal.
+            todo = (
+                (block, partial.resumable(block.slots))
+                for block in plan.blocks(self.threads)
             )
-            result: _BlockResult | None = None
-            k = -1
-            try:
-                with self.progress("build", len(plan)) as advance:
-                    for pair in pairs:
-                        advance()
-                        result, k = pair
-                        if k not in result.done:
-                            failed.add(result.block.first + k)
-                        if k == len(result.block) - 1:
-                            self._record(partial, result, k)
-                            if self.older is not None:
-                                self.older.store.release()
-            except BaseException:
-                if result is not None and k != len(result.block) - 1:
-                    self._record(partial, result, k)
-                raise
-        return failed
-
-    def _record(self, partial: Partial, result: _BlockResult, last: int) -> None:
-        """Add the items of a block up to index `last` to the journal and the report."""
-        for k, rejects in result.rejects.items():
-            if k <= last:
-                self.rejects += rejects
-        done = [k for k in result.done if k <= last]
-        records = result.records
-        if records is None or not done:
-            return
-        if len(done) < records.items:
-            records = records.pick(range(len(done)))
-        partial.add(result.block.slots.pick(done), records)
-        first = result.block.first
-        self.is_own[[first + k for k in done if k not in result.reused]] = True
-        self.reused += len(done) - int(self.is_own[[first + k for k in done]].sum())
-        for j in np.flatnonzero(records.meta["labelled"]).tolist():
-            meta = records.meta[j]
-            links = result.block.links[done[j]]
-            self._count_contours(links, meta["labelled"], meta["pixels"])
+            with (
+                self.progress("build", len(plan)) as advance,
+                closing(map_ordered(build_block, todo, self.threads)) as results,
+            ):
+                for result in results:
+                    self._record(partial, result)
+                    if self.older is not None:
+                        self.older.store.release()
+                    advance(len(result.block))
+            self.failed = len(plan) - self.samples
+            if not self.samples:
+                return None
+            self.older = None  # Windows replaces no file that is mapped
+            return partial.publish()
 
     def _build_block(
-        self, partial: Partial, fast_path: FastPath, result: _BlockResult
-    ) -> None:
-        """Build the items of a block and write their pixels."""
-        block = result.block
-        items = range(len(block))
-        # Items that an interrupted build has finished are checked one by one.
-        not_resumable = [k for k in items if k not in result.resumable]
-        done, records = fast_path.build_items(block, not_resumable, partial)
-        if self.older is not None and records is not None:
-            # The fast path builds an item in the time that copying it would take, so
-            # unchanged items of the older store are only counted.
-            buckets = [partial.bucket(block.slots, k) for k in done]
-            hashes = records.meta["inputs_xxh3"].tolist()
-            indices = self.older.find(hashes, buckets)
-            result.reused.update(np.array(done)[indices >= 0].tolist())
-        single_records: list[Record] = []
-        for k in sorted({*items}.difference(done)):
-            try:
-                single_records.append(self._build_item(partial, k, result))
-                done.append(k)
-            except ItemRejected as exc:
-                result.rejects[k] = exc.rejects
-        if single_records:
-            more = gather(single_records, self.item_builder.classes)
-            records = more if records is None else join([records, more])
-        result.done = sorted(done)
-        if records is not None:
-            is_sorted = result.done == done
-            result.records = records if is_sorted else records.pick(np.argsort(done))
+        self, partial: Partial, block: Block, resumables: list[Resumable]
+    ) -> _BuiltBlock:
+        """Build the items of a block that cannot be resumed; write their pixels."""
+        resumed = []
+        for resumable in resumables:
+            valid = self.item_builder.resume(block, partial, resumable)
+            if valid:
+                resumed.append(resumable.pick(valid))
+        built = self.item_builder.build(block, partial, self.older)
+        return _BuiltBlock(block, built, resumed)
 
-    def _build_item(self, partial: Partial, k: int, result: _BlockResult) -> Record:
-        """Build an item, or reuse earlier work, write its pixels; return its record."""
-        item = result.block[k]
-        slots = result.block.slots
-        resumable = result.resumable.get(k)
-        if resumable is not None:
-            pixel_file, record = resumable
-            if record.stamps == self.item_builder.stamps(item):
-                resumed = partial.resume(slots, k, pixel_file, record)
-                if resumed is not None:
-                    result.reused.add(k)
-                    return resumed
-        inputs = self.item_builder.read(item)
-        if inputs.rejects:
-            result.rejects[k] = inputs.rejects
-        if self.older:
-            (index,) = self.older.find([inputs.hash], [item.bucket])
-            pixels = self.older.pixels(index) if index >= 0 else None
-            if pixels is not None:
-                result.reused.add(k)
-                record = self.older.record(
-                    index,
-                    links=0 if inputs.rejects else item.links_hash,
-                    stamps=inputs.stamps,
-                )
-                return record._replace(offsets=partial.write(slots, k, *pixels))
-        image = self.item_builder.decode(item, inputs)
-        record, mask = self.item_builder.draw_and_measure(item, inputs, image)
-        return record._replace(offsets=partial.write(slots, k, image.pixels, mask))
+    def _record(self, partial: Partial, result: _BuiltBlock) -> None:
+        """Add the items of a block to the journal and to the report."""
+        block, built, resumed = result
+        for k, rejects in block.rejects.items():
+            self._rejects[int(block.items[k])] = rejects
+        if len(built.items):
+            partial.add(block.items[built.items], built.records)
+        self._count_contours(block, built.items, built.records.meta)
+        self.samples += len(built.items)
+        self.reused += int(built.is_reused.sum())
+        for some in resumed:
+            partial.resume_records(block.items[some.items], some)
+            self._count_contours(block, some.items, some.records.meta)
+            self.samples += len(some.items)
+            self.reused += len(some.items)
 
     def _find_older(self) -> OlderStore | None:
         """Return the store that is to be replaced, None if no item can be reused."""
@@ -386,101 +319,75 @@ class _Build:
         It compares the contents of all files, not their times, and writes nothing.
         """
         store = older.store
-        rejects: list[Reject] = []
-        if store.compression != self.partial_class.compression:
-            return False
-        if store.software != self.software:
-            return False
-        with (
-            closing(compare(older, plan, self.item_builder, self.threads)) as items,
-            self.progress("compare", len(plan)) as advance,
+        if (store.compression, store.software) != (
+            compression.NAME if self.compress else "",
+            self.software,
         ):
-            for links, index, rejected in items:
-                advance()
-                rejects += rejected
-                if index is None:  # it cannot be used, so it is not in the store
-                    continue
-                if index < 0 or self.reused == len(store):
-                    return False
-                if not older.same_inputs(index, self.reused):
-                    return False
-                self.reused += 1
-                labelled = store.items["labelled"][index]
-                pixels = store.items["pixels"][index]
-                self._count_contours(links, labelled, pixels)
-        if self.reused != len(store):
             return False
-        self.rejects += rejects
-        return True
+        # The index in the older store of each item of the plan.
+        indices = np.full(len(plan), REJECTED)
+
+        def compare(block: Block) -> tuple[Block, NDArray[np.int64]]:
+            return block, self._compare_block(older, block)
+
+        with (
+            self.progress("compare", len(plan)) as advance,
+            closing(
+                map_ordered(compare, plan.blocks(self.threads), self.threads)
+            ) as results,
+        ):
+            for block, found in results:
+                if (found == ABSENT).any():
+                    return False
+                indices[block.items] = found
+                done = np.flatnonzero(found != REJECTED)
+                meta = {
+                    name: store.items[name][found[done]]
+                    for name in ("labelled", "pixels")
+                }
+                self._count_contours(block, done, meta)
+                for k, rejects in block.rejects.items():
+                    self._rejects[int(block.items[k])] = rejects
+                older.store.release()
+                advance(len(block))
+        return older.has_same_items(indices[indices != REJECTED])
+
+    def _compare_block(self, older: OlderStore, block: Block) -> NDArray[np.int64]:
+        """Return the index of each item in an older store, or ABSENT or REJECTED."""
+        digests = self.item_builder.input_hashes(block)
+        indices = older.find([digest or 0 for digest in digests], block.bucket)
+        new = np.flatnonzero(indices < 0)
+        if len(new):
+            # Items of which the store has only a part, that cannot be built, or new.
+            rest = block.pick(new.tolist())
+            built = self.item_builder.build(rest, None, older)
+            indices[new] = REJECTED
+            indices[new[built.items]] = older.find(
+                built.records.meta["inputs_xxh3"], block.bucket
+            )
+            block.rejects = {
+                int(new[k]): rejects for k, rejects in rest.rejects.items()
+            }
+        return indices
 
     def _count_contours(
-        self, links: Sequence[Link], labelled: Any, pixels: Any
+        self, block: Block, items: NDArray[np.int64], meta: Any
     ) -> None:
-        """Count the contours of an item of the store for the report."""
-        bits = int(labelled)
-        if not bits:
-            return
-        files = {link.label: link.contour_path for link in links}
-        for bit, name in enumerate(self.item_builder.classes):
-            if bits >> bit & 1:
-                self.drawn += 1
-                if not pixels[bit]:
-                    self.off_image.append(files[name])
+        """Count the contours of items for the report.
 
-
-class Comparison(NamedTuple):
-    """An item of the plan, looked up in an older store.
-
-    older_index : of the equal item in the older store, -1 if there is none, None if
-        the planned item cannot be built
-    rejects     : of the planned item
-    """
-
-    links: Sequence[Link]
-    older_index: int | None
-    rejects: list[Reject]
-
-
-def compare(
-    older: OlderStore, plan: Plan, item_builder: ItemBuilder, threads: int
-) -> Generator[Comparison, None, None]:
-    """Look up each item of the plan in an older store, in order.
-
-    Reads every file, because contents decide.
-    """
-    fast_path = FastPath(item_builder)
-
-    def compare_block(block: Block) -> list[Comparison]:
-        hashes = fast_path.inputs_hashes(block)
-        buckets = [block.buckets[block.slots.bucket[k]] for k in hashes]
-        indices = older.find(list(hashes.values()), buckets).tolist()
-        equal = {
-            k: Comparison(block.links[k], index, [])
-            for k, index in zip(hashes, indices, strict=True)
-            if index >= 0
-        }
-        older.store.release()
-        return [
-            equal.get(k) or _compare_item(older, block[k], item_builder)
-            for k in range(len(block))
-        ]
-
-    with closing(map_ordered(compare_block, plan.blocks(), threads)) as blocks:
-        for comparisons in blocks:
-            yield from comparisons
-
-
-def _compare_item(
-    older: OlderStore, item: PlannedItem, item_builder: ItemBuilder
-) -> Comparison:
-    try:
-        inputs = item_builder.read(item)
-        (index,) = older.find([inputs.hash], [item.bucket]).tolist()
-        if index < 0:  # a new item, unless its pixels cannot be decoded
-            item_builder.decode(item, inputs)
-        return Comparison(item.links, index, inputs.rejects)
-    except ItemRejected as exc:
-        return Comparison(item.links, None, exc.rejects)
+        items : indices in the block
+        meta  : "labelled" and "pixels" of the items, as in a store
+        """
+        for j in np.flatnonzero(meta["labelled"]).tolist():
+            k = int(items[j])
+            labelled = int(meta["labelled"][j])
+            files = {link.label: link.contour_path for link in block.links[k]}
+            for bit, name in enumerate(self.item_builder.classes):
+                if labelled >> bit & 1:
+                    self.drawn += 1
+                    if not meta["pixels"][j][bit]:
+                        off_image = self._off_image.setdefault(int(block.items[k]), [])
+                        off_image.append(files[name])
 
 
 @cache

@@ -1,35 +1,260 @@
-"""The links of each image, for tables of any length."""
+"""The images of a block: files to pixels in the store, their measures and metadata.
 
-from collections.abc import Iterator
-from itertools import pairwise
+Kernels read, measure and write the files that they fully understand, many in one call.
+Every other file is decoded by Python, and its pixels are measured by the same kernel.
+After that, nothing knows the difference.
+"""
 
-from fastseg.links import Link, LinkTable
+import threading
+from collections.abc import Mapping
+from dataclasses import replace
+from fractions import Fraction
+from functools import cache
+from math import ceil, isnan, nan, sqrt
+from typing import Any, NamedTuple
 
-# Images whose links are held as Python objects at a time.
-IMAGES_AT_ONCE = 2**10
+import numpy as np
+from numpy.typing import NDArray
+from xxhash import xxh3_64_intdigest
+
+from fastseg import dicom
+from fastseg._kernels.files import content, system, transfer
+from fastseg._kernels.files.transfer import ImageArrays
+from fastseg.dicom.scan import WANTED
+from fastseg.errors import DicomError
+from fastseg.files import Stamp, read_file, stamp_of
+from fastseg.ingest.block import Block, join_paths
+from fastseg.paths import Paths
+from fastseg.store import layout
+from fastseg.store.layout import Bucket
+from fastseg.store.writing.pixel_writers import PixelWriter
+
+# Percentiles are found by counting where the values span at most this many integers,
+# by sorting where they span more.
+WIDEST_COUNT = 2**17
+# Bytes of each thread's buffer. Images are measured and written while they are in a
+# core's second cache: with a buffer twice or half as large, a build takes a twentieth
+# longer.
+BUFFER_BYTES = 2**20
+# A file may be longer than its pixels by this much, or kernels do not read it.
+HEADER_BYTES = 2**16
 
 
-class Images:
-    """Yields the links of each image, in the order of the images' first links.
+class BlockImages(NamedTuple):
+    """What is known of the images of a block, by index in the block.
 
-    base    : folder that the links' paths are relative to
-    classes : names of the classes, sorted
-    rejects : of the table
+    arrays       : what kernels have measured
+    scans        : the headers
+    offsets      : int64 (n, 2), offset and size in the file of pixels
+    is_read      : bool (n,), whether all this is known of an image
     """
 
-    def __init__(self, table: LinkTable):
-        self.base = table.base
-        self.rejects = table.rejects
-        self.classes = table.classes
-        self._links = table.links
-        self._rows, self._bounds = table.links.images()
+    arrays: ImageArrays
+    scans: dicom.HeaderScans
+    offsets: NDArray[np.int64]
+    is_read: NDArray[np.bool_]
 
-    def __len__(self) -> int:
-        return len(self._bounds) - 1
 
-    def __iter__(self) -> Iterator[list[Link]]:
-        for first in range(0, len(self), IMAGES_AT_ONCE):
-            bounds = self._bounds[first : first + IMAGES_AT_ONCE + 1].tolist()
-            links = self._links.take(self._rows[bounds[0] : bounds[-1]])
-            for start, stop in pairwise(bounds):
-                yield links[start - bounds[0] : stop - bounds[0]]
+class OpenImage(NamedTuple):
+    """An image file: its stamp and XXH3-64, and what decodes its pixels."""
+
+    file: dicom.ParsedFile
+    stamp: Stamp
+    xxh3: int
+
+
+class ImageReader:
+    """Reads the images of blocks. Threads share it."""
+
+    def __init__(self, paths: Paths, max_pixel_bytes: int):
+        self._paths = paths
+        self._max_pixel_bytes = max_pixel_bytes
+        self._local = threading.local()
+
+    def read(self, block: Block, pixels: PixelWriter | None) -> BlockImages:
+        """Read the images that kernels understand, and write their pixels.
+
+        pixels : None to write nothing
+        """
+        count = len(block)
+        bucket = block.bucket
+        arrays = ImageArrays(
+            offsets=np.full(count, content.UNREAD),
+            stamps=np.empty((count, 4), np.int64),
+            file_hashes=np.empty(count, np.uint64),
+            sums=np.empty((count, 5), np.int64),
+            percentiles=np.empty((count, len(layout.PERCENTILES))),
+            counted=np.zeros(count, np.bool_),
+            pixel_hashes=np.empty(count, np.uint64),
+        )
+        headers = dicom.header_arrays(count)
+        offsets = np.zeros((count, 2), np.int64)
+        size = bucket.shape[0] * bucket.shape[1] * bucket.dtype.itemsize
+        handle = -1
+        output = np.zeros(count, np.int64)
+        if pixels:
+            handle, output = pixels.output(block.slots)
+            offsets[:] = np.column_stack([output, np.full(count, size)])
+        names = join_paths(self._direct(block, k, size) for k in range(count))
+        buffer = self._buffer(size + HEADER_BYTES)
+        first = 0 if system.AVAILABLE else count
+        while first < count:
+            stop = transfer.read_images(
+                *(names, first, WANTED),
+                *(dicom.expected_elements(bucket.shape, bucket.dtype), headers),
+                *(np.empty(0, bucket.dtype), WIDEST_COUNT),
+                *(percentile_ranks(bucket.shape[0] * bucket.shape[1]), handle, output),
+                *(buffer, arrays),
+            )
+            some = np.flatnonzero(arrays.offsets[first:stop] >= 0) + first
+            if handle >= 0:
+                # The kernel has written all images before the one at which it stopped.
+                # To write that from Python raises the reason, or succeeds.
+                some = np.arange(stop, min(stop + 1, count))
+                stop += 1
+            if pixels and len(some):
+                written = [
+                    buffer[start : start + size]
+                    .view(bucket.dtype)
+                    .reshape(bucket.shape)
+                    for start in arrays.offsets[some].tolist()
+                ]
+                offsets[some] = pixels.write_images(block.slots.pick(some), written)
+            first = stop
+        scans = dicom.read_headers(headers)
+        is_read = (arrays.offsets >= 0) & (scans.header_index != dicom.UNKNOWN)
+        return BlockImages(arrays, scans, offsets, is_read & arrays.counted)
+
+    def open(self, block: Block, k: int) -> OpenImage:
+        """Read the file of an image and parse its header.
+
+        Raises DicomError, LinkError, MissingExtraError or OSError.
+        """
+        link = block.links[k][0]
+        path = self._paths.resolve(link.dicom_path, link.root)
+        # The frames of a file follow each other in the plan, and the file may be
+        # large: each thread keeps the file that it read last.
+        image: OpenImage | None = None
+        if getattr(self._local, "path", None) == path:
+            image = self._local.image
+        if image is None or image.stamp != stamp_of(path):
+            limit = self._max_pixel_bytes + dicom.MAX_OTHER_BYTES
+            data, stamp = read_file(path, limit)
+            file = dicom.parse(data, link.dicom_path, self._max_pixel_bytes)
+            image = OpenImage(file, stamp, xxh3_64_intdigest(data))
+            self._local.path, self._local.image = path, image
+        header = image.file.header
+        dicom.check_request(header, link.frame, self._max_pixel_bytes, link.dicom_path)
+        found = Bucket((header.rows, header.columns), header.dtype)
+        if found != block.bucket:
+            raise DicomError(
+                f"has changed while the store was built, or after it was linked: it is "
+                f"{found.name}, expected {block.bucket.name}; link and build again"
+            )
+        return image
+
+    def add(
+        self,
+        block: Block,
+        images: BlockImages,
+        decoded: Mapping[int, tuple[OpenImage, NDArray[Any]]],
+        pixels: PixelWriter | None,
+    ) -> None:
+        """Measure and write images that Python has decoded.
+
+        decoded : by index in the block, the file and the pixels (H, W)
+        """
+        if not decoded:
+            return
+        some = np.array(list(decoded))
+        stack = np.stack([image for _, image in decoded.values()])
+        ranks = percentile_ranks(stack[0].size)
+        transfer.measure_images(stack, some, WIDEST_COUNT, ranks, images.arrays)
+        for j, (k, (image, _)) in enumerate(decoded.items()):
+            header = image.file.header
+            if not images.arrays.counted[k]:
+                ordered = np.partition(stack[j], ranks, axis=None)
+                images.arrays.percentiles[k] = ordered[ranks]
+            images.arrays.stamps[k] = image.stamp
+            images.arrays.file_hashes[k] = image.xxh3
+            images.scans.header_index[k] = len(images.scans.headers)
+            images.scans.headers.append(replace(header, instance=None, window=None))
+            instance = nan if header.instance is None else header.instance
+            images.scans.per_file[k] = instance, *(header.window or (nan, nan))
+        if pixels:
+            slots = block.slots.pick(some)
+            images.offsets[some] = pixels.write_images(slots, list(stack))
+        images.is_read[some] = True
+
+    def _direct(self, block: Block, k: int, size: int) -> str | None:
+        """Return the path of a file that kernels may try to read."""
+        link = block.links[k][0]
+        if not block.is_todo[k] or link.frame or size > self._max_pixel_bytes:
+            return None
+        return self._paths.direct(link.dicom_path, link.root)
+
+    def _buffer(self, size: int) -> NDArray[np.uint8]:
+        """Return this thread's buffer, at least `size` bytes long."""
+        buffer: NDArray[np.uint8] | None = getattr(self._local, "buffer", None)
+        if buffer is None or len(buffer) < size:
+            buffer = np.empty(max(size, BUFFER_BYTES), np.uint8)
+            self._local.buffer = buffer
+        return buffer
+
+
+def write_columns(
+    block: Block, images: BlockImages, items: NDArray[np.int64], meta: NDArray[Any]
+) -> None:
+    """Write the columns of a store that come from headers and pixels.
+
+    items : int64 (n,), indices in the block
+    meta  : `meta_dtype` (n,)
+    """
+    arrays, scans = images.arrays, images.scans
+    headers = scans.headers
+    index = scans.header_index[items]
+    per_file = scans.per_file[items]
+    meta["frame"] = [block.links[k][0].frame for k in items.tolist()]
+    meta["instance"] = np.where(np.isnan(per_file[:, 0]), -1, per_file[:, 0])
+    unknown = nan, nan
+    spacings = [header.spacing_mm or unknown for header in headers]
+    meta["spacing_mm"] = np.array(spacings).reshape(-1, 2)[index]
+    value_maps = [header.value_map for header in headers]
+    meta["slope"], meta["intercept"] = np.array(value_maps).reshape(-1, 2)[index].T
+    meta["window"] = per_file[:, 1:]
+    is_inverted = [header.photometric != "MONOCHROME2" for header in headers]
+    for j in np.flatnonzero(np.array(is_inverted, np.bool_)[index]).tolist():
+        centre, width = per_file[j, 1:].tolist()
+        window = None if isnan(width) else (centre, width)
+        header = replace(headers[index[j]], window=window)
+        meta["window"][j] = header.value_window or unknown
+    sums = arrays.sums[items]
+    pixels = block.bucket.shape[0] * block.bucket.shape[1]
+    moments = [
+        mean_and_std(pixels, total, (high << 32) + low)
+        for total, high, low in sums[:, 2:].tolist()
+    ]
+    meta["mean"], meta["std"] = np.array(moments).reshape(-1, 2).T
+    meta["min"] = sums[:, 0]
+    meta["max"] = sums[:, 1]
+    meta["percentiles"] = arrays.percentiles[items]
+    meta["image_xxh3"] = arrays.pixel_hashes[items]
+
+
+def mean_and_std(count: int, total: int, squares: int) -> tuple[float, float]:
+    """Return mean and standard deviation of integers.
+
+    total, squares : the sums of the integers and of their squares
+
+    Python rounds the quotient of two integers correctly, however large they are.
+    """
+    variance = (count * squares - total * total) / (count * count)
+    return total / count, sqrt(variance)
+
+
+@cache
+def percentile_ranks(count: int) -> NDArray[np.int64]:
+    """Return the nearest ranks (0 is the smallest) of `layout.PERCENTILES`."""
+    fractions = (Fraction(str(q)) / 100 for q in layout.PERCENTILES)
+    ranks = [max(ceil(fraction * count), 1) - 1 for fraction in fractions]
+    return np.array(ranks, np.int64)

@@ -1,30 +1,25 @@
-"""The plan of a build: which images go where in the store.
+"""The plan of a build: which images are built, and their rows in the store.
 
-It is made from the links table and the headers of the images, before any pixels are
-read.
+It is made from the links table before any pixels are read. Where the table does not
+say shape and dtype, the headers of the images are read.
 """
 
-import os
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
-from itertools import islice
-from pathlib import Path
+from functools import lru_cache
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from xxhash import xxh3_64_intdigest
 
-from fastseg import dicom, sources
+from fastseg import dicom
 from fastseg.errors import DicomError, LinkError
-from fastseg.files import stamp_of
-from fastseg.ingest.images import Images
-from fastseg.links import Link
+from fastseg.files import identify
+from fastseg.ingest.block import Block, hash_links, join_paths, reject_image
+from fastseg.links import Link, Links, LinkTable
 from fastseg.paths import Paths
 from fastseg.progress import Progress
-from fastseg.spool import Spool
 from fastseg.store.layout import Bucket
 from fastseg.store.writing.records import Slots
 from fastseg.tables import Reject, reason_of
@@ -33,357 +28,237 @@ from fastseg.threads import map_ordered
 # Images in a block. Work that is done once for a block costs each image little, and
 # an interrupted build loses only the blocks that are not yet in its journal.
 BLOCK_SIZE = 128
-NOT_SCANNED = dicom.UNKNOWN
+# Links that are Python objects at once.
+TAKEN_AT_ONCE = 1024
 
 
-class PlannedItem(NamedTuple):
-    """An image that is to be built.
+class ImageLinks(NamedTuple):
+    """The links of n images: image k has the rows[bounds[k]:bounds[k + 1]] of a table.
 
-    links       : all rows of the table that name it
-    links_hash  : XXH3-64 of these rows, with paths relative to the data set's root
-    header_scan : None where pydicom has to read the image's file
-    header_hash : XXH3-64 of the bytes of that file before the pixels
+    rows   : int64 (r,)
+    bounds : int64 (n + 1,)
     """
 
-    links: Sequence[Link]
-    links_hash: int
-    bucket: Bucket
-    header_scan: dicom.HeaderScan | None
-    header_hash: int
+    rows: NDArray[np.int64]
+    bounds: NDArray[np.int64]
 
-    def files(self) -> list[tuple[Link, str]]:
-        """Return the image's file and those of the contours, each with its link."""
-        contours = [(link, link.contour_path) for link in self.links]
-        image = [(self.links[0], self.links[0].dicom_path)]
-        return image + [pair for pair in contours if pair[1]]
+    def pick(self, images: NDArray[np.int64]) -> "ImageLinks":
+        """Return the groups of some images."""
+        sizes = np.diff(self.bounds)[images]
+        bounds = np.concatenate([[0], np.cumsum(sizes)])
+        shift = np.repeat(self.bounds[images] - bounds[:-1], sizes)
+        return ImageLinks(self.rows[shift + np.arange(len(shift))], bounds)
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Block:
-    """Neighbouring images of the plan, as columns; `block[k]` is one of them.
-
-    first   : index in the plan of the first image
-    links   : the links of each image
-    slots   : the position of each image in the store
-    buckets : all buckets of the store; `slots.bucket` is an index in this list
-    scans   : the header scan of each image; `header_index` is NOT_SCANNED where
-        pydicom has to read the file
-    """
-
-    first: int
-    links: list[list[Link]]
-    slots: Slots
-    buckets: list[Bucket]
-    scans: dicom.HeaderScans
-
-    def __len__(self) -> int:
-        return len(self.links)
-
-    def __getitem__(self, k: int) -> PlannedItem:
-        scans = self.scans
-        header_scan = None
-        if scans.header_index[k] != NOT_SCANNED:
-            instance, *window = scans.per_file[k].tolist()
-            header_scan = dicom.HeaderScan(
-                scans.headers[scans.header_index[k]],
-                int(instance) if instance == instance else None,
-                (window[0], window[1]) if window[0] == window[0] else None,
-                *scans.pixel_spans[k].tolist(),
-            )
-        return PlannedItem(
-            links=self.links[k],
-            links_hash=int(self.slots.links[k]),
-            bucket=self.buckets[self.slots.bucket[k]],
-            header_scan=header_scan,
-            header_hash=int(scans.header_hashes[k]),
-        )
-
-
-class _CheckedBlock(NamedTuple):
-    """Neighbouring images of the table after their headers have been checked.
-
-    size         : number of these images, invalid ones included
-    valid        : int64 (n,), indices of the n images that can be built
-    links_hashes : uint64 (n,), as `PlannedItem.links_hash`
-    bucket       : int64 (n,), index in `buckets`
-    scans        : the header scans of the n images
-    rejects      : of the other images, by index
-    """
-
-    size: int
-    valid: NDArray[np.int64]
-    links_hashes: NDArray[np.uint64]
-    bucket: NDArray[np.int64]
-    buckets: list[Bucket]
-    scans: dicom.HeaderScans
-    rejects: dict[int, list[Reject]]
-
-    def pick(self, some: NDArray[np.int64] | NDArray[np.bool_]) -> "_CheckedBlock":
-        """Return the block with only some of its valid images."""
-        scans = self.scans
-        return self._replace(
-            valid=self.valid[some],
-            links_hashes=self.links_hashes[some],
-            bucket=self.bucket[some],
-            scans=scans._replace(
-                header_index=scans.header_index[some],
-                per_file=scans.per_file[some],
-                pixel_spans=scans.pixel_spans[some],
-                header_hashes=scans.header_hashes[some],
-            ),
-        )
+    def take(self, links: Links, images: NDArray[np.int64]) -> list[list[Link]]:
+        """Return the links of some images."""
+        groups = self.pick(images)
+        taken = links.take(groups.rows)
+        return [taken[start:stop] for start, stop in pairwise(groups.bounds.tolist())]
 
 
 class Plan:
-    """The images that are to be built, in blocks; a large plan is kept on the disk."""
+    """The images that are to be built, in the order of the table.
 
-    def __init__(self, images: Images, folder: Path):
-        self._images = images
-        self._folder = folder
-        self._blocks: Spool[_CheckedBlock] = Spool(folder)
-        self._counts: Counter[Bucket] = Counter()
+    counts : each bucket and its number of images, sorted by name
+    slots  : of all images
+    """
+
+    def __init__(
+        self,
+        links: Links,
+        image_links: ImageLinks,
+        hashes: NDArray[np.uint64],
+        kinds: NDArray[np.int64],
+        buckets: Sequence[Bucket],
+    ):
+        """Make the plan of n images.
+
+        image_links : of each image
+        hashes : uint64 (n,), `hash_links` of each
+        kinds  : int64 (n,), index in `buckets` of each
+        """
+        self._links = links
+        self._image_links = image_links
+        counted = np.bincount(kinds, minlength=len(buckets)).tolist()
+        used = [k for k, count in enumerate(counted) if count]
+        used.sort(key=lambda k: buckets[k].name)
+        self.counts = [(buckets[k], counted[k]) for k in used]
+        numbers = np.zeros(len(buckets), np.int64)
+        rows = np.empty(len(kinds), np.int64)
+        for number, k in enumerate(used):
+            numbers[k] = number
+            rows[kinds == k] = np.arange(counted[k])
+        self.slots = Slots(hashes, numbers[kinds], rows)
 
     def __len__(self) -> int:
-        return self._counts.total()
+        return len(self.slots.row)
 
-    @property
-    def buckets(self) -> list[tuple[Bucket, int]]:
-        """Each bucket and its number of items, sorted by name."""
-        return sorted(self._counts.items(), key=lambda pair: pair[0].name)
-
-    def add(self, checked: _CheckedBlock) -> None:
-        """Add the next images of the table."""
-        counts = np.bincount(checked.bucket, minlength=len(checked.buckets)).tolist()
-        for bucket, count in zip(checked.buckets, counts, strict=True):
-            if count:
-                self._counts[bucket] += count
-        self._blocks.append(checked._replace(rejects={}))
-
-    def blocks(self) -> Iterator[Block]:
-        """Yield all blocks in the order of the table; links are read again."""
-        images = iter(self._images)
-        first = 0
-        buckets = [bucket for bucket, _ in self.buckets]
-        numbers = {bucket: k for k, bucket in enumerate(buckets)}
-        ends = np.zeros(len(buckets), np.int64)
-        for checked in self._blocks:
-            links = list(islice(images, checked.size))
-            if len(checked.valid) < checked.size:
-                links = [links[k] for k in checked.valid.tolist()]
-            if not links:
-                continue
-            new_numbers = [numbers.get(bucket, -1) for bucket in checked.buckets]
-            bucket = np.array(new_numbers, np.int64)[checked.bucket]
-            row = np.empty_like(bucket)
-            for number in set(bucket.tolist()):
-                is_member = bucket == number
-                stop = ends[number] + np.count_nonzero(is_member)
-                row[is_member] = np.arange(ends[number], stop)
-                ends[number] = stop
-            yield Block(
-                first=first,
-                links=links,
-                slots=Slots(checked.links_hashes, bucket, row),
-                buckets=buckets,
-                scans=checked.scans,
-            )
-            first += len(links)
-
-    def slots(self) -> Iterator[Slots]:
-        """Yield the positions in the store of the images of each block."""
-        return (block.slots for block in self.blocks())
-
-    def without(self, items: Iterable[int]) -> "Plan":
-        """Return the plan without some of its images, given by their indices."""
-        plan = Plan(self._images, self._folder)
-        removed = np.sort(np.fromiter(items, np.int64))
-        first = 0
-        for checked in self._blocks:
-            stop = first + len(checked.valid)
-            start, end = np.searchsorted(removed, [first, stop])
-            remains = np.ones(len(checked.valid), np.bool_)
-            remains[removed[start:end] - first] = False
-            plan.add(checked.pick(remains))
-            first = stop
-        return plan
-
-
-class ItemRejected(Exception):
-    """An image cannot be built; `rejects` holds it and each of its contours."""
-
-    def __init__(self, links: Iterable[Link], reason: str, rejects: Iterable[Reject]):
-        """Reject an image.
-
-        links   : of the image
-        reason  : what is wrong with it
-        rejects : of those of its contours that have a reason of their own
-        """
-        links = list(links)
-        path = links[0].dicom_path
-        rejected = list(rejects)
-        listed = {reject.file for reject in rejected}
-        # Its other contours are rejected too, so that the list names all lost files.
-        because = f"its image {path} is rejected"
-        self.rejects = [
-            *rejected,
-            Reject(path, None, reason),
-            *(
-                Reject(link.contour_path, None, because)
-                for link in links
-                if link.contour_path and link.contour_path not in listed
-            ),
-        ]
-        super().__init__(reason)
+    def blocks(self, threads: int) -> Iterator[Block]:
+        """Yield all images in blocks, bucket by bucket."""
+        size = BLOCK_SIZE
+        if threads > 1:  # smaller blocks, so that each thread has at least four
+            size = min(BLOCK_SIZE, max(1, len(self) // (4 * threads)))
+        for number, (bucket, _) in enumerate(self.counts):
+            members = np.flatnonzero(self.slots.bucket == number)
+            for start in range(0, len(members), size):
+                items = members[start : start + size]
+                yield Block(
+                    items=items,
+                    links=self._image_links.take(self._links, items),
+                    slots=self.slots.pick(items),
+                    bucket=bucket,
+                    is_todo=np.ones(len(items), np.bool_),
+                )
 
 
 def plan_build(
-    images: Images,
+    table: LinkTable,
     paths: Paths,
-    folder: Path,
-    progress: Progress,
-    threads: int,
     max_pixel_bytes: int,
+    threads: int,
+    progress: Progress,
 ) -> tuple[Plan, list[Reject]]:
-    """Check the header of every image, so that the size of the store is known.
-
-    folder : for a temporary file, if there are many images
+    """Check every image, so that the size of the store is known.
 
     Returns the images that can be built, in the order of the table, and the rejects.
     """
-    plan = Plan(images, folder)
+    links = table.links
+    image_links, missing = _find_images(links, paths)
+    count = len(image_links.bounds) - 1
+    every = np.arange(count)
+    blocks = [every[k : k + BLOCK_SIZE] for k in range(0, count, BLOCK_SIZE)]
     rejects: list[Reject] = []
+    hashes = np.zeros(count, np.uint64)
+    kinds = np.full(count, -1)
+    numbers: dict[Bucket, int] = {}
+    last, number = None, -1
 
-    def check(block: list[list[Link]]) -> _CheckedBlock:
-        return _check_block(block, paths, max_pixel_bytes)
+    def check(images: NDArray[np.int64]) -> list[tuple[Bucket, int] | list[Reject]]:
+        block = image_links.take(links, images)
+        reasons = [missing.get(k) for k in images.tolist()]
+        return _check_images(block, reasons, paths, max_pixel_bytes)
 
     with (
-        closing(map_ordered(check, _split(images, threads), threads)) as results,
-        progress("check", len(images)) as advance,
+        progress("check", count) as advance,
+        closing(map_ordered(check, blocks, threads)) as checked,
     ):
-        for checked in results:
-            plan.add(checked)
-            for k in range(checked.size):
-                advance()
-                rejects += checked.rejects.get(k, ())
+        for images, results in zip(blocks, checked, strict=True):
+            for k, result in zip(images.tolist(), results, strict=True):
+                if isinstance(result, tuple):
+                    bucket, hashes[k] = result
+                    if bucket is not last:  # to hash one takes longer than all else
+                        last, number = bucket, numbers.setdefault(bucket, len(numbers))
+                    kinds[k] = number
+                else:
+                    rejects += result
+            advance(len(images))
+    valid = np.flatnonzero(kinds >= 0)
+    plan = Plan(
+        links, image_links.pick(valid), hashes[valid], kinds[valid], list(numbers)
+    )
     return plan, rejects
 
 
-def _split(images: Images, threads: int) -> Iterator[list[list[Link]]]:
-    """Yield blocks of images, each as the links of its images."""
-    remaining = iter(images)
-    size = BLOCK_SIZE
-    if threads > 1:  # smaller blocks, so that each thread has at least four
-        size = min(BLOCK_SIZE, max(1, len(images) // (4 * threads)))
-    while block := list(islice(remaining, size)):
-        yield block
+def _find_images(links: Links, paths: Paths) -> tuple[ImageLinks, dict[int, str]]:
+    """Return the links of each image, and why some have no file, by index of the image.
 
-
-def join_paths(paths: Sequence[str]) -> tuple[bytes, NDArray[np.int64]]:
-    """Return paths as kernels read them: joined, and the offset at which each begins.
-
-    A NUL follows each path. The offsets have one entry more, the end of the last path.
+    Two names of one file, by any kind of link, are one image.
     """
-    joined = os.fsencode("\0".join([*paths, ""]))
-    ends = np.flatnonzero(np.frombuffer(joined, np.uint8) == 0) + 1
-    return joined, np.concatenate([[0], ends])
-
-
-def _check_block(
-    block: list[list[Link]], paths: Paths, max_pixel_bytes: int
-) -> _CheckedBlock:
-    """Check the headers of images: kernels scan them, `_check_image` takes the rest.
-
-    block : the links of each image
-    """
-    direct = [paths.direct(links[0].dicom_path, links[0].root) for links in block]
-    # An empty path does not exist, so that the scan leaves that image to _check_image.
-    scans = dicom.scan_headers(*join_paths([path or "" for path in direct]))
-    buckets = list(map(_bucket_of, scans.headers))
-    is_small = [header.pixel_bytes <= max_pixel_bytes for header in scans.headers]
-    hashes = []
-    bucket = []
-    rejects = {}
-    for k, (links, number) in enumerate(
-        zip(block, scans.header_index.tolist(), strict=True)
-    ):
-        # Nearly all images have one link, which names frame 0, and a scanned header
-        # of allowed size. Nothing can be wrong with these.
-        if (
-            number == NOT_SCANNED
-            or not is_small[number]
-            or len(links) > 1
-            or links[0].frame
-        ):
-            header = None if number == NOT_SCANNED else scans.headers[number]
+    image_links = ImageLinks(*links.images())
+    count = len(image_links.bounds) - 1
+    # Device and inode of each file, and the frame.
+    identity = np.zeros((count, 3), np.int64)
+    missing = {}
+    firsts = image_links.rows[image_links.bounds[:-1]]
+    identity[:, 2] = links.frame[firsts]
+    for start in range(0, count, TAKEN_AT_ONCE):
+        rows = firsts[start : start + TAKEN_AT_ONCE]
+        named = links.dicom_path.pick(rows).values(), links.root.pick(rows).values()
+        for k, (path, root) in enumerate(zip(*named, strict=True), start):
             try:
-                header = _check_image(links, header, paths, max_pixel_bytes)
-            except ItemRejected as exc:
-                rejects[k] = exc.rejects
-            else:
-                number = len(buckets)
-                buckets.append(_bucket_of(header))
-        bucket.append(number)
-        hashes.append(0 if k in rejects else hash_links(links, paths))
-    checked = _CheckedBlock(
-        size=len(block),
-        valid=np.arange(len(block)),
-        links_hashes=np.array(hashes, np.uint64),
-        bucket=np.array(bucket, np.int64),
-        buckets=buckets,
-        scans=scans,
-        rejects=rejects,
-    )
-    if rejects:
-        valid = sorted({*range(len(block))}.difference(rejects))
-        checked = checked.pick(np.array(valid, np.int64))
-    return checked
+                file = paths.direct(path, root) or paths.resolve(path, root)
+                identity[k, :2] = identify(file)
+            except (LinkError, OSError) as exc:
+                missing[k] = reason_of(exc, path)
+                identity[k, :2] = -1, k
+    order = np.lexsort(identity.T)
+    repeats = (np.diff(identity[order], axis=0) == 0).all(axis=1)
+    if repeats.any():
+        # lexsort is stable, so the first of several names comes first in the table.
+        first_names = np.arange(count)
+        for k in np.flatnonzero(repeats).tolist():
+            first_names[order[k + 1]] = first_names[order[k]]
+        by_image = np.argsort(first_names, kind="stable")
+        sizes = np.diff(image_links.bounds)
+        joined = np.zeros(count, np.int64)
+        np.add.at(joined, first_names, sizes)
+        is_first = joined > 0
+        bounds = np.concatenate([[0], np.cumsum(joined[is_first])])
+        numbers = np.cumsum(is_first) - 1
+        missing = {int(numbers[k]): reason for k, reason in missing.items()}
+        image_links = ImageLinks(image_links.pick(by_image).rows, bounds)
+    return image_links, missing
 
 
-def _bucket_of(header: dicom.Header) -> Bucket:
-    return Bucket((header.rows, header.columns), header.dtype)
-
-
-def _check_image(
-    links: Sequence[Link],
-    header: dicom.Header | None,
+def _check_images(
+    block: list[list[Link]],
+    reasons: list[str | None],
     paths: Paths,
     max_pixel_bytes: int,
-) -> dicom.Header:
-    """Return the header of an image, or raise ItemRejected.
+) -> list[tuple[Bucket, int] | list[Reject]]:
+    """Return the bucket of each image and `hash_links`, or its rejects.
 
-    header : None if it has yet to be read
+    reasons : why an image has no file
     """
-    link = links[0]
-    file = link.dicom_path
-    try:
-        if len(links) > 1:
-            patients = {other.patient for other in links}
-            if len(patients) > 1:
-                reason = f"is linked to several patients: {sorted(patients)}"
-                raise LinkError(reason)
-        if header is None:
-            file = paths.resolve(file, link.root)
-            stamp_of(file)  # raises OSError unless it is a regular file
-            header = dicom.read_header(file)
-        dicom.check_request(header, link.frame, max_pixel_bytes, file)
-    except (DicomError, LinkError, OSError) as exc:
-        raise ItemRejected(links, reason_of(exc, file, link.dicom_path), ()) from None
-    return header
-
-
-def hash_links(links: Iterable[Link], paths: Paths) -> int:
-    """Return the XXH3-64 of rows of the table, with paths relative to the root."""
-    within = paths.within_root
-    rows = [
-        (
-            link.patient,
-            within(link.dicom_path, link.root),
-            str(link.frame),
-            within(link.contour_path, link.root) if link.contour_path else "",
-            link.label,
-            link.contour_key,
-            sources.format_of(link),
-        )
-        for link in links
+    buckets = [
+        _bucket_of(links[0].rows, links[0].columns, links[0].dtype, max_pixel_bytes)
+        for links in block
     ]
-    return xxh3_64_intdigest("\n".join(map("\0".join, rows)).encode(errors="replace"))
+    unknown = [
+        k for k, bucket in enumerate(buckets) if bucket is None and reasons[k] is None
+    ]
+    headers = _scan([block[k][0] for k in unknown], paths)
+    for k, header in zip(unknown, headers, strict=True):
+        link = block[k][0]
+        file = link.dicom_path
+        try:
+            if header is None:
+                file = paths.resolve(file, link.root)
+                header = dicom.read_header(file)
+            dicom.check_request(header, link.frame, max_pixel_bytes, file)
+            buckets[k] = Bucket((header.rows, header.columns), header.dtype)
+        except (DicomError, LinkError, OSError) as exc:
+            reasons[k] = reason_of(exc, file, link.dicom_path)
+    results: list[tuple[Bucket, int] | list[Reject]] = []
+    for links, bucket, reason in zip(block, buckets, reasons, strict=True):
+        patients = {link.patient for link in links} if len(links) > 1 else ()
+        if len(patients) > 1:
+            reason = f"is linked to several patients: {sorted(patients)}"
+        if reason is not None or bucket is None:
+            results.append(reject_image(links, str(reason)))
+        else:
+            results.append((bucket, hash_links(links, paths)))
+    return results
+
+
+@lru_cache(1024)  # the images of a table have few shapes
+def _bucket_of(
+    rows: int | None, columns: int | None, dtype: str, max_pixel_bytes: int
+) -> Bucket | None:
+    """Return the bucket of an image, None if its header has to be read.
+
+    The header decides also if the pixels are over the limit.
+    """
+    if not (rows and columns and dtype):
+        return None
+    bucket = Bucket((rows, columns), np.dtype(dtype))
+    return bucket if rows * columns * bucket.dtype.itemsize <= max_pixel_bytes else None
+
+
+def _scan(links: list[Link], paths: Paths) -> list[dicom.Header | None]:
+    """Return the shared headers of images, None where another reader is needed."""
+    if not links:
+        return []
+    direct = [paths.direct(link.dicom_path, link.root) for link in links]
+    scans = dicom.scan_headers(join_paths(direct))
+    return [scans.headers[k] if k >= 0 else None for k in scans.header_index.tolist()]

@@ -304,7 +304,7 @@ class AugmentedPreprocessing(Preprocessing):
             contours["points"],
             contours["offsets"],
             contours["class"],
-            self._ring_groups(),
+            contours["group"],
             self.store.items["contours"][samples],
             *mappings,
             self._edges,
@@ -313,11 +313,6 @@ class AugmentedPreprocessing(Preprocessing):
             self._bit_values,
             bits,
         )
-
-    def _ring_groups(self) -> NDArray[np.int64]:
-        """Return the group of each ring of the store."""
-        rules = Rules(fill=self.store.options["fill"])
-        return rules.groups(len(self.store.contours["class"]))
 
     def _intensity_steps(
         self, samples: NDArray[np.int64], drawn: DrawnParameters

@@ -83,11 +83,12 @@ def read_attributes(file: Any) -> Attributes:
     if not _equals(values["format"], layout.FORMAT.encode()):
         raise StoreError("is an HDF5 file, but not a fastseg store")
     version = values["version"]
-    readable = range(1, layout.VERSION + 1)
-    if not isinstance(version, np.integer) or version not in readable:
+    if not _equals(version, layout.VERSION):
+        is_newer = np.ndim(version) == 0 and version and version > layout.VERSION
+        remedy = "upgrade fastseg, or build it again" if is_newer else "build it again"
         raise StoreError(
-            f"has version {version}, this fastseg reads "
-            f"{', '.join(map(str, readable))}; upgrade fastseg or build it again"
+            f"has version {version}, this fastseg reads version {layout.VERSION}; "
+            f"{remedy}"
         )
     if not _equals(values["complete"], 1):
         raise StoreError("is incomplete; build it again")
@@ -273,7 +274,7 @@ def check_columns(
     """
     samples = _common_length("items", items)
     files = _common_length("sources", sources)
-    by_ring = {name: contours[name] for name in ("item", "class", "source")}
+    by_ring = {n: contours[n] for n in ("item", "class", "group", "source")}
     rings = _common_length("contours", {**by_ring, "offsets": contours["offsets"][1:]})
     _need(samples == sum(counts), "items/row")
     _need(len(contours["offsets"]) > 0, "contours/offsets")

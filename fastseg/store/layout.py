@@ -1,4 +1,4 @@
-"""The file format of a store, version 1.
+"""The file format of a store, version 2. Every change of it raises the version.
 
 A store is a plain HDF5 file. Numbers are little-endian; strings are UTF-8 of a fixed
 length, padded with NUL. Every dataset is contiguous and has no filter, so that it can
@@ -12,7 +12,7 @@ images in a bucket.
 Root attributes
 
     format           "fastseg-store"
-    version          1
+    version          2
     classes          (K,) names, at most 64; bit k of a mask belongs to class k
     buckets          (B,) names of the datasets in /images and /masks, sorted
     options          JSON object: edges, fill and origin, by which the masks were drawn
@@ -77,9 +77,14 @@ Root attributes
     offsets          int64 (R + 1)   ring r is points[offsets[r]:offsets[r + 1]]
     item             int64 (R)       the ring's item
     class            int64 (R)       index into the attribute `classes`
+    group            int64 (R)       rings of one item and class with the same number
+                                     are a group: `fill` acts within groups, and a
+                                     class covers what any of its groups covers. The
+                                     rings of a negative group are filled by
+                                     "even-odd", whatever `fill` is
     source           int64 (R)       index into /sources: the contour's file
 
-/sources/<column>    the files that the store was made from, sorted by path
+/sources/<column>    the files that the store was made from, as used first
     path             string          relative to the root of the data set
     size             int64           bytes
     xxh3             uint64          XXH3-64 of the content
@@ -97,7 +102,7 @@ from xxhash import xxh3_64_hexdigest
 from fastseg.errors import BuildError
 
 FORMAT = "fastseg-store"
-VERSION = 1
+VERSION = 2
 MAX_CLASSES = 64
 # MAX_CLASSES names of this length fit into the 64 KiB that HDF5 allows an attribute.
 MAX_CLASS_BYTES = 1000
@@ -192,6 +197,7 @@ CONTOUR_COLUMNS = {
     "offsets": ("<i8", ()),
     "item": ("<i8", ()),
     "class": ("<i8", ()),
+    "group": ("<i8", ()),
     "source": ("<i8", ()),
 }
 SOURCE_COLUMNS = {"path": ("|S", ()), "size": ("<i8", ()), "xxh3": ("<u8", ())}

@@ -38,11 +38,11 @@ def tally(files, frames=(0, 0, 0, 1, 2)):
     return answers
 
 
-@pytest.mark.parametrize("pieces", [scan.PIECES, SHORT_PIECES], ids=str)
+@pytest.mark.parametrize("pieces", [scan.SIZES, SHORT_PIECES], ids=str)
 @pytest.mark.parametrize("seed", [1, 2])
 def test_valid_and_spoilt_files(monkeypatch, seed, pieces):
     """Headers, pixels and errors agree on small files, of which half are spoilt."""
-    monkeypatch.setattr(scan, "PIECES", pieces)
+    monkeypatch.setattr(scan, "SIZES", pieces)
     rng = random.Random(seed)
     answers = tally(damage.make_file(rng) for _ in range(FILES))
     assert answers[3] > FILES / 10

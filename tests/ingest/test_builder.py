@@ -24,10 +24,11 @@ from fastseg.errors import (
     OptionError,
     RejectedWarning,
 )
+from fastseg.ingest import plan
 from fastseg.links import Link, LinkTable
 from fastseg.store.writing.partial import sole_builder
 from fastseg.tables import rejects_path
-from tests.progress import after_step, stop_at_item
+from tests import steps
 
 # The image and the only contour of the second sample of a store.
 SECOND = "dicoms/PHANTOM0001/2.dcm"
@@ -120,12 +121,12 @@ def test_a_store_equals_a_simple_computation(study, tmp_path, origin):
 
 
 def test_a_store_lists_its_sources(study, tmp_path):
-    """Each used file is listed once with path, size and checksum; contours name it."""
+    """Each used file is listed once, as first used, with path, size and checksum."""
     table = fastseg.link(study)
     store = build(table.save(tmp_path / "far" / "links.csv"), tmp_path / "s.h5")
     paths = [bytes(path).decode() for path in store.sources["path"]]
-    used = {path for x in table.links for path in (x.dicom_path, x.contour_path)}
-    assert paths == sorted(used)
+    used = [path for x in table.links for path in (x.dicom_path, x.contour_path)]
+    assert paths == list(dict.fromkeys(used))
     data = [(study / path).read_bytes() for path in paths]
     assert_array_equal(store.sources["size"], [len(content) for content in data])
     assert_array_equal(store.sources["xxh3"], [xxh3_64_intdigest(x) for x in data])
@@ -317,19 +318,24 @@ def test_an_invalid_link_is_rejected(study, tmp_path, changes, reason):
     assert files & {links[1].dicom_path, links[1].contour_path}
 
 
+def fail_at_item_3(label, done, total):
+    if (label, done) == ("build", 3):
+        raise RuntimeError("failed")
+
+
 @pytest.mark.parametrize("end", [10, -10, None])
-def test_a_build_that_fails_keeps_the_older_store(study, tmp_path, end):
+def test_a_build_that_fails_keeps_the_older_store(study, tmp_path, monkeypatch, end):
     """It only leaves a list of rejects, or the files to continue it."""
+    monkeypatch.setattr(plan, "BLOCK_SIZE", 1)
     table = fastseg.link(study)
     old, new = tmp_path / "old.h5", tmp_path / "new.h5"
     before = fastseg.build(table, old, origin="corner").path.read_bytes()
     for path in study.rglob("*.dcm"):
         path.write_bytes(path.read_bytes()[:end])
-    error = NothingBuiltError if end else RuntimeError
     for output in (old, new):
-        fail = {} if end else {"progress": stop_at_item("build", 3, RuntimeError)}
-        with pytest.raises(error) as caught:
-            fastseg.build(table, output, **fail)
+        progress = {} if end else {"progress": steps.at(fail_at_item_3)}
+        with pytest.raises(NothingBuiltError if end else RuntimeError) as caught:
+            fastseg.build(table, output, **progress)
         assert len(getattr(caught.value, "rejects", ())) == (28 if end else 0)
     suffixes = [".rejects.csv"] if end else [".partial", ".partial.journal"]
     leftovers = {
@@ -453,10 +459,11 @@ def test_a_header_that_changes_after_the_plan_is_read_again(study, tmp_path, key
     dataset.save_as(tmp_path / "other.dcm", enforce_file_format=True)
     assert (study / SECOND).stat().st_size == (tmp_path / "other.dcm").stat().st_size
 
-    change = after_step(
-        "check", lambda: shutil.copy(tmp_path / "other.dcm", study / SECOND)
-    )
-    meta = build(table, tmp_path / "s.h5", progress=change)[1].meta
+    def change():
+        shutil.copy(tmp_path / "other.dcm", study / SECOND)
+
+    progress = steps.after("check", change)
+    meta = build(table, tmp_path / "s.h5", progress=progress)[1].meta
     assert 4 in (meta["instance"], meta["window"][1], meta["slope"])
 
 

@@ -7,16 +7,16 @@ import signal
 import subprocess
 import sys
 import threading
-from contextlib import contextmanager
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
 import fastseg
 from fastseg.errors import BuildError
 from fastseg.ingest import plan
+from tests import steps
 from tests.conftest import PROJECT
-from tests.progress import stop_at_item
 
 SUFFIXES = (".partial", ".partial.journal")
 
@@ -32,9 +32,15 @@ def stopped(study, tmp_path):
 
 
 def stop_halfway(table, output, **options):
-    stop = stop_at_item("build", table.images // 2, InterruptedError("stopped"))
-    with pytest.raises(InterruptedError, match="stopped"):
-        fastseg.build(table, output, progress=stop, **options)
+    def stop(label, done, total):
+        if label == "build" and done >= total // 2:
+            raise InterruptedError("stopped")
+
+    with (
+        mock.patch.object(plan, "BLOCK_SIZE", 1),
+        pytest.raises(InterruptedError, match="stopped"),
+    ):
+        fastseg.build(table, output, progress=steps.at(stop), **options)
 
 
 def leftovers(output):
@@ -148,14 +154,12 @@ def test_only_one_builds_at_a_time(study, tmp_path):
     entered = threading.Event()
     leave = threading.Event()
 
-    @contextmanager
-    def wait(label, total):
+    def wait(label, done, total):
         entered.set()
         assert leave.wait(60)
-        yield lambda n=1: None
 
     first = threading.Thread(
-        target=fastseg.build, args=(table, output), kwargs={"progress": wait}
+        target=fastseg.build, args=(table, output), kwargs={"progress": steps.at(wait)}
     )
     first.start()
     assert entered.wait(60)
@@ -209,8 +213,7 @@ FULL_DISK = """
 import errno, os, subprocess, sys
 from pathlib import Path
 import fastseg
-from fastseg import spool
-from fastseg.store.writing import partial
+from fastseg.store.writing import pixel_writers
 folder, links, whole = map(Path, sys.argv[1:])
 table = fastseg.LinkTable.load(links)
 size = len(whole.read_bytes())
@@ -218,13 +221,9 @@ size = len(whole.read_bytes())
 cases = [(x, "reserving") for x in (0.2, 0.5, 0.8, 1.0, 1.02)]
 # Some systems cannot reserve space; a write fails there.
 cases += [(x, "writing") for x in (0.2, 0.5, 0.8)]
-# The disk may have no space for the temporary files of the plan.
-cases += [(x, "planning") for x in (0.001, 0.01, 0.02, 0.04, 0.2)]
-in_memory = spool.BYTES_IN_MEMORY
 for fraction, step in cases:
     if step != "reserving":
-        partial.reserve = lambda *arguments: None
-    spool.BYTES_IN_MEMORY = 1 if step == "planning" else in_memory
+        pixel_writers.reserve = lambda *arguments: None
     disk = folder / f"disk{fraction}{step}"
     disk.mkdir()
     options = f"size={int(size * fraction)}"

@@ -1,4 +1,4 @@
-"""The memory of a build hardly depends on the size of the data set."""
+"""A build holds a few columns of each image, and no objects, in memory."""
 
 import gc
 import random
@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 
 import fastseg
-from fastseg import spool
-from fastseg.ingest import fast_path, images, plan
+from fastseg import links as links_module
+from fastseg.ingest import annotations, images, items, plan
 from fastseg.links import LinkTable
 from fastseg.store import checks
-from fastseg.store.writing import hdf5_index, older_store, partial, totals
+from fastseg.store.writing import hdf5_index, older_store, partial
 
 # Most bytes that each further image may add to the peak: in a first build, in one
-# without changes, and in one with a change. Measured are up to 219, 162 and 206: the
-# links table and other numbers in columns, and garbage that waits to be collected. The
-# row of an image in the table, as Python objects, would add 900.
-MOST_BYTES_PER_IMAGE = 260, 200, 260
+# without changes, and in one with a change. Measured are up to 335, 245 and 340: the
+# columns of the links table, the plan, and the rows of /sources. A row of the table as
+# a Python object would add 500.
+MOST_BYTES_PER_IMAGE = 420, 320, 420
 
 
 @pytest.fixture
@@ -27,16 +27,13 @@ def tables(request, tmp_path, monkeypatch):
 
     All buffers are made small, so that they do not hide what grows with the images.
     """
-    monkeypatch.setattr(fastseg.links, "ROWS_AT_ONCE", 64)
-    monkeypatch.setattr(images, "IMAGES_AT_ONCE", 64)
-    monkeypatch.setattr(spool, "SORTED_AT_ONCE", 64)
-    monkeypatch.setattr(spool, "MERGED_AT_ONCE", 8)
+    monkeypatch.setattr(links_module, "ROWS_AT_ONCE", 64)
+    monkeypatch.setattr(plan, "TAKEN_AT_ONCE", 64)
     monkeypatch.setattr(plan, "BLOCK_SIZE", 32)
-    monkeypatch.setattr(fast_path, "MASK_PIXELS_AT_ONCE", 2**14)
-    for name, size in fast_path.BUFFER_BYTES.items():
-        monkeypatch.setitem(fast_path.BUFFER_BYTES, name, size // 64)
-    monkeypatch.setattr(spool, "BYTES_IN_MEMORY", 2**14)
-    monkeypatch.setattr(totals, "FILES_AT_ONCE", 64)
+    monkeypatch.setattr(items, "MASK_PIXELS_AT_ONCE", 2**14)
+    monkeypatch.setattr(items, "HASHED_AT_ONCE", 2**15)
+    monkeypatch.setattr(images, "BUFFER_BYTES", 2**14)
+    monkeypatch.setattr(annotations, "TEXT_BYTES", 2**14)
     monkeypatch.setattr(partial, "ITEMS_AT_ONCE", 64)
     monkeypatch.setattr(hdf5_index, "COPIED_AT_ONCE", 2**14)
     monkeypatch.setattr(older_store, "ROWS_AT_ONCE", 64)

@@ -20,10 +20,11 @@ from fastseg._kernels.files import system
 from fastseg.errors import BuildError, FileChangedError, RejectedWarning
 from fastseg.files import read_file
 from fastseg.ingest import plan
-from fastseg.store.writing import partial
+from fastseg.store.writing import pixel_writers
 from fastseg.store.writing.journal import FRAME
+from fastseg.store.writing.records import from_bytes
+from tests import steps
 from tests.conftest import PROJECT
-from tests.progress import after_step, at_item, stop_at_item
 
 # Calls that change files.
 STEPS = {"write", "pwritev", "truncate", "flush", "fsync", "replace", "unlink"}
@@ -41,12 +42,20 @@ class Stopped(Exception):
     """A test raises it to interrupt a build."""
 
 
-def stop_at(index, attempt=1):
-    """Return a progress function that interrupts a build before an item.
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch):
+    """A build can be interrupted after each item."""
+    monkeypatch.setattr(plan, "BLOCK_SIZE", 1)
 
-    attempt : 2 if the build starts over without bad images, and is interrupted then
-    """
-    return stop_at_item("build", index, Stopped, attempt=attempt)
+
+def stop_at(index):
+    """Return a progress function that interrupts a build after this many items."""
+
+    def stop(label, done, total):
+        if label == "build" and index <= done <= total:
+            raise Stopped
+
+    return steps.at(stop)
 
 
 def stop_build(table, output, index, **options):
@@ -239,12 +248,12 @@ def test_few_finished_items_do_not_replace_many(table, whole, output):
 def test_an_interruption_after_a_bad_image_loses_nothing(
     study, table, output, tmp_path
 ):
-    """If a build starts over without a bad image and is interrupted then, all other
-    items are resumed."""
+    """If a build is interrupted after all items, one of them bad, the other items are
+    resumed."""
     path = study / table.links[-1].dicom_path
     os.truncate(path, path.stat().st_size - 10)
     with pytest.raises(Stopped):
-        fastseg.build(table, output, progress=stop_at(3, attempt=2))
+        fastseg.build(table, output, progress=stop_at(table.images))
     report = build_with_rejects(table, output)
     assert report.reused == report.samples == table.images - 1
     anew = build_with_rejects(table, tmp_path / "n.h5")
@@ -259,19 +268,25 @@ def test_no_flipped_bit_of_a_journal_does_harm(table, whole, output, monkeypatch
     data = partial_path(output, ".journal").read_bytes()
     pixels = partial_path(output).read_bytes()
     starts = []
+    items = []
     offset = 0
     while offset < len(data):
         starts.append(offset)
-        offset += FRAME.size + FRAME.unpack_from(data, offset)[0]
-    frames = -(-9 // size)
-    assert len(starts) == 1 + frames  # the options, then the items
+        end = offset + FRAME.size + FRAME.unpack_from(data, offset)[0]
+        if len(starts) > 1:  # the first frame holds the options
+            body = data[offset + FRAME.size : end]
+            items.append(from_bytes(body, table.classes).items)
+        offset = end
+    frames = len(items)
+    assert sum(items) >= 9
+    assert max(items) == size
     for number in {0, 1, frames // 2, frames}:
         for bit in range(0, 8 * FRAME.size, 5):
             damaged = bytearray(data)
             damaged[starts[number] + bit // 8] ^= 1 << bit % 8
             partial_path(output, ".journal").write_bytes(damaged)
             partial_path(output).write_bytes(pixels)
-            reused = max(number - 1, 0) * size
+            reused = sum(items[: max(number - 1, 0)])
             assert fastseg.build(table, output).reused == reused
             assert output.read_bytes() == whole
             output.unlink()
@@ -281,9 +296,12 @@ def test_no_flipped_bit_of_a_journal_does_harm(table, whole, output, monkeypatch
 def test_ctrl_c_leaves_no_thread(table, whole, output, step, reused):
     """SIGINT ends all threads, and the next build resumes the finished items."""
 
-    press = at_item(step, 7, lambda: signal.raise_signal(signal.SIGINT))
+    def press(label, done, total):
+        if (label, done) == (step, 7):
+            signal.raise_signal(signal.SIGINT)
+
     with pytest.raises(KeyboardInterrupt) as interrupt:
-        fastseg.build(table, output, threads=3, progress=press)
+        fastseg.build(table, output, threads=3, progress=steps.at(press))
     assert interrupt  # it holds a traceback, as it would for a caller
     names = [thread.name for thread in threading.enumerate()]
     assert not [name for name in names if name.startswith("fastseg")]
@@ -399,7 +417,7 @@ def test_a_build_that_cannot_start_leaves_no_file_open(table, output, monkeypatc
     def refuse(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(partial, "reserve", refuse)
+    monkeypatch.setattr(pixel_writers, "reserve", refuse)
     with pytest.raises(OSError, match="No space") as caught:
         fastseg.build(table, output)
     names = [path.resolve() for path in Path("/proc/self/fd").iterdir()]
@@ -413,11 +431,12 @@ def test_a_lost_file_is_rejected(study, table, output, tmp_path, spoil, stage):
     """A file that is lost before a build has read it is rejected."""
     lost = table.links[0].dicom_path
 
-    def lose_once():
+    def spoil_it():
         if (study / lost).exists():
             spoil(study / lost)
 
-    lose = after_step(stage, lose_once)
+    lose = steps.after(stage, spoil_it)
+
     stop_build(table, output, 5)
     if stage == "build":
         assert fastseg.build(table, output, progress=lose).rejects == ()

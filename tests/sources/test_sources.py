@@ -115,6 +115,16 @@ def test_a_second_source_reads_the_rings_of_each_link(polygons):
     np.testing.assert_array_equal(group.rings[0], [[0, 0], [40, 0], [40, 40]])
 
 
+def test_a_second_source_is_built(polygons, tmp_path):
+    """The masks of a store are those of the rings that the source gives."""
+    store = fastseg.open(fastseg.build(fastseg.link(polygons), tmp_path / "o.h5").path)
+    triangles = [[(10, 20), (30, 20), (30, 30)], [(0, 0), (20, 0), (20, 20)]]
+    expected = fastseg.rasterize(triangles, (40, 40))
+    np.testing.assert_array_equal(store[0].mask_of("a"), expected)
+    expected = fastseg.rasterize([(0, 0), (40, 0), (40, 40)], (40, 40))
+    np.testing.assert_array_equal(store[1].mask_of("b"), expected)
+
+
 def test_a_folder_of_two_sources_is_refused(polygons, study):
     """LinkError says what each source has seen."""
     (study / FILE).write_text(HEADER)

@@ -25,9 +25,9 @@ from fastseg.errors import MissingExtraError, StoreError
 from fastseg.ingest import plan
 from fastseg.store import compression, layout
 from fastseg.store.compression import Codec
-from fastseg.store.writing import compressed, hdf5_index, partial
+from fastseg.store.writing import hdf5_index, partial, pixel_writers
 from fastseg.store.writing.journal import Journal
-from tests.progress import stop_at_item
+from tests import steps
 
 NO_PACKAGE = "pip install zstandard"
 
@@ -197,7 +197,7 @@ POINTS = [
     (compression, "chunk_index", 2),
     (hdf5_index, "_write_columns", 1),
     (hdf5_index, "_write_attributes", 1),
-    (compressed.os, "fsync", 1),
+    (pixel_writers.os, "fsync", 1),
     (partial, "_sync_folder", 1),
 ]
 
@@ -230,9 +230,12 @@ def test_damaged_chunks_are_made_again(small, sample_study, tmp_path, monkeypatc
     monkeypatch.setattr(plan, "BLOCK_SIZE", 1)
     path, table = tmp_path / "s.h5", fastseg.link(sample_study)
 
-    stop = stop_at_item("build", 20, Killed)
+    def stop(label, done, total):
+        if (label, done) == ("build", 20):
+            raise Killed
+
     with pytest.raises(Killed):
-        fastseg.build(table, path, compress=True, threads=1, progress=stop)
+        fastseg.build(table, path, compress=True, threads=1, progress=steps.at(stop))
     unfinished = tmp_path / "s.h5.partial"
     content = bytearray(unfinished.read_bytes())
     content[len(content) // 3] ^= 4

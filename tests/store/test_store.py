@@ -38,7 +38,7 @@ def test_h5py_alone_reads_a_store(store):
     """Every sample can be read with h5py, as `layout` describes it."""
     with h5py.File(store.path) as file:
         assert file.attrs["format"] == b"fastseg-store"
-        assert file.attrs["version"] == 1
+        assert file.attrs["version"] == 2
         assert file.attrs["complete"] == 1
         classes = [name.decode() for name in file.attrs["classes"]]
         buckets = [name.decode() for name in file.attrs["buckets"]]
@@ -281,7 +281,11 @@ ATTRIBUTES = (
 CHANGES = [
     (lambda f: f.attrs.pop("format"), "not a fastseg store"),
     (set_attribute("format", np.bytes_("other-store")), "not a fastseg store"),
-    (set_attribute("version", 2), "has version 2, this fastseg reads 1; upgrade"),
+    (
+        set_attribute("version", 3),
+        "has version 3, this fastseg reads version 2; upgrade",
+    ),
+    (set_attribute("version", 1), "has version 1, this fastseg reads version 2; build"),
     (set_attribute("version", 0), "has version 0"),
     (set_attribute("version", 1.5), "has version 1.5"),
     (lambda f: f.attrs.pop("version"), "has version None"),

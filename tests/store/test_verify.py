@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 import threading
-from contextlib import contextmanager
 from pathlib import Path
 
 import h5py
@@ -20,6 +19,7 @@ import fastseg
 from fastseg.errors import OptionError, StoreError
 from fastseg.store import layout, verify
 from fastseg.store.reader import Store
+from tests import steps
 
 PROJECT = Path(__file__).parents[2]
 MUTATIONS = 2000
@@ -155,7 +155,7 @@ def test_h5py_and_the_format_give_the_checksums(store):
     assert checksums == store.checksums
     assert store.checksums.keys() == layout.checksum_names(store.classes)
     content = {
-        "version": 1,
+        "version": 2,
         "classes": list(store.classes),
         "buckets": list(store.buckets),
         "options": store.options,
@@ -270,23 +270,18 @@ def test_a_file_that_is_not_a_store_is_an_error(copy):
 def test_an_exception_of_progress_ends_verify(copy, monkeypatch):
     """No thread is left after an interrupt, and the other blocks are not checked."""
     monkeypatch.setattr(verify, "BLOCK_BYTES", 1)
-    reported = []
+    done = []
 
-    @contextmanager
-    def stop(label, total):
+    def stop(label, count, total):
         assert label == "verify"
-        assert total > 64
-
-        def advance(n=1):
-            reported.append(n)
-            if len(reported) == 4:
-                raise KeyboardInterrupt
-
-        yield advance
+        done.append(count)
+        if count == 3:
+            assert total > 64
+            raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        fastseg.verify(copy, threads=2, progress=stop)
-    assert reported == [1] * 4
+        fastseg.verify(copy, threads=2, progress=steps.at(stop))
+    assert done == [0, 1, 2, 3]
     assert not [t for t in threading.enumerate() if t.name.startswith("fastseg-verify")]
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from fastseg._kernels.contours.polygon import fill_one
+from fastseg._kernels.contours.polygon import check_rings, fill_one
 from fastseg._kernels.files.decimals import parse_pairs
 from fastseg._kernels.files.system import address_of, hash_bytes
 from fastseg._kernels.images.statistics import measure_classes
@@ -17,15 +17,19 @@ def parse_files(data, offsets, sizes, first, stop, out, counts):
     offsets : int64 (n,), where in data each file begins; negative if it was not read
     sizes   : int64 (n,), in bytes
     out     : float64 (p, 2), vertices of all files one after another; p is large enough
-    counts  : int64 (n,), vertices of each file; 0 if `parse_pairs` cannot parse it
+    counts  : int64 (n,), vertices of each file; 0 if `parse_pairs` cannot parse it, or
+        they bound no region
     """
     total = np.int64(0)
     for k in range(first, stop):
         counts[k] = 0
         if offsets[k] >= 0:
             text = data[offsets[k] : offsets[k] + sizes[k]]
-            counts[k] = max(parse_pairs(text, out[total:]), 0)
-            total += counts[k]
+            count = max(parse_pairs(text, out[total:]), 0)
+            ring = out[total : total + count]
+            if check_rings(ring, np.array([0, count]))[0] < 0:
+                counts[k] = count
+                total += count
 
 
 @kernel

@@ -4,7 +4,10 @@ A kernel marks each file that is not as expected, without a reason. Python code 
 reads this file again and reports what is wrong.
 """
 
+from typing import NamedTuple
+
 import numpy as np
+from numpy.typing import NDArray
 
 from fastseg._kernels.files.decimals import POINT, SPACE, parse_decimal
 from fastseg._kernels.files.elements import US, find_elements, vr_code
@@ -20,15 +23,46 @@ from fastseg._kernels.files.system import (
 )
 from fastseg._kernels.jit import inlined, kernel, read_only
 
-# Pixels are aligned to multiples of this many bytes: one cache line.
-LINE = 64
-UNREAD = -1  # instead of the offset or size of a file
-UNKNOWN = -1  # instead of the expected size of a file
+UNREAD, TOO_LARGE = -1, -2  # instead of the offset or size of a file
 NUL = 0
 # `parse_number` refuses values with more characters. It reads up to 15 digits, which
 # float64 holds exactly.
 LONGEST_NUMBER = 16
 IS = vr_code("IS")
+
+
+class FileNames(NamedTuple):
+    """The paths of n files, as kernels take them.
+
+    joined : uint8, all paths, a NUL after each
+    starts : int64 (n + 1,), index of the start of each path, then the end
+    """
+
+    joined: NDArray[np.uint8]
+    starts: NDArray[np.int64]
+
+
+class HeaderArrays(NamedTuple):
+    """What `note_header` writes of n files.
+
+    elements  : int64 (n, w, 3), as of `find_elements`, but the offset of a text is that
+        in `values`
+    counts    : int64 (n,), number of elements; 0 for a file that cannot be read or is
+        refused
+    values    : uint8 (n, m), the texts of the elements, one after another
+    per_file  : float64 (n, c), elements that the files of a series do not share; NaN if
+        absent
+    irregular : bool (n,), whether one of these is not a simple number, or is an IS with
+        a point
+    repeats   : bool (n,), whether the shared elements equal those of the file before
+    """
+
+    elements: NDArray[np.int64]
+    counts: NDArray[np.int64]
+    values: NDArray[np.uint8]
+    per_file: NDArray[np.float64]
+    irregular: NDArray[np.bool_]
+    repeats: NDArray[np.bool_]
 
 
 @inlined
@@ -44,20 +78,21 @@ def read_all(handle, address, size):
 
 
 @inlined
-def read_whole(handle, offset, limit, expected, buffer, status, stamp, stamp_after):
-    """Read a regular file into buffer[offset:]; return its size, or UNREAD.
+def read_whole(handle, offset, buffer, status, stamp, stamp_after):
+    """Read a regular file into buffer[offset:].
 
-    limit       : the largest size allowed
-    expected    : the size that the file must have; negative if any is allowed
     status      : as for `stamp_file`
     stamp       : int64 (4,), written as by `stamp_file`
     stamp_after : int64 (4,), scratch
+
+    Returns its size, UNREAD if it is not regular or changes while it is read, or
+    TOO_LARGE for what remains of the buffer.
     """
     if not stamp_file(handle, status, stamp):
         return UNREAD
     size = stamp[0]
-    if size > limit or (expected >= 0 and size != expected):
-        return UNREAD
+    if size > len(buffer) - offset:
+        return TOO_LARGE
     if read_all(handle, address_of(buffer) + offset, size) != size:
         return UNREAD
     # Another process may have written to the file while it was read.
@@ -68,81 +103,59 @@ def read_whole(handle, offset, limit, expected, buffer, status, stamp, stamp_aft
     return size
 
 
-@inlined
-def aligned_offset(end, pixel_offset, misalignment):
-    """Return the first offset from `end` on at which a file has aligned pixels.
-
-    pixel_offset : bytes in front of the pixels in the file
-    misalignment : address of the buffer modulo LINE
-    """
-    return (
-        (end + pixel_offset + misalignment + LINE - 1) // LINE * LINE
-        - pixel_offset
-        - misalignment
-    )
-
-
 @kernel
-def read_files(
-    paths, path_starts, first, sizes, pixel_offsets,
-    buffer, offsets, stamps, file_hashes,
-):  # fmt: skip
+def read_files(names, first, buffer, offsets, stamps, file_hashes):
     """Read files from index `first` on into a buffer until it is full.
 
-    Returns the index of the first file that did not fit. A file of unknown size that
-    does not fit is marked UNREAD instead.
+    Returns the index of the first file that did not fit.
 
-    paths         : uint8, all paths, a NUL after each
-    path_starts   : int64 (n + 1,), index of the start of each path
-    sizes         : int64 (n,), expected size of each file; UNKNOWN if any is allowed
-    pixel_offsets : int64 (n,), offset in each file of the byte to align
-    buffer        : uint8, filled from its beginning
-    offsets       : int64 (n,), written: offset of each file in the buffer, UNREAD if it
-        was not read or was not as expected
-    stamps        : int64 (n, 4), written, as `files.Stamp`
-    file_hashes   : uint64 (n,), written: XXH3-64 of each file
+    names       : FileNames of n files
+    buffer      : uint8, filled from its beginning
+    offsets     : int64 (n,), written: offset of each file in the buffer, UNREAD if it
+        cannot be read or is larger than the buffer
+    stamps      : int64 (n, 4), written, as `files.Stamp`
+    file_hashes : uint64 (n,), written: XXH3-64 of each file
     """
     status = np.zeros(STATUS_WORDS, np.int64)
     stamp_after = np.empty(4, np.int64)
     end = np.int64(0)
-    misalignment = address_of(buffer) % LINE
-    for k in range(first, len(sizes)):
-        offset = aligned_offset(end, pixel_offsets[k], misalignment)
-        if sizes[k] != UNKNOWN and offset + sizes[k] > len(buffer) and k > first:
-            return k
+    for k in range(first, len(names.starts) - 1):
         offsets[k] = UNREAD
-        handle = open_file(address_of(paths) + path_starts[k], np.int32(OPEN_FLAGS))
+        handle = open_file(
+            address_of(names.joined) + names.starts[k], np.int32(OPEN_FLAGS)
+        )
         if handle < 0:
             continue
-        limit = len(buffer) - offset
-        size = read_whole(
-            handle, offset, limit, sizes[k], buffer, status, stamps[k], stamp_after
-        )
+        size = read_whole(handle, end, buffer, status, stamps[k], stamp_after)
         close_file(np.int32(handle))
+        if size == TOO_LARGE and end > 0:
+            return k
         if size >= 0:
-            offsets[k], end = offset, offset + size
-            file_hashes[k] = hash_bytes(address_of(buffer) + offset, size)
-    return len(sizes)
+            offsets[k] = end
+            end += size
+            file_hashes[k] = hash_bytes(address_of(buffer) + offsets[k], size)
+    return len(names.starts) - 1
 
 
 @inlined
-def have_same_header(data, elements, other, other_elements, count, wanted):
-    """Return whether two files have the same elements, per-file fields excepted."""
-    for k in range(count - 1):
-        row, start, size = elements[k, 0], elements[k, 1], elements[k, 2]
-        other_start = other_elements[k, 1]
-        if row != other_elements[k, 0]:
+def have_same_header(headers, k, wanted):
+    """Return whether files k and k - 1 share all elements but the per-file fields."""
+    elements, values = headers.elements, headers.values
+    for j in range(headers.counts[k] - 1):
+        row, start, size = elements[k, j, 0], elements[k, j, 1], elements[k, j, 2]
+        other_start = elements[k - 1, j, 1]
+        if row != elements[k - 1, j, 0]:
             return False
         if wanted[row, 2]:
             continue
-        if size != other_elements[k, 2]:
+        if size != elements[k - 1, j, 2]:
             return False
         if wanted[row, 1] == US:
             if start != other_start:
                 return False
             continue
-        for j in range(size):
-            if data[start + j] != other[other_start + j]:
+        for index in range(size):
+            if values[k, start + index] != values[k - 1, other_start + index]:
                 return False
     return True
 
@@ -168,55 +181,59 @@ def parse_number(text, start, size):
 
 
 @kernel
-def scan_headers(
-    paths, path_starts, wanted,
-    data, elements, counts, per_file, irregular, header_hashes,
-):  # fmt: skip
-    """Find the wanted elements of many files; the arrays from `data` on are written.
+def note_header(data, k, wanted, headers):
+    """Write what the header of file k holds of the wanted elements.
 
-    paths, path_starts : as for `read_files`
-    wanted        : int64 (w, 3), as for `find_elements`; column 2 is 0 for an element
-        that the files of a series share, otherwise 1 + its column in per_file
-    data          : uint8 (n, m), the first m bytes of each file
-    elements      : int64 (n, w, 3), as for `find_elements`
-    counts        : int64 (n,), number of elements; 0 for a file that cannot be read or
-        is refused
-    per_file      : float64 (n, c), elements that files do not share; NaN if absent
-    irregular     : bool (n,), whether one of these is not a simple number, or is an IS
-        with a point
-    header_hashes : uint64 (n,), XXH3-64 of the bytes in front of the pixels
+    data    : uint8 (m,), the file or its beginning, read-only
+    wanted  : int64 (w, 3), as for `find_elements`; column 2 is 0 for an element that
+        the files of a series share, otherwise 1 + its column in per_file
+    headers : HeaderArrays; row k is written, and row k - 1 compared
+    """
+    elements, values = headers.elements[k], headers.values[k]
+    headers.counts[k], headers.irregular[k], headers.repeats[k] = 0, False, False
+    headers.per_file[k] = np.nan
+    count = find_elements(data, wanted, elements)
+    end = 0
+    for j in range(count - 1):
+        row, start, size = elements[j, 0], elements[j, 1], elements[j, 2]
+        if wanted[row, 1] == US:
+            continue
+        if end + size > len(values):
+            return
+        for index in range(size):
+            values[end + index] = data[start + index]
+        elements[j, 1] = end
+        if wanted[row, 2]:
+            value, is_number = parse_number(values, end, size)
+            headers.per_file[k, wanted[row, 2] - 1] = value
+            headers.irregular[k] |= not is_number
+            if wanted[row, 1] == IS:
+                for index in range(end, end + size):
+                    headers.irregular[k] |= values[index] == POINT
+        end += size
+    headers.counts[k] = count
+    if k > 0 and count > 0 and headers.counts[k - 1] == count:
+        headers.repeats[k] = have_same_header(headers, k, wanted)
 
-    Returns bool (n,): whether the shared elements equal those of the previous file.
+
+@kernel
+def scan_headers(names, wanted, buffer, headers):
+    """Note the headers of many files, from the first bytes of each.
+
+    names   : FileNames of n files
+    wanted  : as for `note_header`
+    buffer  : uint8, scratch; as many bytes are read of each file
+    headers : HeaderArrays of n files, written
     """
     status = np.zeros(STATUS_WORDS, np.int64)
     stamp = np.empty(4, np.int64)
-    same_as_previous = np.zeros(len(counts), np.bool_)
-    for k in range(len(counts)):
-        counts[k], per_file[k], irregular[k] = 0, np.nan, False
-        handle = open_file(address_of(paths) + path_starts[k], np.int32(OPEN_FLAGS))
-        if handle < 0:
-            continue
+    for k in range(len(names.starts) - 1):
+        handle = open_file(
+            address_of(names.joined) + names.starts[k], np.int32(OPEN_FLAGS)
+        )
         size = np.int64(0)
-        if stamp_file(handle, status, stamp):
-            size = read_all(handle, address_of(data[k]), data.shape[1])
-        close_file(np.int32(handle))
-        beginning = read_only(data[k, :size])
-        count = find_elements(beginning, wanted, elements[k]) if size else 0
-        counts[k] = count
-        if count == 0:
-            continue
-        for j in range(count - 1):
-            row, start, length = elements[k, j, 0], elements[k, j, 1], elements[k, j, 2]
-            if wanted[row, 2]:
-                value, is_number = parse_number(data[k], start, length)
-                per_file[k, wanted[row, 2] - 1] = value
-                irregular[k] |= not is_number
-                if wanted[row, 1] == IS:
-                    for index in range(start, start + length):
-                        irregular[k] |= data[k, index] == POINT
-        header_hashes[k] = hash_bytes(address_of(data[k]), elements[k, count - 1, 1])
-        if k > 0 and counts[k - 1] == count:
-            same_as_previous[k] = have_same_header(
-                data[k], elements[k], data[k - 1], elements[k - 1], count, wanted
-            )
-    return same_as_previous
+        if handle >= 0:
+            if stamp_file(handle, status, stamp):
+                size = read_all(handle, address_of(buffer), len(buffer))
+            close_file(np.int32(handle))
+        note_header(read_only(buffer[:size]), k, wanted, headers)

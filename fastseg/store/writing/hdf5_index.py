@@ -65,6 +65,20 @@ class FinishedItems(NamedTuple):
     slots: Slots
 
 
+class Content(NamedTuple):
+    """All that an index is written from.
+
+    finished : a function that yields all items, in their order
+    totals   : of their records
+    options, software : as the attributes of a store
+    """
+
+    finished: Callable[[], Iterable[FinishedItems]]
+    totals: Totals
+    options: Mapping[str, Any]
+    software: Mapping[str, str]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PixelOffsets:
     """Offsets of the datasets of pixels, by name of the bucket, and the file's size."""
@@ -88,42 +102,27 @@ def reserve_pixels(path: Path, shape: StoreShape) -> PixelOffsets:
 
 
 def write_index(
-    path: Path,
-    shape: StoreShape,
-    finished: Callable[[], Iterable[FinishedItems]],
-    totals: Totals,
-    *,
-    options: Mapping[str, Any],
-    software: Mapping[str, str],
+    path: Path, shape: StoreShape, content: Content
 ) -> tuple[PixelOffsets, str]:
     """Write a store without its pixels; return their offsets and the fingerprint.
-
-    finished : a function that yields all items, in their order
-    totals   : totals of their records, added in their order
 
     The same arguments give the same bytes.
     """
     with _create(path, shape) as file:
         offsets = _pixel_offsets(file, shape)
-        checksums = _write_columns(file, shape, finished, totals, {})
-        fingerprint = _write_attributes(file, shape, checksums, options, software)
+        fingerprint = _write_tables(file, shape, content, {})
     return PixelOffsets(**offsets, file_size=path.stat().st_size), fingerprint
 
 
 def write_compressed(
     path: Path,
     shape: StoreShape,
-    finished: Callable[[], Iterable[FinishedItems]],
-    totals: Totals,
-    chunks: Callable[[list[int]], tuple[Any, Any]],
-    *,
-    options: Mapping[str, Any],
-    software: Mapping[str, str],
+    content: Content,
+    read: Callable[[int, int], NDArray[np.uint8]],
 ) -> str:
     """Write a compressed store: the chunks, item by item, then the rest.
 
-    finished, totals : as for `write_index`
-    chunks           : returns the chunks of image and mask at the offsets of a record
+    read : returns the bytes at an offset in the file of pixels, given their number
 
     Returns the fingerprint. The same arguments give the same bytes.
     """
@@ -133,20 +132,19 @@ def write_compressed(
         names = [bucket.name for bucket, _ in shape.counts]
         images = [file[f"images/{name}"] for name in names]
         masks = [file[f"masks/{name}"] for name in names]
-        for records, slots in finished():
+        for records, slots in content.finished():
             columns = records.offsets, slots.bucket, slots.row
             items = zip(*(column.tolist() for column in columns), strict=True)
-            for offsets, bucket, row in items:
-                image, mask = chunks(offsets)
-                images[bucket].id.write_direct_chunk((row, 0, 0), image)
-                masks[bucket].id.write_direct_chunk((row, 0, 0), mask)
+            for (image, mask, image_size, mask_size), bucket, row in items:
+                chunk = row, 0, 0
+                images[bucket].id.write_direct_chunk(chunk, read(image, image_size))
+                masks[bucket].id.write_direct_chunk(chunk, read(mask, mask_size))
         chunk_columns = {
             column: list(map(compression.chunk_index, datasets))
             for column, datasets in (("image_chunk", images), ("mask_chunk", masks))
         }
     with open_hdf5(path, "r+", **ARRAYS_ALIGNED) as file:
-        checksums = _write_columns(file, shape, finished, totals, chunk_columns)
-        return _write_attributes(file, shape, checksums, options, software)
+        return _write_tables(file, shape, content, chunk_columns)
 
 
 def merge_index(
@@ -157,26 +155,29 @@ def merge_index(
     index  : path of the index
     output : the file of pixels
     """
-    holes = []
-    masks = layout.mask_dtype(shape.classes).itemsize
-    for bucket, count in shape.counts:
-        pixels = count * bucket.shape[0] * bucket.shape[1]
-        start = offsets.images[bucket.name]
-        holes.append((start, start + pixels * bucket.dtype.itemsize))
-        start = offsets.masks[bucket.name]
-        holes.append((start, start + pixels * masks))
-    output.truncate(offsets.file_size)
+    starts, sizes = offsets_and_sizes(shape, offsets)
+    counts = np.array([count for _, count in shape.counts])
+    ends = starts + sizes * counts[:, None]
+    holes = zip(starts.ravel().tolist(), ends.ravel().tolist(), strict=True)
+    end = offsets.file_size
+    output.truncate(end)
     with index.open("rb") as file:
         start = 0
-        end = offsets.file_size
         for first, stop in [*sorted(holes), (end, end)]:
-            file.seek(start)
-            output.seek(start)
-            while start < first:
-                data = file.read(min(first - start, COPIED_AT_ONCE))
-                output.write(data)
-                start += len(data)
+            copy_bytes(file, start, output, start, first - start)
             start = stop
+
+
+def copy_bytes(
+    source: BinaryIO, start: int, output: BinaryIO, target: int, size: int
+) -> None:
+    """Copy a range of bytes from one open file to another."""
+    source.seek(start)
+    output.seek(target)
+    while size > 0:
+        data = source.read(min(size, COPIED_AT_ONCE))
+        output.write(data)
+        size -= len(data)
 
 
 @contextmanager
@@ -243,22 +244,32 @@ class _Column:
         return str(self._hash.hexdigest())
 
 
+def _write_tables(
+    file: Any,
+    shape: StoreShape,
+    content: Content,
+    chunks: Mapping[str, Sequence[NDArray[np.int64]]],
+) -> str:
+    """Write columns and attributes; return the fingerprint."""
+    checksums = _write_columns(file, shape, content, chunks)
+    return _write_attributes(file, shape, checksums, content)
+
+
 def _write_columns(
     file: Any,
     shape: StoreShape,
-    finished: Callable[[], Iterable[FinishedItems]],
-    totals: Totals,
+    content: Content,
     chunks: Mapping[str, Sequence[NDArray[np.int64]]],
 ) -> dict[str, str]:
     """Write /items, /contours and /sources; return their checksums.
 
     chunks : for image_chunk and mask_chunk, the `chunk_index` of each bucket
     """
-    sources, file_rows = totals.rows()
+    totals = content.totals
     lengths = {
         "items": shape.items,
         "contours": totals.rings,
-        "sources": sources,
+        "sources": totals.sources,
         "contours/offsets": totals.rings + 1,
         "contours/points": totals.points,
     }
@@ -272,13 +283,10 @@ def _write_columns(
             dtype = strings if kind == "|S" else np.dtype(kind)
             size = (lengths.get(path, lengths[table]), *trailing)
             columns[path] = _Column(file, path, size, dtype)
-    for block in totals.sources():
-        for name, column in block.items():
-            columns[f"sources/{name}"].add(column)
     columns["contours/offsets"].add([0])
     # How many of each have been written.
     items = rings = points = files = 0
-    for records, slots in finished():
+    for records, slots in content.finished():
         for name in records.meta.dtype.names or ():
             columns[f"items/{name}"].add(records.meta[name])
         for name in layout.STRING_COLUMNS:
@@ -287,15 +295,19 @@ def _write_columns(
         columns["items/row"].add(slots.row)
         for name, index in chunks.items():
             columns[f"items/{name}"].add(_by_slot(index, slots))
+        is_new = totals.is_first[files : files + len(records.path)]
+        for name in layout.SOURCE_COLUMNS:
+            columns[f"sources/{name}"].add(getattr(records, name)[is_new])
         # The image's file comes first, then those of the contours.
         firsts = files + np.cumsum(records.file_counts) - records.file_counts
-        columns["items/source"].add(file_rows[firsts])
-        item, bit, source, vertices = records.rings.T
+        columns["items/source"].add(totals.file_rows[firsts])
+        item, bit, source, group, vertices = records.rings.T
         ends = rings + np.cumsum(np.bincount(item, minlength=records.items))
         columns["items/contours"].add(np.column_stack([np.r_[rings, ends[:-1]], ends]))
         columns["contours/item"].add(items + item)
         columns["contours/class"].add(bit)
-        columns["contours/source"].add(file_rows[firsts[item] + source])
+        columns["contours/group"].add(group)
+        columns["contours/source"].add(totals.file_rows[firsts[item] + source])
         columns["contours/offsets"].add(points + np.cumsum(vertices))
         columns["contours/points"].add(records.points)
         items += records.items
@@ -318,12 +330,12 @@ def _write_attributes(
     file: Any,
     shape: StoreShape,
     checksums: dict[str, str],
-    options: Mapping[str, Any],
-    software: Mapping[str, str],
+    content: Content,
 ) -> str:
     """Write the attributes of the file; return its fingerprint."""
     names = [bucket.name for bucket, _ in shape.counts]
-    versions = layout.canonical_json(dict(software))
+    options = dict(content.options)
+    versions = layout.canonical_json(dict(content.software))
     del checksums["contours/points"]  # they have checksums by item
     checksums["software"] = layout.checksum(versions.encode())
     _set_attributes(file["items/percentiles"], q=np.array(layout.PERCENTILES))
@@ -332,7 +344,7 @@ def _write_attributes(
     attributes["version"] = np.array(layout.VERSION)
     attributes["classes"] = _texts(shape.classes)
     attributes["buckets"] = _texts(names)
-    attributes["options"] = _text(layout.canonical_json(dict(options)))
+    attributes["options"] = _text(layout.canonical_json(options))
     attributes["software"] = _text(versions)
     attributes["checksums"] = _text(layout.canonical_json(checksums))
     fingerprint = layout.fingerprint(shape.classes, names, options, checksums)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
 from fastseg.store.writing.hash_index import HashIndex
-from fastseg.store.writing.records import Record, Records, from_bytes, to_bytes
+from fastseg.store.writing.records import Records, from_bytes, join, to_bytes
 
 # Length and XXH3-64 of the body of a frame. The body of the first frame is the rules
 # of the build, those of the others are records.
@@ -59,29 +59,32 @@ class Journal:
             self._file.close()
             raise
 
-    def append(self, records: Records) -> int:
+    def append(self, records: Records) -> NDArray[np.int64]:
         """Append records, which then survive the death of this process.
 
-        Returns the number of the first record; the others have the next numbers.
+        Returns their numbers.
         """
         first = self._count
         size = self._write(to_bytes(records), self._end)
         self._add_frame(records)
         self._end += size
-        return first
+        return np.arange(first, self._count)
 
-    def records(self, numbers: NDArray[np.int64]) -> Iterator[Record]:
-        """Yield the records with these numbers, in their order, one by one."""
-        return (record for block in self.read_all(numbers) for record in block.split())
+    def read(self, numbers: NDArray[np.int64]) -> Records:
+        """Return the records with these numbers, at least one, in their order."""
+        order = np.argsort(numbers)
+        blocks = list(self._read_sorted(numbers[order]))
+        if np.array_equal(order, np.arange(len(numbers))):
+            return join(blocks)
+        return join(blocks).pick(np.argsort(order))
 
-    def offsets(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the offsets of one or more records, a row each."""
-        return np.concatenate([block.offsets for block in self.read_all(numbers)])
+    def offsets(self) -> NDArray[np.int64]:
+        """Return `Records.offsets` of all records."""
+        frames = range(len(self._offsets))
+        return np.concatenate([self._frame(k).offsets.copy() for k in frames])
 
-    def read_all(self, numbers: NDArray[np.int64]) -> Iterator[Records]:
-        """Yield the records with these numbers, in their order, in blocks."""
-        if not len(numbers):
-            return
+    def _read_sorted(self, numbers: NDArray[np.int64]) -> Iterator[Records]:
+        """Yield the records with these numbers, which ascend, in blocks."""
         frames = np.searchsorted(np.array(self._firsts), numbers, "right") - 1
         ends = np.flatnonzero(np.diff(frames, append=-1)) + 1
         start = 0

@@ -1,17 +1,15 @@
 """Items of the store that a build replaces, which it can reuse."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from xxhash import xxh3_64, xxh3_64_intdigest
 
 from fastseg.errors import StoreError
 from fastseg.store.layout import Bucket
 from fastseg.store.reader import Store
 from fastseg.store.writing.hash_index import HashIndex
-from fastseg.store.writing.records import Record, Rings, Source, pack_meta
 
 # Rows of a column that are hashed at once.
 ROWS_AT_ONCE = 2**14
@@ -27,7 +25,10 @@ class OlderStore:
         self._buckets = list(store.buckets.values())
 
     def is_valid(self) -> bool:
-        """Return whether all columns, which `record` copies, have their checksums."""
+        """Return whether all columns have their checksums.
+
+        A build must not leave a damaged store as it is.
+        """
         checksums = self.store.checksums
         return all(
             self._checksum(column) == checksums[f"{table}/{name}"]
@@ -45,91 +46,33 @@ class OlderStore:
             self.store.release()
         return digest.hexdigest()
 
-    def find(
-        self, digests: Sequence[int], buckets: Sequence[Bucket]
-    ) -> NDArray[np.int64]:
-        """Return the indices of items with these inputs; -1 if there is none.
+    def find(self, digests: ArrayLike, bucket: Bucket) -> NDArray[np.int64]:
+        """Return the indices of items of a bucket with these inputs; -1 if none.
 
         digests : `inputs_xxh3` of each
-        buckets : bucket of each; the item must be in the same one
         """
         indices = self._by_inputs.find(digests)
-        for k in np.flatnonzero(indices >= 0).tolist():
-            if self._buckets[self._bucket[indices[k]]] != buckets[k]:
-                indices[k] = -1
-        return indices
+        if bucket not in self._buckets:
+            return np.full_like(indices, -1)
+        is_in = self._bucket[indices] == self._buckets.index(bucket)
+        return np.where(is_in, indices, -1)
 
-    def same_inputs(self, one: int, other: int) -> bool:
-        """Return whether two items were made from the same inputs."""
+    def has_same_items(self, indices: NDArray[np.int64]) -> bool:
+        """Return whether these items have the same inputs as all, in the same order."""
         digests = self.store.items["inputs_xxh3"]
-        return bool(
-            digests[one] == digests[other] and self._bucket[one] == self._bucket[other]
+        return (
+            len(indices) == len(self.store)
+            and np.array_equal(digests[indices], digests)
+            and np.array_equal(self._bucket[indices], self._bucket)
         )
 
-    def pixels(self, index: int) -> tuple[NDArray[Any], NDArray[Any]] | None:
-        """Return image and mask of an item, None if it is damaged."""
-        sample = self.store[index]
-        items = self.store.items
+    def image(self, index: int) -> NDArray[Any] | None:
+        """Return the image of an item, None if it is damaged."""
         try:
-            image = sample.image
-            mask = sample.mask
+            image = self.store[index].image
         except StoreError:
             return None
         is_valid = (
-            xxh3_64_intdigest(image.data) == items["image_xxh3"][index]
-            and xxh3_64_intdigest(mask.data) == items["mask_xxh3"][index]
-            and xxh3_64_intdigest(self._points(index)) == items["contour_xxh3"][index]
+            xxh3_64_intdigest(image.data) == self.store.items["image_xxh3"][index]
         )
-        return (image, mask) if is_valid else None
-
-    def _points(self, index: int) -> NDArray[np.float64]:
-        """Return a copy of the vertices of an item."""
-        contours = self.store.contours
-        bounds = contours["offsets"][self.store.items["contours"][index]]
-        return np.array(contours["points"][bounds[0] : bounds[1]])
-
-    def record(self, index: int, **more: Any) -> Record:
-        """Return the record of an item, without offsets.
-
-        more : the fields that are not in a store: links and stamps
-        """
-        store = self.store
-        items = store.items
-        contours = store.contours
-        first, stop = items["contours"][index].tolist()
-        bounds = contours["offsets"][first : stop + 1]
-        lengths: dict[tuple[int, int], list[int]] = {}
-        for ring in range(first, stop):
-            key = int(contours["class"][ring]), int(contours["source"][ring])
-            lengths.setdefault(key, []).append(
-                int(bounds[ring - first + 1] - bounds[ring - first])
-            )
-        files = [int(items["source"][index]), *(file for _, file in lengths)]
-        return Record(
-            patient=items["patient"][index].decode(),
-            series=items["series"][index].decode(),
-            sources=tuple(self._source(file) for file in files),
-            rings=tuple(
-                Rings(bit, 1 + k, tuple(vertices))
-                for k, ((bit, _), vertices) in enumerate(lengths.items())
-            ),
-            offsets=(),
-            meta=pack_meta(
-                {
-                    name: column[index].ravel().tolist()
-                    if column.ndim > 1
-                    else column[index].item()
-                    for name, column in items.items()
-                    if column.dtype.kind != "S"
-                },
-                store.classes,
-            ),
-            points=self._points(index),
-            **more,
-        )
-
-    def _source(self, file: int) -> Source:
-        path, size, checksum = (
-            self.store.sources[name][file].item() for name in ("path", "size", "xxh3")
-        )
-        return Source(path.decode(), size, checksum)
+        return image if is_valid else None

@@ -11,18 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastseg.files import start_writeback
-from fastseg.store.writing.journal import Journal
 
 # The most buffers that Linux and macOS write in one call.
 MOST_AT_ONCE = 1024
 
 
 class PixelFile:
-    """A file of pixels, and the journal of the items in it."""
+    """A file of pixels; each thread has a file object of its own."""
 
-    def __init__(self, path: Path, journal: Journal):
+    def __init__(self, path: Path):
         self.path = path
-        self.journal = journal
         self._local = threading.local()
         self._files: list[FileIO] = []
 
@@ -80,7 +78,6 @@ class PixelFile:
 
     def close(self) -> None:
         """Close all files; none is removed."""
-        self.journal.close()
         for file in self._files:
             file.close()
 

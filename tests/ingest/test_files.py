@@ -1,4 +1,4 @@
-"""The fast path gives what building item by item gives, also for unusual files."""
+"""Files read by kernels, compared with Python's readers, also unusual files."""
 
 import os
 import random
@@ -11,157 +11,153 @@ import pytest
 from xxhash import xxh3_64_intdigest
 
 import fastseg
+from fastseg import dicom
 from fastseg._kernels.files import content, system, transfer
 from fastseg.dicom import scan
 from fastseg.errors import RejectedWarning
 from fastseg.files import stamp_of
-from fastseg.ingest import fast_path
+from fastseg.ingest import annotations
+from fastseg.ingest.block import join_paths
 from tests import dicom_damage as damage
+from tests.dicom.test_read_image import dicom_bytes
 
 needs_kernels = pytest.mark.skipif(not system.AVAILABLE, reason="needs Linux")
 
 
-def names_of(paths):
-    """Return paths as kernels take them: joined, and the offset of each."""
-    names = [os.fsencode(path) + b"\0" for path in paths]
-    return b"".join(names), np.cumsum([0, *map(len, names)])
-
-
-def read(paths, sizes, buffer_size=2**16):
-    """Call `read_files`; return its result and the arrays that it fills.
-
-    The bytes from offset 3 on are aligned.
-    """
-    names, starts = names_of(paths)
+def read(paths, buffer_size=2**16, first=0):
+    """Call `read_files`; return its result and the arrays that it fills."""
     offsets = np.full(len(paths), 7)
     hashes = np.zeros(len(paths), np.uint64)
     stamps = np.zeros((len(paths), 4), np.int64)
     buffer = np.zeros(buffer_size, np.uint8)
-    stop = content.read_files(
-        *(np.frombuffer(names, np.uint8), starts, 0, np.array(sizes)),
-        *(np.full(len(paths), 3), buffer, offsets, stamps, hashes),
-    )
+    names = join_paths(map(str, paths))
+    stop = content.read_files(names, first, buffer, offsets, stamps, hashes)
     return stop, offsets[:stop].tolist(), stamps, hashes, buffer
 
 
 @needs_kernels
 @pytest.mark.kernel
 def test_files_are_read_hashed_and_stamped(tmp_path):
-    """Contents, stamps and hashes are those of the files; the pixels are aligned."""
+    """Contents, stamps and hashes are those of the files."""
     contents = [b"abc", b"", bytes(range(200)), b"y" * 5000]
     paths = []
     for k, data in enumerate(contents):
         paths.append(tmp_path / f"{k} ü")
         paths[-1].write_bytes(data)
-    stop, offsets, stamps, hashes, buffer = read(paths, [3, 0, 200, content.UNKNOWN])
+    stop, offsets, stamps, hashes, buffer = read(paths)
     assert stop == 4
     for path, data, offset, stamp, file_hash in zip(
         paths, contents, offsets, stamps, hashes, strict=True
     ):
         assert buffer[offset : offset + len(data)].tobytes() == data
-        assert (buffer.ctypes.data + offset + 3) % content.LINE == 0
         assert tuple(stamp) == stamp_of(path)
         assert file_hash == xxh3_64_intdigest(data)
-    assert read(paths, [3, 0, 200, 5000], buffer_size=2000)[0] == 3
 
 
 @needs_kernels
 @pytest.mark.kernel
 def test_unexpected_files_are_not_read(tmp_path):
-    """Folders, pipes, links, missing files, other sizes and large files are UNREAD."""
+    """Folders, pipes, links, missing files and files over the buffer are UNREAD."""
     file = tmp_path / "file"
     file.write_bytes(b"123")
     (tmp_path / "link").symlink_to(file)
     os.mkfifo(tmp_path / "pipe")
     paths = [tmp_path, tmp_path / "pipe", tmp_path / "link", tmp_path / "none"]
-    paths += [file, file, file]
-    _, offsets, *_ = read(paths, [content.UNKNOWN] * 4 + [2, 4, 3])
-    assert offsets[:-1] == [content.UNREAD] * 6
+    _, offsets, *_ = read([*paths, file])
+    assert offsets[:-1] == [content.UNREAD] * 4
     assert offsets[-1] >= 0
     file.write_bytes(bytes(100))
-    assert read([file], [content.UNKNOWN], buffer_size=80)[1] == [content.UNREAD]
+    assert read([file], buffer_size=80)[1] == [content.UNREAD]
 
 
 @needs_kernels
 @pytest.mark.kernel
-def test_a_file_of_unknown_size_that_does_not_fit_is_not_read(tmp_path):
-    """Whatever remains of the buffer, each file is complete or UNREAD."""
-    buffer_size = 1024
-    paths = [tmp_path / name for name in "abc"]
-    for path, data in zip(paths, (b"", b"few letters", b""), strict=True):
-        path.write_bytes(data)
-    unread_counts = set()
-    for size in range(buffer_size - 200, buffer_size + 1):
-        paths[0].write_bytes(bytes(size))
-        stop, offsets, *_ = read(paths, [content.UNKNOWN] * 3, buffer_size)
-        assert stop == 3
-        for offset, path in zip(offsets, paths, strict=True):
-            assert (
-                offset == content.UNREAD or offset + path.stat().st_size <= buffer_size
-            )
-        unread_counts.add(offsets.count(content.UNREAD))
-    assert unread_counts >= {0, 1, 2}
+def test_reading_stops_where_the_buffer_is_full(tmp_path):
+    """Files are read one after another up to the first one that does not fit."""
+    paths = [tmp_path / name for name in "abcd"]
+    for path, size in zip(paths, (100, 150, 0, 300), strict=True):
+        path.write_bytes(bytes(size))
+    for buffer_size in range(500):
+        fits = [total <= buffer_size for total in (100, 250, 250, 550)]
+        stop, offsets, *_ = read(paths, buffer_size)
+        if buffer_size < 100:
+            assert offsets[0] == content.UNREAD
+        else:
+            assert stop == sum(fits)
+            assert offsets == [0, 100, 250][:stop]
+    assert read(paths, 400, first=3)[0] == 4
 
 
-def transfer_images(paths, header_hashes, handle, targets, buffer_size, first=0):
-    """Call `transfer_images` for files of a header of 8 bytes and 20 uint16 pixels.
-
-    Returns its result and the arrays that it fills.
-    """
-    names, starts = names_of(paths)
-    count = len(paths)
-    ranks = np.array([0, 10])
-    limits = np.tile([0, 2000], (count, 1))
-    buffer = np.zeros(buffer_size, np.uint8)
-    offsets = np.full(count, 7)
-    stamps = np.zeros((count, 4), np.int64)
-    file_hashes = np.zeros(count, np.uint64)
-    sums = np.zeros((count, 5), np.int64)
-    percentiles = np.zeros((count, 2))
-    pixel_hashes = np.zeros(count, np.uint64)
-    valid = np.zeros(count, np.bool_)
-    stop = transfer.transfer_images(
-        *(np.frombuffer(names, np.uint8), starts, first, np.full(count, 48)),
-        *(np.full(count, 8), header_hashes, limits, np.empty(0, np.uint16), 20),
-        *(2**17, ranks, handle, targets, buffer, offsets, stamps, file_hashes),
-        *(sums, percentiles, pixel_hashes, valid),
+def images_of(count):
+    """Return arrays for results of `read_images`."""
+    return transfer.ImageArrays(
+        offsets=np.full(count, 7),
+        stamps=np.zeros((count, 4), np.int64),
+        file_hashes=np.zeros(count, np.uint64),
+        sums=np.zeros((count, 5), np.int64),
+        percentiles=np.zeros((count, 2)),
+        counted=np.zeros(count, np.bool_),
+        pixel_hashes=np.zeros(count, np.uint64),
     )
-    return stop, offsets, file_hashes, sums, percentiles, pixel_hashes, valid, buffer
+
+
+def read_images(paths, handle, targets, buffer_size, first=0):
+    """Call `read_images` for files of 4 x 5 uint16; return its result and arrays."""
+    headers = dicom.header_arrays(len(paths))
+    images = images_of(len(paths))
+    buffer = np.zeros(buffer_size, np.uint8)
+    expected = dicom.expected_elements((4, 5), np.dtype("<u2"))
+    stop = transfer.read_images(
+        *(join_paths(map(str, paths)), first, scan.WANTED, expected, headers),
+        *(np.empty(0, np.uint16), 2**17, np.array([0, 10]), handle, targets),
+        *(buffer, images),
+    )
+    return stop, headers, images, buffer
+
+
+def write_image(path, pixels, **elements):
+    """Write a DICOM file of an image of uint16, of which 12 bits are stored."""
+    elements = {"BitsStored": 12, "HighBit": 11, **elements}
+    path.write_bytes(dicom_bytes(pixels[None], **elements))
 
 
 @needs_kernels
 @pytest.mark.kernel
-@pytest.mark.parametrize("buffer_size", [150, 10_000])
-def test_images_are_measured_and_written(tmp_path, buffer_size):
+@pytest.mark.parametrize("files_in_buffer", [1.5, 3.5, 100])
+def test_images_are_measured_and_written(tmp_path, files_in_buffer):
     """Statistics are those of numpy, and each image is written to its target offset."""
     paths = []
-    images = np.random.default_rng(5).integers(0, 1000, (12, 20)).astype(np.uint16)
-    images[7, 3] = 2001  # above the limit
+    images = np.random.default_rng(5).integers(0, 1000, (12, 4, 5)).astype(np.uint16)
+    images[7, 3] = 2**12  # above 12 bits
     for k, image in enumerate(images):
         paths.append(tmp_path / f"{k}")
-        paths[-1].write_bytes(b"12345678" + image.tobytes())
-    header_hashes = np.full(12, xxh3_64_intdigest(b"12345678"), np.uint64)
-    header_hashes[4] += np.uint64(1)  # that of another header
+        comment = {"ImageComments": "x" * (2 * k)} if k > 5 else {}
+        write_image(paths[-1], image.T if k == 4 else image, **comment)
     targets = np.array([400, 440, 480, 0, 0, 520, 560, 600, 640, 40, 80, 120])
     output = tmp_path / "output"
     output.write_bytes(bytes(700))
     handle = os.open(output, os.O_RDWR)
+    size = int(files_in_buffer * paths[-1].stat().st_size)
     try:
-        results = transfer_images(paths, header_hashes, handle, targets, buffer_size)
+        stop, headers, results, _ = read_images(paths, handle, targets, size)
     finally:
         os.close(handle)
-    stop, _, file_hashes, sums, percentiles, pixel_hashes, valid, _ = results
     assert stop == 12
-    assert np.flatnonzero(~valid).tolist() == [4, 7]
+    assert np.flatnonzero(results.offsets < 0).tolist() == [4, 7]
+    scans = dicom.read_headers(headers)
     expected = bytearray(700)
-    for k in np.flatnonzero(valid).tolist():
+    for k in np.flatnonzero(results.offsets >= 0).tolist():
         image = images[k]
         expected[targets[k] : targets[k] + 40] = image.tobytes()
-        assert file_hashes[k] == xxh3_64_intdigest(paths[k].read_bytes())
-        assert pixel_hashes[k] == xxh3_64_intdigest(image.tobytes())
+        assert scans.headers[scans.header_index[k]].rows == 4
+        assert tuple(results.stamps[k]) == stamp_of(paths[k])
+        assert results.file_hashes[k] == xxh3_64_intdigest(paths[k].read_bytes())
+        assert results.pixel_hashes[k] == xxh3_64_intdigest(image.tobytes())
         squares = int((image.astype(int) ** 2).sum())
-        assert sums[k].tolist() == [image.min(), image.max(), image.sum(), 0, squares]
-        assert percentiles[k].tolist() == np.sort(image)[[0, 10]].tolist()
+        sums = [image.min(), image.max(), image.sum(), 0, squares]
+        assert results.sums[k].tolist() == sums
+        ranked = np.sort(image, axis=None)[[0, 10]].tolist()
+        assert results.percentiles[k].tolist() == ranked
     assert output.read_bytes() == expected
 
 
@@ -172,28 +168,48 @@ def test_images_that_are_not_written_stay_in_the_buffer(tmp_path):
     paths = []
     for k in range(6):
         paths.append(tmp_path / f"{k}")
-        paths[-1].write_bytes(b"12345678" + bytes([k, 0] * 20))
-    hashes = np.full(6, xxh3_64_intdigest(b"12345678"), np.uint64)
+        write_image(paths[-1], np.full((4, 5), k, np.uint16))
     targets = np.arange(6) * 40 + 1000
-    buffer_size = 63 + 2 * 64 + 48  # for three, wherever in a cache line it begins
-    results = transfer_images(paths, hashes, -1, targets, buffer_size)
-    stop, offsets, *_, valid, buffer = results
+    # For three files, wherever in a cache line the buffer begins.
+    size = 3 * paths[0].stat().st_size + 3 * transfer.LINE
+    stop, _, images, buffer = read_images(paths, -1, targets, size)
     assert stop == 3
-    assert valid.tolist() == [True] * 3 + [False] * 3
     for k in range(3):
-        assert buffer[offsets[k] + 8 : offsets[k] + 48].tolist() == [k, 0] * 20
-    assert transfer_images(paths, hashes, -1, targets, buffer_size, first=3)[0] == 6
+        start = images.offsets[k]
+        assert buffer[start : start + 40].tolist() == [k, 0] * 20
+    assert read_images(paths, -1, targets, size, first=3)[0] == 6
     handle = os.open(paths[0], os.O_RDONLY)
     try:
         for first in (0, 2):
-            results = transfer_images(
-                paths, hashes, handle, targets, buffer_size, first
-            )
-            stop, offsets, *_, buffer = results
+            stop, _, images, buffer = read_images(paths, handle, targets, size, first)
             assert stop == first
-            assert buffer[offsets[stop] + 8] == stop
+            assert buffer[images.offsets[stop]] == stop
     finally:
         os.close(handle)
+
+
+@needs_kernels
+@pytest.mark.kernel
+def test_images_of_odd_offsets_are_aligned(tmp_path):
+    """A pixel of four bytes is read, wherever in its file it begins."""
+    paths = []
+    pixels = np.arange(20, dtype=np.uint32).reshape(4, 5) * 1000
+    for k in range(4):
+        paths.append(tmp_path / f"{k}")
+        bits = {"BitsAllocated": 32, "BitsStored": 32, "HighBit": 31}
+        data = dicom_bytes(pixels[None], **bits, ImageComments="x" * (2 * k))
+        paths[-1].write_bytes(data)
+    images = images_of(4)
+    buffer = np.zeros(2**16, np.uint8)
+    transfer.read_images(
+        *(join_paths(map(str, paths)), 0, scan.WANTED),
+        dicom.expected_elements((4, 5), np.dtype("<u4")),
+        *(dicom.header_arrays(4), np.empty(0, np.uint32), 2**17, np.array([0, 10])),
+        *(-1, np.zeros(4, np.int64), buffer, images),
+    )
+    for start in images.offsets.tolist():
+        assert (buffer.ctypes.data + start) % 4 == 0
+        assert buffer[start : start + 80].tobytes() == pixels.tobytes()
 
 
 @needs_kernels
@@ -239,25 +255,21 @@ def test_scan_headers_equals_scan_header_for_odd_numbers(
 
 def compare_scans(paths, contents):
     """Compare `scan_headers` with `scan_header`; return how many files it scanned."""
-    scans = scan.scan_headers(*names_of(paths))
+    scans = scan.scan_headers(join_paths(map(str, paths)))
     scanned = 0
     for k, number in enumerate(scans.header_index.tolist()):
-        single = scan.scan_header(contents[k][: scan.PIECES[0]])
+        single = scan.scan_header(contents[k][: scan.SIZES[0]])
         if number == scan.UNKNOWN:
             assert single is None
             continue
         scanned += 1
         instance, *window = scans.per_file[k].tolist()
-        assert single.shared == scans.headers[number]
-        assert single.instance == (None if np.isnan(instance) else instance)
-        assert single.window == (None if np.isnan(window[0]) else tuple(window))
-        assert [single.pixel_offset, single.pixel_length] == scans.pixel_spans[
-            k
-        ].tolist()
-        assert single.holds(
-            contents[k][: single.pixel_offset + single.pixel_length],
-            int(scans.header_hashes[k]),
+        header = replace(
+            scans.headers[number],
+            instance=None if np.isnan(instance) else int(instance),
+            window=None if np.isnan(window[0]) else tuple(window),
         )
+        assert single.header == header
     return scanned
 
 
@@ -301,11 +313,11 @@ def spoil(study):
         {"fill": "nonzero"},
     ],
 )
-def test_the_fast_path_gives_the_same_as_item_by_item(
+def test_kernels_read_the_same_as_python(
     study, tmp_path, monkeypatch, compress, buffer_size, options
 ):
     """Bytes and report are the same, for usual and for unusual files."""
-    monkeypatch.setitem(fast_path.BUFFER_BYTES, "text", buffer_size)
+    monkeypatch.setattr(annotations, "TEXT_BYTES", buffer_size)
     table = fastseg.link(study, keep_unlabelled=True)
     links = [link._replace(format="other") for link in table.links[-1:]]
     table = replace(table, links=(*table.links[:-1], *links))

@@ -1,0 +1,106 @@
+"""Block: neighbouring images that a build makes together, and what it knows of them."""
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from xxhash import xxh3_64_intdigest
+
+from fastseg._kernels.files.content import FileNames
+from fastseg.links import Link
+from fastseg.paths import Paths
+from fastseg.sources import format_of
+from fastseg.store.layout import Bucket
+from fastseg.store.writing.records import Slots
+from fastseg.tables import Reject
+
+
+@dataclass(slots=True, kw_only=True)
+class Block:
+    """Neighbouring images of one bucket, which a build makes together.
+
+    items   : int64 (n,), their indices in the plan
+    links   : the links of each image
+    slots   : their rows in the store
+    bucket  : of all
+    is_todo : bool (n,), False for images that are done or rejected
+    rejects : what was rejected, by index in the block
+    """
+
+    items: NDArray[np.int64]
+    links: list[list[Link]]
+    slots: Slots
+    bucket: Bucket
+    is_todo: NDArray[np.bool_]
+    rejects: dict[int, list[Reject]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def todo(self) -> list[int]:
+        """Return the indices of the images that are neither done nor rejected."""
+        return np.flatnonzero(self.is_todo).tolist()
+
+    def pick(self, some: Sequence[int]) -> "Block":
+        """Return a block of some of the images, all to be built."""
+        return Block(
+            items=self.items[some],
+            links=[self.links[k] for k in some],
+            slots=self.slots.pick(some),
+            bucket=self.bucket,
+            is_todo=np.ones(len(some), np.bool_),
+        )
+
+    def reject(self, k: int, reason: str) -> None:
+        """Reject an image, and with it all its contours that are not yet rejected."""
+        self.is_todo[k] = False
+        self.rejects[k] = reject_image(self.links[k], reason, self.rejects.get(k, []))
+
+
+def reject_image(
+    links: Sequence[Link], reason: str, rejects: Sequence[Reject] = ()
+) -> list[Reject]:
+    """Return the rejects of an image and of all its contours.
+
+    rejects : of those of its contours that have a reason of their own
+    """
+    path = links[0].dicom_path
+    listed = {reject.file for reject in rejects}
+    # Its other contours are rejected too, so that the list names all lost files.
+    because = f"its image {path} is rejected"
+    return [
+        *rejects,
+        Reject(path, None, reason),
+        *(
+            Reject(link.contour_path, None, because)
+            for link in links
+            if link.contour_path and link.contour_path not in listed
+        ),
+    ]
+
+
+def join_paths(paths: Iterable[str | None]) -> FileNames:
+    """Return paths as kernels take them; None becomes a path that does not exist."""
+    joined = os.fsencode("\0".join([*(path or "" for path in paths), ""]))
+    data = np.frombuffer(joined, np.uint8)
+    return FileNames(data, np.concatenate([[0], np.flatnonzero(data == 0) + 1]))
+
+
+def hash_links(links: Iterable[Link], paths: Paths) -> int:
+    """Return the XXH3-64 of rows of the table, with paths relative to the root."""
+    within = paths.within_root
+    rows = [
+        (
+            link.patient,
+            within(link.dicom_path, link.root),
+            str(link.frame),
+            within(link.contour_path, link.root) if link.contour_path else "",
+            link.label,
+            link.contour_key,
+            format_of(link) if link.contour_path else "",
+        )
+        for link in links
+    ]
+    return xxh3_64_intdigest("\n".join(map("\0".join, rows)).encode(errors="replace"))

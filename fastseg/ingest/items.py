@@ -1,0 +1,388 @@
+"""The items of a block: from files to pixels in the store and records.
+
+    read_lists ──> read ──> contours ──> decode ──> draw ──> records
+
+A stage works on all items of the block that are still to do. An item that fails is
+marked in the block with its rejects, and later stages skip it.
+"""
+
+import struct
+from collections.abc import Mapping, Sequence
+from functools import cache
+from itertools import islice, pairwise
+from math import prod
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from xxhash import xxh3_64_intdigest
+
+from fastseg import dicom
+from fastseg._kernels.contours import labels
+from fastseg._kernels.files import content, system
+from fastseg.errors import DicomError, LinkError
+from fastseg.files import read_file, stamp_of
+from fastseg.ingest.annotations import MAX_FILE_BYTES, Annotations, Contour
+from fastseg.ingest.block import Block, hash_links, join_paths
+from fastseg.ingest.images import BlockImages, ImageReader, OpenImage, write_columns
+from fastseg.links import Link
+from fastseg.paths import Paths
+from fastseg.raster.rings import shift_origin
+from fastseg.raster.rules import Rules, scratch_rows
+from fastseg.store import layout
+from fastseg.store.writing.older_store import OlderStore
+from fastseg.store.writing.partial import Partial, Resumable
+from fastseg.store.writing.pixel_writers import PixelWriter
+from fastseg.store.writing.records import Records, as_texts, meta_dtype
+from fastseg.tables import reason_of
+
+# Pixels that are decoded by Python before they are measured and written.
+PIXELS_AT_ONCE = 2**22
+# Pixels of the masks that are drawn before any is written.
+MASK_PIXELS_AT_ONCE = 2**22
+# Bytes of the buffer into which files are read to be hashed.
+HASHED_AT_ONCE = 2**21
+NO_POINTS = np.empty((0, 2))
+
+
+class Rings(NamedTuple):
+    """The rings of n items as columns; those of one item, then of one group follow.
+
+    columns : int64 (r, 5), as `Records.rings`
+    bounds  : int64 (n + 1,), item k has the rings bounds[k] to bounds[k + 1]
+    points  : float64 (p, 2), (x, y) in pixels as in their files
+    """
+
+    columns: NDArray[np.int64]
+    bounds: NDArray[np.int64]
+    points: NDArray[np.float64]
+
+    def ends(self) -> NDArray[np.int64]:
+        """Return int64 (r + 1,): ring k has the points from ends[k] to ends[k + 1]."""
+        return np.concatenate([[0], np.cumsum(self.columns[:, -1])])
+
+
+class BuiltItems(NamedTuple):
+    """The items of a block that are done.
+
+    items     : int64 (n,), indices in the block
+    records   : of these
+    is_reused : bool (n,), whether the older store has the same
+    """
+
+    items: NDArray[np.int64]
+    records: Records
+    is_reused: NDArray[np.bool_]
+
+
+class ItemBuilder:
+    """Builds the items of blocks. Threads share it; it never changes."""
+
+    def __init__(
+        self, paths: Paths, classes: Sequence[str], rules: Rules, max_pixel_bytes: int
+    ):
+        self.classes = tuple(classes)
+        self._paths = paths
+        self._rules = rules
+        self._bits = {name: bit for bit, name in enumerate(classes)}
+        self._mask_dtype = layout.mask_dtype(classes)
+        self._images = ImageReader(paths, max_pixel_bytes)
+        self._annotations = Annotations(paths)
+        # Bytes of a file that may be read at once.
+        self._largest = max(max_pixel_bytes + dicom.MAX_OTHER_BYTES, MAX_FILE_BYTES)
+
+    def resume(self, block: Block, partial: Partial, resumable: Resumable) -> list[int]:
+        """Return which of the resumable items are still valid: indices in `resumable`.
+
+        Their files have not changed, and their pixels have the checksums.
+        """
+        valid = []
+        for j, k in enumerate(resumable.items.tolist()):
+            try:
+                stamps = [stamp_of(path) for path in self._real_paths(block.links[k])]
+            except (LinkError, OSError):
+                continue
+            same = np.array_equal(resumable.records.stamps_of(j), np.array(stamps))
+            if same and partial.resume(block.slots, resumable, j):
+                valid.append(j)
+                block.is_todo[k] = False
+        return valid
+
+    def _real_paths(self, links: Sequence[Link]) -> list[str]:
+        """Return the paths of all files of an image: its own, then the contours'."""
+        resolve = self._paths.resolve
+        contours = [x for x in links if x.contour_path]
+        return [
+            resolve(links[0].dicom_path, links[0].root),
+            *(resolve(link.contour_path, link.root) for link in contours),
+        ]
+
+    def input_hashes(self, block: Block) -> list[int | None]:
+        """Return `inputs_xxh3` of each item if all its files can be used; else None."""
+        pairs = [
+            (path, link.root)
+            for links in block.links
+            for path, link in [
+                (links[0].dicom_path, links[0]),
+                *((x.contour_path, x) for x in links if x.contour_path),
+            ]
+        ]
+        hashes = iter(self._hash_files(pairs))
+        results: list[int | None] = []
+        links_hashes = block.slots.links.tolist()
+        for links, links_hash in zip(block.links, links_hashes, strict=True):
+            count = 1 + sum(bool(link.contour_path) for link in links)
+            digests = list(islice(hashes, count))
+            usable = [digest for digest in digests if digest is not None]
+            is_complete = len(usable) == count
+            results.append(hash_inputs(links_hash, usable) if is_complete else None)
+        return results
+
+    def _hash_files(self, files: Sequence[tuple[str, str]]) -> list[int | None]:
+        """Return the XXH3-64 of files, None for one that cannot be read.
+
+        files : path and root of each
+        """
+        count = len(files)
+        offsets = np.full(count, content.UNREAD)
+        hashes = np.empty(count, np.uint64)
+        if system.AVAILABLE:
+            names = join_paths(self._paths.direct(*file) for file in files)
+            buffer = np.empty(HASHED_AT_ONCE, np.uint8)
+            stamps = np.empty((count, 4), np.int64)
+            first = 0
+            while first < count:
+                first = content.read_files(
+                    names, first, buffer, offsets, stamps, hashes
+                )
+        digests: list[int | None] = [*hashes.tolist()]
+        for k in np.flatnonzero(offsets < 0).tolist():
+            try:
+                data, _ = read_file(self._paths.resolve(*files[k]), self._largest)
+                digests[k] = xxh3_64_intdigest(data)
+            except (LinkError, OSError):
+                digests[k] = None
+        return digests
+
+    def build(
+        self, block: Block, partial: Partial | None, older: OlderStore | None
+    ) -> BuiltItems:
+        """Build all items of a block that are to do, and write their pixels.
+
+        partial : None to write nothing
+        older   : a store with the same options, whose images need not be decoded again
+
+        `block.rejects` says afterwards why some items are not done.
+        """
+        pixels = partial.pixels if partial else None
+        lists = self._annotations.read_lists(block)
+        images = self._images.read(block, pixels)
+        contours: dict[int, list[Contour]] = {}
+        hashes: dict[int, int] = {}
+        decoded: dict[int, tuple[OpenImage, NDArray[Any]]] = {}
+        is_damaged = np.zeros(len(block), np.bool_)
+        for k in block.todo():
+            try:
+                if images.is_read[k]:
+                    image = None
+                    header = images.scans.headers[images.scans.header_index[k]]
+                    digest = int(images.arrays.file_hashes[k])
+                else:
+                    image = self._images.open(block, k)
+                    header, digest = image.file.header, image.xxh3
+                contours[k] = self._annotations.contours(block, k, lists, header)
+                if not block.is_todo[k]:
+                    continue
+                hashes[k] = self._hash_inputs(block, k, digest, contours[k])
+                if image:
+                    frame = block.links[k][0].frame
+                    values = _find_image(older, block, hashes[k])
+                    is_damaged[k] = values is None
+                    if values is None:
+                        values = image.file.read(frame).pixels
+                    decoded[k] = image, values
+            except (DicomError, LinkError, ImportError, OSError) as exc:
+                block.reject(k, reason_of(exc, block.links[k][0].dicom_path))
+            if len(decoded) * prod(block.bucket.shape) >= PIXELS_AT_ONCE:
+                self._images.add(block, images, decoded, pixels)
+                decoded = {}
+        self._images.add(block, images, decoded, pixels)
+        items = np.array(block.todo(), np.int64)
+        block.is_todo[items] = False
+        digests = [hashes[k] for k in items.tolist()]
+        is_reused = np.zeros(len(items), np.bool_)
+        if older is not None and len(items):
+            is_reused = (older.find(digests, block.bucket) >= 0) & ~is_damaged[items]
+        meta = np.zeros(len(items), meta_dtype(self.classes))
+        write_columns(block, images, items, meta)
+        meta["inputs_xxh3"] = digests
+        rings = self._join_rings(items, contours, meta)
+        offsets = np.zeros((len(items), 4), np.int64)
+        offsets[:, ::2] = images.offsets[items]
+        self._draw(block, items, rings, meta, pixels, offsets)
+        records = self._records(block, items, images, contours, rings, meta, offsets)
+        return BuiltItems(items, records, is_reused)
+
+    def _hash_inputs(
+        self, block: Block, k: int, digest: int, contours: list[Contour]
+    ) -> int:
+        """Return the hash of the links and files of an item that are used.
+
+        digest : XXH3-64 of the image's file
+        """
+        links_hash = int(block.slots.links[k])
+        if k in block.rejects:
+            links_hash = hash_links([x.link for x in contours], self._paths)
+        return hash_inputs(links_hash, [digest, *(x.file.xxh3 for x in contours)])
+
+    def _join_rings(
+        self,
+        items: NDArray[np.int64],
+        contours: Mapping[int, list[Contour]],
+        meta: NDArray[Any],
+    ) -> Rings:
+        """Return the rings of items as columns, and write their columns of `meta`."""
+        columns: list[tuple[int, int, int, int, int]] = []
+        bounds = [0]
+        points = [NO_POINTS]
+        is_union = self._rules.fill == "union"
+        for j, k in enumerate(items.tolist()):
+            labelled = 0
+            for source, contour in enumerate(contours[k], 1):
+                bit = self._bits[contour.link.label]
+                labelled |= 1 << bit
+                number = 0
+                for group in contour.groups:
+                    for ring in group.rings:
+                        signed = -1 - number if group.is_xor else number
+                        columns.append((j, bit, source, signed, len(ring)))
+                        points.append(ring)
+                        number += is_union and not group.is_xor
+                    number += 1
+            meta["labelled"][j] = labelled
+            bounds.append(len(columns))
+        # A store has vertices in the frame in which pixel centres are integers.
+        rings = Rings(
+            np.array(columns, np.int64).reshape(-1, 5),
+            np.array(bounds),
+            np.concatenate(points),
+        )
+        stored = shift_origin(rings.points, self._rules.origin)
+        ends = rings.ends()[rings.bounds].tolist()
+        meta["contour_xxh3"] = [
+            xxh3_64_intdigest(stored[start:stop].data) for start, stop in pairwise(ends)
+        ]
+        return rings
+
+    def _draw(
+        self,
+        block: Block,
+        items: NDArray[np.int64],
+        rings: Rings,
+        meta: NDArray[Any],
+        pixels: PixelWriter | None,
+        offsets: NDArray[np.int64],
+    ) -> None:
+        """Draw, measure and write the masks of items.
+
+        offsets : as in Records; those of the masks are written
+        """
+        shape = block.bucket.shape
+        size = prod(shape) * self._mask_dtype.itemsize
+        counts = np.zeros((len(items), len(self.classes)), np.int64)
+        boxes = np.zeros((*counts.shape, 4), np.int64)
+        hashes = np.full(len(items), hash_of_zeros(size), np.uint64)
+        is_valid = np.ones(len(items), np.bool_)
+        rules = self._rules
+        bits = np.ascontiguousarray(rings.columns[:, 1])
+        groups = np.ascontiguousarray(rings.columns[:, 3])
+        step = max(MASK_PIXELS_AT_ONCE // prod(shape), 1)
+        for first in range(0, len(items), step):
+            stop = min(first + step, len(items))
+            drawn = np.flatnonzero(np.diff(rings.bounds[first : stop + 1]))
+            masks = np.empty((len(drawn), *shape), self._mask_dtype)
+            if len(drawn):
+                labels.draw_masks(
+                    *(rings.points, rings.ends(), rings.bounds, bits, groups),
+                    *(rules.shift, rules.edges_code),
+                    *(rules.fill == "nonzero", scratch_rows(*shape, rules)),
+                    *(first, stop, masks, counts, boxes, hashes, is_valid),
+                )
+            if pixels:
+                slots = block.slots.pick(items[first:stop])
+                by_item = dict(zip(drawn.tolist(), masks, strict=True))
+                offsets[first:stop, 1::2] = pixels.write_masks(slots, by_item)
+        assert is_valid.all(), "a ring was not checked"
+        meta["pixels"] = counts
+        meta["bbox"] = boxes
+        meta["mask_xxh3"] = hashes
+
+    def _records(
+        self,
+        block: Block,
+        items: NDArray[np.int64],
+        images: BlockImages,
+        contours: Mapping[int, list[Contour]],
+        rings: Rings,
+        meta: NDArray[Any],
+        offsets: NDArray[np.int64],
+    ) -> Records:
+        """Return the records of the items that are done."""
+        within = self._paths.within_root
+        paths: list[str] = []
+        files: list[tuple[tuple[int, ...], int]] = []
+        links_hashes = block.slots.links[items]
+        stamps = images.arrays.stamps[items].tolist()
+        digests = images.arrays.file_hashes[items].tolist()
+        for j, k in enumerate(items.tolist()):
+            link = block.links[k][0]
+            paths.append(within(link.dicom_path, link.root))
+            files.append((stamps[j], digests[j]))
+            for contour in contours[k]:
+                link = contour.link
+                paths.append(within(link.contour_path, link.root))
+                files.append((contour.file.stamp, contour.file.xxh3))
+            if k in block.rejects:
+                # The next build reads the item again, so that it reports the rejects
+                # again.
+                links_hashes[j] = 0
+        stamp_rows = np.array([stamp for stamp, _ in files], np.int64).reshape(-1, 4)
+        headers = images.scans.headers
+        header_index = images.scans.header_index[items].tolist()
+        return Records(
+            links=links_hashes,
+            offsets=offsets,
+            patient=as_texts(block.links[k][0].patient for k in items.tolist()),
+            series=as_texts(headers[number].series for number in header_index),
+            file_counts=np.array([1 + len(contours[k]) for k in items.tolist()], "<i8"),
+            stamps=stamp_rows,
+            path=as_texts(paths),
+            size=stamp_rows[:, 0].copy(),
+            xxh3=np.array([digest for _, digest in files], "<u8"),
+            rings=rings.columns,
+            meta=meta,
+            points=shift_origin(rings.points, self._rules.origin),
+        )
+
+
+def _find_image(
+    older: OlderStore | None, block: Block, digest: int
+) -> NDArray[Any] | None:
+    """Return the image of an item with these inputs, if an older store has it."""
+    if older is None:
+        return None
+    (index,) = older.find([digest], block.bucket).tolist()
+    return older.image(index) if index >= 0 else None
+
+
+def hash_inputs(links_hash: int, file_hashes: Sequence[int]) -> int:
+    """Return the XXH3-64 of the hash of an item's links and those of its files."""
+    return xxh3_64_intdigest(
+        struct.pack(f">Q{len(file_hashes)}Q", links_hash, *file_hashes)
+    )
+
+
+@cache
+def hash_of_zeros(size: int) -> int:
+    """Return the XXH3-64 of `size` zero bytes."""
+    return xxh3_64_intdigest(bytes(size))

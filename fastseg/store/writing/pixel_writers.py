@@ -1,0 +1,282 @@
+"""Write the pixels of items into the file of pixels: planned, or as chunks.
+
+Without compression, HDF5 chooses the offsets of all pixels before the first is written,
+and the file of pixels becomes the store. If it is compressed, the size of a chunk is
+known only when it is made: threads append chunks in any order, and the store is written
+from them at the end, item by item. So the bytes of both depend neither on threads nor
+on interruptions. (HDF5 writes the name of a filter that it knows into the file. In a
+process that has imported hdf5plugin, these bytes differ.)
+"""
+
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from math import prod
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastseg.errors import StoreError
+from fastseg.files import reserve
+from fastseg.store import compression, layout
+from fastseg.store.layout import Bucket
+from fastseg.store.writing import hdf5_index
+from fastseg.store.writing.hdf5_index import Content, StoreShape
+from fastseg.store.writing.pixel_file import PixelFile
+from fastseg.store.writing.records import Slots
+
+
+class PixelWriter(Protocol):
+    """Writes images and masks of items. All slots of a call are in one bucket.
+
+    compression : as the attribute of a store
+
+    Offsets are given in pairs, int64 (n, 2): offset in the file of pixels, and bytes.
+    """
+
+    compression: str
+
+    def may_stay(self, slots: Slots, offsets: NDArray[np.int64]) -> bool:
+        """Return whether items with these `Records.offsets` need not be moved."""
+
+    def open(self, file: PixelFile, is_new: bool, end: int) -> None:
+        """Begin to write to a file.
+
+        is_new : whether no item in the file can be resumed
+        end    : offset after the last pixels that can be
+        """
+
+    def output(self, slots: Slots) -> tuple[int, NDArray[np.int64]]:
+        """Return a file descriptor and the offsets of images, for a kernel.
+
+        The descriptor is -1 if a kernel cannot write the images; then call
+        `write_images`.
+        """
+
+    def write_images(
+        self, slots: Slots, images: Sequence[NDArray[Any]]
+    ) -> NDArray[np.int64]:
+        """Write images; return their offsets."""
+
+    def write_masks(
+        self, slots: Slots, masks: Mapping[int, NDArray[Any]]
+    ) -> NDArray[np.int64]:
+        """Write masks; return their offsets.
+
+        masks : by index of the item in the slots; other items have an empty mask
+        """
+
+    def read(
+        self, file: PixelFile, bucket: Bucket, offsets: Sequence[int]
+    ) -> tuple[NDArray[Any], NDArray[Any]] | None:
+        """Return image and mask of an item, None if they cannot be decoded.
+
+        offsets : its row of `Records.offsets`
+        """
+
+    def complete(
+        self, index: Path, shape: StoreShape, is_done: NDArray[np.bool_],
+        content: Content,
+    ) -> tuple[Path, str]:  # fmt: skip
+        """Write the store of all items that are done; return its path and fingerprint.
+
+        index   : path of the file that HDF5 writes
+        shape   : of the store
+        is_done : bool (n,), of each item of the plan
+        """
+
+
+class PlannedWriter:
+    """Writes pixels to the offsets that HDF5 gives them.
+
+    shape : of the store if no item fails
+    slots : of all items of the plan
+    """
+
+    compression = ""
+
+    def __init__(self, index: Path, shape: StoreShape, slots: Slots):
+        self._shape = shape
+        self._slots = slots
+        self._masks = layout.mask_dtype(shape.classes)
+        self._offsets = hdf5_index.reserve_pixels(index, shape)
+        # int64 (B, 2), of image and mask
+        self._first, self._sizes = hdf5_index.offsets_and_sizes(shape, self._offsets)
+
+    def _offsets_of(self, slots: Slots) -> NDArray[np.int64]:
+        """Return the offsets of image and mask of n items, int64 (n, 2)."""
+        offsets: NDArray[np.int64] = (
+            self._first[slots.bucket] + self._sizes[slots.bucket] * slots.row[:, None]
+        )
+        return offsets
+
+    def may_stay(self, slots: Slots, offsets: NDArray[np.int64]) -> bool:  # noqa: D102
+        return np.array_equal(offsets[:, :2], self._offsets_of(slots))
+
+    def open(self, file: PixelFile, is_new: bool, end: int) -> None:  # noqa: D102
+        self._file = file
+        self._is_new = is_new
+        # Space on the disk for the images. Masks get none now, because few images may
+        # have one.
+        with file.path.open("wb" if is_new else "ab") as output:
+            output.truncate(self._offsets.file_size)
+            for bucket, count in self._shape.counts:
+                size = prod(bucket.shape) * bucket.dtype.itemsize * count
+                reserve(output.fileno(), self._offsets.images[bucket.name], size)
+
+    def output(self, slots: Slots) -> tuple[int, NDArray[np.int64]]:  # noqa: D102
+        return self._file.handle(), self._offsets_of(slots)[:, 0].copy()
+
+    def write_images(  # noqa: D102
+        self, slots: Slots, images: Sequence[NDArray[Any]]
+    ) -> NDArray[np.int64]:
+        buffers = [memoryview(image).cast("B") for image in images]
+        return self._write(slots, 0, dict(enumerate(buffers)))
+
+    def write_masks(  # noqa: D102
+        self, slots: Slots, masks: Mapping[int, NDArray[Any]]
+    ) -> NDArray[np.int64]:
+        buffers = {j: memoryview(mask).cast("B") for j, mask in masks.items()}
+        if not self._is_new:  # a new file has holes there, which read as zeros
+            for j in set(range(len(slots.row))).difference(masks):
+                buffers[j] = memoryview(bytes(int(self._sizes[slots.bucket[j], 1])))
+        return self._write(slots, 1, buffers)
+
+    def _write(
+        self, slots: Slots, kind: int, buffers: Mapping[int, memoryview]
+    ) -> NDArray[np.int64]:
+        """Write images (kind 0) or masks (kind 1) of some items; return all offsets."""
+        offsets = self._offsets_of(slots)[:, kind]
+        order = sorted(buffers)
+        self._file.write_all(offsets[order].tolist(), [buffers[j] for j in order])
+        return np.column_stack([offsets, self._sizes[slots.bucket, kind]])
+
+    def read(  # noqa: D102
+        self, file: PixelFile, bucket: Bucket, offsets: Sequence[int]
+    ) -> tuple[NDArray[Any], NDArray[Any]] | None:
+        image = file.read(offsets[0], bucket.shape, bucket.dtype)
+        return image, file.read(offsets[1], bucket.shape, self._masks)
+
+    def complete(  # noqa: D102
+        self, index: Path, shape: StoreShape, is_done: NDArray[np.bool_],
+        content: Content,
+    ) -> tuple[Path, str]:  # fmt: skip
+        final, fingerprint = hdf5_index.write_index(index, shape, content)
+        if shape != self._shape:  # items have failed: leave their gaps behind
+            path = index
+            with self._file.path.open("rb") as pixels, index.open("r+b") as output:
+                for kind, offsets in enumerate((final.images, final.masks)):
+                    for number, (bucket, _) in enumerate(self._shape.counts):
+                        is_in = (self._slots.bucket == number) & is_done
+                        rows = self._slots.row[is_in]
+                        size = int(self._sizes[number, kind])
+                        first = int(self._first[number, kind])
+                        target = offsets.get(bucket.name, 0)
+                        # Rows of items that are neighbours are copied together.
+                        for run in np.split(
+                            rows, np.flatnonzero(np.diff(rows) > 1) + 1
+                        ):
+                            if len(run):
+                                start = first + int(run[0]) * size
+                                bytes_of_run = len(run) * size
+                                hdf5_index.copy_bytes(
+                                    pixels, start, output, target, bytes_of_run
+                                )
+                                target += bytes_of_run
+        else:
+            path = self._file.path
+            moved = [
+                name
+                for name in ("images", "masks")
+                if getattr(final, name) != getattr(self._offsets, name)
+            ]
+            assert not moved, f"HDF5 has moved the {moved}"
+            with path.open("r+b") as output:
+                hdf5_index.merge_index(index, output, shape, final)
+        _sync(path)
+        return path, fingerprint
+
+
+class ChunkWriter:
+    """Appends compressed chunks to the file of pixels, in any order."""
+
+    compression = compression.NAME
+
+    def __init__(self, index: Path, shape: StoreShape, slots: Slots):
+        masks = layout.mask_dtype(shape.classes)
+        self._codecs = [compression.codecs(bucket, masks) for bucket, _ in shape.counts]
+        self._numbers = {bucket: k for k, (bucket, _) in enumerate(shape.counts)}
+        self._empty_masks = [
+            codec.encode(np.zeros(codec.shape, codec.dtype))
+            for _, codec in self._codecs
+        ]
+        self._lock = threading.Lock()
+
+    def may_stay(self, slots: Slots, offsets: NDArray[np.int64]) -> bool:  # noqa: D102
+        return True  # a chunk may have any offset
+
+    def open(self, file: PixelFile, is_new: bool, end: int) -> None:  # noqa: D102
+        self._file = file
+        self._end = end
+        file.path.open("wb" if is_new else "ab").close()
+
+    def output(self, slots: Slots) -> tuple[int, NDArray[np.int64]]:  # noqa: D102
+        return -1, np.zeros(len(slots.row), np.int64)
+
+    def write_images(  # noqa: D102
+        self, slots: Slots, images: Sequence[NDArray[Any]]
+    ) -> NDArray[np.int64]:
+        codec, _ = self._codecs[slots.bucket[0]]
+        return self._append(map(codec.encode, images))
+
+    def write_masks(  # noqa: D102
+        self, slots: Slots, masks: Mapping[int, NDArray[Any]]
+    ) -> NDArray[np.int64]:
+        _, codec = self._codecs[slots.bucket[0]]
+        empty = self._empty_masks[slots.bucket[0]]
+        items = range(len(slots.row))
+        return self._append(
+            codec.encode(masks[j]) if j in masks else empty for j in items
+        )
+
+    def _append(self, chunks: Any) -> NDArray[np.int64]:
+        offsets = []
+        for chunk in chunks:
+            with self._lock:
+                offset = self._end
+                self._end += len(chunk)
+            self._file.write(offset, np.frombuffer(chunk, np.uint8))
+            offsets.append((offset, len(chunk)))
+        return np.array(offsets, np.int64).reshape(-1, 2)
+
+    def read(  # noqa: D102
+        self, file: PixelFile, bucket: Bucket, offsets: Sequence[int]
+    ) -> tuple[NDArray[Any], NDArray[Any]] | None:
+        image_codec, mask_codec = self._codecs[self._numbers[bucket]]
+        image, mask, image_size, mask_size = offsets
+        try:
+            return (
+                image_codec.decode(file.read(image, (image_size,), np.uint8)),
+                mask_codec.decode(file.read(mask, (mask_size,), np.uint8)),
+            )
+        except StoreError:
+            return None
+
+    def complete(  # noqa: D102
+        self, index: Path, shape: StoreShape, is_done: NDArray[np.bool_],
+        content: Content,
+    ) -> tuple[Path, str]:  # fmt: skip
+        def read(offset: int, size: int) -> NDArray[np.uint8]:
+            return self._file.read(offset, (size,), np.uint8)
+
+        fingerprint = hdf5_index.write_compressed(index, shape, content, read)
+        _sync(index)
+        return index, fingerprint
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file is on the disk."""
+    with path.open("r+b") as file:
+        os.fsync(file.fileno())

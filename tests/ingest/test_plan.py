@@ -1,0 +1,134 @@
+"""What a build does with the images of a table before it reads their pixels."""
+
+import os
+from dataclasses import replace
+
+import pytest
+
+import fastseg
+from fastseg.errors import RejectedWarning
+
+FIRST = "dicoms/PHANTOM0001/1.dcm"
+
+
+@pytest.fixture
+def table(study):
+    return fastseg.link(study, keep_unlabelled=True)
+
+
+@pytest.mark.parametrize("kind", ["symbolic", "hard", "dot", "parent"])
+def test_two_names_of_one_file_are_one_image(study, table, tmp_path, kind):
+    """The classes that links give to any name of a file belong to one sample."""
+    other = "dicoms/PHANTOM0001/other.dcm"
+    if kind == "symbolic":
+        (study / other).symlink_to("1.dcm")
+    elif kind == "hard":
+        os.link(study / FIRST, study / other)
+    elif kind == "dot":
+        other = "dicoms/PHANTOM0001/./1.dcm"
+    else:
+        other = "dicoms/PHANTOM0001/../PHANTOM0001/1.dcm"
+    names = [FIRST, other]
+    count = 0
+    links = []
+    for link in table.links:
+        if link.dicom_path == FIRST:
+            link = link._replace(dicom_path=names[count % 2])
+            count += 1
+        links.append(link)
+    assert count > 1
+    report = fastseg.build(replace(table, links=links), tmp_path / "o.h5")
+    expected = fastseg.open(fastseg.build(table, tmp_path / "e.h5").path)
+    store = fastseg.open(report.path)
+    assert report.samples == len(expected)
+    assert (store[0].mask == expected[0].mask).all()
+    assert sorted(store[0].contours) == sorted(expected[0].contours)
+
+
+def test_one_file_of_two_patients_is_rejected(study, table, tmp_path):
+    """If two names of a file belong to two patients, nobody knows whose it is."""
+    other = "dicoms/PHANTOM0002/copy.dcm"
+    os.link(study / FIRST, study / other)
+    link = next(link for link in table.links if link.dicom_path != FIRST)
+    stolen = link._replace(
+        dicom_path=other, contour_path="", label="", patient="PHANTOM0002"
+    )
+    with pytest.warns(RejectedWarning):
+        report = fastseg.build(
+            replace(table, links=[*table.links, stolen]), tmp_path / "o.h5"
+        )
+    assert report.samples == table.images - 1
+    reasons = {reject.file: reject.reason for reject in report.rejects}
+    assert "is linked to several patients" in reasons[FIRST]
+
+
+@pytest.mark.parametrize("kind", ["is missing", "is a folder"])
+def test_images_without_a_file_are_rejected_before_anything_is_written(
+    study, table, tmp_path, kind
+):
+    """They cost no copy of the store, as images do that fail when they are read."""
+    (study / FIRST).unlink()
+    if kind == "is a folder":
+        (study / FIRST).mkdir()
+    with pytest.warns(RejectedWarning):
+        report = fastseg.build(table, tmp_path / "o.h5")
+    assert (report.samples, report.failed) == (table.images - 1, 0)
+
+
+def test_a_table_without_shapes_gives_the_same_bytes(study, table, tmp_path):
+    """If the table does not say shape and dtype, the headers are read."""
+    bare = [
+        link._replace(series="", rows=None, columns=None, dtype="")
+        for link in table.links
+    ]
+    expected = fastseg.build(table, tmp_path / "e.h5").path.read_bytes()
+    report = fastseg.build(replace(table, links=bare), tmp_path / "o.h5")
+    assert report.path.read_bytes() == expected
+
+
+def test_an_image_that_is_not_as_the_table_says_is_rejected(study, table, tmp_path):
+    """An image of another shape or dtype than in the table is not in the store."""
+    links = [
+        link._replace(rows=32) if link.dicom_path == FIRST else link
+        for link in table.links
+    ]
+    with pytest.warns(RejectedWarning):
+        report = fastseg.build(replace(table, links=links), tmp_path / "o.h5")
+    reasons = {reject.file: reject.reason for reject in report.rejects}
+    assert "it is 40x40_uint16, expected 32x40_uint16; link" in reasons[FIRST]
+    assert (report.samples, report.failed) == (table.images - 1, 1)
+    without = [link for link in table.links if link.dicom_path != FIRST]
+    expected = fastseg.build(replace(table, links=without), tmp_path / "e.h5")
+    assert report.path.read_bytes() == expected.path.read_bytes()
+
+
+@pytest.mark.parametrize("compress", [False, True])
+def test_gaps_of_failed_images_are_closed(study, table, tmp_path, compress):
+    """Wherever bad images lie in the plan, the bytes are as if they were not linked."""
+    bad = [sorted(study.rglob("*.dcm"))[k] for k in (0, 3, 4, 9)]
+    paths = {path.relative_to(study).as_posix() for path in bad}
+    good = [link for link in table.links if link.dicom_path not in paths]
+    options = {"compress": compress}
+    expected = fastseg.build(replace(table, links=good), tmp_path / "e.h5", **options)
+    for path in bad:
+        os.truncate(path, path.stat().st_size - 2)
+    with pytest.warns(RejectedWarning):
+        report = fastseg.build(table, tmp_path / "o.h5", **options)
+    assert (report.failed, report.samples) == (4, expected.samples)
+    assert report.path.read_bytes() == expected.path.read_bytes()
+    assert {path.name for path in tmp_path.glob("o.h5*")} == {
+        "o.h5",
+        "o.h5.rejects.csv",
+    }
+
+
+def test_a_bucket_of_failed_images_is_left_out(study, table, tmp_path):
+    """If all images of a shape are bad, the store has no bucket for them."""
+    shapes = {link.dicom_path: link.columns for link in table.links}
+    for path, columns in shapes.items():
+        if columns == 36:
+            os.truncate(study / path, (study / path).stat().st_size - 2)
+    with pytest.warns(RejectedWarning):
+        report = fastseg.build(table, tmp_path / "o.h5")
+    assert list(fastseg.open(report.path).images) == ["40x40_uint16"]
+    assert fastseg.verify(report.path).is_valid
