@@ -5,7 +5,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastseg._kernels.contours import area
 from fastseg.raster.rings import Contours, as_grouped_rings, check_shape
-from fastseg.raster.rules import Fill, Origin, Rules
+from fastseg.raster.rules import Fill, Origin, make_rules
 
 
 def coverage(
@@ -43,12 +43,11 @@ def coverage(
     array or a ring with fewer than three distinct ones, OptionError for a bad
     shape, rule or group.
     """
-    rules = Rules(fill=fill, origin=origin)
+    rules = make_rules("half-open", fill, origin)
     height, width = check_shape(shape)
     points, offsets, ring_groups = as_grouped_rings(contours, groups, rules)
-    group_numbers = np.ones(len(offsets) - 1, np.int64)
-    if len(ring_groups):
-        group_numbers += np.unique(ring_groups, return_inverse=True)[1]
+    if ring_groups is not None:
+        ring_groups = np.unique(ring_groups, return_inverse=True)[1] + 1
     out = np.empty((height, width), np.float32)
     count = len(points)
     # The kernel cuts edges at the borders of rows. An edge of a drawn contour lies in
@@ -57,7 +56,7 @@ def coverage(
     area.cover_mask(
         points,
         offsets,
-        group_numbers,
+        ring_groups,
         0,
         len(offsets) - 1,
         0.5 - rules.shift,
@@ -73,7 +72,6 @@ def coverage(
         np.empty(2 * count, np.float64),
         np.empty((count, 2), np.float64),
         np.empty(count, np.int64),
-        np.zeros(group_numbers.max(initial=0) + 1, np.int64),
         np.zeros((width + 1, 2), np.float64),
         np.zeros(width // 64 + 1, np.uint64),
     )

@@ -168,13 +168,16 @@ def rasterize_batch(
     threads = whole_number("threads", threads, 1)
     cells = out.view(np.uint8)
     rows = scratch_rows(height, width, rules)
-    options = rules.shift, rules.edges_code, rules.fill == "nonzero", rows
+    options = rules.shift, rules.edges_code, rules.fill == "nonzero", rows, cells
 
     def fill_range(first: int, stop: int) -> None:
-        polygon.fill_many(
-            *(vertices, ring_offsets, ring_groups, bounds),
-            *(*options, cells, first, stop),
-        )
+        if ring_groups is None:
+            polygon.fill_many(vertices, ring_offsets, bounds, *options, first, stop)
+        else:
+            polygon.fill_many_groups(
+                *(vertices, ring_offsets, ring_groups, bounds),
+                *(*options, first, stop),
+            )
 
     if threads == 1:
         fill_range(0, count)
@@ -203,17 +206,14 @@ def draw_rings(
 
     points, offsets : as `join_rings` returns them
     mask   : unsigned (H, W), C-contiguous
-    groups : int64 (R,), the group of each ring, as `polygon` takes them; by default
-        those that `fill` says
+    groups : int64 (R,), the group of each ring, as `polygon.fill_groups` takes them; by
+        default those that `fill` says
     clear  : whether to set the pixels that no ring covers to 0
     name   : name of a ring in messages; "{}" stands for its number
 
     Raises GeometryError that names the invalid ring and vertex.
     """
-    ring, fault = polygon.fill_one(
-        points,
-        offsets,
-        rules.groups(len(offsets) - 1) if groups is None else groups,
+    options = (
         rules.shift,
         rules.edges_code,
         rules.fill == "nonzero",
@@ -222,6 +222,12 @@ def draw_rings(
         mask.dtype.type(1 << bit),
         clear,
     )
+    if groups is None and rules.fill == "union":
+        groups = rules.groups(len(offsets) - 1)
+    if groups is None:
+        ring, fault = polygon.fill_one(points, offsets, *options)
+    else:
+        ring, fault = polygon.fill_groups(points, offsets, groups, *options)
     if ring >= 0:
         raise ring_error(points, offsets, ring, fault, name)
 

@@ -39,10 +39,10 @@ def as_rings(contours: Any) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
 
 def as_grouped_rings(
     contours: Any, groups: Any, rules: Rules
-) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
+) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64] | None]:
     """Return points, offsets and groups; the rings of each group are neighbours.
 
-    groups : of each ring, or None
+    groups : the group of each ring, or None for what `rules` say
 
     Raises GeometryError that names the invalid ring and vertex, and OptionError for bad
     groups.

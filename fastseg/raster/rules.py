@@ -19,8 +19,6 @@ ORIGINS = get_args(Origin)
 # A kernel holds winding numbers of at most this many pixels, and so fills a larger
 # mask in bands of rows.
 WINDING_CELLS = 2**22
-# For the kernels: all rings are one group.
-ONE_GROUP = np.empty(0, np.int64)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,11 +63,9 @@ class Rules:
         """Both coordinates of the centre of pixel [0, 0]."""
         return 0.5 if self.origin == "corner" else 0.0
 
-    def groups(self, count: int) -> NDArray[np.int64]:
-        """Return the groups of `count` rings whose groups are not given."""
-        if self.fill != "union":
-            return ONE_GROUP
-        return np.arange(count, dtype=np.int64)
+    def groups(self, count: int) -> NDArray[np.int64] | None:
+        """Return the groups of `count` rings by default; None is one group of all."""
+        return np.arange(count, dtype=np.int64) if self.fill == "union" else None
 
 
 @cache

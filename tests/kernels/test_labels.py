@@ -85,11 +85,9 @@ def test_classes_are_the_union_of_their_groups(images, rules):
             assert counts.tolist() == sums
 
 
-@given(some_images, some_rules, st.booleans())
-def test_moved_contours_keep_their_groups(images, rules, default):
-    """Augmented masks of unmoved contours are those of their groups, or of one."""
-    if default:
-        images = [[(bit, 0, ring) for bit, _, ring in image] for image in images]
+@given(some_images, some_rules)
+def test_moved_contours_keep_their_groups(images, rules):
+    """Augmented masks of unmoved contours are the union of their groups."""
     flat = [part for image in images for part in image]
     points, offsets = join_rings([np.array(ring, float) for _, _, ring in flat])
     ends = np.cumsum([0, *map(len, images)])
@@ -97,7 +95,7 @@ def test_moved_contours_keep_their_groups(images, rules, default):
     unmoved = np.tile(np.eye(2, 3), (len(images), 1, 1))
     masks = np.full((len(images), *SHAPE), 255, np.uint8)
     batch.draw_moved_contours(
-        *(points, offsets, bits, groups[:0] if default else groups),
+        *(points, offsets, bits, groups),
         *(np.column_stack([ends[:-1], ends[1:]]), unmoved),
         *(np.empty((len(images), 0, 0, 2)), 1.0, unmoved),
         *(rules.edges_code, rules.fill == "nonzero", scratch_rows(*SHAPE, rules)),

@@ -10,7 +10,7 @@ from fastseg._kernels.augment.bend import bend_rings
 from fastseg._kernels.augment.intensity import GAUSSIAN, apply_intensity, step_stream
 from fastseg._kernels.augment.noise import BLOCKS, fill_words, write_with_gaussian
 from fastseg._kernels.augment.warp import warp_image, warp_mask
-from fastseg._kernels.contours.polygon import fill_one
+from fastseg._kernels.contours.polygon import fill_groups
 from fastseg._kernels.images.stream import put, settle
 from fastseg._kernels.jit import brief, kernel
 
@@ -128,11 +128,11 @@ def draw_moved_contours(
 
     points, offsets, ring_class : all rings of a store; the rings of one sample and
         class are neighbours
-    ring_group : the group of each ring; those of a sample, class and group are
-        neighbours. Empty if all rings of a sample and class are one group
+    ring_group : the group of each ring, as for `fill_groups`; the rings of one sample,
+        class and group are neighbours
     ranges : int64 (b, 2), each sample's first ring and the one after its last
     outer, control, spacing, inner : as for `augment_images`
-    edges, nonzero, rows : as for `fill_one`
+    edges, nonzero, rows : as for `fill_groups`
     values : (K,) of the dtype of out, the bit of each class
     out    : unsigned (b, h, w), every cell is written
     """
@@ -151,7 +151,7 @@ def draw_moved_contours(
             )
             groups = ring_group[first:stop].astype(np.int64)
             value = values[ring_class[first]]
-            fill_one(
+            fill_groups(
                 moved, starts, groups, 0.0, edges, nonzero, rows, mask, value, False
             )
             first = stop

@@ -32,7 +32,7 @@ All arithmetic is float64. The scratch, for n vertices:
     slab_x          : float64 (n, 2), x at the top and bottom of a slab of each piece in
                       it, from left to right
     slab_directions : int64 (n,), directions of these pieces
-    windings        : int64 (number of groups + 1,), zero between calls: winding number
+    windings        : int64 (number of rings + 1,), zero between calls: winding number
                       of each group
     sums            : float64 (W + 1, 2), zero between calls: height and area of the
                       pieces in each column, after those of the pieces left of the image
@@ -117,6 +117,9 @@ def list_pieces(
     """
     low, high = float(top), float(stop)
     for ring in range(first, last):
+        group = 1
+        if ring_groups is not None:
+            group = ring_groups[ring]
         x0 = points[offsets[ring + 1] - 1, 0] + delta
         y0 = points[offsets[ring + 1] - 1, 1] + delta
         for k in range(offsets[ring], offsets[ring + 1]):
@@ -138,7 +141,7 @@ def list_pieces(
             for r in range(row, end):
                 index = u64(row_starts[u64(r)])
                 row_starts[u64(r)] += 1
-                directions[index] = ring_groups[ring] if down else -ring_groups[ring]
+                directions[index] = group if down else -group
                 pieces[index, 0], pieces[index, 1] = x, y
                 if float(r + 1) < yb:
                     y = float(r + 1)
@@ -250,6 +253,8 @@ def sign_chains(extents, chains, count, nonzero, windings):
         y = extents[i, 2]
         while y < extents[i, 3]:
             below = extents[i, 3]
+            winding = 0  # of the chain's group, left of it; 1 for its own direction
+            others = False  # whether chains of other groups are left of it
             for j in range(count):
                 if extents[j, 2] > y:
                     below = min(below, extents[j, 2])
@@ -258,18 +263,20 @@ def sign_chains(extents, chains, count, nonzero, windings):
                     is_left = extents[j, 1] <= extents[i, 0]
                     # Of two vertical chains at the same x, the first is the left one.
                     if is_left and (j < i or extents[i, 1] > extents[j, 0]):
-                        add_winding(windings, chains[j, 0])
-            covered = 0  # whether the chain is inside another group
-            sign = -is_inside(windings[abs(chains[i, 0])], nonzero)
-            sign += is_inside(add_winding(windings, chains[i, 0]), nonzero)
-            for j in range(count):
-                group = abs(chains[j, 0])
-                if group != abs(chains[i, 0]):
-                    covered |= is_inside(windings[group], nonzero)
-            for j in range(count):
-                windings[abs(chains[j, 0])] = 0
-            if covered:
-                sign = 0
+                        if chains[j, 0] == chains[i, 0]:
+                            winding += 1
+                        elif chains[j, 0] == -chains[i, 0]:
+                            winding -= 1
+                        else:
+                            add_winding(windings, chains[j, 0])
+                            others = True
+            sign = is_inside(winding + 1, nonzero) - is_inside(winding, nonzero)
+            if others:
+                for j in range(count):
+                    group = u64(abs(chains[j, 0]))
+                    if is_inside(windings[group], nonzero):
+                        sign = 0  # another group covers the chain
+                    windings[group] = 0
             if y > extents[i, 2] and sign != chains[i, 2]:
                 return False
             chains[i, 2] = sign
@@ -402,17 +409,19 @@ def write_row(sums, bits, cells, row_start, width):
 def cover_mask(
     points, offsets, ring_groups, first, last, delta, nonzero, cells, height, width,
     row_starts, pieces, directions, extents, chains,
-    heights, slab_x, slab_directions, windings, sums, bits,
+    heights, slab_x, slab_directions, sums, bits,
 ):  # fmt: skip
     """Overwrite one mask with the area of each pixel that rings [first, last) cover.
 
     points  : float64 (P, 2), (x, y) in pixels
     offsets : int64, ring k is points[offsets[k]:offsets[k + 1]]
-    ring_groups : int64, number of the group of each ring, from 1
+    ring_groups : int64, number of the group of each ring, from 1; None if all rings are
+        one group
     delta   : added to points, so that pixel [0, 0] begins at (0, 0)
     cells   : float32 (H * W,), rows one after another
     row_starts to bits : the scratch, see the module
     """
+    windings = np.zeros(last - first + 1, np.int64)
     count_pieces(points, offsets, first, last, delta, height, row_starts)
     top = 0
     while top < height:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from fastseg._kernels.contours.polygon import check_rings, fill_one
+from fastseg._kernels.contours.polygon import check_rings, fill_groups
 from fastseg._kernels.files.decimals import parse_pairs
 from fastseg._kernels.files.system import address_of, hash_bytes
 from fastseg._kernels.images.statistics import measure_classes
@@ -43,9 +43,9 @@ def draw_masks(
     ends        : int64 (r + 1,), ring k is points[ends[k]:ends[k + 1]]
     rings       : int64 (n + 1,), image k has rings [rings[k], rings[k + 1])
     bits        : int64 (r,), the bit of each ring's class
-    groups      : int64 (r,), the group of each ring, as for `fill_one`. The rings of an
-        image, class and group are neighbours
-    shift, edges, nonzero, rows : as for `fill_one`
+    groups      : int64 (r,), the group of each ring, as for `fill_groups`. The rings of
+        an image, class and group are neighbours
+    shift, edges, nonzero, rows : as for `fill_groups`
     masks       : unsigned (m, H, W), overwritten: the masks of images with rings
     pixels      : int64 (n, K), as for `measure_classes`
     boxes       : int64 (n, K, 4), as for `measure_classes`
@@ -64,7 +64,7 @@ def draw_masks(
             while end < last and bits[end] == bits[ring]:
                 end += 1
             value = masks.dtype.type(np.uint64(1) << np.uint64(bits[ring]))
-            fault, _ = fill_one(
+            fault, _ = fill_groups(
                 points[ends[ring] : ends[end]],
                 ends[ring : end + 1] - ends[ring],
                 groups[ring:end],

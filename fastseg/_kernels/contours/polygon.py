@@ -33,12 +33,12 @@ time is linear in vertices, crossings and pixels, however often a ring winds.
 
 A mask with more rows than the scratch is filled in bands of rows.
 
-Rings come in groups. The rule, even-odd or nonzero, applies within each group; the mask
-is the union of all groups. Each group is filled by itself.
+All this fills the rings of one group. `fill_groups` and `fill_many_groups` call it for
+one group after the other and join the groups:
 
-    groups         : int64, the group of each ring. Consecutive rings with equal numbers
-                     are one group; if the number is negative, it is filled even-odd
-                     whatever the rule. An empty array makes all rings one group
+    groups         : int64 (number of rings,). Consecutive rings of a mask with equal
+                     numbers are one group; if the number is negative, it is filled
+                     even-odd whatever `nonzero` says
 """
 
 import numpy as np
@@ -260,13 +260,13 @@ def toggle_column(bits, touched, row, column):
 
 
 @kernel
-def fill_group(
+def fill_mask(
     points, offsets, first, last, shift, edges,
     cells, base, height, width, value, clear,
     counts, pairs, bits, touched, marks, winding,
     vertex_rows, crossing_edges, columns, box,
 ):  # fmt: skip
-    """Set the bits of value in one mask where a group, rings [first, last), covers it.
+    """Set the bits of value in one mask where rings [first, last) cover it.
 
     points  : float64 (P, 2), (x, y) in pixels, pixel centres at integers + shift
     offsets : int64, ring k is points[offsets[k]:offsets[k + 1]]
@@ -319,42 +319,9 @@ def fill_group(
         clear_run(cells, done, u64(base + height * width))
 
 
-@inlined
-def fill_mask(
-    points, offsets, groups, first, last, shift, edges,
-    cells, base, height, width, value, clear,
-    counts, pairs, bits, touched, marks, winding,
-    vertex_rows, crossing_edges, columns, box,
-):  # fmt: skip
-    """Set the bits of value in one mask where groups of rings [first, last) cover it.
-
-    groups : see the module; all other arguments are those of `fill_group`
-    """
-    start = first
-    while True:
-        stop = last
-        group_winding = winding
-        if start < last and len(groups) > 0:
-            stop = start + 1
-            while stop < last and groups[stop] == groups[start]:
-                stop += 1
-            if groups[start] < 0:
-                group_winding = winding[:0]
-        fill_group(
-            points, offsets, start, stop, shift, edges,
-            cells, base, height, width, value, clear,
-            counts, pairs, bits, touched, marks, group_winding,
-            vertex_rows, crossing_edges, columns, box,
-        )  # fmt: skip
-        clear = False  # the other groups are added to the first
-        start = stop
-        if start >= last:
-            break
-
-
 @kernel
 def make_scratch(rows, width, vertices, edges, nonzero):
-    """Return the scratch arrays, in the order in which `fill_group` takes them."""
+    """Return the scratch arrays, in the order in which `fill_mask` takes them."""
     words = width // 64 + 1
     return (
         np.zeros(rows, np.int32),
@@ -371,13 +338,12 @@ def make_scratch(rows, width, vertices, edges, nonzero):
 
 
 @kernel
-def fill_one(points, offsets, groups, shift, edges, nonzero, rows, mask, value, clear):
+def fill_one(points, offsets, shift, edges, nonzero, rows, mask, value, clear):
     """Check rings and set the bits of value in a mask where they cover it.
 
-    groups : see the module
-    rows   : number of rows of the scratch, at most H
-    mask   : unsigned (H, W), C-contiguous
-    clear  : whether to set all other pixels to 0
+    rows  : number of rows of the scratch, at most H
+    mask  : unsigned (H, W), C-contiguous
+    clear : whether to set all other pixels to 0
 
     Returns what `check_rings` returns; a fault leaves the mask unchanged.
     """
@@ -389,7 +355,7 @@ def fill_one(points, offsets, groups, shift, edges, nonzero, rows, mask, value, 
             vertex_rows, crossing_edges, columns, box,
         ) = make_scratch(rows, width, len(points), edges, nonzero)  # fmt: skip
         fill_mask(
-            points, offsets, groups, 0, len(offsets) - 1, shift, edges,
+            points, offsets, 0, len(offsets) - 1, shift, edges,
             mask.reshape(mask.size), 0, height, width, value, clear,
             counts, pairs, bits, touched, marks, winding,
             vertex_rows, crossing_edges, columns, box,
@@ -398,13 +364,39 @@ def fill_one(points, offsets, groups, shift, edges, nonzero, rows, mask, value, 
 
 
 @kernel
-def fill_many(
-    points, offsets, groups, mask_offsets, shift, edges, nonzero, rows,
-    masks, first, last,
-):  # fmt: skip
-    """Overwrite masks [first, last).
+def fill_groups(
+    points, offsets, groups, shift, edges, nonzero, rows, mask, value, clear
+):
+    """Check rings and set the bits of value in a mask where any group covers it.
 
-    groups       : see the module
+    groups : see the module; all other arguments are those of `fill_one`
+
+    Returns what `check_rings` returns; after a fault, some groups may be drawn.
+    """
+    start = 0
+    while True:
+        stop = min(start + 1, len(groups))
+        while stop < len(groups) and groups[stop] == groups[start]:
+            stop += 1
+        ring, fault = fill_one(
+            points[offsets[start] : offsets[stop]],
+            offsets[start : stop + 1] - offsets[start],
+            shift, edges, nonzero and stop > 0 and groups[start] >= 0, rows,
+            mask, value, clear and start == 0,
+        )  # fmt: skip
+        if ring >= 0:
+            return start + ring, fault
+        if stop >= len(groups):
+            return ring, fault
+        start = stop
+
+
+@kernel
+def fill_many(
+    points, offsets, mask_offsets, shift, edges, nonzero, rows, masks, first, last
+):
+    """Overwrite masks [first, last), each filled from one group of rings.
+
     mask_offsets : int64 (n + 1,), mask m is filled from the rings
         [mask_offsets[m], mask_offsets[m + 1])
     masks        : uint8 (n, H, W), C-contiguous
@@ -420,10 +412,29 @@ def fill_many(
     ) = make_scratch(rows, width, most_vertices, edges, nonzero)  # fmt: skip
     for m in range(first, last):
         fill_mask(
-            points, offsets, groups, mask_offsets[m], mask_offsets[m + 1], shift, edges,
+            points, offsets, mask_offsets[m], mask_offsets[m + 1], shift, edges,
             cells, m * height * width, height, width, np.uint8(1), True,
             counts, pairs, bits, touched, marks, winding,
             vertex_rows, crossing_edges, columns, box,
+        )  # fmt: skip
+
+
+@kernel
+def fill_many_groups(
+    points, offsets, groups, mask_offsets, shift, edges, nonzero, rows,
+    masks, first, last,
+):  # fmt: skip
+    """Overwrite masks [first, last), each filled from groups of rings.
+
+    groups : see the module; all other arguments are those of `fill_many`
+    """
+    for m in range(first, last):
+        start, stop = mask_offsets[m], mask_offsets[m + 1]
+        fill_groups(
+            points[offsets[start] : offsets[stop]],
+            offsets[start : stop + 1] - offsets[start],
+            groups[start:stop],
+            shift, edges, nonzero, rows, masks[m], np.uint8(1), True,
         )  # fmt: skip
 
 
