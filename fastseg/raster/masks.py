@@ -145,7 +145,7 @@ def rasterize_batch(
     ring_offsets = as_offsets(offsets, "offsets", len(vertices))
     check_rings(vertices, ring_offsets, "offsets[{}]")
     ring_count = len(ring_offsets) - 1
-    ring_groups = rules.groups(ring_count)
+    ring_groups = rules.groups(ring_count) if fill == "union" else None
     if mask_offsets is None:
         if groups is not None:
             raise OptionError(
@@ -213,11 +213,12 @@ def draw_rings(
 
     Raises GeometryError that names the invalid ring and vertex.
     """
+    height, width = mask.shape
     options = (
         rules.shift,
         rules.edges_code,
         rules.fill == "nonzero",
-        scratch_rows(mask.shape[0], mask.shape[1], rules),
+        scratch_rows(height, width, rules),
         mask,
         mask.dtype.type(1 << bit),
         clear,
