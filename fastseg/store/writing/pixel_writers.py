@@ -13,7 +13,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from math import prod
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,71 +28,15 @@ from fastseg.store.writing.pixel_file import PixelFile
 from fastseg.store.writing.records import Slots
 
 
-class PixelWriter(Protocol):
-    """Writes images and masks of items. All slots of a call are in one bucket.
-
-    compression : as the attribute of a store
-
-    Offsets are given in pairs, int64 (n, 2): offset in the file of pixels, and bytes.
-    """
-
-    compression: str
-
-    def may_stay(self, slots: Slots, offsets: NDArray[np.int64]) -> bool:
-        """Return whether items with these `Records.offsets` need not be moved."""
-
-    def open(self, file: PixelFile, is_new: bool, end: int) -> None:
-        """Begin to write to a file.
-
-        is_new : whether no item in the file can be resumed
-        end    : offset after the last pixels that can be
-        """
-
-    def output(self, slots: Slots) -> tuple[int, NDArray[np.int64]]:
-        """Return a file descriptor and the offsets of images, for a kernel.
-
-        The descriptor is -1 if a kernel cannot write the images; then call
-        `write_images`.
-        """
-
-    def write_images(
-        self, slots: Slots, images: Sequence[NDArray[Any]]
-    ) -> NDArray[np.int64]:
-        """Write images; return their offsets."""
-
-    def write_masks(
-        self, slots: Slots, masks: Mapping[int, NDArray[Any]]
-    ) -> NDArray[np.int64]:
-        """Write masks; return their offsets.
-
-        masks : by index of the item in the slots; other items have an empty mask
-        """
-
-    def read(
-        self, file: PixelFile, bucket: Bucket, offsets: Sequence[int]
-    ) -> tuple[NDArray[Any], NDArray[Any]] | None:
-        """Return image and mask of an item, None if they cannot be decoded.
-
-        offsets : its row of `Records.offsets`
-        """
-
-    def complete(
-        self, index: Path, shape: StoreShape, is_done: NDArray[np.bool_],
-        content: Content,
-    ) -> tuple[Path, str]:  # fmt: skip
-        """Write the store of all items that are done; return its path and fingerprint.
-
-        index   : path of the file that HDF5 writes
-        shape   : of the store
-        is_done : bool (n,), of each item of the plan
-        """
-
-
 class PlannedWriter:
     """Writes pixels to the offsets that HDF5 gives them.
 
+    index : path for a file that HDF5 writes, for a moment
     shape : of the store if no item fails
     slots : of all items of the plan
+
+    All slots of a call are in one bucket. Offsets of images or masks are returned in
+    pairs, int64 (n, 2): offset in the file of pixels, and bytes.
     """
 
     compression = ""
@@ -112,10 +56,16 @@ class PlannedWriter:
         )
         return offsets
 
-    def may_stay(self, slots: Slots, offsets: NDArray[np.int64]) -> bool:  # noqa: D102
+    def may_stay(self, slots: Slots, offsets: NDArray[np.int64]) -> bool:
+        """Return whether items with these `Records.offsets` need not be moved."""
         return np.array_equal(offsets[:, :2], self._offsets_of(slots))
 
-    def open(self, file: PixelFile, is_new: bool, end: int) -> None:  # noqa: D102
+    def open(self, file: PixelFile, is_new: bool, end: int) -> None:
+        """Begin to write to a file.
+
+        is_new : whether no item in the file can be resumed
+        end    : offset after the last pixels that can be
+        """
         self._file = file
         self._is_new = is_new
         # Space on the disk for the images. Masks get none now, because few images may
@@ -126,18 +76,27 @@ class PlannedWriter:
                 size = prod(bucket.shape) * bucket.dtype.itemsize * count
                 reserve(output.fileno(), self._offsets.images[bucket.name], size)
 
-    def output(self, slots: Slots) -> tuple[int, NDArray[np.int64]]:  # noqa: D102
+    def output(self, slots: Slots) -> tuple[int, NDArray[np.int64]]:
+        """Return a file descriptor and the offsets of images, for a kernel.
+
+        The descriptor is -1 if a kernel cannot write them; then call `write_images`.
+        """
         return self._file.handle(), self._offsets_of(slots)[:, 0].copy()
 
-    def write_images(  # noqa: D102
+    def write_images(
         self, slots: Slots, images: Sequence[NDArray[Any]]
     ) -> NDArray[np.int64]:
+        """Write images; return their offsets."""
         buffers = [memoryview(image).cast("B") for image in images]
         return self._write(slots, 0, dict(enumerate(buffers)))
 
-    def write_masks(  # noqa: D102
+    def write_masks(
         self, slots: Slots, masks: Mapping[int, NDArray[Any]]
     ) -> NDArray[np.int64]:
+        """Write masks; return their offsets.
+
+        masks : by index of the item in the slots; other items have an empty mask
+        """
         buffers = {j: memoryview(mask).cast("B") for j, mask in masks.items()}
         if not self._is_new:  # a new file has holes there, which read as zeros
             for j in set(range(len(slots.row))).difference(masks):
@@ -153,16 +112,26 @@ class PlannedWriter:
         self._file.write_all(offsets[order].tolist(), [buffers[j] for j in order])
         return np.column_stack([offsets, self._sizes[slots.bucket, kind]])
 
-    def read(  # noqa: D102
+    def read(
         self, file: PixelFile, bucket: Bucket, offsets: Sequence[int]
     ) -> tuple[NDArray[Any], NDArray[Any]] | None:
+        """Return image and mask of an item, None if they cannot be decoded.
+
+        offsets : its row of `Records.offsets`
+        """
         image = file.read(offsets[0], bucket.shape, bucket.dtype)
         return image, file.read(offsets[1], bucket.shape, self._masks)
 
-    def complete(  # noqa: D102
+    def complete(
         self, index: Path, shape: StoreShape, is_done: NDArray[np.bool_],
         content: Content,
     ) -> tuple[Path, str]:  # fmt: skip
+        """Write the store of all items that are done; return its path and fingerprint.
+
+        index   : path of the file that HDF5 writes
+        shape   : of the store
+        is_done : bool (n,), of each item of the plan
+        """
         final, fingerprint = hdf5_index.write_index(index, shape, content)
         if shape != self._shape:  # items have failed: leave their gaps behind
             path = index
@@ -200,7 +169,7 @@ class PlannedWriter:
 
 
 class ChunkWriter:
-    """Appends compressed chunks to the file of pixels, in any order."""
+    """Appends compressed chunks to the file of pixels; used like PlannedWriter."""
 
     compression = compression.NAME
 
@@ -214,26 +183,31 @@ class ChunkWriter:
         ]
         self._lock = threading.Lock()
 
-    def may_stay(self, slots: Slots, offsets: NDArray[np.int64]) -> bool:  # noqa: D102
-        return True  # a chunk may have any offset
+    def may_stay(self, slots: Slots, offsets: NDArray[np.int64]) -> bool:
+        """Return True: a chunk may have any offset."""
+        return True
 
-    def open(self, file: PixelFile, is_new: bool, end: int) -> None:  # noqa: D102
+    def open(self, file: PixelFile, is_new: bool, end: int) -> None:
+        """Begin to write to a file, from offset `end` on."""
         self._file = file
         self._end = end
         file.path.open("wb" if is_new else "ab").close()
 
-    def output(self, slots: Slots) -> tuple[int, NDArray[np.int64]]:  # noqa: D102
+    def output(self, slots: Slots) -> tuple[int, NDArray[np.int64]]:
+        """Return -1, and offsets without a meaning."""
         return -1, np.zeros(len(slots.row), np.int64)
 
-    def write_images(  # noqa: D102
+    def write_images(
         self, slots: Slots, images: Sequence[NDArray[Any]]
     ) -> NDArray[np.int64]:
+        """Write images; return their offsets."""
         codec, _ = self._codecs[slots.bucket[0]]
         return self._append(map(codec.encode, images))
 
-    def write_masks(  # noqa: D102
+    def write_masks(
         self, slots: Slots, masks: Mapping[int, NDArray[Any]]
     ) -> NDArray[np.int64]:
+        """Write masks; return their offsets."""
         _, codec = self._codecs[slots.bucket[0]]
         empty = self._empty_masks[slots.bucket[0]]
         items = range(len(slots.row))
@@ -251,9 +225,10 @@ class ChunkWriter:
             offsets.append((offset, len(chunk)))
         return np.array(offsets, np.int64).reshape(-1, 2)
 
-    def read(  # noqa: D102
+    def read(
         self, file: PixelFile, bucket: Bucket, offsets: Sequence[int]
     ) -> tuple[NDArray[Any], NDArray[Any]] | None:
+        """Return image and mask of an item, None if they cannot be decoded."""
         image_codec, mask_codec = self._codecs[self._numbers[bucket]]
         image, mask, image_size, mask_size = offsets
         try:
@@ -264,16 +239,21 @@ class ChunkWriter:
         except StoreError:
             return None
 
-    def complete(  # noqa: D102
+    def complete(
         self, index: Path, shape: StoreShape, is_done: NDArray[np.bool_],
         content: Content,
     ) -> tuple[Path, str]:  # fmt: skip
+        """Write the store of the items that are done; return path and fingerprint."""
+
         def read(offset: int, size: int) -> NDArray[np.uint8]:
             return self._file.read(offset, (size,), np.uint8)
 
         fingerprint = hdf5_index.write_compressed(index, shape, content, read)
         _sync(index)
         return index, fingerprint
+
+
+PixelWriter = PlannedWriter | ChunkWriter
 
 
 def _sync(path: Path) -> None:
