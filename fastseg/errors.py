@@ -12,6 +12,7 @@ FastsegError
 ├── FileChangedError   (OSError)      a file was written to while it was read
 ├── StateError         (ValueError)   a loader's state belongs to another loader
 ├── StoreError         (ValueError)   a file is not a complete, valid store
+│   └── StoreVersionError             a store has another version of the format
 ├── BuildError         (ValueError)   a build may not write to its target
 │   └── NothingBuiltError             every linked image was rejected
 ├── UnknownClassError  (KeyError)     the store does not hold a class
@@ -101,6 +102,10 @@ class StateError(FastsegError, ValueError):
 
 class StoreError(FastsegError, ValueError):
     """A file is not a store, is incomplete or truncated, or has another version."""
+
+
+class StoreVersionError(StoreError):
+    """A store has another version of the format; build it again."""
 
 
 class BuildError(FastsegError, ValueError):

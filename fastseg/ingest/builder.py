@@ -22,6 +22,7 @@ from fastseg.errors import (
     NothingBuiltError,
     RejectedWarning,
     StoreError,
+    StoreVersionError,
     refuse_renamed,
     refuse_renamed_attributes,
     whole_number,
@@ -301,6 +302,8 @@ class _Build:
             return None
         try:
             store = open_store(self.target)
+        except StoreVersionError:
+            return None
         except StoreError as exc:
             raise BuildError(
                 f"{self.target}: exists and is not a valid store ({exc}); remove it or "

@@ -19,7 +19,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from fastseg.errors import StoreError
+from fastseg.errors import StoreError, StoreVersionError
 from fastseg.store import compression, layout
 from fastseg.store.compression import Codec
 from fastseg.store.layout import Bucket
@@ -54,7 +54,7 @@ def open_hdf5(path: Path) -> Iterator[Any]:
         text = f"{path}: {exc}; the file is damaged or was changed: build it again"
         raise StoreError(text) from None
     except StoreError as exc:
-        raise StoreError(f"{path}: {exc}") from None
+        raise type(exc)(f"{path}: {exc}") from None
     except Exception as exc:
         raise StoreError(
             f"{path}: cannot be read, probably damaged ({exc!r}); build it again"
@@ -86,7 +86,7 @@ def read_attributes(file: Any) -> Attributes:
     if not _equals(version, layout.VERSION):
         is_newer = np.ndim(version) == 0 and version and version > layout.VERSION
         remedy = "upgrade fastseg, or build it again" if is_newer else "build it again"
-        raise StoreError(
+        raise StoreVersionError(
             f"has version {version}, this fastseg reads version {layout.VERSION}; "
             f"{remedy}"
         )

@@ -7,13 +7,14 @@ import warnings
 from contextlib import suppress
 from dataclasses import replace
 
+import h5py
 import numpy as np
 import pydicom
 import pytest
 
 import fastseg
 from fastseg._kernels.files import system
-from fastseg.errors import RejectedWarning
+from fastseg.errors import RejectedWarning, StoreVersionError
 from fastseg.ingest import plan
 from tests import steps
 
@@ -138,6 +139,17 @@ def test_a_change_of_compression_reuses_all(study, output, tmp_path):
         report = build(study, output, compress=compress)
         assert report.reused == report.samples
         assert output.read_bytes() == expected
+
+
+def test_a_store_of_another_version_is_replaced(study, output):
+    """`build` replaces a store that this version of fastseg cannot read."""
+    data = build(study, output).path.read_bytes()
+    with h5py.File(output, "r+") as file:
+        file.attrs["version"] = 1
+    with pytest.raises(StoreVersionError, match=r"has version 1, .*; build it again"):
+        fastseg.open(output)
+    assert build(study, output).reused == 0
+    assert output.read_bytes() == data
 
 
 def test_rejects_are_listed_by_each_build(study, tmp_path, fastseg_command):
