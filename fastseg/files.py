@@ -75,11 +75,11 @@ def stamp_of(path: str) -> Stamp:
 
 
 def identify(path: str) -> tuple[int, int]:
-    """Return device and inode of a regular file, which its other names share.
+    """Return device and inode of a regular file, which its hard links share.
 
-    Raises OSError.
+    Raises OSError, also for a symbolic link.
     """
-    status = os.stat(path)  # noqa: PTH116
+    status = os.lstat(path)
     if not stat.S_ISREG(status.st_mode):
         _stamp(status)  # raises the reason
     return status.st_dev, ctypes.c_int64(status.st_ino).value

@@ -4,6 +4,7 @@ It is made from the links table before any pixels are read. Where the table does
 say shape and dtype, the headers of the images are read.
 """
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from functools import lru_cache
@@ -176,7 +177,9 @@ def _find_images(links: Links, paths: Paths) -> tuple[ImageLinks, dict[int, str]
         named = links.dicom_path.pick(rows).values(), links.root.pick(rows).values()
         for k, (path, root) in enumerate(zip(*named, strict=True), start):
             try:
-                file = paths.direct(path, root) or paths.resolve(path, root)
+                file = paths.direct(path, root)
+                if file is None or os.path.islink(file):  # noqa: PTH114
+                    file = paths.resolve(path, root)
                 identity[k, :2] = identify(file)
             except (LinkError, OSError) as exc:
                 missing[k] = reason_of(exc, path)
