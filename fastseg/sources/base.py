@@ -75,7 +75,7 @@ class Source(Protocol):
         """
 
     def rings(self, parsed: Any, link: Link, header: Header | None) -> list[Group]:
-        """Return the rings of one link; all rings of a contour file are one group.
+        """Return the rings of one link, in groups that are filled together.
 
         parsed : what `parse` has returned for the link's contour file
         header : of the link's image, None if it is not known
