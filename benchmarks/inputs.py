@@ -142,10 +142,12 @@ def link_copies(study, folder, count):
     """
     base = folder.parent
     links = [
-        link._replace(
+        type(link)(  # older commits have no _replace
+            patient=link.patient,
             dicom_path=f"{folder.name}/{name}",
             contour_path=f"{study.name}/{link.contour_path}",
-            root=".",
+            label=link.label,
+            format=link.format,
         )
         for name, originals in _copies(study, count)
         for link in originals
