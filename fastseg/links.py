@@ -71,6 +71,7 @@ COLUMNS = Link._fields
 REQUIRED = ("patient", "dicom_path", "contour_path", "label")
 PATHS = ("dicom_path", "contour_path")
 DTYPES = tuple(dtype.name for dtype in header.DTYPES.values())
+PAIRED = "contour_path and label must be given together or not at all"
 CONTROL = re.compile(r"[\0-\x1f\x7f]")
 WHOLE = re.compile(r"[0-9]{1,9}")
 DECIMAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
@@ -245,6 +246,8 @@ class Links(Sequence[Link]):
         while block := list(islice(remaining, ROWS_AT_ONCE)):
             if others := {type(link).__name__ for link in block} - {"Link"}:
                 raise LinkError(f"links holds {', '.join(others)}, expected Link")
+            if any(bool(link.contour_path) != bool(link.label) for link in block):
+                raise LinkError(PAIRED)
             for name, values in zip(COLUMNS, zip(*block, strict=True), strict=True):
                 if name in NUMBERS:
                     numbers: Any = (check_number(name, value) for value in values)
@@ -546,7 +549,7 @@ def _parse_row(row: Mapping[str, str]) -> Link:
         elif name not in PATHS and CONTROL.search(value):
             raise LinkError(f"{name} is {value!r}, expected text without controls")
     if bool(row["contour_path"]) != bool(row["label"]):
-        raise LinkError("contour_path and label must be given together or not at all")
+        raise LinkError(PAIRED)
     for name in (*PATHS, "root"):
         _check_relative(name, values.get(name, ""))
     for name in (*PATHS, "dtype"):
