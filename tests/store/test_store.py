@@ -282,10 +282,14 @@ CHANGES = [
     (lambda f: f.attrs.pop("format"), "not a fastseg store"),
     (set_attribute("format", np.bytes_("other-store")), "not a fastseg store"),
     (
-        set_attribute("version", 3),
-        "has version 3, this fastseg reads version 2; upgrade",
+        set_attribute("version", layout.VERSION + 1),
+        f"has version {layout.VERSION + 1}, this fastseg reads version "
+        f"{layout.VERSION}; upgrade",
     ),
-    (set_attribute("version", 1), "has version 1, this fastseg reads version 2; build"),
+    (
+        set_attribute("version", 1),
+        f"has version 1, this fastseg reads version {layout.VERSION}; build",
+    ),
     (set_attribute("version", 0), "has version 0"),
     (set_attribute("version", 1.5), "has version 1.5"),
     (lambda f: f.attrs.pop("version"), "has version None"),

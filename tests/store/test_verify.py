@@ -155,7 +155,7 @@ def test_h5py_and_the_format_give_the_checksums(store):
     assert checksums == store.checksums
     assert store.checksums.keys() == layout.checksum_names(store.classes)
     content = {
-        "version": 2,
+        "version": layout.VERSION,
         "classes": list(store.classes),
         "buckets": list(store.buckets),
         "options": store.options,
