@@ -165,10 +165,7 @@ def build(
     if report.reused:
         output.say(f"{report.reused} of them unchanged, reused from an earlier build")
     if report.failed:
-        output.say(
-            f"{many(report.failed, 'image')} turned out to be bad when read, so the "
-            "store was written once more without gaps"
-        )
+        output.say(f"{many(report.failed, 'image')} could not be used when read")
     output.detail(f"fingerprint {report.fingerprint}")
     if report.off_image:
         output.say(

@@ -19,6 +19,7 @@ from fastseg._kernels.files import content, system
 from fastseg.errors import ContourError, GeometryError, LinkError
 from fastseg.files import read_handle
 from fastseg.ingest.block import Block, join_paths
+from fastseg.ingest.images import LARGEST_FILE
 from fastseg.links import Link
 from fastseg.paths import Paths
 from fastseg.raster.rings import as_ring
@@ -26,8 +27,6 @@ from fastseg.sources import SOURCES, format_of, source_of
 from fastseg.sources.base import Group, Source
 from fastseg.tables import Reject, reason_of
 
-# Longer annotation files are rejected; the largest known has 10 MB.
-MAX_FILE_BYTES = 2**30
 # Parsed files that are kept for further links. Links are sorted by patient, and the
 # files of a patient are few.
 FILES_KEPT = 32
@@ -57,7 +56,7 @@ class Annotations:
 
     def __init__(self, paths: Paths):
         self._paths = paths
-        self._files: OrderedDict[tuple[str, str], Future[File]] = OrderedDict()
+        self._files: OrderedDict[tuple[str, ...], Future[File]] = OrderedDict()
         self._lock = threading.Lock()
 
     def read_lists(self, block: Block) -> dict[Link, File]:
@@ -148,7 +147,7 @@ class Annotations:
 
     def _read(self, link: Link, source: Source) -> File:
         """Return the parsed file of a link; raise its error for each of its links."""
-        key = source.format, self._paths.resolve(link.contour_path, link.root)
+        key = source.format, link.root, link.contour_path
         with self._lock:
             known = self._files.get(key)
             future = known or Future()
@@ -159,7 +158,7 @@ class Annotations:
         if known is None:
             try:
                 handle = self._paths.open(link.contour_path, link.root)
-                data, stamp = read_handle(handle, MAX_FILE_BYTES)
+                data, stamp = read_handle(handle, LARGEST_FILE)
                 parsed = source.parse(data, link.contour_path)
                 future.set_result(File(tuple(stamp), xxh3_64_intdigest(data), parsed))
             except BaseException as exc:

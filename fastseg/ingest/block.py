@@ -88,8 +88,11 @@ def join_paths(paths: Iterable[str | None]) -> FileNames:
     return FileNames(data, np.concatenate([[0], np.flatnonzero(data == 0) + 1]))
 
 
-def hash_links(links: Iterable[Link], paths: Paths) -> int:
-    """Return the XXH3-64 of rows of the table, with paths relative to the root."""
+def hash_links(links: Iterable[Link], bucket: Bucket, paths: Paths) -> int:
+    """Return the XXH3-64 of rows of the table, with paths relative to the root.
+
+    bucket : of the image: pixels of another shape or dtype must never be reused
+    """
     within = paths.within_root
     rows = [
         (
@@ -103,4 +106,5 @@ def hash_links(links: Iterable[Link], paths: Paths) -> int:
         )
         for link in links
     ]
-    return xxh3_64_intdigest("\n".join(map("\0".join, rows)).encode(errors="replace"))
+    text = "\n".join([bucket.name, *map("\0".join, rows)])
+    return xxh3_64_intdigest(text.encode(errors="replace"))

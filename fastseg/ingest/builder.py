@@ -47,7 +47,7 @@ from fastseg.store.writing.partial import (
 from fastseg.tables import Reject, save_rejects
 from fastseg.threads import map_ordered
 
-# Instead of the index of an item in an older store.
+# Instead of the index of an item in an older store: -1 as `OlderStore.find` returns it.
 ABSENT, REJECTED = -1, -2
 
 
@@ -60,8 +60,8 @@ class BuildReport:
     samples   : number of samples in the store
     reused    : number of these that were taken unchanged from an older store of that
         name or from an interrupted build
-    failed    : number of images that turned out to be bad only when their pixels were
-        read; the store has no gaps for them, but to close these it was copied once more
+    failed    : number of images that were planned and could not be used, because they
+        or all their contours turned out to be bad when they were read
     links     : number of links whose contour is in the store
     rejects   : input that was not used, as listed in `<path>.rejects.csv`
     off_image : contour files whose contour covers no pixel of its image
@@ -229,6 +229,7 @@ class _Build:
             fingerprint = self._build_store(plan)
         if fingerprint is None:
             remove_work(self.target)
+        self.failed = len(plan) - self.samples
         for _, rejects in sorted(self._rejects.items()):
             self.rejects += rejects
         return fingerprint
@@ -262,7 +263,6 @@ class _Build:
                     if self.older is not None:
                         self.older.store.release()
                     advance(len(result.block))
-            self.failed = len(plan) - self.samples
             if not self.samples:
                 return None
             self.older = None  # Windows replaces no file that is mapped
@@ -358,16 +358,16 @@ class _Build:
     def _compare_block(self, older: OlderStore, block: Block) -> NDArray[np.int64]:
         """Return the index of each item in an older store, or ABSENT or REJECTED."""
         digests = self.item_builder.input_hashes(block)
-        indices = older.find([digest or 0 for digest in digests], block.bucket)
-        new = np.flatnonzero(indices < 0)
+        indices = older.find([digest or 0 for digest in digests])
+        is_unknown = [digest is None for digest in digests]
+        new = np.flatnonzero((indices < 0) | is_unknown)
         if len(new):
             # Items of which the store has only a part, that cannot be built, or new.
             rest = block.pick(new.tolist())
             built = self.item_builder.build(rest, None, older)
             indices[new] = REJECTED
-            indices[new[built.items]] = older.find(
-                built.records.meta["inputs_xxh3"], block.bucket
-            )
+            found = older.find(built.records.meta["inputs_xxh3"])
+            indices[new[built.items]] = found
             block.rejects = {
                 int(new[k]): rejects for k, rejects in rest.rejects.items()
             }

@@ -38,12 +38,14 @@ WIDEST_COUNT = 2**17
 BUFFER_BYTES = 2**20
 # A file may be longer than its pixels by this much, or kernels do not read it.
 HEADER_BYTES = 2**16
+# Longer files of contours are rejected; the largest known has 10 MB.
+LARGEST_FILE = 2**30
 
 
 class BlockImages(NamedTuple):
     """What is known of the images of a block, by index in the block.
 
-    arrays       : what kernels have measured
+    arrays       : measures of the pixels, stamps and hashes of the files
     scans        : the headers
     offsets      : int64 (n, 2), offset and size in the file of pixels
     is_read      : bool (n,), whether all this is known of an image
@@ -61,6 +63,15 @@ class OpenImage(NamedTuple):
     file: dicom.ParsedFile
     stamp: Stamp
     xxh3: int
+
+
+class DecodedImage(NamedTuple):
+    """An image (H, W) in memory; header, stamp and XXH3-64 of its file."""
+
+    header: dicom.Header
+    stamp: Stamp
+    xxh3: int
+    pixels: NDArray[Any]
 
 
 class ImageReader:
@@ -108,8 +119,9 @@ class ImageReader:
             )
             some = np.flatnonzero(arrays.offsets[first:stop] >= 0) + first
             if handle >= 0:
-                # The kernel has written all images before the one at which it stopped.
-                # To write that from Python raises the reason, or succeeds.
+                # With a file to write to, the kernel stops before the end only at an
+                # image that it could not write. Python writes it again, which raises
+                # the system's error or succeeds, and the kernel goes on after it.
                 some = np.arange(stop, min(stop + 1, count))
                 stop += 1
             if pixels and len(some):
@@ -153,25 +165,41 @@ class ImageReader:
             )
         return image
 
+    def hash_file(self, path: str, root: str) -> int:
+        """Return the XXH3-64 of a file of any kind, or raise LinkError or OSError.
+
+        Each thread keeps that of its last file, which may hold the frames of many
+        items.
+        """
+        real = self._paths.resolve(path, root)
+        stamp = stamp_of(real)
+        if getattr(self._local, "hashed", None) != (real, stamp):
+            largest = max(self._max_pixel_bytes + dicom.MAX_OTHER_BYTES, LARGEST_FILE)
+            data, stamp = read_file(real, largest)
+            self._local.hashed = real, stamp
+            self._local.digest = xxh3_64_intdigest(data)
+        digest: int = self._local.digest
+        return digest
+
     def add(
         self,
         block: Block,
         images: BlockImages,
-        decoded: Mapping[int, tuple[OpenImage, NDArray[Any]]],
+        decoded: Mapping[int, DecodedImage],
         pixels: PixelWriter | None,
     ) -> None:
         """Measure and write images that Python has decoded.
 
-        decoded : by index in the block, the file and the pixels (H, W)
+        decoded : by index in the block
         """
         if not decoded:
             return
         some = np.array(list(decoded))
-        stack = np.stack([image for _, image in decoded.values()])
+        stack = np.stack([image.pixels for image in decoded.values()])
         ranks = percentile_ranks(stack[0].size)
         transfer.measure_images(stack, some, WIDEST_COUNT, ranks, images.arrays)
-        for j, (k, (image, _)) in enumerate(decoded.items()):
-            header = image.file.header
+        for j, (k, image) in enumerate(decoded.items()):
+            header = image.header
             if not images.arrays.counted[k]:
                 ordered = np.partition(stack[j], ranks, axis=None)
                 images.arrays.percentiles[k] = ordered[ranks]

@@ -9,7 +9,7 @@ marked in the block with its rejects, and later stages skip it.
 import struct
 from collections.abc import Mapping, Sequence
 from functools import cache
-from itertools import islice, pairwise
+from itertools import chain, pairwise
 from math import prod
 from typing import Any, NamedTuple
 
@@ -17,14 +17,18 @@ import numpy as np
 from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
-from fastseg import dicom
 from fastseg._kernels.contours import labels
 from fastseg._kernels.files import content, system
 from fastseg.errors import DicomError, LinkError
-from fastseg.files import read_file, stamp_of
-from fastseg.ingest.annotations import MAX_FILE_BYTES, Annotations, Contour
+from fastseg.files import stamp_of
+from fastseg.ingest.annotations import Annotations, Contour
 from fastseg.ingest.block import Block, hash_links, join_paths
-from fastseg.ingest.images import BlockImages, ImageReader, OpenImage, write_columns
+from fastseg.ingest.images import (
+    BlockImages,
+    DecodedImage,
+    ImageReader,
+    write_columns,
+)
 from fastseg.links import Link
 from fastseg.paths import Paths
 from fastseg.raster.rings import shift_origin
@@ -88,8 +92,6 @@ class ItemBuilder:
         self._mask_dtype = layout.mask_dtype(classes)
         self._images = ImageReader(paths, max_pixel_bytes)
         self._annotations = Annotations(paths)
-        # Bytes of a file that may be read at once.
-        self._largest = max(max_pixel_bytes + dicom.MAX_OTHER_BYTES, MAX_FILE_BYTES)
 
     def resume(self, block: Block, partial: Partial, resumable: Resumable) -> list[int]:
         """Return which of the resumable items are still valid: indices in `resumable`.
@@ -119,22 +121,20 @@ class ItemBuilder:
 
     def input_hashes(self, block: Block) -> list[int | None]:
         """Return `inputs_xxh3` of each item if all its files can be used; else None."""
-        pairs = [
-            (path, link.root)
-            for links in block.links
-            for path, link in [
-                (links[0].dicom_path, links[0]),
-                *((x.contour_path, x) for x in links if x.contour_path),
+        files = [
+            [
+                (links[0].dicom_path, links[0].root),
+                *((x.contour_path, x.root) for x in links if x.contour_path),
             ]
+            for links in block.links
         ]
-        hashes = iter(self._hash_files(pairs))
+        # Several items may name one file, such as all frames of a large one.
+        different = list(dict.fromkeys(chain.from_iterable(files)))
+        digests = dict(zip(different, self._hash_files(different), strict=True))
         results: list[int | None] = []
-        links_hashes = block.slots.links.tolist()
-        for links, links_hash in zip(block.links, links_hashes, strict=True):
-            count = 1 + sum(bool(link.contour_path) for link in links)
-            digests = list(islice(hashes, count))
-            usable = [digest for digest in digests if digest is not None]
-            is_complete = len(usable) == count
+        for named, links_hash in zip(files, block.slots.links.tolist(), strict=True):
+            usable = [x for x in map(digests.get, named) if x is not None]
+            is_complete = len(usable) == len(named)
             results.append(hash_inputs(links_hash, usable) if is_complete else None)
         return results
 
@@ -158,8 +158,7 @@ class ItemBuilder:
         digests: list[int | None] = [*hashes.tolist()]
         for k in np.flatnonzero(offsets < 0).tolist():
             try:
-                data, _ = read_file(self._paths.resolve(*files[k]), self._largest)
-                digests[k] = xxh3_64_intdigest(data)
+                digests[k] = self._images.hash_file(*files[k])
             except (LinkError, OSError):
                 digests[k] = None
         return digests
@@ -179,8 +178,8 @@ class ItemBuilder:
         images = self._images.read(block, pixels)
         contours: dict[int, list[Contour]] = {}
         hashes: dict[int, int] = {}
-        decoded: dict[int, tuple[OpenImage, NDArray[Any]]] = {}
-        is_damaged = np.zeros(len(block), np.bool_)
+        decoded: dict[int, DecodedImage] = {}
+        is_decoded = np.zeros(len(block), np.bool_)
         for k in block.todo():
             try:
                 if images.is_read[k]:
@@ -195,12 +194,14 @@ class ItemBuilder:
                     continue
                 hashes[k] = self._hash_inputs(block, k, digest, contours[k])
                 if image:
-                    frame = block.links[k][0].frame
-                    values = _find_image(older, block, hashes[k])
-                    is_damaged[k] = values is None
+                    values = older.image(hashes[k]) if older is not None else None
                     if values is None:
-                        values = image.file.read(frame).pixels
-                    decoded[k] = image, values
+                        is_decoded[k] = True
+                        values = image.file.read(block.links[k][0].frame).pixels
+                    # A copy, because these may be a view of the whole file.
+                    decoded[k] = DecodedImage(
+                        header, image.stamp, digest, values.copy()
+                    )
             except (DicomError, LinkError, ImportError, OSError) as exc:
                 block.reject(k, reason_of(exc, block.links[k][0].dicom_path))
             if len(decoded) * prod(block.bucket.shape) >= PIXELS_AT_ONCE:
@@ -212,7 +213,7 @@ class ItemBuilder:
         digests = [hashes[k] for k in items.tolist()]
         is_reused = np.zeros(len(items), np.bool_)
         if older is not None and len(items):
-            is_reused = (older.find(digests, block.bucket) >= 0) & ~is_damaged[items]
+            is_reused = (older.find(digests) >= 0) & ~is_decoded[items]
         meta = np.zeros(len(items), meta_dtype(self.classes))
         write_columns(block, images, items, meta)
         meta["inputs_xxh3"] = digests
@@ -232,7 +233,8 @@ class ItemBuilder:
         """
         links_hash = int(block.slots.links[k])
         if k in block.rejects:
-            links_hash = hash_links([x.link for x in contours], self._paths)
+            used = [contour.link for contour in contours]
+            links_hash = hash_links(used, block.bucket, self._paths)
         return hash_inputs(links_hash, [digest, *(x.file.xxh3 for x in contours)])
 
     def _join_rings(
@@ -291,7 +293,10 @@ class ItemBuilder:
         size = prod(shape) * self._mask_dtype.itemsize
         counts = np.zeros((len(items), len(self.classes)), np.int64)
         boxes = np.zeros((*counts.shape, 4), np.int64)
-        hashes = np.full(len(items), hash_of_zeros(size), np.uint64)
+        hashes = np.zeros(len(items), np.uint64)
+        is_empty = np.diff(rings.bounds) == 0
+        if is_empty.any():
+            hashes[is_empty] = hash_of_zeros(size)
         is_valid = np.ones(len(items), np.bool_)
         rules = self._rules
         bits = np.ascontiguousarray(rings.columns[:, 1])
@@ -363,16 +368,6 @@ class ItemBuilder:
             meta=meta,
             points=shift_origin(rings.points, self._rules.origin),
         )
-
-
-def _find_image(
-    older: OlderStore | None, block: Block, digest: int
-) -> NDArray[Any] | None:
-    """Return the image of an item with these inputs, if an older store has it."""
-    if older is None:
-        return None
-    (index,) = older.find([digest], block.bucket).tolist()
-    return older.image(index) if index >= 0 else None
 
 
 def hash_inputs(links_hash: int, file_hashes: Sequence[int]) -> int:

@@ -240,7 +240,7 @@ def _check_images(
         if reason is not None or bucket is None:
             results.append(reject_image(links, str(reason)))
         else:
-            results.append((bucket, hash_links(links, paths)))
+            results.append((bucket, hash_links(links, bucket, paths)))
     return results
 
 

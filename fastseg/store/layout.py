@@ -65,8 +65,9 @@ Root attributes
     image_xxh3, mask_xxh3, contour_xxh3
                      uint64      XXH3-64 of the bytes of the image, of the mask and of
                                  the vertices of the item
-    inputs_xxh3      uint64      XXH3-64 of the item's rows of the links table and of
-                                 the content of its files; a later build compares it
+    inputs_xxh3      uint64      XXH3-64 of the item's rows of the links table, its
+                                 bucket, and the content of its files; a later build
+                                 compares it
     image_chunk, mask_chunk
                      int64 (2)   only in a compressed store: offset in the file and
                                  size in bytes of the item's chunk

@@ -1,12 +1,19 @@
 """What a build does with the images of a table before it reads their pixels."""
 
 import os
+import tracemalloc
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 import fastseg
-from fastseg.errors import RejectedWarning
+from fastseg import files
+from fastseg.errors import LinkError, RejectedWarning
+from fastseg.ingest import images, plan
+from fastseg.links import Link, LinkTable
+from tests import steps
+from tests.dicom.test_read_image import dicom_bytes
 
 FIRST = "dicoms/PHANTOM0001/1.dcm"
 
@@ -132,3 +139,86 @@ def test_a_bucket_of_failed_images_is_left_out(study, table, tmp_path):
         report = fastseg.build(table, tmp_path / "o.h5")
     assert list(fastseg.open(report.path).images) == ["40x40_uint16"]
     assert fastseg.verify(report.path).is_valid
+
+
+def test_work_of_another_shape_is_not_resumed(study, table, tmp_path):
+    """If the table says another dtype than before, finished pixels are not taken."""
+
+    def stop(label, done, total):
+        if label == "build" and done >= total:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        fastseg.build(table, tmp_path / "o.h5", progress=steps.at(stop))
+    wrong = [
+        link._replace(dtype="int16") if link.dicom_path == FIRST else link
+        for link in table.links
+    ]
+    with pytest.warns(RejectedWarning):
+        report = fastseg.build(replace(table, links=wrong), tmp_path / "o.h5")
+    assert (report.samples, report.failed) == (table.images - 1, 1)
+    reasons = {reject.file: reject.reason for reject in report.rejects}
+    assert "it is 40x40_uint16, expected 40x40_int16; link" in reasons[FIRST]
+
+
+def test_failed_images_are_counted_by_each_build(study, table, tmp_path):
+    """A build without changes counts them as the first one does."""
+    os.truncate(study / FIRST, (study / FIRST).stat().st_size - 2)
+    for reused in (0, table.images - 1):
+        with pytest.warns(RejectedWarning):
+            report = fastseg.build(table, tmp_path / "o.h5")
+        assert (report.failed, report.reused) == (1, reused)
+
+
+def frames_file(path, frames):
+    """Write a DICOM file of several frames of 512 KB."""
+    pixels = np.zeros((frames, 512, 512), np.uint16)
+    pixels += np.arange(frames, dtype=np.uint16)[:, None, None]
+    path.write_bytes(dicom_bytes(pixels))
+
+
+def test_a_file_of_frames_is_read_once(tmp_path, monkeypatch):
+    """A build, and one without changes, read a large file once for all its frames."""
+    monkeypatch.setattr(plan, "BLOCK_SIZE", 2)
+    frames_file(tmp_path / "a.dcm", 7)
+    links = [Link("P", "a.dcm", frame=k) for k in range(7)]
+    table = LinkTable(base=tmp_path, links=links)
+    calls = []
+
+    def count(path, most):
+        calls.append(path)
+        return files.read_file(path, most)
+
+    monkeypatch.setattr(images, "read_file", count)
+    for _ in range(2):
+        report = fastseg.build(table, tmp_path / "o.h5")
+        assert len(calls) == 1
+        calls.clear()
+    assert report.reused == 7
+    store = fastseg.open(report.path)
+    assert [int(sample.image.max()) for sample in store] == list(range(7))
+
+
+def test_decoded_images_do_not_keep_their_files_in_memory(tmp_path):
+    """One frame of each of many files takes the memory of a file, not of all."""
+    links = []
+    for k in range(12):
+        frames_file(tmp_path / f"{k}.dcm", 8)  # 4 MB
+        links.append(Link("P", f"{k}.dcm", frame=3))
+    table = LinkTable(base=tmp_path, links=links)
+    fastseg.build(table, tmp_path / "warm.h5")
+    tracemalloc.start()
+    try:
+        fastseg.build(table, tmp_path / "o.h5")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 6 * 8 * 2**19
+
+
+@pytest.mark.parametrize("changes", [{"contour_path": "", "label": "a"}, {"label": ""}])
+def test_a_contour_and_its_class_come_together(table, changes):
+    """A link with only one of both is refused when the table is made."""
+    link = next(link for link in table.links if link.label)
+    with pytest.raises(LinkError, match="must be given together"):
+        replace(table, links=[link._replace(**changes)])

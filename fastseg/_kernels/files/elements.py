@@ -175,7 +175,7 @@ def find_elements(data, wanted, elements):
 
     data     : uint8 (n,), the file or its beginning
     wanted   : int64 (w, 3): tag, VR (`vr_code`), and a column that only
-        `content.scan_headers` reads. Tags ascend; the last one is PixelData. A file
+        `content.note_header` reads. Tags ascend; the last one is PixelData. A file
         that contains an element with VR 0 is refused
     elements : int64 (w, 3), written: for each wanted element in the file its row in
         wanted, the offset of its value (for a US the value itself) and its length in

@@ -153,12 +153,13 @@ def read_images(
     widest, ranks  : as for `measure_values`
     output         : file descriptor to write to; negative to write nothing
     output_offsets : int64 (n,), offset in this file of the pixels of each image
-    buffer         : uint8, for files of up to LINE bytes less; without an output, the
-        images stay in it
+    buffer         : uint8; a file must be at least LINE bytes shorter. Without an
+        output, the pixels are in it on return
     images         : ImageArrays, written
 
-    Returns the index of the first image that does not fit into the buffer or was not
-    written to the file, or n if there is none.
+    Returns n, or where it stopped: without an output, at the first file that did not
+    fit behind the others in the buffer; with one, at the first image that it could not
+    write (files after it may have been read already).
     """
     status = np.zeros(STATUS_WORDS, np.int64)
     stamp_after = np.empty(4, np.int64)

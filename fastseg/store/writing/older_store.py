@@ -7,7 +7,6 @@ from numpy.typing import ArrayLike, NDArray
 from xxhash import xxh3_64, xxh3_64_intdigest
 
 from fastseg.errors import StoreError
-from fastseg.store.layout import Bucket
 from fastseg.store.reader import Store
 from fastseg.store.writing.hash_index import HashIndex
 
@@ -21,13 +20,11 @@ class OlderStore:
     def __init__(self, store: Store):
         self.store = store
         self._by_inputs = HashIndex(store.items["inputs_xxh3"])
-        self._bucket = store.items["bucket"]
-        self._buckets = list(store.buckets.values())
 
     def is_valid(self) -> bool:
         """Return whether all columns have their checksums.
 
-        A build must not leave a damaged store as it is.
+        Pixels are not read here: `verify` finds damage in them.
         """
         checksums = self.store.checksums
         return all(
@@ -46,28 +43,28 @@ class OlderStore:
             self.store.release()
         return digest.hexdigest()
 
-    def find(self, digests: ArrayLike, bucket: Bucket) -> NDArray[np.int64]:
-        """Return the indices of items of a bucket with these inputs; -1 if none.
+    def find(self, digests: ArrayLike) -> NDArray[np.int64]:
+        """Return the indices of items with these inputs; -1 if there is none.
 
         digests : `inputs_xxh3` of each
         """
-        indices = self._by_inputs.find(digests)
-        if bucket not in self._buckets:
-            return np.full_like(indices, -1)
-        is_in = self._bucket[indices] == self._buckets.index(bucket)
-        return np.where(is_in, indices, -1)
+        return self._by_inputs.find(digests)
 
     def has_same_items(self, indices: NDArray[np.int64]) -> bool:
         """Return whether these items have the same inputs as all, in the same order."""
         digests = self.store.items["inputs_xxh3"]
-        return (
-            len(indices) == len(self.store)
-            and np.array_equal(digests[indices], digests)
-            and np.array_equal(self._bucket[indices], self._bucket)
+        return len(indices) == len(self.store) and np.array_equal(
+            digests[indices], digests
         )
 
-    def image(self, index: int) -> NDArray[Any] | None:
-        """Return the image of an item, None if it is damaged."""
+    def image(self, digest: int) -> NDArray[Any] | None:
+        """Return the image of an item, None if there is none, or it is damaged.
+
+        digest : its `inputs_xxh3`
+        """
+        (index,) = self.find([digest]).tolist()
+        if index < 0:
+            return None
         try:
             image = self.store[index].image
         except StoreError:

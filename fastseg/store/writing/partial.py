@@ -271,7 +271,8 @@ class Partial:
             if not self.pixels.may_stay(
                 self._slots.pick(known), offsets[numbers[known]]
             ):
-                # The items have changed: their pixels would overwrite resumable ones.
+                # Items have other rows now: to write there would overwrite pixels that
+                # can still be resumed.
                 journal.close()
                 _move_to_old(path, old)
                 journal = self._journal(path)
