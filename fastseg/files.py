@@ -74,12 +74,14 @@ def stamp_of(path: str) -> Stamp:
     return _stamp(os.stat(path))  # noqa: PTH116
 
 
-def identify(path: str) -> tuple[int, int]:
+def identify(path: str) -> tuple[int, int] | None:
     """Return device and inode of a regular file, which its hard links share.
 
-    Raises OSError, also for a symbolic link.
+    Returns None for a symbolic link. Raises OSError.
     """
     status = os.lstat(path)
+    if stat.S_ISLNK(status.st_mode):
+        return None
     if not stat.S_ISREG(status.st_mode):
         _stamp(status)  # raises the reason
     return status.st_dev, ctypes.c_int64(status.st_ino).value

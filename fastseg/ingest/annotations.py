@@ -58,6 +58,7 @@ class Annotations:
         self._paths = paths
         self._files: OrderedDict[tuple[str, ...], Future[File]] = OrderedDict()
         self._lock = threading.Lock()
+        self._local = threading.local()
 
     def read_lists(self, block: Block) -> dict[Link, File]:
         """Read the files of a block that hold one ring as a list of points.
@@ -79,8 +80,10 @@ class Annotations:
             return files
         direct = (self._paths.direct(link.contour_path, link.root) for link in links)
         names = join_paths(direct)
-        text = np.empty(TEXT_BYTES, np.uint8)
-        vertices = np.empty((TEXT_BYTES // 4, 2))
+        if not hasattr(self._local, "text"):
+            self._local.text = np.empty(TEXT_BYTES, np.uint8)
+            self._local.vertices = np.empty((TEXT_BYTES // 4, 2))
+        text, vertices = self._local.text, self._local.vertices
         offsets = np.empty(len(links), np.int64)
         stamps = np.empty((len(links), 4), np.int64)
         hashes = np.empty(len(links), np.uint64)

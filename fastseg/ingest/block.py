@@ -88,10 +88,10 @@ def join_paths(paths: Iterable[str | None]) -> FileNames:
     return FileNames(data, np.concatenate([[0], np.flatnonzero(data == 0) + 1]))
 
 
-def hash_links(links: Iterable[Link], bucket: Bucket, paths: Paths) -> int:
+def hash_links(links: Iterable[Link], bucket: str, paths: Paths) -> int:
     """Return the XXH3-64 of rows of the table, with paths relative to the root.
 
-    bucket : of the image: pixels of another shape or dtype must never be reused
+    bucket : its name: pixels of another shape or dtype must never be reused
     """
     within = paths.within_root
     rows = [
@@ -106,5 +106,5 @@ def hash_links(links: Iterable[Link], bucket: Bucket, paths: Paths) -> int:
         )
         for link in links
     ]
-    text = "\n".join([bucket.name, *map("\0".join, rows)])
+    text = "\n".join([bucket, *map("\0".join, rows)])
     return xxh3_64_intdigest(text.encode(errors="replace"))

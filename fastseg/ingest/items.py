@@ -234,7 +234,7 @@ class ItemBuilder:
         links_hash = int(block.slots.links[k])
         if k in block.rejects:
             used = [contour.link for contour in contours]
-            links_hash = hash_links(used, block.bucket, self._paths)
+            links_hash = hash_links(used, block.bucket.name, self._paths)
         return hash_inputs(links_hash, [digest, *(x.file.xxh3 for x in contours)])
 
     def _join_rings(

@@ -4,7 +4,7 @@ It is made from the links table before any pixels are read. Where the table does
 say shape and dtype, the headers of the images are read.
 """
 
-import os
+from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from functools import lru_cache
@@ -167,23 +167,28 @@ def _find_images(links: Links, paths: Paths) -> tuple[ImageLinks, dict[int, str]
     """
     image_links = ImageLinks(*links.images())
     count = len(image_links.bounds) - 1
-    # Device and inode of each file, and the frame.
-    identity = np.zeros((count, 3), np.int64)
+    # Device and inode of each file; -1 and the image's index if it has none.
+    devices = array("q")
+    inodes = array("q")
     missing = {}
     firsts = image_links.rows[image_links.bounds[:-1]]
-    identity[:, 2] = links.frame[firsts]
     for start in range(0, count, TAKEN_AT_ONCE):
         rows = firsts[start : start + TAKEN_AT_ONCE]
         named = links.dicom_path.pick(rows).values(), links.root.pick(rows).values()
         for k, (path, root) in enumerate(zip(*named, strict=True), start):
+            found = None
             try:
                 file = paths.direct(path, root)
-                if file is None or os.path.islink(file):  # noqa: PTH114
-                    file = paths.resolve(path, root)
-                identity[k, :2] = identify(file)
+                if file is not None:
+                    found = identify(file)
+                if found is None:
+                    found = identify(paths.resolve(path, root))
             except (LinkError, OSError) as exc:
                 missing[k] = reason_of(exc, path)
-                identity[k, :2] = -1, k
+            device, inode = found or (-1, k)
+            devices.append(device)
+            inodes.append(inode)
+    identity = np.column_stack([devices, inodes, links.frame[firsts]])
     order = np.lexsort(identity.T)
     repeats = (np.diff(identity[order], axis=0) == 0).all(axis=1)
     if repeats.any():
@@ -233,6 +238,7 @@ def _check_images(
         except (DicomError, LinkError, OSError) as exc:
             reasons[k] = reason_of(exc, file, link.dicom_path)
     results: list[tuple[Bucket, int] | list[Reject]] = []
+    last, name = None, ""
     for links, bucket, reason in zip(block, buckets, reasons, strict=True):
         patients = {link.patient for link in links} if len(links) > 1 else ()
         if len(patients) > 1:
@@ -240,7 +246,9 @@ def _check_images(
         if reason is not None or bucket is None:
             results.append(reject_image(links, str(reason)))
         else:
-            results.append((bucket, hash_links(links, bucket, paths)))
+            if bucket is not last:  # numpy takes long to name a dtype
+                last, name = bucket, bucket.name
+            results.append((bucket, hash_links(links, name, paths)))
     return results
 
 
