@@ -246,8 +246,6 @@ class Links(Sequence[Link]):
         while block := list(islice(remaining, ROWS_AT_ONCE)):
             if others := {type(link).__name__ for link in block} - {"Link"}:
                 raise LinkError(f"links holds {', '.join(others)}, expected Link")
-            if any(bool(link.contour_path) != bool(link.label) for link in block):
-                raise LinkError(PAIRED)
             for name, values in zip(COLUMNS, zip(*block, strict=True), strict=True):
                 if name in NUMBERS:
                     numbers: Any = (check_number(name, value) for value in values)
@@ -259,6 +257,8 @@ class Links(Sequence[Link]):
                     texts = [folder for folder, _ in parts]
                     names[name].append(np.array([file for _, file in parts]))
                 arrays[name].extend(map(codes[name].__getitem__, texts))
+            if any(bool(link.contour_path) != bool(link.label) for link in block):
+                raise LinkError(PAIRED)
         columns: list[Any] = []
         for name in COLUMNS:
             column: Any = np.asarray(arrays[name])

@@ -385,6 +385,12 @@ rows_of_links = st.lists(
         rows=st.none() | st.integers(1, 9),
         columns=st.none() | st.integers(1, 9),
         dtype=st.sampled_from(["", *DTYPES]),
+    ).map(
+        lambda link: (
+            link
+            if link.label and link.contour_path
+            else link._replace(label="", contour_path="")
+        )
     ),
     max_size=30,
 )
