@@ -291,7 +291,7 @@ class _Build:
         self.samples += len(built.items)
         self.reused += int(built.is_reused.sum())
         for some in resumed:
-            partial.resume_records(block.items[some.items], some)
+            partial.add_resumed(block.items[some.items], some)
             self._count_contours(block, some.items, some.records.meta)
             self.samples += len(some.items)
             self.reused += len(some.items)
@@ -362,7 +362,8 @@ class _Build:
         is_unknown = [digest is None for digest in digests]
         new = np.flatnonzero((indices < 0) | is_unknown)
         if len(new):
-            # Items of which the store has only a part, that cannot be built, or new.
+            # Items that are new, that cannot be built, or whose contours are rejected
+            # in part.
             rest = block.pick(new.tolist())
             built = self.item_builder.build(rest, None, older)
             indices[new] = REJECTED

@@ -44,7 +44,7 @@ class ImageLinks(NamedTuple):
     bounds: NDArray[np.int64]
 
     def pick(self, images: NDArray[np.int64]) -> "ImageLinks":
-        """Return the groups of some images."""
+        """Return the rows of some images."""
         sizes = np.diff(self.bounds)[images]
         bounds = np.concatenate([[0], np.cumsum(sizes)])
         shift = np.repeat(self.bounds[images] - bounds[:-1], sizes)
@@ -52,9 +52,9 @@ class ImageLinks(NamedTuple):
 
     def take(self, links: Links, images: NDArray[np.int64]) -> list[list[Link]]:
         """Return the links of some images."""
-        groups = self.pick(images)
-        taken = links.take(groups.rows)
-        return [taken[start:stop] for start, stop in pairwise(groups.bounds.tolist())]
+        picked = self.pick(images)
+        taken = links.take(picked.rows)
+        return [taken[start:stop] for start, stop in pairwise(picked.bounds.tolist())]
 
 
 class Plan:

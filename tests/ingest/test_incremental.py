@@ -59,9 +59,9 @@ def flip(path, offset=-1):
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
-@pytest.fixture(params=[True, False], ids=["fast-path", "one-by-one"])
+@pytest.fixture(params=[True, False], ids=["kernels", "python"])
 def output(request, tmp_path, monkeypatch):
-    """Path of a store, built by the fast path if the system has it, or item by item."""
+    """Path of a store whose images are read by kernels, or by Python alone."""
     monkeypatch.setattr(system, "AVAILABLE", system.AVAILABLE and request.param)
     return tmp_path / "o.h5"
 
@@ -180,7 +180,7 @@ def test_damaged_pixels_of_the_older_store_are_not_reused(study, output, compres
     assert not fastseg.verify(output).is_valid
     flip(study / FIRST.replace("1.dcm", "3.dcm"))
     report = build(study, output, compress=compress)
-    # The fast path builds all items again, and counts a damaged one as reused.
+    # Kernels build all items again, and a damaged one counts as reused.
     assert report.reused == report.samples - (1 if system.AVAILABLE else 2)
     assert fastseg.verify(output).is_valid
 
