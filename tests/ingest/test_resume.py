@@ -236,6 +236,20 @@ def test_a_kill_between_two_renames_loses_nothing(table, whole, output):
     assert output.read_bytes() == whole
 
 
+@pytest.mark.parametrize("compress", [False, True])
+def test_pixels_of_other_images_are_not_overwritten(table, output, compress):
+    """A build of other images keeps the work of an interrupted one."""
+    paths = sorted({link.dicom_path for link in table.links})
+    halves = [
+        replace(table, links=[x for x in table.links if x.dicom_path in some])
+        for some in (paths[:7], paths[7:])
+    ]
+    stop_build(halves[0], output, 6, compress=compress)
+    stop_build(halves[1], output, 3, compress=compress)
+    assert fastseg.build(halves[0], output, compress=compress).reused == 6
+    assert fastseg.verify(output).is_valid
+
+
 def test_few_finished_items_do_not_replace_many(table, whole, output):
     """Builds of other items that are interrupted early keep the items of the first."""
     stop_build(without(table, 2), output, 9)

@@ -205,7 +205,7 @@ class Partial:
             self._new_bytes = 0
             self._files[0][0].start_writeback()
 
-    def resume_records(self, items: NDArray[np.int64], resumable: Resumable) -> None:
+    def add_resumed(self, items: NDArray[np.int64], resumable: Resumable) -> None:
         """Add items that `resume` has found valid.
 
         items : int64 (n,), indices in the plan
@@ -265,7 +265,7 @@ class Partial:
         numbers = journal.resumable.find(self._slots.links)
         known = np.flatnonzero(numbers >= 0)
         end = 0
-        if len(known):
+        if len(journal.resumable):
             offsets = journal.offsets()
             end = int((offsets[:, :2] + offsets[:, 2:]).max())
             if not self.pixels.may_stay(

@@ -57,8 +57,13 @@ class PlannedWriter:
         return offsets
 
     def may_stay(self, slots: Slots, offsets: NDArray[np.int64]) -> bool:
-        """Return whether items with these `Records.offsets` need not be moved."""
-        return np.array_equal(offsets[:, :2], self._offsets_of(slots))
+        """Return whether items with these `Records.offsets` need not be moved.
+
+        If there are none, the file holds only other items, and new ones would overwrite
+        them.
+        """
+        is_same = np.array_equal(offsets[:, :2], self._offsets_of(slots))
+        return len(offsets) > 0 and is_same
 
     def open(self, file: PixelFile, is_new: bool, end: int) -> None:
         """Begin to write to a file.
@@ -133,27 +138,13 @@ class PlannedWriter:
         is_done : bool (n,), of each item of the plan
         """
         final, fingerprint = hdf5_index.write_index(index, shape, content)
-        if shape != self._shape:  # items have failed: leave their gaps behind
+        if shape != self._shape:  # items have failed: copy the others without gaps
             path = index
-            with self._file.path.open("rb") as pixels, index.open("r+b") as output:
-                for kind, offsets in enumerate((final.images, final.masks)):
-                    for number, (bucket, _) in enumerate(self._shape.counts):
-                        is_in = (self._slots.bucket == number) & is_done
-                        rows = self._slots.row[is_in]
-                        size = int(self._sizes[number, kind])
-                        first = int(self._first[number, kind])
-                        target = offsets.get(bucket.name, 0)
-                        # Rows of items that are neighbours are copied together.
-                        for run in np.split(
-                            rows, np.flatnonzero(np.diff(rows) > 1) + 1
-                        ):
-                            if len(run):
-                                start = first + int(run[0]) * size
-                                bytes_of_run = len(run) * size
-                                hdf5_index.copy_bytes(
-                                    pixels, start, output, target, bytes_of_run
-                                )
-                                target += bytes_of_run
+            for number, (bucket, _) in enumerate(self._shape.counts):
+                rows = self._slots.row[(self._slots.bucket == number) & is_done]
+                if len(rows):
+                    targets = final.images[bucket.name], final.masks[bucket.name]
+                    self._copy_rows(number, rows, index, targets)
         else:
             path = self._file.path
             moved = [
@@ -166,6 +157,27 @@ class PlannedWriter:
                 hdf5_index.merge_index(index, output, shape, final)
         _sync(path)
         return path, fingerprint
+
+    def _copy_rows(
+        self, number: int, rows: NDArray[np.int64], index: Path, targets: Sequence[int]
+    ) -> None:
+        """Copy images and masks of a bucket into the index, without gaps.
+
+        number  : of the bucket
+        rows    : int64 (n,), ascending, that are copied
+        targets : offsets in the index of the first image and of the first mask
+        """
+        # Neighbouring rows are copied together.
+        blocks = np.split(rows, np.flatnonzero(np.diff(rows) > 1) + 1)
+        with self._file.path.open("rb") as pixels, index.open("r+b") as output:
+            for kind, target in enumerate(targets):
+                size = int(self._sizes[number, kind])
+                end = target
+                for block in blocks:
+                    start = int(self._first[number, kind] + block[0] * size)
+                    length = len(block) * size
+                    hdf5_index.copy_bytes(pixels, start, output, end, length)
+                    end += length
 
 
 class ChunkWriter:
