@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from fastseg.bounds import MAX_NAME_BYTES
 from fastseg.dicom import header
 from fastseg.errors import LinkError, PathError, one_of
 from fastseg.paths import Paths, StrPath, natural_key
@@ -75,8 +76,6 @@ PAIRED = "contour_path and label must be given together or not at all"
 CONTROL = re.compile(r"[\0-\x1f\x7f]")
 WHOLE = re.compile(r"[0-9]{1,9}")
 DECIMAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
-# Bytes of the longest file name that a file system allows: 255 units of UTF-16.
-MOST_NAME_BYTES = 765
 # Rows that are held as Python objects at a time.
 ROWS_AT_ONCE = 2**12
 
@@ -407,12 +406,12 @@ def check_text(name: str, text: object) -> None:
         is_valid = False
     if not is_valid:
         raise LinkError(f"{name} is {text!r}, expected Unicode without NUL")
-    if name in PATHS and 4 * len(text) > MOST_NAME_BYTES:
+    if name in PATHS and 4 * len(text) > MAX_NAME_BYTES:
         size = len(text.rpartition("/")[2].encode())
-        if size > MOST_NAME_BYTES:
+        if size > MAX_NAME_BYTES:
             raise LinkError(
                 f"{name} has a file name of {size} bytes, expected at most "
-                f"{MOST_NAME_BYTES}"
+                f"{MAX_NAME_BYTES}"
             )
     if name == "dtype" and text not in ("", *DTYPES):
         raise LinkError(one_of(name, text, DTYPES))

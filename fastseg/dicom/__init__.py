@@ -19,11 +19,10 @@ from io import FileIO
 from types import ModuleType
 from typing import Protocol
 
+from fastseg.bounds import MAX_HEADER_BYTES, MAX_PIXEL_BYTES
 from fastseg.dicom import scan
 from fastseg.dicom.header import (
     HEADER_ELEMENTS,
-    MAX_OTHER_BYTES,
-    MAX_PIXEL_BYTES,
     PIXEL_ELEMENTS,
     Header,
     Image,
@@ -41,8 +40,6 @@ from fastseg.errors import DicomError
 
 __all__ = [
     "HEADER_ELEMENTS",
-    "MAX_OTHER_BYTES",
-    "MAX_PIXEL_BYTES",
     "PIXEL_ELEMENTS",
     "UNKNOWN",
     "Header",
@@ -111,10 +108,10 @@ def read_image(
             image = scan.read_image(file, name, frame, max_pixel_bytes)
             if image is not None:
                 return image
-            if size > max_pixel_bytes + MAX_OTHER_BYTES:
+            if size > max_pixel_bytes + MAX_HEADER_BYTES:
                 raise DicomError(
                     f"{name}: is {size} bytes long, over the limit of "
-                    f"{max_pixel_bytes} for pixels and {MAX_OTHER_BYTES} for "
+                    f"{max_pixel_bytes} for pixels and {MAX_HEADER_BYTES} for "
                     "everything else; raise max_pixel_bytes if the file is valid"
                 )
             file.seek(0)

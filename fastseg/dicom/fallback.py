@@ -20,10 +20,9 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
 )
 
+from fastseg.bounds import MAX_HEADER_BYTES, MAX_PIXEL_BYTES
 from fastseg.dicom.header import (
     HEADER_ELEMENTS,
-    MAX_OTHER_BYTES,
-    MAX_PIXEL_BYTES,
     PIXEL_ELEMENTS,
     Header,
     Image,
@@ -50,7 +49,7 @@ def read_header(raw: FileIO, name: str) -> Header:
     Raises DicomError unless the header is that of a valid grey-scale image.
     """
     with _File(raw) as file:
-        limit = MAX_PIXEL_BYTES + MAX_OTHER_BYTES
+        limit = MAX_PIXEL_BYTES + MAX_HEADER_BYTES
         dataset = _parse(file, name, HEADER_ELEMENTS, limit, stop_before_pixels=True)
     with _pydicom_failures(name):
         return check_header(dataset.get, name)
@@ -98,7 +97,7 @@ def parse(data: bytes, name: str, max_pixel_bytes: int) -> ParsedFile:
 
     Raises DicomError unless the header is that of a valid grey-scale image.
     """
-    limit = max_pixel_bytes + MAX_OTHER_BYTES
+    limit = max_pixel_bytes + MAX_HEADER_BYTES
     dataset = _parse(BytesIO(data), name, HEADER_ELEMENTS | PIXEL_ELEMENTS, limit)
     with _pydicom_failures(name):
         return ParsedFile(dataset, check_header(dataset.get, name), name)

@@ -8,13 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastseg.bounds import MAX_INSTANCE_DIGITS
 from fastseg.errors import DicomError
-
-# Limit on the size of the pixels that a header announces: a damaged header must not
-# exhaust the memory.
-MAX_PIXEL_BYTES = 2**30
-# Limit on everything else in a file.
-MAX_OTHER_BYTES = 2**28
 
 # Keyword, tag and VR of the elements that are read: header and pixels.
 HEADER_ELEMENTS = {
@@ -51,7 +46,6 @@ DTYPES = {
     for bits in (8, 16, 32)
     for signed in (0, 1)
 }
-LARGEST_INSTANCE = 10**15
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -238,11 +232,10 @@ def _number(
 def _instance(numbers: list[float], name: str) -> int | None:
     if not numbers:
         return None
-    # DICOM allows 32 bits (PS3.5 6.2); somewhat larger numbers are accepted.
-    if not (numbers[0].is_integer() and abs(numbers[0]) < LARGEST_INSTANCE):
+    if not (numbers[0].is_integer() and abs(numbers[0]) < 10**MAX_INSTANCE_DIGITS):
         raise DicomError(
             f"{name}: InstanceNumber is {numbers[0]:.17g}, expected a whole number of "
-            "at most 15 digits"
+            f"at most {MAX_INSTANCE_DIGITS} digits"
         )
     return int(numbers[0])
 

@@ -16,10 +16,10 @@ from xxhash import xxh3_64_intdigest
 from fastseg import dicom
 from fastseg._kernels.contours import labels
 from fastseg._kernels.files import content, system
+from fastseg.bounds import MAX_CONTOUR_BYTES
 from fastseg.errors import ContourError, GeometryError, LinkError
 from fastseg.files import read_handle
 from fastseg.ingest.block import Block, join_paths
-from fastseg.ingest.images import LARGEST_FILE
 from fastseg.links import Link
 from fastseg.paths import Paths
 from fastseg.raster.rings import as_ring
@@ -161,7 +161,7 @@ class Annotations:
         if known is None:
             try:
                 handle = self._paths.open(link.contour_path, link.root)
-                data, stamp = read_handle(handle, LARGEST_FILE)
+                data, stamp = read_handle(handle, MAX_CONTOUR_BYTES)
                 parsed = source.parse(data, link.contour_path)
                 future.set_result(File(tuple(stamp), xxh3_64_intdigest(data), parsed))
             except BaseException as exc:

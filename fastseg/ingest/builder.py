@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastseg import __version__
-from fastseg.dicom import MAX_PIXEL_BYTES
+from fastseg.bounds import MAX_PIXEL_BYTES
 from fastseg.errors import (
     BuildError,
     NothingBuiltError,

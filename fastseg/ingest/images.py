@@ -20,6 +20,7 @@ from xxhash import xxh3_64_intdigest
 from fastseg import dicom
 from fastseg._kernels.files import content, system, transfer
 from fastseg._kernels.files.transfer import ImageArrays
+from fastseg.bounds import MAX_CONTOUR_BYTES, MAX_HEADER_BYTES
 from fastseg.dicom.scan import WANTED
 from fastseg.errors import DicomError
 from fastseg.files import Stamp, read_file, stamp_of
@@ -38,8 +39,6 @@ WIDEST_COUNT = 2**17
 BUFFER_BYTES = 2**20
 # A file may be longer than its pixels by this much, or kernels do not read it.
 HEADER_BYTES = 2**16
-# Longer files of contours are rejected; the largest known has 10 MB.
-LARGEST_FILE = 2**30
 
 
 class BlockImages(NamedTuple):
@@ -150,7 +149,7 @@ class ImageReader:
         if getattr(self._local, "path", None) == path:
             image = self._local.image
         if image is None or image.stamp != stamp_of(path):
-            limit = self._max_pixel_bytes + dicom.MAX_OTHER_BYTES
+            limit = self._max_pixel_bytes + MAX_HEADER_BYTES
             data, stamp = read_file(path, limit)
             file = dicom.parse(data, link.dicom_path, self._max_pixel_bytes)
             image = OpenImage(file, stamp, xxh3_64_intdigest(data))
@@ -174,7 +173,7 @@ class ImageReader:
         real = self._paths.resolve(path, root)
         stamp = stamp_of(real)
         if getattr(self._local, "hashed", None) != (real, stamp):
-            largest = max(self._max_pixel_bytes + dicom.MAX_OTHER_BYTES, LARGEST_FILE)
+            largest = max(self._max_pixel_bytes + MAX_HEADER_BYTES, MAX_CONTOUR_BYTES)
             data, stamp = read_file(real, largest)
             self._local.hashed = real, stamp
             self._local.digest = xxh3_64_intdigest(data)

@@ -146,7 +146,7 @@ def test_deflated_files_are_read(tmp_path, pixels):
 
 def test_a_deflated_file_cannot_fill_the_memory(tmp_path, monkeypatch):
     """Inflating stops at the limit, for a small file that holds millions of zeros."""
-    monkeypatch.setattr(fallback, "MAX_OTHER_BYTES", 1000)
+    monkeypatch.setattr(fallback, "MAX_HEADER_BYTES", 1000)
     monkeypatch.setattr(fallback, "MAX_PIXEL_BYTES", 1000)
     path = write_dicom(tmp_path / "a.dcm", np.zeros((4000, 4000), "u2"), DEFLATED)
     assert path.stat().st_size < 100_000

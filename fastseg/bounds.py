@@ -1,0 +1,23 @@
+"""Bounds on numbers and text from outside; docs/limits.md lists them.
+
+No real file meets them. They stop damaged and hostile files before these take memory
+and time. `tests/test_bounds.py` checks that the page names each with its number.
+"""
+
+# Bytes that the pixels of all frames of a file take, as its header announces them.
+# `max_pixel_bytes` of `build` and `read_image` replaces it for larger series of frames.
+MAX_PIXEL_BYTES = 2**30
+
+# Bytes of everything but the pixels in an image file. The header of 10 000 frames with
+# 100 elements each takes 20 to 40 MB.
+MAX_HEADER_BYTES = 2**28
+
+# Digits of InstanceNumber. DICOM allows 32 bits (PS3.5 6.2), so 10 digits; somewhat
+# larger numbers exist. float64 holds 15 digits exactly.
+MAX_INSTANCE_DIGITS = 15
+
+# Bytes of a file of contours. The largest known has 10 MB.
+MAX_CONTOUR_BYTES = 2**30
+
+# Bytes of a file's name in UTF-8: file systems allow 255 units of UTF-16 at most.
+MAX_NAME_BYTES = 765
