@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastseg.errors import OptionError
+from fastseg.errors import OptionError, real_number, whole_number
 from fastseg.loading.loader import Loader
 from fastseg.loading.stats import Stats
 from fastseg.progress import Progress, silent
@@ -85,10 +85,9 @@ def bench(
 
     Raises OptionError, and the errors of `Loader`.
     """
-    if not (seconds > 0 and rounds >= 1):
-        raise OptionError(
-            f"seconds is {seconds!r} and rounds is {rounds!r}, expected more than 0"
-        )
+    rounds = whole_number("rounds", rounds, 1)
+    if not real_number("seconds", seconds) > 0:
+        raise OptionError(f"seconds is {seconds!r}, expected more than 0")
     start = perf_counter()
     next(iter(Loader(store, **options)))
     first_batch = perf_counter() - start

@@ -28,6 +28,7 @@ and IDs, never patients.
 """
 
 import functools
+import math
 import operator
 from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
@@ -193,8 +194,13 @@ def _renamed(old: str, new: str) -> property:
 
 
 def whole_number(name: str, value: Any, least: int, most: int | None = None) -> int:
-    """Return an option as an int from least to most, or raise OptionError."""
+    """Return an option as an int from least to most, or raise OptionError.
+
+    True, False and masked values are no numbers.
+    """
     try:
+        if not _is_numeric(value):
+            raise TypeError
         number = operator.index(value)
     except TypeError:
         raise OptionError(f"{name} is {value!r}, expected a whole number") from None
@@ -202,6 +208,51 @@ def whole_number(name: str, value: Any, least: int, most: int | None = None) -> 
         limits = f"at least {least}" if most is None else f"{least} to {most}"
         raise OptionError(f"{name} is {number}, expected {limits}")
     return number
+
+
+def real_number(name: str, value: Any, expected: str = "a finite number") -> float:
+    """Return an option as a finite float, or raise OptionError.
+
+    expected : in words, for the message
+
+    Text, True, False, dates, complex numbers and masked values are no numbers.
+    """
+    try:
+        if not _is_numeric(value):
+            raise TypeError
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise OptionError(f"{name} is {value!r}, expected {expected}")
+    return number
+
+
+def true_or_false(name: str, value: Any) -> bool:
+    """Return an option as a bool, or raise OptionError: "no" is not False."""
+    # 0 and 1, and numpy's values, equal one of the two.
+    if getattr(value, "shape", ()) == () and value in (True, False):
+        return bool(value)
+    raise OptionError(f"{name} is {value!r}, expected True or False")
+
+
+def is_single(value: Any) -> bool:
+    """Return whether an option is one value and no sequence or array of several."""
+    is_scalar = not hasattr(value, "__len__") or isinstance(value, str | bytes)
+    return is_scalar or getattr(value, "ndim", 1) == 0
+
+
+def _is_numeric(value: Any) -> bool:
+    """Return whether a single value may be converted to a number."""
+    if isinstance(value, bool | str | bytes | bytearray):
+        return False
+    # Of arrays with one value, of numpy's numbers and of tensors.
+    kind = getattr(getattr(value, "dtype", None), "kind", None)
+    is_bool = kind == "b" or str(getattr(value, "dtype", "")) == "torch.bool"
+    is_other = kind is not None and kind not in "iuf"
+    is_single = getattr(value, "ndim", 0) == 0
+    is_masked = bool(getattr(value, "mask", False)) if is_single else False
+    return is_single and not (is_bool or is_other or is_masked)
 
 
 def one_of(what: str, given: object, allowed: Iterable[str]) -> str:

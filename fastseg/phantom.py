@@ -12,7 +12,6 @@ files, and an image does not depend on the number of patients.
 
 import csv
 import math
-import operator
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
-from fastseg.errors import BuildError, OptionError
+from fastseg.errors import BuildError, OptionError, whole_number
 from fastseg.loading.orders import check_seed
 from fastseg.paths import StrPath
 from fastseg.progress import Progress, silent
@@ -101,13 +100,9 @@ def make_phantom(
 
     Raises OptionError for an invalid option, BuildError if the folder has files.
     """
-    for name, value, least in (
-        ("patients", patients, 1),
-        ("slices", slices, 1),
-        ("phases", phases, 2),
-    ):
-        if value < least:
-            raise OptionError(f"{name} is {value}, expected at least {least}")
+    patients = whole_number("patients", patients, 1)
+    slices = whole_number("slices", slices, 1)
+    phases = whole_number("phases", phases, 2)
     seed = check_seed(seed)
     several = [sizes] if isinstance(sizes, int | str) else list(sizes)
     if not several:
@@ -153,7 +148,7 @@ def parse_size(size: int | str | tuple[int, int]) -> tuple[int, int]:
     else:
         try:
             sides: Any = size if isinstance(size, Sequence) else (size, size)
-            rows, columns = (operator.index(side) for side in sides)
+            rows, columns = (whole_number("size", side, 1) for side in sides)
         except (TypeError, ValueError):
             raise OptionError(
                 f"size is {size!r}, expected rows and columns, or one number"

@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastseg.errors import OptionError, missing_extra, refuse_renamed
+from fastseg.errors import OptionError, missing_extra, refuse_renamed, true_or_false
 from fastseg.loading.batches import Batch
 from fastseg.loading.format import BatchFormat
 from fastseg.loading.loader import Loader
@@ -119,6 +119,8 @@ class Dataset(torch.utils.data.Dataset):  # type: ignore[misc]
     def _sample(self, index: int) -> int:
         """Return the index in the store of an index in the dataset."""
         count = len(self)
+        if isinstance(index, bool):
+            raise TypeError(f"a sample is {index}, expected a whole number")
         index = operator.index(index)
         if not -count <= index < count:
             raise IndexError(
@@ -202,7 +204,7 @@ class TorchLoader:
             raise OptionError(
                 "pin_memory needs CUDA, which torch cannot use here: leave it out"
             )
-        self.pin_memory = bool(pin_memory)
+        self.pin_memory = true_or_false("pin_memory", pin_memory)
         self._copier = _Copier(self.device) if self.device.type == "cuda" else None
         # State after the batch that the consumer got last, if the loader is ahead.
         self._state: dict[str, Any] | None = None

@@ -18,6 +18,7 @@ PACKAGE = Path(fastseg.__file__).parent
 LAYERS = [
     {
         "fastseg",
+        "arrays",
         "bounds",
         "errors",
         "files",

@@ -12,7 +12,14 @@ from numpy.typing import NDArray
 from fastseg import randomness
 from fastseg._kernels.augment import batch
 from fastseg.augment.mapping import Mappings
-from fastseg.errors import OptionError, one_of, whole_number
+from fastseg.errors import (
+    OptionError,
+    is_single,
+    one_of,
+    real_number,
+    true_or_false,
+    whole_number,
+)
 
 Range = tuple[float, float]
 Values = dict[str, NDArray[Any]]
@@ -160,7 +167,7 @@ def set_symmetric(step: Transform, most: float, *names: str) -> None:
     """Set fields to checked ranges in -most to most; a single number n is (-n, n)."""
     for name in names:
         given = getattr(step, name)
-        if np.ndim(given) == 0:
+        if is_single(given):
             number = check_number(step, name, given, -most, most)
             if number < 0:
                 raise OptionError(
@@ -170,6 +177,13 @@ def set_symmetric(step: Transform, most: float, *names: str) -> None:
             set_field(step, name, (0.0 - number, number))  # -number would be -0.0
         else:
             set_field(step, name, check_range(step, name, given, -most, most))
+
+
+def set_flags(step: Transform, *names: str) -> None:
+    """Set fields to True or False, or raise OptionError."""
+    for name in names:
+        where = f"{type(step).__name__}: {name}"
+        set_field(step, name, true_or_false(where, getattr(step, name)))
 
 
 def draw_one(step: Transform, name: str, uniforms: Uniforms) -> Values:
@@ -199,19 +213,14 @@ def check_number(
 ) -> float:
     """Return a parameter as a finite float within limits, or raise OptionError."""
     where = f"{type(step).__name__}: {name}"
-    if isinstance(given, str | bytes):
-        raise OptionError(f"{where} is {given!r}, expected a number, not text")
-    try:
-        number = float(given)
-    except (TypeError, ValueError):
-        raise OptionError(f"{where} is {given!r}, expected a number") from None
-    if not (math.isfinite(number) and least <= number <= most):
-        if most == math.inf:
-            limits = "a finite number"
-            if least != -math.inf:
-                limits += f" of at least {least:g}"
-        else:
-            limits = f"{least:g} to {most:g}"
+    if most == math.inf:
+        limits = "a finite number"
+        if least != -math.inf:
+            limits += f" of at least {least:g}"
+    else:
+        limits = f"{least:g} to {most:g}"
+    number = real_number(where, given, limits)
+    if not least <= number <= most:
         raise OptionError(f"{where} is {given!r}, expected {limits}")
     return number
 
@@ -220,11 +229,11 @@ def check_range(
     step: Transform, name: str, given: Any, least: float, most: float
 ) -> Range:
     """Return a range, or a number as a range of one value, or raise OptionError."""
-    if np.ndim(given) == 0:
+    if is_single(given):
         number = check_number(step, name, given, least, most)
         return number, number
     where = f"{type(step).__name__}: {name}"
-    if np.shape(given) != (2,):
+    if len(given) != 2:
         raise OptionError(
             f"{where} is {given!r}, expected a number or (least, greatest)"
         )
@@ -238,7 +247,7 @@ def check_size(step: Transform, given: Any) -> tuple[int, int]:
     """Return (height, width), also from one number, or raise OptionError."""
     where = f"{type(step).__name__}: size"
     try:
-        height, width = (given, given) if np.ndim(given) == 0 else given
+        height, width = (given, given) if is_single(given) else given
     except (TypeError, ValueError):
         raise OptionError(f"{where} is {given!r}, expected (height, width)") from None
     return whole_number(where, height, 1), whole_number(where, width, 1)

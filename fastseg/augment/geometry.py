@@ -20,11 +20,12 @@ from fastseg.augment.base import (
     check_p_is_one,
     check_size,
     set_field,
+    set_flags,
     set_ranges,
     set_symmetric,
 )
 from fastseg.augment.mapping import Mappings
-from fastseg.errors import OptionError, whole_number
+from fastseg.errors import OptionError, is_single, whole_number
 
 # The public transforms of this module; `Compose` takes those that are listed here.
 __all__ = ["Affine", "Crop", "Elastic", "Flip", "Resample", "Resize", "Rot90"]
@@ -243,6 +244,7 @@ class Crop(_Sized):
     def __post_init__(self) -> None:
         _Sized.__post_init__(self)
         set_field(self, "margin", whole_number("Crop: margin", self.margin, 0))
+        set_flags(self, "pad")
 
     def draw(self, uniforms: Uniforms) -> Values:
         """Return "on", "across" and "down".
@@ -365,7 +367,7 @@ class Resample(GeometricTransform):
         Transform.__post_init__(self)
         check_p_is_one(self)
         given = self.spacing_mm
-        pair = (given, given) if np.ndim(given) == 0 else tuple(given)  # type: ignore[arg-type]
+        pair = (given, given) if is_single(given) else tuple(given)  # type: ignore[arg-type]
         if len(pair) != 2:
             raise OptionError(
                 f"Resample: spacing_mm is {given!r}, expected one number or (between "

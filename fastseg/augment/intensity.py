@@ -23,6 +23,7 @@ from fastseg.augment.base import (
     between,
     check_choice,
     draw_one,
+    set_flags,
     set_ranges,
     set_symmetric,
 )
@@ -65,6 +66,7 @@ class Gamma(IntensityTransform):
     def __post_init__(self) -> None:
         Transform.__post_init__(self)
         set_ranges(self, 1e-2, 1e2, "gamma")
+        set_flags(self, "invert", "keep_stats")
 
     def draw(self, uniforms: Uniforms) -> Values:
         """Return "on" and "gamma"."""
@@ -127,6 +129,7 @@ class Contrast(IntensityTransform):
     def __post_init__(self) -> None:
         Transform.__post_init__(self)
         set_ranges(self, 0.0, math.inf, "factor")
+        set_flags(self, "preserve_range")
 
     def draw(self, uniforms: Uniforms) -> Values:
         """Return "on" and "factor"."""

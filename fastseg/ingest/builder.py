@@ -25,6 +25,7 @@ from fastseg.errors import (
     StoreVersionError,
     refuse_renamed,
     refuse_renamed_attributes,
+    true_or_false,
     whole_number,
 )
 from fastseg.files import name_folder
@@ -115,6 +116,7 @@ def build(
     rules = Rules(edges=edges, fill=fill, origin=origin)
     threads = whole_number("threads", threads, 1)
     max_pixel_bytes = whole_number("max_pixel_bytes", max_pixel_bytes, 1)
+    compress = true_or_false("compress", compress)
     if compress:
         compression.require("building a compressed store")
     target = Path(output)

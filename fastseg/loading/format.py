@@ -7,7 +7,7 @@ from typing import Any, Literal, cast, get_args
 import numpy as np
 
 from fastseg.augment import Compose, as_compose
-from fastseg.errors import OptionError, one_of, whole_number
+from fastseg.errors import OptionError, is_single, one_of, real_number, whole_number
 from fastseg.loading.normalization import NORMALIZE, Normalize
 
 DTypeName = Literal["float32", "float16", "raw"]
@@ -136,7 +136,7 @@ def _dtype_name(given: Any) -> str:
 
 def _pair_of_sizes(size: Any) -> tuple[int, int]:
     try:
-        height, width = (size, size) if np.ndim(size) == 0 else size
+        height, width = (size, size) if is_single(size) else size
     except (TypeError, ValueError):
         raise OptionError(f"size is {size!r}, expected (height, width)") from None
     return whole_number("size", height, 1), whole_number("size", width, 1)
@@ -144,8 +144,8 @@ def _pair_of_sizes(size: Any) -> tuple[int, int]:
 
 def _pair_of_percentiles(given: Any) -> tuple[float, float]:
     try:
-        lower, upper = (float(rank) for rank in given)
-    except (TypeError, ValueError):
+        lower, upper = (real_number("percentiles", rank) for rank in given)
+    except (TypeError, ValueError):  # OptionError is a ValueError
         lower, upper = np.nan, np.nan
     if not lower < upper:
         raise OptionError(f"percentiles is {given}, expected (lower, upper)")
@@ -153,7 +153,4 @@ def _pair_of_percentiles(given: Any) -> tuple[float, float]:
 
 
 def _pad_value(given: Any) -> float:
-    try:
-        return float(given)
-    except (TypeError, ValueError, OverflowError):
-        raise OptionError(f"pad_value is {given!r}, expected a number") from None
+    return real_number("pad_value", given)

@@ -16,6 +16,7 @@ from fastseg.errors import (
     one_of,
     refuse_renamed,
     refuse_renamed_attributes,
+    true_or_false,
     whole_number,
 )
 from fastseg.loading import state
@@ -219,7 +220,7 @@ class Loader:
             raise OptionError(
                 "return_params is given without augment: give both, or leave it out"
             )
-        self.return_params = return_params
+        self.return_params = true_or_false("return_params", return_params)
         # Error text of each skipped sample, by its index.
         self.skipped: dict[int, str] = {}
         self._counters = Counters()

@@ -1,13 +1,20 @@
 """Schedule: which samples come in which batch of which rank."""
 
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastseg.errors import OptionError, one_of, whole_number
+from fastseg.arrays import as_array
+from fastseg.errors import (
+    OptionError,
+    is_single,
+    one_of,
+    real_number,
+    true_or_false,
+    whole_number,
+)
 from fastseg.loading.orders import (
     MAX_WORD,
     check_seed,
@@ -72,8 +79,8 @@ class Schedule:
         checked: dict[str, Any] = {
             "batch_size": whole_number("batch_size", self.batch_size, 1),
             "seed": check_seed(self.seed),
-            "shuffle": bool(self.shuffle),
-            "drop_last": bool(self.drop_last),
+            "shuffle": true_or_false("shuffle", self.shuffle),
+            "drop_last": true_or_false("drop_last", self.drop_last),
             "rank": whole_number("rank", self.rank, 0),
             "world_size": whole_number("world_size", self.world_size, 1),
         }
@@ -221,11 +228,9 @@ class Schedule:
     def _checked_foreground(
         self, fraction: Any, given: Any
     ) -> tuple[float, NDArray[np.bool_]]:
-        if not isinstance(fraction, Real) or not 0 < float(fraction) <= 1:
-            raise OptionError(
-                f"foreground is {fraction!r}, expected a fraction of each batch, above "
-                "0 and up to 1"
-            )
+        expected = "a fraction of each batch, above 0 and up to 1"
+        if not 0 < real_number("foreground", fraction, expected) <= 1:
+            raise OptionError(f"foreground is {fraction!r}, expected {expected}")
         flags = self._column("foreground", given, np.bool_)
         if flags.size and not flags.any():
             raise OptionError(
@@ -236,7 +241,7 @@ class Schedule:
 
     def _column(self, name: str, given: Any, dtype: type) -> NDArray[Any]:
         """Return an array along indices, cast to dtype, or raise OptionError."""
-        column = np.asarray(given)
+        column = as_array(given, name, kinds="biuf")
         count = len(self.indices)
         castable = np.can_cast(column.dtype, dtype, "same_kind")
         if column.shape != (count,) or not castable:
@@ -258,12 +263,7 @@ def select_weights(
     """Return the weights of the chosen samples, float64 (n,), from those of all."""
     if weights is None:
         return None
-    try:
-        given = np.asarray(weights, np.float64)
-    except (TypeError, ValueError):
-        raise OptionError(
-            f"weights are {weights!r}, expected a number for each sample"
-        ) from None
+    given = as_array(weights, "weights", kinds="biuf").astype(np.float64)
     if given.shape != (len(store),):
         raise OptionError(
             f"weights have shape {given.shape}, expected one for each of the store's "
@@ -283,15 +283,10 @@ def select_foreground(
         return None
     name = None
     fraction = foreground
-    if np.ndim(foreground) == 1 and len(foreground) == 2:
+    if not is_single(foreground) and len(foreground) == 2:
         name, fraction = foreground
-    try:
-        fraction = float(fraction)
-    except (TypeError, ValueError):
-        raise OptionError(
-            f"foreground is {foreground!r}, expected a fraction, as in 0.5, or a class "
-            "and a fraction, as in ('icontour', 0.5)"
-        ) from None
+    expected = "a fraction, as in 0.5, or a class and one, as in ('icontour', 0.5)"
+    fraction = real_number("foreground", fraction, expected)
     pixels = store.items["pixels"]
     classes = slice(None) if name is None else [store.class_index(name)]
     flags: NDArray[np.bool_] = np.any(pixels[indices][:, classes] > 0, axis=1)

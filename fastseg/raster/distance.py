@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastseg._kernels.contours import distance
-from fastseg.errors import OptionError
+from fastseg.errors import OptionError, real_number
 from fastseg.raster.masks import draw_rings
 from fastseg.raster.rings import (
     Contours,
@@ -122,10 +122,10 @@ def signed_distance(
 def _check_spacing(spacing: Any) -> tuple[float, float]:
     """Return spacing as two floats, or raise OptionError."""
     try:
-        rows, columns = (float(step) for step in spacing)
-    except (TypeError, ValueError, OverflowError):
+        rows, columns = (real_number("spacing", step) for step in spacing)
+    except (TypeError, ValueError):  # OptionError is a ValueError
         rows = columns = math.nan
-    if not (0 < rows < math.inf and 0 < columns < math.inf):
+    if not (rows > 0 and columns > 0):
         raise OptionError(
             f"spacing is {spacing!r}, expected millimetres (between rows, between "
             "columns), two positive finite numbers"

@@ -234,7 +234,8 @@ def draw_rings(
 
 
 def _check_out(out: Any, shape: tuple[int, ...]) -> None:
-    if not isinstance(out, np.ndarray) or out.dtype.char not in "?B":
+    is_array = isinstance(out, np.ndarray) and not isinstance(out, np.ma.MaskedArray)
+    if not is_array or out.dtype.char not in "?B":
         kind = getattr(out, "dtype", type(out).__name__)
         raise OptionError(f"out is {kind}, expected an array of bool or uint8")
     if out.shape != shape:

@@ -7,7 +7,13 @@ import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
-from fastseg.errors import LinkError, OptionError, RejectedWarning, one_of
+from fastseg.errors import (
+    LinkError,
+    OptionError,
+    RejectedWarning,
+    one_of,
+    true_or_false,
+)
 from fastseg.links import Link, LinkTable
 from fastseg.paths import StrPath
 from fastseg.progress import Progress, silent
@@ -58,6 +64,7 @@ def link(
     """
     if slices not in (None, "labelled", "all"):
         raise OptionError(one_of("slices", slices, ("labelled", "all")))
+    keep_unlabelled = true_or_false("keep_unlabelled", keep_unlabelled)
     if keep_unlabelled and slices == "labelled":
         raise OptionError(
             "slices is 'labelled', but keep_unlabelled is set, which means 'all'; "

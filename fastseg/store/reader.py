@@ -113,13 +113,12 @@ class Store:
 
     def __getitem__(self, index: int) -> "Sample":
         count = len(self)
-        try:
-            number = index.__index__()
-        except AttributeError:
+        if isinstance(index, bool) or not hasattr(index, "__index__"):
             raise TypeError(
                 f"a store is indexed by one whole number, not {type(index).__name__}; "
                 "use a list comprehension for several samples"
-            ) from None
+            )
+        number = index.__index__()
         if not -count <= number < count:
             raise IndexError(f"sample {number} is outside a store of {count} samples")
         return Sample(self, number % count)

@@ -4,14 +4,14 @@ A selection is a sorted int64 array of indices of samples. It depends on the col
 the store alone, not on the pixels.
 """
 
-import operator
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastseg.errors import OptionError, one_of, whole_number
+from fastseg.arrays import as_array
+from fastseg.errors import OptionError, is_single, one_of, whole_number
 
 if TYPE_CHECKING:
     from fastseg.store.reader import Store
@@ -76,7 +76,7 @@ def check_indices(store: "Store", indices: ArrayLike | None) -> Indices:
     count = len(store)
     if indices is None:
         return np.arange(count, dtype=np.int64)
-    given = np.asarray(indices)
+    given = as_array(indices, "indices", kinds="biufSUO")
     if given.ndim != 1 or (given.size and given.dtype.kind not in "iu"):
         raise OptionError(
             f"indices are {given.dtype} of shape {given.shape}, expected a list of "
@@ -133,8 +133,9 @@ def _shape_name(shape: tuple[int, int]) -> str:
 
 def _known_shape(store: "Store", shape: Any) -> str:
     try:
-        height, width = (shape, shape) if np.ndim(shape) == 0 else shape
-        name = _shape_name((operator.index(height), operator.index(width)))
+        height, width = (shape, shape) if is_single(shape) else shape
+        sides = whole_number("shape", height, 1), whole_number("shape", width, 1)
+        name = _shape_name(sides)
     except (TypeError, ValueError):
         raise OptionError(f"shape is {shape!r}, expected (height, width)") from None
     known = {_shape_name(bucket.shape) for bucket in store.buckets.values()}

@@ -7,14 +7,14 @@ all samples and of each stratum. `check_split` checks that no group is in two pa
 
 import math
 from collections.abc import Mapping
-from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from xxhash import xxh3_64_intdigest
 
-from fastseg.errors import OptionError, whole_number
+from fastseg.arrays import as_array
+from fastseg.errors import OptionError, real_number, whole_number
 from fastseg.randomness import SAMPLE_ORDER, SPLIT_EPOCH, philox
 from fastseg.store.selection import (
     By,
@@ -126,8 +126,8 @@ def _strata(
             return np.array([has_class(labelled, k) for k in bits])
         values = shapes_of(store, indices)
     else:
-        given = np.asarray(stratify)
-        if given.shape != (len(store),) or given.dtype.kind not in "biufSU":
+        given = as_array(stratify, "stratify", kinds="biufSU")
+        if given.shape != (len(store),):
             raise OptionError(
                 f"stratify is {given.dtype} of shape {given.shape}, expected a text or "
                 f"number for each of the store's {len(store)} samples, or one of "
@@ -150,11 +150,11 @@ def _fractions(parts: Mapping[str, Any]) -> list[float]:
     for name, fraction in parts.items():
         if not isinstance(name, str) or not name or name != name.strip():
             raise OptionError(f"a part is named {name!r}, expected a word")
-        if not isinstance(fraction, Real) or not 0 < float(fraction) <= 1:
-            raise OptionError(
-                f"part {name} is {fraction!r}, expected above 0 and up to 1"
-            )
-        fractions.append(float(fraction))
+        expected = "above 0 and up to 1"
+        number = real_number(f"part {name}", fraction, expected)
+        if not 0 < number <= 1:
+            raise OptionError(f"part {name} is {fraction!r}, expected {expected}")
+        fractions.append(number)
     total = math.fsum(fractions)
     if abs(total - 1) > SUM_TOLERANCE:
         raise OptionError(

@@ -107,7 +107,7 @@ def test_functions_are_identified_by_name():
         ({"percentiles": None}, r"percentiles is None, expected \(lower, upper\)"),
         ({"percentiles": (99, 1)}, r"percentiles is \(99, 1\), expected \(lower"),
         ({"percentiles": (1, np.nan)}, r"expected \(lower, upper\)"),
-        ({"pad_value": "black"}, "pad_value is 'black', expected a number"),
+        ({"pad_value": "black"}, "pad_value is 'black', expected a finite number"),
         ({"dtype": "int16"}, "dtype is 'int16', expected one of"),
         ({"dtype": "float16", "augment": "light"}, "augmented images are 'float32'"),
         ({"masks": "bits", "missing": "ignore"}, "masks 'bits' have no label for it"),

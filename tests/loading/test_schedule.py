@@ -351,8 +351,7 @@ REFUSED = [
     ),
     (
         {"weights": ["much"] * 10},
-        "weights are <U4 of shape (10,), expected float64 of shape (10,): one for "
-        "each chosen sample",
+        "weights has dtype <U4, expected real numbers; convert it first",
     ),
     (
         {"weights": 4 - ten},

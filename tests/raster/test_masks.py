@@ -139,7 +139,7 @@ def test_no_contours_give_an_empty_mask():
         (np.zeros((4, 3)), r"shape \(4, 3\)"),
         (np.zeros((4, 2), complex), "dtype complex128"),
         ([("a", "b"), ("c", "d"), ("e", "f")], "expected real numbers"),
-        ([[(1, 2), (3,), (4, 5)]], r"contours\[0\] is not an"),
+        ([[(1, 2), (3,), (4, 5)]], r"contours\[0\] is no array"),
         (7, "contours is int"),
     ],
 )

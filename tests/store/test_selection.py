@@ -369,7 +369,7 @@ def test_an_error_does_not_list_many_patients():
         ({"a": 1}, {"seed": 0.5}, "seed is 0.5, expected a whole number"),
         ({"a": 1}, {"stratify": "class"}, "did you mean 'classes'"),
         ({"a": 1}, {"stratify": [1, 2]}, "each of the store's 32 samples"),
-        ({"a": 1}, {"stratify": [None] * 32}, "each of the store's 32 samples"),
+        ({"a": 1}, {"stratify": [None] * 32}, "expected numbers or text"),
         ({"a": 1}, {"indices": []}, "1 parts of 0 samples in 0 groups"),
         (dict.fromkeys("abcde", 0.2), {}, "5 parts of 32 samples in 4 groups"),
     ],
