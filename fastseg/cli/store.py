@@ -15,6 +15,7 @@ from fastseg.cli.terminal import EXIT_ERROR, REJECTS_SHOWN, Output, command, man
 from fastseg.errors import OptionError
 from fastseg.store.selection import has_class
 from fastseg.store.splits import count_shared
+from fastseg.store.text import decode
 
 
 @command
@@ -198,8 +199,8 @@ def split(
     )
     if output.verbose:
         for name, group in zip(parts, patients, strict=True):
-            for patient in sorted(group):
-                output.say(f"{name} {patient.decode()}")
+            for patient in decode(opened, sorted(group)):
+                output.say(f"{name} {patient}")
 
 
 def _fractions(parts: list[str]) -> dict[str, float]:

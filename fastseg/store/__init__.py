@@ -6,6 +6,7 @@ checks       what must be true of a file that is opened
 pixels       access to the pixels, mapped or compressed
 compression  the codec of compressed pixels
 selection    indices of samples that meet conditions
+text         strings of columns as texts
 splits       parts of a store that share no patient
 split_table  a split as a CSV file
 verify       compares the whole content with its checksums

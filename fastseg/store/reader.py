@@ -27,6 +27,7 @@ from fastseg.errors import (
 from fastseg.paths import StrPath
 from fastseg.store import checks, compression, layout, selection, splits
 from fastseg.store.pixels import CompressedPixels, MappedPixels, Stack
+from fastseg.store.text import decode
 
 
 def open_store(path: StrPath) -> "Store":
@@ -174,7 +175,7 @@ class Store:
         column = self.items["patient"]
         # Samples of a patient are neighbours: decode one ID for all of them.
         first = np.flatnonzero(np.r_[True, column[1:] != column[:-1]])
-        return tuple(dict.fromkeys(_texts(column[first])))
+        return tuple(dict.fromkeys(decode(self, column[first].tolist())))
 
     def class_index(self, name: str) -> int:
         """Return the bit of a class, or raise UnknownClassError."""
@@ -337,16 +338,18 @@ class Sample:
     @property
     def meta(self) -> dict[str, Any]:
         """Its row of each column of /items, with the names of bucket and source."""
-        items = self._store.items
-        meta = {name: _value(column, self.index) for name, column in items.items()}
-        meta["bucket"] = self._store._bucket_names[meta["bucket"]]
-        meta["source"] = _text(self._store.sources["path"][meta["source"]])
+        store = self._store
+        meta = {n: _value(column, self.index) for n, column in store.items.items()}
+        meta["bucket"] = store._bucket_names[meta["bucket"]]
+        texts = [meta["patient"], meta["series"], store.sources["path"][meta["source"]]]
+        meta["patient"], meta["series"], meta["source"] = decode(store, texts)
         return meta
 
     @property
     def patient(self) -> str:
         """ID of the patient."""
-        return _text(self._store.items["patient"][self.index])
+        (text,) = decode(self._store, [self._store.items["patient"][self.index]])
+        return text
 
     def __repr__(self) -> str:
         height, width = self._store.buckets[self.meta["bucket"]].shape
@@ -360,15 +363,6 @@ def _reopen(path: Path, fingerprint: str) -> Store:
     return store
 
 
-def _text(value: bytes) -> str:
-    return bytes(value).decode()
-
-
-def _texts(values: Any) -> tuple[str, ...]:
-    return tuple(_text(value) for value in np.asarray(values).tolist())
-
-
 def _value(column: NDArray[Any], index: int) -> Any:
-    """Return a row of a column as a number, a text or a list."""
-    value = column.item(index) if column.ndim == 1 else column[index].tolist()
-    return value.decode() if isinstance(value, bytes) else value
+    """Return a row of a column as a number, bytes or a list."""
+    return column.item(index) if column.ndim == 1 else column[index].tolist()

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastseg.arrays import as_array
 from fastseg.errors import OptionError, is_single, one_of, whole_number
+from fastseg.store.text import decode
 
 if TYPE_CHECKING:
     from fastseg.store.reader import Store
@@ -56,7 +57,8 @@ def select(
     for column, wanted in (("patient", patients), ("series", series)):
         if wanted is not None:
             keys, group = _distinct(store.items[column])
-            chosen = chosen[_is_wanted(column, wanted, keys)[group[chosen]]]
+            names = decode(store, keys.tolist())
+            chosen = chosen[_is_wanted(column, wanted, names)[group[chosen]]]
     if shape is not None:
         chosen = chosen[shapes_of(store, chosen) == _known_shape(store, shape)]
     return chosen
@@ -143,14 +145,14 @@ def _known_shape(store: "Store", shape: Any) -> str:
 
 
 def _is_wanted(
-    column: str, wanted: str | Sequence[str], keys: NDArray[Any]
+    column: str, wanted: str | Sequence[str], names: Sequence[str]
 ) -> NDArray[np.bool_]:
     """Return whether each of a column's distinct values is wanted.
 
-    keys : the distinct values, as bytes
+    names : the distinct values
     """
-    known = {key.decode(): k for k, key in enumerate(keys.tolist())}
-    is_wanted = np.zeros(len(keys), bool)
+    known = {name: k for k, name in enumerate(names)}
+    is_wanted = np.zeros(len(names), bool)
     for name in _names(column, wanted):
         if name not in known:
             if len(known) <= MOST_LISTED:

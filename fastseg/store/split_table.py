@@ -27,6 +27,7 @@ from fastseg.errors import OptionError
 from fastseg.paths import StrPath
 from fastseg.store.selection import By, check_indices
 from fastseg.store.splits import check_split
+from fastseg.store.text import decode
 from fastseg.tables import Reject, read_csv
 
 if TYPE_CHECKING:
@@ -74,7 +75,10 @@ def write_split(
             columns = [
                 indices.tolist(),
                 *_identity(store, indices),
-                *(_texts(store.items[column][indices]) for column in FOR_READERS),
+                *(
+                    _texts(store, store.items[column][indices])
+                    for column in FOR_READERS
+                ),
                 repeat(by),
                 repeat(fingerprint),
             ]
@@ -127,14 +131,14 @@ def _identity(store: "Store", indices: NDArray[np.int64]) -> list[list[str]]:
     items = store.items
     checksums = items["image_xxh3"][indices].tolist()
     return [
-        _texts(store.sources["path"][items["source"][indices]]),
-        _texts(items["frame"][indices]),
+        _texts(store, store.sources["path"][items["source"][indices]]),
+        _texts(store, items["frame"][indices]),
         [f"{checksum:016x}" for checksum in checksums],
     ]
 
 
-def _texts(column: NDArray[np.generic]) -> list[str]:
+def _texts(store: "Store", column: NDArray[np.generic]) -> list[str]:
     # `read_csv` strips fields, so the texts that are compared with them are stripped.
     if column.dtype.kind == "S":
-        return [value.decode().strip() for value in column.tolist()]
+        return [text.strip() for text in decode(store, column.tolist())]
     return list(map(str, column.tolist()))
