@@ -21,3 +21,8 @@ MAX_CONTOUR_BYTES = 2**30
 
 # Bytes of a file's name in UTF-8: file systems allow 255 units of UTF-16 at most.
 MAX_NAME_BYTES = 765
+
+# Pixels of one image in a compressed store, which takes up to 16 bytes of memory each
+# when it is decompressed, however short its chunk is. The largest radiographs, stitched
+# ones of a whole leg, have 50 million; a store without compression has no such bound.
+MAX_COMPRESSED_PIXELS = 2**27

@@ -216,7 +216,12 @@ class _Build:
     def run(self) -> str | None:
         """Build, and return the fingerprint; None if there is nothing to build."""
         plan, rejects = plan_build(
-            self.table, self.paths, self.max_pixel_bytes, self.threads, self.progress
+            self.table,
+            self.paths,
+            self.max_pixel_bytes,
+            self.compress,
+            self.threads,
+            self.progress,
         )
         self.rejects += rejects
         fingerprint = None

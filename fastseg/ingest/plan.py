@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastseg import dicom
+from fastseg import bounds, dicom
 from fastseg.errors import DicomError, LinkError
 from fastseg.files import identify
 from fastseg.ingest.block import Block, hash_links, join_paths, reject_image
@@ -116,10 +116,13 @@ def plan_build(
     table: LinkTable,
     paths: Paths,
     max_pixel_bytes: int,
+    compress: bool,
     threads: int,
     progress: Progress,
 ) -> tuple[Plan, list[Reject]]:
     """Check every image, so that the size of the store is known.
+
+    compress : whether the store will be compressed, which bounds the pixels of an image
 
     Returns the images that can be built, in the order of the table, and the rejects.
     """
@@ -137,7 +140,7 @@ def plan_build(
     def check(images: NDArray[np.int64]) -> list[tuple[Bucket, int] | list[Reject]]:
         block = image_links.take(links, images)
         reasons = [missing.get(k) for k in images.tolist()]
-        return _check_images(block, reasons, paths, max_pixel_bytes)
+        return _check_images(block, reasons, paths, max_pixel_bytes, compress)
 
     with (
         progress("check", count) as advance,
@@ -213,6 +216,7 @@ def _check_images(
     reasons: list[str | None],
     paths: Paths,
     max_pixel_bytes: int,
+    compress: bool,
 ) -> list[tuple[Bucket, int] | list[Reject]]:
     """Return the bucket of each image and `hash_links`, or its rejects.
 
@@ -238,18 +242,32 @@ def _check_images(
         except (DicomError, LinkError, OSError) as exc:
             reasons[k] = reason_of(exc, file, link.dicom_path)
     results: list[tuple[Bucket, int] | list[Reject]] = []
-    last, name = None, ""
+    last, name, too_large = None, "", ""
     for links, bucket, reason in zip(block, buckets, reasons, strict=True):
+        if bucket is not last and bucket is not None:
+            last, name = bucket, bucket.name  # numpy takes long to name a dtype
+            too_large = _reason_not_to_compress(bucket) if compress else ""
         patients = {link.patient for link in links} if len(links) > 1 else ()
         if len(patients) > 1:
             reason = f"is linked to several patients: {sorted(patients)}"
         if reason is not None or bucket is None:
             results.append(reject_image(links, str(reason)))
+        elif too_large:
+            results.append(reject_image(links, too_large))
         else:
-            if bucket is not last:  # numpy takes long to name a dtype
-                last, name = bucket, bucket.name
             results.append((bucket, hash_links(links, name, paths)))
     return results
+
+
+def _reason_not_to_compress(bucket: Bucket) -> str:
+    """Return why no compressed store holds images of a bucket, "" if one may."""
+    height, width = bucket.shape
+    if height * width <= bounds.MAX_COMPRESSED_PIXELS:
+        return ""
+    return (
+        f"has {height} x {width} pixels, a compressed store holds images of at most "
+        f"{bounds.MAX_COMPRESSED_PIXELS}; build it without compression"
+    )
 
 
 @lru_cache(1024)  # the images of a table have few shapes
