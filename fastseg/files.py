@@ -7,6 +7,7 @@ import os
 import stat
 import sys
 from collections.abc import Iterator
+from io import FileIO
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,6 +42,22 @@ class Stamp(NamedTuple):
     modified_ns: int
     changed_ns: int
     inode: int
+
+
+def open_regular(path: str | os.PathLike[str]) -> FileIO:
+    """Open a regular file for reading, unbuffered.
+
+    Raises OSError. If its `errno` is None, the path is no regular file, and its text
+    says what it is instead: to read a pipe could take for ever.
+    """
+    _stamp(os.stat(path))  # noqa: PTH116  some devices act when they are opened
+    file = FileIO(path, opener=_open)
+    try:
+        _stamp(os.fstat(file.fileno()))
+    except BaseException:
+        file.close()
+        raise
+    return file
 
 
 def read_file(path: str, most: int) -> tuple[bytes, Stamp]:
@@ -120,6 +137,10 @@ def name_folder(folder: Path) -> Iterator[None]:
         if exc.errno is None or exc.filename is not None:
             raise
         raise OSError(exc.errno, exc.strerror, str(folder)) from exc
+
+
+def _open(path: str, flags: int) -> int:
+    return os.open(path, flags | READ_ONLY)
 
 
 def _stamp(status: os.stat_result) -> Stamp:

@@ -64,24 +64,33 @@ def make_sparse_store(path, samples):
                 length = lengths.get(name, lengths[table])
                 values = written.get(name)
                 if dtype == "|S":
-                    values = values.astype("S")
+                    values = as_utf8(values)
                     dtype = values.dtype
                 dataset = _allocate(file, name, (length, *trailing), dtype)
                 if values is not None:
                     dataset[...] = values
         file["items/percentiles"].attrs["q"] = layout.PERCENTILES
         checksums = dict.fromkeys(layout.checksum_names(CLASSES), "0" * 16)
-        file.attrs["format"] = np.bytes_(layout.FORMAT)
+        file.attrs["format"] = as_utf8(layout.FORMAT)
         file.attrs["version"] = layout.VERSION
-        file.attrs["classes"] = np.array(CLASSES, "S")
-        file.attrs["buckets"] = np.array(list(counts), "S")
-        file.attrs["options"] = np.bytes_("{}")
-        file.attrs["software"] = np.bytes_("{}")
-        file.attrs["checksums"] = np.bytes_(layout.canonical_json(checksums))
-        file.attrs["fingerprint"] = np.bytes_(
+        file.attrs["classes"] = as_utf8(CLASSES)
+        file.attrs["buckets"] = as_utf8(list(counts))
+        file.attrs["options"] = as_utf8("{}")
+        file.attrs["software"] = as_utf8("{}")
+        file.attrs["checksums"] = as_utf8(layout.canonical_json(checksums))
+        file.attrs["fingerprint"] = as_utf8(
             layout.fingerprint(CLASSES, list(counts), {}, checksums)
         )
+        file.attrs["metadata_checksum"] = as_utf8("0" * 16)
         file.attrs["complete"] = 1
+
+
+def as_utf8(texts):
+    """Return texts in the type that a store has: UTF-8 of a fixed length."""
+    array = np.asarray(texts)
+    if array.dtype.kind == "U":
+        array = np.char.encode(array, "utf-8")
+    return array.astype(h5py.string_dtype("utf-8", array.dtype.itemsize))
 
 
 def _allocate(file, name, shape, dtype):

@@ -3,6 +3,7 @@
 layout       the file format
 reader       Store and Sample: an open file, mapped into memory
 checks       what must be true of a file that is opened
+metadata     the checksum of all bytes that are no data
 pixels       access to the pixels, mapped or compressed
 compression  the codec of compressed pixels
 selection    indices of samples that meet conditions

@@ -1,10 +1,16 @@
 """Checks that a file is a valid store, when it is opened.
 
 h5py reads which datasets the file has and at which offsets. The checks compare them
-with the format in `layout`, down to dtypes, lengths and indices. So no later loop reads
+with the format in `layout`, down to types, lengths and indices. So no later loop reads
 outside of the memory map, whether the file is damaged or crafted on purpose.
+
+HDF5 gets a file object, not a path: it reads the file that is mapped, also while h5py
+has it open in the same process, and errors of the system come through unchanged. It
+opens every path that a file names, so links and data outside of the store are refused
+before HDF5 follows them.
 """
 
+import errno
 import json
 import math
 import mmap
@@ -12,14 +18,18 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cache
+from io import FileIO
 from typing import Any
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from fastseg import bounds
 from fastseg.errors import StoreError, StoreVersionError
+from fastseg.files import open_regular
+from fastseg.paths import StrPath
 from fastseg.store import compression, layout
 from fastseg.store.compression import Codec
 from fastseg.store.layout import Bucket
@@ -28,37 +38,69 @@ Columns = Mapping[str, NDArray[Any]]
 
 # Indices are checked in blocks of this many samples, which fit into a core's caches.
 SAMPLES_AT_ONCE = 2**15
+# Errors of the system for an offset that no file has: HDF5 found it in the file.
+BAD_OFFSET = errno.EINVAL, errno.EOVERFLOW
+# HDF5 allows an attribute no more bytes, in the form in which fastseg writes them.
+MAX_ATTRIBUTE_BYTES = 2**16
 
 
 class _FormatError(StoreError):
     """A file deviates from the format of its version."""
 
 
-@contextmanager
-def open_hdf5(path: Path) -> Iterator[Any]:
-    """Open a file with h5py; raise errors in the `with` block as StoreErrors.
+def open_file(path: StrPath) -> FileIO:
+    """Open the file of a store for reading; its `name` is the path.
 
-    Their texts begin with the path. HDF5 and h5py report damage by errors of a dozen
-    types, hence `Exception`.
+    Raises OSError, and StoreError if it is no regular file.
     """
     try:
-        file = h5py.File(path, "r", locking=False)
+        return open_regular(path)
+    except OSError as exc:
+        if exc.errno is not None:
+            raise
+        raise StoreError(f"{path}: {exc}, expected a store") from None
+
+
+@contextmanager
+def open_hdf5(file: FileIO) -> Iterator[Any]:
+    """Open a file with h5py; raise damage in the `with` block as StoreErrors.
+
+    file : as `open_file` returns it
+
+    Texts of errors begin with the path. HDF5 and h5py report damage by errors of a
+    dozen types, hence `Exception`; but errors of the system are raised as they are.
+    """
+    try:
+        hdf5 = h5py.File(file, "r")
     except Exception as exc:
+        _raise_system_error(exc, file)
         raise StoreError(
-            f"{path}: is no HDF5 file, or is truncated ({exc}); build it again"
+            f"{file.name}: is no HDF5 file, or is truncated ({exc}); build it again"
         ) from None
     try:
-        with file:
-            yield file
+        with hdf5:
+            yield hdf5
     except _FormatError as exc:
-        text = f"{path}: {exc}; the file is damaged or was changed: build it again"
+        text = f"{file.name}: {exc}; the file is damaged or was changed: build it again"
         raise StoreError(text) from None
     except StoreError as exc:
-        raise type(exc)(f"{path}: {exc}") from None
+        raise type(exc)(f"{file.name}: {exc}") from None
     except Exception as exc:
+        _raise_system_error(exc, file)
         raise StoreError(
-            f"{path}: cannot be read, probably damaged ({exc!r}); build it again"
+            f"{file.name}: cannot be read, probably damaged ({exc!r}); build it again"
         ) from exc
+
+
+def _raise_system_error(exc: Exception, file: FileIO) -> None:
+    """Raise an error of the system, which says nothing about the file, with its name.
+
+    HDF5 makes no system calls on a file object, so its own errors have no `errno`.
+    """
+    if isinstance(exc, OSError) and exc.errno not in (None, *BAD_OFFSET):
+        raise OSError(exc.errno, exc.strerror, str(file.name)) from None
+    if isinstance(exc, MemoryError):
+        raise exc
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,17 +114,22 @@ class Attributes:
     checksums: Mapping[str, str]
     fingerprint: str
     compression: str
+    metadata_checksum: str
 
 
-_ATTRIBUTES = ("format", "version", "complete", *Attributes.__dataclass_fields__)
+# Types of HDF5, as dtypes: strings of any length; whole numbers.
+TEXT = "|S"
+NUMBER = "<i8"
+_TEXTS = tuple(Attributes.__dataclass_fields__)
 
 
 def read_attributes(file: Any) -> Attributes:
     """Return the attributes of a complete store, or raise StoreError."""
-    values = {name: _attribute(file, name) for name in _ATTRIBUTES}
-    if not _equals(values["format"], layout.FORMAT.encode()):
+    root = file.id
+    # Other files, and stores of other versions, may have any types here.
+    if not _equals(_attribute(root, "format"), layout.FORMAT.encode()):
         raise StoreError("is an HDF5 file, but not a fastseg store")
-    version = values["version"]
+    version = _attribute(root, "version")
     if not _equals(version, layout.VERSION):
         is_newer = np.ndim(version) == 0 and version and version > layout.VERSION
         remedy = "upgrade fastseg, or build it again" if is_newer else "build it again"
@@ -90,8 +137,12 @@ def read_attributes(file: Any) -> Attributes:
             f"has version {version}, this fastseg reads version {layout.VERSION}; "
             f"{remedy}"
         )
-    if not _equals(values["complete"], 1):
+    if not _equals(_attribute(root, "complete", NUMBER), 1):
         raise StoreError("is incomplete; build it again")
+    for name, kind in (("format", TEXT), ("version", NUMBER)):
+        if _attribute(root, name, kind) is None:
+            raise _FormatError(f"the attribute {name} has another type of HDF5")
+    values = {name: _attribute(root, name, TEXT) for name in _TEXTS}
     attributes = Attributes(
         classes=_names(values, "classes"),
         buckets=_names(values, "buckets"),
@@ -102,6 +153,7 @@ def read_attributes(file: Any) -> Attributes:
         compression=""
         if values["compression"] is None
         else _text(values, "compression"),
+        metadata_checksum=_text(values, "metadata_checksum"),
     )
     if attributes.compression not in ("", compression.NAME):
         raise StoreError(
@@ -126,6 +178,8 @@ def read_attributes(file: Any) -> Attributes:
         raise _FormatError(
             f"the fingerprint is {attributes.fingerprint!r}, expected 64 hex digits"
         )
+    if not _is_hex(attributes.metadata_checksum, 16):
+        raise _FormatError("the attribute metadata_checksum is not 16 hex digits")
     return attributes
 
 
@@ -136,9 +190,9 @@ class Datasets:
     """
 
     def __init__(self, file: Any, map: mmap.mmap):
-        self._file = file
+        self._root = h5py.h5g.open(file.id, b"/")
+        self._groups: dict[str, Any] = {}
         self._map = map
-        self._file_number = h5py.h5o.get_info(file.id).fileno
         self.offsets: dict[str, int] = {}
 
     def table(
@@ -151,7 +205,9 @@ class Datasets:
             for name, (dtype, trailing) in columns.items()
         }
 
-    def bucket(self, name: str, classes: Sequence[str]) -> tuple[Bucket, int]:
+    def bucket(
+        self, name: str, classes: Sequence[str], compression: str
+    ) -> tuple[Bucket, int]:
         """Return shape and dtype of a bucket's images, and how many there are."""
         _, images, dtype = self._dataset(f"images/{name}")
         is_stack = len(images) == 3 and 0 not in images[1:]
@@ -160,6 +216,12 @@ class Datasets:
         bucket = Bucket((images[1], images[2]), dtype)
         if bucket.name != name:
             raise _FormatError(f"images/{name} holds images of {bucket.name}")
+        if compression and math.prod(bucket.shape) > bounds.MAX_COMPRESSED_PIXELS:
+            raise StoreError(
+                f"is compressed and has images of {images[1]} x {images[2]} pixels, "
+                f"expected at most {bounds.MAX_COMPRESSED_PIXELS} pixels; build it "
+                "without compression"
+            )
         expected = layout.mask_dtype(classes).str
         _, masks, _ = self._dataset(f"masks/{name}", expected, bucket.shape)
         if masks[0] != images[0]:
@@ -181,20 +243,22 @@ class Datasets:
         for group, codec in zip(("images", "masks"), codecs, strict=True):
             name = f"{group}/{bucket.name}"
             dataset, _, _ = self._dataset(name)
-            creation = dataset.id.get_create_plist()
+            creation = dataset.get_create_plist()
             listed = [creation.get_filter(k) for k in range(creation.get_nfilters())]
             filters = [(number, values) for number, _, values, _ in listed]
-            if dataset.chunks != (1, *bucket.shape) or not codec.reads(filters):
+            is_chunked = creation.get_layout() == h5py.h5d.CHUNKED
+            chunks = creation.get_chunk() if is_chunked else None
+            if chunks != (1, *bucket.shape) or not codec.reads(filters):
                 raise _FormatError(
-                    f"{name} has chunks {dataset.chunks} and filters {filters}, "
+                    f"{name} has chunks {chunks} and filters {filters}, "
                     f"expected {(1, *bucket.shape)} and {codec.filters}"
                 )
         return codecs
 
     def percentile_ranks(self) -> tuple[float, ...]:
         """Return the attribute `q` of items/percentiles."""
-        column = self._file["items/percentiles"]
-        ranks = tuple(np.ravel(_attribute(column, "q")).tolist())
+        column, _, _ = self._dataset("items/percentiles")
+        ranks = tuple(np.ravel(_attribute(column, "q", "<f8")).tolist())
         if ranks != layout.PERCENTILES:
             raise _FormatError(
                 f"items/percentiles are at {ranks}, expected {layout.PERCENTILES}"
@@ -214,27 +278,53 @@ class Datasets:
             that is not big-endian
         trailing : the expected shape without the first axis; ignored without a dtype
         """
-        dataset = self._file.get(name)
-        if not isinstance(dataset, h5py.Dataset) or dataset.shape is None:
+        group, _, column = name.partition("/")
+        if group not in self._groups:
+            self._groups[group] = self._open(self._root, group, name)
+        dataset = self._open(self._groups[group], column, name)
+        if not isinstance(dataset, h5py.h5d.DatasetID):
             raise _FormatError(f"has no dataset {name}")
-        if h5py.h5o.get_info(dataset.id).fileno != self._file_number:
-            raise _FormatError(f"{name} is a link into another file")
-        shape = tuple(map(int, dataset.shape))
-        stored = np.dtype(dataset.dtype.str)  # without h5py's metadata on strings
-        text = "|S" if stored.kind == "S" else stored.str
+        creation = dataset.get_create_plist()
+        is_virtual = creation.get_layout() == h5py.h5d.VIRTUAL
+        if is_virtual or creation.get_external_count():
+            raise _FormatError(f"{name} has its data in other files")
+        space = dataset.get_space()
+        if space.get_simple_extent_type() == h5py.h5s.NULL:
+            raise _FormatError(f"has no dataset {name}")
+        shape = space.get_simple_extent_dims()
+        kind = dataset.get_type()
+        stored = np.dtype(kind.dtype.str)  # without h5py's metadata on strings
+        text = TEXT if stored.kind == "S" else stored.str
         is_wrong = dtype is not None and (text, shape[1:]) != (dtype, trailing)
         if is_wrong or not shape or stored.byteorder == ">":
             axes = ", ".join(map(str, ("n", *trailing)))
             expected = "little-endian" if dtype is None else f"{dtype} ({axes})"
             raise _FormatError(f"{name} is {stored.str} {shape}, expected {expected}")
+        if not _is_exactly(kind, text):
+            raise _FormatError(f"{name} has another type of HDF5 than {stored.str}")
+        if space.get_simple_extent_dims(True) != shape:
+            raise _FormatError(f"{name} can be extended")
         return dataset, shape, stored
+
+    def _open(self, parent: Any, child: str, name: str) -> Any:
+        """Return what a group contains under a name, opened; follow no link.
+
+        name : of the dataset, for errors
+        """
+        key = child.encode()
+        is_group = isinstance(parent, h5py.h5g.GroupID)
+        if not is_group or "/" in child or not parent.links.exists(key):
+            raise _FormatError(f"has no dataset {name}")
+        if parent.links.get_info(key).type != h5py.h5l.TYPE_HARD:
+            raise _FormatError(f"{name} is a link, which may lead into another file")
+        return h5py.h5o.open(parent, key)
 
     def _array(
         self, name: str, dtype: str | None = None, trailing: tuple[int, ...] = ()
     ) -> NDArray[Any]:
         dataset, shape, stored = self._dataset(name, dtype, trailing)
         size = math.prod(shape) * stored.itemsize
-        offset = dataset.id.get_offset() if size else 0
+        offset = dataset.get_offset() if size else 0
         if offset is None:
             raise _FormatError(f"{name} is not contiguous, so it cannot be mapped")
         if offset + size > len(self._map):
@@ -343,19 +433,58 @@ def _need(is_valid: Any, name: str) -> None:
         raise _FormatError(f"{name} is invalid or does not fit the rest of the file")
 
 
-def _attribute(file: Any, name: str) -> Any:
-    """Return an attribute, None if it is missing or of a type that no store has.
+def _attribute(owner: Any, name: str, dtype: str | None = None) -> Any:
+    """Return an attribute, None if it is missing or of another type.
 
-    Such an attribute is not read: damaged strings of variable length crash HDF5.
+    owner : h5py's ID of the file or dataset
+    dtype : the expected one; None for any number or text of fixed length
+
+    Attributes of other types are not read: damaged strings of variable length crash
+    HDF5, and references may lead anywhere.
     """
-    if name not in file.attrs:
+    key = name.encode()
+    if not h5py.h5a.exists(owner, key):
         return None
-    kind = file.attrs.get_id(name).get_type()
-    if isinstance(kind, h5py.h5t.TypeStringID):
+    attribute = h5py.h5a.open(owner, key)
+    kind = attribute.get_type()
+    if dtype is not None:
+        is_readable = _is_exactly(kind, dtype)
+    elif isinstance(kind, h5py.h5t.TypeStringID):
         is_readable = not kind.is_variable_str()
     else:
         is_readable = isinstance(kind, h5py.h5t.TypeIntegerID | h5py.h5t.TypeFloatID)
-    return file.attrs[name] if is_readable else None
+    space = attribute.get_space()
+    if not is_readable or space.get_simple_extent_type() == h5py.h5s.NULL:
+        return None
+    shape = space.get_simple_extent_dims()
+    if math.prod(shape) * kind.get_size() > MAX_ATTRIBUTE_BYTES:
+        return None
+    array = np.empty(shape, kind.dtype)
+    attribute.read(array, mtype=kind)
+    return array[()]
+
+
+def _is_exactly(kind: Any, dtype: str) -> bool:
+    """Return whether a type of HDF5 is the one that h5py writes for a dtype.
+
+    kind : h5py's TypeID
+
+    Numbers of one dtype may differ in precision, offset, padding or bias, and strings
+    in padding and character set; other programs would read something else.
+    """
+    if dtype != TEXT:
+        return bool(kind == _type_of(dtype))
+    return (
+        isinstance(kind, h5py.h5t.TypeStringID)
+        and not kind.is_variable_str()
+        and kind.get_cset() == h5py.h5t.CSET_UTF8
+        and kind.get_strpad() == h5py.h5t.STR_NULLPAD
+    )
+
+
+@cache  # a store has few dtypes
+def _type_of(dtype: str) -> Any:
+    return h5py.h5t.py_create(np.dtype(dtype), logical=True)
 
 
 def _text(attributes: Mapping[str, Any], name: str) -> str:
@@ -368,7 +497,10 @@ def _text(attributes: Mapping[str, Any], name: str) -> str:
 def _names(attributes: Mapping[str, Any], name: str) -> tuple[str, ...]:
     array = np.asarray(attributes[name])
     if array.ndim == 1 and array.dtype.kind == "S":
-        names = tuple(text.decode(errors="replace") for text in array.tolist())
+        try:
+            names = tuple(text.decode() for text in array.tolist())
+        except UnicodeDecodeError:
+            raise _FormatError(f"the attribute {name} is not UTF-8") from None
         if all(names) and len(set(names)) == len(names):
             return names
     raise _FormatError(f"the attribute {name} is not a list of names")

@@ -1,4 +1,4 @@
-"""The file format of a store, version 2. Every change of it raises the version.
+"""The file format of a store, version 3. Every change of it raises the version.
 
 A store is a plain HDF5 file. Numbers are little-endian; strings are UTF-8 of a fixed
 length, padded with NUL. Every dataset is contiguous and has no filter, so that it can
@@ -12,7 +12,7 @@ images in a bucket.
 Root attributes
 
     format           "fastseg-store"
-    version          2
+    version          3
     classes          (K,) names, at most 64; bit k of a mask belongs to class k
     buckets          (B,) names of the datasets in /images and /masks, sorted
     options          JSON object: edges, fill and origin, by which the masks were drawn
@@ -25,7 +25,15 @@ Root attributes
     fingerprint      SHA-256, in hex, of content and options (see `fingerprint`)
     compression      "zstd" in a compressed store, else absent; both have the same
                      fingerprint
+    metadata_checksum
+                     XXH3-64, as 16 hex digits, of all bytes of the file, in order, that
+                     are not the data of a dataset (in a compressed store: of a chunk),
+                     with these 16 bytes as NUL. So HDF5's own data are covered, and the
+                     gaps between datasets: every byte of the file has a checksum
     complete         1, written last
+
+                     Numbers are int64, texts are scalars, both of exactly the types
+                     that h5py writes for them.
 
 /images/<bucket>     (n, H, W) stored values, as in the DICOM files. A bucket holds all
                      images of one shape and dtype, and is named after both, as in
@@ -103,7 +111,7 @@ from xxhash import xxh3_64_hexdigest
 from fastseg.errors import BuildError
 
 FORMAT = "fastseg-store"
-VERSION = 2
+VERSION = 3
 MAX_CLASSES = 64
 # MAX_CLASSES names of this length fit into the 64 KiB that HDF5 allows an attribute.
 MAX_CLASS_BYTES = 1000

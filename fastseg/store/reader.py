@@ -33,8 +33,9 @@ from fastseg.store.text import decode
 def open_store(path: StrPath) -> "Store":
     """Open a store for reading.
 
-    Raises StoreError if the file is not a complete, valid store, FileNotFoundError, and
-    MissingExtraError if it is compressed and zstandard is not installed.
+    Raises StoreError if the file is not a complete, valid store, OSError if the system
+    cannot open or read it, as FileNotFoundError, and MissingExtraError if it is
+    compressed and zstandard is not installed.
     """
     return Store(path)
 
@@ -53,6 +54,7 @@ class Store:
     software    : versions of the packages that wrote the file
     fingerprint : SHA-256 of content and options
     checksums   : XXH3-64 of each column, by the name of its dataset
+    metadata_checksum : XXH3-64 of all bytes that are no data (see `store.layout`)
     offsets     : byte in the file at which each dataset begins, by its name
 
     All arrays are read-only views of the map: they take no memory of their own and stay
@@ -63,10 +65,8 @@ class Store:
 
     def __init__(self, path: StrPath):
         self.path = Path(os.path.abspath(path))  # noqa: PTH100  resolves no links
-        with self.path.open("rb") as raw, checks.open_hdf5(self.path) as file:
+        with checks.open_file(self.path) as raw, checks.open_hdf5(raw) as file:
             self._stat = os.fstat(raw.fileno())
-            if not os.path.samestat(self._stat, self.path.stat()):
-                raise StoreError("was replaced while it was opened; open it again")
             attributes = checks.read_attributes(file)
             self.classes = attributes.classes
             self.fingerprint = attributes.fingerprint
@@ -74,9 +74,13 @@ class Store:
             self.software = attributes.software
             self.checksums = attributes.checksums
             self.compression = attributes.compression
+            self.metadata_checksum = attributes.metadata_checksum
             self._map = mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ)
             datasets = checks.Datasets(file, self._map)
-            buckets = {n: datasets.bucket(n, self.classes) for n in attributes.buckets}
+            buckets = {
+                name: datasets.bucket(name, self.classes, self.compression)
+                for name in attributes.buckets
+            }
             self.buckets = {name: bucket for name, (bucket, _) in buckets.items()}
             self.items, self.contours, self.sources = (
                 datasets.table(name, self.classes, self.compression)
@@ -286,7 +290,7 @@ class Store:
 
         Raises StoreError if another file now has its name, FileNotFoundError.
         """
-        file = FileIO(self.path)
+        file = checks.open_file(self.path)
         if not os.path.samestat(self._stat, os.fstat(file.fileno())):
             file.close()
             raise StoreError(f"{self.path}: was replaced since it was opened")

@@ -1,20 +1,21 @@
 """Checks that a store is what it was when it was written.
 
 `verify` reads and hashes the whole file again: images, masks and vertices of each
-sample, and each column. It compares the hashes with the checksums of the store, and the
-fingerprint with these and the other attributes.
+sample, each column, and all bytes that are no data. It compares the hashes with the
+checksums of the store, and the fingerprint with these and the other attributes.
 """
 
+import os
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from io import FileIO
 from itertools import pairwise
 from pathlib import Path
 from queue import SimpleQueue
-from stat import S_ISREG
 from typing import Any, TypeVar
 
 import numpy as np
@@ -27,11 +28,13 @@ from fastseg.errors import (
     refuse_renamed_attributes,
     whole_number,
 )
+from fastseg.files import open_regular
 from fastseg.paths import Paths, StrPath
 from fastseg.progress import Progress, silent
 from fastseg.store import checks, compression, layout
 from fastseg.store.compression import Codec
 from fastseg.store.layout import mask_dtype
+from fastseg.store.metadata import Range, metadata_checksum, metadata_ranges
 from fastseg.store.reader import Store, open_store
 from fastseg.tables import reason_of
 from fastseg.threads import usable_cores
@@ -51,6 +54,9 @@ BLOCK_SAMPLES = 2**14
 BLOCK_CHUNKS = 2**6
 BLOCK_FILES = 2**6
 
+# Bytes that HDF5 sets while a program has a store open for writing.
+CONSISTENCY_FLAGS = 20, 24
+
 CHANGED = "differs from what was written"
 
 
@@ -59,7 +65,8 @@ class Damage:
     """A part of a store that is not what was written.
 
     part    : "image", "mask" or "contours" of a sample; else the name of a dataset, as
-        in "items/row", or of an attribute, "software" or "fingerprint"
+        in "items/row", or of an attribute, "software" or "fingerprint"; "metadata" for
+        the bytes that are no data, as those by which HDF5 finds and reads the data
     reason  : what is wrong with it
     sample  : index of the sample, None where the part belongs to no sample
     patient, source : patient and image file of the sample, "" without a sample
@@ -135,11 +142,11 @@ def verify(
     opened = open_store(store.path if isinstance(store, Store) else store)
     findings = _attribute_findings(opened)
     bytes_read = 0
-    if opened.compression:
-        findings += _index_findings(opened)
     changed: list[ChangedSource] = []
     with ExitStack() as stack:
         files = [stack.enter_context(opened.open_file()) for _ in range(count)]
+        if opened.compression:
+            findings += _index_findings(opened, files[0])
         columns = _Columns(opened, files[0])
         originals = [] if sources is None else _originals(columns, Path(sources))
         blocks = list(_blocks(columns))
@@ -239,6 +246,38 @@ class CompressedChunks:
         return results
 
 
+@dataclass(frozen=True, slots=True)
+class MetadataRanges:
+    """The ranges of a store that are no data, and their checksum as it stands there."""
+
+    ranges: Sequence[Range]
+    text: bytes
+
+    @property
+    def size(self) -> int:
+        """Bytes of all ranges."""
+        return sum(stop - start for start, stop in self.ranges)
+
+    def digests_or_reasons(self, file: FileIO, buffer: memoryview) -> list[int | str]:
+        """Return the checksum, or why it cannot be computed, as a list of one."""
+        try:
+            digest, offsets = metadata_checksum(
+                self.ranges, partial(_read_new, file), self.text
+            )
+        except OSError as exc:
+            return [f"cannot be read: {reason_of(exc)}"]
+        if any(_read_new(file, *CONSISTENCY_FLAGS)):
+            return ["is in use: a program has the file open for writing, or died so"]
+        if len(offsets) != 1:
+            return [f"holds its checksum {len(offsets)} times, expected once"]
+        return [digest]
+
+
+def _read_new(file: FileIO, start: int, stop: int) -> memoryview:
+    """Return bytes of a file in new memory."""
+    return read(file, start, stop, memoryview(bytearray(stop - start)))
+
+
 def read(file: FileIO, start: int, stop: int, buffer: memoryview) -> memoryview:
     """Read bytes of a file into the buffer; raise StoreError if the file ends first."""
     view = buffer[: stop - start]
@@ -279,11 +318,11 @@ class _Block:
     part      : as in Damage
     ranges    : where the data are
     checksums : of each range, when it was written
-    samples   : to which each range belongs, -1 for a column
+    samples   : to which each range belongs, -1 for a column and for metadata
     """
 
     part: str
-    ranges: ByteRanges | CompressedChunks
+    ranges: ByteRanges | CompressedChunks | MetadataRanges
     checksums: Sequence[int]
     samples: Sequence[int]
 
@@ -315,6 +354,24 @@ def _blocks(columns: _Columns) -> Iterator[_Block]:
                 offset = store.offsets[name]
                 ranges = ByteRanges([offset, offset + values.nbytes])
                 yield _Block(name, ranges, [int(store.checksums[name], 16)], [-1])
+    length = os.fstat(columns.file.fileno()).st_size
+    text = store.metadata_checksum
+    metadata = MetadataRanges(metadata_ranges(_extents(columns), length), text.encode())
+    yield _Block("metadata", metadata, [int(text, 16)], [-1])
+
+
+def _extents(columns: _Columns) -> Iterator[NDArray[np.int64]]:
+    """Yield offset in the file and size in bytes of all data, int64 (n, 2) each."""
+    store = columns.store
+    pixels = (store.images, store.masks) if not store.compression else ()
+    for group, arrays in zip(("images", "masks"), pixels, strict=False):
+        for name, array in arrays.items():
+            yield np.array([[store.offsets[f"{group}/{name}"], array.nbytes]], np.int64)
+    for table in ("items", "contours", "sources"):
+        for name, array in getattr(store, table).items():
+            yield np.array([[store.offsets[f"{table}/{name}"], array.nbytes]], np.int64)
+    for name in layout.CHUNK_COLUMNS if store.compression else ():
+        yield columns[f"items/{name}"]
 
 
 def _compressed_pixels(columns: _Columns) -> Iterator[_Block]:
@@ -384,16 +441,19 @@ def _attribute_findings(store: Store) -> list[_Finding]:
     return findings
 
 
-def _index_findings(store: Store) -> list[_Finding]:
-    """Compare offsets and sizes of chunks in the columns with those that HDF5 has."""
+def _index_findings(store: Store, file: FileIO) -> list[_Finding]:
+    """Compare offsets and sizes of chunks in the columns with those that HDF5 has.
+
+    file : the store
+    """
     findings: list[_Finding] = []
     bucket, row = store.items["bucket"], store.items["row"]
-    with checks.open_hdf5(store.path) as file:
+    with checks.open_hdf5(file) as hdf5:
         for part in ("image", "mask"):
             chunks = store.items[f"{part}_chunk"]
             for number, name in enumerate(store.buckets):
                 try:
-                    index = compression.chunk_index(file[f"{part}s/{name}"])
+                    index = compression.chunk_index(hdf5[f"{part}s/{name}"])
                 except Exception as exc:  # HDF5 reports damage by a dozen types
                     reason = f"has an index that HDF5 cannot read: {exc}"
                     findings.append((-1, f"{part}s/{name}", reason))
@@ -456,17 +516,14 @@ def _compare(
         originals.paths, originals.sizes, originals.checksums, strict=True
     ):
         try:
-            resolved = Path(originals.root.resolve(path, "."))
-            stat = resolved.stat()
-            if not S_ISREG(stat.st_mode):
-                reason = "is not a regular file"
-            elif stat.st_size != size:
-                reason = f"has {stat.st_size} bytes, had {size} when it was read"
-            else:
-                with FileIO(resolved) as file:
+            with open_regular(originals.root.resolve(path, ".")) as file:
+                now = os.fstat(file.fileno()).st_size
+                if now != size:
+                    reason = f"has {now} bytes, had {size} when it was read"
+                else:
                     (digest,) = ByteRanges((0, size)).digests(file, buffer)
-                bytes_read += size
-                reason = "" if digest == checksum else "has other content"
+                    bytes_read += size
+                    reason = "" if digest == checksum else "has other content"
         except (FileNotFoundError, NotADirectoryError):
             reason = "is missing"
         except (OSError, ValueError) as exc:

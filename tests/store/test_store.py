@@ -17,7 +17,7 @@ from xxhash import xxh3_64_intdigest
 import fastseg
 from fastseg.errors import StoreError, UnknownClassError
 from fastseg.store import checks, layout
-from tests.sparse import make_sparse_store
+from tests.sparse import as_utf8, make_sparse_store
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def test_h5py_alone_reads_a_store(store):
     """Every sample can be read with h5py, as `layout` describes it."""
     with h5py.File(store.path) as file:
         assert file.attrs["format"] == b"fastseg-store"
-        assert file.attrs["version"] == 2
+        assert file.attrs["version"] == layout.VERSION == 3
         assert file.attrs["complete"] == 1
         classes = [name.decode() for name in file.attrs["classes"]]
         buckets = [name.decode() for name in file.attrs["buckets"]]
@@ -199,23 +199,24 @@ def test_a_truncated_store_is_refused_at_any_length(small_study, tmp_path):
             fastseg.open(path)
 
 
-def test_a_store_that_is_replaced_while_it_is_opened_is_refused(
-    store, tmp_path, monkeypatch
-):
-    """The map and h5py open the file by name; StoreError if these are two files."""
+def test_a_store_is_opened_once(store, tmp_path, monkeypatch):
+    """The map and HDF5 see one file, even if another one takes its name meanwhile."""
     path = tmp_path / "heart.h5"
     path.write_bytes(store.path.read_bytes())
     other = tmp_path / "other.h5"
-    other.write_bytes(store.path.read_bytes())
+    other.write_bytes(b"another file")
     open_hdf5 = checks.open_hdf5
 
-    def replace_first(name):
-        other.replace(name)
-        return open_hdf5(name)
+    def replace_first(file):
+        other.replace(path)
+        return open_hdf5(file)
 
     monkeypatch.setattr(checks, "open_hdf5", replace_first)
-    with pytest.raises(StoreError, match="was replaced while it was opened"):
-        fastseg.open(path)
+    opened = fastseg.open(path)
+    assert opened.fingerprint == store.fingerprint
+    assert_array_equal(opened[7].image, store[7].image)
+    with pytest.raises(StoreError, match="was replaced since it was opened"):
+        opened.open_file()
 
 
 def test_a_store_cut_while_in_use_is_noticed(store, tmp_path):
@@ -239,6 +240,8 @@ def put_at(name, index, value):
 
 
 def set_attribute(name, value):
+    if np.asarray(value).dtype.kind == "S":
+        value = as_utf8(value)
     return lambda file: file.attrs.__setitem__(name, value)
 
 
@@ -267,7 +270,7 @@ def rename_bucket(file):
     for table in ("images", "masks"):
         file[table].move("96x96_uint16", "96x96_uint8")
     names = [b"120x88_uint16", b"96x96_uint8"]
-    file.attrs["buckets"] = np.array(names)
+    file.attrs["buckets"] = as_utf8(names)
 
 
 ATTRIBUTES = (
@@ -381,7 +384,7 @@ CHANGES = [
         "expected images",
     ),
     (
-        lambda f: put(f, "images/96x96_uint16", np.zeros((2, 2, 2), "S2")),
+        lambda f: put(f, "images/96x96_uint16", as_utf8(np.zeros((2, 2, 2), "S2"))),
         "expected images",
     ),
     (
@@ -395,7 +398,7 @@ CHANGES = [
     (lambda f: put(f, "items/patient", np.arange(32)), "expected |S (n)"),
     (lambda f: put(f, "items/patient", ["x"] * 32), "expected |S (n)"),
     (put_chunked, "items/mean is not contiguous"),
-    (link_outside, "items/mean is a link into another file"),
+    (link_outside, "items/mean is a link, which may lead into another file"),
 ]
 
 

@@ -8,10 +8,12 @@ holes where the pixels belong; `merge_index` copies it around the pixels.
 `write_compressed` writes a whole compressed store.
 """
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -24,6 +26,7 @@ from fastseg.errors import BuildError
 from fastseg.store import compression, layout
 from fastseg.store.compression import Codec
 from fastseg.store.layout import Bucket
+from fastseg.store.metadata import metadata_checksum, metadata_ranges
 from fastseg.store.writing.hdf5_file import open_hdf5
 from fastseg.store.writing.records import Records, Slots
 from fastseg.store.writing.totals import Totals
@@ -110,8 +113,13 @@ def write_index(
     """
     with _create(path, shape) as file:
         offsets = _pixel_offsets(file, shape)
-        fingerprint = _write_tables(file, shape, content, {})
-    return PixelOffsets(**offsets, file_size=path.stat().st_size), fingerprint
+        tables = _write_tables(file, shape, content, {})
+    pixels = PixelOffsets(**offsets, file_size=path.stat().st_size)
+    starts, sizes = offsets_and_sizes(shape, pixels)
+    counts = np.array([count for _, count in shape.counts])
+    extents = np.stack([starts, sizes * counts[:, None]], -1).reshape(-1, 2)
+    _write_metadata_checksum(path, tables, [extents])
+    return pixels, tables.fingerprint
 
 
 def write_compressed(
@@ -144,7 +152,10 @@ def write_compressed(
             for column, datasets in (("image_chunk", images), ("mask_chunk", masks))
         }
     with open_hdf5(path, "r+", **ARRAYS_ALIGNED) as file:
-        return _write_tables(file, shape, content, chunk_columns)
+        tables = _write_tables(file, shape, content, chunk_columns)
+    extents = [index for indices in chunk_columns.values() for index in indices]
+    _write_metadata_checksum(path, tables, extents)
+    return tables.fingerprint
 
 
 def merge_index(
@@ -234,6 +245,12 @@ class _Column:
             self._hash.update(array.data)
         self._end += len(array)
 
+    @property
+    def extent(self) -> tuple[int, int]:
+        """Offset in the file and size in bytes."""
+        size = prod(self._shape) * self._type.get_size()
+        return (self._dataset.get_offset(), size) if size else (0, 0)
+
     def checksum(self) -> str:
         """Return the XXH3-64 of all rows, which must have been written."""
         if self._end != self._shape[0]:
@@ -244,15 +261,57 @@ class _Column:
         return str(self._hash.hexdigest())
 
 
+class _Tables(NamedTuple):
+    """Columns and attributes that have been written.
+
+    extents     : int64 (n, 2), offset in the file and size in bytes of each column
+    fingerprint : of the store
+    placeholder : the value of the attribute `metadata_checksum`, until HDF5 has closed
+        the file
+    """
+
+    extents: NDArray[np.int64]
+    fingerprint: str
+    placeholder: bytes
+
+
 def _write_tables(
     file: Any,
     shape: StoreShape,
     content: Content,
     chunks: Mapping[str, Sequence[NDArray[np.int64]]],
-) -> str:
-    """Write columns and attributes; return the fingerprint."""
-    checksums = _write_columns(file, shape, content, chunks)
-    return _write_attributes(file, shape, checksums, content)
+) -> _Tables:
+    """Write columns and attributes."""
+    columns = _write_columns(file, shape, content, chunks)
+    checksums = {name: column.checksum() for name, column in columns.items()}
+    fingerprint, placeholder = _write_attributes(file, shape, checksums, content)
+    extents = np.array([column.extent for column in columns.values()], np.int64)
+    return _Tables(extents, fingerprint, placeholder)
+
+
+def _write_metadata_checksum(
+    path: Path, tables: _Tables, extents: Sequence[NDArray[np.int64]]
+) -> None:
+    """Replace the placeholder in a file that HDF5 has closed.
+
+    extents : int64 (n, 2) each, offset and size in bytes of the pixels
+    """
+    with path.open("r+b") as file:
+
+        def read(start: int, stop: int) -> bytes:
+            file.seek(start)
+            return file.read(stop - start)
+
+        length = file.seek(0, os.SEEK_END)
+        ranges = metadata_ranges([tables.extents, *extents], length)
+        digest, offsets = metadata_checksum(ranges, read, tables.placeholder)
+        if len(offsets) != 1:
+            raise BuildError(
+                f"{path}: holds the placeholder of metadata_checksum {len(offsets)} "
+                "times, expected once; this is a bug in fastseg"
+            )
+        file.seek(offsets[0])
+        file.write(f"{digest:016x}".encode())
 
 
 def _write_columns(
@@ -260,8 +319,8 @@ def _write_columns(
     shape: StoreShape,
     content: Content,
     chunks: Mapping[str, Sequence[NDArray[np.int64]]],
-) -> dict[str, str]:
-    """Write /items, /contours and /sources; return their checksums.
+) -> dict[str, _Column]:
+    """Write /items, /contours and /sources; return their columns.
 
     chunks : for image_chunk and mask_chunk, the `chunk_index` of each bucket
     """
@@ -314,7 +373,7 @@ def _write_columns(
         rings = int(ends[-1])
         points += int(vertices.sum())
         files += len(records.path)
-    return {name: column.checksum() for name, column in columns.items()}
+    return columns
 
 
 def _by_slot(index: Sequence[NDArray[np.int64]], slots: Slots) -> NDArray[np.int64]:
@@ -331,8 +390,11 @@ def _write_attributes(
     shape: StoreShape,
     checksums: dict[str, str],
     content: Content,
-) -> str:
-    """Write the attributes of the file; return its fingerprint."""
+) -> tuple[str, bytes]:
+    """Write the attributes of the file.
+
+    Returns the fingerprint and the value of `metadata_checksum`, a placeholder.
+    """
     names = [bucket.name for bucket, _ in shape.counts]
     options = dict(content.options)
     versions = layout.canonical_json(dict(content.software))
@@ -341,7 +403,7 @@ def _write_attributes(
     _set_attributes(file["items/percentiles"], q=np.array(layout.PERCENTILES))
     attributes: dict[str, Any] = {}
     attributes["format"] = _text(layout.FORMAT)
-    attributes["version"] = np.array(layout.VERSION)
+    attributes["version"] = np.array(layout.VERSION, np.int64)
     attributes["classes"] = _texts(shape.classes)
     attributes["buckets"] = _texts(names)
     attributes["options"] = _text(layout.canonical_json(options))
@@ -351,9 +413,12 @@ def _write_attributes(
     attributes["fingerprint"] = _text(fingerprint)
     if shape.compression:
         attributes["compression"] = _text(shape.compression)
-    attributes["complete"] = np.array(1)
+    # Any text will do that occurs nowhere else.
+    placeholder = layout.checksum(f"metadata_checksum of {fingerprint}".encode())
+    attributes["metadata_checksum"] = _text(placeholder)
+    attributes["complete"] = np.array(1, np.int64)
     _set_attributes(file, **attributes)
-    return fingerprint
+    return fingerprint, placeholder.encode()
 
 
 def _set_attributes(target: Any, **attributes: NDArray[Any]) -> None:
