@@ -263,6 +263,8 @@ def _loader(inputs, **options):
     parameters = signature(fastseg.Loader).parameters
     if "missing" in parameters and options["masks"] != "bits":
         options["missing"] = "background"
+    if "pad_value" in parameters:
+        options["pad_value"] = 0.0
     return fastseg.Loader(inputs.copies_store, **options)
 
 

@@ -218,6 +218,7 @@ class AugmentedPreprocessing(Preprocessing):
             bits = np.empty((len(mask), *self.size), self._bits_dtype)
         shift = self._shift[samples]
         gain = self._gain[samples]
+        pad = self._pad[samples]
         low, high = self._limits
         first_steps, *later_steps = self._intensity_steps(samples, drawn)
         key = np.uint64(drawn.key)
@@ -232,7 +233,7 @@ class AugmentedPreprocessing(Preprocessing):
                 *subset_mappings,
                 self._spline_order,
                 self._border,
-                np.float32(self.format.pad_value),
+                pad[subset],
                 shift[subset],
                 gain[subset],
                 low,

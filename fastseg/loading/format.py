@@ -13,10 +13,12 @@ from fastseg.loading.normalization import NORMALIZE, Normalize
 DTypeName = Literal["float32", "float16", "raw"]
 Missing = Literal["background", "ignore", "error"]
 Labels = Literal["exact", "nearest"]
+PadValue = float | Literal["minimum"]
 
 DTYPES = get_args(DTypeName)
 MISSING = get_args(Missing)
 LABELS = get_args(Labels)
+MINIMUM: Literal["minimum"] = "minimum"
 
 
 class _Default(str):
@@ -44,7 +46,7 @@ class BatchFormat:
     size: tuple[int, int] | None = None
     normalize: Normalize | None = ZSCORE_OR_RAW
     percentiles: tuple[float, float] = (1.0, 99.0)
-    pad_value: float = 0.0
+    pad_value: PadValue = MINIMUM
     dtype: DTypeName = "float32"
     masks: str = "labels"
     priority: tuple[str, ...] | None = None
@@ -152,5 +154,7 @@ def _pair_of_percentiles(given: Any) -> tuple[float, float]:
     return lower, upper
 
 
-def _pad_value(given: Any) -> float:
-    return real_number("pad_value", given)
+def _pad_value(given: Any) -> PadValue:
+    if isinstance(given, str) and given == MINIMUM:
+        return MINIMUM
+    return real_number("pad_value", given, f"a number or {MINIMUM!r}")

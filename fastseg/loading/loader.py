@@ -29,6 +29,7 @@ from fastseg.loading.format import (
     DTypeName,
     Labels,
     Missing,
+    PadValue,
 )
 from fastseg.loading.normalization import Normalize
 from fastseg.loading.preprocessing import Preprocessing, warn_of_missing
@@ -101,7 +102,9 @@ class Loader:
                  None         image values, rescaled as the DICOM file says; with
                               dtype "raw", where only None is allowed, stored values
     percentiles : (lower, upper) of "percentile", two of those that the store holds
-    pad_value  : value around images smaller than `size`, after normalization
+    pad_value  : what lies around images: "minimum", the least value of each image, or a
+        number. Both are values after normalization and before transforms that change
+        values; with dtype "raw", stored values
     dtype      : "float32", "float16", or "raw" for stored values, not normalized; or
         numpy's or torch's dtype of that name. With `augment`, only float32
     masks      : "labels"  uint8 (B, h, w): 0 background, k + 1 for class k
@@ -168,7 +171,7 @@ class Loader:
         size: int | tuple[int, int] | None = None,
         normalize: Normalize | None = ZSCORE_OR_RAW,
         percentiles: tuple[float, float] = (1.0, 99.0),
-        pad_value: float = 0.0,
+        pad_value: PadValue = "minimum",
         dtype: DTypeName | DTypeLike = "float32",
         masks: str = "labels",
         priority: Sequence[str] | None = None,

@@ -51,6 +51,28 @@ def limits(normalize: Normalize | None) -> tuple[np.float32, np.float32]:
     return np.float32(low), np.float32(high)
 
 
+def minima(store: Store) -> Column:
+    """Return the stored value of the darkest pixel of each sample, (len(store),).
+
+    It is the greatest stored value where the slope is negative.
+    """
+    items = store.items
+    least: Column = np.where(items["slope"] > 0, items["min"], items["max"])
+    return least
+
+
+def scale(
+    values: Column,
+    shift: NDArray[np.float32],
+    gain: NDArray[np.float32],
+    limits: tuple[np.float32, np.float32],
+) -> NDArray[np.float32]:
+    """Return stored values as kernels scale them, bit for bit, one per sample."""
+    scaled = (values.astype(np.float32) - shift) * gain
+    clipped: NDArray[np.float32] = np.clip(scaled, *limits)
+    return clipped
+
+
 def _image_values(store: Store, percentiles: Percentiles) -> tuple[Column, Column]:
     slope = store.items["slope"]
     return -store.items["intercept"] / slope, slope

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from fastseg._kernels.images import gather
 from fastseg.errors import MissingLabelsError, MissingLabelsWarning, OptionError, one_of
-from fastseg.loading.format import BatchFormat, Missing
-from fastseg.loading.normalization import limits, shift_and_gain
+from fastseg.loading.format import MINIMUM, BatchFormat, Missing
+from fastseg.loading.normalization import limits, minima, scale, shift_and_gain
 from fastseg.store.layout import mask_dtype
 from fastseg.store.reader import Store
 from fastseg.store.selection import has_class
@@ -64,7 +64,7 @@ class Preprocessing:
             if format.dtype == "raw"
             else np.dtype(format.dtype)
         )
-        _check_pad_value(format.pad_value, self.image_dtype)
+        self._pad = self._pad_values(indices, format)
         priority = _priority(store, format.priority)
         self._classes = _mask_classes(store, format.masks, priority)
         self.image_shape = (1, *self.size)
@@ -133,11 +133,31 @@ class Preprocessing:
 
     def _scales(self, samples: NDArray[np.int64]) -> tuple[Any, ...]:
         """Return shift, gain, limits and padding of images for kernels."""
-        pad_value = self.format.pad_value
+        pad = self._pad[samples]
         if self.format.dtype == "raw":
-            return None, None, None, None, self.image_dtype.type(pad_value)
-        scale = self._shift[samples], self._gain[samples]
-        return *scale, *self._limits, np.float32(pad_value)
+            return None, None, None, None, pad
+        return self._shift[samples], self._gain[samples], *self._limits, pad
+
+    def _pad_values(
+        self, indices: NDArray[np.int64], format: BatchFormat
+    ) -> NDArray[Any]:
+        """Return what lies around the image of each sample of the store, (len(store),).
+
+        Of the dtype that kernels take: float32, or with "raw" that of the images.
+        Raises OptionError for a `pad_value` that images of image_dtype cannot hold.
+        """
+        raw = format.dtype == "raw"
+        dtype = self.image_dtype if raw else np.dtype(np.float32)
+        if format.pad_value != MINIMUM:
+            _check_pad_value(format.pad_value, self.image_dtype)
+            return np.full(len(self.store), format.pad_value, dtype)
+        stored = minima(self.store)
+        if not raw:
+            return scale(stored, self._shift, self._gain, self._limits)
+        # Other samples may have values that the dtype cannot hold.
+        pad = np.zeros(len(stored), dtype)
+        pad[indices] = stored[indices]
+        return pad
 
     def _view_masks(self, mask: NDArray[Any]) -> NDArray[Any]:
         """Return the view that kernels fill: masks of one class get a channel axis."""

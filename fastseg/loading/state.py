@@ -11,7 +11,7 @@ from fastseg.loading.format import BatchFormat
 from fastseg.loading.schedule import Schedule
 from fastseg.store.reader import Store
 
-VERSION = 2
+VERSION = 3
 
 
 def identify(store: Store, schedule: Schedule, format: BatchFormat) -> dict[str, Any]:

@@ -60,13 +60,16 @@ class Case(NamedTuple):
 
 
 def warped(case, matrix, size=None, control=NO_CONTROL, spacing=1.0):
-    """Return the image through a mapping; NaN where rounding decides, 0 outside."""
+    """Return the image through a mapping; its least value outside.
+
+    NaN where rounding decides.
+    """
     size = size or case.image.shape
     mapping = matrix, control, spacing, IDENTITY
     values, doubtful = resample(case.image, mapping, size, 1, "constant")
-    values = np.nan_to_num(values)
+    values = np.nan_to_num(values, nan=case.image.min())
     values[doubtful] = np.nan
-    return centred(values, case.size, 0.0)
+    return centred(values, case.size, case.image.min())
 
 
 def affine(case):
@@ -89,7 +92,8 @@ def flip(case):
 
 
 def rot90(case):
-    return centred(np.rot90(case.image, case.values["quarters"]), case.size, 0.0)
+    turned = np.rot90(case.image, case.values["quarters"])
+    return centred(turned, case.size, case.image.min())
 
 
 def elastic(case):

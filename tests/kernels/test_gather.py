@@ -81,12 +81,13 @@ def test_images_are_scaled_and_centred(images, height, width, streams):
     out = dirty((4, height, width), np.float32)
     half = out.astype(np.uint16)
     shift, gain = np.array([[0, 3, 0, -1], [0, 0.5, 0, -2]], np.float32)
-    low, high, pad = np.float32(-100), np.float32(100), np.float32(-7)
+    low, high = np.float32(-100), np.float32(100)
+    pad = np.array([0, -7, 0, 5], np.float32)
     gather.gather_images(images, ROWS, shift, gain, low, high, pad, streams, out)
     gather.gather_images(images, ROWS, shift, gain, low, high, pad, streams, half)
     for slot, row in FILLED:
         scaled = (images[row].astype(np.float32) - shift[slot]) * gain[slot]
-        expected = centred(np.clip(scaled, low, high), (height, width), np.float32(-7))
+        expected = centred(np.clip(scaled, low, high), (height, width), pad[slot])
         assert_array_equal(out[slot], expected)
         assert_array_equal(half[slot].view(np.float16), expected.astype(np.float16))
     assert (out[[0, 2]] == 77).all()
@@ -110,18 +111,19 @@ def test_float16_values_are_the_nearest():
     none, one = np.zeros(1, np.float32), np.ones(1, np.float32)
     low, high = np.float32(-np.inf), np.float32(np.inf)
     gather.gather_images(
-        values[None, None], np.array([0]), none, one, low, high, low, True, out
+        values[None, None], np.array([0]), none, one, low, high, none, True, out
     )
     assert_array_equal(out[0, 0], expected)
 
 
 @given(stacks(mask_dtypes), sides, sides, st.booleans())
 def test_bits_are_copied_and_centred(masks, height, width, streams):
-    """Bit fields are copied unchanged, with zeros around them."""
+    """Values are copied unchanged, with those of `pad` around them."""
     out = dirty((4, height, width), masks.dtype)
-    gather.gather_values(masks, ROWS, masks.dtype.type(0), streams, out)
+    pad = np.array([0, 7, 0, 5], masks.dtype)
+    gather.gather_values(masks, ROWS, pad, streams, out)
     for slot, row in FILLED:
-        assert_array_equal(out[slot], centred(masks[row], (height, width), 0))
+        assert_array_equal(out[slot], centred(masks[row], (height, width), pad[slot]))
     assert (out[[0, 2]] == 77).all()
 
 

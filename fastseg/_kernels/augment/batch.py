@@ -74,7 +74,7 @@ def augment_images(
     images : integers (n, H, W)
     rows   : int64 (b,); where it is negative, out[j] is not changed
     outer, inner : float64 (b, 2, 3); control : float64 (b, gy, gx, 2)
-    shift, gain  : float32 (b,)
+    shift, gain, fill : float32 (b,)
     codes, params, stream, key, samples : as for `apply_intensity_batch`
     streams : bool, whether to write past the caches
     out     : float32 (b, h, w), C-contiguous
@@ -87,7 +87,7 @@ def augment_images(
         if rows[j] >= 0:
             warp_image(
                 images[rows[j]], outer[j], control[j], spacing, inner[j], order, border,
-                fill, shift[j], gain[j], low, high, plane,
+                fill[j], shift[j], gain[j], low, high, plane,
             )  # fmt: skip
             last = len(codes[j]) - 1
             while last >= 0 and codes[j, last] < 0:

@@ -96,8 +96,8 @@ def gather_images(images, rows, shift, gain, low, high, pad, streams, out):
 
     images      : integers (n, H, W), C-contiguous
     rows        : int64 (b,)
-    shift, gain : float32 (b,), one per sample
-    low, high, pad : float32
+    shift, gain, pad : float32 (b,), one per sample
+    low, high   : float32
     streams     : whether to write past the caches
     out         : float32 (b, h, w), C-contiguous, or uint16 for the bits of float16
     """
@@ -114,9 +114,9 @@ def gather_images(images, rows, shift, gain, low, high, pad, streams, out):
             continue
         if lines * length < to_size:
             if halves:
-                cells[j * to_size : (j + 1) * to_size] = half_bits(pad)
+                cells[j * to_size : (j + 1) * to_size] = half_bits(pad[j])
             else:
-                cells[j * to_size : (j + 1) * to_size] = pad
+                cells[j * to_size : (j + 1) * to_size] = pad[j]
         shift_j, gain_j = shift[j], gain[j]
         for y in range(lines):
             start = rows[j] * size + (first_y + y) * step + first_x
@@ -136,7 +136,10 @@ def gather_images(images, rows, shift, gain, low, high, pad, streams, out):
 
 @kernel
 def gather_values(images, rows, pad, streams, out):
-    """Copy values (n, H, W) to out (b, h, w) of the same dtype, `pad` around them."""
+    """Copy values (n, H, W) to out (b, h, w) of the same dtype, `pad` around them.
+
+    pad : of the same dtype (b,), one per sample
+    """
     size, to_size = images[0].size, out[0].size
     step, to_step = images.shape[2], out.shape[2]
     first_y, first_x, to_y, to_x, lines, length = lines_of(
@@ -147,7 +150,7 @@ def gather_values(images, rows, pad, streams, out):
         if rows[j] < 0:
             continue
         if lines * length < to_size:
-            cells[j * to_size : (j + 1) * to_size] = pad
+            cells[j * to_size : (j + 1) * to_size] = pad[j]
         for y in range(lines):
             start = rows[j] * size + (first_y + y) * step + first_x
             to = j * to_size + (to_y + y) * to_step + to_x
@@ -164,7 +167,7 @@ def gather_masks(masks, rows, classes, missing, streams, out):
     missing : uint64 (b,), unused without classes
     """
     if classes is None:
-        gather_values(masks, rows, masks.dtype.type(0), streams, out)
+        gather_values(masks, rows, np.zeros(len(rows), masks.dtype), streams, out)
     elif out.ndim == 4:
         gather_classes(masks, rows, classes, missing, streams, out)
     else:
