@@ -9,6 +9,10 @@ from scipy import ndimage
 IDENTITY = np.eye(2, 3)
 NO_CONTROL = np.empty((0, 0, 2))
 MODES = ("constant", "nearest", "reflect")
+# How numpy continues an image in each mode, where a spline needs it.
+PADDINGS = {"constant": "reflect", "nearest": "edge", "reflect": "symmetric"}
+# Pixels after which one no longer influences a spline: 0.27**REACH is 1e-14.
+REACH = 25
 # Greatest error of the kernels' coordinates, in pixels.
 COORDINATE_ERROR = 1e-5
 
@@ -62,18 +66,65 @@ def resample(image, mapping, shape, order, mode):
         the kernels' error decides
     """
     points = output_to_image(mapping, pixel_centres(shape))
+    size = np.array(image.shape[::-1])
+    within = points_within(points, size, mode)
     values = ndimage.map_coordinates(
-        image.astype(float), points.T[::-1], order=order, mode=mode, cval=np.nan
+        image.astype(float), within.T[::-1], order=order, mode=mode
     )
     doubtful = np.zeros(len(points), bool)
     if mode == "constant":
-        ends = np.array(image.shape[::-1]) - 1.0
-        gap = np.minimum(np.abs(points), np.abs(points - ends))
+        values[(np.abs(points - (size - 1) / 2) > size / 2).any(axis=1)] = np.nan
+        gap = np.minimum(np.abs(points + 0.5), np.abs(points + 0.5 - size))
         doubtful |= (gap < COORDINATE_ERROR).any(axis=1)
     if order == 0:
-        gap = np.abs(points - np.floor(points) - 0.5)
+        gap = np.abs(within - np.floor(within) - 0.5)
         doubtful |= (gap < COORDINATE_ERROR).any(axis=1)
     return values.reshape(shape), doubtful.reshape(shape)
+
+
+def spline_coefficients(image, mode):
+    """Return the coefficients of the cubic spline through an image, continued by mode.
+
+    They begin REACH outside the image, and end as far behind it.
+    """
+    coefficients = np.pad(image.astype(float), REACH, PADDINGS[mode])
+    for _ in range(2):
+        count = len(coefficients)
+        weights = basis(np.subtract.outer(np.arange(count), np.arange(count)))
+        coefficients = np.linalg.solve(weights, coefficients).T
+    return coefficients
+
+
+def interpolate(image, points, order, mode):
+    """Return the values of an image at points (n, 2), by the definition of each order.
+
+    points : between the outermost pixel centres, (x, y)
+    """
+    start = 0
+    if order == 3:
+        image, start = spline_coefficients(image, mode), REACH
+    weigh = {
+        0: lambda gap: (gap >= -0.5) & (gap < 0.5),  # of two, the right or lower one
+        1: lambda gap: np.maximum(1 - np.abs(gap), 0),
+        3: basis,
+    }[order]
+    x, y = points.T + start
+    along, down = (
+        weigh(np.subtract.outer(at, np.arange(count))).astype(float)
+        for at, count in ((x, image.shape[1]), (y, image.shape[0]))
+    )
+    return np.einsum("ny,yx,nx->n", down, image, along)
+
+
+def points_within(points, size, mode):
+    """Return the points between the outermost pixel centres that points show.
+
+    points : float64 (n, 2); size : width and height of the image
+    """
+    if mode == "reflect":  # d c b a | a b c d, at half a pixel outside
+        points = np.mod(points + 0.5, 2 * size)
+        points = np.minimum(points, 2 * size - points) - 0.5
+    return np.clip(points, 0, size - 1)
 
 
 def rotation(degrees, scale, shift=(0.0, 0.0)):

@@ -284,10 +284,9 @@ class AugmentedPreprocessing(Preprocessing):
         """
         store = self.store
         items = store.items
-        shapes = np.array([b.shape for b in store.buckets.values()], np.int64)
         mappings = Mappings(
             samples,
-            shapes[items["bucket"][samples]],
+            self._stored_sizes(samples),
             items["spacing_mm"][samples],
             lambda name: items["bbox"][samples, store.class_index(name)],
         )
@@ -296,6 +295,14 @@ class AugmentedPreprocessing(Preprocessing):
                 step.extend(mappings, values)
         mappings.crop_or_pad(self.size)
         return mappings
+
+    def _stored_sizes(self, samples: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return height and width of the stored images of samples, int64 (b, 2)."""
+        shapes = [bucket.shape for bucket in self.store.buckets.values()]
+        sizes: NDArray[np.int64] = np.array(shapes, np.int64)[
+            self.store.items["bucket"][samples]
+        ]
+        return sizes
 
     def _draw_labels(
         self, samples: NDArray[np.int64], mappings: MappingArrays, bits: NDArray[Any]
@@ -307,6 +314,7 @@ class AugmentedPreprocessing(Preprocessing):
             contours["class"],
             contours["group"],
             self.store.items["contours"][samples],
+            self._stored_sizes(samples),
             *mappings,
             self._edges,
             self._nonzero,

@@ -93,10 +93,11 @@ def test_moved_contours_keep_their_groups(images, rules):
     ends = np.cumsum([0, *map(len, images)])
     bits, groups = (np.array([part[k] for part in flat], np.int64) for k in (0, 1))
     unmoved = np.tile(np.eye(2, 3), (len(images), 1, 1))
+    sizes = np.tile(SHAPE, (len(images), 1))
     masks = np.full((len(images), *SHAPE), 255, np.uint8)
     batch.draw_moved_contours(
         *(points, offsets, bits, groups),
-        *(np.column_stack([ends[:-1], ends[1:]]), unmoved),
+        *(np.column_stack([ends[:-1], ends[1:]]), sizes, unmoved),
         *(np.empty((len(images), 0, 0, 2)), 1.0, unmoved),
         *(rules.edges_code, rules.fill == "nonzero", scratch_rows(*SHAPE, rules)),
         *(np.array([1, 2, 4], np.uint8), masks),

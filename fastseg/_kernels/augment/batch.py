@@ -7,9 +7,10 @@ with one key for all samples and each sample's index in the store as the second 
 import numpy as np
 
 from fastseg._kernels.augment.bend import bend_rings
+from fastseg._kernels.augment.coordinates import RIM
 from fastseg._kernels.augment.intensity import GAUSSIAN, apply_intensity, step_stream
 from fastseg._kernels.augment.noise import BLOCKS, fill_words, write_with_gaussian
-from fastseg._kernels.augment.warp import warp_image, warp_mask
+from fastseg._kernels.augment.warp import clear_outside, warp_image, warp_mask
 from fastseg._kernels.contours.polygon import fill_groups
 from fastseg._kernels.images.stream import put, settle
 from fastseg._kernels.jit import brief, kernel
@@ -120,17 +121,35 @@ def warp_masks(masks, rows, outer, control, spacing, inner, out):
 
 
 @kernel
+def reaches_outside(points, height, width):
+    """Return whether a vertex (x, y) of points (n, 2) is outside an image."""
+    least_x = least_y = 0.0
+    most_x, most_y = width - 1.0, height - 1.0
+    for k in range(len(points)):
+        least_x, most_x = min(least_x, points[k, 0]), max(most_x, points[k, 0])
+        least_y, most_y = min(least_y, points[k, 1]), max(most_y, points[k, 1])
+    return (
+        min(least_x, least_y) < -RIM
+        or most_x > width - 1.0 + RIM
+        or most_y > height - 1.0 + RIM
+    )
+
+
+@kernel
 def draw_moved_contours(
-    points, offsets, ring_class, ring_group, ranges, outer, control, spacing, inner,
-    edges, nonzero, rows, values, out,
+    points, offsets, ring_class, ring_group, ranges, sizes,
+    outer, control, spacing, inner, edges, nonzero, rows, values, out,
 ):  # fmt: skip
     """Move the contours of samples to the output, and draw them as masks.
+
+    What lies outside the image is 0, as in its stored mask.
 
     points, offsets, ring_class : all rings of a store; the rings of one sample and
         class are neighbours
     ring_group : the group of each ring, as for `fill_groups`; the rings of one sample,
         class and group are neighbours
     ranges : int64 (b, 2), each sample's first ring and the one after its last
+    sizes  : int64 (b, 2), height and width of each sample's image
     outer, control, spacing, inner : as for `augment_images`
     edges, nonzero, rows : as for `fill_groups`
     values : (K,) of the dtype of out, the bit of each class
@@ -140,6 +159,8 @@ def draw_moved_contours(
         mask = out[j]
         mask[:] = 0
         first, last = ranges[j]
+        height, width = sizes[j]
+        drawn = points[offsets[first] : offsets[last]]
         while first < last:
             stop = first + 1
             while stop < last and ring_class[stop] == ring_class[first]:
@@ -155,6 +176,8 @@ def draw_moved_contours(
                 moved, starts, groups, 0.0, edges, nonzero, rows, mask, value, False
             )
             first = stop
+        if reaches_outside(drawn, height, width):
+            clear_outside(height, width, outer[j], control[j], spacing, inner[j], mask)
 
 
 @kernel

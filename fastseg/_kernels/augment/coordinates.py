@@ -15,9 +15,10 @@ F = np.float32
 I = np.int32  # noqa: E741 (int32, as F is float32)
 u64 = np.uint64
 
-# Points up to this far outside the outermost pixel centres, in pixels, count as on
-# them: a rotation by 180 degrees made of sines and cosines is off by 1e-13.
-SLACK = 1e-6
+# An image reaches this many pixels beyond its outermost pixel centres, ends included.
+# Half a pixel belongs to it; the millionth covers rounding: a quarter turn made of
+# sines and cosines is off by 1e-13, a displacement in float32 by 1e-7 of its length.
+RIM = 0.5 + 1e-6
 # A smaller step from pixel to pixel counts as none: dividing by it could overflow.
 SMALLEST_STEP = 1e-15
 # Coordinates are float32, relative to a whole number near the middle of each block of
@@ -80,17 +81,18 @@ def columns_between(start, per_step, low, high, count):
 def columns_inside(x0, y0, per_x, per_y, inset_x, inset_y, last_x, last_y, count):
     """Return the columns [first, stop) whose points keep a distance from the edges.
 
-    Edges are the lines through the outermost pixel centres.
+    Edges are the lines RIM outside the outermost pixel centres.
 
     (x0, y0)         : point of the row's first pixel
     per_x, per_y     : `reciprocal` of the steps from pixel to pixel
-    inset_x, inset_y : least distance inside the edges, in pixels; negative to allow
-        points outside
+    inset_x, inset_y : least distance inside the edges, in pixels; 0 for all points that
+        belong to the image
     last_x, last_y   : coordinates of the last pixel centres of the image
     count            : columns of the output
     """
-    first, stop = columns_between(x0, per_x, inset_x, last_x - inset_x, count)
-    start, end = columns_between(y0, per_y, inset_y, last_y - inset_y, count)
+    out_x, out_y = RIM - inset_x, RIM - inset_y
+    first, stop = columns_between(x0, per_x, -out_x, last_x + out_x, count)
+    start, end = columns_between(y0, per_y, -out_y, last_y + out_y, count)
     first = max(first, start)
     return first, max(min(stop, end), first)
 
@@ -115,7 +117,7 @@ def map_row(
         arrays must be that long
     field_x, field_y : float32, added to the points if displaced
     nearest : whether to round points to pixels
-    low_x, high_x, low_y, high_y : the rectangle, ends included, multiples of 1/2
+    low_x, high_x, low_y, high_y : the rectangle, ends included, whole numbers
     stride  : pixels from one row to the next in the flat image
     indices : int32, overwritten by row * stride + column of the nearest pixel if
         nearest, else of pixel (floor(x), floor(y))
@@ -188,19 +190,31 @@ def map_row_reflected(
 def fill_outside(
     x0, y0, step_x, step_y, field_x, field_y, last_x, last_y, start, value, out
 ):
-    """Set out[k] to `value` for each k >= start whose point is outside.
-
-    Outside means by more than SLACK outside the outermost pixel centres.
-    """
+    """Set out[k] to `value` for each k >= start whose point is outside the image."""
     for k in range(start, len(out)):
         x, y = x0 + k * step_x + field_x[k], y0 + k * step_y + field_y[k]
-        inside = (
-            (x >= -SLACK)
-            & (x <= last_x + SLACK)
-            & (y >= -SLACK)
-            & (y <= last_y + SLACK)
-        )
+        inside = (x >= -RIM) & (x <= last_x + RIM) & (y >= -RIM) & (y <= last_y + RIM)
         out[k] = out[k] if inside else value
+
+
+@inlined
+def fill_displaced(
+    x0, y0, step_x, step_y, per_x, per_y, reach_x, reach_y, field_x, field_y,
+    last_x, last_y, value, out,
+):  # fmt: skip
+    """Do the work of `fill_outside` for a whole row of displaced points.
+
+    reach_x, reach_y : greatest displacement: points farther inside need no look
+    """
+    first, stop = columns_inside(
+        x0, y0, per_x, per_y, reach_x, reach_y, last_x, last_y, len(out)
+    )
+    fill_outside(
+        x0, y0, step_x, step_y, field_x, field_y, last_x, last_y, 0, value, out[:first]
+    )
+    fill_outside(
+        x0, y0, step_x, step_y, field_x, field_y, last_x, last_y, stop, value, out
+    )
 
 
 @inlined

@@ -21,9 +21,8 @@ import numpy as np
 
 from fastseg._kernels.augment.coordinates import (
     BLOCK,
-    SLACK,
     columns_inside,
-    fill_outside,
+    fill_displaced,
     is_whole,
     map_row,
     map_row_reflected,
@@ -41,7 +40,6 @@ from fastseg._kernels.augment.interpolation import (
 )
 from fastseg._kernels.augment.spline import (
     CONSTANT,
-    EDGE,
     REACH,
     REFLECT,
     displace_point,
@@ -55,10 +53,8 @@ from fastseg._kernels.jit import inlined, kernel
 F = np.float32
 
 NEAREST, LINEAR, CUBIC = 0, 1, 3
-
-# With border EDGE, a cubic spline still oscillates outside the outermost pixel centres:
-# it is evaluated up to this many pixels outside, as in scipy.
-EDGE_OVERHANG = 12
+# Spline coefficients outside the used pixels that points between these need.
+MARGIN = 2
 
 
 @kernel
@@ -130,16 +126,18 @@ def warp_image(
     image  : integers (H, W), C-contiguous
     outer, control, spacing, inner : the mapping, see the module
     order  : NEAREST, LINEAR, or CUBIC, a B-spline through the pixels
-    border : what points outside the outermost pixel centres show. CONSTANT: `fill`, not
-        scaled; EDGE: the nearest pixel (with CUBIC the spline, see EDGE_OVERHANG);
-        REFLECT: the image reflected, d c b a | a b c d
+    border : what points outside the image show, which reaches RIM beyond the outermost
+        pixel centres. CONSTANT: `fill`, not scaled; EDGE: the nearest pixel; REFLECT:
+        the image reflected, d c b a | a b c d
     out    : float32 (h, w), C-contiguous, every cell is written
 
-    Equals scipy.ndimage.map_coordinates in its modes constant, nearest and reflect, up
-    to float32 rounding and an error of each point of 1e-5 of a pixel, times the step
-    from point to point if this is above one pixel. Where a computed point is exactly a
-    pixel centre, the output gets exactly the value that `gather_images` gives; with
-    CUBIC, only if there is no displacement and the matrix is whole (`is_whole`).
+    Points of the image beyond the outermost pixel centres show the nearest point
+    between these. At points between these, the values equal those of
+    scipy.ndimage.map_coordinates in its modes constant, nearest and reflect, up to
+    float32 rounding and an error of each point of 1e-5 of a pixel, times the step from
+    point to point if this is above one pixel. Where a computed point is exactly a pixel
+    centre, the output gets exactly the value that `gather_images` gives; with CUBIC,
+    only if there is no displacement and the matrix is whole (`is_whole`).
     """
     fill, shift, gain, low, high = F(fill), F(shift), F(gain), F(low), F(high)
     height, width = image.shape
@@ -171,7 +169,6 @@ def warp_image(
     used = (bottom - top) * (right - left)
     cells = image.reshape(image.size)
     margin = 0
-    overhang = 0.0  # points are clamped to this far outside these rows and columns
     pairs = np.zeros(2, np.uint32)
     coefficients = np.empty((0, 0), F)
     # Packing takes time for each used pixel: too much if the output is far smaller than
@@ -183,11 +180,7 @@ def warp_image(
         join_pairs(image, top, bottom, left, right, pairs)
         stride = right - left
     elif order == CUBIC:
-        if border == EDGE:
-            overhang = float(EDGE_OVERHANG)
-        elif border == REFLECT:
-            overhang = 0.5
-        margin = 2 if border != EDGE else EDGE_OVERHANG + 2
+        margin = MARGIN
         coefficients = spline_coefficients(
             image, top, bottom, left, right, border, margin
         )
@@ -199,8 +192,8 @@ def warp_image(
     bias = np.uint32(0x8000 if np.iinfo(image.dtype).min < 0 else 0)
 
     nearest = order == NEAREST
-    low_x, high_x = margin - overhang, margin + right - left - 1 + overhang
-    low_y, high_y = margin - overhang, margin + bottom - top - 1 + overhang
+    low_x, high_x = float(margin), float(margin + right - left - 1)
+    low_y, high_y = float(margin), float(margin + bottom - top - 1)
     indices = np.empty(capacity, np.int32)
     fraction_x, fraction_y = np.empty(capacity, F), np.empty(capacity, F)
     field_x, field_y = np.zeros(capacity, F), np.zeros(capacity, F)
@@ -222,7 +215,7 @@ def warp_image(
             )  # fmt: skip
         elif border == CONSTANT:
             first, stop = columns_inside(
-                x0, y0, per_x, per_y, -SLACK, -SLACK, last_x, last_y, columns
+                x0, y0, per_x, per_y, 0.0, 0.0, last_x, last_y, columns
             )
             line[:first] = fill
             line[stop:] = fill
@@ -262,30 +255,22 @@ def warp_image(
             for k in range(len(span)):
                 span[k] = min(max((F(values[k]) - shift) * gain, low), high)
         if displaced and border == CONSTANT:
-            first, stop = columns_inside(
-                x0, y0, per_x, per_y, reach_x, reach_y, last_x, last_y, columns
-            )
-            fill_outside(
-                x0, y0, step_x, step_y, field_x, field_y, last_x, last_y,
-                0, fill, line[:first],
-            )  # fmt: skip
-            fill_outside(
-                x0, y0, step_x, step_y, field_x, field_y, last_x, last_y,
-                stop, fill, line,
+            fill_displaced(
+                x0, y0, step_x, step_y, per_x, per_y, reach_x, reach_y,
+                field_x, field_y, last_x, last_y, fill, line,
             )  # fmt: skip
 
 
 @kernel
 def warp_mask(mask, outer, control, spacing, inner, out):
-    """Resample a mask: nearest pixels, and 0 outside the outermost pixel centres.
+    """Resample a mask: nearest pixels, and 0 outside the image.
 
     mask : integers (H, W), C-contiguous
     outer, control, spacing, inner : the mapping, see the module
     out  : of the same dtype (h, w), C-contiguous, every cell is written
 
-    Equals scipy.ndimage.map_coordinates with order 0 and mode constant, up to the same
-    error of each point as in `warp_image`. Of two equally near pixels, takes the right
-    or lower one.
+    What belongs to the image, and the error of each point, are as in `warp_image`. Of
+    two equally near pixels, takes the right or lower one.
     """
     height, width = mask.shape
     last_x, last_y = width - 1.0, height - 1.0
@@ -316,7 +301,7 @@ def warp_mask(mask, outer, control, spacing, inner, out):
             )  # fmt: skip
         else:
             first, stop = columns_inside(
-                x0, y0, per_x, per_y, -SLACK, -SLACK, last_x, last_y, columns
+                x0, y0, per_x, per_y, 0.0, 0.0, last_x, last_y, columns
             )
             line[:first] = none
             line[stop:] = none
@@ -328,14 +313,42 @@ def warp_mask(mask, outer, control, spacing, inner, out):
         )  # fmt: skip
         load_pixels(cells, indices, span)
         if displaced:
-            first, stop = columns_inside(
-                x0, y0, per_x, per_y, reach_x, reach_y, last_x, last_y, columns
-            )
-            fill_outside(
-                x0, y0, step_x, step_y, field_x, field_y, last_x, last_y,
-                0, none, line[:first],
+            fill_displaced(
+                x0, y0, step_x, step_y, per_x, per_y, reach_x, reach_y,
+                field_x, field_y, last_x, last_y, none, line,
             )  # fmt: skip
-            fill_outside(
-                x0, y0, step_x, step_y, field_x, field_y, last_x, last_y,
-                stop, none, line,
+
+
+@kernel
+def clear_outside(height, width, outer, control, spacing, inner, out):
+    """Set to 0 the pixels of a mask whose points are outside an image.
+
+    height, width : of the image
+    outer, control, spacing, inner : the mapping, see the module
+    out : integers (h, w), C-contiguous, updated in place
+    """
+    last_x, last_y = width - 1.0, height - 1.0
+    rows, columns = out.shape
+    matrix = multiply_affines(inner, outer)
+    displaced = control.shape[0] > 0
+    image_control, control_rows = prepare_displacement(
+        control, spacing, outer, inner, columns, columns
+    )
+    reach_x, reach_y = displacement_bounds(image_control)
+    step_x, step_y = matrix[0, 0], matrix[1, 0]
+    per_x, per_y = reciprocal(step_x), reciprocal(step_y)
+    none = out.dtype.type(0)
+    field_x, field_y = np.zeros(columns, F), np.zeros(columns, F)
+    for row in range(rows):
+        x0 = matrix[0, 1] * row + matrix[0, 2]
+        y0 = matrix[1, 1] * row + matrix[1, 2]
+        if displaced:
+            fill_displacement(
+                image_control, control_rows, spacing, outer, row, columns,
+                field_x, field_y,
             )  # fmt: skip
+        # Without a displacement, all points that need a look are outside.
+        fill_displaced(
+            x0, y0, step_x, step_y, per_x, per_y, reach_x, reach_y,
+            field_x, field_y, last_x, last_y, none, out[row],
+        )  # fmt: skip
