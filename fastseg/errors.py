@@ -24,7 +24,7 @@ UserWarning
 
 Each leaf also inherits the builtin exception that a careful caller would catch. A
 message says what was expected, what came, where, and what to do next. It names files
-and IDs, never patients.
+and IDs, never patients. It shows control characters in them as escapes, see `escapes`.
 """
 
 import functools
@@ -33,6 +33,8 @@ import operator
 from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any, ParamSpec, TypeVar
+
+from fastseg.escapes import escaped
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -50,8 +52,9 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
 class FastsegError(Exception):
     """Root of all errors that fastseg raises on purpose."""
 
-    # KeyError would print the repr of its message.
-    __str__ = Exception.__str__
+    def __str__(self) -> str:
+        # KeyError would print the repr of its message.
+        return escaped(Exception.__str__(self))
 
 
 class OptionError(FastsegError, ValueError):
@@ -86,7 +89,7 @@ class ContourError(FastsegError, ValueError):
         self.line = line
 
     def __str__(self) -> str:
-        return str(self.args[0])
+        return escaped(str(self.args[0]))
 
 
 class DicomError(FastsegError, ValueError):
@@ -121,7 +124,7 @@ class NothingBuiltError(BuildError):
         self.rejects = rejects
 
     def __str__(self) -> str:
-        return str(self.args[0])
+        return escaped(str(self.args[0]))
 
 
 class UnknownClassError(FastsegError, KeyError):
@@ -135,9 +138,15 @@ class MissingExtraError(FastsegError, ImportError):
 class RejectedWarning(UserWarning):
     """Some input was rejected and listed; the rest was used."""
 
+    def __str__(self) -> str:
+        return escaped(super().__str__())
+
 
 class MissingLabelsWarning(UserWarning):
     """Classes that nobody outlined on a sample count as background there."""
+
+    def __str__(self) -> str:
+        return escaped(super().__str__())
 
 
 def missing_extra(purpose: str, extra: str) -> MissingExtraError:

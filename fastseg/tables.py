@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fastseg.errors import LinkError
+from fastseg.escapes import escaped
 from fastseg.paths import StrPath
 
 
@@ -26,8 +27,8 @@ def reason_of(exc: Exception, *paths: StrPath) -> str:
     text = str(exc)
     line = getattr(exc, "line", None)
     for path in paths:
-        text = text.removeprefix(f"{os.fspath(path)}: ")
-        text = text.removeprefix(f"{os.fspath(path)}, line {line}: ")
+        name = escaped(os.fspath(path))
+        text = text.removeprefix(f"{name}: ").removeprefix(f"{name}, line {line}: ")
     return text
 
 

@@ -21,6 +21,7 @@ LAYERS = [
         "arrays",
         "bounds",
         "errors",
+        "escapes",
         "files",
         "paths",
         "progress",

@@ -149,7 +149,7 @@ def build(
         )
     except (KeyboardInterrupt, OSError):
         if Path(f"{out}.partial").exists():
-            output.err.print(
+            output.report(
                 "finished samples are kept; run the same command again to continue"
             )
         raise

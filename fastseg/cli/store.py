@@ -8,7 +8,6 @@ from typing import Annotated, Any, cast
 
 import numpy as np
 import typer
-from rich.table import Table
 
 import fastseg
 from fastseg.cli.terminal import EXIT_ERROR, REJECTS_SHOWN, Output, command, many
@@ -29,23 +28,26 @@ def info(
     """
     opened = fastseg.open(store)
     items = opened.items
-    summary = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    summary.add_row("store", str(store))
-    summary.add_row("samples", str(len(opened)))
-    summary.add_row("patients", str(len(opened.patients)))
-    summary.add_row("size", f"{store.stat().st_size / 1e6:.1f} MB")
+    summary = [
+        ("store", str(store)),
+        ("samples", str(len(opened))),
+        ("patients", str(len(opened.patients))),
+        ("size", f"{store.stat().st_size / 1e6:.1f} MB"),
+    ]
     if opened.compression:
         ratio = f"{opened.compression_ratio:.2f} times smaller"
-        summary.add_row("pixels", f"{opened.compression}, {ratio}")
-    summary.add_row("made from", f"{len(opened.sources['path'])} files")
+        summary.append(("pixels", f"{opened.compression}, {ratio}"))
     options = ", ".join(f"{name} {value}" for name, value in opened.options.items())
-    summary.add_row("masks", options)
     wrote = ", ".join(f"{name} {text}" for name, text in opened.software.items())
-    summary.add_row("written by", wrote)
-    summary.add_row("fingerprint", opened.fingerprint)
-    output.out.print(summary)
+    summary += [
+        ("made from", f"{len(opened.sources['path'])} files"),
+        ("masks", options),
+        ("written by", wrote),
+        ("fingerprint", opened.fingerprint),
+    ]
+    output.table(summary)
     output.say("")
-    shapes = Table("bucket", "samples", "spacing (mm)", "values", box=None)
+    shapes = []
     order = items["bucket"].argsort(kind="stable")
     start = 0
     counts = np.bincount(items["bucket"], minlength=len(opened.buckets))
@@ -54,16 +56,16 @@ def info(
         start += count
         spacing = items["spacing_mm"][members]
         values = f"{items['min'][members].min():g} to {items['max'][members].max():g}"
-        shapes.add_row(name, str(count), _range(spacing), values)
-    output.out.print(shapes)
+        shapes.append((name, str(count), _range(spacing), values))
+    output.table(shapes, ("bucket", "samples", "spacing (mm)", "values"))
     output.say("")
-    classes = Table("class", "bit", "samples", "mean area (pixels)", box=None)
+    classes = []
     for k, name in enumerate(opened.classes):
         labelled = has_class(items["labelled"], k)
         count = int(labelled.sum())
         area = items["pixels"][labelled, k].mean() if count else 0.0
-        classes.add_row(name, str(k), str(count), f"{area:.0f}")
-    output.out.print(classes)
+        classes.append((name, str(k), str(count), f"{area:.0f}"))
+    output.table(classes, ("class", "bit", "samples", "mean area (pixels)"))
     if output.verbose:
         for patient in opened.patients:
             output.say(f"patient {patient}")
@@ -125,13 +127,11 @@ def verify(
 def _list(output: Output, what: str, rows: Sequence[Any]) -> None:
     if not rows:
         return
-    output.err.print(f"{len(rows)} {what}:", style="yellow")
+    output.report(f"{len(rows)} {what}:", "yellow")
     for row in rows if output.verbose else rows[:REJECTS_SHOWN]:
-        output.err.print(f"  {row}")
+        output.report(f"  {row}")
     if len(rows) > REJECTS_SHOWN and not output.verbose:
-        output.err.print(
-            f"  and {len(rows) - REJECTS_SHOWN} more (--verbose lists all)"
-        )
+        output.report(f"  and {len(rows) - REJECTS_SHOWN} more (--verbose lists all)")
 
 
 @command
@@ -181,16 +181,16 @@ def split(
         _fractions(part), by=unit, seed=seed, stratify=stratify, indices=chosen
     )
     fastseg.write_split(out, opened, parts, by=unit)
-    table = Table("", *parts, box=None)
     patients = [set(opened.items["patient"][part].tolist()) for part in parts.values()]
-    table.add_row("samples", *(str(len(part)) for part in parts.values()))
-    fractions = [f"{len(part) / len(chosen):.1%}" for part in parts.values()]
-    table.add_row("fraction", *fractions)
-    table.add_row("patients", *(str(len(group)) for group in patients))
+    rows = [
+        ("samples", *(str(len(part)) for part in parts.values())),
+        ("fraction", *(f"{len(part) / len(chosen):.1%}" for part in parts.values())),
+        ("patients", *(str(len(group)) for group in patients)),
+    ]
     for k, name in enumerate(opened.classes):
         labelled = has_class(opened.items["labelled"], k)
-        table.add_row(name, *(str(labelled[p].sum()) for p in parts.values()))
-    output.out.print(table)
+        rows.append((name, *(str(labelled[p].sum()) for p in parts.values())))
+    output.table(rows, ("", *parts))
     count = count_shared(opened, parts, by="patient")
     shared = many(count, "patient") if count else "no patient"
     output.say(
@@ -315,9 +315,10 @@ def bench(
         progress=output.progress,
     )
     if as_json:
-        output.out.print(json.dumps(report.as_dict(), indent=2))
+        for line in json.dumps(report.as_dict(), indent=2).splitlines():
+            output.say(line)
         return
-    table = Table("", "samples/s", "", "GB/s", box=None)
+    rows = []
     for name, rates in (
         ("Loader", report.rates),
         ("copying batches in memory", report.copy_rates),
@@ -326,8 +327,8 @@ def bench(
         median = float(np.median(rates))
         spread = f"({min(rates):,.0f} to {max(rates):,.0f})" if len(rates) > 1 else ""
         speed = f"{median * report.sample_bytes / 1e9:.2f}"
-        table.add_row(name, f"{median:,.0f}", spread, speed)
-    output.out.print(table)
+        rows.append((name, f"{median:,.0f}", spread, speed))
+    output.table(rows, ("", "samples/s", "", "GB/s"))
     output.say(
         f"batches of {report.batch_size}, {report.threads} threads, {report.prefetch} "
         f"ahead, {report.sample_bytes / 1e3:,.1f} kB a sample; the Loader reaches "

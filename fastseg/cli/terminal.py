@@ -2,6 +2,9 @@
 
 Exit status: 0 for success without rejects, 1 for an error, 2 for a usage error, 3 if
 input was rejected, 130 after Ctrl-C.
+
+Names and values may hold characters that a terminal obeys. All that is printed goes
+through `Output`, which shows them as escapes.
 """
 
 import contextlib
@@ -10,7 +13,7 @@ import inspect
 import logging
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -18,8 +21,11 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
+from rich.table import Table
+from typer.core import TyperGroup
 
 from fastseg.errors import FastsegError, RejectedWarning
+from fastseg.escapes import escaped
 from fastseg.progress import Advance
 from fastseg.tables import Reject, rejects_path
 
@@ -31,8 +37,35 @@ EXIT_ERROR = 1
 EXIT_REJECTS = 3
 EXIT_INTERRUPT = 130
 
+# The error of typer's parser; it has another module in each version of typer.
+UsageError: Any = typer.BadParameter.__mro__[1]
+
+
+@contextlib.contextmanager
+def _escaped_usage() -> Iterator[None]:
+    """Show control characters in the text of a usage error as escapes."""
+    try:
+        yield
+    except UsageError as exc:
+        exc.message = escaped(exc.message)
+        raise
+
+
+class _Commands(TyperGroup):
+    """All commands; the shell may give them file names as arguments."""
+
+    def make_context(self, *args: Any, **options: Any) -> Any:
+        with _escaped_usage():
+            return super().make_context(*args, **options)
+
+    def invoke(self, ctx: Any) -> Any:
+        with _escaped_usage():
+            return super().invoke(ctx)
+
+
 app = typer.Typer(
     name="fastseg",
+    cls=_Commands,
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="markdown",
@@ -47,26 +80,48 @@ class Output:
     def __init__(self, verbose: bool, quiet: bool):
         self.verbose = verbose
         self.quiet = quiet
-        self.out = Console(quiet=quiet, highlight=False, soft_wrap=True, markup=False)
-        self.err = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
-        self._is_watched = self.err.is_terminal and not quiet
+        style: Any = {"highlight": False, "soft_wrap": True, "markup": False}
+        self._out = Console(quiet=quiet, **style)
+        self._err = Console(stderr=True, **style)
+        self._is_watched = self._err.is_terminal and not quiet
 
     def say(self, text: str) -> None:
         """Print a line of the result, unless quiet."""
-        self.out.print(text)
+        self._out.print(escaped(text))
+
+    def table(self, rows: Iterable[Sequence[str]], header: Sequence[str] = ()) -> None:
+        """Print rows of cells in columns, unless quiet."""
+        table = Table(*map(escaped, header), box=None)
+        if not header:
+            table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+        for row in rows:
+            table.add_row(*map(escaped, row))
+        self._out.print(table)
+
+    def report(self, text: str, style: str | None = None) -> None:
+        """Print a line on stderr, also if quiet."""
+        self._err.print(escaped(text), style=style)
 
     def detail(self, text: str) -> None:
-        """Print a line if --verbose is given."""
+        """Print a line on stderr if --verbose is given."""
         if self.verbose:
-            self.err.print(text)
+            self.report(text)
+
+    def warning(self, message: Warning | str, *_: Any, **__: Any) -> None:
+        """Print a warning; takes what `warnings.showwarning` does."""
+        self.report(f"warning: {message}")
+
+    def log(self, text: str, _: bool) -> None:
+        """Print a message that another library logs."""
+        self.report(f"warning: {text}")
 
     @contextlib.contextmanager
     def progress(self, label: str, total: int) -> Iterator[Advance]:
         """Show a progress bar on a terminal while a step runs, if it takes a while."""
         bar_after = time.monotonic() + BAR_AFTER_S
-        columns = (TextColumn(f"{label:>12}"), BarColumn())
+        columns = (TextColumn(f"{escaped(label):>12}", markup=False), BarColumn())
         counters = (MofNCompleteColumn(), TimeRemainingColumn())
-        bar = Bar(*columns, *counters, console=self.err, transient=True)
+        bar = Bar(*columns, *counters, console=self._err, transient=True)
         task = bar.add_task(label, total=total)
         done = 0
 
@@ -97,7 +152,7 @@ class Output:
 
     def _print_compilation(self, text: str, is_first: bool) -> None:
         if is_first and self._is_watched:
-            self.err.print("compiling, the first time only; this may take a minute")
+            self.report("compiling, the first time only; this may take a minute")
         self.detail(text)
 
     def rejects(self, rejects: Iterable[Reject], output: Path, allow: bool) -> None:
@@ -106,14 +161,14 @@ class Output:
         if not rows:
             return
         listed = rejects_path(output)
-        self.err.print(f"{len(rows)} rejected, listed in {listed}:", style="yellow")
+        self.report(f"{len(rows)} rejected, listed in {listed}:", "yellow")
         for reject in rows if self.verbose else rows[:REJECTS_SHOWN]:
             line = "" if reject.line is None else f":{reject.line}"
-            self.err.print(f"  {reject.file}{line}: {reject.reason}")
+            self.report(f"  {reject.file}{line}: {reject.reason}")
         if len(rows) > REJECTS_SHOWN and not self.verbose:
-            self.err.print(f"  and {len(rows) - REJECTS_SHOWN} more")
+            self.report(f"  and {len(rows) - REJECTS_SHOWN} more")
         if not allow:
-            self.err.print(
+            self.report(
                 "all other input is used; the exit status is 3 because of the rejects "
                 "(0 with --allow-rejects)"
             )
@@ -123,8 +178,8 @@ class Output:
 class _CallbackHandler(logging.Handler):
     """Calls a function with each message and whether it is the first."""
 
-    def __init__(self, callback: Callable[[str, bool], None]):
-        super().__init__()
+    def __init__(self, callback: Callable[[str, bool], None], level: int = 0):
+        super().__init__(level)
         self._callback = callback
         self._is_first = True
 
@@ -169,6 +224,9 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
         # The commands print the rejects themselves.
         warnings.simplefilter("ignore", RejectedWarning)
         output = Output(verbose, quiet)
+        # Other libraries quote values of files in warnings and logs.
+        warnings.showwarning = output.warning
+        logging.lastResort = _CallbackHandler(output.log, logging.WARNING)
         try:
             with output.report_compilation():
                 function(output, *args, **options)
@@ -203,7 +261,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
 
 def fail(output: Output, text: str, status: int) -> NoReturn:
     """Print an error and exit with a status."""
-    output.err.print(f"error: {text}", style="bold red")
+    output.report(f"error: {text}", "bold red")
     raise typer.Exit(status)
 
 

@@ -27,6 +27,7 @@ from fastseg.errors import (
     OptionError,
     one_of,
 )
+from fastseg.escapes import escaped
 from fastseg.links import Link, Links, LinkTable
 from fastseg.paths import is_inside, natural_key
 from fastseg.progress import Progress
@@ -43,6 +44,11 @@ CONTOUR_NAME = re.compile(
 SHORTEST_LINE = 4
 # Files that editors and file managers leave behind.
 JUNK_NAME = re.compile(r"\..*|.*~|.*\.sw[a-p]|Thumbs\.db|desktop\.ini", re.IGNORECASE)
+
+UNFIT = (
+    "has a backslash, a control or format character, or bytes that are not UTF-8 in "
+    "its name; rename it"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -427,15 +433,16 @@ class _DataSet:
         if not is_inside(os.path.realpath(folder), real_root):
             self.reject(folder, "leads outside the data folder by a symbolic link")
             return
+        if not _fits_table(self.relative(folder)):
+            self.reject(folder, UNFIT)
+            return
         for path in sorted(folder.iterdir(), key=lambda path: natural_key(path.name)):
             if JUNK_NAME.fullmatch(path.name):
                 continue
             if path.is_symlink() and not is_inside(os.path.realpath(path), real_root):
                 self.reject(path, "leads outside the data folder by a symbolic link")
             elif not _fits_table(path.name):
-                self.reject(
-                    path, "has a name with a backslash or not in UTF-8; rename it"
-                )
+                self.reject(path, UNFIT)
             elif path.is_dir() and path.is_symlink():  # it may form a cycle
                 self.reject(path, "is a symbolic link to a folder; links to files work")
             elif path.is_dir():
@@ -469,7 +476,8 @@ def _id_problem(name: str) -> str | None:
         return "an ID is empty"
     if (
         name in (".", "..")
-        or re.search(r"[/\\\0:*?\[\]]", name)
+        or re.search(r"[/\\:*?\[\]]", name)
+        or escaped(name) != name
         or len(name.encode()) > 255
     ):
         return f"the ID {name[:80]!r} is not the name of a folder in the data folder"
@@ -477,11 +485,8 @@ def _id_problem(name: str) -> str | None:
 
 
 def _fits_table(name: str) -> bool:
-    """Return whether a links table can hold a file's name."""
-    try:
-        return "\\" not in name and bool(name.encode())
-    except UnicodeEncodeError:
-        return False
+    """Return whether a links table can hold the name of a file or folder."""
+    return "\\" not in name and escaped(name) == name
 
 
 def _unpadded_id(name: str) -> str:

@@ -24,6 +24,7 @@ from fastseg.errors import (
     one_of,
     refuse_renamed_attributes,
 )
+from fastseg.escapes import escaped
 from fastseg.paths import StrPath
 from fastseg.store import checks, compression, layout, selection, splits
 from fastseg.store.pixels import CompressedPixels, MappedPixels, Stack
@@ -132,7 +133,7 @@ class Store:
         return (Sample(self, k) for k in range(len(self)))
 
     def __repr__(self) -> str:
-        return (
+        return escaped(
             f"<Store {self.path.name}: {len(self)} samples, classes "
             f"{', '.join(self.classes) or 'none'}, buckets {', '.join(self.buckets)}>"
         )
@@ -357,7 +358,8 @@ class Sample:
 
     def __repr__(self) -> str:
         height, width = self._store.buckets[self.meta["bucket"]].shape
-        return f"<Sample {self.index}: {height}x{width}, patient {self.patient}>"
+        patient = escaped(self.patient)
+        return f"<Sample {self.index}: {height}x{width}, patient {patient}>"
 
 
 def _reopen(path: Path, fingerprint: str) -> Store:

@@ -1,6 +1,7 @@
 """The command line, run as a user runs it."""
 
 import json
+import os
 import re
 
 import pytest
@@ -270,3 +271,37 @@ def test_an_old_option_is_refused_with_the_new_one(fastseg_command):
     assert run.returncode == 2
     assert "renamed: --threads" in run.stderr
     assert "workers" not in fastseg_command("build", "--help").stdout
+
+
+OWNED = "\x1b]0;OWNED\x07\u202e"
+
+
+NAMED = (
+    (f"{OWNED}", "x"),
+    ("info", f"a{OWNED}", f"b{OWNED}"),
+    ("info", f"--{OWNED}"),
+    ("info", b"\xffOWNED\x1b.h5"),
+    ("build", f"{OWNED}.csv"),
+    ("build", "links.csv", "--threads", OWNED),
+    ("build", "links.csv", "--edges", OWNED),
+    ("build", "links.csv", "-o", f"{OWNED}.h5", "--verbose"),
+    ("link", f"{OWNED}"),
+    ("link", "study", "--label", OWNED),
+    ("split", "heart.h5", "--part", f"{OWNED}=1"),
+    ("split", "heart.h5", "--part", "a=1", "-o", f"{OWNED}.csv"),
+    ("show", "heart.h5", "-n", "1", "-o", f"{OWNED}.png"),
+    ("show", "heart.h5", "-o", f"{OWNED}"),
+    ("show", "heart.h5", "--augment", OWNED),
+    ("phantom", "new", "--size", OWNED),
+    ("verify", f"{OWNED}.h5"),
+)
+
+
+def test_no_control_character_reaches_a_terminal(fastseg_command, heart):
+    """Results and errors show names and values with escapes, whatever the command."""
+    for arguments in NAMED:
+        run = fastseg_command(*map(os.fsdecode, arguments))
+        text = run.stdout + run.stderr
+        assert "OWNED" in text or "--threads" in text, arguments
+        assert "Traceback" not in text, text
+        assert not [c for c in text if c != "\n" and not c.isprintable()], text
