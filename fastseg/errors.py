@@ -14,7 +14,8 @@ FastsegError
 ├── StoreError         (ValueError)   a file is not a complete, valid store
 │   └── StoreVersionError             a store has another version of the format
 ├── BuildError         (ValueError)   a build may not write to its target
-│   └── NothingBuiltError             every linked image was rejected
+│   ├── NothingBuiltError             every linked image was rejected
+│   └── OutputError  (FileExistsError) an output would replace another's file
 ├── UnknownClassError  (KeyError)     the store does not hold a class
 └── MissingExtraError  (ImportError)  an optional package is not installed
 
@@ -125,6 +126,10 @@ class NothingBuiltError(BuildError):
 
     def __str__(self) -> str:
         return escaped(str(self.args[0]))
+
+
+class OutputError(BuildError, FileExistsError):
+    """An output is not written, because it would replace or change another's file."""
 
 
 class UnknownClassError(FastsegError, KeyError):

@@ -5,7 +5,6 @@ Links      all rows as columns, which are Texts, FilePaths or arrays of numbers
 LinkTable  links and what was rejected; reads and writes CSV files
 """
 
-import csv
 import operator
 import os
 import re
@@ -23,9 +22,18 @@ from numpy.typing import NDArray
 from fastseg.bounds import MAX_NAME_BYTES
 from fastseg.dicom import header
 from fastseg.errors import LinkError, PathError, one_of
+from fastseg.escapes import escaped
+from fastseg.outputs import check_target
 from fastseg.paths import Paths, StrPath, natural_key
 from fastseg.progress import Advance, Progress, silent
-from fastseg.tables import Reject, read_csv, save_rejects
+from fastseg.tables import (
+    REJECTS,
+    Reject,
+    Table,
+    read_csv,
+    rejects_path,
+    save_rejects,
+)
 
 
 class Link(NamedTuple):
@@ -73,7 +81,6 @@ REQUIRED = ("patient", "dicom_path", "contour_path", "label")
 PATHS = ("dicom_path", "contour_path")
 DTYPES = tuple(dtype.name for dtype in header.DTYPES.values())
 PAIRED = "contour_path and label must be given together or not at all"
-CONTROL = re.compile(r"[\0-\x1f\x7f]")
 WHOLE = re.compile(r"[0-9]{1,9}")
 DECIMAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 # Rows that are held as Python objects at a time.
@@ -103,6 +110,9 @@ NUMBERS = {
     "rows": Numbers("i", -1, 1, 10**9 - 1, "a whole number from 1"),
     "columns": Numbers("i", -1, 1, 10**9 - 1, "a whole number from 1"),
 }
+TABLE = Table(
+    "a links table", COLUMNS, tuple(name for name in COLUMNS if name not in NUMBERS)
+)
 
 
 class Texts(NamedTuple):
@@ -400,12 +410,11 @@ def check_text(name: str, text: object) -> None:
     """
     if not isinstance(text, str):
         raise LinkError(f"{name} is of type {type(text).__name__}, expected text")
-    try:
-        is_valid = "\0" not in text and (text.isascii() or bool(text.encode()))
-    except UnicodeEncodeError:
-        is_valid = False
-    if not is_valid:
-        raise LinkError(f"{name} is {text!r}, expected Unicode without NUL")
+    if escaped(text) != text:
+        raise LinkError(
+            f"{name} is '{escaped(text)}', expected text without control or format "
+            "characters"
+        )
     if name in PATHS and 4 * len(text) > MAX_NAME_BYTES:
         size = len(text.rpartition("/")[2].encode())
         if size > MAX_NAME_BYTES:
@@ -487,22 +496,22 @@ class LinkTable:
         pairs = sorted(zip(texts, counts, strict=True))
         return {text: count for text, count in pairs if text and count}
 
-    def save(self, path: StrPath) -> Path:
+    def save(self, path: StrPath, *, force: bool = False) -> Path:
         """Write the table as CSV, with paths relative to the folder of that file.
 
-        Writes the rejects to `<path>.rejects.csv`. Raises LinkError if no relative
-        path leads from that folder to the data.
+        force : replace any file; otherwise only a table that `save` has written, or an
+            empty file
+
+        Writes the rejects to `<path>.rejects.csv`. If `path` is a symbolic link, the
+        table is written where it points, with paths relative to the folder of the link,
+        and that path is returned. Raises OutputError if a file would be
+        replaced that is something else, LinkError if no relative path leads from that
+        folder to the data, or one has control characters.
         """
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        links = _relative_to(self.links, self.base, target.parent)
-        partial = target.with_name(target.name + ".partial")
-        with partial.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(COLUMNS)
-            writer.writerows(links)
-        partial.replace(target)
-        save_rejects(target, self.rejects)
+        check_outputs(path, force)
+        links = _relative_to(self.links, self.base, Path(path).parent)
+        target = TABLE.save(path, links, force)
+        save_rejects(path, self.rejects, force)
         return target
 
     @classmethod
@@ -520,6 +529,16 @@ class LinkTable:
         ):
             links = Links.of(_read_links(source, rejects, advance))
         return cls(base=Path(path).parent, links=links.sorted(), rejects=rejects)
+
+
+def check_outputs(path: StrPath, force: bool) -> Path:
+    """Return the path that `LinkTable.save` would write to.
+
+    Raises OutputError if a table there, or its list of rejects, would replace something
+    else.
+    """
+    check_target(rejects_path(path), REJECTS, force)
+    return check_target(path, TABLE, force)
 
 
 def _read_links(path: Path, rejects: list[Reject], advance: Advance) -> Iterator[Link]:
@@ -545,14 +564,13 @@ def _parse_row(row: Mapping[str, str]) -> Link:
     for name, value in values.items():
         if name in NUMBERS:
             values[name] = _parse_number(name, value)
-        elif name not in PATHS and CONTROL.search(value):
-            raise LinkError(f"{name} is {value!r}, expected text without controls")
     if bool(row["contour_path"]) != bool(row["label"]):
         raise LinkError(PAIRED)
     for name in (*PATHS, "root"):
         _check_relative(name, values.get(name, ""))
-    for name in (*PATHS, "dtype"):
-        check_text(name, values.get(name, ""))
+    for name in TABLE.texts:
+        if name in values:
+            check_text(name, values[name])
     return Link(**values)
 
 
@@ -584,9 +602,16 @@ def _relative_to(links: Links, base: Path, folder: Path) -> Links:
             raise LinkError(f"no relative path from {start} to {end}: {exc}") from None
         return relative.replace(os.sep, "/")
 
-    return replace(
+    moved = replace(
         links,
         dicom_path=links.dicom_path.moved(convert),
         contour_path=links.contour_path.moved(convert),
         root=links.root._replace(texts=tuple(map(convert, links.root.texts))),
     )
+    # The links had valid texts; the folders between may have other characters.
+    for name in PATHS:
+        for text in getattr(moved, name).folders.texts:
+            check_text(name, text)
+    for text in moved.root.texts:
+        check_text("root", text)
+    return moved

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
-from fastseg.errors import BuildError, OptionError, whole_number
+from fastseg.errors import OptionError, OutputError, whole_number
 from fastseg.loading.orders import check_seed
 from fastseg.paths import StrPath
 from fastseg.progress import Progress, silent
@@ -98,7 +98,7 @@ def make_phantom(
     slices, phases : numbers of a patient's images along the heart and over a heartbeat
     seed     : seed of the random anatomy and noise, below 2**64
 
-    Raises OptionError for an invalid option, BuildError if the folder has files.
+    Raises OptionError for an invalid option, OutputError if the folder has files.
     """
     patients = whole_number("patients", patients, 1)
     slices = whole_number("slices", slices, 1)
@@ -110,9 +110,9 @@ def make_phantom(
     shapes = [parse_size(size) for size in several]
     root = Path(output)
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        raise BuildError(f"{root}: is not an empty folder; choose a new folder")
+        raise OutputError(f"{root}: is not an empty folder; choose a new folder")
     root.mkdir(parents=True, exist_ok=True)
-    with (root / "link.csv").open("w", encoding="utf-8", newline="") as file:
+    with (root / "link.csv").open("x", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["patient_id", "original_id"])
         writer.writerows([_ids(patient) for patient in range(patients)])
@@ -303,7 +303,8 @@ def _write_image(
     folder = root / "dicoms" / image_id
     folder.mkdir(parents=True, exist_ok=True)
     dataset = _dataset(stored, heart, number, key, pixel, phase_ms)
-    dataset.save_as(folder / f"{number}.dcm", enforce_file_format=True)
+    path = folder / f"{number}.dcm"
+    dataset.save_as(path, enforce_file_format=True, overwrite=False)
     for label, ring in heart.contours().items():
         folder = root / "contourfiles" / contour_id / f"{label[:-7]}-contours"
         folder.mkdir(parents=True, exist_ok=True)
@@ -312,7 +313,8 @@ def _write_image(
         points = ring.vertices(count) / pixel + (centre_x, centre_y)
         text = "".join(f"{px:.2f} {py:.2f}\n" for px, py in points.tolist())
         path = folder / f"IM-0001-{number:04d}-{label}-manual.txt"
-        path.write_text(text, encoding="ascii", newline="\n")
+        with path.open("x", encoding="ascii", newline="\n") as file:
+            file.write(text)
 
 
 def _dataset(

@@ -1,16 +1,21 @@
 """Pictures of samples: image, mask, segmented image, contours, augmented versions."""
 
+import os
 from collections.abc import Mapping, Sequence
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from fastseg import __version__
 from fastseg.augment import Compose, Transform, as_compose
 from fastseg.errors import OptionError, missing_extra
+from fastseg.escapes import escaped
 from fastseg.loading.augmented import AugmentedPreprocessing
 from fastseg.loading.format import BatchFormat
 from fastseg.loading.orders import check_seed, epoch_order
+from fastseg.outputs import check_target, write_atomically
 from fastseg.paths import StrPath
 from fastseg.store.reader import Sample, Store
 
@@ -19,6 +24,37 @@ COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#C
 DARK = "#16181d"
 # Augmented versions of each sample.
 VERSIONS = 6
+# Name in the metadata of a picture, and the field that holds it, by format.
+SOFTWARE = "fastseg"
+METADATA = {".png": "Software", ".pdf": "Creator", ".svg": "Creator"}
+# The metadata stand within so many bytes of the begin or the end of a picture.
+METADATA_BYTES = 2**16
+# What a picture of each format begins with, and what stands before the metadata.
+MARKS = (
+    (b"\x89PNG\r\n\x1a\n", b"tEXtSoftware\0"),
+    (b"%PDF-", b"/Creator ("),
+    (b"<?xml", b"<dc:creator>\n     <cc:Agent>\n      <dc:title>"),
+)
+
+
+class _PictureKind:
+    """The kind of output that `show` writes, see `outputs.Kind`."""
+
+    name = "a picture"
+
+    def recognises(self, file: FileIO) -> bool:
+        """Return whether a file is a picture with fastseg in its metadata."""
+        data = file.read(METADATA_BYTES)
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(size - METADATA_BYTES, 0))  # where a PDF has it
+        data += file.read()
+        return any(
+            data.startswith(start) and mark + SOFTWARE.encode() + b" " in data
+            for start, mark in MARKS
+        )
+
+
+PICTURE = _PictureKind()
 
 
 def show(
@@ -29,6 +65,7 @@ def show(
     seed: int = 0,
     augment: Compose | Sequence[Transform] | str | None = None,
     dpi: int = 110,
+    force: bool = False,
 ) -> Path:
     """Draw random samples, one in each row, and return the picture's path.
 
@@ -41,8 +78,12 @@ def show(
     augment : transforms, as `Loader` takes them. The columns are then the image and six
         augmented versions of it, each with its contours
     dpi     : pixels per inch; a sample is about 3 inches high, augmented 2.2
+    force   : replace any file; otherwise only a picture that `show` has drawn, or an
+        empty file
 
-    Raises MissingExtraError without matplotlib, OptionError.
+    If `output` is a symbolic link, the picture is written where it points, and that
+    path is returned. Raises MissingExtraError without matplotlib, OutputError if a file
+    would be replaced that is something else, OptionError.
     """
     if count < 1:
         raise OptionError(f"count is {count}, expected at least 1")
@@ -52,8 +93,13 @@ def show(
     except ImportError:
         raise missing_extra("drawing pictures", "show") from None
     path = Path(output)
-    if not path.suffix or path.is_dir():
-        raise OptionError(f"{path}: expected the name of a picture, as in {path}.png")
+    suffix = path.suffix.lower()
+    if suffix not in METADATA or path.is_dir():
+        raise OptionError(
+            f"{path}: expected the name of a picture that ends with "
+            f"{', '.join(METADATA)}, as in {path}.png"
+        )
+    check_target(path, PICTURE, force)
     chosen = epoch_order(len(store), check_seed(seed), 0, shuffle=True)[:count]
     titles = ["image", "mask", "segmented", "contours"]
     if augment is not None:
@@ -76,12 +122,15 @@ def show(
     for axis, title in zip(grid[0], titles, strict=True):
         axis.set_title(title, color="white", fontsize=13)
     _draw_legend(figure, store)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        figure.savefig(path, dpi=dpi, facecolor=DARK)
-    except ValueError as exc:  # an unknown suffix or an invalid dpi
-        raise OptionError(f"{path}: {exc}") from None
-    return path
+    metadata = {METADATA[suffix]: f"{SOFTWARE} {__version__}"}
+    with write_atomically(path, PICTURE, force) as (target, file):
+        try:
+            figure.savefig(
+                file, format=suffix[1:], dpi=dpi, facecolor=DARK, metadata=metadata
+            )
+        except ValueError as exc:  # an invalid dpi
+            raise OptionError(f"{path}: {exc}") from None
+    return target
 
 
 def _draw_sample(axes: Any, store: Store, sample: Sample) -> None:
@@ -154,7 +203,8 @@ def _label(axes: Any, sample: Sample) -> None:
             spine.set_visible(False)
     meta = sample.meta
     # A file name is short, and usually contains the instance number.
-    text = f"#{sample.index}  {meta['patient']}\n{Path(meta['source']).name}"
+    patient = escaped(meta["patient"])
+    text = f"#{sample.index}  {patient}\n{escaped(Path(meta['source']).name)}"
     axes[0].set_ylabel(text, color="white", fontsize=10, parse_math=False)
 
 
@@ -173,7 +223,7 @@ def _draw_legend(figure: Any, store: Store) -> None:
     if store.classes:
         legend = figure.legend(
             handles=[
-                Patch(color=_colour(k), label=name)
+                Patch(color=_colour(k), label=escaped(name))
                 for k, name in enumerate(store.classes)
             ],
             loc="outside lower center",

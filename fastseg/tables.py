@@ -1,14 +1,19 @@
-"""CSV tables that users write, and lists of the input that was rejected."""
+"""CSV tables: those that users write, and those that fastseg writes.
+
+Texts in a table of ours have no control characters, see `escapes`.
+"""
 
 import contextlib
 import csv
+import io
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from fastseg.errors import LinkError
 from fastseg.escapes import escaped
+from fastseg.outputs import check_target, is_output, write_atomically
 from fastseg.paths import StrPath
 
 
@@ -30,6 +35,56 @@ def reason_of(exc: Exception, *paths: StrPath) -> str:
         name = escaped(os.fspath(path))
         text = text.removeprefix(f"{name}: ").removeprefix(f"{name}, line {line}: ")
     return text
+
+
+class Table(NamedTuple):
+    """A kind of table that fastseg writes, a `Kind` of output.
+
+    name    : the kind with its article
+    columns : names of all columns, in their order
+    texts   : names of those that hold texts; the others hold numbers or our own words
+
+    A file is recognised by its first line, which must be the one that `save` writes.
+    """
+
+    name: str
+    columns: tuple[str, ...]
+    texts: tuple[str, ...]
+
+    def recognises(self, file: io.FileIO) -> bool:
+        """Return whether a file begins with the names of all columns."""
+        header = ",".join(self.columns).encode()
+        return file.readline(len(header) + 2).rstrip(b"\r\n") == header
+
+    def save(
+        self,
+        path: StrPath,
+        rows: Iterable[Sequence[Any]],
+        force: bool = False,
+        like: Path | None = None,
+    ) -> Path:
+        """Write rows as UTF-8 and return the path of the file, see `write_atomically`.
+
+        Raises OutputError.
+        """
+        is_text = [name in self.texts for name in self.columns]
+        with write_atomically(path, self, force, like) as (target, file):
+            text = io.TextIOWrapper(file, encoding="utf-8", newline="")
+            writer = csv.writer(text, lineterminator="\n")
+            writer.writerow(self.columns)
+            writer.writerows(
+                [
+                    escaped(cell) if known else cell
+                    for cell, known in zip(row, is_text, strict=True)
+                ]
+                for row in rows
+            )
+            text.flush()
+            text.detach()
+        return target
+
+
+REJECTS = Table("a list of rejects", Reject._fields, ("file", "reason"))
 
 
 def read_csv(
@@ -95,22 +150,20 @@ def rejects_path(output: StrPath) -> Path:
     return Path(f"{os.fspath(output)}.rejects.csv")
 
 
-def save_rejects(output: StrPath, rejects: Iterable[Reject]) -> Path | None:
+def save_rejects(
+    output: StrPath, rejects: Iterable[Reject], force: bool = False
+) -> Path | None:
     """Write rejects to a file beside the output; if there are none, remove it.
 
-    Returns the path of the file, None if there are none.
+    A new list gets the permissions of the output. Returns the path of the file, None if
+    there are none. Raises OutputError if the file is no list of rejects, unless it is
+    forced; such a file is never removed.
     """
     path = rejects_path(output)
     rows = list(rejects)
-    if not rows:
-        path.unlink(missing_ok=True)
-        return None
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # A file name need not be UTF-8; bytes that are not are written as escapes.
-    with path.open(
-        "w", encoding="utf-8", newline="", errors="backslashreplace"
-    ) as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(Reject._fields)
-        writer.writerows(rows)
-    return path
+    if rows:
+        return REJECTS.save(path, rows, force, like=Path(output))
+    target = check_target(path, REJECTS, force)
+    if target.exists() and is_output(target, REJECTS):
+        target.unlink()
+    return None

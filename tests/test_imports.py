@@ -23,6 +23,7 @@ LAYERS = [
         "errors",
         "escapes",
         "files",
+        "outputs",
         "paths",
         "progress",
         "randomness",

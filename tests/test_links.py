@@ -285,7 +285,10 @@ CONTOUR = {"contour_path": "c.txt", "label": "heart"}
         ({"time": "1e999"}, "time is inf, expected a finite number"),
         ({"time": "٣"}, "time is '٣', expected a finite number"),
         ({"dtype": "<i2"}, "dtype is '<i2', expected one of 'uint8'"),
-        ({"series": "1\t2"}, "series is '1\\t2', expected text without controls"),
+        ({"series": "1\t2"}, "series is '1\\t2', expected text without control"),
+        ({"dicom_path": "\x1b]0;OWNED\x07"}, r"'\x1b]0;OWNED\x07', expected"),
+        (CONTOUR | {"contour_path": "a\u200b"}, r"'a\u200b', expected text"),
+        ({"root": "a\x85b"}, r"root is 'a\x85b', expected text without"),
         ({"dicom_path": "a" * 766}, "a file name of 766 bytes, expected at most 765"),
         ({"root": "b"}, "a/2.dcm leads outside its root 'b'"),
         ({"root": "a", "dicom_path": "a/../b.dcm"}, "leads outside its root 'a'"),
@@ -443,13 +446,26 @@ def test_links_are_grouped_by_image(links):
     assert rows.dtype == bounds.dtype == np.int64
 
 
+def test_no_table_holds_a_folder_with_control_characters(tmp_path):
+    """A data folder whose name a table cannot hold is refused when it is saved."""
+    folder = tmp_path / "a\x1bb"
+    folder.mkdir()
+    table = LinkTable(base=folder, links=[Link("P", "c.dcm")])
+    assert table.save(folder / "l.csv").exists()
+    with pytest.raises(LinkError, match=r"'a\\x1bb/', expected text without control"):
+        table.save(tmp_path / "l.csv")
+    assert list(tmp_path.iterdir()) == [folder]
+
+
 @pytest.mark.parametrize(
     ("field", "value", "text"),
     [
         ("patient", 1, "patient is of type int, expected text"),
         ("dicom_path", Path("a"), r"dicom_path is of type \w+Path, expected text"),
-        ("dicom_path", "\udcff", "expected Unicode"),
-        ("contour_path", "a\0", "expected Unicode without NUL"),
+        ("dicom_path", "\udcff", r"'\\udcff', expected text without control"),
+        ("contour_path", "a\0", "expected text without control or format characters"),
+        ("patient", "a\u202eb", r"patient is 'a\\u202eb', expected text without"),
+        ("root", "\x1b[2J", r"root is '\\x1b\[2J', expected text without"),
         (
             "contour_path",
             "a/" + "é" * 383,

@@ -15,7 +15,7 @@ def test_rejects_are_listed_beside_the_output_and_removed_again(tmp_path):
         assert list(csv.reader(file)) == [
             ["file", "line", "reason"],
             ["a,b.dcm", "", 'is a "no"'],
-            ["c", "3", "two\nlines"],
+            ["c", "3", "two\\nlines"],
         ]
     assert save_rejects(output, []) is None
     assert not path.exists()

@@ -1,5 +1,6 @@
 """The commands that write data: a links table, a store, a synthetic study."""
 
+import os
 import time
 from pathlib import Path
 from typing import Annotated, Any, cast
@@ -10,12 +11,15 @@ import fastseg
 from fastseg.cli.terminal import (
     EXIT_REJECTS,
     AllowRejects,
+    Force,
     Output,
     command,
     fail,
     many,
     renamed,
 )
+from fastseg.errors import OutputError
+from fastseg.links import check_outputs
 
 
 @command
@@ -43,12 +47,14 @@ def link(
         bool,
         typer.Option("--keep-unlabelled", help="The same as `--slices all`."),
     ] = False,
+    force: Force = False,
     allow_rejects: AllowRejects = False,
 ) -> None:
     """Find images and their contours and write a table of links between them.
 
     Example: `fastseg link data/sunnybrook -o links.csv --label icontour`
     """
+    check_outputs(out, force)  # before the files are read
     table = fastseg.link(
         root,
         labels=label or None,
@@ -56,9 +62,10 @@ def link(
         keep_unlabelled=keep_unlabelled,
         progress=output.progress,
     )
-    table.save(out)
+    path = table.save(out, force=force)
     counts = ", ".join(f"{count} {name}" for name, count in table.counts().items())
     output.say(f"{out}: {many(table.images, 'image')}, {counts or 'no contours'}")
+    output.written(out, path)
     if table.unlabelled:
         result = "linked"
         if not keep_unlabelled and slices != "all":
@@ -125,6 +132,7 @@ def build(
             help="Compress images and masks: the store is smaller, but slower to read.",
         ),
     ] = False,
+    force: Force = False,
     allow_rejects: AllowRejects = False,
 ) -> None:
     """Read the images and contours of a links table and write them into a store.
@@ -145,10 +153,13 @@ def build(
             threads=threads,
             max_pixel_bytes=max_pixel_bytes,
             compress=compress,
+            force=force,
             progress=output.progress,
         )
+    except OutputError:  # which is an OSError, too
+        raise
     except (KeyboardInterrupt, OSError):
-        if Path(f"{out}.partial").exists():
+        if Path(f"{os.path.realpath(out)}.partial").exists():
             output.report(
                 "finished samples are kept; run the same command again to continue"
             )
@@ -162,6 +173,7 @@ def build(
         f"{out}: {many(report.samples, 'sample')}, "
         f"{many(report.links, 'contour')}, {size:.1f} MB in {seconds:.1f} s"
     )
+    output.written(out, report.path)
     if report.reused:
         output.say(f"{report.reused} of them unchanged, reused from an earlier build")
     if report.failed:

@@ -10,9 +10,18 @@ import numpy as np
 import typer
 
 import fastseg
-from fastseg.cli.terminal import EXIT_ERROR, REJECTS_SHOWN, Output, command, many
+from fastseg.cli.terminal import (
+    EXIT_ERROR,
+    REJECTS_SHOWN,
+    Force,
+    Output,
+    command,
+    many,
+)
 from fastseg.errors import OptionError
+from fastseg.outputs import check_target
 from fastseg.store.selection import has_class
+from fastseg.store.split_table import TABLE
 from fastseg.store.splits import count_shared
 from fastseg.store.text import decode
 
@@ -169,18 +178,20 @@ def split(
             "require several classes."
         ),
     ] = None,
+    force: Force = False,
 ) -> None:
     """Split the samples of a store into parts, by patient, and write a table.
 
     Example: `fastseg split heart.h5 -o splits.csv --part train=0.8 --part val=0.2`
     """
+    check_target(out, TABLE, force)
     opened = fastseg.open(store)
     chosen = opened.select(classes=label or None)
     unit = cast(Any, by)  # `split` checks it
     parts = opened.split(
         _fractions(part), by=unit, seed=seed, stratify=stratify, indices=chosen
     )
-    fastseg.write_split(out, opened, parts, by=unit)
+    path = fastseg.write_split(out, opened, parts, by=unit, force=force)
     patients = [set(opened.items["patient"][part].tolist()) for part in parts.values()]
     rows = [
         ("samples", *(str(len(part)) for part in parts.values())),
@@ -197,6 +208,7 @@ def split(
         f"{out}: {many(len(chosen), 'sample')} by {by}, seed {seed}; "
         f"{shared} in more than one part"
     )
+    output.written(out, path)
     if output.verbose:
         for name, group in zip(parts, patients, strict=True):
             for patient in decode(opened, sorted(group)):
@@ -241,6 +253,7 @@ def show(
             "preset, `light` or `standard`, or a .json file of a Compose."
         ),
     ] = None,
+    force: Force = False,
 ) -> None:
     """Draw random samples: image, mask, segmented image and contours.
 
@@ -250,8 +263,11 @@ def show(
     compose: fastseg.augment.Compose | str | None = augment
     if augment and augment.endswith(".json"):
         compose = _read_compose(Path(augment))
-    fastseg.show(opened, out, count=count, seed=seed, augment=compose)
+    path = fastseg.show(
+        opened, out, count=count, seed=seed, augment=compose, force=force
+    )
     output.say(f"{out}: {min(count, len(opened))} of {len(opened)} samples")
+    output.written(out, path)
 
 
 @command

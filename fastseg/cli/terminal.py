@@ -24,7 +24,7 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 from typer.core import TyperGroup
 
-from fastseg.errors import FastsegError, RejectedWarning
+from fastseg.errors import FastsegError, OutputError, RejectedWarning
 from fastseg.escapes import escaped
 from fastseg.progress import Advance
 from fastseg.tables import Reject, rejects_path
@@ -34,6 +34,7 @@ BAR_AFTER_S = 1.0
 # Number of rejects that are printed; the file lists all.
 REJECTS_SHOWN = 5
 EXIT_ERROR = 1
+EXIT_USAGE = 2
 EXIT_REJECTS = 3
 EXIT_INTERRUPT = 130
 
@@ -114,6 +115,11 @@ class Output:
     def log(self, text: str, _: bool) -> None:
         """Print a message that another library logs."""
         self.report(f"warning: {text}")
+
+    def written(self, asked: Path, path: Path) -> None:
+        """Say where an output is, if a symbolic link leads there."""
+        if path != asked:
+            self.say(f"{asked} is a symbolic link, written to {path}")
 
     @contextlib.contextmanager
     def progress(self, label: str, total: int) -> Iterator[Advance]:
@@ -199,6 +205,14 @@ AllowRejects = Annotated[
         "--allow-rejects", help="Exit with status 0 even if input was rejected."
     ),
 ]
+Force = Annotated[
+    bool,
+    typer.Option(
+        "--force",
+        help="Replace any file at --out, not only an empty one or one that this "
+        "command has written.",
+    ),
+]
 
 
 def renamed(new: str) -> Any:
@@ -242,7 +256,8 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
             else:
                 name = type(exc).__name__
                 text = f"{name}: {exc} (a bug in fastseg; --debug shows the traceback)"
-            fail(output, text, EXIT_ERROR)
+            is_usage = isinstance(exc, OutputError)
+            fail(output, text, EXIT_USAGE if is_usage else EXIT_ERROR)
 
     signature = inspect.signature(function)
     shared = [

@@ -18,11 +18,9 @@ from numpy.typing import NDArray
 from fastseg import __version__
 from fastseg.bounds import MAX_PIXEL_BYTES
 from fastseg.errors import (
-    BuildError,
     NothingBuiltError,
     RejectedWarning,
     StoreError,
-    StoreVersionError,
     refuse_renamed,
     refuse_renamed_attributes,
     true_or_false,
@@ -33,19 +31,20 @@ from fastseg.ingest.block import Block
 from fastseg.ingest.items import BuiltItems, ItemBuilder
 from fastseg.ingest.plan import Plan, plan_build
 from fastseg.links import LinkTable
+from fastseg.outputs import check_target
 from fastseg.paths import Paths, StrPath
 from fastseg.progress import Progress, silent
 from fastseg.raster.rules import Edges, Fill, Origin, Rules
 from fastseg.store import compression, layout
 from fastseg.store.reader import open_store
-from fastseg.store.writing.older_store import OlderStore
+from fastseg.store.writing.older_store import STORE, OlderStore
 from fastseg.store.writing.partial import (
     Partial,
     Resumable,
     remove_work,
     sole_builder,
 )
-from fastseg.tables import Reject, save_rejects
+from fastseg.tables import REJECTS, Reject, rejects_path, save_rejects
 from fastseg.threads import map_ordered
 
 # Instead of the index of an item in an older store: -1 as `OlderStore.find` returns it.
@@ -57,7 +56,7 @@ ABSENT, REJECTED = -1, -2
 class BuildReport:
     """What a build did.
 
-    path      : of the store
+    path      : of the store; where `output` points, if that is a symbolic link
     samples   : number of samples in the store
     reused    : number of these that were taken unchanged from an older store of that
         name or from an interrupted build
@@ -90,6 +89,7 @@ def build(
     threads: int = 1,
     max_pixel_bytes: int = MAX_PIXEL_BYTES,
     compress: bool = False,
+    force: bool = False,
     progress: Progress = silent,
 ) -> BuildReport:
     """Read all linked images and contours and write them into a store.
@@ -104,14 +104,17 @@ def build(
         header announces more bytes of pixels than this in all frames together
     compress : compress images and masks; readers of the store decompress them.
         Content and fingerprint stay the same
+    force  : replace any file at `output`; otherwise only a store, of any version and
+        also if it is damaged, or an empty file
 
     If an earlier build of the store was interrupted, this one continues it. If the
     store exists, samples whose links and files have not changed are reused. Input that
     cannot be used is left out, listed in `<output>.rejects.csv` and counted in a
-    RejectedWarning. Raises NothingBuiltError if no sample remains, BuildError if the
-    target cannot be replaced, is being built by somebody else or cannot hold the
-    classes, LinkError for a malformed table, MissingExtraError, OptionError,
-    RenamedError, OSError.
+    RejectedWarning. A symbolic link is written where it points. A store that replaces a
+    file has its permissions. Raises NothingBuiltError if no sample remains, OutputError
+    if a file would be replaced or written that is not fastseg's, BuildError if the
+    store is being built by somebody else or cannot hold the classes, LinkError for a
+    malformed table, MissingExtraError, OptionError, RenamedError, OSError.
     """
     rules = Rules(edges=edges, fill=fill, origin=origin)
     threads = whole_number("threads", threads, 1)
@@ -119,21 +122,18 @@ def build(
     compress = true_or_false("compress", compress)
     if compress:
         compression.require("building a compressed store")
-    target = Path(output)
-    if not target.name or (target.exists() and not target.is_file()):
-        is_folder = not target.name or target.is_dir()
-        kind = "a folder" if is_folder else "not a regular file"
-        raise BuildError(f"{target}: is {kind}, expected the name of a store")
+    target = check_target(output, STORE, force)
+    check_target(rejects_path(Path(output)), REJECTS, force)
     # Refuse a file that is not a links table before anything is created.
     table = links if isinstance(links, LinkTable) else LinkTable.load(links, progress)
     layout.check_classes(table.classes)
     with sole_builder(target), name_folder(target.parent):
         work = _Build(
-            table, target, rules, threads, max_pixel_bytes, compress, progress
+            table, target, rules, threads, max_pixel_bytes, compress, force, progress
         )
         fingerprint = work.run()
     rejects = tuple(dict.fromkeys(work.rejects))
-    rejects_file = save_rejects(target, rejects)
+    rejects_file = save_rejects(Path(output), rejects, force)
     if fingerprint is None:
         raise NothingBuiltError(
             f"nothing to build: {len(rejects)} rejected, see {rejects_file}"
@@ -182,6 +182,7 @@ class _Build:
         threads: int,
         max_pixel_bytes: int,
         compress: bool,
+        force: bool,
         progress: Progress,
     ):
         self.table = table
@@ -189,6 +190,7 @@ class _Build:
         self.threads = threads
         self.progress = progress
         self.compress = compress
+        self.force = force
         self.max_pixel_bytes = max_pixel_bytes
         self.options = asdict(rules)
         self.versions = _versions()
@@ -251,6 +253,7 @@ class _Build:
             options=self.options,
             software=self.software,
             compress=self.compress,
+            force=self.force,
         ) as partial:
 
             def build_block(todo: tuple[Block, list[Resumable]]) -> _BuiltBlock:
@@ -304,18 +307,16 @@ class _Build:
             self.reused += len(some.items)
 
     def _find_older(self) -> OlderStore | None:
-        """Return the store that is to be replaced, None if no item can be reused."""
+        """Return the store that is to be replaced, None if no item can be reused.
+
+        `check_target` has allowed to replace whatever is there.
+        """
         if not self.target.exists():
             return None
         try:
             store = open_store(self.target)
-        except StoreVersionError:
+        except StoreError:  # of another version, damaged, or no store, but forced
             return None
-        except StoreError as exc:
-            raise BuildError(
-                f"{self.target}: exists and is not a valid store ({exc}); remove it or "
-                "choose another name"
-            ) from None
         # Pixels do not depend on compression, nor on the version of zstd.
         versions = {n: v for n, v in store.software.items() if n != compression.NAME}
         older_options = store.classes, store.options, versions

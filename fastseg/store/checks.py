@@ -123,6 +123,11 @@ NUMBER = "<i8"
 _TEXTS = tuple(Attributes.__dataclass_fields__)
 
 
+def has_format(file: Any) -> bool:
+    """Return whether an open HDF5 file says that it is a store, of any version."""
+    return _equals(_attribute(file.id, "format"), layout.FORMAT.encode())
+
+
 def read_attributes(file: Any) -> Attributes:
     """Return the attributes of a complete store, or raise StoreError."""
     root = file.id

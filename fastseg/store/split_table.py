@@ -14,7 +14,6 @@ a table fits every store that holds these images, also one with other masks or w
 patients. The file has no comments, so that every CSV reader can read it.
 """
 
-import csv
 from collections.abc import Mapping
 from itertools import repeat
 from pathlib import Path
@@ -24,11 +23,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastseg.errors import OptionError
+from fastseg.escapes import escaped
+from fastseg.outputs import check_target
 from fastseg.paths import StrPath
 from fastseg.store.selection import By, check_indices
 from fastseg.store.splits import check_split
 from fastseg.store.text import decode
-from fastseg.tables import Reject, read_csv
+from fastseg.tables import Reject, Table, read_csv
 
 if TYPE_CHECKING:
     from fastseg.store.reader import Store
@@ -36,6 +37,11 @@ if TYPE_CHECKING:
 IDENTITY = ("source", "frame", "image_xxh3")
 FOR_READERS = ("patient", "series", "instance")
 COLUMNS = ("part", "index", *IDENTITY, *FOR_READERS, "by", "store")
+TABLE = Table(
+    "a table of a split",
+    COLUMNS,
+    ("part", "source", "patient", "series"),
+)
 # Digits of a fingerprint that are enough to distinguish stores.
 FINGERPRINT_DIGITS = 16
 
@@ -46,45 +52,45 @@ def write_split(
     parts: Mapping[str, ArrayLike],
     *,
     by: By = "patient",
+    force: bool = False,
 ) -> Path:
     """Write a split of a store as CSV and return the file's path.
 
     parts : indices of samples, by name of the part, as `Store.split` returns them
     by    : what is in one part only: "patient", "series" or "sample"; this is checked
         before anything is written
+    force : replace any file; otherwise only a table of a split, or an empty file
 
-    Rows are in the order of the parts, then of the store. Raises OptionError if a
-    patient (series, sample) is in two parts, or a part has no name or no sample.
+    Rows are in the order of the parts, then of the store. If `path` is a symbolic link,
+    the file is written where it points, and that path is returned. Raises OutputError
+    if a file would be replaced that is something else, OptionError if a patient
+    (series, sample) is in two parts, or a part has no name or no sample.
     """
+    check_target(path, TABLE, force)
     check_split(store, parts, by=by)
     indices_of = {name: check_indices(store, part) for name, part in parts.items()}
     for name, indices in indices_of.items():
-        if not name or name != name.strip() or not len(indices):
+        if not name or name != escaped(name.strip()) or not len(indices):
             raise OptionError(
                 f"part {name!r} has {len(indices)} samples; each part needs a name, "
-                "without spaces around it, and at least one sample"
+                "without spaces around it and control characters, and at least one "
+                "sample"
             )
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(target.name + ".partial")
-    with partial.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        fingerprint = store.fingerprint[:FINGERPRINT_DIGITS]
-        for name, indices in indices_of.items():
-            columns = [
-                indices.tolist(),
-                *_identity(store, indices),
-                *(
-                    _texts(store, store.items[column][indices])
-                    for column in FOR_READERS
-                ),
-                repeat(by),
-                repeat(fingerprint),
-            ]
-            writer.writerows(zip(repeat(name), *columns, strict=False))
-    partial.replace(target)
-    return target
+    fingerprint = store.fingerprint[:FINGERPRINT_DIGITS]
+    rows = (
+        row
+        for name, indices in indices_of.items()
+        for row in zip(
+            repeat(name),
+            indices.tolist(),
+            *_identity(store, indices),
+            *(_texts(store, store.items[column][indices]) for column in FOR_READERS),
+            repeat(by),
+            repeat(fingerprint),
+            strict=False,
+        )
+    )
+    return TABLE.save(path, rows, force)
 
 
 def read_split(path: StrPath, store: "Store") -> dict[str, NDArray[np.int64]]:
@@ -138,7 +144,8 @@ def _identity(store: "Store", indices: NDArray[np.int64]) -> list[list[str]]:
 
 
 def _texts(store: "Store", column: NDArray[np.generic]) -> list[str]:
-    # `read_csv` strips fields, so the texts that are compared with them are stripped.
+    # Tables have no control characters and `read_csv` strips fields, so the texts that
+    # are compared with them have none either.
     if column.dtype.kind == "S":
-        return [text.strip() for text in decode(store, column.tolist())]
+        return [escaped(text.strip()) for text in decode(store, column.tolist())]
     return list(map(str, column.tolist()))

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 
 import pytest
 
@@ -273,6 +274,48 @@ def test_an_old_option_is_refused_with_the_new_one(fastseg_command):
     assert "workers" not in fastseg_command("build", "--help").stdout
 
 
+@pytest.mark.parametrize("command", ["link", "build", "split", "show"])
+def test_no_command_replaces_another_file(
+    fastseg_command, heart, study, tmp_path, command
+):
+    """Status 2, the file and the remedy in one line; with --force it is replaced."""
+    arguments = {
+        "link": [study, "-o", "notes.txt"],
+        "build": ["links.csv", "-o", "notes.txt"],
+        "split": ["heart.h5", "--part", "a=1", "-o", "notes.txt"],
+        "show": ["heart.h5", "-n", "1", "-o", "notes.png"],
+    }[command]
+    notes = tmp_path / arguments[-1]
+    notes.write_text("mine")
+    run = fastseg_command(command, *arguments)
+    assert (run.returncode, run.stdout) == (2, "")
+    (line,) = run.stderr.splitlines()
+    assert line.startswith(f"error: {notes.name}: is not recognised as a")
+    assert "--force" in line
+    assert notes.read_text() == "mine"
+    assert fastseg_command(command, *arguments, "--force").returncode == 0
+    assert notes.read_bytes() != b"mine"
+    assert fastseg_command(command, *arguments).returncode == 0
+
+
+def test_a_symbolic_link_is_reported(fastseg_command, heart, study, tmp_path):
+    """Outputs say where a symbolic link led."""
+    (tmp_path / "elsewhere").mkdir()
+    for name in ("l.csv", "s.h5", "p.csv", "p.png"):
+        (tmp_path / name).symlink_to(tmp_path / "elsewhere" / name)
+    for arguments in (
+        ("link", study, "-o", "l.csv"),
+        ("build", "l.csv", "-o", "s.h5"),
+        ("split", "s.h5", "--part", "a=1", "-o", "p.csv"),
+        ("show", "s.h5", "-n", "1", "-o", "p.png"),
+    ):
+        run = fastseg_command(*arguments)
+        assert run.returncode == 0
+        real = tmp_path / "elsewhere" / arguments[-1]
+        assert f"{arguments[-1]} is a symbolic link, written to {real}" in run.stdout
+        assert real.exists()
+
+
 OWNED = "\x1b]0;OWNED\x07\u202e"
 
 
@@ -305,3 +348,21 @@ def test_no_control_character_reaches_a_terminal(fastseg_command, heart):
         assert "OWNED" in text or "--threads" in text, arguments
         assert "Traceback" not in text, text
         assert not [c for c in text if c != "\n" and not c.isprintable()], text
+
+
+def test_rejects_show_control_characters_as_escapes(fastseg_command, study, tmp_path):
+    """File names are escaped on stderr and in the list; `link` rejects such files."""
+    image = next(study.glob("dicoms/*/*.dcm"))
+    for name in (f"{OWNED}.dcm", "=1+1.dcm", "b\udcff.dcm"):
+        shutil.copy(image, image.with_name(name))
+    folder = study / "contourfiles/PH-1/i-contours" / f"more{OWNED}"
+    folder.mkdir()
+    run = fastseg_command("link", study, "--verbose")
+    assert run.returncode == 3
+    listed = (tmp_path / "links.csv.rejects.csv").read_text("utf-8")
+    for text in (run.stderr, listed):
+        assert r"\x1b]0;OWNED\x07\u202e.dcm" in text
+        assert r"b\udcff.dcm" in text
+        assert r"more\x1b]0;OWNED\x07\u202e" in text
+        assert not {"\x1b", "\x07", "\u202e"} & set(text)
+    assert OWNED not in (tmp_path / "links.csv").read_text("utf-8")

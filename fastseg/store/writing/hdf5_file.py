@@ -5,7 +5,6 @@ process (h5py 3.11 to 3.16). So the file object reports success to HDF5, and `op
 raises the first error after HDF5 has closed the file.
 """
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import FileIO
@@ -13,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+
+from fastseg.outputs import create_work, open_work
 
 
 @contextmanager
@@ -39,11 +40,12 @@ class _Output:
     """A Python file object for h5py; `failure` is the first error."""
 
     def __init__(self, path: Path, mode: str):
-        self._file = FileIO(os.fspath(path), "w+" if mode == "w" else mode)
+        self._name = path
+        self._file = FileIO(create_work(path) if mode == "w" else open_work(path), "r+")
         self.failure: BaseException | None = None
 
     def __repr__(self) -> str:
-        return str(self._file.name)
+        return str(self._name)
 
     def write(self, data: Any) -> int:
         """Write all bytes, unless there was a failure."""

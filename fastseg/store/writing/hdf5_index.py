@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from xxhash import xxh3_64
 
 from fastseg.errors import BuildError
+from fastseg.outputs import open_work
 from fastseg.store import compression, layout
 from fastseg.store.compression import Codec
 from fastseg.store.layout import Bucket
@@ -172,7 +173,7 @@ def merge_index(
     holes = zip(starts.ravel().tolist(), ends.ravel().tolist(), strict=True)
     end = offsets.file_size
     output.truncate(end)
-    with index.open("rb") as file:
+    with os.fdopen(open_work(index), "rb") as file:
         start = 0
         for first, stop in [*sorted(holes), (end, end)]:
             copy_bytes(file, start, output, start, first - start)
@@ -296,7 +297,7 @@ def _write_metadata_checksum(
 
     extents : int64 (n, 2) each, offset and size in bytes of the pixels
     """
-    with path.open("r+b") as file:
+    with os.fdopen(open_work(path), "r+b") as file:
 
         def read(start: int, stop: int) -> bytes:
             file.seek(start)

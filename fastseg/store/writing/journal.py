@@ -9,12 +9,14 @@ import os
 import struct
 from array import array
 from collections.abc import Iterator, Sequence
+from io import FileIO
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
+from fastseg.outputs import create_work, open_work
 from fastseg.store.writing.hash_index import HashIndex
 from fastseg.store.writing.records import Records, from_bytes, join, to_bytes
 
@@ -46,7 +48,8 @@ class Journal:
         self._firsts = array("q")
         self._count = 0
         self._cache: dict[int, Records] = {}
-        self._file = path.open("r+b" if path.exists() else "w+b", buffering=0)
+        handle = open_work(path) if os.path.lexists(path) else create_work(path)
+        self._file = FileIO(handle, "r+")
         try:
             self._end = FRAME.size + len(rules)
             if self._read_frame(0) == rules:

@@ -1,5 +1,6 @@
-"""Items of the store that a build replaces, which it can reuse."""
+"""The store that a build replaces: what is one, and its items that can be reused."""
 
+from io import FileIO
 from typing import Any
 
 import numpy as np
@@ -7,11 +8,32 @@ from numpy.typing import ArrayLike, NDArray
 from xxhash import xxh3_64, xxh3_64_intdigest
 
 from fastseg.errors import StoreError
+from fastseg.store import checks
 from fastseg.store.reader import Store
 from fastseg.store.writing.hash_index import HashIndex
 
 # Rows of a column that are hashed at once.
 ROWS_AT_ONCE = 2**14
+
+
+class _StoreKind:
+    """The kind of output that a build writes, see `outputs.Kind`."""
+
+    name = "a store"
+
+    def recognises(self, file: FileIO) -> bool:
+        """Return whether a file is a store, of any version, damaged or not.
+
+        A file that HDF5 cannot open, because it is cut, is not recognised.
+        """
+        try:
+            with checks.open_hdf5(file) as opened:
+                return checks.has_format(opened)
+        except StoreError:
+            return False
+
+
+STORE = _StoreKind()
 
 
 class OlderStore:

@@ -10,6 +10,10 @@
                             the end, see `hdf5_index`
     <name>.partial.lock     locked while a process builds the store
 
+All are opened by `outputs`: never through a symbolic link, and never if they have other
+names or belong to somebody else. Only `<name>.partial` has the permissions of the
+store; the others are private.
+
 The target is absent, or is the older store, until the last step renames the finished
 file. A crash may damage all other files: an item counts as finished only if its record
 is complete and its pixels have the checksums in the record.
@@ -28,10 +32,18 @@ from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
 from fastseg.errors import BuildError
+from fastseg.outputs import (
+    check_target,
+    check_work,
+    open_work,
+    permissions_of,
+    permit,
+)
 from fastseg.store import compression, layout
 from fastseg.store.layout import Bucket
 from fastseg.store.writing.hdf5_index import Content, FinishedItems, StoreShape
 from fastseg.store.writing.journal import Journal
+from fastseg.store.writing.older_store import STORE
 from fastseg.store.writing.pixel_file import PixelFile
 from fastseg.store.writing.pixel_writers import ChunkWriter, PixelWriter, PlannedWriter
 from fastseg.store.writing.records import Records, Slots
@@ -49,13 +61,17 @@ ITEMS_AT_ONCE = 512
 def sole_builder(target: Path) -> Iterator[None]:
     """Lock a store for this build; raise BuildError if another process builds it.
 
-    The system releases the lock when the process ends, however it ends.
+    Raises OutputError if something else has the name of a working file. The system
+    releases the lock when the process ends, however it ends.
     """
     path = beside(target, ".partial.lock")
     target.parent.mkdir(parents=True, exist_ok=True)
+    check_work(path, owned=False)
     try:
         with FileLock(path, timeout=0):
             try:
+                for other in _work(target):
+                    check_work(other)
                 yield
             finally:
                 # Windows cannot remove an open file; that does no harm.
@@ -110,13 +126,17 @@ class Partial:
         options: Mapping[str, Any],
         software: Mapping[str, str],
         compress: bool,
+        force: bool = False,
     ):
         """Begin a store, or continue where an earlier process stopped.
 
         counts : each bucket and how many items it has, sorted by name
         slots  : of all items, in their order
+        force  : replace whatever is at the target, also if it is no store
         """
         self.target = target
+        self._force = force
+        self._permissions = permissions_of(target)
         self.options = options
         self.software = software
         self._slots = slots
@@ -248,10 +268,21 @@ class Partial:
             self._index, self._shape(counts), is_done, content
         )
         self.__exit__()
+        check_target(self.target, STORE, self._force)
+        self._set_permissions(complete)
         complete.replace(self.target)
         _sync_folder(self.target.parent)
         remove_work(self.target)
         return fingerprint
+
+    def _set_permissions(self, complete: Path) -> None:
+        """Give the file that becomes the store the permissions of the one before."""
+        before = permissions_of(self.target) or self._permissions
+        # Those of the file of pixels are the ones that any new file gets.
+        wanted = before or permissions_of(beside(self.target, ".partial"))
+        with os.fdopen(open_work(complete), "rb") as file:
+            if wanted:
+                permit(file.fileno(), wanted)
 
     def _shape(self, counts: Sequence[tuple[Bucket, int]]) -> StoreShape:
         return StoreShape(
@@ -276,7 +307,7 @@ class Partial:
                 journal.close()
                 _move_to_old(path, old)
                 journal = self._journal(path)
-        self._files = [(PixelFile(path), journal)]
+        self._files = [(PixelFile(path, self._permissions), journal)]
         self.pixels.open(self._files[0][0], not len(journal.resumable), end)
         if old.exists() and beside(old, ".journal").exists():
             self._files.append((PixelFile(old), self._journal(old)))
@@ -303,12 +334,16 @@ def _move_to_old(path: Path, old: Path) -> None:
     journal.replace(old_journal)
 
 
+def _work(target: Path) -> list[Path]:
+    """Return the paths of all working files of a store but the lock."""
+    suffixes = ("", ".journal", ".old", ".old.journal", ".index")
+    return [beside(target, f".partial{suffix}") for suffix in suffixes]
+
+
 def remove_work(target: Path) -> None:
     """Remove all files of unfinished builds of a store, but for the lock."""
-    for suffix in (".partial", ".partial.old"):
-        for more in ("", ".journal"):
-            beside(target, suffix + more).unlink(missing_ok=True)
-    beside(target, ".partial.index").unlink(missing_ok=True)
+    for path in _work(target):
+        path.unlink(missing_ok=True)
 
 
 def _sync_folder(path: Path) -> None:

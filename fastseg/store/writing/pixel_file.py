@@ -11,18 +11,47 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastseg.files import start_writeback
+from fastseg.outputs import (
+    DEFAULT,
+    PRIVATE,
+    Permissions,
+    create_work,
+    open_work,
+    permit,
+)
 
 # The most buffers that Linux and macOS write in one call.
 MOST_AT_ONCE = 1024
 
 
 class PixelFile:
-    """A file of pixels; each thread has a file object of its own."""
+    """A file of pixels; each thread has a file object of its own.
 
-    def __init__(self, path: Path):
+    permissions : those that the file gets when `begin` creates or continues it; those
+        of any new file, if None
+    """
+
+    def __init__(self, path: Path, permissions: Permissions | None = None):
         self.path = path
+        self._permissions = permissions
         self._local = threading.local()
         self._files: list[FileIO] = []
+
+    def begin(self, is_new: bool) -> None:
+        """Create the file, or continue with the one that is there.
+
+        Raises OutputError if it is not an earlier process's, see `outputs.check_work`.
+        """
+        permissions = self._permissions
+        if is_new or not os.path.lexists(self.path):
+            handle = create_work(self.path, PRIVATE if permissions else DEFAULT)
+        else:
+            handle = open_work(self.path)
+        self._keep(handle)
+        if permissions:
+            # The owner must be able to open it again.
+            mode = permissions.mode | PRIVATE
+            permit(handle, permissions._replace(mode=mode))
 
     def read(self, offset: int, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
         """Return an array; it is zero beyond the end of the file."""
@@ -84,7 +113,10 @@ class PixelFile:
     def _file(self) -> FileIO:
         # One file object for each thread, because `seek` sets a position.
         if not hasattr(self._local, "file"):
-            self._local.file = FileIO(os.fspath(self.path), "r+")
-            self._files.append(self._local.file)
+            self._keep(open_work(self.path))
         file: FileIO = self._local.file
         return file
+
+    def _keep(self, handle: int) -> None:
+        self._local.file = FileIO(handle, "r+")
+        self._files.append(self._local.file)

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from fastseg.errors import StoreError
 from fastseg.files import reserve
+from fastseg.outputs import open_work
 from fastseg.store import compression, layout
 from fastseg.store.layout import Bucket
 from fastseg.store.writing import hdf5_index
@@ -75,11 +76,11 @@ class PlannedWriter:
         self._is_new = is_new
         # Space on the disk for the images. Masks get none now, because few images may
         # have one.
-        with file.path.open("wb" if is_new else "ab") as output:
-            output.truncate(self._offsets.file_size)
-            for bucket, count in self._shape.counts:
-                size = prod(bucket.shape) * bucket.dtype.itemsize * count
-                reserve(output.fileno(), self._offsets.images[bucket.name], size)
+        file.begin(is_new)
+        os.ftruncate(file.handle(), self._offsets.file_size)
+        for bucket, count in self._shape.counts:
+            size = prod(bucket.shape) * bucket.dtype.itemsize * count
+            reserve(file.handle(), self._offsets.images[bucket.name], size)
 
     def output(self, slots: Slots) -> tuple[int, NDArray[np.int64]]:
         """Return a file descriptor and the offsets of images, for a kernel.
@@ -153,7 +154,7 @@ class PlannedWriter:
                 if getattr(final, name) != getattr(self._offsets, name)
             ]
             assert not moved, f"HDF5 has moved the {moved}"
-            with path.open("r+b") as output:
+            with os.fdopen(open_work(path), "r+b") as output:
                 hdf5_index.merge_index(index, output, shape, final)
         _sync(path)
         return path, fingerprint
@@ -169,7 +170,10 @@ class PlannedWriter:
         """
         # Neighbouring rows are copied together.
         blocks = np.split(rows, np.flatnonzero(np.diff(rows) > 1) + 1)
-        with self._file.path.open("rb") as pixels, index.open("r+b") as output:
+        with (
+            os.fdopen(open_work(self._file.path), "rb") as pixels,
+            os.fdopen(open_work(index), "r+b") as output,
+        ):
             for kind, target in enumerate(targets):
                 size = int(self._sizes[number, kind])
                 end = target
@@ -203,7 +207,7 @@ class ChunkWriter:
         """Begin to write to a file, from offset `end` on."""
         self._file = file
         self._end = end
-        file.path.open("wb" if is_new else "ab").close()
+        file.begin(is_new)
 
     def output(self, slots: Slots) -> tuple[int, NDArray[np.int64]]:
         """Return -1, and offsets without a meaning."""
@@ -270,5 +274,5 @@ PixelWriter = PlannedWriter | ChunkWriter
 
 def _sync(path: Path) -> None:
     """Wait until a file is on the disk."""
-    with path.open("r+b") as file:
+    with os.fdopen(open_work(path), "r+b") as file:
         os.fsync(file.fileno())
