@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from fastseg.bounds import MAX_NAME_BYTES
 from fastseg.dicom import header
 from fastseg.errors import LinkError, PathError, one_of
-from fastseg.escapes import escaped
+from fastseg.escapes import escaped, unquoted
 from fastseg.outputs import check_target
 from fastseg.paths import Paths, StrPath, natural_key
 from fastseg.progress import Advance, Progress, silent
@@ -518,6 +518,8 @@ class LinkTable:
     def load(cls, path: StrPath, progress: Progress = silent) -> "LinkTable":
         """Read a table and sort its links, see `Links.sorted`.
 
+        Of a text that begins with ' before =, +, -, @ or more ', that ' is left out.
+
         Rows that cannot be used are in its `rejects`. Raises LinkError for a file that
         is not a links table, FileNotFoundError.
         """
@@ -557,7 +559,11 @@ def _read_links(path: Path, rejects: list[Reject], advance: Advance) -> Iterator
 
 
 def _parse_row(row: Mapping[str, str]) -> Link:
-    values: dict[str, Any] = {name: value for name, value in row.items() if value}
+    values: dict[str, Any] = {
+        name: value if name in NUMBERS else unquoted(value)
+        for name, value in row.items()
+        if value
+    }
     for name in ("patient", "dicom_path"):
         if name not in values:
             raise LinkError(f"the field {name} is empty")

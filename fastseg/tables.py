@@ -1,6 +1,7 @@
 """CSV tables: those that users write, and those that fastseg writes.
 
-Texts in a table of ours have no control characters, see `escapes`.
+Texts in a table of ours have no control characters, and a cell that looks like a
+formula begins with one more ', see `escapes`.
 """
 
 import contextlib
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fastseg.errors import LinkError
-from fastseg.escapes import escaped
+from fastseg.escapes import escaped, quoted
 from fastseg.outputs import check_target, is_output, write_atomically
 from fastseg.paths import StrPath
 
@@ -74,7 +75,7 @@ class Table(NamedTuple):
             writer.writerow(self.columns)
             writer.writerows(
                 [
-                    escaped(cell) if known else cell
+                    quoted(escaped(cell)) if known else cell
                     for cell, known in zip(row, is_text, strict=True)
                 ]
                 for row in rows

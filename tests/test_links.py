@@ -1,8 +1,10 @@
 """The links table: invalid rows are rejected, and equal data give equal bytes."""
 
+import csv
 import itertools
 import pickle
 import shutil
+import tempfile
 from dataclasses import replace
 from io import FileIO
 from pathlib import Path
@@ -289,6 +291,7 @@ CONTOUR = {"contour_path": "c.txt", "label": "heart"}
         ({"dicom_path": "\x1b]0;OWNED\x07"}, r"'\x1b]0;OWNED\x07', expected"),
         (CONTOUR | {"contour_path": "a\u200b"}, r"'a\u200b', expected text"),
         ({"root": "a\x85b"}, r"root is 'a\x85b', expected text without"),
+        ({"position_mm": "'-3.5"}, "position_mm is"),
         ({"dicom_path": "a" * 766}, "a file name of 766 bytes, expected at most 765"),
         ({"root": "b"}, "a/2.dcm leads outside its root 'b'"),
         ({"root": "a", "dicom_path": "a/../b.dcm"}, "leads outside its root 'a'"),
@@ -444,6 +447,46 @@ def test_links_are_grouped_by_image(links):
     groups = [rows[a:b].tolist() for a, b in itertools.pairwise(bounds)]
     assert groups == list(images.values())
     assert rows.dtype == bounds.dtype == np.int64
+
+
+# Texts that may look like a formula; paths have no colon and no backslash.
+cells = st.text("'=+-@a1,;\"", min_size=1, max_size=6)
+
+
+@given(
+    st.lists(
+        st.fixed_dictionaries(
+            dict.fromkeys(
+                [
+                    "patient",
+                    "dicom_path",
+                    "contour_path",
+                    "label",
+                    "contour_key",
+                    "format",
+                    "series",
+                ],
+                cells,
+            )
+            | {"position_mm": st.sampled_from([-3.5, 0.5, None])}
+        ).map(lambda fields: Link(**fields)),
+        max_size=5,
+    )
+)
+def test_a_saved_table_is_read_as_it_was(links):
+    """Texts like formulas are quoted and read again; a negative number is no text."""
+    with tempfile.TemporaryDirectory() as folder:
+        table = LinkTable(base=folder, links=Links.of(links).sorted())
+        path = table.save(Path(folder) / "l.csv")
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+        again = LinkTable.load(path)
+    assert again.rejects == ()
+    assert again.links == table.links
+    for row_, link in zip(rows, table.links, strict=True):
+        number = row_.pop("position_mm")
+        assert number == ("" if link.position_mm is None else str(link.position_mm))
+        assert not [x for x in row_.values() if x[:1] in ("=", "+", "-", "@")]
 
 
 def test_no_table_holds_a_folder_with_control_characters(tmp_path):

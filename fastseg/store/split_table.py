@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastseg.errors import OptionError
-from fastseg.escapes import escaped
+from fastseg.escapes import escaped, unquoted
 from fastseg.outputs import check_target
 from fastseg.paths import StrPath
 from fastseg.store.selection import By, check_indices
@@ -106,7 +106,8 @@ def read_split(path: StrPath, store: "Store") -> dict[str, NDArray[np.int64]]:
     indices_of_part: dict[str, list[int]] = {}
     units: set[str] = set()
     bad: list[Reject] = []
-    for line, row in read_csv(Path(path), COLUMNS, bad):
+    for line, cells in read_csv(Path(path), COLUMNS, bad):
+        row = cells | {name: unquoted(cells[name]) for name in TABLE.texts}
         index = index_of_image.get(tuple(row[name] for name in IDENTITY))
         if index is None:
             raise OptionError(

@@ -5,6 +5,7 @@ import shutil
 from itertools import product
 from types import SimpleNamespace
 
+import h5py
 import numpy as np
 import pytest
 from hypothesis import assume, given
@@ -502,3 +503,27 @@ def test_a_store_that_was_cut_is_not_read(store, tmp_path):
     for call in (opened.select, lambda: opened.split({"a": 1})):
         with pytest.raises(fastseg.errors.StoreError, match="truncated"):
             call()
+
+
+def test_texts_of_a_split_are_safe_in_a_spreadsheet(study, tmp_path):
+    """No cell begins like a formula or has control characters, and it is read again."""
+    names = ("=1.dcm", "'@2.dcm")
+    for image, name in zip(study.rglob("*.dcm"), names, strict=False):
+        shutil.copy(image, study / name)
+    links = map(fastseg.Link, ("+P", "-Q"), names)
+    table = fastseg.LinkTable(base=study, links=links)
+    path = fastseg.build(table, tmp_path / "s.h5").path
+    with h5py.File(path, "r+") as file:  # as only a damaged store can have it
+        file["items/patient"][1] = b"-\x1b"
+    opened = fastseg.open(path)
+    parts = {"-train": [0], "@val": [1]}
+    split = fastseg.write_split(tmp_path / "p.csv", opened, parts)
+    with split.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["part"] for row in rows] == ["'-train", "'@val"]
+    assert [row["source"] for row in rows] == ["'=1.dcm", "''@2.dcm"]
+    assert [row["patient"] for row in rows] == ["'+P", r"'-\x1b"]
+    again = fastseg.read_split(split, opened)
+    assert {name: part.tolist() for name, part in again.items()} == parts
+    with pytest.raises(OptionError, match="control characters"):
+        fastseg.write_split(tmp_path / "p.csv", opened, {"a\x1b": [0, 1]})
