@@ -11,7 +11,7 @@ import pytest
 
 import fastseg
 from fastseg import outputs
-from fastseg.errors import BuildError, OutputError, RejectedWarning
+from fastseg.errors import BuildError, OutputError, PathError, RejectedWarning
 from fastseg.links import LinkTable
 from fastseg.outputs import check_work, open_work, write_atomically
 from fastseg.tables import REJECTS, Reject, rejects_path, save_rejects
@@ -345,6 +345,39 @@ fastseg.show(store, "p.png", count=1, dpi=20)
     modes = {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
     assert len(list(tmp_path.iterdir())) == 4
     assert modes == {0o640}
+
+
+def test_build_refuses_roots_outside_a_folder(study, tmp_path):
+    """`root` limits where a table may point, and roots outside its folder are named."""
+    table = tmp_path / "tables" / "l.csv"
+    fastseg.link(study).save(table)
+    path = tmp_path / "s.h5"
+    report = fastseg.build(table, path, root=tmp_path)
+    assert report.outer_roots == (study.resolve(),)
+    assert fastseg.build(table, path, root=study).samples
+    for folder in (table.parent, study / "dicoms"):
+        with pytest.raises(PathError, match="outside"):
+            fastseg.build(table, path, root=folder)
+    with pytest.raises(fastseg.errors.OptionError, match="expected a folder"):
+        fastseg.build(table, path, root=tmp_path / "absent")
+    inside = fastseg.link(study).save(tmp_path / "l.csv")
+    assert fastseg.build(inside, path).outer_roots == ()
+
+
+@POSIX
+def test_a_root_that_is_a_link_is_resolved(study, tmp_path):
+    """A root inside the folder by name, and outside by a symbolic link, is refused."""
+    base = tmp_path / "base"
+    base.mkdir()
+    (base / "data").symlink_to(study)
+    table = base / "l.csv"
+    fastseg.link(study).save(tmp_path / "l.csv")
+    text = (tmp_path / "l.csv").read_text()
+    table.write_text(text.replace(study.name, "data"))
+    report = fastseg.build(table, tmp_path / "s.h5")
+    assert report.outer_roots == (study.resolve(),)
+    with pytest.raises(PathError, match="outside"):
+        fastseg.build(table, tmp_path / "s.h5", root=base)
 
 
 def test_a_phantom_is_drawn_in_an_empty_folder_only(tmp_path):

@@ -10,6 +10,7 @@ import typer
 import fastseg
 from fastseg.cli.terminal import (
     EXIT_REJECTS,
+    REJECTS_SHOWN,
     AllowRejects,
     Force,
     Output,
@@ -124,6 +125,13 @@ def build(
             "than this."
         ),
     ] = 2**30,
+    root: Annotated[
+        Path | None,
+        typer.Option(
+            help="Refuse a table that names files outside of this folder.",
+            show_default="any folder",
+        ),
+    ] = None,
     workers: Annotated[str | None, renamed("--threads")] = None,
     compress: Annotated[
         bool,
@@ -153,6 +161,7 @@ def build(
             threads=threads,
             max_pixel_bytes=max_pixel_bytes,
             compress=compress,
+            root=root,
             force=force,
             progress=output.progress,
         )
@@ -174,6 +183,10 @@ def build(
         f"{many(report.links, 'contour')}, {size:.1f} MB in {seconds:.1f} s"
     )
     output.written(out, report.path)
+    for path in report.outer_roots[:REJECTS_SHOWN]:
+        output.say(f"root: {path} (outside the folder of {links})")
+    if len(report.outer_roots) > REJECTS_SHOWN:
+        output.say(f"and {len(report.outer_roots) - REJECTS_SHOWN} more roots outside")
     if report.reused:
         output.say(f"{report.reused} of them unchanged, reused from an earlier build")
     if report.failed:

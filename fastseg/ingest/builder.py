@@ -4,6 +4,7 @@ It plans the build, hands the blocks of the plan to threads, records finished bl
 the journal, publishes the store, and reports what was built, reused and rejected.
 """
 
+import os
 import warnings
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -19,6 +20,8 @@ from fastseg import __version__
 from fastseg.bounds import MAX_PIXEL_BYTES
 from fastseg.errors import (
     NothingBuiltError,
+    OptionError,
+    PathError,
     RejectedWarning,
     StoreError,
     refuse_renamed,
@@ -32,7 +35,7 @@ from fastseg.ingest.items import BuiltItems, ItemBuilder
 from fastseg.ingest.plan import Plan, plan_build
 from fastseg.links import LinkTable
 from fastseg.outputs import check_target
-from fastseg.paths import Paths, StrPath
+from fastseg.paths import Paths, StrPath, is_inside
 from fastseg.progress import Progress, silent
 from fastseg.raster.rules import Edges, Fill, Origin, Rules
 from fastseg.store import compression, layout
@@ -65,6 +68,7 @@ class BuildReport:
     links     : number of links whose contour is in the store
     rejects   : input that was not used, as listed in `<path>.rejects.csv`
     off_image : contour files whose contour covers no pixel of its image
+    outer_roots : real paths of the roots of the table that do not lie in its folder
     fingerprint : of the store
     """
 
@@ -75,6 +79,7 @@ class BuildReport:
     links: int
     rejects: tuple[Reject, ...]
     off_image: tuple[str, ...]
+    outer_roots: tuple[Path, ...]
     fingerprint: str
 
 
@@ -89,6 +94,7 @@ def build(
     threads: int = 1,
     max_pixel_bytes: int = MAX_PIXEL_BYTES,
     compress: bool = False,
+    root: StrPath | None = None,
     force: bool = False,
     progress: Progress = silent,
 ) -> BuildReport:
@@ -104,6 +110,8 @@ def build(
         header announces more bytes of pixels than this in all frames together
     compress : compress images and masks; readers of the store decompress them.
         Content and fingerprint stay the same
+    root   : a folder; a table is refused if it has a root outside of it, symbolic links
+        resolved. By default, a table may name any root
     force  : replace any file at `output`; otherwise only a store, of any version and
         also if it is damaged, or an empty file
 
@@ -114,7 +122,8 @@ def build(
     file has its permissions. Raises NothingBuiltError if no sample remains, OutputError
     if a file would be replaced or written that is not fastseg's, BuildError if the
     store is being built by somebody else or cannot hold the classes, LinkError for a
-    malformed table, MissingExtraError, OptionError, RenamedError, OSError.
+    malformed table, PathError if it leads out of `root`, MissingExtraError,
+    OptionError, RenamedError, OSError.
     """
     rules = Rules(edges=edges, fill=fill, origin=origin)
     threads = whole_number("threads", threads, 1)
@@ -127,6 +136,7 @@ def build(
     # Refuse a file that is not a links table before anything is created.
     table = links if isinstance(links, LinkTable) else LinkTable.load(links, progress)
     layout.check_classes(table.classes)
+    outer_roots = _outer_roots(table, root)
     with sole_builder(target), name_folder(target.parent):
         work = _Build(
             table, target, rules, threads, max_pixel_bytes, compress, force, progress
@@ -155,8 +165,32 @@ def build(
         links=work.drawn,
         rejects=rejects,
         off_image=tuple(work.off_image),
+        outer_roots=outer_roots,
         fingerprint=fingerprint,
     )
+
+
+def _outer_roots(table: LinkTable, folder: StrPath | None) -> tuple[Path, ...]:
+    """Return the real paths of a table's roots that do not lie in its folder, sorted.
+
+    Raises PathError for a root outside of `folder`.
+    """
+    if folder is not None and not Path(folder).is_dir():
+        raise OptionError(f"root is {os.fspath(folder)!r}, expected a folder")
+    base = os.path.realpath(table.base)
+    codes, texts = table.links.root
+    outer = set()
+    for code in np.unique(codes).tolist():
+        real = os.path.realpath(table.base / texts[code])
+        if folder is not None and not is_inside(real, os.path.realpath(folder)):
+            raise PathError(
+                f"the table has the root {texts[code]!r}, which is {real} and lies "
+                f"outside {folder}; give the folder that holds the data as root "
+                "(--root), if you trust the table"
+            )
+        if not is_inside(real, base):
+            outer.add(Path(real))
+    return tuple(sorted(outer))
 
 
 class _BuiltBlock(NamedTuple):

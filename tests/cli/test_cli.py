@@ -298,8 +298,8 @@ def test_no_command_replaces_another_file(
     assert fastseg_command(command, *arguments).returncode == 0
 
 
-def test_a_symbolic_link_is_reported(fastseg_command, heart, study, tmp_path):
-    """Outputs say where a symbolic link led."""
+def test_links_and_roots_are_reported(fastseg_command, heart, study, tmp_path):
+    """Outputs say where a symbolic link led, and `build` from where it reads."""
     (tmp_path / "elsewhere").mkdir()
     for name in ("l.csv", "s.h5", "p.csv", "p.png"):
         (tmp_path / name).symlink_to(tmp_path / "elsewhere" / name)
@@ -313,7 +313,16 @@ def test_a_symbolic_link_is_reported(fastseg_command, heart, study, tmp_path):
         assert run.returncode == 0
         real = tmp_path / "elsewhere" / arguments[-1]
         assert f"{arguments[-1]} is a symbolic link, written to {real}" in run.stdout
+        assert "root:" not in run.stdout
         assert real.exists()
+    (tmp_path / "tables").mkdir()
+    assert fastseg_command("link", study, "-o", "tables/l.csv").returncode == 0
+    run = fastseg_command("build", "tables/l.csv")
+    assert f"root: {study} (outside the folder of tables/l.csv)" in run.stdout
+    run = fastseg_command("build", "tables/l.csv", "--root", "tables")
+    assert run.returncode == 1
+    assert str(study) in run.stderr
+    assert fastseg_command("build", "tables/l.csv", "--root", ".").returncode == 0
 
 
 OWNED = "\x1b]0;OWNED\x07\u202e"
