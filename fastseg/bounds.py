@@ -12,9 +12,17 @@ MAX_PIXEL_BYTES = 2**30
 # 100 elements each takes 20 to 40 MB.
 MAX_HEADER_BYTES = 2**28
 
-# Digits of InstanceNumber. DICOM allows 32 bits (PS3.5 6.2), so 10 digits; somewhat
-# larger numbers exist. float64 holds 15 digits exactly.
-MAX_INSTANCE_DIGITS = 15
+# Digits of a whole number in a header, such as InstanceNumber. DICOM allows 32 bits
+# (PS3.5 6.2), so 10 digits; somewhat larger numbers exist. float64 holds 15 exactly.
+MAX_INTEGER_DIGITS = 15
+
+# Absolute value of other numbers in a header: rescale, window and spacing. A slope is
+# also at least 1 / MAX_DECIMAL. Known numbers lie between 1e-10 and 1e10. Batches are
+# float32, which ends at 3e38.
+MAX_DECIMAL = 1e20
+
+# Bytes of a UID (PS3.5 9.1).
+MAX_UID_BYTES = 64
 
 # Bytes of a file of contours. The largest known has 10 MB.
 MAX_CONTOUR_BYTES = 2**30

@@ -15,7 +15,7 @@ def test_the_page_gives_each_bound(name):
     """docs/limits.md has a row for each bound, with its number."""
     page = (PROJECT / "docs/limits.md").read_text(encoding="utf-8")
     section = page.split("## Bounds\n")[1].split("\n## ")[0]
-    rows = re.findall(rf"^\|[^|]*\(`{name}`\) \| ([\d .e]+) \|", section, re.MULTILINE)
+    rows = re.findall(rf"^\|[^|]*\(`{name}`\) \| ([\d .e]+?) \|", section, re.MULTILINE)
     assert [float(row.replace(" ", "")) for row in rows] == [getattr(bounds, name)]
 
 

@@ -1,5 +1,6 @@
 """The fallback: pydicom reads every file that `scan` does not fully understand."""
 
+import logging
 import threading
 import warnings
 import zlib
@@ -27,11 +28,15 @@ from fastseg.dicom.header import (
     Header,
     Image,
     check_header,
+    describe,
+    is_uid,
+    value_error,
 )
 from fastseg.errors import DicomError, FastsegError, missing_extra
 
 # `catch_warnings` changes and restores state of the whole process.
 _WARNINGS_LOCK = threading.RLock()
+_LOGGER = logging.getLogger("pydicom")
 # Put before an inflated dataset: a preamble and the shortest file meta group that
 # declares the dataset explicit and little-endian.
 INFLATED_HEAD = (
@@ -51,8 +56,7 @@ def read_header(raw: FileIO, name: str) -> Header:
     with _File(raw) as file:
         limit = MAX_PIXEL_BYTES + MAX_HEADER_BYTES
         dataset = _parse(file, name, HEADER_ELEMENTS, limit, stop_before_pixels=True)
-    with _pydicom_failures(name):
-        return check_header(dataset.get, name)
+    return _header(dataset, name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +80,7 @@ class ParsedFile:
             if "FloatPixelData" in dataset or "DoubleFloatPixelData" in dataset:
                 raise DicomError(f"{name}: floating-point pixel data are not supported")
             raise DicomError(f"{name}: has no pixel data; it is damaged or no image")
-        with _pydicom_failures(name):
+        with _pydicom_failures(name, quotes=True):
             _set_transfer_syntax(dataset)
             syntax = dataset.file_meta.TransferSyntaxUID
             if syntax.is_encapsulated:
@@ -99,8 +103,7 @@ def parse(data: bytes, name: str, max_pixel_bytes: int) -> ParsedFile:
     """
     limit = max_pixel_bytes + MAX_HEADER_BYTES
     dataset = _parse(BytesIO(data), name, HEADER_ELEMENTS | PIXEL_ELEMENTS, limit)
-    with _pydicom_failures(name):
-        return ParsedFile(dataset, check_header(dataset.get, name), name)
+    return ParsedFile(dataset, _header(dataset, name), name)
 
 
 class _File(BufferedReader):
@@ -138,6 +141,11 @@ def _parse(
         dataset = pydicom.dcmread(
             file, force=True, specific_tags=list(elements), **options
         )
+    syntax = str(dataset.file_meta.get("TransferSyntaxUID", ""))
+    if not is_uid(syntax.strip(" \0")):
+        raise DicomError(
+            f"{name}: TransferSyntaxUID is {describe(syntax)}, expected a UID"
+        )
     if "Rows" not in dataset or "Columns" not in dataset:
         if head[128:] != b"DICM":
             raise DicomError(f"{name}: is not a DICOM file")
@@ -174,19 +182,47 @@ def _inflate(file: BinaryIO, name: str, limit: int) -> BinaryIO:
     return BytesIO(INFLATED_HEAD + data)
 
 
+def _header(dataset: Any, name: str) -> Header:
+    """Return the header of a dataset, checked."""
+
+    def get(keyword: str) -> Any:
+        raw = dataset.get_item(keyword)
+        if raw is None:
+            return None
+        try:
+            return dataset.get(keyword)
+        except Exception as exc:
+            # pydicom converts a value when it is first read.
+            raise value_error(name, keyword, raw.value) from exc
+
+    with _pydicom_failures(name):
+        return check_header(get, name)
+
+
 @contextmanager
-def _pydicom_failures(name: str) -> Iterator[None]:
-    # A damaged file can make pydicom raise any exception; each becomes a DicomError
-    # with the same text. Its warnings concern values that fastseg does not use or
-    # checks itself (UIDs, lengths).
+def _pydicom_failures(name: str, *, quotes: bool = False) -> Iterator[None]:
+    """Turn any exception, which damaged files make pydicom raise, into a DicomError.
+
+    quotes : whether to quote the exception's text. It may contain any text of the
+        header, such as a patient's name in an element for numbers. So this is for
+        pixels only, when the header has been checked
+
+    pydicom's warnings and logs quote values, and concern those that fastseg does not
+    use or checks itself.
+    """
     try:
         with _WARNINGS_LOCK, warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            yield
+            was_disabled, _LOGGER.disabled = _LOGGER.disabled, True
+            try:
+                yield
+            finally:
+                _LOGGER.disabled = was_disabled
     except FastsegError:
         raise
     except Exception as exc:
-        text = " ".join(str(exc).split()) or type(exc).__name__
+        text = " ".join(str(exc).split()) if quotes else ""
+        text = text or f"pydicom raised {type(exc).__name__}"
         raise DicomError(f"{name}: cannot be read: {text}") from exc
 
 

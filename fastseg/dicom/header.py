@@ -1,14 +1,14 @@
 """The metadata that fastseg reads from an image file, and the checks of its values."""
 
-import math
-from collections.abc import Callable, MutableSequence
+import re
+from collections.abc import Callable, Container, MutableSequence, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastseg.bounds import MAX_INSTANCE_DIGITS
+from fastseg.bounds import MAX_DECIMAL, MAX_INTEGER_DIGITS, MAX_UID_BYTES
 from fastseg.errors import DicomError
 
 # Keyword, tag and VR of the elements that are read: header and pixels.
@@ -41,6 +41,26 @@ PIXEL_ELEMENTS = {
     "DoubleFloatPixelData": (0x7FE00009, "OD"),
     "PixelData": (0x7FE00010, "OW"),
 }
+# Defined terms of PhotometricInterpretation (PS3.3 C.7.6.3.1.2), which messages may
+# quote.
+PHOTOMETRICS = frozenset(
+    ["", "MONOCHROME1", "MONOCHROME2", "PALETTE COLOR", "RGB", "XYB", "HSV", "ARGB"]
+    + ["CMYK", "YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_422", "YBR_PARTIAL_420"]
+    + ["YBR_ICT", "YBR_RCT"]
+)
+# What values of a VR consist of (PS3.5 6.2), and what messages call it.
+CODE = re.compile("[A-Z0-9_ ]{0,16}")
+UID = re.compile("[0-9.]*")
+EXPECTED = {
+    "CS": "a code of the standard",
+    "DS": "a number",
+    "IS": "a whole number",
+    "SQ": "a sequence",
+    "UI": f"a UID: up to {MAX_UID_BYTES} digits and points",
+    "US": "a whole number",
+}
+# Stands for an InstanceNumber that is absent.
+ABSENT = 10**MAX_INTEGER_DIGITS
 DTYPES = {
     (bits, signed): np.dtype(f"<{'ui'[signed]}{bits // 8}")
     for bits in (8, 16, 32)
@@ -130,10 +150,11 @@ def check_header(get: Callable[[str], Any], name: str) -> Header:
         tuple of floats or pydicom's MultiValue; None or "" if there is none
     name : name of the file in messages
 
-    Raises DicomError unless the header is that of a valid grey-scale image.
+    Raises DicomError unless the header is that of a valid grey-scale image. It quotes
+    no text of the file but known codes.
     """
     samples = _whole(get, "SamplesPerPixel", name)
-    photometric = str(get("PhotometricInterpretation") or "").strip()
+    photometric = _code(get, "PhotometricInterpretation", name, PHOTOMETRICS)
     if samples != 1 or photometric not in ("MONOCHROME1", "MONOCHROME2"):
         raise DicomError(
             f"{name}: {photometric or 'no PhotometricInterpretation'} with "
@@ -161,17 +182,28 @@ def check_header(get: Callable[[str], Any], name: str) -> Header:
     if signed not in (0, 1):
         raise DicomError(f"{name}: PixelRepresentation is {signed}, not 0 or 1")
     slope = _number(get, "RescaleSlope", name, default=1.0)
-    if slope == 0:
-        raise DicomError(f"{name}: RescaleSlope is 0, all values would be equal")
+    if abs(slope) * MAX_DECIMAL < 1:
+        raise DicomError(
+            f"{name}: RescaleSlope is {slope:.9g}, all values would be equal"
+        )
     rows = _whole(get, "Rows", name)
     columns = _whole(get, "Columns", name)
     frames = _whole(get, "NumberOfFrames", name, default=1)
     if rows < 1 or columns < 1 or frames < 1:
         raise DicomError(f"{name}: {frames} frames of {rows} x {columns} hold no pixel")
-    window = _numbers(get, "WindowCenter", name)[:1]
-    window += _numbers(get, "WindowWidth", name)[:1]
-    spacing = _numbers(get, "PixelSpacing", name)
-    spacing = spacing or _numbers(get, "ImagerPixelSpacing", name)
+    # There may be several windows.
+    centres = _numbers(get, "WindowCenter", name)
+    widths = _numbers(get, "WindowWidth", name)
+    if not have_pairs(centres, widths):
+        raise DicomError(
+            f"{name}: WindowCenter has {len(centres)} values and WindowWidth "
+            f"{len(widths)}, expected as many of each"
+        )
+    spacings = [
+        _spacing(_numbers(get, keyword, name), keyword, name)
+        for keyword in ("PixelSpacing", "ImagerPixelSpacing")
+    ]
+    instance = _whole(get, "InstanceNumber", name, default=ABSENT)
     return Header(
         rows=rows,
         columns=columns,
@@ -181,10 +213,13 @@ def check_header(get: Callable[[str], Any], name: str) -> Header:
         photometric=photometric,
         slope=slope,
         intercept=_number(get, "RescaleIntercept", name, default=0.0),
-        window=linear_window(window, str(get("VOILUTFunction") or "LINEAR")),
-        spacing_mm=_spacing(spacing, name),
-        series=str(get("SeriesInstanceUID") or "").strip(),
-        instance=_instance(_numbers(get, "InstanceNumber", name), name),
+        window=linear_window(
+            [*centres[:1], *widths[:1]],
+            _code(get, "VOILUTFunction", name) or "LINEAR",
+        ),
+        spacing_mm=next((pair for pair, is_given in spacings if is_given), None),
+        series=_uid(get, "SeriesInstanceUID", name),
+        instance=None if instance == ABSENT else instance,
     )
 
 
@@ -205,39 +240,105 @@ def check_request(header: Header, frame: int, limit: int, name: str) -> None:
         )
 
 
+def have_pairs(centres: Sequence[float], widths: Sequence[float]) -> bool:
+    """Return whether there is a width for each centre of a window, or none at all."""
+    return not (centres and widths) or len(centres) == len(widths)
+
+
+def describe(value: Any) -> str:
+    """Return the kind and length of a value that must not be quoted, in words."""
+    if isinstance(value, bytes):
+        return f"{len(value)} bytes"
+    if isinstance(value, tuple | MutableSequence):
+        return f"{len(value)} values"
+    if isinstance(value, int | float):
+        return "a number"
+    return f"text of {len(str(value).encode(errors='replace'))} bytes"
+
+
+def value_error(name: str, keyword: str, value: Any) -> DicomError:
+    """Return the error for a value of another kind; it does not quote the value."""
+    expected = EXPECTED[HEADER_ELEMENTS[keyword][1]]
+    return DicomError(f"{name}: {keyword} is {describe(value)}, expected {expected}")
+
+
+def _one(get: Callable[[str], Any], keyword: str, name: str) -> Any:
+    """Return the value of an element that has one, "" if it is absent or empty."""
+    value = get(keyword)
+    if isinstance(value, tuple | MutableSequence):
+        if len(value) > 1:
+            raise DicomError(f"{name}: {keyword} has {len(value)} values, expected one")
+        value = value[0] if value else ""
+    return "" if value is None else value
+
+
+def _code(
+    get: Callable[[str], Any], keyword: str, name: str, known: Container[str] = ()
+) -> str:
+    """Return a code (VR CS), "" if it is absent.
+
+    known : if given, the defined terms; all others are refused
+    """
+    value = _one(get, keyword, name)
+    code = value.strip(" \0") if isinstance(value, str) else None
+    if code is None or not CODE.fullmatch(code) or (known and code not in known):
+        raise value_error(name, keyword, value)
+    return code
+
+
+def _uid(get: Callable[[str], Any], keyword: str, name: str) -> str:
+    value = _one(get, keyword, name)
+    uid = value.strip(" \0") if isinstance(value, str) else None
+    if uid is None or not is_uid(uid):
+        raise value_error(name, keyword, value)
+    return uid
+
+
+def is_uid(text: str) -> bool:
+    """Return whether a text consists of what a UID may contain, or is empty."""
+    return len(text) <= MAX_UID_BYTES and UID.fullmatch(text) is not None
+
+
 def _whole(
     get: Callable[[str], Any], keyword: str, name: str, default: int | None = None
 ) -> int:
     value = get(keyword)
-    if type(value) is int:
+    if type(value) is int and abs(value) < 10**MAX_INTEGER_DIGITS:
         return value
-    if value is None or value == "":
+    number = _single(get, keyword, name)
+    if number is None:
         if default is None:
             raise DicomError(f"{name}: has no {keyword}; it is damaged or no image")
         return default
-    return int(value)
+    if not (number.is_integer() and abs(number) < 10**MAX_INTEGER_DIGITS):
+        raise DicomError(
+            f"{name}: {keyword} is no whole number of at most {MAX_INTEGER_DIGITS} "
+            "digits"
+        )
+    return int(number)
 
 
 def _number(
     get: Callable[[str], Any], keyword: str, name: str, default: float
 ) -> float:
-    numbers = _numbers(get, keyword, name) or [default]
-    if len(numbers) > 1:
-        raise DicomError(f"{name}: {keyword} is {numbers}, expected one number")
-    if not math.isfinite(numbers[0]):
-        raise DicomError(f"{name}: {keyword} is {numbers[0]}, expected a finite number")
-    return numbers[0]
-
-
-def _instance(numbers: list[float], name: str) -> int | None:
-    if not numbers:
-        return None
-    if not (numbers[0].is_integer() and abs(numbers[0]) < 10**MAX_INSTANCE_DIGITS):
+    number = _single(get, keyword, name)
+    if number is None:
+        return default
+    if not abs(number) <= MAX_DECIMAL:
         raise DicomError(
-            f"{name}: InstanceNumber is {numbers[0]:.17g}, expected a whole number of "
-            f"at most {MAX_INSTANCE_DIGITS} digits"
+            f"{name}: {keyword} is {number:.9g}, expected a finite number of at most "
+            f"{MAX_DECIMAL:g}"
         )
-    return int(numbers[0])
+    return number
+
+
+def _single(get: Callable[[str], Any], keyword: str, name: str) -> float | None:
+    """Return the number of an element that has one, None if it is absent or empty."""
+    value = _one(get, keyword, name)
+    try:
+        return None if value == "" else _as_float(value)
+    except (TypeError, ValueError, OverflowError):
+        raise value_error(name, keyword, value) from None
 
 
 def _numbers(get: Callable[[str], Any], keyword: str, name: str) -> list[float]:
@@ -248,11 +349,17 @@ def _numbers(get: Callable[[str], Any], keyword: str, name: str) -> list[float]:
     if value is None or value == "":
         return []
     try:
-        if isinstance(value, MutableSequence):
-            return list(map(float, value))
-        return [float(value)]
-    except (TypeError, ValueError):
-        raise DicomError(f"{name}: {keyword} is {value!r}, expected a number") from None
+        several = isinstance(value, MutableSequence)
+        return list(map(_as_float, value if several else [value]))
+    except (TypeError, ValueError, OverflowError):
+        raise value_error(name, keyword, value) from None
+
+
+def _as_float(value: Any) -> float:
+    # An element of another VR may hold text or bytes.
+    if not isinstance(value, int | float | str):
+        raise TypeError
+    return float(value)
 
 
 def linear_window(pair: list[float], function: str) -> tuple[float, float] | None:
@@ -266,7 +373,7 @@ def linear_window(pair: list[float], function: str) -> tuple[float, float] | Non
     if len(pair) < 2:
         return None
     centre, width = pair
-    if not (math.isfinite(centre) and math.isfinite(width)):
+    if not (abs(centre) <= MAX_DECIMAL and abs(width) <= MAX_DECIMAL):
         return None
     if function == "LINEAR_EXACT" and width > 0:  # the same ramp, written for LINEAR
         return centre + 0.5, width + 1
@@ -274,11 +381,14 @@ def linear_window(pair: list[float], function: str) -> tuple[float, float] | Non
     return (centre, width) if function == "LINEAR" and width >= 1 else None
 
 
-def _spacing(pair: list[float], name: str) -> tuple[float, float] | None:
+def _spacing(
+    pair: list[float], keyword: str, name: str
+) -> tuple[tuple[float, float] | None, bool]:
+    """Return a spacing, None if it is not valid, and whether the element is given."""
     if not pair:
-        return None
+        return None, False
     if len(pair) != 2:
-        raise DicomError(f"{name}: PixelSpacing is {pair}, expected two numbers")
+        raise DicomError(f"{name}: {keyword} has {len(pair)} values, expected two")
     rows, columns = pair
-    is_valid = 0 < rows < math.inf and 0 < columns < math.inf
-    return (rows, columns) if is_valid else None
+    is_valid = 0 < rows <= MAX_DECIMAL and 0 < columns <= MAX_DECIMAL
+    return (rows, columns) if is_valid else None, True

@@ -31,6 +31,7 @@ from fastseg._kernels.files.elements import (
     vr_code,
 )
 from fastseg._kernels.images.statistics import range_of_values
+from fastseg.bounds import MAX_DECIMAL, MAX_UID_BYTES
 from fastseg.dicom.header import (
     HEADER_ELEMENTS,
     PIXEL_ELEMENTS,
@@ -38,6 +39,7 @@ from fastseg.dicom.header import (
     Image,
     check_header,
     check_request,
+    have_pairs,
     linear_window,
 )
 from fastseg.errors import DicomError
@@ -51,7 +53,8 @@ VALUE_BYTES = 2**11
 DECIMAL = re.compile(rb" *[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)? *")
 # pydicom compares the integer with a float, which holds 15 digits exactly.
 INTEGER = re.compile(rb" *[+-]?[0-9]{1,15}")
-TEXT = re.compile(rb"[A-Z0-9_.]*")
+CODE = re.compile(rb"[A-Z0-9_]{0,16}")
+UID = re.compile(b"[0-9.]{0,%d}" % MAX_UID_BYTES)
 # The files of a series have most values in common. Caching single values and whole
 # headers halves the 18 µs that a header takes.
 cached = lru_cache(512)
@@ -102,6 +105,8 @@ def scan_header(data: bytes) -> HeaderScan | None:
         instance = _integer(instance_text)
         centre = _decimals(centre_text)
         width = _decimals(width_text)
+        if not have_pairs(centre, width):
+            return None
     except (_NotStandardError, DicomError):
         return None  # the fallback finds the reason
     header = replace(
@@ -188,7 +193,7 @@ def read_headers(arrays: HeaderArrays) -> HeaderScans:
             window += np.where(window[:, 1:] > 0, (0.5, 1.0), np.nan)
         elif function != "LINEAR":
             window[:] = np.nan
-        is_ramp = np.isfinite(window).all(axis=1) & (window[:, 1] >= 1)
+        is_ramp = (np.abs(window) <= MAX_DECIMAL).all(axis=1) & (window[:, 1] >= 1)
         window[~is_ramp] = np.nan
     return scans
 
@@ -227,8 +232,11 @@ def _raw_values(data: NDArray[np.uint8], elements: NDArray[np.int64]) -> dict[in
 def _parse_per_file(raw: list[bytes]) -> tuple[float, float, float]:
     """Return InstanceNumber, and centre and width of the window; NaN if absent."""
     instance = _integer(raw[0])
-    centre, *_ = _decimals(raw[1]) or (nan,)
-    width, *_ = _decimals(raw[2]) or (nan,)
+    centres, widths = _decimals(raw[1]), _decimals(raw[2])
+    if not have_pairs(centres, widths):
+        raise _NotStandardError
+    centre, *_ = centres or (nan,)
+    width, *_ = widths or (nan,)
     return nan if instance == "" else float(instance), centre, width
 
 
@@ -357,9 +365,17 @@ def _decimals(raw: bytes) -> tuple[float, ...]:
 
 
 @cached
-def _text(raw: bytes) -> str:
+def _code(raw: bytes) -> str:
     text = raw.rstrip(b" \0")
-    if not TEXT.fullmatch(text):
+    if not CODE.fullmatch(text):
+        raise _NotStandardError
+    return text.decode("ascii")
+
+
+@cached
+def _uid(raw: bytes) -> str:
+    text = raw.rstrip(b" \0")
+    if not UID.fullmatch(text):
         raise _NotStandardError
     return text.decode("ascii")
 
@@ -375,10 +391,10 @@ def _character_set(raw: bytes) -> str:
 # How to read a value of each VR; None for US, which `find_elements` reads. A listed
 # element of another VR, such as ModalityLUTSequence, sends its file to the fallback.
 BY_VR: dict[str, Callable[[bytes], Any] | None] = {
-    "CS": _text,
+    "CS": _code,
     "DS": _decimals,
     "IS": _integer,
-    "UI": _text,
+    "UI": _uid,
     "US": None,
 }
 # The listed elements, tags ascending. KEYWORDS and READERS have a further entry at the

@@ -187,13 +187,13 @@ class Sunnybrook:
                 well_formed = False
             if not well_formed:
                 raise ContourError(
-                    f"{name}, line {line}: {row[:60]!r} is not a vertex, expected x "
-                    "and y in pixels, separated by white space",
+                    f"{name}, line {line}: text of {len(row)} characters is not a "
+                    "vertex, expected x and y in pixels, separated by white space",
                     line,
                 )
             if not (abs(x) < np.inf and abs(y) < np.inf):
                 raise ContourError(
-                    f"{name}, line {line}: {row!r} is not finite, remove or repair it",
+                    f"{name}, line {line}: is not finite, remove or repair it",
                     line,
                 )
             vertices.append((x, y))

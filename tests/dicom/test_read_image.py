@@ -145,7 +145,6 @@ def test_a_header_needs_no_pixels(tmp_path):
     ("header", "field", "expected"),
     [
         ({"WindowCenter": ["40", "50"], "WindowWidth": ["9", "8"]}, "window", (40, 9)),
-        ({"WindowCenter": "40", "WindowWidth": ["9", "8"]}, "window", (40, 9)),
         ({"WindowCenter": "40", "WindowWidth": "1"}, "window", (40, 1)),
         ({"WindowCenter": "40", "WindowWidth": "0.5"}, "window", None),
         ({"WindowCenter": "40"}, "window", None),
@@ -244,9 +243,12 @@ def test_a_window_of_monochrome1_is_mirrored(pixels, meta, values, value_map, wi
         (dicom_bytes(PIXELS, RescaleSlope="0"), "RescaleSlope is 0"),
         (
             dicom_bytes(PIXELS, InstanceNumber=10**15),
-            "InstanceNumber is 1000000000",
+            "InstanceNumber is no whole number of at most 15 digits",
         ),
-        (dicom_bytes(PIXELS, InstanceNumber=2**63), r"InstanceNumber is 9\.22"),
+        (
+            dicom_bytes(PIXELS, InstanceNumber=2**63),
+            "InstanceNumber is no whole number",
+        ),
         (
             dicom_bytes(PIXELS, RescaleIntercept="1e999"),
             "RescaleIntercept is inf",
