@@ -24,10 +24,26 @@ MAX_DECIMAL = 1e20
 # Bytes of a UID (PS3.5 9.1).
 MAX_UID_BYTES = 64
 
-# Bytes of a file of contours. The largest known has 10 MB.
-MAX_CONTOUR_BYTES = 2**30
+# Bytes of a file of contours. A text with one ring has some kB; the largest file of
+# other formats that is known has 10 MB.
+MAX_CONTOUR_BYTES = 2**25
 
-# Bytes of a file's name in UTF-8: file systems allow 255 units of UTF-16 at most.
+# Characters of a line of a contour file, and of a row of a table. A row with two paths
+# of the longest kind has 10 000.
+MAX_ROW_CHARACTERS = 2**16
+
+# Bytes of a path in UTF-8, as on Linux.
+MAX_PATH_BYTES = 4096
+
+# Bytes of a Compose in JSON; that of 4096 transforms has 800 kB.
+MAX_JSON_BYTES = 2**20
+
+# Pixels of the grid on which a sample is resampled or cropped. The largest mammograms
+# and radiographs have 30 million.
+MAX_GRID_CELLS = 2**27
+
+# Bytes of a file's name in UTF-8, and of every other text of a links table. File
+# systems allow 255 units of UTF-16 at most.
 MAX_NAME_BYTES = 765
 
 # Pixels of one image in a compressed store, which takes up to 16 bytes of memory each

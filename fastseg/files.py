@@ -32,6 +32,11 @@ _UNSUPPORTED = (
 )
 
 
+# Errors of opening a socket, or a device that is not there.
+_NO_FILE = (errno.ENXIO, errno.EOPNOTSUPP, errno.ENODEV)
+NOT_REGULAR = "is no regular file"
+
+
 class Stamp(NamedTuple):
     """Status of a file; it changes when the file changes.
 
@@ -44,19 +49,40 @@ class Stamp(NamedTuple):
     inode: int
 
 
+def open_handle(path: str | os.PathLike[str], flags: int = 0) -> int:
+    """Open a file to read, without waiting, and return its handle.
+
+    flags : more flags of `os.open`
+
+    Raises OSError. `read_handle` refuses what is no regular file.
+    """
+    try:
+        return os.open(path, READ_ONLY | flags)
+    except OSError as exc:
+        if exc.errno not in _NO_FILE:
+            raise
+        raise OSError(NOT_REGULAR) from None
+
+
 def open_regular(path: str | os.PathLike[str]) -> FileIO:
     """Open a regular file for reading, unbuffered.
 
     Raises OSError. If its `errno` is None, the path is no regular file, and its text
-    says what it is instead: to read a pipe could take for ever.
+    begins with the path and says what it is instead: to read a pipe could take for
+    ever.
     """
-    _stamp(os.stat(path))  # noqa: PTH116  some devices act when they are opened
-    file = FileIO(path, opener=_open)
     try:
-        _stamp(os.fstat(file.fileno()))
-    except BaseException:
-        file.close()
-        raise
+        _stamp(os.stat(path))  # noqa: PTH116  some devices act when they are opened
+        file = FileIO(path, opener=_open)
+        try:
+            _stamp(os.fstat(file.fileno()))
+        except BaseException:
+            file.close()
+            raise
+    except OSError as exc:
+        if exc.errno is not None:
+            raise
+        raise type(exc)(f"{os.fspath(path)}: {exc}") from None
     return file
 
 
@@ -66,7 +92,7 @@ def read_file(path: str, most: int) -> tuple[bytes, Stamp]:
     Raises OSError, also for a file of more than `most` bytes, and FileChangedError if
     the file changed while it was read.
     """
-    return read_handle(os.open(path, READ_ONLY), most)
+    return read_handle(open_handle(path), most)
 
 
 def read_handle(handle: int, most: int) -> tuple[bytes, Stamp]:
@@ -140,13 +166,13 @@ def name_folder(folder: Path) -> Iterator[None]:
 
 
 def _open(path: str, flags: int) -> int:
-    return os.open(path, flags | READ_ONLY)
+    return open_handle(path, flags)
 
 
 def _stamp(status: os.stat_result) -> Stamp:
     if not stat.S_ISREG(status.st_mode):
         if stat.S_ISDIR(status.st_mode):
             raise IsADirectoryError("is a folder, expected a file")
-        raise OSError("is no regular file")
+        raise OSError(NOT_REGULAR)
     inode = ctypes.c_int64(status.st_ino).value
     return Stamp(status.st_size, status.st_mtime_ns, status.st_ctime_ns, inode)

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from fastseg.bounds import MAX_NAME_BYTES
+from fastseg.bounds import MAX_NAME_BYTES, MAX_PATH_BYTES
 from fastseg.dicom import header
 from fastseg.errors import LinkError, PathError, one_of
 from fastseg.escapes import escaped, unquoted
@@ -30,6 +30,7 @@ from fastseg.tables import (
     REJECTS,
     Reject,
     Table,
+    count_lines,
     read_csv,
     rejects_path,
     save_rejects,
@@ -415,15 +416,24 @@ def check_text(name: str, text: object) -> None:
             f"{name} is '{escaped(text)}', expected text without control or format "
             "characters"
         )
-    if name in PATHS and 4 * len(text) > MAX_NAME_BYTES:
-        size = len(text.rpartition("/")[2].encode())
-        if size > MAX_NAME_BYTES:
-            raise LinkError(
-                f"{name} has a file name of {size} bytes, expected at most "
-                f"{MAX_NAME_BYTES}"
-            )
+    if 4 * len(text) > MAX_NAME_BYTES:
+        _check_length(name, text)
     if name == "dtype" and text not in ("", *DTYPES):
         raise LinkError(one_of(name, text, DTYPES))
+
+
+def _check_length(name: str, text: str) -> None:
+    """Raise LinkError for a text that is longer than any real one."""
+    is_path = name in PATHS or name == "root"
+    size = len(text.encode())
+    most = MAX_PATH_BYTES if is_path else MAX_NAME_BYTES
+    if size > most:
+        raise LinkError(f"{name} has {size} bytes, expected at most {most}")
+    size = len(text.rpartition("/")[2].encode()) if name in PATHS else 0
+    if size > MAX_NAME_BYTES:
+        raise LinkError(
+            f"{name} has a file name of {size} bytes, expected at most {MAX_NAME_BYTES}"
+        )
 
 
 def check_number(name: str, value: Any) -> float:
@@ -525,10 +535,7 @@ class LinkTable:
         """
         rejects: list[Reject] = []
         source = Path(path)
-        with (
-            source.open("rb") as file,
-            progress("read", sum(1 for _ in file)) as advance,
-        ):
+        with progress("read", count_lines(source)) as advance:
             links = Links.of(_read_links(source, rejects, advance))
         return cls(base=Path(path).parent, links=links.sorted(), rejects=rejects)
 

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from fastseg.errors import PathError
-from fastseg.files import NO_LINK, READ_ONLY
+from fastseg.files import NO_LINK, open_handle
 
 StrPath = str | os.PathLike[str]
 # Last components of a path that name a folder and no file.
@@ -53,11 +53,11 @@ class Paths:
         real = self.direct(path, root)
         if real is not None:
             try:
-                return os.open(real, READ_ONLY | NO_LINK)
+                return open_handle(real, NO_LINK)
             except OSError as exc:
                 if exc.errno not in (errno.ELOOP, errno.EMLINK):
                     raise
-        return os.open(self.resolve(path, root), READ_ONLY)
+        return open_handle(self.resolve(path, root))
 
     def direct(self, path: str, root: str) -> str | None:
         """Return a path that is safe to open with NO_LINK; None if there is none.

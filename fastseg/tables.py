@@ -8,12 +8,16 @@ import contextlib
 import csv
 import io
 import os
+from codecs import getincrementaldecoder
 from collections.abc import Iterable, Iterator, Sequence
+from io import BufferedReader, TextIOWrapper
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
+from fastseg.bounds import MAX_ROW_CHARACTERS
 from fastseg.errors import LinkError
 from fastseg.escapes import escaped, quoted
+from fastseg.files import open_regular
 from fastseg.outputs import check_target, is_output, write_atomically
 from fastseg.paths import StrPath
 
@@ -102,8 +106,9 @@ def read_csv(
     other file, FileNotFoundError if there is none.
     """
     expected = f"expected a table with the columns {', '.join(columns or required)}"
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file, strict=True)
+    with _open_text(path) as file:
+        lines = _Lines(file)
+        reader = csv.reader(lines, strict=True)
         try:
             names = [name.strip() for name in next(reader, [])]
             problems = [("no column", [x for x in required if x not in names])]
@@ -121,7 +126,9 @@ def read_csv(
                     raise LinkError(
                         f"{path}, line 1: {problem} {', '.join(culprits)}; {expected}"
                     )
+            lines.characters = 0
             for row in reader:
+                lines.characters = 0
                 if len(row) == len(names):
                     values = (value.strip() for value in row)
                     yield reader.line_num, dict(zip(names, values, strict=True))
@@ -135,14 +142,66 @@ def read_csv(
         except csv.Error as exc:
             line = reader.line_num
             raise LinkError(f"{path}, line {line}: {exc}; {expected}") from None
+        except _TooLongError:
+            line = reader.line_num + 1
+            raise LinkError(
+                f"{path}, line {line}: a row has more than {MAX_ROW_CHARACTERS} "
+                f"characters; {expected}"
+            ) from None
+
+
+class _TooLongError(Exception):
+    """A row is longer than MAX_ROW_CHARACTERS."""
+
+
+class _Lines:
+    """Iterates over the lines of a file, and reads no row that is too long.
+
+    characters : of the current row so far; the caller sets it to 0 after each row
+    """
+
+    def __init__(self, file: TextIO):
+        self._file = file
+        self.characters = 0
+
+    def __iter__(self) -> "_Lines":
+        return self
+
+    def __next__(self) -> str:
+        # A row has several lines if a quoted field contains line ends.
+        line = self._file.readline(MAX_ROW_CHARACTERS + 1 - self.characters)
+        self.characters += len(line)
+        if self.characters > MAX_ROW_CHARACTERS:
+            raise _TooLongError
+        if not line:
+            raise StopIteration
+        return line
+
+
+def count_lines(path: Path) -> int:
+    """Return the number of line ends in a regular file, or raise OSError."""
+    with open_regular(path) as file:
+        return sum(block.count(b"\n") for block in iter(lambda: file.read(2**20), b""))
+
+
+def _open_text(path: Path) -> TextIOWrapper:
+    raw = BufferedReader(open_regular(path))
+    return TextIOWrapper(raw, encoding="utf-8-sig", newline="")
 
 
 def _first_undecodable_line(path: Path) -> int:
     # The reader does not know it: files are decoded some lines ahead.
     number = 0
-    with path.open("rb") as file, contextlib.suppress(UnicodeDecodeError):
-        for number, line in enumerate(file, 1):  # noqa: B007
-            line.decode()
+    # Cut lines are safe: no byte of a character that is cut looks like a line end.
+    decoder = getincrementaldecoder("utf-8")()
+    with (
+        BufferedReader(open_regular(path)) as file,
+        contextlib.suppress(UnicodeDecodeError),
+    ):
+        number = 1
+        while line := file.readline(MAX_ROW_CHARACTERS):
+            decoder.decode(line)
+            number += line.endswith(b"\n")
     return number
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from fastseg import randomness
 from fastseg._kernels.augment import batch
 from fastseg.augment.mapping import Mappings
+from fastseg.bounds import MAX_GRID_CELLS
 from fastseg.errors import (
     OptionError,
     is_single,
@@ -245,12 +246,21 @@ def check_range(
 
 def check_size(step: Transform, given: Any) -> tuple[int, int]:
     """Return (height, width), also from one number, or raise OptionError."""
-    where = f"{type(step).__name__}: size"
+    return pair_of_sizes(f"{type(step).__name__}: size", given)
+
+
+def pair_of_sizes(name: str, given: Any) -> tuple[int, int]:
+    """Return (height, width), also from one number, or raise OptionError."""
     try:
         height, width = (given, given) if is_single(given) else given
     except (TypeError, ValueError):
-        raise OptionError(f"{where} is {given!r}, expected (height, width)") from None
-    return whole_number(where, height, 1), whole_number(where, width, 1)
+        raise OptionError(f"{name} is {given!r}, expected (height, width)") from None
+    sides = whole_number(name, height, 1), whole_number(name, width, 1)
+    if sides[0] * sides[1] > MAX_GRID_CELLS:
+        raise OptionError(
+            f"{name} is {given!r}, expected at most {MAX_GRID_CELLS} pixels"
+        )
+    return sides
 
 
 def check_choice(step: Any, name: str, given: Any, allowed: Sequence[str]) -> None:

@@ -25,6 +25,7 @@ from fastseg.augment.base import (
     set_symmetric,
 )
 from fastseg.augment.mapping import Mappings
+from fastseg.bounds import MAX_GRID_CELLS
 from fastseg.errors import OptionError, is_single, whole_number
 
 # The public transforms of this module; `Compose` takes those that are listed here.
@@ -390,6 +391,16 @@ class Resample(GeometricTransform):
             )
         down, across = (np.array(self.spacing_mm) / mappings.spacing_mm).T
         sizes = (mappings.height / down, mappings.width / across)
+        large = np.flatnonzero(sizes[0] * sizes[1] > MAX_GRID_CELLS)
+        if large.size:
+            first = large[0]
+            spacing = mappings.spacing_mm[first].tolist()
+            raise OptionError(
+                f"Resample: sample {mappings.samples[first]} has pixels of {spacing} "
+                f"mm and would become {sizes[0][first]:.3g}x{sizes[1][first]:.3g} "
+                f"pixels, expected at most {MAX_GRID_CELLS}; leave the sample out if "
+                "its spacing is wrong, or give a larger spacing_mm"
+            )
         mappings.scale(down, across)
         mappings.height, mappings.width = (
             np.maximum(np.rint(size), 1).astype(np.int64) for size in sizes

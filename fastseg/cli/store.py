@@ -10,6 +10,7 @@ import numpy as np
 import typer
 
 import fastseg
+from fastseg.bounds import MAX_JSON_BYTES
 from fastseg.cli.terminal import (
     EXIT_ERROR,
     REJECTS_SHOWN,
@@ -19,6 +20,7 @@ from fastseg.cli.terminal import (
     many,
 )
 from fastseg.errors import OptionError
+from fastseg.files import read_file
 from fastseg.outputs import check_target
 from fastseg.store.selection import has_class
 from fastseg.store.split_table import TABLE
@@ -360,9 +362,16 @@ def bench(
 
 def _read_compose(path: Path) -> fastseg.augment.Compose:
     try:
-        return fastseg.augment.from_dict(json.loads(path.read_text("utf-8")))
+        text, _ = read_file(str(path), MAX_JSON_BYTES)
+        return fastseg.augment.from_dict(json.loads(text.decode()))
     except ValueError as exc:  # from json or Unicode decoding, or an OptionError
         raise OptionError(f"{path}: {exc}") from None
+    except OSError as exc:
+        if exc.filename is not None:
+            raise
+        raise OptionError(f"{path}: {exc}") from None
+    except RecursionError:
+        raise OptionError(f"{path}: is nested too deeply for a Compose") from None
 
 
 def _size(text: str | None) -> int | tuple[int, int] | None:

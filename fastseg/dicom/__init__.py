@@ -15,7 +15,6 @@ fast as pydicom. The fallback reads all others and raises nearly all errors.
 """
 
 import os
-from io import FileIO
 from types import ModuleType
 from typing import Protocol
 
@@ -37,6 +36,7 @@ from fastseg.dicom.scan import (
     scan_headers,
 )
 from fastseg.errors import DicomError
+from fastseg.files import open_regular
 
 __all__ = [
     "HEADER_ELEMENTS",
@@ -79,7 +79,7 @@ def read_header(path: str | os.PathLike[str]) -> Header:
     Raises DicomError unless the header is that of a valid grey-scale image, OSError
     if the file cannot be opened.
     """
-    with FileIO(path) as file:
+    with open_regular(path) as file:
         header = scan.read_header(file)
         if header is None:
             file.seek(0)
@@ -102,7 +102,7 @@ def read_image(
     if its decoder is not installed, OSError if the file cannot be opened.
     """
     name = str(path)
-    with FileIO(path) as file:
+    with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         if size > SMALL_FILE:
             image = scan.read_image(file, name, frame, max_pixel_bytes)

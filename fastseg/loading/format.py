@@ -7,7 +7,8 @@ from typing import Any, Literal, cast, get_args
 import numpy as np
 
 from fastseg.augment import Compose, as_compose
-from fastseg.errors import OptionError, is_single, one_of, real_number, whole_number
+from fastseg.augment.base import pair_of_sizes
+from fastseg.errors import OptionError, one_of, real_number
 from fastseg.loading.normalization import NORMALIZE, Normalize
 
 DTypeName = Literal["float32", "float16", "raw"]
@@ -56,7 +57,7 @@ class BatchFormat:
 
     def __post_init__(self) -> None:
         augment = None if self.augment is None else as_compose(self.augment)
-        size = None if self.size is None else _pair_of_sizes(self.size)
+        size = None if self.size is None else pair_of_sizes("size", self.size)
         if augment is not None and size is None:
             sizes = [size for step in augment if (size := step.output_size())]
             size = sizes[-1] if sizes else None
@@ -134,14 +135,6 @@ def _dtype_name(given: Any) -> str:
     if not isinstance(name, str) or name not in DTYPES:
         raise OptionError(one_of("dtype", name, DTYPES))
     return name
-
-
-def _pair_of_sizes(size: Any) -> tuple[int, int]:
-    try:
-        height, width = (size, size) if is_single(size) else size
-    except (TypeError, ValueError):
-        raise OptionError(f"size is {size!r}, expected (height, width)") from None
-    return whole_number("size", height, 1), whole_number("size", width, 1)
 
 
 def _pair_of_percentiles(given: Any) -> tuple[float, float]:

@@ -8,6 +8,7 @@ patients and not in the name of the folder, or the reverse.
 
 import os
 import re
+from array import array
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 
 from fastseg import dicom
 from fastseg._kernels.files import decimals
+from fastseg.bounds import MAX_ROW_CHARACTERS
 from fastseg.errors import (
     ContourError,
     DicomError,
@@ -28,6 +30,7 @@ from fastseg.errors import (
     one_of,
 )
 from fastseg.escapes import escaped
+from fastseg.files import NOT_REGULAR
 from fastseg.links import Link, Links, LinkTable
 from fastseg.paths import is_inside, natural_key
 from fastseg.progress import Progress
@@ -40,6 +43,7 @@ CONTOUR_NAME = re.compile(
     rf"IM-\d+-(?P<number>\d+)-(?P<label>{'|'.join(CLASSES)})-manual\.txt",
     re.IGNORECASE,
 )
+LINE = re.compile(r"([^\r\n]*)(?:\r\n|\r|\n|$)")
 # A line of a contour file has at least this many bytes: "0 0" and a line end.
 SHORTEST_LINE = 4
 # Files that editors and file managers leave behind.
@@ -174,8 +178,15 @@ class Sunnybrook:
             text = data.decode("utf-8-sig")
         except UnicodeDecodeError as exc:
             raise ContourError(f"{name}: is not a text file ({exc.reason})") from None
-        vertices = []
-        for line, row in enumerate(re.split("\r\n|\r|\n", text), 1):
+        vertices = array("d")
+        for line, match in enumerate(LINE.finditer(text), 1):
+            row = match[1]
+            if len(row) > MAX_ROW_CHARACTERS:
+                raise ContourError(
+                    f"{name}, line {line}: has {len(row)} characters, expected at most "
+                    f"{MAX_ROW_CHARACTERS}",
+                    line,
+                )
             fields = row.split()
             if not fields:
                 continue
@@ -196,10 +207,10 @@ class Sunnybrook:
                     f"{name}, line {line}: is not finite, remove or repair it",
                     line,
                 )
-            vertices.append((x, y))
+            vertices.extend((x, y))
         if not vertices:
             raise ContourError(f"{name}: is empty")
-        return _ring(vertices, name)
+        return _ring(np.array(vertices).reshape(-1, 2), name)
 
     def rings(
         self, parsed: NDArray[np.float64], link: Link, header: dicom.Header | None
@@ -447,6 +458,8 @@ class _DataSet:
                 self.reject(path, "is a symbolic link to a folder; links to files work")
             elif path.is_dir():
                 yield from self._files(path)
+            elif not path.is_file() and path.exists():
+                self.reject(path, NOT_REGULAR)
             else:
                 yield path
 

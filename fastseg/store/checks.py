@@ -58,7 +58,7 @@ def open_file(path: StrPath) -> FileIO:
     except OSError as exc:
         if exc.errno is not None:
             raise
-        raise StoreError(f"{path}: {exc}, expected a store") from None
+        raise StoreError(f"{exc}, expected a store") from None
 
 
 @contextmanager

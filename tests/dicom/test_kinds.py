@@ -14,7 +14,7 @@ from numpy.testing import assert_array_equal
 from pydicom import uid
 from pydicom.pixels import get_decoder
 
-from fastseg import dicom
+from fastseg import dicom, files
 from fastseg.dicom import fallback, scan
 from fastseg.errors import DicomError, MissingExtraError
 from tests import dicom_damage as damage
@@ -114,7 +114,7 @@ def test_one_frame_of_a_large_file_is_read_alone(tmp_path, monkeypatch):
     frames = np.random.default_rng(1).integers(0, 2**16, (40, 200, 100), np.uint16)
     path = write_dicom(tmp_path / "a.dcm", frames)
     assert path.stat().st_size > dicom.SMALL_FILE
-    monkeypatch.setattr(dicom, "FileIO", Counted)
+    monkeypatch.setattr(files, "FileIO", Counted)
     for frame in (0, 17, 39):
         assert_array_equal(dicom.read_image(path, frame).pixels, frames[frame])
     assert sum(amounts) == 3 * (scan.SIZES[0] + frames[0].nbytes)
