@@ -12,6 +12,14 @@ MAX_PIXEL_BYTES = 2**30
 # 100 elements each takes 20 to 40 MB.
 MAX_HEADER_BYTES = 2**28
 
+# Elements of a header, outside of its sequences: some hundreds in most files. pydicom
+# takes 15 us for each.
+MAX_ELEMENTS = 2**17
+
+# Bytes of one value in a header. The largest that is read is a lookup table of 65 536
+# values.
+MAX_VALUE_BYTES = 2**18
+
 # Digits of a whole number in a header, such as InstanceNumber. DICOM allows 32 bits
 # (PS3.5 6.2), so 10 digits; somewhat larger numbers exist. float64 holds 15 exactly.
 MAX_INTEGER_DIGITS = 15

@@ -1,6 +1,7 @@
 """The fallback: pydicom reads every file that `scan` does not fully understand."""
 
 import logging
+import os
 import threading
 import warnings
 import zlib
@@ -21,13 +22,15 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
 )
 
-from fastseg.bounds import MAX_HEADER_BYTES, MAX_PIXEL_BYTES
+from fastseg._kernels.files.elements import find_sequences
+from fastseg.bounds import MAX_ELEMENTS, MAX_HEADER_BYTES, MAX_VALUE_BYTES
 from fastseg.dicom.header import (
     HEADER_ELEMENTS,
     PIXEL_ELEMENTS,
     Header,
     Image,
     check_header,
+    check_request,
     describe,
     is_uid,
     value_error,
@@ -37,6 +40,10 @@ from fastseg.errors import DicomError, FastsegError, missing_extra
 # `catch_warnings` changes and restores state of the whole process.
 _WARNINGS_LOCK = threading.RLock()
 _LOGGER = logging.getLogger("pydicom")
+# Bytes that are read or inflated at a time.
+PIECE_BYTES = 2**20
+# Sequences of undefined length whose end is found before pydicom reads a file.
+MOST_SEQUENCES = 2**10
 # Put before an inflated dataset: a preamble and the shortest file meta group that
 # declares the dataset explicit and little-endian.
 INFLATED_HEAD = (
@@ -53,10 +60,8 @@ def read_header(raw: FileIO, name: str) -> Header:
 
     Raises DicomError unless the header is that of a valid grey-scale image.
     """
-    with _File(raw) as file:
-        limit = MAX_PIXEL_BYTES + MAX_HEADER_BYTES
-        dataset = _parse(file, name, HEADER_ELEMENTS, limit, stop_before_pixels=True)
-    return _header(dataset, name)
+    with BufferedReader(raw) as file:
+        return _header(_parse(file, name, None), name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,33 +106,126 @@ def parse(data: bytes, name: str, max_pixel_bytes: int) -> ParsedFile:
 
     Raises DicomError unless the header is that of a valid grey-scale image.
     """
-    limit = max_pixel_bytes + MAX_HEADER_BYTES
-    dataset = _parse(BytesIO(data), name, HEADER_ELEMENTS | PIXEL_ELEMENTS, limit)
+    dataset = _parse(BytesIO(data), name, max_pixel_bytes)
     return ParsedFile(dataset, _header(dataset, name), name)
 
 
-class _File(BufferedReader):
-    """A reader that never requests more bytes than remain in the file.
+class _Deflated:
+    """An inflated file for pydicom, of which no more is inflated than is read.
 
-    pydicom requests the length that an element gives: a damaged length of 4 GB would
-    allocate 4 GB.
+    file  : the file, at the beginning of its deflated dataset
+    limit : bytes to inflate at most
     """
 
-    def __init__(self, raw: FileIO):
-        super().__init__(raw)
-        self.size = self.seek(0, 2)
-        self.seek(0)
+    def __init__(self, file: BinaryIO, name: str, limit: int):
+        self._file = file
+        self._name = name
+        self._limit = limit
+        self._inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+        self._content = bytearray(INFLATED_HEAD)
+        self._position = 0
 
-    def read(self, size: int | None = -1) -> bytes:
-        remaining = max(self.size - self.tell(), 0)
-        if size is None or size < 0:
-            return super().read(remaining)
-        return super().read(min(size, remaining))
+    def read(self, size: int) -> bytes:
+        stop = self._position + size
+        self._inflate(stop)
+        data = bytes(self._content[self._position : stop])
+        self._position += len(data)
+        return data
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        self._position = offset + (self._position if whence else 0)
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def _inflate(self, size: int) -> None:
+        """Inflate until the file has at least this size, or ends."""
+        while len(self._content) < size and not self._inflater.eof:
+            tail = self._inflater.unconsumed_tail or self._file.read(PIECE_BYTES)
+            try:
+                self._content += self._inflater.decompress(tail, PIECE_BYTES)
+            except zlib.error:
+                raise DicomError(
+                    f"{self._name}: its deflated data are damaged"
+                ) from None
+            if not tail and not self._inflater.eof:
+                raise DicomError(
+                    f"{self._name}: its deflated data end too early; it is truncated"
+                )
+            if len(self._content) > self._limit:
+                raise DicomError(
+                    f"{self._name}: inflates to more than {self._limit} bytes, which "
+                    "is more than a header and the pixels that it announces"
+                )
 
 
-def _parse(
-    file: BinaryIO, name: str, elements: dict[str, Any], limit: int, **options: Any
-) -> Any:
+class _Bounded:
+    """A file for pydicom: it allocates nothing for false lengths, and ends in time.
+
+    file    : what is read
+    size    : of the file, None if only reading shows it
+    lengths : true lengths of sequences, by the offset of the four bytes that give an
+        undefined one. pydicom then skips a sequence instead of parsing it, which takes
+        15 us for each element
+    header_only : whether the pixels are not read
+    """
+
+    def __init__(
+        self,
+        file: Any,
+        size: int | None,
+        name: str,
+        lengths: dict[int, int],
+        header_only: bool,
+    ):
+        self._file = file
+        self._size = size
+        self._name = name
+        self._lengths = lengths
+        self._header_only = header_only
+        self._elements = 0
+        self._may_be_long = False
+        self.seek = file.seek
+        self.tell = file.tell
+
+    def read(self, size: int) -> bytes:
+        start = self._file.tell()
+        if size > MAX_VALUE_BYTES and not self._may_be_long:
+            raise DicomError(
+                f"{self._name}: has a value of {size} bytes in its header, expected at "
+                f"most {MAX_VALUE_BYTES}"
+            )
+        if self._size is not None:
+            size = min(size, max(self._size - start, 0))
+        data: bytes = self._file.read(size)
+        if size == 8:  # tag, VR and length of an element
+            self._count(start)
+            # Pixels, in either byte order.
+            self._may_be_long = data[:2] in (b"\xe0\x7f", b"\x7f\xe0")
+            if start + 4 in self._lengths:
+                return data[:4] + self._lengths[start + 4].to_bytes(4, "little")
+        elif size == 4 and start in self._lengths:
+            return self._lengths[start].to_bytes(4, "little")
+        return data
+
+    def _count(self, position: int) -> None:
+        self._elements += 1
+        if self._elements > MAX_ELEMENTS:
+            raise DicomError(
+                f"{self._name}: has more than {MAX_ELEMENTS} elements in its header"
+            )
+        if self._header_only and position > MAX_HEADER_BYTES:
+            raise DicomError(
+                f"{self._name}: has a header of more than {MAX_HEADER_BYTES} bytes"
+            )
+
+
+def _parse(file: BinaryIO, name: str, max_pixel_bytes: int | None) -> Any:
+    """Return the listed elements of a file as a dataset of pydicom.
+
+    max_pixel_bytes : None to stop before the pixels
+    """
     head = file.read(132)
     if not head:
         raise DicomError(f"{name}: is empty")
@@ -135,16 +233,28 @@ def _parse(
         # Such as a file that was allocated and never written. pydicom would read it as
         # empty elements of eight zeros each, for minutes.
         raise DicomError(f"{name}: begins with zeros only; it is damaged or no image")
+    header_only = max_pixel_bytes is None
+    elements = HEADER_ELEMENTS if header_only else HEADER_ELEMENTS | PIXEL_ELEMENTS
+    size: int | None = file.seek(0, os.SEEK_END)
     with _pydicom_failures(name):
-        file = _inflate(file, name, limit)
-        file.seek(0)
+        syntax, start = _read_meta(_Bounded(file, size, name, {}, True), name)
+        source: Any = file
+        if syntax == DeflatedExplicitVRLittleEndian:
+            limit = MAX_HEADER_BYTES
+            if max_pixel_bytes is not None:
+                # The header says how much there is to inflate.
+                header = _header(_parse(file, name, None), name)
+                check_request(header, 0, max_pixel_bytes, name)
+                limit += header.pixel_bytes
+            file.seek(start)
+            source, size, start = _Deflated(file, name, limit), None, len(INFLATED_HEAD)
+        lengths = _sequence_lengths(source, size, start, syntax)
+        source.seek(0)
         dataset = pydicom.dcmread(
-            file, force=True, specific_tags=list(elements), **options
-        )
-    syntax = str(dataset.file_meta.get("TransferSyntaxUID", ""))
-    if not is_uid(syntax.strip(" \0")):
-        raise DicomError(
-            f"{name}: TransferSyntaxUID is {describe(syntax)}, expected a UID"
+            _Bounded(source, size, name, lengths, header_only),  # type: ignore[arg-type]
+            force=True,
+            specific_tags=list(elements),
+            stop_before_pixels=header_only,
         )
     if "Rows" not in dataset or "Columns" not in dataset:
         if head[128:] != b"DICM":
@@ -155,11 +265,8 @@ def _parse(
     return dataset
 
 
-def _inflate(file: BinaryIO, name: str, limit: int) -> BinaryIO:
-    """Return a deflated file uncompressed, and any other file as it is.
-
-    pydicom would inflate without a limit: a 1 MB file can become 1 GB.
-    """
+def _read_meta(file: Any, name: str) -> tuple[str, int]:
+    """Return the transfer syntax of a file, "" if unknown, and where it applies."""
     file.seek(0)
     read_preamble(file, force=True)
     meta = read_dataset(
@@ -168,18 +275,31 @@ def _inflate(file: BinaryIO, name: str, limit: int) -> BinaryIO:
         is_little_endian=True,
         stop_when=lambda tag, vr, length: tag >> 16 != 2,
     )
-    if meta.get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
-        return file
-    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    data = inflater.decompress(file.read(), limit + 1)
-    if len(data) > limit:
+    syntax = str(meta.get("TransferSyntaxUID") or "").strip(" \0")
+    if not is_uid(syntax):
         raise DicomError(
-            f"{name}: inflates to more than {limit} bytes; raise max_pixel_bytes if "
-            "the file is valid"
+            f"{name}: TransferSyntaxUID is {describe(syntax)}, expected a UID"
         )
-    if not inflater.eof:
-        raise DicomError(f"{name}: its deflated data end too early; it is truncated")
-    return BytesIO(INFLATED_HEAD + data)
+    return syntax, file.tell()
+
+
+def _sequence_lengths(
+    source: Any, size: int | None, start: int, syntax: str
+) -> dict[int, int]:
+    """Return the lengths of sequences that do not give theirs, as for `_Bounded`."""
+    if syntax in ("", ExplicitVRBigEndian) or (size or PIECE_BYTES) < PIECE_BYTES:
+        return {}
+    explicit = syntax != ImplicitVRLittleEndian
+    spans = np.empty((MOST_SEQUENCES, 2), np.int64)
+    amount = PIECE_BYTES
+    while amount <= MAX_HEADER_BYTES:
+        source.seek(0)
+        data = source.read(amount)
+        count = find_sequences(np.frombuffer(data, np.uint8), start, explicit, spans)
+        if count >= 0 or len(data) < amount:
+            break
+        amount *= 8
+    return dict(spans[: max(count, 0)].tolist())
 
 
 def _header(dataset: Any, name: str) -> Header:

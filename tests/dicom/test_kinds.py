@@ -4,7 +4,9 @@ import os
 import random
 import subprocess
 import sys
+import time
 import tracemalloc
+import zlib
 from io import FileIO
 
 import numpy as np
@@ -15,6 +17,7 @@ from pydicom import uid
 from pydicom.pixels import get_decoder
 
 from fastseg import dicom, files
+from fastseg.bounds import MAX_ELEMENTS, MAX_VALUE_BYTES
 from fastseg.dicom import fallback, scan
 from fastseg.errors import DicomError, MissingExtraError
 from tests import dicom_damage as damage
@@ -144,19 +147,48 @@ def test_deflated_files_are_read(tmp_path, pixels):
         assert image.header == header
 
 
-def test_a_deflated_file_cannot_fill_the_memory(tmp_path, monkeypatch):
-    """Inflating stops at the limit, for a small file that holds millions of zeros."""
-    monkeypatch.setattr(fallback, "MAX_HEADER_BYTES", 1000)
-    monkeypatch.setattr(fallback, "MAX_PIXEL_BYTES", 1000)
-    path = write_dicom(tmp_path / "a.dcm", np.zeros((4000, 4000), "u2"), DEFLATED)
+def deflated(*elements):
+    """Return a deflated file with these elements."""
+    syntax = damage.Element(0x00020010, b"UI", DEFLATED.encode()).encode(True)
+    length = damage.Element(0x20000, b"UL", damage.word(len(syntax))).encode(True)
+    deflater = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    body = b"".join(deflater.compress(e.encode(True)) for e in elements)
+    return bytes(128) + b"DICM" + length + syntax + body + deflater.flush()
+
+
+@pytest.mark.parametrize("tag", [0x00091010, 0xFFFCFFFC], ids=["before", "behind"])
+def test_a_deflated_file_cannot_fill_the_memory(tmp_path, monkeypatch, tag):
+    """No more is inflated than a header and the pixels that it announces may have."""
+    monkeypatch.setattr(fallback, "MAX_HEADER_BYTES", 10_000)
+    monkeypatch.setattr(fallback, "PIECE_BYTES", 5000)
+    parts = damage.make_elements(random.Random(0), True, 0)
+    bomb = damage.Element(tag, b"OB", bytes(5 * 10**7))
+    path = tmp_path / "a.dcm"
+    path.write_bytes(deflated(*sorted([*parts, bomb])))
     assert path.stat().st_size < 100_000
+    del bomb
     tracemalloc.start()
     try:
-        with pytest.raises(DicomError, match=r"a\.dcm: inflates to more than 3000 "):
+        for read in (dicom.read_header, dicom.read_image):
+            if tag < 0x00280000 or read is dicom.read_image:
+                with pytest.raises(DicomError, match="inflates to more than 10"):
+                    read(path)
+            else:
+                assert read(path).rows
+        assert tracemalloc.get_traced_memory()[1] < 2e6
+    finally:
+        tracemalloc.stop()
+
+
+def test_deflated_pixels_over_the_limit_are_not_inflated(tmp_path):
+    """The header of a deflated file is read without its pixels, and says their size."""
+    path = write_dicom(tmp_path / "a.dcm", np.zeros((4000, 4000), "u2"), DEFLATED)
+    tracemalloc.start()
+    try:
+        assert dicom.read_header(path).rows == 4000
+        with pytest.raises(DicomError, match="need 32000000 bytes, over the limit"):
             dicom.read_image(path, max_pixel_bytes=2000)
-        with pytest.raises(DicomError, match=r"a\.dcm: inflates to more than 2000 "):
-            dicom.read_header(path)
-        assert tracemalloc.get_traced_memory()[1] < 4e6
+        assert tracemalloc.get_traced_memory()[1] < 8e6
     finally:
         tracemalloc.stop()
 
@@ -298,3 +330,102 @@ def test_a_file_beyond_the_limit_is_not_read(tmp_path):
     assert dicom.read_header(path).rows == 3
     with pytest.raises(DicomError, match=r"a\.dcm: is 34359738368 bytes long"):
         dicom.read_image(path)
+
+
+def enhanced(frames, explicit, defined, levels=10, leaves=9):
+    """Return the elements of an image whose frames have 100 elements each.
+
+    defined : whether its sequences give their lengths
+    """
+    numbers = [element(0x00181000 + 2 * k, b"DS", b"12345.67") for k in range(leaves)]
+    content = b"".join(e.encode(explicit) for e in numbers)
+
+    def close(tag, content):
+        return content if defined else content + element(tag, b"").encode(explicit)
+
+    def sequence(tag, content, count=1):
+        content = close(damage.ITEM_END, content)
+        length = None if defined else damage.UNDEFINED
+        item = damage.Element(damage.ITEM, b"", content, length).encode(explicit)
+        return damage.Element(tag, b"SQ", close(damage.END, item * count), length)
+
+    groups = [sequence(0x00209100 + k, content) for k in range(levels)]
+    frame = b"".join(e.encode(explicit) for e in groups)
+    return sequence(0x52009230, frame, frames)
+
+
+@pytest.mark.parametrize("explicit", [True, False], ids=["explicit", "implicit"])
+@pytest.mark.parametrize("defined", [True, False], ids=["defined", "undefined"])
+@pytest.mark.parametrize("kind", ["plain", "deflated", "compressed"])
+def test_headers_of_ten_thousand_frames(tmp_path, explicit, defined, kind):
+    """A header with a million elements in sequences is read in well under 5 s."""
+    parts = damage.make_elements(random.Random(0), explicit, 0)
+    frames = enhanced(10_000, explicit, defined)
+    parts = sorted([*parts, frames])
+    if kind == "deflated":
+        if not explicit:
+            pytest.skip("deflated files are explicit")
+        data = deflated(*parts)
+    else:
+        data = damage.write_file(parts, explicit)
+    if kind == "compressed":
+        jpeg = b"1.2.840.10008.1.2.4.90\0\0"
+        if not explicit:
+            pytest.skip("compressed files are explicit")
+        data = data.replace(
+            damage.Element(0x00020010, b"UI", damage.SYNTAXES[True]).encode(True),
+            damage.Element(0x00020010, b"UI", jpeg[: len(jpeg) // 2 * 2]).encode(True),
+            1,
+        )
+    path = tmp_path / "a.dcm"
+    path.write_bytes(data)
+    dicom.read_header(path)  # compiles
+    start = time.perf_counter()
+    header = dicom.read_header(path)
+    assert time.perf_counter() - start < 5
+    plain = damage.write_file([e for e in parts if e is not frames], explicit)
+    assert header == dicom.decode(plain, "a.dcm").header
+
+
+TOO_MUCH = {
+    "elements": [element(0x00091000 + k, b"LO") for k in range(MAX_ELEMENTS + 10)],
+    "elements of the meta group": [
+        element(0x00020103 + k % 60_000, b"UI") for k in range(MAX_ELEMENTS + 10)
+    ],
+    "a value": [element(0x0020000E, b"UT", b"1" * (MAX_VALUE_BYTES + 2))],
+    "a character set": [element(0x00080005, b"UT", b"\\" * (MAX_VALUE_BYTES + 2))],
+    "windows": [element(0x00281050, b"UT", b"1\\" * MAX_VALUE_BYTES)],
+}
+
+
+@pytest.mark.parametrize("explicit", [True, False], ids=["explicit", "implicit"])
+@pytest.mark.parametrize("name", TOO_MUCH)
+def test_headers_over_a_bound_are_refused_soon(tmp_path, name, explicit):
+    """Too many elements or too long a value are refused by all readers."""
+    parts = damage.make_elements(random.Random(0), explicit, 0)
+    more = TOO_MUCH[name]
+    tags = {e.tag for e in more}
+    parts = [e for e in parts if e.tag not in tags]
+    if "meta" in name:
+        head = damage.file_head(True)
+        data = head + b"".join(e.encode(True) for e in [*more, *parts])
+    else:
+        data = damage.write_file(sorted([*parts, *more]), explicit)
+    path = tmp_path / "a.dcm"
+    path.write_bytes(data)
+    start = time.perf_counter()
+    for read in (dicom.read_header, dicom.read_image):
+        with pytest.raises(DicomError, match=r"a\.dcm: has (more than|a value of) "):
+            read(path)
+    assert time.perf_counter() - start < 20
+
+
+def test_a_header_has_a_bound_in_bytes(tmp_path, monkeypatch):
+    """Pixels that begin behind the bound are not looked for."""
+    monkeypatch.setattr(fallback, "MAX_HEADER_BYTES", 2**20)
+    parts = damage.make_elements(random.Random(0), True, 0)
+    large = element(0x00091010, b"OB", bytes(2**20))
+    path = tmp_path / "a.dcm"
+    path.write_bytes(damage.write_file(sorted([*parts, large]), True))
+    with pytest.raises(DicomError, match="has a header of more than 1048576 bytes"):
+        dicom.read_header(path)

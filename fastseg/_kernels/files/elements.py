@@ -8,6 +8,7 @@ it is used, and grows with every step.
 import numpy as np
 
 from fastseg._kernels.jit import inlined, kernel
+from fastseg.bounds import MAX_ELEMENTS
 
 META_START = 132  # after the preamble and DICM
 DICM = int.from_bytes(b"DICM", "little")
@@ -112,8 +113,14 @@ def read_meta(data):
 
 
 @inlined
-def end_of_sequence(data, offset, explicit):
-    """Return the offset after a sequence of undefined length; 0 if refused."""
+def end_of_sequence(data, offset, explicit, lenient):
+    """Return the offset after a sequence of undefined length.
+
+    lenient : accept what pydicom might not read as a sequence, or read in another
+        character set
+
+    Returns 0 if it is refused, -1 if the data end before the sequence.
+    """
     size = len(data)
     depth = 0
     in_item = False
@@ -125,14 +132,22 @@ def end_of_sequence(data, offset, explicit):
         tag = read_tag(data, offset)
         if tag < DELIMITERS:
             tag, vr, value, length = read_element(data, offset, explicit)
+            if value == 0 and offset + 12 > size:
+                return -1
             # `dicom.scan` checks the character set of the file, but none of an item.
-            if not in_item or value == 0 or tag == CHARACTER_SET:
+            if not in_item or value == 0 or (tag == CHARACTER_SET and not lenient):
                 return 0
             if length != UNDEFINED:
                 # If the value ends beyond its item, the offset never equals the end of
                 # the item, and the file is refused at the end of the data.
                 offset = value + length
-            elif explicit and vr == SQ and depth + 1 < DEEPEST:
+            elif lenient and not explicit and value + 4 > size:
+                return -1
+            elif depth + 1 < DEEPEST and (
+                vr == SQ
+                if explicit
+                else lenient and read_tag(data, value) in (ITEM, SEQUENCE_END)
+            ):
                 offset, depth, in_item = value, depth + 1, False
             else:
                 return 0
@@ -150,16 +165,16 @@ def end_of_sequence(data, offset, explicit):
             depth, in_item = depth - 1, True
         else:
             return 0
-    return 0
+    return -1
 
 
 @inlined
 def skip_sequence(data, start, explicit):
-    """Return the offset after a sequence of undefined length; 0 if refused.
+    """Return the offset after a sequence of undefined length; 0 or -1 if refused.
 
     start : offset of its first item
     """
-    end = end_of_sequence(data, start, explicit)
+    end = end_of_sequence(data, start, explicit, False)
     if not explicit:
         # If its dictionary does not list the element as a sequence, pydicom ends it at
         # the first bytes that look like a delimiter, wherever they are.
@@ -187,11 +202,13 @@ def find_elements(data, wanted, elements):
     size = len(data)
     k = 0
     count = 0
+    read = 0
     last_tag = LAST_META
     offset, explicit = read_meta(data)
     while 0 < offset < size:
         tag, vr, value, length = read_element(data, offset, explicit)
-        if value == 0 or tag <= last_tag or tag >= DELIMITERS:
+        read += 1
+        if value == 0 or tag <= last_tag or tag >= DELIMITERS or read > MAX_ELEMENTS:
             return 0
         last_tag = tag
         while k < len(wanted) and wanted[k, 0] < tag:
@@ -223,3 +240,39 @@ def find_elements(data, wanted, elements):
                 return count
     has_pixels = count > 0 and elements[count - 1, 0] == len(wanted) - 1
     return count if offset == size and has_pixels else 0
+
+
+@kernel
+def find_sequences(data, offset, explicit, spans):
+    """Find the sequences of undefined length before the pixels, and their lengths.
+
+    data     : uint8 (n,), a little-endian file or its beginning
+    offset   : of the first element of the dataset
+    explicit : whether VRs are explicit
+    spans    : int64 (m, 2), written: for each sequence the offset of the four bytes
+        that give its length, and its true length
+
+    Returns the number of sequences up to the first element that is not understood, or
+    -1 if the data end before that.
+    """
+    size = len(data)
+    count = 0
+    while offset + 12 <= size:
+        tag, vr, value, length = read_element(data, offset, explicit)
+        if value == 0 or tag >= PIXEL_DATA or count == len(spans):
+            return count
+        offset = value + length
+        if length == UNDEFINED:
+            if explicit and vr != SQ:
+                return count
+            if value + 4 > size:
+                return -1
+            if not explicit and read_tag(data, value) not in (ITEM, SEQUENCE_END):
+                return count
+            offset = end_of_sequence(data, value, explicit, True)
+            if offset <= 0:
+                return count if offset == 0 else -1
+            spans[count, 0] = value - 4
+            spans[count, 1] = offset - value
+            count += 1
+    return -1
