@@ -21,6 +21,7 @@ FastsegError
 
 UserWarning
 ├── RejectedWarning                   some input was rejected
+├── CopiesWarning                     several patients share an image
 └── MissingLabelsWarning              pixels without labels count as background
 
 Each leaf also inherits the builtin exception that a careful caller would catch. A
@@ -145,6 +146,10 @@ class RejectedWarning(UserWarning):
 
     def __str__(self) -> str:
         return escaped(super().__str__())
+
+
+class CopiesWarning(UserWarning):
+    """Images of several patients have the same pixels; all are in the store."""
 
 
 class MissingLabelsWarning(UserWarning):

@@ -199,6 +199,15 @@ def build(
         )
         for name in report.off_image:
             output.detail(f"  covers no pixel: {name}")
+    if report.copies:
+        output.err.print(
+            f"{many(len(report.copies), 'image')} under several patients: files of "
+            "different patients have the same pixels"
+            + ("" if output.verbose else " (--verbose lists them)"),
+            style="yellow",
+        )
+        for names in report.copies:
+            output.detail(f"  the same pixels: {'; '.join(names)}")
     output.rejects(report.rejects, out, allow_rejects)
 
 

@@ -24,7 +24,7 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 from typer.core import TyperGroup
 
-from fastseg.errors import FastsegError, OutputError, RejectedWarning
+from fastseg.errors import CopiesWarning, FastsegError, OutputError, RejectedWarning
 from fastseg.escapes import escaped
 from fastseg.progress import Advance
 from fastseg.tables import Reject, rejects_path
@@ -237,6 +237,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     ) -> None:
         # The commands print the rejects themselves.
         warnings.simplefilter("ignore", RejectedWarning)
+        warnings.simplefilter("ignore", CopiesWarning)
         output = Output(verbose, quiet)
         # Other libraries quote values of files in warnings and logs.
         warnings.showwarning = output.warning

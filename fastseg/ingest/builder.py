@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from fastseg import __version__
 from fastseg.bounds import MAX_PIXEL_BYTES
 from fastseg.errors import (
+    CopiesWarning,
     NothingBuiltError,
     OptionError,
     PathError,
@@ -39,7 +40,7 @@ from fastseg.paths import Paths, StrPath, is_inside
 from fastseg.progress import Progress, silent
 from fastseg.raster.rules import Edges, Fill, Origin, Rules
 from fastseg.store import compression, layout
-from fastseg.store.reader import open_store
+from fastseg.store.reader import Store, open_store
 from fastseg.store.writing.older_store import STORE, OlderStore
 from fastseg.store.writing.partial import (
     Partial,
@@ -69,6 +70,9 @@ class BuildReport:
     rejects   : input that was not used, as listed in `<path>.rejects.csv`
     off_image : contour files whose contour covers no pixel of its image
     outer_roots : real paths of the roots of the table that do not lie in its folder
+    copies    : files of images that have the same pixels and belong to several
+        patients, together in a tuple; images of one value are left out. All are in the
+        store: if these patients are one person, a split does not know it
     fingerprint : of the store
     """
 
@@ -80,6 +84,7 @@ class BuildReport:
     rejects: tuple[Reject, ...]
     off_image: tuple[str, ...]
     outer_roots: tuple[Path, ...]
+    copies: tuple[tuple[str, ...], ...]
     fingerprint: str
 
 
@@ -118,12 +123,13 @@ def build(
     If an earlier build of the store was interrupted, this one continues it. If the
     store exists, samples whose links and files have not changed are reused. Input that
     cannot be used is left out, listed in `<output>.rejects.csv` and counted in a
-    RejectedWarning. A symbolic link is written where it points. A store that replaces a
-    file has its permissions. Raises NothingBuiltError if no sample remains, OutputError
-    if a file would be replaced or written that is not fastseg's, BuildError if the
-    store is being built by somebody else or cannot hold the classes, LinkError for a
-    malformed table, PathError if it leads out of `root`, MissingExtraError,
-    OptionError, RenamedError, OSError.
+    RejectedWarning; a CopiesWarning counts images that several patients share. A
+    symbolic link is written where it points. A store that replaces a file has its
+    permissions. Raises NothingBuiltError if no sample remains, OutputError if a file
+    would be replaced or written that is not fastseg's, BuildError if the store is being
+    built by somebody else or cannot hold the classes, LinkError for a malformed table,
+    PathError if it leads out of `root`, MissingExtraError, OptionError, RenamedError,
+    OSError.
     """
     rules = Rules(edges=edges, fill=fill, origin=origin)
     threads = whole_number("threads", threads, 1)
@@ -157,6 +163,15 @@ def build(
             RejectedWarning,
             stacklevel=3,  # the caller of `build`, behind its decorator
         )
+    copies = _find_copies(open_store(target))
+    if copies:
+        warnings.warn(
+            f"{len(copies)} images are in the store under several patients each, see "
+            "`copies` of the report; leave out all but one, or give these patients one "
+            "ID, or parts of a split share images",
+            CopiesWarning,
+            stacklevel=3,
+        )
     return BuildReport(
         path=target,
         samples=work.samples,
@@ -166,6 +181,7 @@ def build(
         rejects=rejects,
         off_image=tuple(work.off_image),
         outer_roots=outer_roots,
+        copies=copies,
         fingerprint=fingerprint,
     )
 
@@ -434,6 +450,34 @@ class _Build:
                     if not meta["pixels"][j][bit]:
                         off_image = self._off_image.setdefault(int(block.items[k]), [])
                         off_image.append(files[name])
+
+
+def _find_copies(store: Store) -> tuple[tuple[str, ...], ...]:
+    """Return the files of images that have the same pixels under several patients."""
+    items = store.items
+    # Images of one value, such as empty ones, may well be equal.
+    varied = np.flatnonzero(items["min"] != items["max"])
+    columns = [items[name][varied] for name in ("image_xxh3", "bucket")]
+    order = np.lexsort(columns[::-1])
+    hashes, buckets = (column[order] for column in columns)
+    samples = varied[order]
+    patients = items["patient"][samples]
+    is_same = (hashes[1:] == hashes[:-1]) & (buckets[1:] == buckets[:-1])
+    group = np.concatenate([[0], np.cumsum(~is_same)])
+    several = np.unique(group[1:][is_same & (patients[1:] != patients[:-1])])
+    copies = []
+    for start, stop in zip(
+        *np.searchsorted(group, [several, several + 1]), strict=True
+    ):
+        members = np.sort(samples[start:stop])
+        paths = store.sources["path"][items["source"][members]].tolist()
+        copies.append(
+            tuple(
+                path.decode() + (f", frame {frame}" if frame else "")
+                for path, frame in zip(paths, items["frame"][members], strict=True)
+            )
+        )
+    return tuple(sorted(copies))
 
 
 @cache
