@@ -165,10 +165,11 @@ def build(
         )
     copies = _find_copies(open_store(target))
     if copies:
+        noun = "image is" if len(copies) == 1 else "images are"
         warnings.warn(
-            f"{len(copies)} images are in the store under several patients each, see "
-            "`copies` of the report; leave out all but one, or give these patients one "
-            "ID, or parts of a split share images",
+            f"{len(copies)} {noun} in the store under several patients, see `copies` "
+            "of the report; leave out all but one, or give these patients one ID, or "
+            "parts of a split share images",
             CopiesWarning,
             stacklevel=3,
         )
