@@ -50,9 +50,12 @@ MAX_JSON_BYTES = 2**20
 # and radiographs have 30 million.
 MAX_GRID_CELLS = 2**27
 
-# Bytes of a file's name in UTF-8, and of every other text of a links table. File
-# systems allow 255 units of UTF-16 at most.
+# Bytes of a file's name in UTF-8. File systems allow 255 units of UTF-16 at most.
 MAX_NAME_BYTES = 765
+
+# Bytes of a text in a links table that is no path. DICOM's longest names of patients
+# and organs have 64 characters; folders are named by up to 765 bytes.
+MAX_TEXT_BYTES = 1024
 
 # Pixels of one image in a compressed store, which takes up to 16 bytes of memory each
 # when it is decompressed, however short its chunk is. The largest radiographs, stitched

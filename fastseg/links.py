@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from fastseg.bounds import MAX_NAME_BYTES, MAX_PATH_BYTES
+from fastseg.bounds import MAX_NAME_BYTES, MAX_PATH_BYTES, MAX_TEXT_BYTES
 from fastseg.dicom import header
 from fastseg.errors import LinkError, PathError, one_of
 from fastseg.escapes import escaped, unquoted
@@ -426,7 +426,7 @@ def _check_length(name: str, text: str) -> None:
     """Raise LinkError for a text that is longer than any real one."""
     is_path = name in PATHS or name == "root"
     size = len(text.encode())
-    most = MAX_PATH_BYTES if is_path else MAX_NAME_BYTES
+    most = MAX_PATH_BYTES if is_path else MAX_TEXT_BYTES
     if size > most:
         raise LinkError(f"{name} has {size} bytes, expected at most {most}")
     size = len(text.rpartition("/")[2].encode()) if name in PATHS else 0
@@ -445,7 +445,7 @@ def check_number(name: str, value: Any) -> float:
     typecode, unknown, least, most, expected = NUMBERS[name]
     if value is None and unknown is not None:
         return unknown
-    is_whole = isinstance(value, int | np.integer)
+    is_whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
     is_number = is_whole or (typecode == "d" and isinstance(value, float | np.floating))
     if not is_number or not least <= value <= most:
         raise LinkError(f"{name} is {value!r}, expected {expected}")
@@ -575,6 +575,8 @@ def _parse_row(row: Mapping[str, str]) -> Link:
         if name not in values:
             raise LinkError(f"the field {name} is empty")
     for name, value in values.items():
+        if 4 * len(value) > MAX_NAME_BYTES:
+            _check_length(name, value)
         if name in NUMBERS:
             values[name] = _parse_number(name, value)
     if bool(row["contour_path"]) != bool(row["label"]):

@@ -217,6 +217,14 @@ def test_flags(value, store):
             call()
 
 
+@pytest.mark.parametrize("name", ["frame", "rows", "position_mm"])
+def test_numbers_of_links(name):
+    """True is no number of a link."""
+    link = fastseg.Link("p", "a.dcm", **{name: True})
+    with pytest.raises(FastsegError, match=f"{name} is True"):
+        fastseg.LinkTable(base=".", links=[link])
+
+
 def test_a_store_is_indexed_by_numbers(store):
     """store[True] is no sample."""
     with pytest.raises(TypeError, match="not bool"):

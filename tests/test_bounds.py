@@ -74,13 +74,13 @@ def test_a_line_of_gigabytes_takes_no_memory(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "most"),
-    [("patient", 765), ("label", 765), ("contour_key", 765), ("series", 765)]
+    [("patient", 1024), ("label", 1024), ("contour_key", 1024), ("series", 1024)]
     + [("root", 4096), ("dicom_path", 4096)],
 )
 def test_texts_of_a_table_are_bounded(tmp_path, name, most):
     """A longer text of a links table is an error, or rejects its row."""
     folders = "d/" * (most // 2 - 1)
-    longest = folders + "a" * (most - len(folders)) if most > 765 else "a" * most
+    longest = folders + "a" * (most - len(folders)) if most > 1024 else "a" * most
     link = Link("p", "a.dcm", "a.txt", 0, "c")
     Links.of([link._replace(**{name: longest})])
     with pytest.raises(LinkError, match=f"{name} has {most + 1} bytes"):
