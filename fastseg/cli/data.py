@@ -200,7 +200,7 @@ def build(
         for name in report.off_image:
             output.detail(f"  covers no pixel: {name}")
     if report.copies:
-        output.err.print(
+        output.report(
             f"{many(len(report.copies), 'image')} under several patients: files of "
             "different patients have the same pixels"
             + ("" if output.verbose else " (--verbose lists them)"),
