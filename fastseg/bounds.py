@@ -61,3 +61,24 @@ MAX_TEXT_BYTES = 1024
 # when it is decompressed, however short its chunk is. The largest radiographs, stitched
 # ones of a whole leg, have 50 million; a store without compression has no such bound.
 MAX_COMPRESSED_PIXELS = 2**27
+
+# Seconds that decoding one compressed image may take. An image of 100 million pixels
+# takes about 10 s. `decode_timeout` of `build` and `read_image` replaces it.
+MAX_DECODE_SECONDS = 60.0
+
+# Seconds that `decode_timeout` may be: a week.
+MAX_DECODE_TIMEOUT = 604_800.0
+
+# Bytes of memory that a decoding process may add to those that it has, on Linux: a
+# number, and some for each pixel of its image and each byte of its code stream.
+# OpenJPEG, the largest, takes some 20 for a pixel.
+MAX_DECODER_BYTES = 2**30
+MAX_DECODER_BYTES_PER_PIXEL = 64
+
+# Fragments of the compressed pixels of one file. Enhanced files have one for each of
+# some 10 000 frames.
+MAX_FRAGMENTS = 2**20
+
+# Rows and columns of a tile of JPEG 2000, where an image has more than one, at least.
+# Encoders use 128 and more; a decoder takes kilobytes for each tile.
+MIN_TILE_SIDE = 32

@@ -9,6 +9,7 @@ FastsegError
 │   └── PathError                     a path or ID leads outside its root
 ├── ContourError       (ValueError)   a contour file cannot be read
 ├── DicomError         (ValueError)   an image file cannot be read
+├── DecoderStartError  (RuntimeError) no process can be started that decodes images
 ├── FileChangedError   (OSError)      a file was written to while it was read
 ├── StateError         (ValueError)   a loader's state belongs to another loader
 ├── StoreError         (ValueError)   a file is not a complete, valid store
@@ -96,6 +97,10 @@ class ContourError(FastsegError, ValueError):
 
 class DicomError(FastsegError, ValueError):
     """An image file is not DICOM, is damaged, or has an unsupported form."""
+
+
+class DecoderStartError(FastsegError, RuntimeError):
+    """No process can be started that decodes compressed images."""
 
 
 class FileChangedError(FastsegError, OSError):

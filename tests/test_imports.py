@@ -31,7 +31,7 @@ LAYERS = [
         "threads",
         "_kernels",
     },
-    {"raster", "dicom", "augment"},
+    {"raster", "codecs", "dicom", "augment"},
     {"links", "sources"},
     {"store"},
     {"ingest", "loading", "pictures"},
@@ -39,6 +39,7 @@ LAYERS = [
     {"cli"},
 ]
 FORBIDDEN = {
+    "codecs": {"h5py", "numba"},
     "dicom": {"h5py"},
     "store": {"pydicom"},
     "loading": {"pydicom", "h5py"},
@@ -112,7 +113,7 @@ def test_no_imports_form_a_circle():
 
 @pytest.mark.parametrize("name", FORBIDDEN)
 def test_folders_keep_to_their_libraries(name):
-    """`dicom` never imports h5py, `store` never pydicom, kernels neither."""
+    """`dicom` never imports h5py, `codecs` never numba, `store` never pydicom."""
     for module, path in modules():
         if top_name(module) == name:
             roots = {name.split(".")[0] for name in imported_by(path)}

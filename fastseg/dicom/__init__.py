@@ -11,14 +11,20 @@ Pixels are *stored values*: the numbers in the file, with unused high bits clear
 sign-extended, and no further change. `Header.value_map` maps them to image values.
 
 Most files are uncompressed and little-endian; the fast path reads those 15 times as
-fast as pydicom. The fallback reads all others and raises nearly all errors.
+fast as pydicom. The fallback reads all others and raises nearly all errors. Compressed
+pixels are decoded by processes of their own (`fastseg.codecs`), as a damaged file can
+end the process that decodes it.
 """
 
 import os
+from collections.abc import Callable
 from types import ModuleType
-from typing import Protocol
+from typing import Any, Protocol
 
-from fastseg.bounds import MAX_HEADER_BYTES, MAX_PIXEL_BYTES
+from numpy.typing import NDArray
+
+from fastseg.bounds import MAX_DECODE_SECONDS, MAX_HEADER_BYTES, MAX_PIXEL_BYTES
+from fastseg.codecs.pool import Pool, check_timeout
 from fastseg.dicom import scan
 from fastseg.dicom.header import (
     HEADER_ELEMENTS,
@@ -72,6 +78,12 @@ class ParsedFile(Protocol):
     def read(self, frame: int) -> Image:
         """Return one frame, counted from 0, or raise DicomError, MissingExtraError."""
 
+    def start(self, frame: int, decoders: Pool, /) -> Callable[[], NDArray[Any]]:
+        """Start to read a frame; return a function that gives its pixels.
+
+        They are not a view of the file's bytes. Both raise the same errors as `read`.
+        """
+
 
 def read_header(path: str | os.PathLike[str]) -> Header:
     """Read the metadata of an image file without its pixels.
@@ -92,14 +104,17 @@ def read_image(
     frame: int = 0,
     *,
     max_pixel_bytes: int = MAX_PIXEL_BYTES,
+    decode_timeout: float = MAX_DECODE_SECONDS,
 ) -> Image:
     """Read one frame (counted from 0) of an image file.
 
     max_pixel_bytes : limit on the pixels of all frames together; the size that the
         header announces is checked before any pixels are read
+    decode_timeout : seconds that decoding a compressed frame may take
 
     Raises DicomError unless the file is a valid grey-scale image, MissingExtraError
-    if its decoder is not installed, OSError if the file cannot be opened.
+    if its decoder is not installed, OSError if the file cannot be opened,
+    DecoderStartError if no process can be started for a decoder, OptionError.
     """
     name = str(path)
     with open_regular(path) as file:
@@ -118,7 +133,13 @@ def read_image(
             data = file.readall()
         else:
             data = file.read(size)
-    return decode(data, name, frame, max_pixel_bytes=max_pixel_bytes)
+    return decode(
+        data,
+        name,
+        frame,
+        max_pixel_bytes=max_pixel_bytes,
+        decode_timeout=decode_timeout,
+    )
 
 
 def decode(
@@ -127,6 +148,7 @@ def decode(
     frame: int = 0,
     *,
     max_pixel_bytes: int = MAX_PIXEL_BYTES,
+    decode_timeout: float = MAX_DECODE_SECONDS,
 ) -> Image:
     """Read one frame (counted from 0) of an image file's bytes.
 
@@ -135,20 +157,27 @@ def decode(
     If possible, the pixels are a read-only view of `data`. Raises the same errors as
     `read_image`, except OSError.
     """
-    file = parse(data, name, max_pixel_bytes)
+    file = parse(data, name, max_pixel_bytes, decode_timeout)
     check_request(file.header, frame, max_pixel_bytes, name)
     return file.read(frame)
 
 
-def parse(data: bytes, name: str, max_pixel_bytes: int) -> ParsedFile:
+def parse(
+    data: bytes,
+    name: str,
+    max_pixel_bytes: int,
+    decode_timeout: float = MAX_DECODE_SECONDS,
+) -> ParsedFile:
     """Return the checked header of a file's bytes, and what reads its frames.
 
-    name : name of the file in messages
+    name           : name of the file in messages
+    decode_timeout : seconds that decoding a compressed frame may take
 
-    Raises DicomError unless the header is that of a valid grey-scale image. Call
-    `check_request` before `read`.
+    Raises DicomError unless the header is that of a valid grey-scale image, and
+    OptionError. Call `check_request` before `read` or `start`.
     """
-    return scan.parse(data) or _fallback().parse(data, name, max_pixel_bytes)
+    timeout = check_timeout(decode_timeout)
+    return scan.parse(data) or _fallback().parse(data, name, max_pixel_bytes, timeout)
 
 
 def _fallback() -> ModuleType:

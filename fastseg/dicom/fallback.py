@@ -5,7 +5,7 @@ import os
 import threading
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BufferedReader, BytesIO, FileIO
@@ -13,6 +13,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import pydicom
+from numpy.typing import NDArray
+from pydicom.encaps import get_frame
 from pydicom.filereader import read_dataset, read_preamble
 from pydicom.pixels import get_decoder, pixel_array
 from pydicom.uid import (
@@ -23,7 +25,15 @@ from pydicom.uid import (
 )
 
 from fastseg._kernels.files.elements import find_sequences
-from fastseg.bounds import MAX_ELEMENTS, MAX_HEADER_BYTES, MAX_VALUE_BYTES
+from fastseg.bounds import (
+    MAX_DECODE_SECONDS,
+    MAX_ELEMENTS,
+    MAX_HEADER_BYTES,
+    MAX_VALUE_BYTES,
+)
+from fastseg.codecs import pool
+from fastseg.codecs.codestream import CodedFrame, check_fragments, check_stream
+from fastseg.codecs.pool import Pool
 from fastseg.dicom.header import (
     HEADER_ELEMENTS,
     PIXEL_ELEMENTS,
@@ -66,48 +76,123 @@ def read_header(raw: FileIO, name: str) -> Header:
 
 @dataclass(frozen=True, slots=True)
 class ParsedFile:
-    """The content of a file as pydicom parses it; `name` names it in messages."""
+    """The content of a file as pydicom parses it.
+
+    name           : of the file in messages
+    decode_timeout : seconds that decoding one frame may take
+    """
 
     dataset: Any
     header: Header
     name: str
+    is_compressed: bool
+    decode_timeout: float
 
     def read(self, frame: int) -> Image:
         """Return one frame, which must exist.
 
         Raises DicomError unless its pixels are valid, MissingExtraError if their
-        decoder is not installed.
+        decoder is not installed, DecoderStartError.
         """
-        dataset, header, name = self.dataset, self.header, self.name
+        self._require_pixels()
+        if not self.is_compressed:
+            return Image(self._uncompressed(frame), self.header)
+        coded = self._coded_frame(frame)
+        pixels = pool.DEFAULT.decode(coded, self.name, self.decode_timeout)
+        return Image(_as_image(pixels, self.header), self.header)
+
+    def start(self, frame: int, decoders: Pool) -> Callable[[], NDArray[Any]]:
+        """Start to read one frame; call what is returned for its pixels.
+
+        They are not a view of the file. Both raise the same errors as `read`.
+        """
+        self._require_pixels()
+        if not self.is_compressed:
+            pixels = self._uncompressed(frame).copy()
+            return lambda: pixels
+        # What is returned must not keep the whole file in memory.
+        coded, header = self._coded_frame(frame), self.header
+        decoding = decoders.start(coded, self.name, self.decode_timeout)
+        return lambda: _as_image(decoding.result(), header)
+
+    def _require_pixels(self) -> None:
+        """Raise DicomError if the file has no pixels that can be used."""
+        dataset, name = self.dataset, self.name
         with _pydicom_failures(name):
             has_pixels = bool(dataset.get("PixelData"))
         if not has_pixels:
             if "FloatPixelData" in dataset or "DoubleFloatPixelData" in dataset:
                 raise DicomError(f"{name}: floating-point pixel data are not supported")
             raise DicomError(f"{name}: has no pixel data; it is damaged or no image")
+
+    def _uncompressed(self, frame: int) -> NDArray[Any]:
+        header, name = self.header, self.name
         with _pydicom_failures(name, quotes=True):
-            _set_transfer_syntax(dataset)
-            syntax = dataset.file_meta.TransferSyntaxUID
-            if syntax.is_encapsulated:
-                _require_decoder(syntax, name)
-            else:
-                _check_length(len(dataset.PixelData), header.pixel_bytes, name)
-            pixels = pixel_array(dataset, raw=True, index=frame)
+            _check_length(len(self.dataset.PixelData), header.pixel_bytes, name)
+            pixels = pixel_array(self.dataset, raw=True, index=frame)
         if pixels.shape != (header.rows, header.columns):
             raise DicomError(
                 f"{name}: decodes to shape {pixels.shape}, its header says "
                 f"{(header.rows, header.columns)}"
             )
-        return Image(np.ascontiguousarray(pixels, dtype=header.dtype), header)
+        return np.ascontiguousarray(pixels, dtype=header.dtype)
+
+    def _coded_frame(self, frame: int) -> CodedFrame:
+        """Return a frame of compressed pixels, its size checked."""
+        dataset, header, name = self.dataset, self.header, self.name
+        with _pydicom_failures(name, quotes=True):
+            syntax = dataset.file_meta.TransferSyntaxUID
+            _require_decoder(syntax, name)
+            tables = [
+                dataset.get(keyword)
+                for keyword in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths")
+            ]
+            data = get_frame(
+                dataset.PixelData,
+                frame,
+                number_of_frames=header.frames,
+                extended_offsets=(tables[0], tables[1]) if all(tables) else None,
+            )
+        coded = CodedFrame(
+            data=data,
+            syntax=str(syntax),
+            rows=header.rows,
+            columns=header.columns,
+            bits_allocated=8 * header.dtype.itemsize,
+            bits_stored=header.bits_stored,
+            is_signed=header.dtype.kind == "i",
+            photometric=header.photometric,
+        )
+        check_stream(coded, name)
+        return coded
 
 
-def parse(data: bytes, name: str, max_pixel_bytes: int) -> ParsedFile:
+def _as_image(pixels: bytearray, header: Header) -> NDArray[Any]:
+    """Return decoded pixels as an array (H, W)."""
+    array = np.frombuffer(pixels, header.dtype)
+    return array.reshape(header.rows, header.columns)
+
+
+def parse(
+    data: bytes,
+    name: str,
+    max_pixel_bytes: int,
+    decode_timeout: float = MAX_DECODE_SECONDS,
+) -> ParsedFile:
     """Parse a file's bytes.
+
+    decode_timeout : seconds that decoding one frame may take
 
     Raises DicomError unless the header is that of a valid grey-scale image.
     """
     dataset = _parse(BytesIO(data), name, max_pixel_bytes)
-    return ParsedFile(dataset, _header(dataset, name), name)
+    header = _header(dataset, name)
+    with _pydicom_failures(name, quotes=True):
+        _set_transfer_syntax(dataset)
+        is_compressed = bool(dataset.file_meta.TransferSyntaxUID.is_encapsulated)
+        if is_compressed:
+            check_fragments(dataset.get("PixelData") or b"", name)
+    return ParsedFile(dataset, header, name, is_compressed, decode_timeout)
 
 
 class _Deflated:

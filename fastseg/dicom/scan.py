@@ -278,6 +278,11 @@ class ScannedFile(NamedTuple):
         size = self.header.pixel_bytes // self.header.frames
         return _image(self.data, self.pixel_offset + frame * size, self.header)
 
+    def start(self, frame: int, _: object) -> Callable[[], NDArray[Any]]:
+        """Read one frame; call what is returned for its pixels, no view of `data`."""
+        pixels = self.read(frame).pixels.copy()
+        return lambda: pixels
+
 
 def parse(data: bytes) -> ScannedFile | None:
     """Scan a file's bytes; None if the fallback has to read it."""
