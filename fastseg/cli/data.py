@@ -125,6 +125,12 @@ def build(
             "than this."
         ),
     ] = 2**30,
+    decode_timeout: Annotated[
+        float,
+        typer.Option(
+            help="Reject a compressed image if decoding it takes more seconds."
+        ),
+    ] = 60.0,
     root: Annotated[
         Path | None,
         typer.Option(
@@ -160,6 +166,7 @@ def build(
             origin=cast(Any, origin),
             threads=threads,
             max_pixel_bytes=max_pixel_bytes,
+            decode_timeout=decode_timeout,
             compress=compress,
             root=root,
             force=force,

@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastseg import __version__
-from fastseg.bounds import MAX_PIXEL_BYTES
+from fastseg.bounds import MAX_DECODE_SECONDS, MAX_PIXEL_BYTES
+from fastseg.codecs.pool import Pool, check_timeout
 from fastseg.errors import (
     CopiesWarning,
     NothingBuiltError,
@@ -32,6 +33,7 @@ from fastseg.errors import (
 )
 from fastseg.files import name_folder
 from fastseg.ingest.block import Block
+from fastseg.ingest.images import ImageReader
 from fastseg.ingest.items import BuiltItems, ItemBuilder
 from fastseg.ingest.plan import Plan, plan_build
 from fastseg.links import LinkTable
@@ -98,6 +100,7 @@ def build(
     origin: Origin = "center",
     threads: int = 1,
     max_pixel_bytes: int = MAX_PIXEL_BYTES,
+    decode_timeout: float = MAX_DECODE_SECONDS,
     compress: bool = False,
     root: StrPath | None = None,
     force: bool = False,
@@ -113,6 +116,8 @@ def build(
     threads : number of worker threads; the bytes of the store do not depend on it
     max_pixel_bytes : an image file is rejected, before its pixels are read, if its
         header announces more bytes of pixels than this in all frames together
+    decode_timeout : seconds that decoding one compressed image may take; a file that
+        takes longer is rejected, and tried again by the next build
     compress : compress images and masks; readers of the store decompress them.
         Content and fingerprint stay the same
     root   : a folder; a table is refused if it has a root outside of it, symbolic links
@@ -128,13 +133,14 @@ def build(
     permissions. Raises NothingBuiltError if no sample remains, OutputError if a file
     would be replaced or written that is not fastseg's, BuildError if the store is being
     built by somebody else or cannot hold the classes, LinkError for a malformed table,
-    PathError if it leads out of `root`, MissingExtraError, OptionError, RenamedError,
-    OSError.
+    PathError if it leads out of `root`, DecoderStartError if no process can be started
+    for a decoder, MissingExtraError, OptionError, RenamedError, OSError.
     """
     rules = Rules(edges=edges, fill=fill, origin=origin)
     threads = whole_number("threads", threads, 1)
     max_pixel_bytes = whole_number("max_pixel_bytes", max_pixel_bytes, 1)
     compress = true_or_false("compress", compress)
+    decode_timeout = check_timeout(decode_timeout)
     if compress:
         compression.require("building a compressed store")
     target = check_target(output, STORE, force)
@@ -143,9 +149,16 @@ def build(
     table = links if isinstance(links, LinkTable) else LinkTable.load(links, progress)
     layout.check_classes(table.classes)
     outer_roots = _outer_roots(table, root)
-    with sole_builder(target), name_folder(target.parent):
+    with sole_builder(target), name_folder(target.parent), Pool() as decoders:
+        images = ImageReader(
+            Paths(table.base),
+            decoders,
+            max_pixel_bytes=max_pixel_bytes,
+            decode_timeout=decode_timeout,
+        )
         work = _Build(
-            table, target, rules, threads, max_pixel_bytes, compress, force, progress
+            *(table, target, rules, threads, max_pixel_bytes, images),
+            *(compress, force, progress),
         )
         fingerprint = work.run()
     rejects = tuple(dict.fromkeys(work.rejects))
@@ -232,6 +245,7 @@ class _Build:
         rules: Rules,
         threads: int,
         max_pixel_bytes: int,
+        images: ImageReader,
         compress: bool,
         force: bool,
         progress: Progress,
@@ -248,9 +262,8 @@ class _Build:
         zstd = {compression.NAME: compression.version()} if compress else {}
         self.software = {**self.versions, **zstd}
         self.paths = Paths(table.base)
-        self.item_builder = ItemBuilder(
-            self.paths, table.classes, rules, max_pixel_bytes
-        )
+        self.decoders = images.decoders
+        self.item_builder = ItemBuilder(self.paths, table.classes, rules, images)
         self.older = self._find_older()
         self.rejects = list(table.rejects)
         self.samples = 0
@@ -317,7 +330,9 @@ class _Build:
             )
             with (
                 self.progress("build", len(plan)) as advance,
-                closing(map_ordered(build_block, todo, self.threads)) as results,
+                closing(
+                    map_ordered(build_block, todo, self.threads, self.decoders.stop)
+                ) as results,
             ):
                 for result in results:
                     self._record(partial, result)
@@ -395,7 +410,10 @@ class _Build:
         with (
             self.progress("compare", len(plan)) as advance,
             closing(
-                map_ordered(compare, plan.blocks(self.threads), self.threads)
+                map_ordered(
+                    *(compare, plan.blocks(self.threads), self.threads),
+                    self.decoders.stop,
+                )
             ) as results,
         ):
             for block, found in results:

@@ -6,7 +6,7 @@ After that, nothing knows the difference.
 """
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from fractions import Fraction
 from functools import cache
@@ -21,6 +21,7 @@ from fastseg import dicom
 from fastseg._kernels.files import content, system, transfer
 from fastseg._kernels.files.transfer import ImageArrays
 from fastseg.bounds import MAX_CONTOUR_BYTES, MAX_HEADER_BYTES
+from fastseg.codecs.pool import Pool
 from fastseg.dicom.scan import WANTED
 from fastseg.errors import DicomError
 from fastseg.files import Stamp, read_file, stamp_of
@@ -73,12 +74,37 @@ class DecodedImage(NamedTuple):
     pixels: NDArray[Any]
 
 
+class StartedImage(NamedTuple):
+    """An image whose pixels are being decoded; header, stamp and XXH3-64 of its file.
+
+    pixels : returns them (H, W), no view of the file, or raises DicomError
+    """
+
+    header: dicom.Header
+    stamp: Stamp
+    xxh3: int
+    pixels: Callable[[], NDArray[Any]]
+
+    def decode(self) -> DecodedImage:
+        """Return the image as soon as it is decoded, or raise DicomError."""
+        return DecodedImage(self.header, self.stamp, self.xxh3, self.pixels())
+
+
 class ImageReader:
     """Reads the images of blocks. Threads share it."""
 
-    def __init__(self, paths: Paths, max_pixel_bytes: int):
+    def __init__(
+        self,
+        paths: Paths,
+        decoders: Pool,
+        *,
+        max_pixel_bytes: int,
+        decode_timeout: float,
+    ):
+        self.decoders = decoders
         self._paths = paths
         self._max_pixel_bytes = max_pixel_bytes
+        self._decode_timeout = decode_timeout
         self._local = threading.local()
 
     def read(self, block: Block, pixels: PixelWriter | None) -> BlockImages:
@@ -151,7 +177,9 @@ class ImageReader:
         if image is None or image.stamp != stamp_of(path):
             limit = self._max_pixel_bytes + MAX_HEADER_BYTES
             data, stamp = read_file(path, limit)
-            file = dicom.parse(data, link.dicom_path, self._max_pixel_bytes)
+            file = dicom.parse(
+                *(data, link.dicom_path, self._max_pixel_bytes, self._decode_timeout)
+            )
             image = OpenImage(file, stamp, xxh3_64_intdigest(data))
             self._local.path, self._local.image = path, image
         header = image.file.header
@@ -163,6 +191,22 @@ class ImageReader:
                 f"{found.name}, expected {block.bucket.name}; link and build again"
             )
         return image
+
+    def start(
+        self, block: Block, k: int, image: OpenImage, values: NDArray[Any] | None
+    ) -> StartedImage:
+        """Start to decode an image of the block.
+
+        values : its pixels, if they are known; they may be a view
+
+        Raises DicomError or MissingExtraError.
+        """
+        if values is None:
+            pixels = image.file.start(block.links[k][0].frame, self.decoders)
+        else:
+            copy = values.copy()
+            pixels = lambda: copy  # noqa: E731
+        return StartedImage(image.file.header, image.stamp, image.xxh3, pixels)
 
     def hash_file(self, path: str, root: str) -> int:
         """Return the XXH3-64 of a file of any kind, or raise LinkError or OSError.

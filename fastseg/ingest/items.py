@@ -7,7 +7,7 @@ marked in the block with its rejects, and later stages skip it.
 """
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from itertools import chain, pairwise
 from math import prod
@@ -21,12 +21,13 @@ from fastseg._kernels.contours import labels
 from fastseg._kernels.files import content, system
 from fastseg.errors import DicomError, LinkError
 from fastseg.files import stamp_of
-from fastseg.ingest.annotations import Annotations, Contour
+from fastseg.ingest.annotations import Annotations, Contour, File
 from fastseg.ingest.block import Block, hash_links, join_paths
 from fastseg.ingest.images import (
     BlockImages,
     DecodedImage,
     ImageReader,
+    StartedImage,
     write_columns,
 )
 from fastseg.links import Link
@@ -39,9 +40,12 @@ from fastseg.store.writing.partial import Partial, Resumable
 from fastseg.store.writing.pixel_writers import PixelWriter
 from fastseg.store.writing.records import Records, as_texts, meta_dtype
 from fastseg.tables import reason_of
+from fastseg.threads import keep_ahead
 
 # Pixels that are decoded by Python before they are measured and written.
 PIXELS_AT_ONCE = 2**22
+# Pixels of the images that are being decoded or wait for it, beyond one image.
+PIXELS_IN_FLIGHT = 2**26
 # Pixels of the masks that are drawn before any is written.
 MASK_PIXELS_AT_ONCE = 2**22
 # Bytes of the buffer into which files are read to be hashed.
@@ -83,14 +87,18 @@ class ItemBuilder:
     """Builds the items of blocks. Threads share it; it never changes."""
 
     def __init__(
-        self, paths: Paths, classes: Sequence[str], rules: Rules, max_pixel_bytes: int
+        self,
+        paths: Paths,
+        classes: Sequence[str],
+        rules: Rules,
+        images: ImageReader,
     ):
         self.classes = tuple(classes)
         self._paths = paths
         self._rules = rules
         self._bits = {name: bit for bit, name in enumerate(classes)}
         self._mask_dtype = layout.mask_dtype(classes)
-        self._images = ImageReader(paths, max_pixel_bytes)
+        self._images = images
         self._annotations = Annotations(paths)
 
     def resume(self, block: Block, partial: Partial, resumable: Resumable) -> list[int]:
@@ -180,31 +188,17 @@ class ItemBuilder:
         hashes: dict[int, int] = {}
         decoded: dict[int, DecodedImage] = {}
         is_decoded = np.zeros(len(block), np.bool_)
-        for k in block.todo():
+        size = prod(block.bucket.shape)
+        most = min(2 * self._images.decoders.size, PIXELS_IN_FLIGHT // size)
+        started = self._start_images(
+            block, images, lists, older, contours, hashes, is_decoded
+        )
+        for k, image in keep_ahead(started, most):
             try:
-                if images.is_read[k]:
-                    image = None
-                    header = images.scans.headers[images.scans.header_index[k]]
-                    digest = int(images.arrays.file_hashes[k])
-                else:
-                    image = self._images.open(block, k)
-                    header, digest = image.file.header, image.xxh3
-                contours[k] = self._annotations.contours(block, k, lists, header)
-                if not block.is_todo[k]:
-                    continue
-                hashes[k] = self._hash_inputs(block, k, digest, contours[k])
-                if image:
-                    values = older.image(hashes[k]) if older is not None else None
-                    if values is None:
-                        is_decoded[k] = True
-                        values = image.file.read(block.links[k][0].frame).pixels
-                    # A copy, because these may be a view of the whole file.
-                    decoded[k] = DecodedImage(
-                        header, image.stamp, digest, values.copy()
-                    )
-            except (DicomError, LinkError, ImportError, OSError) as exc:
+                decoded[k] = image.decode()
+            except DicomError as exc:
                 block.reject(k, reason_of(exc, block.links[k][0].dicom_path))
-            if len(decoded) * prod(block.bucket.shape) >= PIXELS_AT_ONCE:
+            if len(decoded) * size >= PIXELS_AT_ONCE:
                 self._images.add(block, images, decoded, pixels)
                 decoded = {}
         self._images.add(block, images, decoded, pixels)
@@ -223,6 +217,43 @@ class ItemBuilder:
         self._draw(block, items, rings, meta, pixels, offsets)
         records = self._records(block, items, images, contours, rings, meta, offsets)
         return BuiltItems(items, records, is_reused)
+
+    def _start_images(
+        self,
+        block: Block,
+        images: BlockImages,
+        lists: dict[Link, File],
+        older: OlderStore | None,
+        contours: dict[int, list[Contour]],
+        hashes: dict[int, int],
+        is_decoded: NDArray[np.bool_],
+    ) -> Iterator[tuple[int, StartedImage]]:
+        """Yield the images that kernels have not read, their decoding started.
+
+        Also reads the contours and the hash of the inputs of each image of the block,
+        and notes whether it has to be decoded.
+        """
+        for k in block.todo():
+            try:
+                image = None if images.is_read[k] else self._images.open(block, k)
+                if image:
+                    header, digest = image.file.header, image.xxh3
+                else:
+                    header = images.scans.headers[images.scans.header_index[k]]
+                    digest = int(images.arrays.file_hashes[k])
+                contours[k] = self._annotations.contours(block, k, lists, header)
+                if not block.is_todo[k]:
+                    continue
+                hashes[k] = self._hash_inputs(block, k, digest, contours[k])
+                if image is None:
+                    continue
+                values = older.image(hashes[k]) if older is not None else None
+                is_decoded[k] = values is None
+                started = self._images.start(block, k, image, values)
+            except (DicomError, LinkError, ImportError, OSError) as exc:
+                block.reject(k, reason_of(exc, block.links[k][0].dicom_path))
+            else:
+                yield k, started
 
     def _hash_inputs(
         self, block: Block, k: int, digest: int, contours: list[Contour]
