@@ -27,12 +27,11 @@ from fastseg.outputs import check_target
 from fastseg.paths import Paths, StrPath, natural_key
 from fastseg.progress import Advance, Progress, silent
 from fastseg.tables import (
-    REJECTS,
     Reject,
     Table,
+    check_rejects,
     count_lines,
     read_csv,
-    rejects_path,
     save_rejects,
 )
 
@@ -546,7 +545,7 @@ def check_outputs(path: StrPath, force: bool) -> Path:
     Raises OutputError if a table there, or its list of rejects, would replace something
     else.
     """
-    check_target(rejects_path(path), REJECTS, force)
+    check_rejects(path, force)
     return check_target(path, TABLE, force)
 
 

@@ -52,11 +52,18 @@ class Permissions(NamedTuple):
 def check_target(path: StrPath, kind: Kind, force: bool = False) -> Path:
     """Return the path that an output is written to: where a link points, else `path`.
 
-    Raises OutputError if that is no regular file; or if it exists, is not empty, is not
-    recognised as an output of this kind, and `force` is not set.
+    Raises OutputError if that is no regular file; if the link belongs to somebody else;
+    or if it exists, is not empty, is not recognised as an output of this kind, and
+    `force` is not set.
     """
-    target = Path(path)
-    real = Path(os.path.realpath(target)) if target.is_symlink() else target
+    target = real = Path(path)
+    if target.is_symlink():
+        if not _is_ours(target, target.lstat()):
+            raise OutputError(
+                f"{path}: is a symbolic link of another user, which fastseg does not "
+                "follow; remove it, or choose another name"
+            )
+        real = Path(os.path.realpath(target))
     try:
         status = target.stat()
     except FileNotFoundError:
@@ -182,6 +189,13 @@ def _create(path: Path, mode: int) -> int:
     return os.open(path, READ_WRITE | NEW, mode)
 
 
+def _is_ours(path: Path, status: os.stat_result) -> bool:
+    """Return whether a file belongs to this user or to the owner of its folder."""
+    if os.name == "nt":
+        return True
+    return status.st_uid in (os.geteuid(), path.parent.stat().st_uid)
+
+
 def _check_status(path: Path, status: os.stat_result, owned: bool = True) -> None:
     """Raise OutputError unless a file with this status is a working file of ours."""
     problem = None
@@ -191,10 +205,8 @@ def _check_status(path: Path, status: os.stat_result, owned: bool = True) -> Non
         problem = "is no regular file"
     elif status.st_nlink > 1:
         problem = "has another name (a hard link)"
-    elif owned and os.name != "nt":
-        owners = (os.geteuid(), path.parent.stat().st_uid)
-        if status.st_uid not in owners:
-            problem = "belongs to another user"
+    elif owned and not _is_ours(path, status):
+        problem = "belongs to another user"
     if problem:
         raise OutputError(
             f"{path}: {problem}, and fastseg writes nothing there; remove it, or "

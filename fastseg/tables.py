@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 from fastseg.bounds import MAX_ROW_CHARACTERS
-from fastseg.errors import LinkError
+from fastseg.errors import LinkError, OutputError
 from fastseg.escapes import escaped, quoted
 from fastseg.files import open_regular
 from fastseg.outputs import check_target, is_output, write_atomically
@@ -210,6 +210,21 @@ def rejects_path(output: StrPath) -> Path:
     return Path(f"{os.fspath(output)}.rejects.csv")
 
 
+def check_rejects(output: StrPath, force: bool = False) -> Path:
+    """Return the path that the rejects of an output are written to.
+
+    Raises OutputError if another file would be replaced, unless it is forced; and if
+    the path is a symbolic link, because the user has not named it.
+    """
+    path = rejects_path(output)
+    if path.is_symlink():
+        raise OutputError(
+            f"{path}: is a symbolic link, and the rejects are listed there; remove it, "
+            "or choose another name for the output"
+        )
+    return check_target(path, REJECTS, force)
+
+
 def save_rejects(
     output: StrPath, rejects: Iterable[Reject], force: bool = False
 ) -> Path | None:
@@ -219,11 +234,10 @@ def save_rejects(
     there are none. Raises OutputError if the file is no list of rejects, unless it is
     forced; such a file is never removed.
     """
-    path = rejects_path(output)
+    path = check_rejects(output, force)
     rows = list(rejects)
     if rows:
         return REJECTS.save(path, rows, force, like=Path(output))
-    target = check_target(path, REJECTS, force)
-    if target.exists() and is_output(target, REJECTS):
-        target.unlink()
+    if path.exists() and is_output(path, REJECTS):
+        path.unlink()
     return None

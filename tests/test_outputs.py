@@ -5,6 +5,7 @@ import shutil
 import stat
 import subprocess
 import sys
+from functools import partial
 
 import h5py
 import pytest
@@ -17,6 +18,9 @@ from fastseg.outputs import check_work, open_work, write_atomically
 from fastseg.tables import REJECTS, Reject, rejects_path, save_rejects
 
 POSIX = pytest.mark.skipif(os.name == "nt", reason="needs the files of POSIX")
+ROOT = pytest.mark.skipif(
+    os.name == "nt" or os.geteuid() != 0, reason="needs to give files to other users"
+)
 WORK = tuple(f".partial{x}" for x in ("", ".journal", ".old", ".old.journal", ".index"))
 
 
@@ -196,6 +200,42 @@ def test_the_rejects_replace_no_other_file(links, tmp_path, kind, has_rejects):
 
 
 @POSIX
+@pytest.mark.parametrize("is_there", [False, True])
+def test_the_rejects_are_written_through_no_link(links, tmp_path, is_there):
+    """The user did not name that file, so a link there is refused, also if forced."""
+    path = tmp_path / "s.h5"
+    victim = tmp_path / "victim"
+    if is_there:
+        save_rejects(tmp_path / "other", [Reject("x", None, "no")])
+        rejects_path(tmp_path / "other").rename(victim)
+    rejects_path(path).symlink_to(victim)
+    for write in (
+        lambda **o: links.save(path, **o),
+        partial(fastseg.build, links, path),
+    ):
+        for force in (False, True):
+            with pytest.raises(OutputError, match="symbolic link"):
+                write(force=force)
+    assert victim.exists() == is_there
+    assert not path.exists()
+
+
+@ROOT
+def test_another_users_link_is_not_followed(links, tmp_path):
+    """A link in a folder of a third user is refused, one of the folder's owner used."""
+    folder = tmp_path / "shared"
+    folder.mkdir()
+    os.chown(folder, 1000, -1)
+    link = folder / "l.csv"
+    link.symlink_to(tmp_path / "real.csv")
+    os.lchown(link, 1001, -1)
+    with pytest.raises(OutputError, match="of another user"):
+        links.save(link)
+    os.lchown(link, 1000, -1)
+    assert links.save(link) == tmp_path / "real.csv"
+
+
+@POSIX
 @pytest.mark.parametrize("suffix", [*WORK, ".partial.lock"])
 @pytest.mark.parametrize("plant", ["symlink", "dangling", "hardlink", "fifo", "folder"])
 @pytest.mark.parametrize("is_built", [False, True])
@@ -223,8 +263,7 @@ def test_a_build_writes_to_no_planted_file(links, tmp_path, suffix, plant, is_bu
     assert {path.name for path in tmp_path.iterdir()} == before
 
 
-@POSIX
-@pytest.mark.skipif(os.name == "nt" or os.geteuid() != 0, reason="needs to give a file")
+@ROOT
 def test_a_build_resumes_from_nobody_elses_file(links, tmp_path):
     """A working file of a third user is refused; one of the folder's owner is used."""
     folder = tmp_path / "shared"

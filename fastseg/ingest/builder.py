@@ -50,7 +50,7 @@ from fastseg.store.writing.partial import (
     remove_work,
     sole_builder,
 )
-from fastseg.tables import REJECTS, Reject, rejects_path, save_rejects
+from fastseg.tables import Reject, check_rejects, save_rejects
 from fastseg.threads import map_ordered
 
 # Instead of the index of an item in an older store: -1 as `OlderStore.find` returns it.
@@ -144,7 +144,7 @@ def build(
     if compress:
         compression.require("building a compressed store")
     target = check_target(output, STORE, force)
-    check_target(rejects_path(Path(output)), REJECTS, force)
+    check_rejects(Path(output), force)
     # Refuse a file that is not a links table before anything is created.
     table = links if isinstance(links, LinkTable) else LinkTable.load(links, progress)
     layout.check_classes(table.classes)

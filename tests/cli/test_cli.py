@@ -135,7 +135,6 @@ def test_a_build_without_samples_lists_the_rejects(fastseg_command, study, tmp_p
         (("verify", "study/link.csv"), "is no HDF5 file"),
         (("show", "none.h5"), "No such file"),
         (("split", "none.h5", "--part", "train=1"), "No such file"),
-        (("phantom", "study"), "study: is not an empty folder"),
         (("phantom", "new", "--size", "9"), "size is 9x9"),
     ],
 )
@@ -272,6 +271,13 @@ def test_an_old_option_is_refused_with_the_new_one(fastseg_command):
     assert run.returncode == 2
     assert "renamed: --threads" in run.stderr
     assert "workers" not in fastseg_command("build", "--help").stdout
+
+
+def test_a_phantom_is_drawn_in_no_other_folder(fastseg_command, study):
+    """A folder with files in it is refused with status 2, as another file is."""
+    run = fastseg_command("phantom", "study")
+    assert (run.returncode, run.stdout) == (2, "")
+    assert run.stderr.startswith("error: study: is not an empty folder")
 
 
 @pytest.mark.parametrize("command", ["link", "build", "split", "show"])
