@@ -515,8 +515,10 @@ def _compare(
     for path, size, checksum in zip(
         originals.paths, originals.sizes, originals.checksums, strict=True
     ):
+        real = path
         try:
-            with open_regular(originals.root.resolve(path, ".")) as file:
+            real = originals.root.resolve(path, ".")
+            with open_regular(real) as file:
                 now = os.fstat(file.fileno()).st_size
                 if now != size:
                     reason = f"has {now} bytes, had {size} when it was read"
@@ -527,7 +529,7 @@ def _compare(
         except (FileNotFoundError, NotADirectoryError):
             reason = "is missing"
         except (OSError, ValueError) as exc:
-            reason = f"cannot be read: {reason_of(exc)}"
+            reason = f"cannot be read: {reason_of(exc, real)}"
         if reason:
             changed.append(ChangedSource(path=path, reason=reason))
     return changed, bytes_read
