@@ -250,7 +250,8 @@ class TorchLoader:
         # `map` keeps no reference to a batch, so that its memory is free as soon as the
         # consumer drops it.
         tensors = map(_as_tensors, batches)
-        with closing(batches):
+        # Twice, because an interrupt may hit the first exit before it has closed.
+        with closing(batches), closing(batches):
             if self._copier is not None:
                 copies = _one_ahead(map(self._start_copy, tensors))
                 yield from map(self._finish_copy, copies)

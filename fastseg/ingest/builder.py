@@ -333,6 +333,9 @@ class _Build:
                 closing(
                     map_ordered(build_block, todo, self.threads, self.decoders.stop)
                 ) as results,
+                # Twice, because an interrupt may hit the first exit before it has
+                # closed, and then the files would be closed while threads write.
+                closing(results),
             ):
                 for result in results:
                     self._record(partial, result)

@@ -6,8 +6,7 @@ schedule ──> loader ──> batches ──> workers ──> preprocessing �
 loader         the public iterator
 schedule       which samples come in which batch of which rank
 orders         orders of samples as functions of (seed, epoch)
-batches        the queue of batches that threads fill
-workers        the threads
+batches        the queue of batches that threads fill (fastseg/threads.py)
 buffers        memory for batches, reused when no array refers to it
 preprocessing  options, images and masks without augmentation
 normalization  stored values to network input

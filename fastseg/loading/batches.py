@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from fastseg.loading.buffers import BufferPool
 from fastseg.loading.preprocessing import Preprocessing, StageTimes
 from fastseg.loading.stats import Counters
-from fastseg.loading.workers import WorkerPool
+from fastseg.threads import WorkerPool
 
 # A batch is divided among threads only into ranges of at least this size.
 MIN_RANGE_BYTES = 2**18
@@ -98,7 +98,10 @@ Result = tuple[PendingBatch, StageTimes, dict[int, BaseException]]
 
 
 class BatchQueue:
-    """Batches in their order, and the threads that fill them. Use it in `with`."""
+    """Batches in their order, and the threads that fill them.
+
+    Use it in `with queue, queue:`, as a WorkerPool. Threads start with the first batch.
+    """
 
     def __init__(
         self,

@@ -2,6 +2,7 @@
 
 import math
 import weakref
+from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,18 @@ from numpy.typing import DTypeLike, NDArray
 
 # A cache line, in bytes: vector instructions may write a whole one.
 ALIGNMENT = 64
+
+
+class _Reference(weakref.ref[Any]):
+    """A weak reference to an array, with what its callback keeps or drops.
+
+    It can be an element of a set, although arrays have no hash.
+    """
+
+    __slots__ = ("holds",)
+    holds: Any
+    __hash__ = object.__hash__
+    __eq__ = object.__eq__
 
 
 class BufferPool:
@@ -33,22 +46,29 @@ class BufferPool:
             self._layout.append((self.buffer_bytes, shape, np.dtype(dtype)))
             size = math.prod(shape) * np.dtype(dtype).itemsize
             self.buffer_bytes += -(-size // ALIGNMENT) * ALIGNMENT
-        self._free: list[memoryview] = []
-        # Keyed by the id of the weak reference, because arrays cannot be hashed.
-        self._in_use: dict[int, tuple[weakref.ref[Any], memoryview]] = {}
+        # When the last view of a batch is deleted, two callbacks run: one appends a
+        # reference that holds the memory to `_free`, the other removes a reference that
+        # holds the first one from `_in_use`. Both are calls into C: an interrupt can
+        # neither be lost in them nor leave them half done.
+        self._free: deque[_Reference] = deque(maxlen=max_free)
+        self._in_use: set[_Reference] = set()
 
     def allocate(self, count: int) -> list[NDArray[Any]]:
         """Return the arrays of a batch of `count` samples, aligned, not initialized."""
         try:
-            memory = self._free.pop()  # the last one, most likely still in the caches
+            # The last one is most likely still in the caches.
+            memory = self._free.pop().holds
         except IndexError:
             memory = _allocate_aligned(self.buffer_bytes)
         # numpy makes a view of a view refer to the first array of the chain. This is
         # the first one, because its own base is a memoryview: it lives as long as any
         # view.
         whole = np.frombuffer(memory, np.uint8)
-        reference = weakref.ref(whole, self._reclaim)
-        self._in_use[id(reference)] = reference, memory
+        to_free = _Reference(whole, self._free.append)
+        to_free.holds = memory
+        in_use = _Reference(whole, self._in_use.discard)
+        in_use.holds = to_free
+        self._in_use.add(in_use)
         return [
             np.ndarray((count, *shape[1:]), dtype, whole, start)
             for start, shape, dtype in self._layout
@@ -62,12 +82,6 @@ class BufferPool:
     def clear(self) -> None:
         """Free the unused buffers. Those in use stay valid."""
         self._free.clear()
-
-    def _reclaim(self, reference: Any) -> None:
-        # Python calls this in the thread that deletes the last view.
-        _, memory = self._in_use.pop(id(reference))
-        if len(self._free) < self.max_free:
-            self._free.append(memory)
 
 
 def _allocate_aligned(size: int) -> memoryview:

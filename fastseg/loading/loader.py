@@ -42,10 +42,9 @@ from fastseg.loading.schedule import (
     select_weights,
 )
 from fastseg.loading.stats import Counters, Stats
-from fastseg.loading.workers import WorkerPool
 from fastseg.store.reader import Store
 from fastseg.store.selection import check_indices
-from fastseg.threads import usable_cores
+from fastseg.threads import WorkerPool, usable_cores
 
 # The default is at most this many threads, because a training script needs cores for
 # other work, and because memory limits plain batches: two threads make 1.5 times as
@@ -239,7 +238,10 @@ class Loader:
         preprocessing.streams = (
             buffers * count * preprocessing.sample_bytes > STREAM_FROM_BYTES
         )
-        self._worker_pools: weakref.WeakSet[WorkerPool[Any, Any]] = weakref.WeakSet()
+        # Of loops; each reference removes itself when its pool is collected. Unlike
+        # those of a WeakSet, all steps are single calls into C, which no interrupt
+        # leaves half done.
+        self._worker_pools: set[weakref.ref[WorkerPool[Any, Any]]] = set()
         # Epoch and batch at which the next loop starts.
         self._start = (0, 0)
         # Epoch and batch that follow the batch that the consumer got last.
@@ -321,8 +323,12 @@ class Loader:
 
     def close(self) -> None:
         """End all loops and free the unused buffers. The loader can still be used."""
-        for workers in list(self._worker_pools):
-            workers.close()
+        references = list(self._worker_pools)
+        pools = [pool for pool in (each() for each in references) if pool is not None]
+        for pool in pools:  # all, before an interrupt can come while waiting for one
+            pool.end()
+        for pool in pools:
+            pool.close()
         self._pool.clear()
 
     def __enter__(self) -> "Loader":
@@ -348,25 +354,38 @@ class Loader:
 
     def _run(self, epoch: int, first: int) -> Generator[Batch, None, None]:
         """Yield the batches of an epoch, from batch number `first` on."""
-        with BatchQueue(
-            self.preprocessing, self._pool, self.threads, self._counters
-        ) as queue:
-            self._worker_pools.add(queue.workers)
+        queue = BatchQueue(self.preprocessing, self._pool, self.threads, self._counters)
+        pools = self._worker_pools
+        pools.add(weakref.ref(queue.workers, pools.discard))
+        with queue, queue:  # twice, see WorkerPool
             self._counters.start_loop()
             try:
                 for pending in self._finished_batches(queue, epoch, first):
                     self._handle_failures(pending)
-                    after = pending.number + 1
-                    self._position = (
-                        (epoch, after) if after < len(self) else (epoch + 1, 0)
-                    )
                     count = len(pending.samples) - len(pending.failures)
                     self._counters.add_batch(count)
                     if count:
-                        yield self._with_params(pending.release(), epoch)
+                        yield self._deliver(pending)
+                    else:
+                        self._position = self._after(pending)
             finally:
                 # Add the time since the last batch.
                 self._counters.add_batch(0)
+
+    def _deliver(self, pending: PendingBatch) -> Batch:
+        """Return a finished batch, and move the position behind it at the last moment.
+
+        So a batch that an interrupt takes away is not counted as one that the consumer
+        got.
+        """
+        batch = self._with_params(pending.release(), pending.epoch)
+        self._position = self._after(pending)
+        return batch
+
+    def _after(self, pending: PendingBatch) -> tuple[int, int]:
+        """Return epoch and number of the batch that follows a batch."""
+        after = pending.number + 1
+        return (pending.epoch, after) if after < len(self) else (pending.epoch + 1, 0)
 
     def _finished_batches(
         self, queue: BatchQueue, epoch: int, first: int

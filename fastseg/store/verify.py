@@ -8,8 +8,7 @@ checksums of the store, and the fingerprint with these and the other attributes.
 import os
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
 from io import FileIO
@@ -37,7 +36,7 @@ from fastseg.store.layout import mask_dtype
 from fastseg.store.metadata import Range, metadata_checksum, metadata_ranges
 from fastseg.store.reader import Store, open_store
 from fastseg.tables import reason_of
-from fastseg.threads import usable_cores
+from fastseg.threads import map_ordered, usable_cores
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -557,14 +556,13 @@ def _map_threads(
         finally:
             free.put((file, buffer))
 
-    pool = ThreadPoolExecutor(len(files), thread_name_prefix="fastseg-verify")
-    try:
-        with progress(label, len(jobs)) as advance:
-            for result in pool.map(run, jobs):
-                yield result
-                advance()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+    with (
+        progress(label, len(jobs)) as advance,
+        closing(map_ordered(run, jobs, len(files))) as results,
+    ):
+        for result in results:
+            yield result
+            advance()
 
 
 def _damage(store: Store, sample: int, part: str, reason: str) -> Damage:

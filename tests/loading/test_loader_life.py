@@ -19,7 +19,7 @@ import fastseg
 from fastseg import Loader
 from fastseg.errors import OptionError, StoreError
 from fastseg.loading.buffers import ALIGNMENT, BufferPool
-from fastseg.loading.workers import WorkerPool
+from fastseg.threads import WorkerPool
 
 
 def loader_threads():
@@ -389,8 +389,11 @@ def test_a_pool_that_cannot_start_ends_its_threads(monkeypatch):
         start(thread)
 
     monkeypatch.setattr(threading.Thread, "start", limited)
-    with pytest.raises(RuntimeError, match="can't start"):
-        WorkerPool(3, print, "fastseg-loader")
+    with WorkerPool(3, lambda task: task, "fastseg-loader") as pool:
+        pool.submit(1)
+        with pytest.raises(RuntimeError, match="can't start"):
+            [pool.get_result() for _ in range(2)]
+    assert len(started) == 2
     assert not any(thread.is_alive() for thread in started)
 
 

@@ -282,7 +282,7 @@ def test_an_exception_of_progress_ends_verify(copy, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         fastseg.verify(copy, threads=2, progress=steps.at(stop))
     assert done == [0, 1, 2, 3]
-    assert not [t for t in threading.enumerate() if t.name.startswith("fastseg-verify")]
+    assert not [t for t in threading.enumerate() if t.name.startswith("fastseg")]
 
 
 @pytest.mark.parametrize("threads", [0, -1, 1.5, "two"])
