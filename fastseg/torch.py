@@ -113,6 +113,7 @@ class Dataset(torch.utils.data.Dataset):  # type: ignore[misc]
         image = np.empty((count, *preprocessing.image_shape), preprocessing.image_dtype)
         mask = np.empty((count, *preprocessing.mask_shape), preprocessing.mask_dtype)
         self._fill(samples, image, mask)
+        self.store.check()  # it may have changed while it was read
         images, masks = _as_tensors(Batch(image, mask, samples))
         return list(zip(images, masks, strict=True))
 

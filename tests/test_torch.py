@@ -223,7 +223,8 @@ def test_as_torch_uses_the_loaders_memory(square):
     """Every tensor lies in a buffer of the loader's pool."""
     loader = Loader(square, batch_size=4)
     for batch in as_torch(loader):
-        buffers = [np.asarray(memory) for _, memory in loader._pool._in_use.values()]
+        references = list(loader._pool._in_use)
+        buffers = [np.asarray(each.holds.holds) for each in references]
         for tensor in batch:
             assert any(np.shares_memory(tensor.numpy(), buffer) for buffer in buffers)
 

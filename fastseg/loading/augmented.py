@@ -210,7 +210,7 @@ class AugmentedPreprocessing(Preprocessing):
         drawn: DrawnParameters,
     ) -> StageTimes:
         """Write the images and masks of samples, augmented with these parameters."""
-        self.store.check_size()
+        self.store.check()
         start = perf_counter_ns()
         mappings = self.find_mappings(samples, drawn).arrays(drawn.key)
         bits = mask

@@ -137,7 +137,7 @@ class Loader:
     prefetch   : number of batches made ahead of the consumer, at least 1
     on_error   : for a sample that cannot be read: "raise" the error, with a note that
         names the sample, or "skip" it: `skipped` lists it, and its batch is smaller, or
-        not yielded if it is empty. A truncated store raises StoreError in any case
+        not yielded if it is empty. A changed store raises StoreError in any case
 
     The batches of an epoch depend on the store, the options and (seed, epoch), not
     on threads, prefetch or timing. `epoch` is the number of the next epoch and may be
@@ -184,6 +184,7 @@ class Loader:
     ):
         options = {k: v for k, v in locals().items() if k not in ("self", "store")}
         self._options = options
+        store.check()
         self.store = store
         self.indices = check_indices(store, indices)
         self.schedule = Schedule(
@@ -261,6 +262,7 @@ class Loader:
         self._position = self._start
 
     def __iter__(self) -> Iterator[Batch]:
+        self.store.check()
         epoch, first = self._start
         self._position = self._start
         self._start = (epoch + 1, 0)
@@ -376,8 +378,10 @@ class Loader:
         """Return a finished batch, and move the position behind it at the last moment.
 
         So a batch that an interrupt takes away is not counted as one that the consumer
-        got.
+        got. The store is checked again, because the batch may be of bytes that have
+        been changed after the check before it was made.
         """
+        self.store.check()
         batch = self._with_params(pending.release(), pending.epoch)
         self._position = self._after(pending)
         return batch
@@ -414,9 +418,9 @@ class Loader:
         """Raise the exception of the first failed sample, or add all to `skipped`."""
         if not pending.failures:
             return
-        whole = self.store.is_whole
+        unchanged = self.store.is_unchanged
         fatal = [k for k, exc in pending.failures.items() if self._is_fatal(exc)]
-        if fatal or not whole:
+        if fatal or not unchanged:
             first = min(fatal or pending.failures)
             exc = pending.failures[first]
             name = self.preprocessing.describe_sample(int(pending.samples[first]))

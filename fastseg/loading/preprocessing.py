@@ -95,9 +95,9 @@ class Preprocessing:
         image   : of image_dtype (b, *image_shape), every cell is written
         mask    : of mask_dtype (b, *mask_shape), every cell is written
 
-        Raises StoreError if the file has become shorter or a sample is damaged.
+        Raises StoreError if the file has changed or a sample is damaged.
         """
-        self.store.check_size()
+        self.store.check()
         image, mask = image[:, 0], self._view_masks(mask)
         if self.format.dtype == "float16":
             image = image.view(np.uint16)
@@ -126,7 +126,7 @@ class Preprocessing:
     def describe_sample(self, sample: int) -> str:
         """Return a sample's index, patient, file and store, for an error's note."""
         name = f"sample {sample}"
-        if self.store.is_whole:  # else the mapped columns cannot be read
+        if self.store.is_unchanged:  # else the mapped columns cannot be read
             meta = self.store[sample].meta
             name += f" (patient {meta['patient']}, {meta['source']})"
         return f"{name} of {self.store.path}"

@@ -27,6 +27,7 @@ from fastseg.errors import (
 from fastseg.escapes import escaped
 from fastseg.paths import StrPath
 from fastseg.store import checks, compression, layout, selection, splits
+from fastseg.store.mapped_file import MappedFile
 from fastseg.store.pixels import CompressedPixels, MappedPixels, Stack
 from fastseg.store.text import decode
 
@@ -41,6 +42,7 @@ def open_store(path: StrPath) -> "Store":
     return Store(path)
 
 
+@refuse_renamed_attributes(is_whole="is_unchanged", check_size="check")
 class Store:
     """A file of samples, mapped into memory.
 
@@ -67,8 +69,9 @@ class Store:
     def __init__(self, path: StrPath):
         self.path = Path(os.path.abspath(path))  # noqa: PTH100  resolves no links
         with checks.open_file(self.path) as raw, checks.open_hdf5(raw) as file:
-            self._stat = os.fstat(raw.fileno())
-            attributes = checks.read_attributes(file)
+            self._file = MappedFile(raw)
+            self._map = self._file.map
+            attributes = self._file.attributes = checks.read_attributes(file)
             self.classes = attributes.classes
             self.fingerprint = attributes.fingerprint
             self.options = attributes.options
@@ -76,14 +79,13 @@ class Store:
             self.checksums = attributes.checksums
             self.compression = attributes.compression
             self.metadata_checksum = attributes.metadata_checksum
-            self._map = mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ)
             datasets = checks.Datasets(file, self._map)
             buckets = {
                 name: datasets.bucket(name, self.classes, self.compression)
                 for name in attributes.buckets
             }
             self.buckets = {name: bucket for name, (bucket, _) in buckets.items()}
-            self.items, self.contours, self.sources = (
+            self._items, self._contours, self._sources = (
                 datasets.table(name, self.classes, self.compression)
                 for name in ("items", "contours", "sources")
             )
@@ -92,10 +94,11 @@ class Store:
             self.offsets: Mapping[str, int] = datasets.offsets
             counts = [count for _, count in buckets.values()]
             checks.check_columns(
-                self.items, self.contours, self.sources, counts, datasets.release
+                self._items, self._contours, self._sources, counts, datasets.release
             )
             if self.compression:
-                checks.check_chunks(self.items, len(self._map), datasets.release)
+                checks.check_chunks(self._items, len(self._map), datasets.release)
+        self.check()
         self._bucket_names = tuple(self.buckets)
         if self.compression:
             compression.require(f"{self.path}: reading a compressed store")
@@ -105,17 +108,17 @@ class Store:
     ) -> MappedPixels | CompressedPixels:
         if self.compression:
             codecs = [datasets.codecs(b, self.classes) for b in self.buckets.values()]
-            return CompressedPixels(self.items, self._map, codecs, self.path)
+            return CompressedPixels(self._items, self._map, codecs, self.path)
         pixels = {name: datasets.pixels(name) for name in self.buckets}
         return MappedPixels(
-            self.items,
+            self._items,
             {name: images for name, (images, _) in pixels.items()},
             {name: masks for name, (_, masks) in pixels.items()},
             datasets.offsets,
         )
 
     def __len__(self) -> int:
-        return len(self.items["row"])
+        return len(self._items["row"])
 
     def __getitem__(self, index: int) -> "Sample":
         count = len(self)
@@ -127,9 +130,11 @@ class Store:
         number = index.__index__()
         if not -count <= number < count:
             raise IndexError(f"sample {number} is outside a store of {count} samples")
+        self.check()
         return Sample(self, number % count)
 
     def __iter__(self) -> "Iterator[Sample]":
+        self.check()
         return (Sample(self, k) for k in range(len(self)))
 
     def __repr__(self) -> str:
@@ -142,17 +147,40 @@ class Store:
         return _reopen, (self.path, self.fingerprint)
 
     @property
+    def items(self) -> dict[str, NDArray[Any]]:
+        """Columns of metadata, by name; the first axis is the sample."""
+        self.check()
+        return self._items
+
+    @property
+    def contours(self) -> dict[str, NDArray[Any]]:
+        """Columns of all rings, by name."""
+        self.check()
+        return self._contours
+
+    @property
+    def sources(self) -> dict[str, NDArray[Any]]:
+        """Columns of the files that the store was made from, by name."""
+        self.check()
+        return self._sources
+
+    @property
     def images(self) -> dict[str, NDArray[Any]]:
         """Stored values (n, H, W), by bucket; StoreError in a compressed store."""
+        self.check()
         return self._pixels.images
 
     @property
     def masks(self) -> dict[str, NDArray[Any]]:
         """Bit fields (n, H, W), by bucket; StoreError in a compressed store."""
+        self.check()
         return self._pixels.masks
 
     def stacks(self, samples: NDArray[np.int64]) -> Iterator[Stack]:
-        """Yield the pixels of samples, one shape and dtype at a time, for kernels."""
+        """Yield the pixels of samples, one shape and dtype at a time, for kernels.
+
+        Does not check the file: call `check` first.
+        """
         return self._pixels.stacks(samples)
 
     def read_ahead(self, samples: NDArray[np.int64]) -> None:
@@ -174,10 +202,15 @@ class Store:
         """
         checks.release(self._map)
 
-    @cached_property
+    @property
     def patients(self) -> tuple[str, ...]:
         """The patients' IDs, each once, in order of their first sample."""
-        column = self.items["patient"]
+        self.check()
+        return self._patients
+
+    @cached_property
+    def _patients(self) -> tuple[str, ...]:
+        column = self._items["patient"]
         # Samples of a patient are neighbours: decode one ID for all of them.
         first = np.flatnonzero(np.r_[True, column[1:] != column[:-1]])
         return tuple(dict.fromkeys(decode(self, column[first].tolist())))
@@ -212,7 +245,7 @@ class Store:
         The array is empty if no sample meets them. For what the store does not hold,
         raises UnknownClassError (classes) or OptionError (patients, series, shape).
         """
-        self.check_size()
+        self.check()
         return selection.select(
             self,
             classes=classes,
@@ -254,7 +287,7 @@ class Store:
         Raises OptionError for invalid arguments, and if there are fewer patients
         (series, samples) than parts.
         """
-        self.check_size()
+        self.check()
         return splits.split(
             self, parts, by=by, seed=seed, stratify=stratify, indices=indices
         )
@@ -273,18 +306,23 @@ class Store:
         chunks = sum(int(self.items[n][:, 1].sum()) for n in layout.CHUNK_COLUMNS)
         return float(counts @ sizes) / chunks
 
-    @property
-    def is_whole(self) -> bool:
-        """Whether the file is at least as long as when it was opened.
+    def check(self) -> None:
+        """Raise StoreError if the file has changed since it was opened.
 
-        If a mapped file was cut, reading beyond its end kills the process.
+        It has changed if its size or its time of modification has. All properties and
+        methods that read the file call this first, and so does a Loader for each batch.
+        Arrays that you already have are views of the file: check before you use them.
         """
-        return self._map.size() >= len(self._map)
+        self._file.check()
 
-    def check_size(self) -> None:
-        """Raise StoreError if the file has become shorter since it was opened."""
-        if not self.is_whole:
-            raise StoreError(f"{self.path}: was truncated while it was in use")
+    @property
+    def is_unchanged(self) -> bool:
+        """Whether the file is as it was when it was opened, as far as `check` sees."""
+        try:
+            self.check()
+        except StoreError:
+            return False
+        return True
 
     def open_file(self) -> FileIO:
         """Open the mapped file for reads that do not use the map.
@@ -292,7 +330,7 @@ class Store:
         Raises StoreError if another file now has its name, FileNotFoundError.
         """
         file = checks.open_file(self.path)
-        if not os.path.samestat(self._stat, os.fstat(file.fileno())):
+        if not os.path.samestat(self._file.status, os.fstat(file.fileno())):
             file.close()
             raise StoreError(f"{self.path}: was replaced since it was opened")
         return file
@@ -311,11 +349,13 @@ class Sample:
     @property
     def image(self) -> NDArray[Any]:
         """Stored values (H, W), read-only."""
+        self._store.check()
         return self._store._pixels.image(self.index)
 
     @property
     def mask(self) -> NDArray[Any]:
         """Bit field (H, W), read-only: bit k is set where class k covers the pixel."""
+        self._store.check()
         return self._store._pixels.mask(self.index)
 
     def mask_of(self, name: str) -> NDArray[np.bool_]:
@@ -330,7 +370,7 @@ class Sample:
         """The rings of each class that has any: float64 (n, 2), (x, y) in pixels."""
         store = self._store
         contours = store.contours
-        start, stop = store.items["contours"][self.index].tolist()
+        start, stop = store._items["contours"][self.index].tolist()
         bounds = contours["offsets"][start : stop + 1].tolist()
         rings: dict[str, list[NDArray[np.float64]]] = {}
         classes = contours["class"][start:stop].tolist()
@@ -346,7 +386,11 @@ class Sample:
         store = self._store
         meta = {n: _value(column, self.index) for n, column in store.items.items()}
         meta["bucket"] = store._bucket_names[meta["bucket"]]
-        texts = [meta["patient"], meta["series"], store.sources["path"][meta["source"]]]
+        texts = [
+            meta["patient"],
+            meta["series"],
+            store._sources["path"][meta["source"]],
+        ]
         meta["patient"], meta["series"], meta["source"] = decode(store, texts)
         return meta
 

@@ -67,6 +67,7 @@ def write_split(
     (series, sample) is in two parts, or a part has no name or no sample.
     """
     check_target(path, TABLE, force)
+    store.check()
     check_split(store, parts, by=by)
     indices_of = {name: check_indices(store, part) for name, part in parts.items()}
     for name, indices in indices_of.items():

@@ -157,7 +157,7 @@ def verify(
         ):
             changed += changes
             bytes_read += size
-    opened.check_size()  # the report reads the columns through the map
+    opened.check()  # the report reads the columns through the map
     return VerifyReport(
         path=opened.path,
         samples=len(opened),

@@ -307,10 +307,11 @@ def test_a_truncated_store_is_an_exception(study, tmp_path):
     path = tmp_path / "heart.h5"
     fastseg.build(fastseg.link(study), path)
     loader = Loader(fastseg.open(path), batch_size=2, size=32, shuffle=False)
+    begun = iter(loader)
     with path.open("r+b") as file:
         file.truncate(5000)
     with pytest.raises(StoreError) as caught:
-        list(loader)
+        list(begun)
     (note,) = caught.value.__notes__
     assert f"while making sample 0 of {path}, for batch 0 of epoch 0" in note
 

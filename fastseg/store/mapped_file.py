@@ -1,0 +1,99 @@
+"""The file of a store, mapped into memory, and the check that it is still the same."""
+
+import io
+import mmap
+import os
+import weakref
+from io import FileIO
+from typing import Any, cast
+
+from fastseg.errors import StoreError
+from fastseg.store import checks
+
+
+class MappedFile:
+    """A file that is mapped into memory.
+
+    file : the open file, which the caller may close
+
+    map        : all its bytes
+    status     : `os.stat_result` of the file when it was mapped
+    attributes : of the store, to be set by whoever reads them
+    """
+
+    attributes: checks.Attributes
+
+    def __init__(self, file: FileIO):
+        self._path = str(file.name)
+        self._handle = os.dup(file.fileno())
+        # At the end of the process, threads may still need it.
+        weakref.finalize(self, os.close, self._handle).atexit = False
+        self.status = os.fstat(self._handle)
+        self.map = mmap.mmap(self._handle, self.status.st_size, access=mmap.ACCESS_READ)
+        self._changed_ns = self.status.st_ctime_ns
+
+    def check(self) -> None:
+        """Raise StoreError if the file has changed since it was mapped, in 1.5 us.
+
+        Whoever writes to a file changes its modification time. If only the time of its
+        last change of status is another, as after `chmod`, a new link or a rename, the
+        attributes of the store are read again and compared, once: they have checksums
+        of all else.
+        """
+        try:
+            now = os.fstat(self._handle)
+        except OSError as exc:  # as on a network, or in a process that closes all files
+            raise StoreError(
+                f"{self._path}: cannot be checked for changes ({exc.strerror}); open "
+                "it again"
+            ) from exc
+        then = self.status
+        if now.st_size < then.st_size:
+            raise StoreError(
+                f"{self._path}: was truncated while it was in use; copy or build it "
+                "again, and open it again"
+            )
+        is_same = now.st_size == then.st_size and now.st_mtime_ns == then.st_mtime_ns
+        if not is_same or now.st_ctime_ns != self._changed_ns:
+            if not is_same or self._read_attributes() != self.attributes:
+                raise StoreError(
+                    f"{self._path}: was changed while it was in use; open it again"
+                )
+            self._changed_ns = now.st_ctime_ns
+
+    def _read_attributes(self) -> checks.Attributes:
+        # The mapped file, whatever file has its name now.
+        reader = cast("FileIO", _Reader(self._handle, self._path))
+        with checks.open_hdf5(reader) as file:
+            return checks.read_attributes(file)
+
+
+class _Reader(io.RawIOBase):
+    """Reads a file with a position of its own.
+
+    Duplicates of a descriptor share their position, also with forked processes.
+    """
+
+    def __init__(self, handle: int, name: str):
+        self.name = name
+        self._handle = handle
+        self._position = 0
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Set the position and return it."""
+        if whence == os.SEEK_CUR:
+            offset += self._position
+        elif whence == os.SEEK_END:
+            offset += os.fstat(self._handle).st_size
+        self._position = offset
+        return offset
+
+    def tell(self) -> int:
+        """Return the position."""
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        """Read bytes at the position into a buffer and return their number."""
+        count = os.preadv(self._handle, [buffer], self._position)
+        self._position += count
+        return count
