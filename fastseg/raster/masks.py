@@ -1,7 +1,8 @@
 """Contours to masks: `rasterize`, `rasterize_batch`, `rasterize_labels`."""
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from fastseg.raster.rings import (
     sort_rings,
 )
 from fastseg.raster.rules import Edges, Fill, Origin, Rules, make_rules, scratch_rows
+from fastseg.threads import map_ordered
 
 MOST_CLASSES = 64
 
@@ -170,7 +172,8 @@ def rasterize_batch(
     rows = scratch_rows(height, width, rules)
     options = rules.shift, rules.edges_code, rules.fill == "nonzero", rows, cells
 
-    def fill_range(first: int, stop: int) -> None:
+    def fill_range(span: tuple[int, int]) -> None:
+        first, stop = span
         if ring_groups is None:
             polygon.fill_many(vertices, ring_offsets, bounds, *options, first, stop)
         else:
@@ -179,15 +182,10 @@ def rasterize_batch(
                 *(*options, first, stop),
             )
 
-    if threads == 1:
-        fill_range(0, count)
-    else:
-        ranges = [count * k // threads for k in range(threads + 1)]
-        with ThreadPoolExecutor(threads - 1, "fastseg-raster") as pool:
-            results = pool.map(fill_range, ranges[1:-1], ranges[2:])
-            # This thread fills the first range.
-            fill_range(*ranges[:2])
-            list(results)  # re-raises what a thread raised
+    ends = [count * k // threads for k in range(threads + 1)]
+    with closing(map_ordered(fill_range, pairwise(ends), threads)) as filled:
+        for _ in filled:
+            pass
     return out
 
 

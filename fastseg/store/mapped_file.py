@@ -33,7 +33,7 @@ class MappedFile:
         self._changed_ns = self.status.st_ctime_ns
 
     def check(self) -> None:
-        """Raise StoreError if the file has changed since it was mapped, in 1.5 us.
+        """Raise StoreError if the file has changed since it was mapped, in 4 us.
 
         Whoever writes to a file changes its modification time. If only the time of its
         last change of status is another, as after `chmod`, a new link or a rename, the
