@@ -1,6 +1,7 @@
 # make demo   see the main job on the sample data
 # make test   run everything that must pass
 # make docs   build the documentation as a site, in docs/_build/html
+# make soak   try bad input, failing systems and interrupts: up to an hour
 # make bench  time all that is ours, and say what changed since the last run: 5 minutes
 #
 # Races, see benchmarks/README.md:
@@ -23,7 +24,7 @@ SHELL := /bin/sh
 PARALLEL := -n auto --maxprocesses 4 --dist worksteal
 PIP := python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test lint docs bench bench-epoch bench-raster bench-dicom bench-build \
+.PHONY: demo test lint docs soak bench bench-epoch bench-raster bench-dicom bench-build \
 	bench-compress bench-scale bench-loader bench-augment clean
 
 demo: $(VENV)/.demo
@@ -55,6 +56,9 @@ lint: $(VENV)/.test
 docs: $(VENV)/.docs
 	sphinx-build -E -W --keep-going --quiet -b html docs docs/_build/html
 	@echo "The start page is docs/_build/html/index.html."
+
+soak: $(VENV)/.test
+	python -m tests.soak
 
 # pytest-benchmark warns if there is no run to compare with, or of another processor.
 bench: $(VENV)/.test

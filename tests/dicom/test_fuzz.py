@@ -1,6 +1,6 @@
 """The fast path never disagrees with pydicom, on valid and on spoilt files.
 
-Longer: python -m benchmarks.dicom.soak
+Longer: python -m tests.soak dicom_files
 """
 
 import random

@@ -1,6 +1,5 @@
 """What an interrupted build leaves, and how the next build continues it."""
 
-import json
 import os
 import shutil
 import signal
@@ -16,7 +15,6 @@ import fastseg
 from fastseg.errors import BuildError
 from fastseg.ingest import plan
 from tests import steps
-from tests.conftest import PROJECT
 
 SUFFIXES = (".partial", ".partial.journal")
 
@@ -45,23 +43,6 @@ def stop_halfway(table, output, **options):
 
 def leftovers(output):
     return {path.name[len(output.name) :] for path in output.parent.glob("o.h5?*")}
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_build_survives_being_killed_at_any_moment(tmp_path):
-    """After each of 50 kills the target is absent or complete, and can be built."""
-    run = subprocess.run(
-        [sys.executable, "-m", "tests.kills", str(tmp_path), "50", "7"],
-        cwd=PROJECT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert run.returncode == 0, run.stderr
-    leftover_counts = json.loads(run.stdout)
-    assert sum(leftover_counts.values()) == 50
-    assert len(leftover_counts) > 3  # they were killed at different stages
 
 
 def test_finished_items_are_resumed(stopped):

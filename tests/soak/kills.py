@@ -1,29 +1,16 @@
-"""Builds that are killed at random moments: run by test_kills.py in its own process.
+"""Builds that are killed at random moments, and the next build of the same store."""
 
-    python -m tests.kills FOLDER COUNT SEED
-
-This process compiles the kernels, then forks child processes that build and are
-killed. It checks the files that each child has left, then completes the same build. It
-prints, as JSON, how often each set of files was left.
-"""
-
-import json
 import os
 import random
 import signal
-import sys
 import time
-from collections import Counter
-from pathlib import Path
 
 import fastseg
+from tests.soak import Fault
 
 
-def main():
-    """Kill builds and continue them."""
-    folder = Path(sys.argv[1])
-    count = int(sys.argv[2])
-    seed = int(sys.argv[3])
+def run(folder, tries, seed):
+    """Kill builds and continue them; yield what the killed ones have left."""
     study = folder / "study"
     fastseg.make_phantom(study, patients=4, slices=8, phases=8, seed=1)
     table = fastseg.link(study, keep_unlabelled=True)
@@ -36,8 +23,7 @@ def main():
     seconds = time.perf_counter() - start
     expected = reference.read_bytes()
     draw = random.Random(seed)
-    leftovers = Counter()
-    for k in range(count):
+    for k in range(tries):
         output.unlink(missing_ok=True)
         older = None
         if k % 3 == 0:  # another store has that name
@@ -46,16 +32,18 @@ def main():
             older = older.path.read_bytes()
         for _ in range(draw.choice([1, 1, 2, 3])):
             kill_a_build(table, output, draw, draw.uniform(0, 1.1 * seconds))
-            if output.exists():
-                assert output.read_bytes() in (expected, older)
-                fastseg.open(output)
+            if not output.exists():
+                is_complete = older is None
             else:
-                assert older is None
-        leftovers[" ".join(sorted(path.name for path in folder.glob("o.h5*")))] += 1
+                is_complete = output.read_bytes() in (expected, older)
+                fastseg.open(output)
+            if not is_complete:
+                yield Fault(f"try {k}: the target was neither old nor new")
+        left = " ".join(sorted(path.name for path in folder.glob("o.h5*")))
         fastseg.build(table, output, threads=draw.choice([1, 2, 3]))
-        assert output.read_bytes() == expected
-        assert list(folder.glob("o.h5*")) == [output]
-    print(json.dumps(leftovers))
+        if output.read_bytes() != expected or list(folder.glob("o.h5*")) != [output]:
+            yield Fault(f"try {k}: the next build gave other bytes or left files")
+        yield f"left {left or 'nothing'}"
 
 
 def kill_a_build(table, output, draw, delay):
@@ -70,7 +58,3 @@ def kill_a_build(table, output, draw, delay):
     time.sleep(delay)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,48 @@
+"""Each part of the soak runs, in small numbers, and finds no broken promise."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import PROJECT
+from tests.soak.__main__ import TRIES
+
+# Tries of each part in this test, and how many different outcomes there must be.
+FEW = {
+    "kills": (50, 4),
+    "system_calls": (150, 3),
+    "interrupts": (150, 6),
+    "stores": (1_000, 3),
+    "dicom_files": (1_500, 3),
+    "public_files": (100, 2),
+    "polygons": (300, 5),
+}
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("part", FEW)
+def test_no_promise_is_broken(part):
+    """A part ends with few tries, different outcomes and no fault."""
+    tries, kinds = FEW[part]
+    scale = tries / TRIES[part]
+    command = [sys.executable, "-m", "tests.soak", part, "--json", "--seed", "7"]
+    done = subprocess.run(
+        [*command, "--scale", str(scale)],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    outcomes = json.loads(done.stdout)["outcomes"]
+    assert sum(outcomes.values()) >= min(tries, 60)
+    assert len(outcomes) >= kinds, outcomes
+
+
+def test_every_part_is_tested():
+    """No part is missing from these tests."""
+    assert FEW.keys() == TRIES.keys()
