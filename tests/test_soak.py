@@ -16,6 +16,8 @@ FEW = {
     "system_calls": (150, 3),
     "interrupts": (150, 6),
     "stores": (1_000, 3),
+    "metadata": (500, 2),
+    "codecs": (350, 8),
     "dicom_files": (1_500, 3),
     "public_files": (100, 2),
     "polygons": (300, 5),

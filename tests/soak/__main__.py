@@ -17,10 +17,10 @@ from tests.soak import Fault
 # Tries of each part at scale 1: about an hour on two cores.
 TRIES = {
     "stores": 150_000,
-    "codecs": 25_000,
+    "codecs": 35_000,
     "system_calls": 3_000,
-    "metadata": 40_000,
-    "dicom_files": 60_000,
+    "metadata": 60_000,
+    "dicom_files": 200_000,
     "interrupts": 3_000,
     "kills": 100,
     "polygons": 5_000,

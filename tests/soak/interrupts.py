@@ -1,4 +1,4 @@
-"""Ctrl-C at random moments of a loop, a build and `verify`."""
+"""Ctrl-C at random moments of loops, builds and `verify`."""
 
 import faulthandler
 import random
@@ -7,6 +7,7 @@ import threading
 import time
 
 import fastseg
+from tests import codec_damage
 from tests.soak import Fault
 
 # After so long without an end, the process prints its threads and exits.
@@ -20,7 +21,16 @@ def run(folder, tries, seed):
     signal.signal(signal.SIGALRM, signal.default_int_handler)
     tasks = Tasks(folder)
     draw = random.Random(seed)
-    names = ("load", "load", "load", "augment", "leave_early", "build", "verify")
+    names = (
+        "load",
+        "load",
+        "load",
+        "augment",
+        "leave_early",
+        "build",
+        "decode",
+        "verify",
+    )
     # Kernels are compiled before, and each task's time is known.
     seconds = {}
     for name in set(names):
@@ -56,6 +66,10 @@ class Tasks:
         self.output = folder / "o.h5"
         self.path = fastseg.build(self.table, folder / "reference.h5").path
         self.expected = self.path.read_bytes()
+        self.compressed = self._write_compressed(folder / "coded")
+        self.decoded = folder / "d.h5"
+        fastseg.build(self.compressed, self.decoded)
+        self.pixels = self.decoded.read_bytes()
         self.store = fastseg.open(self.path)
         options = {"batch_size": 3, "size": (40, 36), "missing": "background"}
         self.loader = fastseg.Loader(self.store, threads=3, **options)
@@ -64,11 +78,25 @@ class Tasks:
         )
         self.batches = self._batches()
 
+    def _write_compressed(self, folder):
+        """Write images that other processes decode, and return the table of them."""
+        folder.mkdir()
+        rows = ["patient,dicom_path,contour_path,label"]
+        for k, codec in enumerate([*codec_damage.LOSSLESS] * 2):
+            stream = codec_damage.stream_of(codec, k)
+            (folder / f"{k}.dcm").write_bytes(codec_damage.write_file(codec, stream))
+            rows.append(f"p,{k}.dcm,,")
+        (folder / "links.csv").write_text("\n".join(rows) + "\n")
+        return folder / "links.csv"
+
     def run(self, name):
         """Run a task; a KeyboardInterrupt may end it anywhere."""
         if name == "build":
             self.output.unlink(missing_ok=True)
             fastseg.build(self.table, self.output, threads=2)
+        elif name == "decode":
+            self.decoded.unlink(missing_ok=True)
+            fastseg.build(self.compressed, self.decoded)
         elif name == "verify":
             fastseg.verify(self.path, threads=2)
         elif name == "leave_early":
@@ -88,12 +116,17 @@ class Tasks:
             names = [thread.name for thread in threading.enumerate()]
             return f"threads are left: {names}"
         if name == "build":
-            fastseg.build(self.table, self.output)
-            if self.output.read_bytes() != self.expected:
-                return "the next build gave other bytes"
-            left = {path.name for path in self.output.parent.glob("o.h5*")}
-            return None if left == {"o.h5"} else f"the next build left {left}"
+            return self._check_build(self.table, self.output, self.expected)
+        if name == "decode":
+            return self._check_build(self.compressed, self.decoded, self.pixels)
         return None if self._batches() == self.batches else "other batches afterwards"
+
+    def _check_build(self, table, output, expected):
+        fastseg.build(table, output)
+        if output.read_bytes() != expected:
+            return "the next build gave other bytes"
+        left = {path.name for path in output.parent.glob(f"{output.name}*")}
+        return None if left == {output.name} else f"the next build left {left}"
 
     def _batches(self):
         self.loader.epoch = 0
