@@ -155,14 +155,18 @@ def start_writeback(handle: int) -> None:
 
 
 @contextlib.contextmanager
-def name_folder(folder: Path) -> Iterator[None]:
-    """Re-raise an OSError that names no file with the folder added."""
+def name_path(path: Path) -> Iterator[None]:
+    """Re-raise an OSError that names no file with a path added.
+
+    For the file or folder that a function works on: to read, lock and close an open
+    file can fail, and the system's error does not say which file it was.
+    """
     try:
         yield
     except OSError as exc:
         if exc.errno is None or exc.filename is not None:
             raise
-        raise OSError(exc.errno, exc.strerror, str(folder)) from exc
+        raise OSError(exc.errno, exc.strerror, str(path)) from exc
 
 
 def _open(path: str, flags: int) -> int:

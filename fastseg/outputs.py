@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple, Protocol
 
 from fastseg.errors import OutputError
-from fastseg.files import NO_LINK, open_regular
+from fastseg.files import NO_LINK, name_path, open_regular
 from fastseg.paths import StrPath
 
 READ_WRITE = os.O_RDWR | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
@@ -82,7 +82,7 @@ def check_target(path: StrPath, kind: Kind, force: bool = False) -> Path:
 
 def is_output(path: Path, kind: Kind) -> bool:
     """Return whether a regular file is recognised as an output of a kind."""
-    with open_regular(path) as file:
+    with name_path(path), open_regular(path) as file:
         return kind.recognises(file)
 
 
@@ -105,10 +105,12 @@ def write_atomically(
     temporary = target.with_name(f".fastseg-{secrets.token_hex(4)}.partial")
     handle = _create(temporary, PRIVATE if permissions else DEFAULT)
     try:
-        with os.fdopen(handle, "wb") as file:
+        with name_path(target), os.fdopen(handle, "wb") as file:
             yield target, file
             if permissions:
                 permit(handle, permissions)
+            file.flush()
+            os.fsync(handle)  # else a power cut could leave an empty file of that name
         check_target(path, kind, force)
         temporary.replace(target)
     except BaseException:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, TextIO
 from fastseg.bounds import MAX_ROW_CHARACTERS
 from fastseg.errors import LinkError, OutputError
 from fastseg.escapes import escaped, quoted
-from fastseg.files import open_regular
+from fastseg.files import name_path, open_regular
 from fastseg.outputs import check_target, is_output, write_atomically
 from fastseg.paths import StrPath
 
@@ -106,7 +106,7 @@ def read_csv(
     other file, FileNotFoundError if there is none.
     """
     expected = f"expected a table with the columns {', '.join(columns or required)}"
-    with _open_text(path) as file:
+    with name_path(path), _open_text(path) as file:
         lines = _Lines(file)
         reader = csv.reader(lines, strict=True)
         try:
@@ -180,7 +180,7 @@ class _Lines:
 
 def count_lines(path: Path) -> int:
     """Return the number of line ends in a regular file, or raise OSError."""
-    with open_regular(path) as file:
+    with name_path(path), open_regular(path) as file:
         return sum(block.count(b"\n") for block in iter(lambda: file.read(2**20), b""))
 
 

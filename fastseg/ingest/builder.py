@@ -31,7 +31,7 @@ from fastseg.errors import (
     true_or_false,
     whole_number,
 )
-from fastseg.files import name_folder
+from fastseg.files import name_path
 from fastseg.ingest.block import Block
 from fastseg.ingest.images import ImageReader
 from fastseg.ingest.items import BuiltItems, ItemBuilder
@@ -149,7 +149,7 @@ def build(
     table = links if isinstance(links, LinkTable) else LinkTable.load(links, progress)
     layout.check_classes(table.classes)
     outer_roots = _outer_roots(table, root)
-    with sole_builder(target), name_folder(target.parent), Pool() as decoders:
+    with name_path(target.parent), sole_builder(target), Pool() as decoders:
         images = ImageReader(
             Paths(table.base),
             decoders,

@@ -14,6 +14,7 @@ from fastseg.errors import (
     one_of,
     true_or_false,
 )
+from fastseg.files import name_path
 from fastseg.links import Link, LinkTable
 from fastseg.paths import StrPath
 from fastseg.progress import Progress, silent
@@ -75,12 +76,14 @@ def link(
     folder = Path(root)
     if not folder.is_dir():
         raise LinkError(f"{folder}: is not a folder")
-    seen = _recognise(folder)
+    with name_path(folder):
+        seen = _recognise(folder)
     if len(seen) == 1:
         ((source, _),) = seen
-        table = source.find_links(
-            folder, None if names is None else list(names), wanted, progress
-        )
+        with name_path(folder):
+            table = source.find_links(
+                folder, None if names is None else list(names), wanted, progress
+            )
         if table.rejects:
             warnings.warn(
                 f"{len(table.rejects)} files or rows under {folder} cannot be used, "

@@ -25,6 +25,7 @@ from fastseg.errors import (
     refuse_renamed_attributes,
 )
 from fastseg.escapes import escaped
+from fastseg.files import name_path
 from fastseg.paths import StrPath
 from fastseg.store import checks, compression, layout, selection, splits
 from fastseg.store.mapped_file import MappedFile
@@ -68,7 +69,11 @@ class Store:
 
     def __init__(self, path: StrPath):
         self.path = Path(os.path.abspath(path))  # noqa: PTH100  resolves no links
-        with checks.open_file(self.path) as raw, checks.open_hdf5(raw) as file:
+        with (
+            name_path(self.path),
+            checks.open_file(self.path) as raw,
+            checks.open_hdf5(raw) as file,
+        ):
             self._file = MappedFile(raw)
             self._map = self._file.map
             attributes = self._file.attributes = checks.read_attributes(file)

@@ -27,7 +27,7 @@ from fastseg.errors import (
     refuse_renamed_attributes,
     whole_number,
 )
-from fastseg.files import open_regular
+from fastseg.files import name_path, open_regular
 from fastseg.paths import Paths, StrPath
 from fastseg.progress import Progress, silent
 from fastseg.store import checks, compression, layout
@@ -142,7 +142,7 @@ def verify(
     findings = _attribute_findings(opened)
     bytes_read = 0
     changed: list[ChangedSource] = []
-    with ExitStack() as stack:
+    with name_path(opened.path), ExitStack() as stack:
         files = [stack.enter_context(opened.open_file()) for _ in range(count)]
         if opened.compression:
             findings += _index_findings(opened, files[0])

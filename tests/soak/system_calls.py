@@ -60,7 +60,8 @@ def run(folder, tries, seed):
 class Tasks:
     """What is tried: a method prepares files, returns a task and a check of its end.
 
-    A task returns whether it reported a loss. Each method is called before every try.
+    A task returns a function that returns whether it reported a loss, and is called when
+    no call fails any longer. Each method is called before every try.
     """
 
     def __init__(self, folder):
@@ -118,7 +119,7 @@ class Tasks:
 
         def task():
             report = fastseg.verify(path, sources=self.folder / "study")
-            return not report.is_valid
+            return lambda: not report.is_valid
 
         return task, lambda: fastseg.verify(path).is_valid
 
@@ -127,9 +128,10 @@ class Tasks:
         path = self.stored[False]
 
         def task():
-            if self._batches(path) != self.batches:
+            batches = self._batches(path)
+            if batches != self.batches:
                 raise AssertionError("other batches")
-            return False
+            return lambda: False
 
         return task, lambda: True
 
@@ -141,10 +143,7 @@ class Tasks:
         def task():
             table = fastseg.link(self.folder / "study")
             table.save(path)
-            is_same = path.read_bytes() == self.links.read_bytes()
-            if not is_same and not table.rejects:
-                raise AssertionError("other links, no reject")
-            return not is_same
+            return lambda: self._is_lost(path, self.links, table.rejects)
 
         def check():
             fastseg.link(self.folder / "study").save(path)
@@ -165,9 +164,7 @@ class Tasks:
 
         def task():
             report = fastseg.build(self.links, output, **options)
-            if not report.rejects and output.read_bytes() != expected:
-                raise AssertionError("other bytes, no reject")
-            return bool(report.rejects)
+            return lambda: self._is_lost(output, self.stored[compress], report.rejects)
 
         def check():
             if output.exists():
@@ -183,6 +180,13 @@ class Tasks:
             )
 
         return task, check
+
+    def _is_lost(self, path, expected, rejects):
+        """Return whether a file is not as expected, which rejects must report."""
+        is_same = path.read_bytes() == expected.read_bytes()
+        if not is_same and not rejects:
+            raise AssertionError("other bytes, no reject")
+        return not is_same
 
     def _batches(self, path):
         loader = fastseg.Loader(
@@ -269,7 +273,10 @@ def attempt(calls, folder, task, at, error, mode):
     """Run a task while a call fails; return the kind of its outcome and a text."""
     calls.arm(folder, at, getattr(errno, error), mode)
     try:
-        has_loss = task()
+        judge = task()
+        name = calls.name()
+        calls.disarm()
+        has_loss = judge()
     except (FastsegError, OSError) as exc:
         name = calls.name()
         calls.disarm()
@@ -278,14 +285,13 @@ def attempt(calls, folder, task, at, error, mode):
         if not name:
             return "fault", f"no call failed, but {exc!r}"
         if str(folder) not in text and not rejects:
-            return "fault", f"{name}: names no file: {exc!r}"
+            where = "".join(traceback.format_tb(exc.__traceback__)[-3:])
+            return "fault", f"{name}: names no file: {exc!r}\n{where}"
         return "ok", "an error that names the file"
     except BaseException:
         name = calls.name()
         calls.disarm()
         return "fault", f"{name}: {traceback.format_exc()[-1500:]}"
-    name = calls.name()
-    calls.disarm()
     if has_loss:
         return "ok", "the loss was reported, the rest done"
     return "ok", "the same result" if name else "the same result, no call failed"
