@@ -60,7 +60,7 @@ def run(folder, tries, seed):
 class Tasks:
     """What is tried: a method prepares files, returns a task and a check of its end.
 
-    A task returns a function that returns whether it reported a loss, and is called when
+    A task returns a function that returns whether it reported a loss, to be called when
     no call fails any longer. Each method is called before every try.
     """
 
