@@ -5,18 +5,17 @@ from collections import Counter
 from tests import codec_damage
 from tests.soak import Fault
 
-# Damaged files of one build.
+# Damaged files of one build, at most.
 AT_ONCE = 500
 
 
 def run(folder, tries, seed):
     """Yield for each damaged file whether it was built, and why it was not."""
     number = 0
-    for start in range(0, tries, AT_ONCE * len(codec_damage.CODECS)):
-        for k, codec in enumerate(codec_damage.CODECS):
-            count = min(AT_ONCE, tries - start - AT_ONCE * k)
-            if count <= 0:
-                break
+    each = max(1, tries // len(codec_damage.CODECS))
+    for start in range(0, each, AT_ONCE):
+        count = min(AT_ONCE, each - start)
+        for codec in codec_damage.CODECS:
             number += 1
             where = folder / str(number)
             where.mkdir()

@@ -7,6 +7,7 @@ read what was written.
 import random
 
 import h5py
+import hdf5plugin  # noqa: F401  registers the filter of compressed stores
 import numpy as np
 
 import fastseg

@@ -27,7 +27,7 @@ def run(folder, tries, seed):
             "edges": rng.choice(("half-open", "closed", "open")),
             "fill": rng.choice(("even-odd", "nonzero", "union")),
             "origin": rng.choice(("center", "corner")),
-            "groups": rng.choice((None, [rng.randrange(-1, 2) for _ in rings])),
+            "groups": rng.choice((None, [rng.randrange(3) for _ in rings])),
         }
         shape = rng.randint(1, 13), rng.randint(1, 17)
         if any(len(set(ring)) < 3 for ring in rings):
