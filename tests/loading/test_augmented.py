@@ -348,6 +348,6 @@ def test_an_unknown_spacing_is_refused_when_the_loader_is_made(store):
     spacing = np.array(store.items["spacing_mm"])
     spacing[17] = np.nan
     other = fastseg.open(store.path)
-    other.items = {**store.items, "spacing_mm": spacing}
+    other._items = {**store.items, "spacing_mm": spacing}
     with pytest.raises(OptionError, match=r"Resample: spacing_mm .* sample 17 has no"):
         Loader(other, augment=[Resample(spacing_mm=1), Resize(size=9)], batch_size=2)

@@ -11,6 +11,7 @@ from numpy.testing import assert_array_equal
 import fastseg
 from fastseg import Loader
 from fastseg.errors import OptionError, StoreError, UnknownClassError
+from fastseg.loading import buffers
 
 
 def loader_threads():
@@ -292,9 +293,14 @@ def test_two_loops_run_side_by_side(square):
         assert_array_equal(both[k][1].index, expected.index)
 
 
-def test_a_failure_names_its_sample(square):
+def test_a_failure_names_its_sample(square, monkeypatch):
     """The consumer gets the original exception; its note names sample and file."""
-    loader = Loader(square, batch_size=2, size=2**26, shuffle=False)
+
+    def fail(size):
+        raise MemoryError
+
+    monkeypatch.setattr(buffers, "_allocate_aligned", fail)
+    loader = Loader(square, batch_size=2, shuffle=False)
     with pytest.raises(MemoryError) as caught:
         list(loader)
     (note,) = caught.value.__notes__

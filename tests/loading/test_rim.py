@@ -282,7 +282,7 @@ def test_padding_has_the_least_value_of_its_image(
     assert ((slope < 0) == (photometric == "MONOCHROME1")).all()
     values = [store[k].image * slope[k] + intercept[k] for k in range(2)]
     window = values[0].min() - 199.5 + 1000, 2001
-    store.items = {**store.items, "window": np.array([window, window])}
+    store._items = {**store.items, "window": np.array([window, window])}
     size = 12, 14
     options = {"shuffle": False, "size": size, "batch_size": 2, "masks": "bits"}
     scaled = {**options, "normalize": normalize}
