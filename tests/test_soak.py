@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -12,12 +13,12 @@ from tests.soak.__main__ import TRIES
 
 # Tries of each part in this test, and how many different outcomes there must be.
 FEW = {
-    "kills": (50, 4),
-    "system_calls": (150, 3),
-    "interrupts": (150, 6),
-    "stores": (1_000, 3),
+    "kills": (30, 3),
+    "system_calls": (100, 3),
+    "interrupts": (80, 6),
+    "stores": (600, 3),
     "metadata": (500, 2),
-    "codecs": (350, 8),
+    "codecs": (210, 8),
     "dicom_files": (1_500, 3),
     "public_files": (100, 2),
     "polygons": (300, 5),
@@ -28,6 +29,8 @@ FEW = {
 @pytest.mark.parametrize("part", FEW)
 def test_no_promise_is_broken(part):
     """A part ends with few tries, different outcomes and no fault."""
+    if part == "system_calls" and not (sys.platform == "linux" and shutil.which("cc")):
+        pytest.skip("needs Linux and a C compiler")
     tries, kinds = FEW[part]
     scale = tries / TRIES[part]
     command = [sys.executable, "-m", "tests.soak", part, "--json", "--seed", "7"]
@@ -41,7 +44,7 @@ def test_no_promise_is_broken(part):
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     outcomes = json.loads(done.stdout)["outcomes"]
-    assert sum(outcomes.values()) >= min(tries, 60)
+    assert sum(outcomes.values()) >= min(tries, 60)  # there are 80 public files
     assert len(outcomes) >= kinds, outcomes
 
 
