@@ -100,7 +100,8 @@ def read_csv(
 ) -> Iterator[tuple[int, dict[str, str]]]:
     """Yield (1-based line, row) of a UTF-8 CSV file with a header, BOM or not.
 
-    columns : the names that columns may have, in upper or lower case; None for any
+    columns : the names that columns may have, in upper or lower case; None for any, of
+        which only the required ones may not be doubled
 
     Appends rows with too few or too many fields to `rejects`. Raises LinkError for any
     other file, FileNotFoundError if there is none.
@@ -111,16 +112,16 @@ def read_csv(
         reader = csv.reader(lines, strict=True)
         try:
             names = [name.strip() for name in next(reader, [])]
-            problems = [("no column", [x for x in required if x not in names])]
             if columns is not None:
                 names = [name.lower() for name in names]
-                doubled = sorted({x for x in names if names.count(x) > 1})
-                unknown = sorted({*names}.difference(columns))
-                problems = [
-                    ("no column", [x for x in required if x not in names]),
-                    ("a doubled column", doubled),
-                    ("an unknown column", [x or "''" for x in unknown]),
-                ]
+            known = required if columns is None else names
+            doubled = sorted({x for x in known if names.count(x) > 1})
+            unknown = [] if columns is None else sorted({*names}.difference(columns))
+            problems = (
+                ("no column", [x for x in required if x not in names]),
+                ("a doubled column", doubled),
+                ("an unknown column", [x or "''" for x in unknown]),
+            )
             for problem, culprits in problems:
                 if culprits:
                     raise LinkError(

@@ -107,7 +107,7 @@ def read_split(path: StrPath, store: "Store") -> dict[str, NDArray[np.int64]]:
     indices_of_part: dict[str, list[int]] = {}
     units: set[str] = set()
     bad: list[Reject] = []
-    for line, cells in read_csv(Path(path), COLUMNS, bad):
+    for line, cells in read_csv(Path(path), COLUMNS, bad, COLUMNS):
         row = cells | {name: unquoted(cells[name]) for name in TABLE.texts}
         index = index_of_image.get(tuple(row[name] for name in IDENTITY))
         if index is None:

@@ -261,6 +261,17 @@ def test_a_bad_row_is_rejected_alone(study, row, reason):
     check_rejected(study, lambda root: write_ids(root, *rows), [f"link.csv:5 {reason}"])
 
 
+@pytest.mark.parametrize("name", ["patient_id", "original_id"])
+def test_a_doubled_column_of_patients_is_refused(study, name):
+    """The last of two columns of IDs does not win; other columns may be doubled."""
+    notes = [f"{row},note,note" for row in ID_ROWS]
+    write_ids(study, *notes)
+    assert len(fastseg.link(study)) == 20
+    write_ids(study, f"{notes[0]},{name}", *(f"{row},x" for row in notes[1:]))
+    with pytest.raises(LinkError, match=f"line 1: a doubled column {name}; expected"):
+        fastseg.link(study)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="has no such names")
 def test_a_name_that_is_not_unicode_is_rejected(study):
     """A file name that no table can hold is rejected; table and rejects are saved."""

@@ -482,6 +482,17 @@ def test_a_file_that_is_not_a_split_is_refused(store, tmp_path):
         fastseg.read_split(tmp_path / "none.csv", store)
 
 
+@pytest.mark.parametrize("name", ["part", "Part", "note", ""])
+def test_a_table_with_another_column_is_refused(store, table, name):
+    """A column that is there twice or is not ours says nothing of any sample."""
+    header, *rows = table.read_text().splitlines()
+    lines = [f"{header},{name}", *(f"{row},x" for row in rows)]
+    table.write_text("\n".join(lines))
+    kind = "a doubled column part" if name.lower() == "part" else "an unknown column"
+    with pytest.raises(LinkError, match=kind):
+        fastseg.read_split(table, store)
+
+
 def test_only_a_valid_split_is_written(store, tmp_path):
     """A patient in two parts, an empty part or a part without a name leaves no file."""
     for parts, text in (
