@@ -1,9 +1,10 @@
 """`bench`: how fast a Loader makes batches, compared with copying memory."""
 
 import statistics
-import threading
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict, dataclass
+from threading import Event
 from time import perf_counter
 from typing import Any
 
@@ -15,6 +16,7 @@ from fastseg.loading.loader import Loader
 from fastseg.loading.stats import Stats
 from fastseg.progress import Progress, silent
 from fastseg.store.reader import Store
+from fastseg.threads import map_ordered
 
 # Bytes that are copied from: more than the caches of a processor hold, as in a store.
 SOURCE_BYTES = 2**28
@@ -155,25 +157,22 @@ class _Copier:
 
     def copy(self, seconds: float) -> int:
         """Copy for `seconds`; return the number of batches."""
-        counts = [0] * len(self._targets)
         end = perf_counter() + seconds
+        is_stopped = Event()
 
-        def copy_batches(number: int) -> None:
-            target: NDArray[Any] = self._targets[number]
+        def copy_batches(target: NDArray[Any]) -> int:
+            count = 0
             starts = range(0, len(self._source) - len(target) + 1, len(target))
             while True:
                 for start in starts:
                     np.copyto(target, self._source[start : start + len(target)])
-                    counts[number] += 1
-                    if perf_counter() > end:
-                        return
+                    count += 1
+                    if perf_counter() > end or is_stopped.is_set():
+                        return count
 
-        threads = [
-            threading.Thread(target=copy_batches, args=(number,))
-            for number in range(len(self._targets))
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        return sum(counts)
+        counts = map_ordered(
+            copy_batches, self._targets, len(self._targets), is_stopped.set
+        )
+        # Twice, because an interrupt may hit the first exit before it has closed.
+        with closing(counts), closing(counts):
+            return sum(counts)

@@ -1,10 +1,15 @@
 """`bench`: its measurements are consistent, and the command prints them."""
 
 import json
+import os
+import signal
+import sys
+import threading
 
 import pytest
 
 import fastseg
+from fastseg.benchmark import _Copier
 from fastseg.errors import OptionError
 
 
@@ -29,6 +34,22 @@ def test_measuring_nothing_is_refused(store, options):
     """`seconds` and `rounds` must be above 0."""
     with pytest.raises(OptionError, match=r"expected (more than 0|at least 1)"):
         fastseg.bench(store, size=64, **options)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such signals")
+@pytest.mark.parametrize("threads", [1, 2])
+def test_an_interrupt_ends_the_threads_that_copy(threads):
+    """After Ctrl-C no thread copies on, however long a round takes."""
+    copier = _Copier(2**12, threads)
+    known = set(threading.enumerate())
+    timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        copier.copy(60)
+    timer.join()
+    for thread in set(threading.enumerate()) - known:
+        thread.join(1)
+        assert not thread.is_alive()
 
 
 def test_the_command_prints_a_table_or_json(store, fastseg_command):
