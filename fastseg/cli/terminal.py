@@ -81,7 +81,8 @@ class Output:
     def __init__(self, verbose: bool, quiet: bool):
         self.verbose = verbose
         self.quiet = quiet
-        style: Any = {"highlight": False, "soft_wrap": True, "markup": False}
+        style: Any = {"highlight": False, "soft_wrap": True}
+        style |= {"markup": False, "emoji": False}  # a name may contain :x: or [x]
         self._out = Console(quiet=quiet, **style)
         self._err = Console(stderr=True, **style)
         self._is_watched = self._err.is_terminal and not quiet

@@ -355,6 +355,16 @@ NAMED = (
 )
 
 
+@pytest.mark.parametrize("name", [":smile:", "[red]x[/red]", "[/x]"])
+def test_names_are_printed_as_they_are(fastseg_command, heart, name):
+    """No part of a name is taken for the name of a colour or of a picture."""
+    path = heart.with_name(f"{name.replace('/', '')}.h5")
+    heart.rename(path)
+    assert path.name in fastseg_command("info", path.name).stdout
+    run = fastseg_command("info", f"{name}.csv")
+    assert f"{name}.csv" in run.stderr
+
+
 def test_no_control_character_reaches_a_terminal(fastseg_command, heart):
     """Results and errors show names and values with escapes, whatever the command."""
     for arguments in NAMED:
