@@ -26,6 +26,8 @@ from fastseg.paths import StrPath
 
 READ_WRITE = os.O_RDWR | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 NEW = os.O_CREAT | os.O_EXCL | NO_LINK
+# Links that lead to one another; the system follows no more of them.
+MOST_LINKS = 40
 # The permissions of a private file, and those that the process's umask reduces.
 PRIVATE = 0o600
 DEFAULT = 0o666
@@ -52,18 +54,21 @@ class Permissions(NamedTuple):
 def check_target(path: StrPath, kind: Kind, force: bool = False) -> Path:
     """Return the path that an output is written to: where a link points, else `path`.
 
-    Raises OutputError if that is no regular file; if the link belongs to somebody else;
-    or if it exists, is not empty, is not recognised as an output of this kind, and
-    `force` is not set.
+    Raises OutputError if that is no regular file; if the link, or a link where it
+    points, belongs to somebody else; or if it exists, is not empty, is not recognised
+    as an output of this kind, and `force` is not set.
     """
-    target = real = Path(path)
-    if target.is_symlink():
-        if not _is_ours(target, target.lstat()):
+    target = link = Path(path)
+    for _ in range(MOST_LINKS):
+        if not link.is_symlink():
+            break
+        if not _is_ours(link, link.lstat()):
             raise OutputError(
-                f"{path}: is a symbolic link of another user, which fastseg does not "
+                f"{link}: is a symbolic link of another user, which fastseg does not "
                 "follow; remove it, or choose another name"
             )
-        real = Path(os.path.realpath(target))
+        link = link.parent / link.readlink()
+    real = Path(os.path.realpath(target)) if target.is_symlink() else target
     try:
         status = target.stat()
     except FileNotFoundError:
@@ -100,7 +105,7 @@ def write_atomically(
     does, also if the target has become another file meanwhile.
     """
     target = check_target(path, kind, force)
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
     permissions = permissions_of(target) or (like and permissions_of(like))
     temporary = target.with_name(f".fastseg-{secrets.token_hex(4)}.partial")
     handle = _create(temporary, PRIVATE if permissions else DEFAULT)

@@ -222,7 +222,7 @@ def test_the_rejects_are_written_through_no_link(links, tmp_path, is_there):
 
 @ROOT
 def test_another_users_link_is_not_followed(links, tmp_path):
-    """A link in a folder of a third user is refused, one of the folder's owner used."""
+    """A third user's link is refused, also behind ours; the folder owner's is not."""
     folder = tmp_path / "shared"
     folder.mkdir()
     os.chown(folder, 1000, -1)
@@ -233,6 +233,14 @@ def test_another_users_link_is_not_followed(links, tmp_path):
         links.save(link)
     os.lchown(link, 1000, -1)
     assert links.save(link) == tmp_path / "real.csv"
+    mine = folder / "mine.csv"
+    mine.symlink_to("l.csv")
+    assert links.save(mine) == tmp_path / "real.csv"
+    os.lchown(link, 1001, -1)
+    with pytest.raises(
+        OutputError, match=r"l\.csv: is a symbolic link of another user"
+    ):
+        links.save(mine)
 
 
 @POSIX
@@ -317,6 +325,27 @@ def test_a_link_is_written_where_it_points(write, tmp_path, kind, is_there):
     with pytest.raises(OutputError):
         write[kind](link)
     assert real.read_text() == "mine"
+
+
+@POSIX
+@KINDS
+def test_a_link_is_written_where_no_folder_is_yet(write, tmp_path, kind):
+    """The folder that a link points into is made, as that of any output."""
+    link = tmp_path / NAMES[kind]
+    link.symlink_to(tmp_path / "new" / "deep" / NAMES[kind])
+    assert write[kind](link) == link.readlink()
+    assert link.is_symlink()
+
+
+@POSIX
+@KINDS
+def test_links_in_a_circle_are_an_error(write, tmp_path, kind):
+    """It names the link; nothing is written."""
+    link = tmp_path / NAMES[kind]
+    link.symlink_to(link)
+    with pytest.raises(OSError, match=NAMES[kind]):
+        write[kind](link)
+    assert set(tmp_path.iterdir()) <= {link, tmp_path / "opened"}
 
 
 @POSIX
