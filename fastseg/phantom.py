@@ -109,7 +109,9 @@ def make_phantom(
         raise OptionError("sizes is empty, expected at least one")
     shapes = [parse_size(size) for size in several]
     root = Path(output)
-    if root.exists() and (not root.is_dir() or any(root.iterdir())):
+    # A link to nothing is there, too.
+    is_there = root.exists() or root.is_symlink()
+    if is_there and (not root.is_dir() or any(root.iterdir())):
         raise OutputError(f"{root}: is not an empty folder; choose a new folder")
     root.mkdir(parents=True, exist_ok=True)
     with (root / "link.csv").open("x", encoding="utf-8", newline="") as file:

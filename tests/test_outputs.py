@@ -449,11 +449,13 @@ def test_a_root_that_is_a_link_is_resolved(study, tmp_path):
 
 
 def test_a_phantom_is_drawn_in_an_empty_folder_only(tmp_path):
-    """A folder with a file in it, or a file, is refused and not changed."""
+    """A folder with a file in it, a file, or a link to nothing: refused, unchanged."""
     folder = tmp_path / "study"
     folder.mkdir()
     (folder / "notes.txt").write_text("mine")
-    for target in (folder, folder / "notes.txt"):
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "nowhere")
+    for target in (folder, folder / "notes.txt", link):
         with pytest.raises(BuildError, match="choose a new folder"):
             fastseg.make_phantom(target)
     assert [path.name for path in folder.iterdir()] == ["notes.txt"]
