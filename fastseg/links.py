@@ -415,6 +415,8 @@ def check_text(name: str, text: object) -> None:
             f"{name} is '{escaped(text)}', expected text without control or format "
             "characters"
         )
+    if text != text.strip():  # which no table keeps
+        raise LinkError(f"{name} is {text!r}, expected text without spaces around it")
     if 4 * len(text) > MAX_NAME_BYTES:
         _check_length(name, text)
     if name == "dtype" and text not in ("", *DTYPES):

@@ -510,6 +510,8 @@ def test_no_table_holds_a_folder_with_control_characters(tmp_path):
         ("dicom_path", Path("a"), r"dicom_path is of type \w+Path, expected text"),
         ("dicom_path", "\udcff", r"'\\udcff', expected text without control"),
         ("contour_path", "a\0", "expected text without control or format characters"),
+        ("label", "x ", "label is 'x ', expected text without spaces around it"),
+        ("patient", " x", "patient is ' x', expected text without spaces around it"),
         ("patient", "a\u202eb", r"patient is 'a\\u202eb', expected text without"),
         ("root", "\x1b[2J", r"root is '\\x1b\[2J', expected text without"),
         (
