@@ -79,6 +79,10 @@ MAX_DECODER_BYTES_PER_PIXEL = 64
 # some 10 000 frames.
 MAX_FRAGMENTS = 2**20
 
+# Segments of JPEG, and boxes of JP2, before the pixels of a code stream: some ten in
+# most files, some hundred with a large colour profile. Reading one takes a microsecond.
+MAX_SEGMENTS = 2**16
+
 # Rows and columns of a tile of JPEG 2000, where an image has more than one, at least.
 # Encoders use 128 and more; a decoder takes kilobytes for each tile.
 MIN_TILE_SIDE = 32

@@ -3,12 +3,13 @@
 A decoder allocates what the stream says: 560 bytes of JPEG 2000 can ask for 20 GB.
 """
 
+import re
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from struct import Struct, error, unpack_from
 from typing import NamedTuple
 
-from fastseg.bounds import MAX_FRAGMENTS, MIN_TILE_SIDE
+from fastseg.bounds import MAX_FRAGMENTS, MAX_SEGMENTS, MIN_TILE_SIDE
 from fastseg.errors import DicomError
 
 # Transfer syntaxes by the form of their code streams.
@@ -18,6 +19,8 @@ JPEG_2000 = tuple(f"1.2.840.10008.1.2.4.{k}" for k in (90, 91, 201, 202, 203))
 RLE = ("1.2.840.10008.1.2.5",)
 
 SOI, EOI, SOS, LSE = 0xD8, 0xD9, 0xDA, 0xF8
+# A marker of JPEG follows one byte of 255 or more.
+FILL = re.compile(b"\xff+")
 # Markers of JPEG that have no length: TEM and RST0 to RST7.
 WITHOUT_LENGTH = (0x01, *range(0xD0, 0xD8))
 # Start of frame of JPEG: all of SOF0 to SOF15 but DHT, JPG and DAC.
@@ -174,11 +177,11 @@ def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
     if data[:2] != b"\xff\xd8":
         raise _StreamError("it does not begin as JPEG")
     offset = 2
-    while True:
-        if data[offset] != 0xFF:
+    for _ in range(MAX_SEGMENTS):
+        fill = FILL.match(data, offset)
+        if not fill:
             raise _StreamError("a marker is missing in its header")
-        while data[offset] == 0xFF:  # fill bytes
-            offset += 1
+        offset = fill.end()
         marker = data[offset]
         offset += 1
         if marker == SOS:
@@ -192,6 +195,9 @@ def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
             raise _StreamError("a segment of its header has no length")
         yield marker, offset + 2, length - 2
         offset += length
+        if offset >= len(data):
+            raise _StreamError("its header is cut")
+    raise _StreamError(f"its header has more than {MAX_SEGMENTS} segments")
 
 
 def _jpeg_2000_size(data: bytes) -> _Size:
@@ -219,7 +225,7 @@ def _jpeg_2000_size(data: bytes) -> _Size:
 def _codestream_offset(data: bytes) -> int:
     """Return the offset of the code stream in the boxes of a JP2 file."""
     offset = 0
-    while True:
+    for _ in range(MAX_SEGMENTS):
         length, kind = unpack_from(">I4s", data, offset)
         head = 8
         if length == 1:
@@ -230,6 +236,10 @@ def _codestream_offset(data: bytes) -> int:
         if length < head:
             raise _StreamError("a box of its header has no length")
         offset += length
+        # A length may have 64 bits, which is no offset for `unpack_from`.
+        if offset >= len(data):
+            raise _StreamError("its header is cut")
+    raise _StreamError(f"its header has more than {MAX_SEGMENTS} boxes")
 
 
 def _check_segments(frame: CodedFrame) -> None:

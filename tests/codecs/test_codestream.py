@@ -141,6 +141,11 @@ REFUSED = {
         J2K,
         "a box of its header has no length",
     ),
+    "JP2 with a box of exabytes": (
+        jp2(jpeg_2000()).replace(b"jp2h" + bytes(7), b"jp2h" + b"\xff" * 7),
+        J2K,
+        "its header is cut",
+    ),
     "components of JPEG 2000": (jpeg_2000(components=3), J2K, "3 components"),
     "16 384 components": (jpeg_2000(components=16_384), J2K, "16384 components"),
     "38 bits": (jpeg_2000(precision=38), J2K, "values of 38 bits"),
@@ -210,3 +215,21 @@ def test_the_number_of_fragments_is_bounded(monkeypatch):
     with pytest.raises(DicomError, match=r"a\.dcm: .* more than 3 fragments"):
         check_fragments(item * 5, "a.dcm")
     assert bounds.MAX_FRAGMENTS > 100_000
+
+
+def test_the_number_of_segments_is_bounded():
+    """Megabytes of empty segments are refused at once, fill bytes cost nothing."""
+    count = bounds.MAX_SEGMENTS
+    assert count > 10_000
+    for part in (segment(0xE0, b""), b"\xff\1"):
+        # The frame and the segment before it are two more.
+        check(b"\xff\xd8" + part * (count - 3) + jpeg()[2:], BASELINE)
+        with pytest.raises(DicomError, match="more than 65536 segments"):
+            check(b"\xff\xd8" + part * (count - 2) + jpeg()[2:], BASELINE)
+    check(b"\xff\xd8" + b"\xff" * 10**7 + jpeg()[2:], BASELINE)
+    box = struct.pack(">I4s", 8, b"free")
+    begin, rest = jp2(jpeg_2000())[:12], jp2(jpeg_2000())[12:]
+    # The signature is one more, and so are the three boxes of `jp2`.
+    check(begin + box * (count - 4) + rest, J2K)
+    with pytest.raises(DicomError, match="more than 65536 boxes"):
+        check(begin + box * (count - 3) + rest, J2K)
