@@ -380,7 +380,8 @@ class Resample(GeometricTransform):
     def extend(self, mappings: Mappings, values: Values) -> None:
         """Scale both axes.
 
-        Raises OptionError if the spacing of a sample is unknown.
+        Raises OptionError if the spacing of a sample is unknown, or its image would
+        have too many pixels or less than half of one.
         """
         unknown = np.flatnonzero(~np.isfinite(mappings.spacing_mm).all(axis=1))
         if unknown.size:
@@ -391,16 +392,24 @@ class Resample(GeometricTransform):
             )
         down, across = (np.array(self.spacing_mm) / mappings.spacing_mm).T
         sizes = (mappings.height / down, mappings.width / across)
-        large = np.flatnonzero(sizes[0] * sizes[1] > MAX_GRID_CELLS)
-        if large.size:
-            first = large[0]
-            spacing = mappings.spacing_mm[first].tolist()
-            raise OptionError(
-                f"Resample: sample {mappings.samples[first]} has pixels of {spacing} "
-                f"mm and would become {sizes[0][first]:.3g}x{sizes[1][first]:.3g} "
-                f"pixels, expected at most {MAX_GRID_CELLS}; leave the sample out if "
-                "its spacing is wrong, or give a larger spacing_mm"
-            )
+        # The centre of a pixel twice as large as its image lies outside of the image.
+        for wrong, expected, advice in (
+            (
+                sizes[0] * sizes[1] > MAX_GRID_CELLS,
+                f"at most {MAX_GRID_CELLS}",
+                "larger",
+            ),
+            (np.minimum(*sizes) < 0.5, "at least half a pixel a side", "smaller"),
+        ):
+            if wrong.any():
+                first = int(np.argmax(wrong))
+                spacing = mappings.spacing_mm[first].tolist()
+                raise OptionError(
+                    f"Resample: sample {mappings.samples[first]} has pixels of "
+                    f"{spacing} mm and would become {sizes[0][first]:.3g}x"
+                    f"{sizes[1][first]:.3g} pixels, expected {expected}; leave the "
+                    f"sample out if its spacing is wrong, or give a {advice} spacing_mm"
+                )
         mappings.scale(down, across)
         mappings.height, mappings.width = (
             np.maximum(np.rint(size), 1).astype(np.int64) for size in sizes

@@ -196,6 +196,19 @@ def test_resampling_gives_the_spacing():
     assert_allclose(corner, [[9.5, 9.5]])
 
 
+def test_resampling_keeps_a_part_of_the_image():
+    """Pixels that would show nothing of the image are an error, not padding."""
+    for spacing in (20, (20, 0.5), (0.5, 20)):
+        step = Resample(spacing_mm=spacing)
+        mapping, _ = mapping_of([step], originals((10, 10), spacing=(1, 1)))
+        size = mapping.height[0], mapping.width[0]
+        corners = np.array([[0, 0], [size[1] - 1, size[0] - 1]])
+        assert (np.abs(map_to_image(mapping, 0, corners) - 4.5) <= 5).all()
+        step = Resample(spacing_mm=np.array(spacing) * 1.001)
+        with pytest.raises(OptionError, match=r"sample 0 has .* at least half a pixel"):
+            mapping_of([step], originals((10, 10), spacing=(1, 1)))
+
+
 def test_resampling_needs_a_spacing():
     """The error names the step, the parameter and the sample."""
     mapping = originals((10, 10), spacing=(np.nan, np.nan))
