@@ -83,6 +83,12 @@ MAX_FRAGMENTS = 2**20
 # most files, some hundred with a large colour profile. Reading one takes a microsecond.
 MAX_SEGMENTS = 2**16
 
+# Threads of one call. The largest machines have some hundred cores.
+MAX_THREADS = 2**10
+
+# Batches that a Loader makes ahead of its consumer.
+MAX_PREFETCH = 2**16
+
 # Rows and columns of a tile of JPEG 2000, where an image has more than one, at least.
 # Encoders use 128 and more; a decoder takes kilobytes for each tile.
 MIN_TILE_SIDE = 32

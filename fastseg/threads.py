@@ -30,6 +30,9 @@ from threading import Thread, get_ident
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
+from fastseg.bounds import MAX_THREADS
+from fastseg.errors import whole_number
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -44,6 +47,11 @@ def usable_cores() -> int:
     """Return the number of cores that this process may use."""
     affinity = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def check_threads(threads: Any) -> int:
+    """Return the option `threads` as an int, or raise OptionError."""
+    return whole_number("threads", threads, 1, MAX_THREADS)
 
 
 def keep_ahead(items: Iterable[T], most: int) -> Iterator[T]:

@@ -161,6 +161,27 @@ def test_whole_numbers(value, store, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("value", [2**10 + 1, 2**31, 2**63, 10**400])
+def test_numbers_of_threads_are_bounded(value, store, tmp_path):
+    """A number of threads that no machine has is refused before any is started."""
+    points = np.array(RING, float)
+    options = {"batch_size": 1, "size": 8, "missing": "background"}
+    calls = [
+        lambda: fastseg.rasterize_batch(points, [0, 4], (8, 8), threads=value),
+        lambda: fastseg.build("none.csv", tmp_path / "s.h5", threads=value),
+        lambda: fastseg.verify(store, threads=value),
+        lambda: fastseg.Loader(store, threads=value, **options),
+        lambda: bench(store, threads=value, **options),
+    ]
+    for call in calls:
+        with pytest.raises(OptionError, match=r"threads is .*, expected 1 to 1024"):
+            call()
+    with pytest.raises(OptionError, match=r"prefetch is .*, expected 1 to 65536"):
+        fastseg.Loader(store, prefetch=2**16 + value, **options)
+    with pytest.raises(OptionError, match=r"margin is .*, expected 0 to 134217728"):
+        augment.Crop(size=8, margin=2**27 + value)
+
+
 BAD_INDICES = [
     np.ma.array([0, 1], mask=[False, True]),
     ["0", "1"],

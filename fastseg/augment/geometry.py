@@ -244,7 +244,8 @@ class Crop(_Sized):
 
     def __post_init__(self) -> None:
         _Sized.__post_init__(self)
-        set_field(self, "margin", whole_number("Crop: margin", self.margin, 0))
+        margin = whole_number("Crop: margin", self.margin, 0, MAX_GRID_CELLS)
+        set_field(self, "margin", margin)
         set_flags(self, "pad")
 
     def draw(self, uniforms: Uniforms) -> Values:

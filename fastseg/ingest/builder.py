@@ -51,7 +51,7 @@ from fastseg.store.writing.partial import (
     sole_builder,
 )
 from fastseg.tables import Reject, check_rejects, save_rejects
-from fastseg.threads import map_ordered
+from fastseg.threads import check_threads, map_ordered
 
 # Instead of the index of an item in an older store: -1 as `OlderStore.find` returns it.
 ABSENT, REJECTED = -1, -2
@@ -137,7 +137,7 @@ def build(
     for a decoder, MissingExtraError, OptionError, RenamedError, OSError.
     """
     rules = Rules(edges=edges, fill=fill, origin=origin)
-    threads = whole_number("threads", threads, 1)
+    threads = check_threads(threads)
     max_pixel_bytes = whole_number("max_pixel_bytes", max_pixel_bytes, 1)
     compress = true_or_false("compress", compress)
     decode_timeout = check_timeout(decode_timeout)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from fastseg.augment import Compose, Transform
+from fastseg.bounds import MAX_PREFETCH
 from fastseg.errors import (
     OptionError,
     one_of,
@@ -44,12 +45,12 @@ from fastseg.loading.schedule import (
 from fastseg.loading.stats import Counters, Stats
 from fastseg.store.reader import Store
 from fastseg.store.selection import check_indices
-from fastseg.threads import WorkerPool, usable_cores
+from fastseg.threads import WorkerPool, check_threads, usable_cores
 
 # The default is at most this many threads, because a training script needs cores for
 # other work, and because memory limits plain batches: two threads make 1.5 times as
 # many as one. Two threads augment 1.9 times as many (docs/benchmarks.md).
-MAX_THREADS = 4
+MOST_DEFAULT_THREADS = 4
 # While the store has to be read from the disk, the system is asked for the pixels of
 # this many batches in advance.
 READ_AHEAD_BATCHES = 8
@@ -213,9 +214,9 @@ class Loader:
         )
         warn_of_missing(self.preprocessing, stacklevel=3)
         if threads is None:
-            threads = min(usable_cores(), MAX_THREADS)
-        self.threads = whole_number("threads", threads, 1)
-        self.prefetch = whole_number("prefetch", prefetch, 1)
+            threads = min(usable_cores(), MOST_DEFAULT_THREADS)
+        self.threads = check_threads(threads)
+        self.prefetch = whole_number("prefetch", prefetch, 1, MAX_PREFETCH)
         if on_error not in ON_ERROR:
             raise OptionError(one_of("on_error", on_error, ON_ERROR))
         self.on_error = on_error

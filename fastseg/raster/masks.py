@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastseg._kernels.contours import polygon
-from fastseg.errors import OptionError, whole_number
+from fastseg.errors import OptionError
 from fastseg.raster.rings import (
     Contours,
     as_grouped_rings,
@@ -23,7 +23,7 @@ from fastseg.raster.rings import (
     sort_rings,
 )
 from fastseg.raster.rules import Edges, Fill, Origin, Rules, make_rules, scratch_rows
-from fastseg.threads import map_ordered
+from fastseg.threads import check_threads, map_ordered
 
 MOST_CLASSES = 64
 
@@ -167,7 +167,7 @@ def rasterize_batch(
     if out is None:
         out = np.empty((count, height, width), np.bool_)
     _check_out(out, (count, height, width))
-    threads = whole_number("threads", threads, 1)
+    threads = check_threads(threads)
     cells = out.view(np.uint8)
     rows = scratch_rows(height, width, rules)
     options = rules.shift, rules.edges_code, rules.fill == "nonzero", rows, cells

@@ -25,7 +25,6 @@ from fastseg.errors import (
     OptionError,
     StoreError,
     refuse_renamed_attributes,
-    whole_number,
 )
 from fastseg.files import name_path, open_regular
 from fastseg.paths import Paths, StrPath
@@ -36,7 +35,7 @@ from fastseg.store.layout import mask_dtype
 from fastseg.store.metadata import Range, metadata_checksum, metadata_ranges
 from fastseg.store.reader import Store, open_store
 from fastseg.tables import reason_of
-from fastseg.threads import map_ordered, usable_cores
+from fastseg.threads import check_threads, map_ordered, usable_cores
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -137,7 +136,7 @@ def verify(
     Damage raises no error: the report lists it. Raises StoreError if the file cannot be
     opened as a store or becomes shorter meanwhile, OptionError, OSError.
     """
-    count = whole_number("threads", usable_cores() if threads is None else threads, 1)
+    count = usable_cores() if threads is None else check_threads(threads)
     opened = open_store(store.path if isinstance(store, Store) else store)
     findings = _attribute_findings(opened)
     bytes_read = 0
