@@ -33,6 +33,7 @@ and IDs, never patients. It shows control characters in them as escapes, see `es
 import functools
 import math
 import operator
+from collections import UserString
 from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any, ParamSpec, TypeVar
@@ -260,6 +261,13 @@ def true_or_false(name: str, value: Any) -> bool:
     raise OptionError(f"{name} is {value!r}, expected True or False")
 
 
+def in_order(values: Any) -> Any:
+    """Return values, or raise TypeError for a set or dict: these have no order."""
+    if isinstance(values, set | frozenset | dict):
+        raise TypeError("has no order")
+    return values
+
+
 def is_single(value: Any) -> bool:
     """Return whether an option is one value and no sequence or array of several."""
     is_scalar = not hasattr(value, "__len__") or isinstance(value, str | bytes)
@@ -268,7 +276,9 @@ def is_single(value: Any) -> bool:
 
 def _is_numeric(value: Any) -> bool:
     """Return whether a single value may be converted to a number."""
-    if isinstance(value, bool | str | bytes | bytearray):
+    # Nor is UserString, or a buffer of bytes: `float` reads both as text.
+    is_number = hasattr(value, "__float__") or hasattr(value, "__index__")
+    if isinstance(value, bool | UserString) or not is_number:
         return False
     # Of arrays with one value, of numpy's numbers and of tensors.
     kind = getattr(getattr(value, "dtype", None), "kind", None)

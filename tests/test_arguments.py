@@ -1,6 +1,8 @@
 """What users give: masked values, text, True and dates are no numbers anywhere."""
 
 import datetime
+from array import array
+from collections import UserString
 
 import numpy as np
 import pytest
@@ -19,6 +21,10 @@ NO_WHOLE_NUMBERS += [np.ma.array(5, mask=True), np.array([5]), np.datetime64(5, 
 NO_NUMBERS = [True, np.True_, "0.5", b"1", np.str_("0.5"), 0.5 + 0j, np.nan, np.inf]
 NO_NUMBERS += [np.ma.masked, np.ma.array(0.5, mask=True), np.array([0.5]), None]
 NO_NUMBERS += [np.datetime64(1, "D"), datetime.date(2000, 1, 1), 10**400]
+# `float` reads these as text.
+TEXTS = [UserString("5"), memoryview(b"5"), bytearray(b"5"), array("b", b"5")]
+NO_WHOLE_NUMBERS += TEXTS
+NO_NUMBERS += TEXTS
 
 
 @pytest.mark.parametrize("value", NO_WHOLE_NUMBERS, ids=repr)
@@ -180,6 +186,25 @@ def test_numbers_of_threads_are_bounded(value, store, tmp_path):
         fastseg.Loader(store, prefetch=2**16 + value, **options)
     with pytest.raises(OptionError, match=r"margin is .*, expected 0 to 134217728"):
         augment.Crop(size=8, margin=2**27 + value)
+
+
+@pytest.mark.parametrize("pair", [{5, 6}, frozenset([5, 6]), {5: 1, 6: 2}], ids=repr)
+def test_pairs_have_an_order(pair, store):
+    """A set or dict is no pair: {6, 5} would be (5, 6)."""
+    options = {"batch_size": 1, "missing": "background"}
+    calls = [
+        lambda: fastseg.rasterize(RING, pair),
+        lambda: fastseg.signed_distance(RING, (8, 8), pair),
+        lambda: fastseg.Loader(store, size=pair, **options),
+        lambda: fastseg.Loader(store, size=8, percentiles=pair, **options),
+        lambda: store.select(shape=pair),
+        lambda: augment.Resize(size=pair),
+        lambda: augment.Affine(rotate=pair),
+        lambda: augment.Resample(spacing_mm=pair),
+    ]
+    for call in calls:
+        with pytest.raises(OptionError):
+            call()
 
 
 BAD_INDICES = [

@@ -15,6 +15,7 @@ from fastseg.augment.mapping import Mappings
 from fastseg.bounds import MAX_GRID_CELLS
 from fastseg.errors import (
     OptionError,
+    in_order,
     is_single,
     one_of,
     real_number,
@@ -234,7 +235,7 @@ def check_range(
         number = check_number(step, name, given, least, most)
         return number, number
     where = f"{type(step).__name__}: {name}"
-    if len(given) != 2:
+    if isinstance(given, set | frozenset | dict) or len(given) != 2:
         raise OptionError(
             f"{where} is {given!r}, expected a number or (least, greatest)"
         )
@@ -252,7 +253,7 @@ def check_size(step: Transform, given: Any) -> tuple[int, int]:
 def pair_of_sizes(name: str, given: Any) -> tuple[int, int]:
     """Return (height, width), also from one number, or raise OptionError."""
     try:
-        height, width = (given, given) if is_single(given) else given
+        height, width = (given, given) if is_single(given) else in_order(given)
     except (TypeError, ValueError):
         raise OptionError(f"{name} is {given!r}, expected (height, width)") from None
     sides = whole_number(name, height, 1), whole_number(name, width, 1)

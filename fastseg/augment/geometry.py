@@ -370,7 +370,7 @@ class Resample(GeometricTransform):
         check_p_is_one(self)
         given = self.spacing_mm
         pair = (given, given) if is_single(given) else tuple(given)  # type: ignore[arg-type]
-        if len(pair) != 2:
+        if isinstance(given, set | frozenset | dict) or len(pair) != 2:
             raise OptionError(
                 f"Resample: spacing_mm is {given!r}, expected one number or (between "
                 "rows, between columns)"

@@ -8,7 +8,7 @@ import numpy as np
 
 from fastseg.augment import Compose, as_compose
 from fastseg.augment.base import pair_of_sizes
-from fastseg.errors import OptionError, one_of, real_number
+from fastseg.errors import OptionError, in_order, one_of, real_number
 from fastseg.loading.normalization import NORMALIZE, Normalize
 
 DTypeName = Literal["float32", "float16", "raw"]
@@ -139,7 +139,7 @@ def _dtype_name(given: Any) -> str:
 
 def _pair_of_percentiles(given: Any) -> tuple[float, float]:
     try:
-        lower, upper = (real_number("percentiles", rank) for rank in given)
+        lower, upper = (real_number("percentiles", x) for x in in_order(given))
     except (TypeError, ValueError):  # OptionError is a ValueError
         lower, upper = np.nan, np.nan
     if not lower < upper:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastseg._kernels.contours import distance
-from fastseg.errors import OptionError, real_number
+from fastseg.errors import OptionError, in_order, real_number
 from fastseg.raster.masks import draw_rings
 from fastseg.raster.rings import (
     Contours,
@@ -122,7 +122,7 @@ def signed_distance(
 def _check_spacing(spacing: Any) -> tuple[float, float]:
     """Return spacing as two floats, or raise OptionError."""
     try:
-        rows, columns = (real_number("spacing", step) for step in spacing)
+        rows, columns = (real_number("spacing", step) for step in in_order(spacing))
     except (TypeError, ValueError):  # OptionError is a ValueError
         rows = columns = math.nan
     if not (rows > 0 and columns > 0):

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastseg._kernels.contours import polygon
 from fastseg.arrays import as_array
-from fastseg.errors import GeometryError, OptionError, whole_number
+from fastseg.errors import GeometryError, OptionError, in_order, whole_number
 from fastseg.raster.rules import Origin, Rules
 
 # The kernels' loops index masks by 32-bit rows and columns.
@@ -20,7 +20,7 @@ Contours = ArrayLike | Sequence[ArrayLike]
 def check_shape(shape: Any) -> tuple[int, int]:
     """Return shape as two ints, or raise OptionError."""
     try:
-        rows, columns = shape
+        rows, columns = in_order(shape)
         if type(rows) is not int or type(columns) is not int:
             rows, columns = (whole_number("shape", side, 1) for side in shape)
     except (TypeError, ValueError):

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastseg.arrays import as_array
-from fastseg.errors import OptionError, is_single, one_of, whole_number
+from fastseg.errors import OptionError, in_order, is_single, one_of, whole_number
 from fastseg.store.text import decode
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def _shape_name(shape: tuple[int, int]) -> str:
 
 def _known_shape(store: "Store", shape: Any) -> str:
     try:
-        height, width = (shape, shape) if is_single(shape) else shape
+        height, width = (shape, shape) if is_single(shape) else in_order(shape)
         sides = whole_number("shape", height, 1), whole_number("shape", width, 1)
         name = _shape_name(sides)
     except (TypeError, ValueError):
