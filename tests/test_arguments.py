@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import fastseg
-from fastseg import augment
+from fastseg import augment, dicom
 from fastseg.benchmark import bench
 from fastseg.errors import FastsegError, OptionError, real_number, true_or_false
 from fastseg.phantom import make_phantom
@@ -154,6 +154,10 @@ def test_whole_numbers(value, store, tmp_path):
         lambda: fastseg.build("none.csv", tmp_path / "s.h5", threads=value),
         lambda: fastseg.build("none.csv", tmp_path / "s.h5", max_pixel_bytes=value),
         lambda: store.split({"a": 0.5, "b": 0.5}, seed=value),
+        lambda: dicom.read_image(__file__, frame=value),
+        lambda: dicom.read_image(__file__, max_pixel_bytes=value),
+        lambda: dicom.decode(b"", "a.dcm", frame=value),
+        lambda: dicom.decode(b"", "a.dcm", max_pixel_bytes=value),
         lambda: store.select(shape=(value, 96)),
         lambda: augment.Crop(size=(value, 8)),
         lambda: augment.Resize(size=value),

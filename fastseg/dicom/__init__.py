@@ -41,7 +41,7 @@ from fastseg.dicom.scan import (
     read_headers,
     scan_headers,
 )
-from fastseg.errors import DicomError
+from fastseg.errors import DicomError, whole_number
 from fastseg.files import open_regular
 
 __all__ = [
@@ -117,6 +117,7 @@ def read_image(
     DecoderStartError if no process can be started for a decoder, OptionError.
     """
     name = str(path)
+    frame, max_pixel_bytes = _check_options(frame, max_pixel_bytes)
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         if size > SMALL_FILE:
@@ -157,6 +158,7 @@ def decode(
     If possible, the pixels are a read-only view of `data`. Raises the same errors as
     `read_image`, except OSError.
     """
+    frame, max_pixel_bytes = _check_options(frame, max_pixel_bytes)
     file = parse(data, name, max_pixel_bytes, decode_timeout)
     check_request(file.header, frame, max_pixel_bytes, name)
     return file.read(frame)
@@ -178,6 +180,13 @@ def parse(
     """
     timeout = check_timeout(decode_timeout)
     return scan.parse(data) or _fallback().parse(data, name, max_pixel_bytes, timeout)
+
+
+def _check_options(frame: int, max_pixel_bytes: int) -> tuple[int, int]:
+    """Return both as ints, or raise OptionError; `check_request` checks the frame."""
+    if type(frame) is not int:
+        frame = whole_number("frame", frame, 0)
+    return frame, whole_number("max_pixel_bytes", max_pixel_bytes, 1)
 
 
 def _fallback() -> ModuleType:
