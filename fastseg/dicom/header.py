@@ -247,6 +247,8 @@ def have_pairs(centres: Sequence[float], widths: Sequence[float]) -> bool:
 
 def describe(value: Any) -> str:
     """Return the kind and length of a value that must not be quoted, in words."""
+    # pydicom keeps the text of a number.
+    value = getattr(value, "original_string", value)
     if isinstance(value, bytes):
         return f"{len(value)} bytes"
     if isinstance(value, tuple | MutableSequence):
@@ -359,6 +361,10 @@ def _as_float(value: Any) -> float:
     # An element of another VR may hold text or bytes.
     if not isinstance(value, int | float | str):
         raise TypeError
+    # Python reads 1_0 as 10, and pydicom with it.
+    text = getattr(value, "original_string", value)
+    if isinstance(text, str) and "_" in text:
+        raise ValueError
     return float(value)
 
 

@@ -178,6 +178,19 @@ def test_numbers_have_bounds(keyword, value, is_valid):
     assert len(str(caught.value)) < 150
 
 
+@pytest.mark.parametrize("value", [b"1_0 ", b"1_000.5 "])
+def test_a_number_has_no_underscores(value):
+    """Python and pydicom read 1_0 as 10; here it is text, as in a table."""
+    keywords = [k for k, (_, vr) in HEADER_ELEMENTS.items() if vr in ("DS", "IS")]
+    for keyword in keywords:
+        several = value + b"\\" + value if "Spacing" in keyword else value
+        for explicit in (True, False):
+            data = file_with(keyword, several, explicit=explicit)
+            assert not damage.compare(data)[1]
+            with pytest.raises(DicomError, match=f"{keyword} is .*(text|values)"):
+                dicom.decode(data, "a.dcm")
+
+
 def test_a_window_or_spacing_over_the_bound_is_unknown():
     """It counts as absent, as one of 0 or infinity does, in both readers."""
     data = file_with("PixelSpacing", b"1e21\\1")

@@ -94,7 +94,7 @@ def test_pixels_are_aligned():
         dicom_bytes(PIXELS, DEFLATED),
         dicom_bytes(PIXELS, bare=True),
         dicom_bytes(PIXELS, SpecificCharacterSet="ISO_IR 100").replace(b"R 1", b"R 9"),
-        dicom_bytes(PIXELS, RescaleSlope="0_2"),
+        dicom_bytes(PIXELS, RescaleSlope="2.5").replace(b"2.5 ", b"\t2.5"),
         dicom_bytes(PIXELS) + bytes(2),
     ],
     ids=["packed", "big", "deflated", "bare", "charset", "number", "trailing zeros"],
