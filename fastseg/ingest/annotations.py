@@ -5,7 +5,7 @@ are read and parsed by their source, each once for all links that name it.
 """
 
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from concurrent.futures import Future
 from typing import Any, NamedTuple
@@ -118,14 +118,14 @@ class Annotations:
         header : of the image
         """
         links = [link for link in block.links[k] if link.contour_path]
-        names = [link.label for link in links]
+        counts = Counter(link.label for link in links)
         contours = []
         rejects = []
         for link in links:
             try:
-                if names.count(link.label) > 1:
+                if counts[link.label] > 1:
                     raise LinkError(
-                        f"is one of {names.count(link.label)} links of class "
+                        f"is one of {counts[link.label]} links of class "
                         f"{link.label} to {link.dicom_path}, frame {link.frame}; keep "
                         "one"
                     )
