@@ -129,6 +129,7 @@ class ParsedFile:
         header, name = self.header, self.name
         with _pydicom_failures(name, quotes=True):
             _check_length(len(self.dataset.PixelData), header.pixel_bytes, name)
+            self.dataset.NumberOfFrames = header.frames  # pydicom takes no blanks
             pixels = pixel_array(self.dataset, raw=True, index=frame)
         if pixels.shape != (header.rows, header.columns):
             raise DicomError(
@@ -433,7 +434,7 @@ def _pydicom_failures(name: str, *, quotes: bool = False) -> Iterator[None]:
 
 def _set_transfer_syntax(dataset: Any) -> None:
     """Give a file without a file meta group the syntax that pydicom parsed it by."""
-    if "TransferSyntaxUID" not in dataset.file_meta:
+    if not dataset.file_meta.get("TransferSyntaxUID"):
         implicit, little = dataset.original_encoding
         explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
         syntax = ImplicitVRLittleEndian if implicit else explicit

@@ -361,8 +361,11 @@ def _as_float(value: Any) -> float:
     # An element of another VR may hold text or bytes.
     if not isinstance(value, int | float | str):
         raise TypeError
-    # Python reads 1_0 as 10, and pydicom with it.
     text = getattr(value, "original_string", value)
+    # Of another VR, such as AT, whose values are tags.
+    if isinstance(text, int) and type(text) is not int:
+        raise TypeError
+    # Python reads 1_0 as 10, and pydicom with it.
     if isinstance(text, str) and "_" in text:
         raise ValueError
     return float(value)

@@ -429,3 +429,24 @@ def test_a_header_has_a_bound_in_bytes(tmp_path, monkeypatch):
     path.write_bytes(damage.write_file(sorted([*parts, large]), True))
     with pytest.raises(DicomError, match="has a header of more than 1048576 bytes"):
         dicom.read_header(path)
+
+
+def test_a_tag_is_no_number():
+    """An element whose VR is that of tags holds no number, though pydicom has one."""
+    slope = element(0x00281053, b"AT", b"\x28\0\x53\x10")
+    parts = damage.make_elements(random.Random(0), True, 0)
+    others = [part for part in parts if part.tag != slope.tag]
+    data = damage.write_file([slope, *others], True)
+    with pytest.raises(DicomError, match="RescaleSlope is a number, expected"):
+        dicom.decode(data, "a.dcm")
+
+
+@pytest.mark.parametrize("blank", [b"  ", b"\0\0"])
+def test_blanks_are_one_frame(blank):
+    """Both readers take a number of frames that is blank for none, which means one."""
+    frames = element(0x00280008, b"IS", blank)
+    parts = damage.make_elements(random.Random(0), True, 0)
+    others = [part for part in parts if part.tag != frames.tag]
+    data = damage.write_file([frames, *others], True)
+    assert damage.compare(data)[1] == {}
+    assert dicom.decode(data, "a.dcm").header.frames == 1
