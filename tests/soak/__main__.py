@@ -50,9 +50,12 @@ def main():
     print("| part | tries | outcomes | faults | minutes |\n|---|---|---|---|---|")
     faults = []
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
-        for row, found in pool.map(
-            lambda item: run_apart(*item, arguments), counts.items()
-        ):
+        running = [
+            pool.submit(run_apart, name, tries, arguments)
+            for name, tries in counts.items()
+        ]
+        for done in concurrent.futures.as_completed(running):
+            row, found = done.result()
             print(row, flush=True)
             faults += found
     for text in faults[:FAULTS_SHOWN]:
