@@ -30,7 +30,11 @@ class MappedFile:
         weakref.finalize(self, os.close, self._handle).atexit = False
         self.status = os.fstat(self._handle)
         self.map = mmap.mmap(self._handle, self.status.st_size, access=mmap.ACCESS_READ)
-        self._changed_ns = self.status.st_ctime_ns
+        self._seen = (
+            self.status.st_size,
+            self.status.st_mtime_ns,
+            self.status.st_ctime_ns,
+        )
 
     def check(self) -> None:
         """Raise StoreError if the file has changed since it was mapped, in 4 us.
@@ -47,6 +51,8 @@ class MappedFile:
                 f"{self._path}: cannot be checked for changes ({exc.strerror}); open "
                 "it again"
             ) from exc
+        if (now.st_size, now.st_mtime_ns, now.st_ctime_ns) == self._seen:
+            return
         then = self.status
         if now.st_size < then.st_size:
             raise StoreError(
@@ -54,12 +60,11 @@ class MappedFile:
                 "again, and open it again"
             )
         is_same = now.st_size == then.st_size and now.st_mtime_ns == then.st_mtime_ns
-        if not is_same or now.st_ctime_ns != self._changed_ns:
-            if not is_same or self._read_attributes() != self.attributes:
-                raise StoreError(
-                    f"{self._path}: was changed while it was in use; open it again"
-                )
-            self._changed_ns = now.st_ctime_ns
+        if not is_same or self._read_attributes() != self.attributes:
+            raise StoreError(
+                f"{self._path}: was changed while it was in use; open it again"
+            )
+        self._seen = now.st_size, now.st_mtime_ns, now.st_ctime_ns
 
     def _read_attributes(self) -> checks.Attributes:
         # The mapped file, whatever file has its name now.
