@@ -1,9 +1,9 @@
 """Stores of which random bytes were changed, anywhere in the file.
 
-Each is opened, verified and read whole. It must be refused, or `verify` must report it,
-or all that can be read must be what was written.
+Each is opened, verified and read whole. It must be refused, or `verify` must report it.
 """
 
+import contextlib
 import random
 
 import numpy as np
@@ -11,6 +11,8 @@ import numpy as np
 import fastseg
 from fastseg.errors import StoreError
 from tests.soak import Fault
+
+VALID = "valid, as no byte has changed"
 
 
 def run(folder, tries, seed):
@@ -21,35 +23,33 @@ def run(folder, tries, seed):
     targets = []
     for compress in (False, True):
         path = fastseg.build(table, folder / f"{compress}.h5", compress=compress).path
-        targets.append((path.read_bytes(), content_of(fastseg.open(path))))
+        targets.append(path.read_bytes())
     changed = folder / "changed.h5"
     for k in range(tries):
         rng = random.Random(seed * 1_000_003 + k)
-        whole, content = rng.choice(targets)
+        whole = rng.choice(targets)
+        data = change(rng, whole)
         changed.unlink(missing_ok=True)  # the one before it may still be mapped
-        changed.write_bytes(change(rng, whole))
+        changed.write_bytes(data)
         try:
-            yield outcome_of(changed, content) or Fault(
-                f"seed {seed}, try {k}: other content, and verify is silent"
-            )
+            outcome = outcome_of(changed)
         except Exception as exc:
             yield Fault(f"seed {seed}, try {k}: {exc!r}")
+            continue
+        is_silent = outcome == VALID and data != whole
+        yield Fault(f"seed {seed}, try {k}: silent") if is_silent else outcome
 
 
-def outcome_of(path, content):
-    """Return what becomes of a changed store; None if nobody notices the change."""
+def outcome_of(path):
+    """Return what becomes of a store; whatever is read raises only StoreErrors."""
     try:
         store = fastseg.open(path)
         is_valid = fastseg.verify(store, threads=1).is_valid
     except StoreError:
         return "refused"
-    try:
-        read = content_of(store)
-    except StoreError:
-        return None if is_valid else "reported by verify, and refused when read"
-    if not is_valid:
-        return "reported by verify"
-    return "the same content" if read == content else None
+    with contextlib.suppress(StoreError):
+        read_all(store)
+    return VALID if is_valid else "reported by verify"
 
 
 def change(rng, whole):
@@ -73,16 +73,11 @@ def change(rng, whole):
     return bytes(data)
 
 
-def content_of(store):
-    """Return everything that can be read from a store."""
-    tables = [
-        (table, name, column.dtype.str, column.shape, column.tobytes())
-        for table in ("items", "contours", "sources")
-        for name, column in getattr(store, table).items()
-        if name not in ("image_chunk", "mask_chunk")
-    ]
-    samples = [
-        (np.asarray(s.image).tobytes(), np.asarray(s.mask).tobytes(), repr(s.meta))
-        for s in store
-    ]
-    return tables, samples, store.classes, store.options, store.patients
+def read_all(store):
+    """Read everything in a store."""
+    for sample in store:
+        np.sum(sample.image)
+        np.sum(sample.mask)
+        repr((sample, sample.meta, sample.contours))
+    repr((store, store.patients, store.options))
+    store.select(patients=store.patients[:1])
