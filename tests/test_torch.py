@@ -320,7 +320,7 @@ def test_leaving_a_loop_ends_the_threads(square):
     assert count_threads() == 0
     running = iter(tensors)
     next(running)
-    assert count_threads() == 2
+    assert count_threads() in (1, 2)  # the second may not have begun yet
     running.close()
     assert count_threads() == 0
     with pytest.raises(RuntimeError, match="shape"):
