@@ -23,12 +23,12 @@ NO_NUMBERS += [np.ma.masked, np.ma.array(0.5, mask=True), np.array([0.5]), None]
 NO_NUMBERS += [np.datetime64(1, "D"), datetime.date(2000, 1, 1), 10**400]
 
 
-# `float` reads these as text.
 def kind_of(value):
     """Return the name of a value's type: a repr may differ from process to process."""
     return type(value).__name__
 
 
+# `float` reads these as text.
 TEXTS = [UserString("5"), memoryview(b"5"), bytearray(b"5"), array("b", b"5")]
 NO_WHOLE_NUMBERS += TEXTS
 NO_NUMBERS += TEXTS
