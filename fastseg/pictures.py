@@ -10,6 +10,7 @@ import numpy as np
 
 from fastseg import __version__
 from fastseg.augment import Compose, Transform, as_compose
+from fastseg.colours import colour_of, rgb_of
 from fastseg.errors import OptionError, missing_extra
 from fastseg.escapes import escaped
 from fastseg.loading.augmented import AugmentedPreprocessing
@@ -19,8 +20,6 @@ from fastseg.outputs import check_target, write_atomically
 from fastseg.paths import StrPath
 from fastseg.store.reader import Sample, Store
 
-# Okabe and Ito's palette, which people with any colour vision can tell apart.
-COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
 DARK = "#16181d"
 # Augmented versions of each sample.
 VERSIONS = 6
@@ -143,7 +142,7 @@ def _draw_sample(axes: Any, store: Store, sample: Sample) -> None:
     )
     for k, name in regions:
         region = sample.mask_of(name)
-        mask[region] = _rgb(_colour(k))
+        mask[region] = rgb_of(k)
         covered |= region
     segmented = np.where(covered[..., None], 0.55, 0.3) * grey[..., None]
     segmented = np.where(covered[..., None], segmented + 0.45 * mask, segmented)
@@ -190,7 +189,7 @@ def _draw_contours(axis: Any, store: Store, contours: Mapping[str, Any]) -> None
     for name, rings in contours.items():
         for ring in rings:
             closed = np.vstack([ring, ring[:1]])
-            colour = _colour(store.classes.index(name))
+            colour = colour_of(store.classes.index(name))
             axis.plot(*closed.T, color=colour, linewidth=1.3)
 
 
@@ -223,7 +222,7 @@ def _draw_legend(figure: Any, store: Store) -> None:
     if store.classes:
         legend = figure.legend(
             handles=[
-                Patch(color=_colour(k), label=escaped(name))
+                Patch(color=colour_of(k), label=escaped(name))
                 for k, name in enumerate(store.classes)
             ],
             loc="outside lower center",
@@ -234,12 +233,3 @@ def _draw_legend(figure: Any, store: Store) -> None:
         )
         for text in legend.get_texts():
             text.set_parse_math(False)  # a class may be named a$b$
-
-
-def _colour(k: int) -> str:
-    return COLOURS[k % len(COLOURS)]
-
-
-def _rgb(colour: str) -> tuple[float, float, float]:
-    red, green, blue = (int(colour[k : k + 2], 16) / 255 for k in (1, 3, 5))
-    return red, green, blue
