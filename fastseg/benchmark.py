@@ -97,20 +97,20 @@ def bench(
     loader = Loader(store, **options)
     next(iter(loader))
     next_batch = perf_counter() - start
-    copier = _Copier(
-        loader.batch_size * loader.preprocessing.sample_bytes, loader.threads
-    )
+    # A batch is smaller than batch_size if fewer samples are chosen.
+    count = loader.schedule.largest_batch
+    copier = _Copier(count * loader.preprocessing.sample_bytes, loader.threads)
     first_epoch = _rate(lambda: _load(loader, seconds, epochs=1))
     pairs = []
     with progress("measure", rounds) as advance:
         for _ in range(rounds):
             rate = _rate(lambda: _load(loader, seconds))
-            copy_rate = _rate(lambda: copier.copy(seconds) * loader.batch_size)
+            copy_rate = _rate(lambda: copier.copy(seconds) * count)
             pairs.append((rate, copy_rate))
             advance()
     rates, copy_rates = zip(*pairs, strict=True)
     return BenchReport(
-        batch_size=loader.batch_size,
+        batch_size=count,
         threads=loader.threads,
         prefetch=loader.prefetch,
         sample_bytes=loader.preprocessing.sample_bytes,

@@ -72,11 +72,11 @@ class Loader:
 
     Options of the order:
 
-    batch_size : samples in a batch
+    batch_size : samples in a batch; if fewer are chosen, they are one smaller batch
     shuffle    : whether each epoch has a new random order, which depends on the
         options, the seed and the epoch; otherwise samples come in store order
     seed       : 0 to 2**64 - 1
-    drop_last  : leave out the last batch if it is not full
+    drop_last  : leave out the last batch if it is not full; OptionError if none is
     rank, world_size : number of this process, from 0, and number of processes. They
         divide every epoch among themselves: all load the same number of batches, and no
         two load the same sample, unless `uneven`, `weights` or `foreground` repeat it
@@ -229,8 +229,8 @@ class Loader:
         self.skipped: dict[int, str] = {}
         self._counters = Counters()
         preprocessing = self.preprocessing
-        count = self.schedule.batch_size
-        self.batch_size = count
+        self.batch_size = self.schedule.batch_size
+        count = self.schedule.largest_batch
         image = (count, *preprocessing.image_shape), preprocessing.image_dtype
         mask = (count, *preprocessing.mask_shape), preprocessing.mask_dtype
         # `prefetch` batches ahead, the one that the consumer waits for, and the one

@@ -37,7 +37,7 @@ class Schedule:
     """Which samples come in which batch of a rank: a function of (seed, epoch).
 
     indices    : int64 (n,), indices in the store, sorted and distinct
-    batch_size : samples in a batch
+    batch_size : samples in a batch; if there are fewer, they are one smaller batch
     seed       : 0 to 2**64 - 1
     shuffle    : a new order in every epoch, else always that of indices
     drop_last  : full batches only, n // (batch_size * world_size) on each rank
@@ -137,6 +137,11 @@ class Schedule:
         return epoch_order(len(self.indices), self.seed, epoch, self.shuffle)
 
     @property
+    def largest_batch(self) -> int:
+        """Number of samples in the largest batch of any rank."""
+        return min(self.batch_size, self._count(0))
+
+    @property
     def _total(self) -> int:
         """Number of samples that all ranks together load in an epoch."""
         count = len(self.indices)
@@ -151,7 +156,7 @@ class Schedule:
 
     def _bounds(self, rank: int) -> NDArray[np.int64]:
         count = self._count(rank)
-        bounds = np.minimum(np.arange(len(self) + 1) * self.batch_size, count)
+        bounds = np.minimum(np.arange(len(self) + 1) * self.largest_batch, count)
         # A rank with one sample less than others may have none for its last batch: then
         # the batch before is one sample smaller.
         bounds[-2] = min(bounds[-2], count - 1)
@@ -174,18 +179,28 @@ class Schedule:
                 "no samples are chosen, expected at least 1: the store or the "
                 "selection is empty"
             )
-        limit = count // ranks if self.drop_last else -(-count // ranks)
-        if size > limit:
-            each = f", at most {limit} for each of {ranks} ranks" if ranks > 1 else ""
-            raise OptionError(f"batch_size is {size}, {count} samples are chosen{each}")
-        if size == 1 and self._total % ranks:
+        if self.drop_last and not self._total:
+            most = count // ranks
+            each = f" for each of {ranks} ranks" if ranks > 1 else ""
+            remedy = f"give a batch_size of at most {most}, or drop_last=False"
+            if not most:
+                remedy = "give fewer ranks, or drop_last=False and uneven='repeat'"
+            raise OptionError(
+                f"batch_size is {size} and drop_last is True, but only {count} samples "
+                f"are chosen, which make no full batch{each}: {remedy}"
+            )
+        # The last ranks have one sample less, if the samples do not divide evenly.
+        if self._total // ranks < len(self):
             remedies = "uneven='repeat' to load some twice"
             if count > ranks:
                 remedies += ", drop_last=True to leave some out, or a larger batch_size"
+            else:
+                remedies += ", or fewer ranks"
             raise OptionError(
-                f"batch_size is 1 and {count} samples are chosen, which {ranks} ranks "
-                "cannot divide into equal numbers of batches, expected a multiple of "
-                f"{ranks}: give {remedies}"
+                f"batch_size is {size} and {count} samples are chosen, which {ranks} "
+                "ranks cannot divide into equal numbers of batches, expected "
+                f"{'at least' if count < ranks else 'a multiple of'} {ranks}: give "
+                f"{remedies}"
             )
 
     def _check_combination(self) -> None:

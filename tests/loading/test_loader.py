@@ -101,6 +101,19 @@ def test_length_and_drop_last(store):
         assert len(loader) == len(sizes)
 
 
+def test_a_batch_larger_than_the_selection_is_one_smaller_batch(square):
+    """It holds what the largest batch that fits would, and takes no more memory."""
+    options = {"indices": [3, 8, 5], "seed": 2, "missing": "background"}
+    expected = epoch(Loader(square, batch_size=3, **options))
+    loader = Loader(square, batch_size=2**62, **options)
+    (batch,) = list(loader)
+    for a, b in zip((batch.index, *batch), expected, strict=True):
+        assert_array_equal(a, b)
+    assert loader.stats().buffer_bytes < 2 * (batch.image.nbytes + batch.mask.nbytes)
+    loader.load_state_dict(loader.state_dict())
+    assert loader.batch_size == 2**62
+
+
 def test_normalization_equals_its_definition(square):
     """Each method equals its definition, to float32 rounding."""
     images = np.stack([sample.image for sample in square]).astype(float)
@@ -197,7 +210,7 @@ def test_several_shapes_without_a_size_are_refused(store):
     ("options", "text"),
     [
         ({"batch_size": 0}, "batch_size is 0, expected at least 1"),
-        ({"batch_size": 33}, "batch_size is 33, 32 samples are chosen"),
+        ({"batch_size": 33, "drop_last": True}, "batch_size is 33 and drop_last"),
         ({"batch_size": 2.5}, "expected a whole number"),
         ({"threads": 0}, "threads is 0"),
         ({"prefetch": 0}, "prefetch is 0"),

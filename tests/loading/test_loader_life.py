@@ -461,8 +461,8 @@ def test_stats_are_correct(square):
         ({"indices": []}, "no sample|0 samples"),
         ({"indices": [3, 3]}, "sample 3 twice"),
         ({"indices": [16]}, "expected 0 to 15"),
-        ({"batch_size": 17}, "batch_size is 17, 16 samples are chosen"),
-        ({"batch_size": 9, "world_size": 2}, "batch_size is 9"),
+        ({"batch_size": 17, "drop_last": True}, "batch_size of at most 16"),
+        ({"batch_size": 9, "world_size": 2, "drop_last": True}, "at most 8"),
     ],
 )
 def test_bad_options_are_refused(square, options, text):

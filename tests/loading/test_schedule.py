@@ -86,9 +86,11 @@ def options_of_schedules(draw, **fixed):
     uneven = draw(st.sampled_from(["split", "repeat"]))
     drop_last = fixed.get("drop_last", drop_last)
     uneven = fixed.get("uneven", uneven)
-    most = count // world_size if drop_last else math.ceil(count / world_size)
+    # Without drop_last, a batch may be larger than what a rank has.
+    most = count // world_size if drop_last else count + 20
     least = 2 if uneven == "split" and not drop_last and count % world_size else 1
     assume(least <= most)
+    assume(drop_last or uneven == "repeat" or count >= world_size)
     return {
         "indices": np.array(sorted(indices)),
         "batch_size": draw(st.integers(least, most)),
@@ -297,18 +299,45 @@ def test_groups_without_shuffle_keep_the_order():
     ]
 
 
+@pytest.mark.parametrize("kind", kinds_of_schedules())
+@pytest.mark.parametrize("uneven", ["split", "repeat"])
+def test_a_batch_larger_than_what_is_chosen_is_one_batch(kind, uneven):
+    """Each rank then has one batch, of any size of batches that is large enough."""
+    options = {"indices": np.arange(40), "seed": 3, "world_size": 3, "uneven": uneven}
+    options |= kinds_of_schedules()[kind]
+    expected = every_rank(options | {"batch_size": 14})
+    assert [len(batches) for batches in expected] == [1, 1, 1]
+    for size in (15, 41, 2**63, 10**30):
+        assert every_rank(options | {"batch_size": size}) == expected
+        assert Schedule(**options, batch_size=size).largest_batch == 14
+
+
 ten = np.arange(10)
 REFUSED = [
     ({"batch_size": 0}, "batch_size is 0, expected at least 1"),
     ({"batch_size": 2.5}, "batch_size is 2.5, expected a whole number"),
-    ({"batch_size": 11}, "batch_size is 11, 10 samples are chosen"),
     (
-        {"batch_size": 6, "world_size": 2},
-        "batch_size is 6, 10 samples are chosen, at most 5 for each of 2 ranks",
+        {"batch_size": 11, "drop_last": True},
+        "batch_size is 11 and drop_last is True, but only 10 samples are chosen, which "
+        "make no full batch: give a batch_size of at most 10, or drop_last=False",
     ),
     (
         {"batch_size": 4, "world_size": 3, "drop_last": True},
-        "batch_size is 4, 10 samples are chosen, at most 3 for each of 3 ranks",
+        "batch_size is 4 and drop_last is True, but only 10 samples are chosen, which "
+        "make no full batch for each of 3 ranks: give a batch_size of at most 3, or "
+        "drop_last=False",
+    ),
+    (
+        {"batch_size": 4, "world_size": 11, "drop_last": True},
+        "batch_size is 4 and drop_last is True, but only 10 samples are chosen, which "
+        "make no full batch for each of 11 ranks: give fewer ranks, or drop_last=False "
+        "and uneven='repeat'",
+    ),
+    (
+        {"batch_size": 20, "world_size": 11},
+        "batch_size is 20 and 10 samples are chosen, which 11 ranks cannot divide into "
+        "equal numbers of batches, expected at least 11: give uneven='repeat' to load "
+        "some twice, or fewer ranks",
     ),
     (
         {"indices": np.empty(0, np.int64)},
@@ -341,8 +370,8 @@ REFUSED = [
     (
         {"batch_size": 1, "world_size": 11},
         "batch_size is 1 and 10 samples are chosen, which 11 ranks cannot divide into "
-        "equal numbers of batches, expected a multiple of 11: give uneven='repeat' to "
-        "load some twice",
+        "equal numbers of batches, expected at least 11: give uneven='repeat' to load "
+        "some twice, or fewer ranks",
     ),
     (
         {"weights": ten[:9]},
