@@ -9,6 +9,7 @@ FastsegError
 │   └── PathError                     a path or ID leads outside its root
 ├── ContourError       (ValueError)   a contour file cannot be read
 ├── DicomError         (ValueError)   an image file cannot be read
+│   └── NoImageError                  a DICOM file of a kind that has no pixels
 ├── DecoderStartError  (RuntimeError) no process can be started that decodes images
 ├── FileChangedError   (OSError)      a file was written to while it was read
 ├── StateError         (ValueError)   a loader's state belongs to another loader
@@ -98,6 +99,10 @@ class ContourError(FastsegError, ValueError):
 
 class DicomError(FastsegError, ValueError):
     """An image file is not DICOM, is damaged, or has an unsupported form."""
+
+
+class NoImageError(DicomError):
+    """A DICOM file holds something else than an image, such as a structure set."""
 
 
 class DecoderStartError(FastsegError, RuntimeError):

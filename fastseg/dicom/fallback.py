@@ -9,19 +9,22 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BufferedReader, BytesIO, FileIO
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
-import pydicom
 from numpy.typing import NDArray
 from pydicom.encaps import get_frame
-from pydicom.filereader import read_dataset, read_preamble
+from pydicom.filereader import read_dataset, read_partial, read_preamble
 from pydicom.pixels import get_decoder, pixel_array
+from pydicom.tag import Tag
 from pydicom.uid import (
+    UID,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
+    MediaStorageDirectoryStorage,
+    UID_dictionary,
 )
 
 from fastseg._kernels.files.elements import find_sequences
@@ -36,17 +39,26 @@ from fastseg.codecs.codestream import CodedFrame, check_fragments, check_stream
 from fastseg.codecs.pool import Pool
 from fastseg.dicom.header import (
     HEADER_ELEMENTS,
+    ITEM,
     PIXEL_ELEMENTS,
     Header,
     Image,
+    check_grey,
     check_header,
     check_request,
     describe,
+    is_padded,
     is_uid,
     value_error,
 )
-from fastseg.errors import DicomError, FastsegError, missing_extra
+from fastseg.errors import DicomError, FastsegError, NoImageError, missing_extra
 
+T = TypeVar("T")
+# The tags of pixels that are numbers with a point, and of any pixels.
+FLOAT_PIXELS = tuple(
+    PIXEL_ELEMENTS[keyword][0] for keyword in ("FloatPixelData", "DoubleFloatPixelData")
+)
+ANY_PIXELS = (*FLOAT_PIXELS, PIXEL_ELEMENTS["PixelData"][0])
 # `catch_warnings` changes and restores state of the whole process.
 _WARNINGS_LOCK = threading.RLock()
 _LOGGER = logging.getLogger("pydicom")
@@ -121,14 +133,15 @@ class ParsedFile:
         with _pydicom_failures(name):
             has_pixels = bool(dataset.get("PixelData"))
         if not has_pixels:
-            if "FloatPixelData" in dataset or "DoubleFloatPixelData" in dataset:
-                raise DicomError(f"{name}: floating-point pixel data are not supported")
             raise DicomError(f"{name}: has no pixel data; it is damaged or no image")
 
     def _uncompressed(self, frame: int) -> NDArray[Any]:
         header, name = self.header, self.name
         with _pydicom_failures(name, quotes=True):
-            _check_length(len(self.dataset.PixelData), header.pixel_bytes, name)
+            element = self.dataset["PixelData"]
+            element.value = _without_padding(
+                element.value, bool(element.is_undefined_length), header, name
+            )
             self.dataset.NumberOfFrames = header.frames  # pydicom takes no blanks
             pixels = pixel_array(self.dataset, raw=True, index=frame)
         if pixels.shape != (header.rows, header.columns):
@@ -312,6 +325,7 @@ def _parse(file: BinaryIO, name: str, max_pixel_bytes: int | None) -> Any:
 
     max_pixel_bytes : None to stop before the pixels
     """
+    file.seek(0)
     head = file.read(132)
     if not head:
         raise DicomError(f"{name}: is empty")
@@ -336,19 +350,52 @@ def _parse(file: BinaryIO, name: str, max_pixel_bytes: int | None) -> Any:
             source, size, start = _Deflated(file, name, limit), None, len(INFLATED_HEAD)
         lengths = _sequence_lengths(source, size, start, syntax)
         source.seek(0)
-        dataset = pydicom.dcmread(
+        # The elements of pixels in the file, of which a header needs no more.
+        pixel_tags: list[int] = []
+
+        def is_end(tag: int, vr: str | None, length: int) -> bool:
+            if tag in ANY_PIXELS:
+                pixel_tags.append(tag)
+            return header_only and tag in ANY_PIXELS
+
+        dataset = read_partial(
             _Bounded(source, size, name, lengths, header_only),  # type: ignore[arg-type]
+            is_end,
             force=True,
-            specific_tags=list(elements),
-            stop_before_pixels=header_only,
+            specific_tags=[*map(Tag, elements), Tag("SOPClassUID")],
         )
+        _check_kind(dataset, pixel_tags, name)
     if "Rows" not in dataset or "Columns" not in dataset:
         if head[128:] != b"DICM":
             raise DicomError(f"{name}: is not a DICOM file")
+        _checked(check_grey, dataset, name)
         raise DicomError(
             f"{name}: has no Rows and Columns; it is truncated or no image"
         )
     return dataset
+
+
+def _check_kind(dataset: Any, pixel_tags: list[int], name: str) -> None:
+    """Raise DicomError for a file that is known to hold something else than an image.
+
+    pixel_tags : the elements of pixels that the file has
+
+    This comes before any element is missed: a structure set needs no Rows. The class is
+    quoted by its name in the standard.
+    """
+    if set(pixel_tags) & set(FLOAT_PIXELS):
+        raise DicomError(f"{name}: floating-point pixel data are not supported")
+    if pixel_tags:
+        return
+    uids = dataset.get("SOPClassUID"), dataset.file_meta.get("MediaStorageSOPClassUID")
+    kind = next((UID(str(x)).name for x in uids if str(x) in UID_dictionary), "")
+    if kind == MediaStorageDirectoryStorage.name:
+        raise NoImageError(f"{name}: is no image but a DICOMDIR, which lists files")
+    # An image without pixels is cut, or a header alone.
+    if kind and "Image" not in kind:
+        raise NoImageError(
+            f"{name}: is no image; it is of the class {kind} and has no pixel data"
+        )
 
 
 def _read_meta(file: Any, name: str) -> tuple[str, int]:
@@ -390,6 +437,13 @@ def _sequence_lengths(
 
 def _header(dataset: Any, name: str) -> Header:
     """Return the header of a dataset, checked."""
+    return _checked(check_header, dataset, name)
+
+
+def _checked(
+    check: Callable[[Callable[[str], Any], str], T], dataset: Any, name: str
+) -> T:
+    """Return what a check of `header` returns for a dataset."""
 
     def get(keyword: str) -> Any:
         raw = dataset.get_item(keyword)
@@ -402,7 +456,7 @@ def _header(dataset: Any, name: str) -> Header:
             raise value_error(name, keyword, raw.value) from exc
 
     with _pydicom_failures(name):
-        return check_header(get, name)
+        return check(get, name)
 
 
 @contextmanager
@@ -452,10 +506,34 @@ def _require_decoder(syntax: Any, name: str) -> None:
         raise missing_extra(f"{name}: decoding {syntax.name}", "codecs")
 
 
-def _check_length(given: int, expected: int, name: str) -> None:
-    # DICOM pads values to an even length with one byte.
-    if given not in (expected, expected + expected % 2):
+def _without_padding(
+    data: bytes, is_undefined: bool, header: Header, name: str
+) -> bytes:
+    """Return uncompressed pixel data without padding but that to an even length.
+
+    is_undefined : whether the file does not give their length
+
+    Raises DicomError if they are too short, or so long that they must be more than the
+    header announces. Zeros are padding, however many they are.
+    """
+    needed = header.pixel_bytes
+    given = len(data)
+    even = needed + needed % 2
+    has_padding = not is_undefined and is_padded(given, data[:4], header)
+    if has_padding or given in (needed, even):
+        return data[:even]
+    lengths = f"holds {given} bytes of pixel data, its header says {needed}"
+    if given < needed:
+        raise DicomError(f"{name}: {lengths}; it is truncated or damaged")
+    if data[:4] == ITEM or is_undefined:
         raise DicomError(
-            f"{name}: holds {given} bytes of pixel data, its header says {expected}; "
-            "it is truncated or damaged"
+            f"{name}: {lengths}; they are in items, as compressed pixels are, but its "
+            "transfer syntax is one of uncompressed pixels"
         )
+    if data.count(0, needed) == given - needed:
+        return data[:even]
+    raise DicomError(
+        f"{name}: {lengths}: {header.frames} frames of {header.rows} x "
+        f"{header.columns} in {8 * header.dtype.itemsize} bits. A frame or more is no "
+        "padding; correct NumberOfFrames, Rows, Columns or BitsAllocated"
+    )

@@ -48,6 +48,7 @@ PHOTOMETRICS = frozenset(
     + ["CMYK", "YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_422", "YBR_PARTIAL_420"]
     + ["YBR_ICT", "YBR_RCT"]
 )
+GREY = ("MONOCHROME1", "MONOCHROME2")
 # What values of a VR consist of (PS3.5 6.2), and what messages call it.
 CODE = re.compile("[A-Z0-9_ ]{0,16}")
 UID = re.compile("[0-9.]*")
@@ -59,7 +60,9 @@ EXPECTED = {
     "UI": f"a UID: up to {MAX_UID_BYTES} digits and points",
     "US": "a whole number",
 }
-# Stands for an InstanceNumber that is absent.
+# The tag with which a fragment of compressed pixels begins.
+ITEM = b"\xfe\xff\x00\xe0"
+# Stands for a whole number that is absent.
 ABSENT = 10**MAX_INTEGER_DIGITS
 DTYPES = {
     (bits, signed): np.dtype(f"<{'ui'[signed]}{bits // 8}")
@@ -153,19 +156,23 @@ def check_header(get: Callable[[str], Any], name: str) -> Header:
     Raises DicomError unless the header is that of a valid grey-scale image. It quotes
     no text of the file but known codes.
     """
-    samples = _whole(get, "SamplesPerPixel", name)
-    photometric = _code(get, "PhotometricInterpretation", name, PHOTOMETRICS)
-    if samples != 1 or photometric not in ("MONOCHROME1", "MONOCHROME2"):
+    photometric, samples = check_grey(get, name)
+    if samples is None:
+        raise DicomError(f"{name}: has no SamplesPerPixel; it is damaged or no image")
+    if not photometric:
         raise DicomError(
-            f"{name}: {photometric or 'no PhotometricInterpretation'} with "
-            f"{samples} samples per pixel; only grey-scale images "
-            "(MONOCHROME1, MONOCHROME2) can be used"
+            f"{name}: has no PhotometricInterpretation; it is damaged or no image"
         )
     if get("ModalityLUTSequence"):
         raise DicomError(
             f"{name}: has a Modality LUT; only linear rescale is supported"
         )
     allocated = _whole(get, "BitsAllocated", name)
+    if allocated == 1:
+        raise DicomError(
+            f"{name}: has pixels of one bit, as a DICOM segmentation (SEG) has; only "
+            "images of 8, 16 or 32 bits can be used"
+        )
     stored = _whole(get, "BitsStored", name)
     signed = _whole(get, "PixelRepresentation", name)
     if allocated not in (8, 16, 32) or not 0 < stored <= allocated:
@@ -223,6 +230,23 @@ def check_header(get: Callable[[str], Any], name: str) -> Header:
     )
 
 
+def check_grey(get: Callable[[str], Any], name: str) -> tuple[str, int | None]:
+    """Return PhotometricInterpretation and SamplesPerPixel, "" and None if absent.
+
+    Raises DicomError if either is that of a colour image.
+    """
+    samples = _whole(get, "SamplesPerPixel", name, default=ABSENT)
+    photometric = _code(get, "PhotometricInterpretation", name, PHOTOMETRICS)
+    if samples not in (1, ABSENT) or photometric not in ("", *GREY):
+        given = "an unknown number of" if samples == ABSENT else samples
+        raise DicomError(
+            f"{name}: {photometric or 'no PhotometricInterpretation'} with "
+            f"{given} samples per pixel; only grey-scale images "
+            "(MONOCHROME1, MONOCHROME2) can be used"
+        )
+    return photometric, None if samples == ABSENT else samples
+
+
 def check_request(header: Header, frame: int, limit: int, name: str) -> None:
     """Raise DicomError for a frame that does not exist or pixels over the limit.
 
@@ -238,6 +262,22 @@ def check_request(header: Header, frame: int, limit: int, name: str) -> None:
             f"need {header.pixel_bytes} bytes, over the limit of {limit}; raise "
             "max_pixel_bytes if the file is valid"
         )
+
+
+def is_padded(length: int, head: bytes, header: Header) -> bool:
+    """Return whether uncompressed pixel data are what the header needs, and padding.
+
+    length : of the pixel data in bytes
+    head   : the first four of them, or all
+
+    They may be longer than needed (PS3.5 8.1.1), by less than one frame: a whole frame
+    more is no padding, but frames or bits that the header does not announce. Nor are
+    items, in which pixels are compressed. All values have an even length.
+    """
+    needed = header.pixel_bytes
+    if length == needed + needed % 2:
+        return True
+    return needed <= length < needed + needed // header.frames and head != ITEM
 
 
 def have_pairs(centres: Sequence[float], widths: Sequence[float]) -> bool:

@@ -40,6 +40,7 @@ from fastseg.dicom.header import (
     check_header,
     check_request,
     have_pairs,
+    is_padded,
     linear_window,
 )
 from fastseg.errors import DicomError
@@ -75,7 +76,7 @@ class HeaderScan(NamedTuple):
     """The header scan of one file.
 
     header       : the whole header
-    pixel_offset, pixel_length : of the pixels of all frames, in bytes
+    pixel_offset, pixel_length : of the pixels of all frames, with padding, in bytes
     """
 
     header: Header
@@ -257,7 +258,8 @@ def read_image(
     end = scan.pixel_offset + scan.pixel_length
     # The scan has not seen what follows the pixels.
     is_last = end == file.seek(0, os.SEEK_END)
-    if not is_last or scan.pixel_length != _padded(header.pixel_bytes):
+    file.seek(scan.pixel_offset)
+    if not is_last or not is_padded(scan.pixel_length, file.read(4), header):
         return None
     check_request(header, frame, max_pixel_bytes, name)
     size = header.pixel_bytes // header.frames
@@ -289,8 +291,9 @@ def parse(data: bytes) -> ScannedFile | None:
     scan = scan_header(data)
     if scan is None:
         return None
-    is_cut = scan.pixel_offset + scan.pixel_length > len(data)
-    if is_cut or scan.pixel_length != _padded(scan.header.pixel_bytes):
+    offset, length = scan.pixel_offset, scan.pixel_length
+    is_cut = offset + length > len(data)
+    if is_cut or not is_padded(length, data[offset : offset + 4], scan.header):
         return None
     return ScannedFile(data, scan.header, scan.pixel_offset)
 
@@ -339,11 +342,6 @@ def _fits(pixels: NDArray[Any], bits: int) -> bool:
         return bool(greatest < 2**bits)
     half = 2 ** (bits - 1)
     return bool(least >= -half and greatest < half)
-
-
-def _padded(length: int) -> int:
-    """Return the length of a value: DICOM pads it to an even number of bytes."""
-    return length + length % 2
 
 
 class _NotStandardError(Exception):

@@ -19,7 +19,7 @@ from pydicom.pixels import get_decoder
 from fastseg import dicom, files
 from fastseg.bounds import MAX_ELEMENTS, MAX_VALUE_BYTES
 from fastseg.dicom import fallback, scan
-from fastseg.errors import DicomError, MissingExtraError
+from fastseg.errors import DicomError, MissingExtraError, NoImageError
 from tests import dicom_damage as damage
 from tests.dicom.test_read_image import (
     EXPLICIT,
@@ -106,7 +106,7 @@ def test_other_files_go_to_the_fallback(data):
 
 
 def test_one_frame_of_a_large_file_is_read_alone(tmp_path, monkeypatch):
-    """Of a large file only the header and the requested frame are read."""
+    """Of a large file only header, first pixels and the requested frame are read."""
     amounts = []
 
     class Counted(FileIO):
@@ -120,7 +120,7 @@ def test_one_frame_of_a_large_file_is_read_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "FileIO", Counted)
     for frame in (0, 17, 39):
         assert_array_equal(dicom.read_image(path, frame).pixels, frames[frame])
-    assert sum(amounts) == 3 * (scan.SIZES[0] + frames[0].nbytes)
+    assert sum(amounts) == 3 * (scan.SIZES[0] + 4 + frames[0].nbytes)
     with pytest.raises(DicomError, match=r"need 1600000 bytes, over the limit"):
         dicom.read_image(path, max_pixel_bytes=1_599_999)
     assert sum(amounts) < 5 * scan.SIZES[0] + 3 * frames[0].nbytes
@@ -298,16 +298,131 @@ def test_false_lengths_allocate_nothing(tmp_path, name):
         tracemalloc.stop()
 
 
-@pytest.mark.parametrize("change", [-25, -3, -2, -1, 1, 2, 25])
+def with_pixels(data, pixels, length=None):
+    """Return the file of PIXELS with other pixel data.
+
+    length : the length that the file gives; None for the true one
+    """
+    length = len(pixels) if length is None else length
+    return data[: -PIXELS.nbytes - 4] + damage.word(length) + pixels
+
+
+@pytest.mark.parametrize("change", [-25, -3, -2, -1])
 @pytest.mark.parametrize("syntax", [EXPLICIT, IMPLICIT], ids=["explicit", "implicit"])
-def test_pixels_of_another_length_are_refused(syntax, change):
-    """Pixel data must have the length that follows from the header."""
-    data = dicom_bytes(PIXELS, syntax)
-    given = len(PIXELS.tobytes()) + change
-    length_offset = len(data) - PIXELS.nbytes - 4
-    spoilt = data[:length_offset] + damage.word(max(given, 0)) + bytes(max(given, 0))
+def test_pixels_that_are_too_short_are_refused(syntax, change):
+    """Pixel data must not be shorter than the header says."""
+    spoilt = with_pixels(
+        dicom_bytes(PIXELS, syntax), bytes(max(PIXELS.nbytes + change, 0))
+    )
     with pytest.raises(DicomError, match=r"^a\.dcm: .*pixel data"):
         dicom.decode(spoilt, "a.dcm")
+
+
+ODD = np.arange(3 * 3 * 5, dtype="u1").reshape(3, 3, 5)
+PADDED = {
+    "uint16": PIXELS,
+    "frames": FRAMES,
+    "one odd frame": ODD[0],
+    "three odd frames": ODD,
+    "one byte": ODD[:1, :1, 4:],
+}
+
+
+@pytest.mark.parametrize("syntax", [EXPLICIT, IMPLICIT, uid.ExplicitVRBigEndian])
+@pytest.mark.parametrize("name", PADDED)
+def test_longer_pixels_are_padded(tmp_path, monkeypatch, name, syntax):
+    """What follows the pixels, up to a frame, is ignored (PS3.5 8.1.1)."""
+    pixels = PADDED[name]
+    frames = pixels.reshape(-1, *pixels.shape[-2:])
+    exact = dicom_bytes(pixels, syntax)
+    needed = pixels.nbytes + pixels.nbytes % 2
+    most = max(frames[0].nbytes - pixels.nbytes % 2, 1)
+    for excess in range(0, most, 2):
+        stored = exact[len(exact) - needed :] + b"\x7f" * excess
+        data = dicom_bytes(pixels, syntax, PixelData=stored)
+        assert takes_fast_path(data) == (syntax.is_little_endian)
+        path = tmp_path / "a.dcm"
+        path.write_bytes(data)
+        for small in (0, dicom.SMALL_FILE):
+            monkeypatch.setattr(dicom, "SMALL_FILE", small)
+            for k, frame in enumerate(frames):
+                assert_array_equal(dicom.read_image(path, k).pixels, frame)
+                parsed = fallback.parse(data, "a.dcm", 2**20)
+                assert_array_equal(parsed.read(k).pixels, frame)
+
+
+@pytest.mark.parametrize("excess", [1, 25, 24, 5000])
+def test_odd_lengths_and_zeros_are_padding(excess):
+    """Padding has any length, and zeros are padding however many they are."""
+    data = with_pixels(dicom_bytes(PIXELS), PIXELS.tobytes() + bytes(excess))
+    assert_array_equal(dicom.decode(data, "a.dcm").pixels, PIXELS)
+
+
+ITEM = b"\xfe\xff\x00\xe0"
+NO_PADDING = {
+    "a frame more": (PIXELS.tobytes() * 2, None, "48 bytes.* says 24.*A frame or more"),
+    "32 bits": (PIXELS.astype("u4").tobytes() + b"\1\0", None, "BitsAllocated"),
+    "an item": (ITEM + damage.word(24) + PIXELS.tobytes(), None, "are in items"),
+    "an item of undefined length": (
+        ITEM + damage.word(24) + PIXELS.tobytes() + b"\xfe\xff\xdd\xe0" + bytes(4),
+        damage.UNDEFINED,
+        "are in items",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NO_PADDING)
+@pytest.mark.parametrize("syntax", [EXPLICIT, IMPLICIT], ids=["explicit", "implicit"])
+def test_what_is_no_padding_is_refused(syntax, name):
+    """A whole frame more, or pixels in items, show that the header is wrong."""
+    pixels, length, text = NO_PADDING[name]
+    data = with_pixels(dicom_bytes(PIXELS, syntax), pixels, length)
+    assert not takes_fast_path(data)
+    with pytest.raises(DicomError, match=rf"^a\.dcm: .*{text}"):
+        dicom.decode(data, "a.dcm")
+
+
+# Whatever an image needs, but for its pixels.
+BARE = (
+    *("SamplesPerPixel", "PhotometricInterpretation", "Rows", "Columns"),
+    *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelData"),
+)
+DIRECTORY = uid.MediaStorageDirectoryStorage
+OTHER_KINDS = {
+    "float": ({"FloatPixelData": bytes(48)}, "floating-point"),
+    "double": ({"DoubleFloatPixelData": bytes(96)}, "floating-point"),
+    "colour": ({"PhotometricInterpretation": "RGB"}, "RGB with"),
+    "colours": ({"SamplesPerPixel": 3}, "with 3 samples per pixel"),
+    "palette": ({"PhotometricInterpretation": "PALETTE COLOR"}, "PALETTE COLOR"),
+    "bits": ({"BitsAllocated": 1, "BitsStored": 1}, "one bit.*segmentation"),
+    "structures": ({"SOPClassUID": uid.RTStructureSetStorage}, "RT Structure Set"),
+    "report": ({"SOPClassUID": uid.BasicTextSRStorage}, "Basic Text SR Storage"),
+    "presentation": (
+        {"SOPClassUID": uid.GrayscaleSoftcopyPresentationStateStorage},
+        "Grayscale Softcopy Presentation State",
+    ),
+    "directory": ({"SOPClassUID": DIRECTORY}, "a DICOMDIR"),
+}
+
+
+@pytest.mark.parametrize("syntax", [EXPLICIT, IMPLICIT, DEFLATED])
+@pytest.mark.parametrize("bare", [True, False], ids=["bare", "whole"])
+@pytest.mark.parametrize("name", OTHER_KINDS)
+def test_a_file_of_another_kind_is_named(tmp_path, name, bare, syntax):
+    """What is no grey image is named as what it is, whatever else it lacks."""
+    elements, text = OTHER_KINDS[name]
+    if name == "bits":
+        removed = {"PixelRepresentation": None}
+    elif bare:
+        removed = dict.fromkeys(BARE)
+    else:
+        removed = {"PixelData": None}
+    path = write_dicom(tmp_path / "a.dcm", PIXELS, syntax, **(removed | elements))
+    is_image = "SOPClassUID" not in elements
+    for read in (dicom.read_image, dicom.read_header):
+        with pytest.raises(DicomError, match=rf"/a\.dcm: .*{text}") as caught:
+            read(path)
+        assert isinstance(caught.value, NoImageError) != is_image
 
 
 def test_files_that_cannot_be_opened_are_named(tmp_path):

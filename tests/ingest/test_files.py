@@ -163,6 +163,26 @@ def test_images_are_measured_and_written(tmp_path, files_in_buffer):
 
 @needs_kernels
 @pytest.mark.kernel
+def test_longer_pixels_are_padded(tmp_path):
+    """What follows the pixels is ignored, but for a frame more and for items."""
+    pixels = np.arange(20, dtype=np.uint16)
+    item = b"\xfe\xff\0\xe0" + (40).to_bytes(4, "little")
+    stored = [b"", b"\7" * 2, b"\7" * 38, b"\7" * 40, b"\7" * 80]
+    stored = [pixels.tobytes() + tail for tail in stored]
+    stored += [pixels.tobytes()[:-2], item + pixels.tobytes()]
+    paths = [tmp_path / f"{k}" for k in range(len(stored))]
+    for path, data in zip(paths, stored, strict=True):
+        write_image(path, pixels.reshape(4, 5), PixelData=data)
+    targets = np.zeros(len(paths), np.int64)
+    _, _, images, buffer = read_images(paths, -1, targets, 2**16)
+    assert (images.offsets >= 0).tolist() == [True] * 3 + [False] * 4
+    for start in images.offsets[:3].tolist():
+        assert buffer[start : start + 40].tobytes() == pixels.tobytes()
+    assert images.sums[:3].tolist() == [[0, 19, 190, 0, 2470]] * 3
+
+
+@needs_kernels
+@pytest.mark.kernel
 def test_images_that_are_not_written_stay_in_the_buffer(tmp_path):
     """They do so without an output file, and if the file cannot be written."""
     paths = []
@@ -293,6 +313,9 @@ def spoil(study):
     images[5].symlink_to(images[5].with_suffix(".away").name)
     os.truncate(images[6], images[6].stat().st_size - 2)
     images[7].write_bytes(images[7].read_bytes() + bytes(2))
+    for image, tail in ((images[8], b"\1" * 100), (images[9], None)):
+        pixels = pydicom.dcmread(image).PixelData
+        edit(image, PixelData=pixels + (tail or pixels))
     contours = sorted(study.glob("contourfiles/*/*/*.txt"))
     contours[0].write_text("1e1 5\n\n20 5\n5 20\n")
     contours[1].write_text("")

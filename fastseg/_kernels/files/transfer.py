@@ -12,6 +12,7 @@ from fastseg._kernels.files.content import (
     parse_number,
     read_whole,
 )
+from fastseg._kernels.files.elements import ITEM, read_tag
 from fastseg._kernels.files.system import (
     OPEN_FLAGS,
     STATUS_WORDS,
@@ -88,11 +89,11 @@ def aligned_offset(end, pixel_offset, misalignment):
 
 
 @inlined
-def find_pixels(headers, k, expected, size):
+def find_pixels(data, headers, k, expected):
     """Return offset of the pixels, least and greatest value; offset 0 if refused.
 
+    data              : uint8 (m,), the file
     headers, expected : as for `read_images`, after `note_header`
-    size              : bytes of the file
     """
     elements = headers.elements[k]
     count = headers.counts[k]
@@ -116,10 +117,15 @@ def find_pixels(headers, k, expected, size):
     for row in range(len(expected) - 1):
         checked -= expected[row] >= 0
     start, length = elements[count - 1, 1], elements[count - 1, 2]
-    padded = expected[-1] + expected[-1] % 2
-    if count and checked == 0 and length == padded and start + length == size:
-        return start, least, greatest
-    return 0, 0, 0
+    needed = expected[-1]
+    if count == 0 or checked or start + length != len(data):
+        return 0, 0, 0
+    # As in `dicom.header.is_padded`.
+    if length != needed + needed % 2:
+        is_padded = needed <= length < 2 * needed and read_tag(data, start) != ITEM
+        if not is_padded:
+            return 0, 0, 0
+    return start, least, greatest
 
 
 @inlined
@@ -147,7 +153,7 @@ def read_images(
     wanted   : as for `note_header`
     expected : int64 (w,), for each wanted element a number that it must have, IS_ONE
         if it must be absent or 1, IS_SIGNED_BITS or IS_UNSIGNED_BITS for the bits
-        stored, or UNCHECKED; for the pixels, their size in bytes
+        stored, or UNCHECKED; for the pixels, their size in bytes without padding
     headers  : HeaderArrays, written
     like     : an array of the dtype of the pixels
     widest, ranks  : as for `measure_values`
@@ -205,7 +211,7 @@ def read_images(
         images.file_hashes[k] = hash_bytes(base + offset, size)
         data = read_only(buffer[offset : offset + size])
         note_header(data, k, wanted, headers)
-        found, least, greatest = find_pixels(headers, k, expected, size)
+        found, least, greatest = find_pixels(data, headers, k, expected)
         if found == 0:
             continue
         pixel_offset, start = found, offset + found
