@@ -19,7 +19,7 @@ def coverage(
     """Return the fraction of each pixel's area that lies inside the contours.
 
     contours : one ring, array-like (n, 2), or a sequence of rings; columns (x, y)
-        in pixels, closed implicitly (a repeated last vertex is fine)
+        in pixels, closed implicitly; see `rasterize`
     shape : (rows, columns) of the result
     groups : as for `rasterize`; where groups overlap, the area counts once
     fill, origin : see `raster.rules.Rules`; a hole is a ring of its own. Pixel [r, c]

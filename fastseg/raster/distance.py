@@ -42,7 +42,7 @@ def signed_distance(
     """Return the distance of each pixel centre from the contours, negative inside.
 
     contours : one ring, array-like (n, 2), or a sequence of rings; columns (x, y)
-        in pixels, closed implicitly
+        in pixels, closed implicitly; see `rasterize`
     shape : (rows, columns) of the image
     spacing : millimetres between rows and between columns, as in DICOM PixelSpacing
     groups : as for `rasterize`

@@ -40,7 +40,8 @@ def rasterize(
     """Return the mask of the pixels whose centre lies inside the contours.
 
     contours : one ring, array-like (n, 2), or a sequence of rings; columns (x, y)
-        in pixels, closed implicitly (a repeated last vertex is fine)
+        in pixels, closed implicitly (a repeated last vertex is fine). An array
+        (n, 1, 2), as OpenCV's findContours returns it, is one ring
     shape : (rows, columns) of the mask
     out : bool or uint8 of that shape, C-contiguous; every cell is written. By
         default a new bool array.
@@ -123,7 +124,8 @@ def rasterize_batch(
 ) -> NDArray[Any]:
     """Fill many masks in one call.
 
-    points  : (P, 2), (x, y) in pixels, the vertices of all rings in sequence
+    points  : (P, 2) or (P, 1, 2), (x, y) in pixels, the vertices of all rings in
+        sequence
     offsets : integers (R + 1,), ring k is points[offsets[k]:offsets[k + 1]]
     shape   : (rows, columns) of each mask
     out     : bool or uint8 (n, rows, columns), C-contiguous; every cell is written.

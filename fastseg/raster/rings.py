@@ -144,15 +144,24 @@ def shoelace_area(points: NDArray[np.float64], offsets: NDArray[np.int64]) -> fl
 
 
 def _is_one_ring(contours: Any) -> bool:
-    """Return whether contours is one sequence of (x, y) pairs, not one of rings."""
+    """Return whether contours is one sequence of (x, y) pairs, not one of rings.
+
+    An array (n, 1, 2) is one ring, as OpenCV returns it: n rings of one vertex would
+    bound nothing. Of a sequence of n sequences this is not certain, so it is n rings.
+    """
     if isinstance(contours, np.ndarray):
-        return contours.ndim != 3
+        return contours.ndim != 3 or _is_from_opencv(contours)
     return (
         _is_nested(contours)
         and len(contours) > 0
         and _is_nested(contours[0])
         and not (len(contours[0]) and _is_nested(contours[0][0]))
     )
+
+
+def _is_from_opencv(array: NDArray[Any]) -> bool:
+    """Return whether an array holds vertices as `cv2.findContours` returns them."""
+    return array.ndim == 3 and array.shape[1:] == (1, 2) and len(array) > 0
 
 
 def _is_nested(value: Any) -> bool:
@@ -162,15 +171,20 @@ def _is_nested(value: Any) -> bool:
 
 
 def as_vertices(vertices: Any, name: str) -> NDArray[np.float64]:
-    """Return vertices as C-contiguous float64 (n, 2), or raise GeometryError."""
+    """Return vertices as C-contiguous float64 (n, 2), or raise GeometryError.
+
+    vertices : (n, 2), or (n, 1, 2) as OpenCV returns them
+    """
     array = vertices
     # The usual case passes without the call, which takes a tenth of a small mask.
     if type(array) is not np.ndarray or array.dtype.char != "d":
         array = as_array(vertices, name, GeometryError)
     if array.ndim != 2 or array.shape[1] != 2:
-        raise GeometryError(
-            f"{name} has shape {array.shape}, expected (n, 2): columns x and y"
-        )
+        if not _is_from_opencv(array):
+            raise GeometryError(
+                f"{name} has shape {array.shape}, expected (n, 2): columns x and y"
+            )
+        array = array[:, 0]
     return np.ascontiguousarray(array, dtype=np.float64)
 
 
@@ -188,8 +202,15 @@ def ring_error(
     """
     label = name.format(ring)
     if fault < 0:
+        count = len(points)
+        are_vertices = label.startswith("contours[") and count == len(offsets) - 1 > 2
+        remedy = (
+            f"; if the {count} rings of one vertex are one ring of OpenCV in lists, "
+            "pass numpy.array(contours)"
+        )
         return GeometryError(
             f"{label} has {-1 - fault} distinct vertices, a region needs at least 3"
+            f"{remedy if are_vertices else ''}"
         )
     x, y = points[offsets[ring] + fault].tolist()
     return GeometryError(

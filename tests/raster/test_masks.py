@@ -8,7 +8,13 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
-from fastseg import rasterize
+from fastseg import (
+    coverage,
+    rasterize,
+    rasterize_batch,
+    rasterize_labels,
+    signed_distance,
+)
 from fastseg._kernels.contours import exact
 from fastseg.errors import GeometryError, OptionError
 from fastseg.raster.rings import as_rings, shoelace_area
@@ -121,6 +127,42 @@ def test_rings_of_any_type_are_accepted(contours):
     assert rasterize(contours, (5, 6)).sum() == 6
 
 
+def test_contours_of_opencv_are_taken_by_their_shape():
+    """An int32 array (n, 1, 2) is one ring, alone and among others, everywhere."""
+    ring = np.array(SQUARE, np.int32)
+    other = ring + 2
+    of_opencv = ring[:, None]
+    for one in (of_opencv, [of_opencv], (of_opencv.tolist(),), of_opencv.astype("f4")):
+        assert_array_equal(rasterize(one, (8, 8)), rasterize(ring, (8, 8)))
+    several = (of_opencv, other[:, None])
+    for function in (rasterize, coverage, signed_distance):
+        assert_array_equal(
+            function(several, (8, 8)),
+            function([ring, other], (8, 8)),
+            function.__name__,
+        )
+    assert_array_equal(
+        rasterize_labels([of_opencv, several], (8, 8)),
+        rasterize_labels([ring, [ring, other]], (8, 8)),
+    )
+    assert_array_equal(
+        rasterize_batch(of_opencv, [0, 4], (8, 8)), rasterize([ring], (8, 8))[None]
+    )
+
+
+def test_contours_that_opencv_finds_give_the_mask_back():
+    """With closed edges, the outer contours of a mask give its pixels."""
+    cv2 = pytest.importorskip("cv2", reason="needs opencv-python-headless")
+    mask = np.zeros((20, 24), np.uint8)
+    mask[3:9, 4:15] = 1
+    mask[7:15, 10:20] = 1
+    mask[12:18, 1:5] = 1
+    contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    assert {ring.shape[1:] for ring in contours} == {(1, 2)}
+    found = rasterize(contours, mask.shape, edges="closed", fill="union")
+    assert_array_equal(found, mask)
+
+
 def test_no_contours_give_an_empty_mask():
     """An empty list of rings covers nothing."""
     assert not rasterize([], (3, 4)).any()
@@ -135,6 +177,10 @@ def test_no_contours_give_an_empty_mask():
         ([(0, 0), (1, 1), (0, 0), (1, 1)], "2 distinct vertices"),
         ([SQUARE, [(1, 1)]], r"contours\[1\] has 1 distinct"),
         (np.zeros((0, 2)), "0 distinct"),
+        ([[(1, 1)], [(4, 1)], [(4, 3)]], r"contours\[0\] has 1 .*numpy\.array"),
+        (np.ones((4, 1, 2)), "^contours has 1 distinct vertices, .* 3$"),
+        (np.ones((4, 1, 3)), r"contours\[0\] has shape \(1, 3\)"),
+        (np.ones((4, 1, 1, 2)), r"contours has shape \(4, 1, 1, 2\)"),
         (np.zeros(6), r"shape \(6,\)"),
         (np.zeros((4, 3)), r"shape \(4, 3\)"),
         (np.zeros((4, 2), complex), "dtype complex128"),
