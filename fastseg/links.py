@@ -105,8 +105,10 @@ class Numbers(NamedTuple):
 LARGEST = sys.float_info.max
 NUMBERS = {
     "frame": Numbers("q", None, 0, 10**9 - 1, "a whole number from 0"),
-    "position_mm": Numbers("d", np.nan, -LARGEST, LARGEST, "a finite number"),
-    "time": Numbers("d", np.nan, -LARGEST, LARGEST, "a finite number"),
+    "position_mm": Numbers(
+        "d", np.nan, -LARGEST, LARGEST, "a finite number such as 0.5"
+    ),
+    "time": Numbers("d", np.nan, -LARGEST, LARGEST, "a finite number such as 0.5"),
     "rows": Numbers("i", -1, 1, 10**9 - 1, "a whole number from 1"),
     "columns": Numbers("i", -1, 1, 10**9 - 1, "a whole number from 1"),
 }

@@ -8,6 +8,7 @@ import contextlib
 import csv
 import io
 import os
+import re
 from codecs import getincrementaldecoder
 from collections.abc import Iterable, Iterator, Sequence
 from io import BufferedReader, TextIOWrapper
@@ -20,6 +21,11 @@ from fastseg.escapes import escaped, quoted
 from fastseg.files import name_path, open_regular
 from fastseg.outputs import check_target, is_output, write_atomically
 from fastseg.paths import StrPath
+
+# What may separate the columns of a table that somebody else has written, in words.
+SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
+# The first line that tells Excel what separates the columns.
+SEPARATOR_LINE = re.compile('"?sep=(.)"?', re.IGNORECASE)
 
 
 class Reject(NamedTuple):
@@ -103,15 +109,19 @@ def read_csv(
     columns : the names that columns may have, in upper or lower case; None for any, of
         which only the required ones may not be doubled
 
+    Columns are separated by commas, semicolons or tabs: the separator is the one that
+    gives the header its required columns, or that a first line such as `sep=;` names,
+    as Excel writes it. Empty lines and rows do not count.
+
     Appends rows with too few or too many fields to `rejects`. Raises LinkError for any
     other file, FileNotFoundError if there is none.
     """
     expected = f"expected a table with the columns {', '.join(columns or required)}"
     with name_path(path), _open_text(path) as file:
         lines = _Lines(file)
-        reader = csv.reader(lines, strict=True)
         try:
-            names = [name.strip() for name in next(reader, [])]
+            separator = _find_separator(lines, required, columns is not None)
+            names, reader = _read_header(lines, separator)
             if columns is not None:
                 names = [name.lower() for name in names]
             known = required if columns is None else names
@@ -125,26 +135,28 @@ def read_csv(
             for problem, culprits in problems:
                 if culprits:
                     raise LinkError(
-                        f"{path}, line 1: {problem} {', '.join(culprits)}; {expected}"
+                        f"{path}, line {max(lines.count, 1)}: {problem} "
+                        f"{', '.join(culprits)}; {expected}"
                     )
-            lines.characters = 0
             for row in reader:
                 lines.characters = 0
+                if not any(row):  # spreadsheets write separators for an empty row
+                    continue
                 if len(row) == len(names):
                     values = (value.strip() for value in row)
-                    yield reader.line_num, dict(zip(names, values, strict=True))
-                elif row:
+                    yield lines.count, dict(zip(names, values, strict=True))
+                else:
                     reason = f"the row has {len(row)} fields, expected {len(names)}"
-                    rejects.append(Reject(str(path), reader.line_num, reason))
+                    rejects.append(Reject(str(path), lines.count, reason))
         except UnicodeDecodeError as exc:
             line = _first_undecodable_line(path)
             reason = f"is not UTF-8 text ({exc.reason})"
             raise LinkError(f"{path}, line {line}: {reason}; {expected}") from None
-        except csv.Error as exc:
-            line = reader.line_num
+        except (csv.Error, _SeparatorError) as exc:
+            line = max(lines.count, 1)
             raise LinkError(f"{path}, line {line}: {exc}; {expected}") from None
         except _TooLongError:
-            line = reader.line_num + 1
+            line = lines.count + 1
             raise LinkError(
                 f"{path}, line {line}: a row has more than {MAX_ROW_CHARACTERS} "
                 f"characters; {expected}"
@@ -155,15 +167,21 @@ class _TooLongError(Exception):
     """A row is longer than MAX_ROW_CHARACTERS."""
 
 
+class _SeparatorError(Exception):
+    """It is not clear what separates the columns of a table."""
+
+
 class _Lines:
     """Iterates over the lines of a file, and reads no row that is too long.
 
     characters : of the current row so far; the caller sets it to 0 after each row
+    count      : of the lines so far
     """
 
     def __init__(self, file: TextIO):
         self._file = file
         self.characters = 0
+        self.count = 0
 
     def __iter__(self) -> "_Lines":
         return self
@@ -176,7 +194,62 @@ class _Lines:
             raise _TooLongError
         if not line:
             raise StopIteration
+        self.count += 1
         return line
+
+    def rewind(self) -> None:
+        """Begin at the first line again."""
+        self._file.seek(0)
+        self.characters = self.count = 0
+
+
+def _find_separator(lines: _Lines, required: Sequence[str], lower: bool) -> str:
+    """Return the separator of a table's columns.
+
+    lower : whether upper and lower case are the same in names of columns
+
+    If none gives the required columns, it is the one that the header has, or a comma.
+    Raises _SeparatorError if it has several.
+    """
+    declared = SEPARATOR_LINE.fullmatch(next(lines, "").strip("\r\n"))
+    if declared and declared[1] not in SEPARATORS:
+        raise _SeparatorError(
+            f"the columns are separated by {declared[1]!r}, expected a comma, a "
+            "semicolon or a tab"
+        )
+    if declared:
+        return declared[1]
+    used = []
+    for separator in SEPARATORS:
+        try:
+            names, _ = _read_header(lines, separator)
+        except csv.Error:  # such as "a";"b" by commas
+            continue
+        if {*required} <= {name.lower() if lower else name for name in names}:
+            return separator
+        if len(names) > 1:
+            used.append(separator)
+    if len(used) > 1:
+        raise _SeparatorError(
+            f"the header has {' and '.join(map(SEPARATORS.__getitem__, used))} between "
+            "its names, use one of them"
+        )
+    return used[0] if used else ","
+
+
+def _read_header(lines: _Lines, separator: str) -> tuple[list[str], Any]:
+    """Return the names of a table's columns, and the reader of its rows.
+
+    There are no names if the table is empty.
+    """
+    lines.rewind()
+    reader = csv.reader(lines, strict=True, delimiter=separator)
+    for row in reader:
+        lines.characters = 0
+        is_first = lines.count == 1 and SEPARATOR_LINE.fullmatch(separator.join(row))
+        if any(map(str.strip, row)) and not is_first:
+            return [name.strip() for name in row], reader
+    return [], reader
 
 
 def count_lines(path: Path) -> int:

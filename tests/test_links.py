@@ -211,7 +211,10 @@ def test_a_missing_table_is_a_missing_file(tmp_path):
     [
         (b"", ", line 1: no column patient, dicom_path, contour_path, label;"),
         (b"patient,dicom_path,contour_path\n", ", line 1: no column label;"),
-        (b"patient;dicom_path;contour_path;label\n", ", line 1: no column patient,"),
+        (
+            b"patient;dicom_path,contour_path;label\n",
+            ", line 1: the header has commas and semicolons between its names",
+        ),
         ((HEADER + "\nJürgen,a.dcm").encode("latin-1"), ", line 2: is not UTF-8 text"),
         (
             HEADER.encode() + b",x",
@@ -230,7 +233,7 @@ def test_a_missing_table_is_a_missing_file(tmp_path):
     ids=[
         "empty",
         "column",
-        "commas",
+        "separators",
         "latin",
         "unknown",
         "unnamed",

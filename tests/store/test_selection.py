@@ -482,6 +482,16 @@ def test_a_file_that_is_not_a_split_is_refused(store, tmp_path):
         fastseg.read_split(tmp_path / "none.csv", store)
 
 
+def test_a_split_that_a_spreadsheet_has_saved_is_read(store, table):
+    """Semicolons may separate the columns."""
+    expected = fastseg.read_split(table, store)
+    assert ";" not in table.read_text()
+    table.write_text("sep=;\n" + table.read_text().replace(",", ";"))
+    for name, part in fastseg.read_split(table, store).items():
+        assert part.tolist() == expected.pop(name).tolist()
+    assert not expected
+
+
 @pytest.mark.parametrize("name", ["part", "Part", "note", ""])
 def test_a_table_with_another_column_is_refused(store, table, name):
     """A column that is there twice or is not ours says nothing of any sample."""
