@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from fastseg.store.split_table import read_split as read_split
     from fastseg.store.split_table import write_split as write_split
     from fastseg.store.splits import check_split as check_split
+    from fastseg.store.splits import hold_out as hold_out
     from fastseg.store.verify import VerifyReport as VerifyReport
     from fastseg.store.verify import verify as verify
 
@@ -60,6 +61,7 @@ _HOME = {
     "bench": "fastseg.benchmark",
     "build": "fastseg.ingest.builder",
     "coverage": "fastseg.raster.area",
+    "hold_out": "fastseg.store.splits",
     "link": "fastseg.sources",
     "open": "fastseg.store.reader",
     "make_phantom": "fastseg.phantom",

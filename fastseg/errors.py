@@ -24,6 +24,7 @@ FastsegError
 UserWarning
 ├── RejectedWarning                   some input was rejected
 ├── CopiesWarning                     several patients share an image
+├── SplitWarning                      parts of a split are far from their fractions
 └── MissingLabelsWarning              pixels without labels count as background
 
 Each leaf also inherits the builtin exception that a careful caller would catch. A
@@ -161,6 +162,13 @@ class RejectedWarning(UserWarning):
 
 class CopiesWarning(UserWarning):
     """Images of several patients have the same pixels; all are in the store."""
+
+
+class SplitWarning(UserWarning):
+    """Parts of a split are far from the fractions that were asked for."""
+
+    def __str__(self) -> str:
+        return escaped(super().__str__())
 
 
 class MissingLabelsWarning(UserWarning):

@@ -161,6 +161,8 @@ def test_whole_numbers(value, store, tmp_path):
         lambda: fastseg.build("none.csv", tmp_path / "s.h5", threads=value),
         lambda: fastseg.build("none.csv", tmp_path / "s.h5", max_pixel_bytes=value),
         lambda: store.split({"a": 0.5, "b": 0.5}, seed=value),
+        lambda: store.split_folds(value),
+        lambda: fastseg.hold_out({"a": [0], "b": [1]}, value),
         lambda: dicom.read_image(__file__, frame=value),
         lambda: dicom.read_image(__file__, max_pixel_bytes=value),
         lambda: dicom.decode(b"", "a.dcm", frame=value),
@@ -239,6 +241,7 @@ def test_indices_are_whole_numbers(given, store):
         lambda: store.split({"a": 0.5, "b": 0.5}, indices=given),
         lambda: fastseg.Loader(store, batch_size=1, indices=given),
         lambda: fastseg.check_split(store, {"a": given, "b": [2]}),
+        lambda: fastseg.hold_out({"a": given, "b": [2]}, 0),
     ]
     for call in calls:
         with pytest.raises(OptionError, match="indices"):

@@ -150,12 +150,16 @@ def split(
     output: Output,
     store: Annotated[Path, typer.Argument(help="Store to split.")],
     part: Annotated[
-        list[str],
+        list[str] | None,
         typer.Option(
             help="Name of a part and its fraction of the samples, as in train=0.8; "
             "repeat the option for each part."
         ),
-    ],
+    ] = None,
+    folds: Annotated[
+        int | None,
+        typer.Option(help="Number of folds, for cross-validation; instead of --part."),
+    ] = None,
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Table of the split to write (CSV).")
     ] = Path("splits.csv"),
@@ -186,12 +190,20 @@ def split(
 
     Example: `fastseg split heart.h5 -o splits.csv --part train=0.8 --part val=0.2`
     """
+    if bool(part) == (folds is not None):
+        raise OptionError(
+            "give --part for each part, as in --part train=0.8 --part val=0.2, or "
+            "--folds 5"
+        )
     check_target(out, TABLE, force)
     opened = fastseg.open(store)
     chosen = opened.select(classes=label or None)
     unit = cast(Any, by)  # `split` checks it
-    parts = opened.split(
-        _fractions(part), by=unit, seed=seed, stratify=stratify, indices=chosen
+    options: Any = {"by": unit, "seed": seed, "stratify": stratify, "indices": chosen}
+    parts = (
+        opened.split(_fractions(part or []), **options)
+        if folds is None
+        else opened.split_folds(folds, **options)
     )
     path = fastseg.write_split(out, opened, parts, by=unit, force=force)
     patients = [set(opened.items["patient"][part].tolist()) for part in parts.values()]

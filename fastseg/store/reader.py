@@ -290,11 +290,38 @@ class Store:
         samples. With by="sample", the part of a sample depends on its index.
 
         Raises OptionError for invalid arguments, and if there are fewer patients
-        (series, samples) than parts.
+        (series, samples) than parts. Issues a SplitWarning if a part has over a third
+        more or fewer samples than its fraction says, and over one sample; or a single
+        patient, though its fraction of the patients is at least two.
         """
         self.check()
         return splits.split(
             self, parts, by=by, seed=seed, stratify=stratify, indices=indices
+        )
+
+    def split_folds(
+        self,
+        folds: int,
+        *,
+        by: selection.By = "patient",
+        seed: int = 0,
+        stratify: splits.Stratify | ArrayLike | None = None,
+        indices: ArrayLike | None = None,
+    ) -> dict[str, NDArray[np.int64]]:
+        """Return the indices of each fold's samples for cross-validation.
+
+        folds : number of folds, at least 2; they are named "fold0", "fold1", ...
+
+        The folds are parts of one size, and the other arguments are those of `split`.
+        `hold_out(folds, 0)` returns the samples to train on and those to validate on,
+        if the first fold is held out. So each patient is validated on once. Without
+        `stratify`, two folds differ by at most the samples of the largest patient.
+
+        Raises OptionError and issues a SplitWarning as `split` does.
+        """
+        self.check()
+        return splits.split_folds(
+            self, folds, by=by, seed=seed, stratify=stratify, indices=indices
         )
 
     @property

@@ -104,6 +104,12 @@ def read_split(path: StrPath, store: "Store") -> dict[str, NDArray[np.int64]]:
     """
     identities = zip(*_identity(store, np.arange(len(store))), strict=True)
     index_of_image = {identity: index for index, identity in enumerate(identities)}
+    if len(index_of_image) < len(store):
+        raise OptionError(
+            f"{store.path.name}: two samples have the same source, frame and pixels, "
+            "but for spaces or control characters, which no build writes: a table "
+            "cannot tell them apart. Build the store again"
+        )
     indices_of_part: dict[str, list[int]] = {}
     units: set[str] = set()
     bad: list[Reject] = []

@@ -2,10 +2,14 @@
 
 The samples of one patient (or of one series, or one sample, see `by`) form a group.
 `split` assigns whole groups to parts, so that the parts come near to their fractions of
-all samples and of each stratum. `check_split` checks that no group is in two parts.
+all samples and of each stratum, and warns if they do not. `split_folds` makes parts of
+one size, of which `hold_out` takes one for validation. `check_split` checks that no
+group is in two parts.
 """
 
 import math
+import reprlib
+import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -14,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from xxhash import xxh3_64_intdigest
 
 from fastseg.arrays import as_array
-from fastseg.errors import OptionError, real_number, whole_number
+from fastseg.errors import OptionError, SplitWarning, real_number, whole_number
 from fastseg.randomness import SAMPLE_ORDER, SPLIT_EPOCH, philox
 from fastseg.store.selection import (
     By,
@@ -43,6 +47,12 @@ WEIGHT = 2**30
 MOST_CHANGES = 1000
 # Swaps are tried up to this number of groups; more groups fit by moves alone.
 MOST_SWAPPED = 300
+# A part is far from its fraction if it has over a third more or fewer samples. From
+# about eight patients of usual sizes on, parts are closer than a tenth of that.
+FAR = 1 / 3
+# Most parts that a warning describes.
+MOST_DESCRIBED = 5
+PLURALS = {"patient": "patients", "series": "series", "sample": "samples"}
 
 
 def split(
@@ -56,6 +66,62 @@ def split(
 ) -> dict[str, Indices]:
     """Return the samples of each part; see `Store.split`."""
     fractions = _fractions(parts)
+    return _divide(store, fractions, "part", by, seed, stratify, indices)
+
+
+def split_folds(
+    store: "Store",
+    folds: int,
+    *,
+    by: By = "patient",
+    seed: int = 0,
+    stratify: Stratify | ArrayLike | None = None,
+    indices: ArrayLike | None = None,
+) -> dict[str, Indices]:
+    """Return the samples of each fold; see `Store.split_folds`."""
+    count = whole_number("folds", folds, 2, max(len(store), 2))
+    fractions = {f"fold{k}": 1 / count for k in range(count)}
+    return _divide(store, fractions, "fold", by, seed, stratify, indices)
+
+
+def hold_out(parts: Mapping[str, ArrayLike], fold: int) -> tuple[Indices, Indices]:
+    """Return the samples to train on and those to validate on, of one fold.
+
+    parts : indices of samples, by name of the fold, as `Store.split_folds` and
+        `read_split` return them
+    fold  : number of the fold that is held out, from 0, in the order of `parts`
+
+    Returns two sorted int64 arrays for `Loader(indices=...)`: the samples of all other
+    folds, and those of this one. Raises OptionError if there are fewer than two folds
+    or there is none of that number.
+    """
+    if not isinstance(parts, Mapping) or len(parts) < 2:
+        raise OptionError(
+            f"parts is {reprlib.repr(parts)}, expected at least two folds by name, as "
+            "Store.split_folds and read_split return them"
+        )
+    held = whole_number("fold", fold, 0, len(parts) - 1)
+    folds = [as_array(part, "indices", kinds="iu") for part in parts.values()]
+    if any(part.ndim != 1 for part in folds):
+        raise OptionError("indices of a fold are no list, expected one for each fold")
+    val = folds.pop(held)
+    train = np.concatenate(folds)
+    return np.sort(train.astype(np.int64)), np.sort(val.astype(np.int64))
+
+
+def _divide(
+    store: "Store",
+    fractions: dict[str, float],
+    kind: str,
+    by: By,
+    seed: int,
+    stratify: Stratify | ArrayLike | None,
+    indices: ArrayLike | None,
+) -> dict[str, Indices]:
+    """Return the samples of each part, checked; warn if some are far from fractions.
+
+    kind : what a part is called in messages: "part" or "fold"
+    """
     seed = whole_number("seed", seed, 0, 2**64 - 1)
     chosen = check_indices(store, indices)
     keys, group = groups_of(store, by)
@@ -64,14 +130,85 @@ def split(
     group = (np.cumsum(used) - 1)[group[chosen]]
     if len(keys) < len(fractions):
         raise OptionError(
-            f"{len(fractions)} parts of {len(chosen)} samples in {len(keys)} groups "
-            f"(by {by}): each part needs a group of its own"
+            f"{len(fractions)} {kind}s of {len(chosen)} samples in {len(keys)} groups "
+            f"(by {by}): each {kind} needs a group of its own"
         )
     strata = _strata(store, chosen, stratify)
-    part = assign_groups(keys, group, strata, seed, fractions)
-    samples = {name: chosen[part[group] == k] for k, name in enumerate(parts)}
+    wanted = list(fractions.values())
+    part = assign_groups(keys, group, strata, seed, wanted)
+    samples = {name: chosen[part[group] == k] for k, name in enumerate(fractions)}
     check_split(store, samples, by=by, indices=chosen)
+    sizes = np.bincount(group)
+    if far := _far_parts(part, sizes, fractions, by):
+        without = assign_groups(keys, group, strata[:0], seed, wanted)
+        is_near_without = not _far_parts(without, sizes, fractions, by)
+        text = _describe_far(far, sizes, kind, by, is_near_without)
+        # The caller of the method of Store.
+        warnings.warn(text, SplitWarning, stacklevel=4)
     return samples
+
+
+def _far_parts(
+    part: NDArray[np.int64],
+    sizes: NDArray[np.int64],
+    fractions: dict[str, float],
+    by: By,
+) -> list[str]:
+    """Return a description of each part that is far from what was asked for.
+
+    part, sizes : int64 (G,), the part of each group and its number of samples
+
+    A part is far if it has over a third more or fewer samples than its fraction says,
+    and over one sample; or if it has a single group, though its fraction of the groups
+    is at least two.
+    """
+    total = int(sizes.sum())
+    described = []
+    for k, (name, fraction) in enumerate(fractions.items()):
+        count = int(sizes[part == k].sum())
+        groups = int((part == k).sum())
+        asked = fraction * total
+        of_groups = f"{groups} of {len(part)} {PLURALS[by]}"
+        if abs(count - asked) > max(FAR * asked, 1) * (1 + SUM_TOLERANCE):
+            described.append(
+                f"{name} has {count / total:.1%} of the samples instead of "
+                f"{fraction:.1%} ({of_groups})"
+            )
+        elif groups == 1 and fraction * len(part) * (1 + SUM_TOLERANCE) >= 2:
+            described.append(f"{name} has only {of_groups}")
+    return described
+
+
+def _describe_far(
+    far: list[str],
+    sizes: NDArray[np.int64],
+    kind: str,
+    by: By,
+    is_near_without: bool,
+) -> str:
+    """Return the text of a SplitWarning: what is far, why, and what to do.
+
+    is_near_without : whether no part would be far without strata
+    """
+    described = far[:MOST_DESCRIBED]
+    if len(far) > MOST_DESCRIBED:
+        described.append(f"and {len(far) - MOST_DESCRIBED} more {kind}s")
+    if is_near_without:
+        reason = (
+            f"Without stratify, each {kind} would be near: leave it out, or give fewer "
+            "strata"
+        )
+    else:
+        remedy = (
+            "make fewer folds"
+            if kind == "fold"
+            else "give other fractions, or make folds, which validate on every sample"
+        )
+        reason = (
+            f"A {by} stays whole, and the largest has {sizes.max() / sizes.sum():.1%} "
+            f"of the samples: {remedy}. Another seed may come nearer"
+        )
+    return f"the split is far from what was asked for: {'; '.join(described)}. {reason}"
 
 
 def check_split(
@@ -144,9 +281,9 @@ def _strata(
     return belongs
 
 
-def _fractions(parts: Mapping[str, Any]) -> list[float]:
+def _fractions(parts: Mapping[str, Any]) -> dict[str, float]:
     """Return the parts' fractions, or raise OptionError if they do not sum to 1."""
-    fractions = []
+    fractions = {}
     for name, fraction in parts.items():
         if not isinstance(name, str) or not name or name != name.strip():
             raise OptionError(f"a part is named {name!r}, expected a word")
@@ -154,8 +291,8 @@ def _fractions(parts: Mapping[str, Any]) -> list[float]:
         number = real_number(f"part {name}", fraction, expected)
         if not 0 < number <= 1:
             raise OptionError(f"part {name} is {fraction!r}, expected {expected}")
-        fractions.append(number)
-    total = math.fsum(fractions)
+        fractions[name] = number
+    total = math.fsum(fractions.values())
     if abs(total - 1) > SUM_TOLERANCE:
         raise OptionError(
             f"the parts sum to {total:g}, expected 1 within {SUM_TOLERANCE:g}"

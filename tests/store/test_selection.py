@@ -16,6 +16,9 @@ import fastseg
 from fastseg.errors import LinkError, OptionError, UnknownClassError
 from fastseg.store import selection, split_table, splits
 
+# Drawn fractions and patients seldom fit; test_folds.py tests the warning.
+pytestmark = pytest.mark.filterwarnings("ignore::fastseg.errors.SplitWarning")
+
 CLASSES = ("inner", "outer", "papillary")
 SHAPES = ((96, 96), (120, 88))
 
@@ -524,6 +527,23 @@ def test_a_store_that_was_cut_is_not_read(store, tmp_path):
     for call in (opened.select, lambda: opened.split({"a": 1})):
         with pytest.raises(fastseg.errors.StoreError, match="truncated"):
             call()
+
+
+def test_sources_that_differ_only_by_spaces_are_refused(study, tmp_path):
+    """A table strips names, so it cannot find samples of a store that has both."""
+    names = ("a.dcm", "b.dcm")
+    for name in names:
+        shutil.copy(next(study.rglob("*.dcm")), study / name)
+    table = fastseg.LinkTable(
+        base=study, links=[fastseg.Link("P", name) for name in names]
+    )
+    path = fastseg.build(table, tmp_path / "s.h5").path
+    with h5py.File(path, "r+") as file:  # as only a damaged store can have it
+        file["sources/path"][:] = [b"a.dcm", b"a.dcm "]
+    opened = fastseg.open(path)
+    split = fastseg.write_split(tmp_path / "p.csv", opened, {"a": [1]})
+    with pytest.raises(OptionError, match=r"s\.h5: two samples have the same source"):
+        fastseg.read_split(split, opened)
 
 
 def test_texts_of_a_split_are_safe_in_a_spreadsheet(study, tmp_path):
