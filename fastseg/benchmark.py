@@ -13,13 +13,19 @@ from numpy.typing import NDArray
 
 from fastseg.errors import OptionError, real_number, whole_number
 from fastseg.loading.loader import Loader
-from fastseg.loading.stats import Stats
+from fastseg.loading.stats import FULLY_BUSY, WORK, Stats
 from fastseg.progress import Progress, silent
 from fastseg.store.reader import Store
-from fastseg.threads import map_ordered
+from fastseg.threads import map_ordered, usable_cores
 
 # Bytes that are copied from: more than the caches of a processor hold, as in a store.
 SOURCE_BYTES = 2**28
+# If the Loader is this near to the speed of copying, memory limits it: making a sample
+# also reads what is stored.
+NEAR_COPYING = 0.5
+# If the fastest round is this many times as fast as the slowest, other programs are
+# likely to use the machine.
+UNSTEADY = 1.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,13 +67,70 @@ class BenchReport:
         pairs = zip(self.rates, self.copy_rates, strict=True)
         return statistics.median(ours / copy for ours, copy in pairs)
 
+    @property
+    def bottleneck(self) -> str:
+        """What limits the rate, and what could be done about it, in a few sentences.
+
+        Unlike that of `stats`, it does not count the loop's waiting as a fault: a loop
+        that does nothing with its batches can only wait for the next one.
+        """
+        text = (
+            f"The Loader reaches {self.share:.0%} of the speed of copying memory. "
+            f"{self._limit}"
+        )
+        ratio = max(self.rates) / min(self.rates)
+        if ratio > UNSTEADY:
+            text += (
+                f" The fastest round is {ratio:.1f} times as fast as the slowest: "
+                "measure again when no other program uses the machine."
+            )
+        return text
+
+    @property
+    def _limit(self) -> str:
+        stats = self.stats
+        if stats.is_cold:
+            return (
+                "The disk limits it, with "
+                f"{stats.disk_reads_per_batch:.0f} reads for each batch. It will be "
+                "faster once the store is in memory, if it fits."
+            )
+        if self.share > NEAR_COPYING:
+            return (
+                "Memory limits it: only smaller samples would be faster, as with "
+                'another size or dtype="float16".'
+            )
+        if stats.starts_often:
+            return (
+                "The start of each epoch limits it, when threads start and no batch is "
+                f"ready: the mean loop has {stats.batches / stats.loops:.0f} batches. "
+                "Measure a larger store, or smaller batches."
+            )
+        if stats.busy < FULLY_BUSY:
+            return (
+                f"The threads are busy for {stats.busy:.0%} of their time: Python's "
+                "interpreter lock limits it, or other programs that use the cores. "
+                "Larger batches need the lock less often."
+            )
+        stage, fraction = stats.longest_stage
+        cores = usable_cores()
+        more = (
+            f"threads={cores} would use all cores."
+            if self.threads < cores
+            else f"More cores than {cores} would be faster."
+        )
+        return (
+            f"The work of the threads limits it, {fraction:.0%} of which is "
+            f"{WORK[stage]}. {more}"
+        )
+
     def as_dict(self) -> dict[str, Any]:
         """Return the report as a dict that JSON can hold."""
         return {
             **asdict(self),
             "rate": self.rate,
             "share": self.share,
-            "bottleneck": self.stats.bottleneck,
+            "bottleneck": self.bottleneck,
         }
 
 

@@ -5,12 +5,14 @@ import os
 import signal
 import sys
 import threading
+from dataclasses import replace
 
 import pytest
 
 import fastseg
-from fastseg.benchmark import _Copier
+from fastseg.benchmark import BenchReport, _Copier
 from fastseg.errors import OptionError
+from tests.loading.test_stats import BUSY, IDLE
 
 
 def test_rates_and_times_are_measured(store):
@@ -36,6 +38,60 @@ def test_measuring_nothing_is_refused(store, options):
         fastseg.bench(store, size=64, **options)
 
 
+# A fifth of the speed of copying, with threads that are always busy.
+REPORT = BenchReport(
+    batch_size=16,
+    threads=BUSY.threads,
+    prefetch=4,
+    sample_bytes=10_000,
+    first_batch=1.0,
+    next_batch=0.01,
+    first_epoch=500.0,
+    rates=(190.0, 200.0, 210.0),
+    copy_rates=(950.0, 1000.0, 1050.0),
+    stats=BUSY,
+)
+CASES = {
+    "work": ({}, {}, "95% of which is reading and scaling images. More cores than"),
+    "compressed": (
+        {},
+        {"stages": IDLE | {"read": 9.0 * BUSY.threads}},
+        "is decompressing (stores built without --compress need none).",
+    ),
+    "memory": ({"rates": (600.0,) * 3}, {}, "copying memory. Memory limits it: only"),
+    "memory of a small store": (
+        {"rates": (600.0,) * 3},
+        {"loops": 200, "start_seconds": 8.9, "stages": IDLE},
+        "copying memory. Memory limits it: only",
+    ),
+    "disk": ({}, {"disk_reads": 4000}, "The disk limits it, with 10 reads for each"),
+    "two batches": (
+        {},
+        {"loops": 200, "start_seconds": 8.9, "stages": IDLE},
+        "The start of each epoch limits it, when threads start and no batch is ready: "
+        "the mean loop has 2 batches.",
+    ),
+    "the lock": ({}, {"stages": IDLE}, "lock limits it, or other programs"),
+    "a busy machine": (
+        {"rates": (100.0, 200.0, 210.0)},
+        {},
+        "The fastest round is 2.1 times as fast as the slowest: measure again",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_limit_is_named_and_waiting_is_no_fault(name):
+    """Each case gets a sentence on what limits it, and none on the loop's waits."""
+    changes, stats, text = CASES[name]
+    report = replace(REPORT, stats=replace(BUSY, **stats), **changes)
+    assert text in report.bottleneck
+    assert report.bottleneck.startswith(f"The Loader reaches {report.share:.0%} of")
+    assert "wait" not in report.bottleneck
+    assert ("measure again" in report.bottleneck) == (name == "a busy machine")
+    assert report.as_dict()["bottleneck"] == report.bottleneck
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="has no such signals")
 @pytest.mark.parametrize("threads", [1, 2])
 def test_an_interrupt_ends_the_threads_that_copy(threads):
@@ -58,7 +114,8 @@ def test_the_command_prints_a_table_or_json(store, fastseg_command):
     run = fastseg_command("bench", store.path, *options)
     assert run.returncode == 0, run.stderr
     assert "samples/s" in run.stdout
-    assert "The consumer" in run.stdout
+    assert "The Loader reaches" in run.stdout
+    assert "consumer" not in run.stdout
     run = fastseg_command("bench", store.path, *options, "--json")
     assert json.loads(run.stdout)["sample_bytes"] == 96 * 80 * (4 + 1)
     run = fastseg_command("bench", store.path, "--size", "96xx")

@@ -360,15 +360,14 @@ def bench(
         rows.append((name, f"{median:,.0f}", spread, speed))
     output.table(rows, ("", "samples/s", "", "GB/s"))
     output.say(
-        f"batches of {report.batch_size}, {report.threads} threads, {report.prefetch} "
-        f"ahead, {report.sample_bytes / 1e3:,.1f} kB a sample; the Loader reaches "
-        f"{report.share:.0%} of copying"
+        f"batches of {report.batch_size}, {many(report.threads, 'thread')}, "
+        f"{report.prefetch} ahead, {report.sample_bytes / 1e3:,.1f} kB a sample"
     )
     output.say(
         f"first batch after {report.first_batch:.2f} s, with compiling or loading the "
         f"kernels; that of a second Loader after {report.next_batch * 1e3:.1f} ms"
     )
-    for line in str(report.stats).splitlines()[1:]:
+    for line in (*report.stats.work_lines(), report.bottleneck):
         output.say(line)
 
 

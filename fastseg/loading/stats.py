@@ -21,16 +21,28 @@ COLD_BATCHES = 64
 # If the threads work for less than this fraction of their time, they are not the
 # bottleneck.
 FULLY_BUSY = 0.7
+# If this fraction of `prefetch` is ready on average, the threads are fast enough.
+MOSTLY_READY = 0.5
+# What the threads do in each stage, as the bottleneck names it.
+WORK = {
+    "read": "decompressing (stores built without --compress need none)",
+    "image": "reading and scaling images",
+    "mask": "making masks",
+    "custom": "functions of Custom transforms",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stats:
     """Counts and times of all loops over a loader since it was made.
 
+    loops            : number of loops
     batches, samples : number that the consumer got
     skipped          : number of samples that failed and were left out
     seconds          : duration of all loops, including the consumer's work
     wait_seconds     : part of `seconds` in which the consumer waited for batches
+    start_seconds    : part of `wait_seconds` in which it waited for the first batch of
+        a loop, for which threads start, and kernels are compiled or loaded
     wait_median, wait_p99 : median and 99th percentile of the waits for the last 4,096
         batches, in seconds
     ready            : mean number of batches that were ready when the consumer asked
@@ -46,11 +58,13 @@ class Stats:
         of files that it has mapped; None if the system does not report it
     """
 
+    loops: int
     batches: int
     samples: int
     skipped: int
     seconds: float
     wait_seconds: float
+    start_seconds: float
     wait_median: float
     wait_p99: float
     ready: float
@@ -86,11 +100,23 @@ class Stats:
                 f"time, and the threads are busy for {self.busy:.0%} of theirs."
             )
         waits = f"The consumer waits for {fraction:.0%} of its time"
-        if self.disk_reads and self.disk_reads > self.batches:
+        if self.is_cold:
             return (
                 f"{waits}, because the store is read from the disk: "
-                f"{self.disk_reads / self.batches:.0f} reads for each batch. It will "
-                "be faster once the store is in memory, if it fits."
+                f"{self.disk_reads_per_batch:.0f} reads for each batch. It will be "
+                "faster once the store is in memory, if it fits."
+            )
+        if self.starts_often:
+            return (
+                f"{waits}, mostly for the first batch of a loop, for which threads "
+                "start and kernels are loaded. Loops of more batches (now "
+                f"{self.batches / self.loops:.0f} on average) wait less."
+            )
+        if self.ready > MOSTLY_READY * self.prefetch:
+            return (
+                f"{waits}, though {self.ready:.1f} of {self.prefetch} batches are "
+                "ready on average: some batches take much longer than others. A larger "
+                "prefetch evens that out."
             )
         if self.busy < FULLY_BUSY:
             return (
@@ -98,25 +124,45 @@ class Stats:
                 "other work occupies the cores or Python's interpreter lock. Larger "
                 "batches need the lock less often."
             )
-        stage = max(self.stages, key=self.stages.__getitem__)
-        fraction = self.stages[stage] / sum(self.stages.values())
-        work = {
-            "read": "decompressing (stores built without --compress need none)",
-            "image": "reading and scaling images",
-            "mask": "making masks",
-            "custom": "functions of Custom transforms",
-        }[stage]
+        stage, fraction = self.longest_stage
         more = (
             f"; threads={usable_cores()} would use all cores"
             if self.threads < usable_cores()
             else ""
         )
         return (
-            f"{waits}, for threads that spend {fraction:.0%} of theirs on {work}{more}."
+            f"{waits}, for threads that spend {fraction:.0%} of theirs on "
+            f"{WORK[stage]}{more}."
         )
 
+    @property
+    def disk_reads_per_batch(self) -> float:
+        """Number of times that the process waited for the disk, for each batch."""
+        return (self.disk_reads or 0) / self.batches if self.batches else 0.0
+
+    @property
+    def is_cold(self) -> bool:
+        """Whether the disk is read more than once for each batch."""
+        return self.disk_reads_per_batch > 1
+
+    @property
+    def starts_often(self) -> bool:
+        """Whether the consumer waits mostly because loops start.
+
+        If the threads are always busy, their work takes the time; except in the first
+        loop, which may compile kernels.
+        """
+        is_work = self.loops > 1 and self.busy >= FULLY_BUSY
+        return self.start_seconds > self.wait_seconds / 2 and not is_work
+
+    @property
+    def longest_stage(self) -> tuple[str, float]:
+        """The stage that takes the threads longest, and its share of their work."""
+        stage = max(self.stages, key=self.stages.__getitem__)
+        total = sum(self.stages.values())
+        return stage, self.stages[stage] / total if total else 0.0
+
     def __str__(self) -> str:
-        stages = ", ".join(f"{n} {s:.2f} s" for n, s in self.stages.items())
         lines = [
             f"{self.samples_per_second:,.0f} samples/s: {self.samples:,} samples in "
             f"{self.batches:,} batches in {self.seconds:.2f} s",
@@ -125,20 +171,31 @@ class Stats:
             f"{self.wait_p99 * 1e3:.2f} ms",
             f"{self.ready:.1f} of {self.prefetch} batches were ready on average when "
             "the consumer asked for one",
-            f"{self.threads} threads, busy for {self.busy:.0%}: {stages}",
+            *self.work_lines(),
+            self.bottleneck,
+        ]
+        return "\n".join(lines)
+
+    def work_lines(self) -> list[str]:
+        """Return lines on what the threads did, on memory and on skipped samples."""
+        stages = ", ".join(f"{n} {s:.2f} s" for n, s in self.stages.items())
+        noun = "thread" if self.threads == 1 else "threads"
+        return [
+            f"{self.threads} {noun}, busy for {self.busy:.0%}: {stages}",
             f"memory: batches {_megabytes(self.buffer_bytes)}, process "
             f"{_megabytes(self.anonymous_bytes)} of its own and "
             f"{_megabytes(self.mapped_bytes)} of mapped files",
             *([f"{self.skipped} samples skipped"] if self.skipped else []),
-            self.bottleneck,
         ]
-        return "\n".join(lines)
 
 
 class Counters:
     """Sums of counts and times, for `Stats`; only threads of consumers change them."""
 
     def __init__(self) -> None:
+        self._loops = 0
+        self._is_start = False
+        self._start_seconds = 0.0
         self._batches = 0
         self._samples = 0
         self._ready = 0
@@ -154,6 +211,8 @@ class Counters:
     def start_loop(self) -> None:
         """Note the time at which a loop starts."""
         self._since = perf_counter()
+        self._loops += 1
+        self._is_start = True
 
     def add_batch(self, samples: int) -> None:
         """Add a batch, unless it has 0 samples, and the time since the last call."""
@@ -171,6 +230,9 @@ class Counters:
     def add_wait(self, seconds: float, ready: int) -> None:
         """Add a wait for a batch, and the number of batches ready when it started."""
         self._wait_seconds += seconds
+        if self._is_start:
+            self._start_seconds += seconds
+            self._is_start = False
         self._waits.append(seconds)
         self._ready += ready
 
@@ -197,11 +259,13 @@ class Counters:
         faults = major_faults()
         own, mapped = resident_memory()
         return Stats(
+            loops=self._loops,
             batches=self._batches,
             samples=self._samples,
             skipped=skipped,
             seconds=self._seconds,
             wait_seconds=self._wait_seconds,
+            start_seconds=self._start_seconds,
             wait_median=median,
             wait_p99=p99,
             ready=self._ready / max(self._batches, 1),
