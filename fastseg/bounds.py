@@ -29,6 +29,10 @@ MAX_INTEGER_DIGITS = 15
 # float32, which ends at 3e38.
 MAX_DECIMAL = 1e20
 
+# Spacing along one axis of an image that is turned in millimetres, in units of that
+# along the other. Known pixels are up to some ten times as long as wide.
+MAX_SPACING_RATIO = 1000
+
 # Bytes of a UID (PS3.5 9.1).
 MAX_UID_BYTES = 64
 

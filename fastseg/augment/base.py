@@ -2,9 +2,9 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,6 +75,11 @@ class Transform:
     def __post_init__(self) -> None:
         set_field(self, "p", check_number(self, "p", self.p, 0.0, 1.0))
 
+    @property
+    def needs_ratio(self) -> bool:
+        """Whether it depends on the shape of pixels, the ratio of their sides."""
+        return False
+
     def draw(self, uniforms: Uniforms) -> Values:
         """Return the random parameters of b samples, each an array (b,), by name.
 
@@ -92,6 +97,11 @@ class Transform:
         """Return the name and all options, for JSON."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {"name": type(self).__name__, **values}
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any]) -> Self:
+        """Return the transform whose `as_dict` has these options besides its name."""
+        return cls(**options)
 
     def identity(self) -> dict[str, Any]:
         """Return what identifies the transform in the state of a loader, for JSON."""

@@ -87,7 +87,8 @@ class Compose:
 def from_dict(given: Mapping[str, Any]) -> Compose:
     """Return the Compose that `Compose.as_dict` turned into a dict.
 
-    The dict may have been written to JSON and read again, so that tuples are lists.
+    The dict may have been written to JSON and read again, so that tuples are lists. An
+    option that is left out has its default, except "in_mm" of an Affine: False.
 
     Raises OptionError if the dict is invalid.
     """
@@ -104,7 +105,9 @@ def from_dict(given: Mapping[str, Any]) -> Compose:
             raise OptionError(one_of("transform", name, _TRANSFORMS))
     try:
         transforms = [
-            _TRANSFORMS[name](**{key: _tuples(value) for key, value in step.items()})
+            _TRANSFORMS[name].from_options(
+                {key: _tuples(value) for key, value in step.items()}
+            )
             for name, step in zip(names, steps, strict=True)
         ]
         return Compose(transforms, **options)
@@ -115,10 +118,14 @@ def from_dict(given: Mapping[str, Any]) -> Compose:
 
 
 def light() -> Compose:
-    """Return small rotations, scalings and shifts, and slight changes of intensity."""
+    """Return small rotations, scalings and shifts, and slight changes of intensity.
+
+    Rotations are in pixels, see `in_mm` of Affine.
+    """
     return Compose(
         [
             Affine(
+                in_mm=False,
                 rotate=(-15, 15),
                 scale=(0.9, 1.1),
                 translate_x=(-0.05, 0.05),
@@ -142,11 +149,13 @@ def standard() -> Compose:
     probabilities per channel are probabilities per image. A blur has one sigma, not one
     per axis. Labels are drawn again from the contours, or taken from the nearest pixel,
     not interpolated. Outside the image, values are `pad_value`. Nothing is cropped.
+
+    Rotations are in pixels, as in nnU-Net (`in_mm=False` of Affine).
     """
     return Compose(
         [
-            Affine(rotate=(-180, 180), p=0.2),
-            Affine(scale=(0.7, 1.4), p=0.2),
+            Affine(rotate=(-180, 180), in_mm=False, p=0.2),
+            Affine(scale=(0.7, 1.4), in_mm=False, p=0.2),
             Flip(axis="horizontal"),
             Flip(axis="vertical"),
             Noise(std=(0, 0.1), p=0.1),

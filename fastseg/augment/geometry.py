@@ -1,8 +1,9 @@
 """Geometric transforms: they move pixels and contours."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,8 +25,8 @@ from fastseg.augment.base import (
     set_ranges,
     set_symmetric,
 )
-from fastseg.augment.mapping import Mappings
-from fastseg.bounds import MAX_GRID_CELLS
+from fastseg.augment.mapping import Mappings, pixel_ratios
+from fastseg.bounds import MAX_GRID_CELLS, MAX_SPACING_RATIO
 from fastseg.errors import OptionError, is_single, whole_number
 
 # The public transforms of this module; `Compose` takes those that are listed here.
@@ -52,11 +53,19 @@ class Affine(GeometricTransform):
         move the top to the right
     translate_x      : fraction of the image's width, positive to the right
     translate_y      : fraction of the image's height, positive down
+    in_mm            : whether angles are those in millimetres (default): a rotation
+        is then rigid also where pixels are not square. If False, pixels count as
+        squares
     p                : probability, by default 1
 
-    All but p are a range or a single number; the defaults change nothing. A single
-    number n means (-n, n) for rotate, shear and the translations, and a constant for
-    the scales. Scales are uniform in their logarithm, the others are uniform.
+    All but in_mm and p are a range or a single number; the defaults change nothing. A
+    single number n means (-n, n) for rotate, shear and the translations, and a constant
+    for the scales. Scales are uniform in their logarithm, the others are uniform.
+
+    The spacing is that of the image after the transforms before this one: Resample and
+    Resize change it, Rot90 swaps it. Where the store has none, its pixels count as
+    squares. Scales and translations are the same with both values of in_mm. As a dict,
+    an Affine without "in_mm" has False.
     """
 
     rotate: float | Range = 0.0
@@ -66,6 +75,7 @@ class Affine(GeometricTransform):
     shear: float | Range = 0.0
     translate_x: float | Range = 0.0
     translate_y: float | Range = 0.0
+    in_mm: bool = True
 
     draws: ClassVar[int] = 8
 
@@ -74,6 +84,28 @@ class Affine(GeometricTransform):
         set_symmetric(self, math.inf, "rotate", "translate_x", "translate_y")
         set_symmetric(self, 80.0, "shear")
         set_ranges(self, 1e-3, 1e3, "scale", "scale_x", "scale_y")
+        set_flags(self, "in_mm")
+
+    @property
+    def needs_ratio(self) -> bool:
+        """Whether it turns or shears in millimetres."""
+        return self.in_mm and [self.rotate, self.shear] != [(0.0, 0.0), (0.0, 0.0)]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the name and all options, for JSON; "in_mm" only if it is set.
+
+        So what was stored before there was this option, in files and in the states of
+        loaders, means the same as ever.
+        """
+        values = Transform.as_dict(self)
+        if not self.in_mm:
+            del values["in_mm"]
+        return values
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any]) -> Self:
+        """Return the transform of `as_dict`; "in_mm" is False if it is not there."""
+        return cls(**{"in_mm": False, **options})
 
     def draw(self, uniforms: Uniforms) -> Values:
         """Return "on", and a parameter for each field by its name."""
@@ -86,7 +118,11 @@ class Affine(GeometricTransform):
         return values
 
     def extend(self, mappings: Mappings, values: Values) -> None:
-        """Undo the shift, the rotation, the shear, and the scale; y points down."""
+        """Undo the shift, the rotation, the shear, and the scale; y points down.
+
+        Raises OptionError if an image is turned or sheared in millimetres, and one of
+        its spacings is more than MAX_SPACING_RATIO times the other.
+        """
         angle = np.radians(values["rotate"])
         tilt = np.tan(np.radians(values["shear"]))
         cos = np.cos(angle)
@@ -98,6 +134,12 @@ class Affine(GeometricTransform):
         matrix[:, 0, 1] = (tilt * cos - sin) / scale_x
         matrix[:, 1, 0] = sin / scale_y
         matrix[:, 1, 1] = cos / scale_y
+        if self.needs_ratio:
+            # From pixels to millimetres, and back after the rotation; exactly 1 if both
+            # spacings are equal.
+            ratio = _pixel_ratios(mappings)
+            matrix[:, 0, 1] *= ratio
+            matrix[:, 1, 0] /= ratio
         x = (mappings.width - 1) / 2
         y = (mappings.height - 1) / 2
         moved_x = x + values["translate_x"] * mappings.width
@@ -106,6 +148,21 @@ class Affine(GeometricTransform):
             mapped = matrix[:, axis, 0] * moved_x + matrix[:, axis, 1] * moved_y
             matrix[:, axis, 2] = centre - mapped
         mappings.compose(matrix, values["on"])
+
+
+def _pixel_ratios(mappings: Mappings) -> NDArray[np.float64]:
+    """Return how many times as high as wide pixels are, or raise OptionError."""
+    ratios = pixel_ratios(mappings.spacing_mm)
+    valid = (ratios >= 1 / MAX_SPACING_RATIO) & (ratios <= MAX_SPACING_RATIO)
+    if not valid.all():
+        first = int(np.argmin(valid))
+        raise OptionError(
+            f"Affine: sample {mappings.samples[first]} has pixels of "
+            f"{mappings.spacing_mm[first].tolist()} mm at this step, expected one side "
+            f"to be at most {MAX_SPACING_RATIO} times the other; leave the sample out "
+            "if its spacing is wrong, or use in_mm=False"
+        )
+    return ratios
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -384,7 +441,7 @@ class Resample(GeometricTransform):
         Raises OptionError if the spacing of a sample is unknown, or its image would
         have too many pixels or less than half of one.
         """
-        unknown = np.flatnonzero(~np.isfinite(mappings.spacing_mm).all(axis=1))
+        unknown = np.flatnonzero(~mappings.has_spacing)
         if unknown.size:
             raise OptionError(
                 f"Resample: spacing_mm is {self.spacing_mm}, but sample "

@@ -21,6 +21,17 @@ Matrices = NDArray[np.float64]
 EXTRA_CONTROL_POINTS = 4
 
 
+def pixel_ratios(spacing_mm: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return how many times as high as wide pixels are, float64 (b,); 1 if unknown.
+
+    spacing_mm : float64 (b, 2), between rows and between columns, NaN if unknown
+    """
+    rows, columns = spacing_mm.T
+    with np.errstate(all="ignore"):
+        ratios: NDArray[np.float64] = rows / columns
+    return np.where(np.isnan(ratios), 1.0, ratios)
+
+
 class MappingArrays(NamedTuple):
     """The mappings of b samples, as the kernels take them.
 
@@ -45,7 +56,9 @@ class Mappings:
 
     samples       : int64 (b,), indices in the store
     height, width : int64 (b,), pixels
-    spacing_mm    : float64 (b, 2), between rows and between columns
+    spacing_mm    : float64 (b, 2), between rows and between columns; where the store
+        has none, as if its pixels were squares of 1 mm
+    has_spacing   : bool (b,), whether the store has a spacing
     boxes         : function that returns the bounding boxes of a class in the original
         images, (b, 4): top, left, bottom, right; the last two are one pixel beyond
     outer, inner  : float64 (b, 3, 3); without a bend, inner is the identity
@@ -62,11 +75,17 @@ class Mappings:
         spacing_mm: NDArray[np.float64],
         boxes: Callable[[str], NDArray[Any]],
     ):
-        """Take the original images: sizes is int64 (b, 2), height and width."""
+        """Take the original images.
+
+        sizes      : int64 (b, 2), height and width
+        spacing_mm : float64 (b, 2), NaN if unknown
+        """
         self.samples = samples
         self.height = sizes[:, 0]
         self.width = sizes[:, 1]
-        self.spacing_mm = spacing_mm
+        rows, columns = spacing_mm.T
+        self.has_spacing = np.isfinite(rows) & np.isfinite(columns)
+        self.spacing_mm = np.where(self.has_spacing[:, None], spacing_mm, 1.0)
         self.boxes = boxes
         self.outer = self.inner = self.matrix = self.identities()
         self.bent = False

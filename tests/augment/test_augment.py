@@ -56,6 +56,19 @@ def test_transforms_survive_json(compose):
     assert augment.from_dict(json.loads(text)) == compose
 
 
+def test_an_affine_without_in_mm_in_json_counts_pixels():
+    """JSON from before the option means the same, and presets write what they did."""
+    assert Affine() == Affine(in_mm=True)
+    assert Affine().as_dict()["in_mm"] is True
+    old = {"transforms": [{"name": "Affine", "rotate": [-5, 5]}]}
+    assert augment.from_dict(old) == Compose([Affine(rotate=5, in_mm=False)])
+    for make in augment.PRESETS.values():
+        assert "in_mm" not in json.dumps(make().as_dict())
+        affines = [step for step in make() if isinstance(step, Affine)]
+        assert affines
+        assert not any(step.in_mm for step in affines)
+
+
 def test_transforms_are_frozen():
     """Setting a field raises, so that a loader's transforms cannot change."""
     for step in EACH:
@@ -100,6 +113,7 @@ def test_drawn_parameters_lie_in_their_range(step):
             lambda: Affine(rotate=np.nan),
             "Affine: rotate is nan, expected a finite number",
         ),
+        (lambda: Affine(in_mm="no"), "Affine: in_mm is 'no', expected True or False"),
         (lambda: Flip(p=1.5), "Flip: p is 1.5, expected 0 to 1"),
         (lambda: Flip(p=-0.1), "Flip: p is -0.1"),
         (lambda: Flip(axis="x"), "Flip: axis is 'x', expected one of 'horizontal'"),

@@ -165,6 +165,107 @@ def test_affine_equals_its_definition(angle, scale, scale_x, shear, shift):
     assert_allclose(map_to_image(mapping, 0, moved), points, atol=1e-9)
 
 
+QUARTER = {"on": np.array([True]), "quarters": np.array([1])}
+
+
+@pytest.mark.parametrize(
+    ("before", "spacing", "expected"),
+    [
+        ([], (0.5, 1.0), (0.5, 1.0)),
+        ([], (1.0, 0.3), (1.0, 0.3)),
+        ([Resample(spacing_mm=(0.4, 2.0))], (0.5, 1.0), (0.4, 2.0)),
+        ([Resize(size=(20, 15))], (0.5, 1.0), (1.0, 4.0)),
+        ([Rot90()], (0.5, 1.0), (1.0, 0.5)),
+        ([Resize(size=(20, 15)), Rot90()], (0.5, 1.0), (4.0, 1.0)),
+        ([Rot90(), Resize(size=(20, 15))], (0.5, 1.0), (3.0, 4 / 3)),
+        ([Flip(p=1), Crop(size=(10, 30))], (0.5, 1.0), (0.5, 1.0)),
+        ([], (np.nan, np.nan), (1, 1)),
+        ([Resize(size=(20, 15))], (np.nan, np.nan), (2, 4)),
+        ([Rot90()], (np.nan, 1.0), (1, 1)),
+    ],
+)
+@pytest.mark.parametrize("in_mm", [True, False])
+def test_a_rotation_is_rigid_in_millimetres(before, spacing, expected, in_mm):
+    """It turns lengths in mm of the image before it; else, of pixels as squares."""
+    degrees = 30
+    step = Affine(rotate=(degrees, degrees), in_mm=in_mm)
+    mapping = originals((40, 60), spacing=spacing)
+    random = np.random.default_rng(1)
+    for other in before:
+        drawn = other.draw(random.random((1, other.draws)))
+        other.extend(mapping, QUARTER if isinstance(other, Rot90) else drawn)
+    assert_allclose(mapping.spacing_mm, [expected])
+    start = mapping.outer[0]
+    step.extend(mapping, step.draw(random.random((1, step.draws))))
+    assert_allclose(mapping.spacing_mm, [expected])
+    turn = (np.linalg.inv(start) @ mapping.outer[0])[:2]
+    height, width = mapping.height[0], mapping.width[0]
+    rows, columns = expected if in_mm else (1, 1)
+    points = pixels(height, width)
+    before_mm, after_mm = (
+        (x - (width - 1) / 2) * columns + 1j * (y - (height - 1) / 2) * rows
+        for x, y in (turn @ np.column_stack([points, np.ones(len(points))]).T, points.T)
+    )
+    # y points down, so that a positive angle is clockwise in these numbers.
+    assert_allclose(after_mm, before_mm * np.exp(-1j * np.radians(degrees)), atol=1e-9)
+
+
+@given(
+    st.floats(-180, 180),
+    st.floats(0.5, 2),
+    st.floats(0.5, 2),
+    st.floats(-40, 40),
+    st.floats(-0.5, 0.5),
+    st.floats(-2, 2),
+)
+def test_an_affine_in_mm_equals_its_definition(angle, scale, scale_x, shear, shift, k):
+    """It is that of an image with square pixels of the same size in millimetres."""
+    options = {"rotate": (angle, angle), "scale": scale, "scale_x": scale_x}
+    step = Affine(**options, shear=(shear, shear), translate_x=(shift, shift))
+    spacing = 10.0**k, 1.0
+    mapping, _ = mapping_of([step], originals((40, 61), spacing=spacing))
+    square, _ = mapping_of([step], originals((61, 61)))
+    # Both are 61 pixels wide, the shift is the same fraction of it.
+    to_mm = np.diag([1, 10.0**k, 1])
+    to_mm[1, 2] = 30 - 19.5 * 10.0**k
+    expected = np.linalg.inv(to_mm) @ square.outer[0] @ to_mm
+    assert_allclose(mapping.outer[0], expected, atol=1e-9 / 10.0 ** min(k, 0))
+
+
+@pytest.mark.parametrize("spacing", [(0.7, 0.7), (np.nan, np.nan), (np.nan, 2.0)])
+def test_equal_and_unknown_spacings_change_no_bit(spacing):
+    """in_mm has no effect, also after transforms that leave pixels square."""
+    options = {"rotate": 90, "shear": 20, "scale": (0.7, 1.4), "translate_y": 0.2}
+    before = [Rot90(p=0.5), Resize(size=(20, 30))]
+    if np.isfinite(spacing[0]):
+        before.append(Resample(spacing_mm=0.9))
+    both = [
+        mapping_of(
+            [*before, Affine(**options, in_mm=in_mm)],
+            originals(*[(40, 60)] * 5, spacing=spacing),
+            seed=3,
+        )[0]
+        for in_mm in (True, False)
+    ]
+    # A turned image gets pixels that are no squares from the Resize.
+    square = both[0].spacing_mm[:, 0] == both[0].spacing_mm[:, 1]
+    assert square.any()
+    assert_array_equal(both[0].outer[square], both[1].outer[square])
+
+
+def test_pixels_of_absurd_shape_are_not_turned_in_mm():
+    """The error names the sample; scales need no spacing, and in_mm=False none."""
+    turn = Affine(rotate=5)
+    for spacing in ((1000.5, 1), (1, 1000.5), (1e20, 1e-300), (1e-300, 1e20)):
+        mapping = originals((9, 9), spacing=spacing)
+        with pytest.raises(
+            OptionError, match=r"Affine: sample 0 .* at most 1000 times"
+        ):
+            mapping_of([turn], mapping)
+        mapping_of([Affine(scale=(0.5, 2)), Affine(shear=5, in_mm=False)], mapping)
+    mapping_of([turn], originals((9, 9), spacing=(1000, 1)))
+
+
 def test_a_rotation_by_90_degrees_equals_rot90():
     """Affine and Rot90 turn in the same direction."""
     turned, _ = mapping_of([Affine(rotate=(90, 90))], originals((9, 9)))

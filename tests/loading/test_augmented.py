@@ -4,6 +4,7 @@ import json
 
 import numba
 import numpy as np
+import pydicom
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
@@ -122,6 +123,62 @@ def test_exact_labels_are_the_filled_moved_contours(sample_study, tmp_path, edge
                 assert_array_equal((batch.mask[k] >> bit) & 1, expected)
 
 
+def with_spacing(study, path, spacings):
+    """Build a store of a study whose first images have other spacings, and open it.
+
+    spacings : of the first images, the last one of all others
+    """
+    files = sorted(study.rglob("*.dcm"))
+    for k, file in enumerate(files):
+        header = pydicom.dcmread(file)
+        header.PixelSpacing = list(spacings[min(k, len(spacings) - 1)])
+        header.save_as(file)
+    return fastseg.open(fastseg.build(fastseg.link(study), path).path)
+
+
+def test_an_image_of_unequal_spacing_is_turned_in_millimetres(study, tmp_path):
+    """Labels are the contours turned in mm, also by the params of another store."""
+    steps = [Affine(rotate=(-170, 170))]
+    options = {"augment": steps, "batch_size": 4, "masks": "bits", "size": 64}
+    equal = fastseg.open(fastseg.build(fastseg.link(study), tmp_path / "old.h5").path)
+    other = Loader(equal, return_params=True, shuffle=False, **options)
+    store = with_spacing(study, tmp_path / "new.h5", [(0.5, 1.0)])
+    batch = next(iter(other))
+    again = Loader(store, **options).replay(batch.params)
+    assert again.mask.any()
+    for k, index in enumerate(batch.index.tolist()):
+        angle = np.radians(batch.params["steps"][0]["rotate"][k])
+        sample = store[index]
+        centre = (np.array(sample.image.shape)[::-1] - 1) / 2
+        for bit, name in enumerate(store.classes):
+            rings = []
+            for ring in sample.contours.get(name, []):
+                x, y = ((ring - centre) * (1.0, 0.5)).T
+                turned = (x + 1j * y) * np.exp(-1j * angle)
+                rings.append(
+                    np.column_stack([turned.real, turned.imag / 0.5])
+                    + centre
+                    + (64 - np.array(sample.image.shape)[::-1]) // 2
+                )
+            expected = np.zeros((64, 64), bool)
+            if rings:
+                expected = fastseg.rasterize(rings, (64, 64), edges="closed")
+            assert_array_equal((again.mask[k] >> bit) & 1, expected)
+
+
+def test_a_sample_with_pixels_of_absurd_shape_is_refused_at_once(study, tmp_path):
+    """The Loader names it; steps that do not depend on the spacing take it."""
+    store = with_spacing(study, tmp_path / "heart.h5", [(0.5, 1.0), (1, 9e9), (1, 1)])
+    (wrong,) = np.flatnonzero(store.items["spacing_mm"][:, 1] == 9e9).tolist()
+    options = {"size": 32, "batch_size": 2}
+    with pytest.raises(OptionError, match=rf"Affine: sample {wrong} has pixels of .*9"):
+        Loader(store, augment=[Affine(rotate=3)], **options)
+    for steps in ("light", [Affine(rotate=3, in_mm=False)], [Affine(scale=2)]):
+        Loader(store, augment=steps, **options)
+    indices = np.delete(np.arange(len(store)), wrong)
+    Loader(store, augment=[Affine(rotate=3)], indices=indices, **options)
+
+
 def dice(first, second):
     return 2 * (first & second).sum() / (first.sum() + second.sum())
 
@@ -205,6 +262,20 @@ def test_a_resumed_loop_continues_its_augmentation(store):
     for changed in ({"augment": "light", "size": (72, 64)}, {"labels": "nearest"}):
         with pytest.raises(StateError, match="augment is"):
             Loader(store, **{**options, **changed}).load_state_dict(state)
+
+
+def test_a_state_without_in_mm_is_one_of_pixels(store):
+    """States from before the option resume with in_mm=False, and not in millimetres."""
+    options = {"batch_size": 5, "size": 64}
+    pixels, millimetres = (
+        Loader(store, augment=[Affine(rotate=9, in_mm=in_mm)], **options)
+        for in_mm in (False, True)
+    )
+    state = pixels.state_dict()
+    assert "in_mm" not in json.dumps(state)
+    pixels.load_state_dict(state)
+    with pytest.raises(StateError, match="'in_mm': True"):
+        millimetres.load_state_dict(state)
 
 
 def test_a_batch_is_replayed_from_its_params(store):
