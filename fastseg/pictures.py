@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fastseg import __version__
 from fastseg.augment import Compose, Transform, as_compose
+from fastseg.augment.mapping import pixel_ratios
+from fastseg.bounds import MAX_SPACING_RATIO
 from fastseg.colours import colour_of, rgb_of
 from fastseg.errors import OptionError, missing_extra
 from fastseg.escapes import escaped
@@ -69,7 +72,8 @@ def show(
     """Draw random samples, one in each row, and return the picture's path.
 
     The columns are the image, its mask, the segmented image (darker where no class
-    is) and the image with its contours.
+    is) and the image with its contours. Lengths are those in millimetres: a pixel is as
+    much higher than wide as the spacing says, and a square if it is unknown.
 
     output  : path of the picture; the suffix sets the format (.png, .pdf, .svg)
     count   : number of samples; all samples if the store has fewer
@@ -147,8 +151,16 @@ def _draw_sample(axes: Any, store: Store, sample: Sample) -> None:
     segmented = np.where(covered[..., None], 0.55, 0.3) * grey[..., None]
     segmented = np.where(covered[..., None], segmented + 0.45 * mask, segmented)
     pictures = (grey, mask, segmented, grey)
+    aspect = _aspect(store.items["spacing_mm"][[sample.index]])
     for axis, picture in zip(axes, pictures, strict=True):
-        axis.imshow(picture, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        axis.imshow(
+            picture,
+            cmap="gray",
+            vmin=0,
+            vmax=1,
+            interpolation="nearest",
+            aspect=aspect,
+        )
     _draw_contours(axes[3], store, sample.contours)
 
 
@@ -174,14 +186,24 @@ def _draw_versions(
         image = np.empty((1, *preprocessing.image_shape), np.float32)
         mask = np.empty((1, *preprocessing.mask_shape), preprocessing.mask_dtype)
         preprocessing.fill(chosen, image, mask, epoch)
+        drawn = preprocessing.draw(chosen, epoch)
+        mappings = preprocessing.find_mappings(chosen, drawn)
         axis.imshow(
             image[0, 0],
             cmap="gray",
             vmin=black,
             vmax=white if white > black else black + 1,
             interpolation="nearest",
+            aspect=_aspect(mappings.spacing_mm),
         )
         _draw_contours(axis, store, preprocessing.contours(index, epoch))
+
+
+def _aspect(spacing_mm: NDArray[np.float64]) -> float:
+    """Return how many times as high as wide a pixel is drawn; spacing_mm is (1, 2)."""
+    ratio = float(pixel_ratios(spacing_mm)[0])
+    # Beyond, the spacing is wrong, and one side of the picture would vanish.
+    return min(max(ratio, 1 / MAX_SPACING_RATIO), MAX_SPACING_RATIO)
 
 
 def _draw_contours(axis: Any, store: Store, contours: Mapping[str, Any]) -> None:

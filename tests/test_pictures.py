@@ -13,6 +13,7 @@ from numpy.testing import assert_array_equal
 
 import fastseg
 from fastseg import make_phantom, show
+from fastseg.augment import Resize, Rot90
 from fastseg.errors import MissingExtraError, OptionError
 from fastseg.pictures import _grey
 
@@ -68,6 +69,28 @@ def test_another_seed_chooses_other_samples(store, tmp_path):
     assert chosen[0] == chosen[2]
     assert set(chosen[0]) != set(chosen[1])
     assert len(set(chosen[0])) == len(set(chosen[1])) == 4
+
+
+@pytest.mark.parametrize(
+    ("steps", "ratios"),
+    [
+        (None, {0.5}),
+        ([Resize(size=(20, 80))], {0.5}),
+        ([Rot90()], {0.5, 2.0}),
+    ],
+)
+def test_pictures_show_millimetres(tmp_path, steps, ratios):
+    """Square images of 1 by 2 mm are half as high as wide, turned ones twice."""
+    study = make_phantom(tmp_path / "study", **SMALL)
+    for path in study.rglob("*.dcm"):
+        header = pydicom.dcmread(path)
+        header.PixelSpacing = [1, 2]
+        header.save_as(path)
+    text = show(build(study), tmp_path / "a.svg", count=1, augment=steps).read_text()
+    sizes = re.findall(r'<image[^>]* width="([\d.]+)" height="([\d.]+)"', text)
+    # The sizes are rounded to pixels of the picture.
+    assert {round(float(height) / float(width), 1) for width, height in sizes} == ratios
+    assert len(sizes) == (4 if steps is None else 7)
 
 
 def test_a_store_without_classes_is_drawn(store, tmp_path):
