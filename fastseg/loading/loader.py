@@ -264,10 +264,8 @@ class Loader:
 
     def __iter__(self) -> Iterator[Batch]:
         self.store.check()
-        epoch, first = self._start
         self._position = self._start
-        self._start = (epoch + 1, 0)
-        return self._run(epoch, first)
+        return self._run()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state from which `load_state_dict` resumes, a dict for JSON.
@@ -355,8 +353,14 @@ class Loader:
     def __setstate__(self, positions: Any) -> None:
         self._start, self._position = positions
 
-    def _run(self, epoch: int, first: int) -> Generator[Batch, None, None]:
-        """Yield the batches of an epoch, from batch number `first` on."""
+    def _run(self) -> Generator[Batch, None, None]:
+        """Yield the batches of the next epoch, from the one on at which it starts.
+
+        The epoch is used up when its first batch is asked for: Lightning calls `iter`
+        twice before it trains, and drops the first iterator.
+        """
+        epoch, first = self._position = self._start
+        self._start = (epoch + 1, 0)
         queue = BatchQueue(self.preprocessing, self._pool, self.threads, self._counters)
         pools = self._worker_pools
         pools.add(weakref.ref(queue.workers, pools.discard))

@@ -105,6 +105,24 @@ def test_states_before_between_and_after_loops(store):
     assert loader.epoch == 8
 
 
+def test_an_iterator_that_is_dropped_uses_up_no_epoch(store):
+    """The epoch begins with its first batch, as it was set or loaded until then."""
+    loader = Loader(store, size=SIZE, batch_size=5)
+    expected = epochs(Loader(store, size=SIZE, batch_size=5), 2)
+    dropped, first = iter(loader), iter(loader)
+    assert (loader.epoch, loader.state_dict()["batch"]) == (0, 0)
+    got = [next(first)]
+    state = loader.state_dict()
+    got += [*first, *dropped]
+    assert_same(got, expected)
+    late = iter(loader)
+    loader.load_state_dict(state)
+    assert_same(late, expected[1 : len(loader)])
+    for batches in zip(loader, loader, strict=True):
+        assert not np.array_equal(*(batch.index for batch in batches))
+    assert loader.epoch == 3
+
+
 def test_a_state_fits_all_ranks(store):
     """A rank that loads the state of another one continues at the same batch."""
     options = {"batch_size": 4, "size": SIZE, "world_size": 2}
