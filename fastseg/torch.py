@@ -13,21 +13,31 @@ wider unsigned integers.
 
 import operator
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass, field
+from operator import methodcaller
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastseg.errors import OptionError, missing_extra, refuse_renamed, true_or_false
-from fastseg.loading.batches import Batch
+from fastseg.errors import (
+    OptionError,
+    missing_extra,
+    refuse_renamed,
+    true_or_false,
+    whole_number,
+)
+from fastseg.escapes import escaped
+from fastseg.loading.augmented import AugmentedPreprocessing
+from fastseg.loading.batches import ARRAYS, Batch, BatchAccess, thumbnails
 from fastseg.loading.format import BatchFormat
 from fastseg.loading.loader import Loader
+from fastseg.loading.orders import check_seed
 from fastseg.loading.preprocessing import Preprocessing, warn_of_missing
 from fastseg.loading.stats import Stats
+from fastseg.notebook import MAX_SAMPLES, as_html
 from fastseg.paths import StrPath
 from fastseg.store.reader import Store, open_store
 from fastseg.store.selection import check_indices
@@ -35,6 +45,7 @@ from fastseg.store.selection import check_indices
 try:
     import torch
     import torch.utils.data
+    from torch.utils import _pytree
 except ModuleNotFoundError as exc:
     raise missing_extra("fastseg.torch", "torch") from exc
 
@@ -46,14 +57,20 @@ class Dataset(torch.utils.data.Dataset):  # type: ignore[misc]
 
     store   : a store, as `fastseg.open` returns it, or the path of one
     indices : indices of the samples in the store, by default all
-    options : those of images and masks of `Loader`
+    seed    : of augmentation, 0 to 2**64 - 1
+    options : those of images and masks of `Loader`, and its `augment` and `labels`
 
     `dataset[i]` is (image, mask), two tensors: image has shape (1, h, w), the shape of
     mask depends on `masks`. The sample's index in the store is `dataset.indices[i]`.
     DataLoader loads whole batches with one call, unless a subclass defines
     `__getitem__`. A dataset can be pickled and forked: a forked worker shares the
-    mapped file, a spawned one maps it again. A dataset has no `augment`, because it
-    does not know the epoch; use a Loader.
+    mapped file, a spawned one maps it again.
+
+    What `augment` draws for a sample is a function of (seed, epoch, sample), the same
+    as in a Loader, whichever worker loads it. `set_epoch` sets the epoch, for all
+    workers. If it is never called, each sample's own n-th loading counts as epoch n,
+    from 0: that is the epoch if each is loaded once per epoch by workers of one
+    dataset. Several processes (ranks) do not count together, and call `set_epoch`.
 
     Raises OptionError or UnknownClassError for arguments that are invalid or do not fit
     the store.
@@ -65,6 +82,7 @@ class Dataset(torch.utils.data.Dataset):  # type: ignore[misc]
         store: Store | StrPath,
         *,
         indices: ArrayLike | None = None,
+        seed: int = 0,
         **options: Any,
     ):
         self.store = store if isinstance(store, Store) else open_store(store)
@@ -74,13 +92,21 @@ class Dataset(torch.utils.data.Dataset):  # type: ignore[misc]
                 f"no samples are chosen of the {len(self.store)} in the store, "
                 "expected at least 1"
             )
-        format = BatchFormat(**options)
-        if format.augment is not None:
-            raise OptionError(
-                "augment is given, but a Dataset does not know the epoch; use a Loader"
-            )
-        self.preprocessing = Preprocessing(self.store, self.indices, format)
+        self.seed = check_seed(seed)
+        self._prepare(BatchFormat(**options))
+        # In memory that worker processes share, so that they count together, and that
+        # `set_epoch` reaches those that run already.
+        augments = self.preprocessing.format.augment is not None
+        self._epochs = _Epochs(len(self.indices)) if augments else None
         warn_of_missing(self.preprocessing, stacklevel=3)
+
+    def _prepare(self, format: BatchFormat) -> None:
+        given = (self.store, self.indices, format)
+        self.preprocessing = (
+            Preprocessing(*given)
+            if format.augment is None
+            else AugmentedPreprocessing(*given, seed=self.seed)
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         # Preprocessing has arrays as long as the store: it is made again.
@@ -88,8 +114,16 @@ class Dataset(torch.utils.data.Dataset):  # type: ignore[misc]
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self.preprocessing = Preprocessing(
-            self.store, self.indices, state["preprocessing"]
+        self._prepare(state["preprocessing"])
+
+    def __repr__(self) -> str:
+        made = self.preprocessing
+        augmented = "" if made.format.augment is None else ", augmented"
+        return (
+            f"{type(self).__name__} of {len(self)} samples of "
+            f"{escaped(self.store.path.name)}: "
+            f"image {made.image_dtype} {made.image_shape}, "
+            f"mask {made.mask_dtype} {made.mask_shape}{augmented}"
         )
 
     def __len__(self) -> int:
@@ -106,19 +140,39 @@ class Dataset(torch.utils.data.Dataset):  # type: ignore[misc]
             return [self[index] for index in indices]
         return self._load(indices)
 
+    def set_epoch(self, epoch: int) -> None:
+        """Set the number of the epoch, 0 to 2**63 - 1, on which augmentation depends.
+
+        Call it before each epoch, beside `set_epoch` of a DistributedSampler, if there
+        is one. Running workers see it too. Without `augment` it has no effect. Raises
+        OptionError for anything else than such a number.
+        """
+        epoch = whole_number("epoch", epoch, 0, 2**63 - 1)
+        if self._epochs is not None:
+            self._epochs.fix(epoch)
+
     def _load(self, indices: Sequence[int]) -> list[tuple[torch.Tensor, torch.Tensor]]:
         count = len(indices)
         preprocessing = self.preprocessing
-        samples = np.array([self._sample(index) for index in indices], np.int64)
+        numbers = np.array([self._number(index) for index in indices], np.int64)
+        samples = self.indices[numbers]
         image = np.empty((count, *preprocessing.image_shape), preprocessing.image_dtype)
         mask = np.empty((count, *preprocessing.mask_shape), preprocessing.mask_dtype)
-        self._fill(samples, image, mask)
+        if self._epochs is None:
+            self._fill(samples, image, mask, 0)
+        else:
+            epochs = self._epochs.count_loading(numbers)
+            for epoch in np.unique(epochs).tolist():
+                (same,) = np.nonzero(epochs == epoch)
+                arrays = (samples[same], image[same], mask[same])
+                self._fill(*arrays, epoch)
+                _, image[same], mask[same] = arrays
         self.store.check()  # it may have changed while it was read
         images, masks = _as_tensors(Batch(image, mask, samples))
         return list(zip(images, masks, strict=True))
 
-    def _sample(self, index: int) -> int:
-        """Return the index in the store of an index in the dataset."""
+    def _number(self, index: int) -> int:
+        """Return an index in the dataset that counts from 0, not from the end."""
         count = len(self)
         if isinstance(index, bool):
             raise TypeError(f"a sample is {index}, expected a whole number")
@@ -128,13 +182,17 @@ class Dataset(torch.utils.data.Dataset):  # type: ignore[misc]
                 f"sample {index} of a dataset of {count}, expected {-count} to "
                 f"{count - 1}"
             )
-        return int(self.indices[index])
+        return index % count
 
     def _fill(
-        self, samples: NDArray[np.int64], image: NDArray[Any], mask: NDArray[Any]
+        self,
+        samples: NDArray[np.int64],
+        image: NDArray[Any],
+        mask: NDArray[Any],
+        epoch: int,
     ) -> None:
         try:
-            self.preprocessing.fill(samples, image, mask)
+            self.preprocessing.fill(samples, image, mask, epoch)
             return
         except Exception as exc:
             if len(samples) == 1:
@@ -144,29 +202,162 @@ class Dataset(torch.utils.data.Dataset):  # type: ignore[misc]
         # Fill the samples one by one to find the one that fails.
         for k in range(len(samples)):
             one = slice(k, k + 1)
-            self._fill(samples[one], image[one], mask[one])
+            self._fill(samples[one], image[one], mask[one], epoch)
 
 
-@dataclass(frozen=True, slots=True)
-class TorchBatch:
+class _Epochs:
+    """The epoch of each loading of a sample, in memory that worker processes share.
+
+    count : number of samples of the dataset
+    """
+
+    def __init__(self, count: int):
+        # The epoch that was set, -1 if none, and how often each sample was loaded.
+        self._epoch = torch.full((1,), -1).share_memory_()
+        self._loadings = torch.zeros(count, dtype=torch.int64).share_memory_()
+
+    def __setstate__(self, state: dict[str, torch.Tensor]) -> None:
+        # Tensors that multiprocessing hands to a worker are shared already, copies by
+        # `copy` and `pickle` are not.
+        self.__dict__.update(
+            (name, each.share_memory_()) for name, each in state.items()
+        )
+
+    def fix(self, epoch: int) -> None:
+        """Make an epoch that of all later loadings."""
+        self._epoch.fill_(epoch)
+
+    def count_loading(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the epochs of samples that are loaded now, int64 (b,).
+
+        numbers : int64 (b,), indices in the dataset
+        """
+        epoch = int(self._epoch)
+        if epoch >= 0:
+            return np.full(len(numbers), epoch)
+        loadings = self._loadings.numpy()
+        epochs: NDArray[np.int64] = loadings[numbers]
+        loadings[numbers] = epochs + 1
+        return epochs
+
+
+@dataclass(slots=True, eq=False, init=False, repr=False)
+class TorchBatch(BatchAccess):
     """Stacked samples as tensors; `image, mask = batch` unpacks them.
 
     image  : float32 (B, 1, h, w), or of the loader's `dtype`
     mask   : of the shape and dtype that the loader's `masks` names
-    index  : int64 (B,), the samples' indices in the store; always on the CPU
+    index  : int64 (B,), the samples' indices in the store; on the CPU
     params : those of `Batch`
+
+    `batch[0]` and `batch["image"]` are the image, `batch[1]` and `batch["mask"]` the
+    mask, and `dict(batch)` has all four; the fields may be assigned to. `len(batch)` is
+    the number of samples B.
+
+    `to`, `pin_memory`, and whatever calls them or handles the fields of dataclasses
+    (Lightning, Accelerate, torch's DataLoader) change image and mask: index and params
+    are bookkeeping, which code on the CPU reads. For `torch.utils._pytree`, a batch is
+    a node with the children image, mask and index, so that all three can be divided
+    alike; params stay as they are.
     """
 
     image: torch.Tensor
     mask: torch.Tensor
-    index: torch.Tensor
-    params: dict[str, Any] | None = None
+    # Without `init`, Lightning's `apply_to_collection` keeps these two as they are: it
+    # would make index a half or a GPU tensor.
+    index: torch.Tensor = field(init=False)
+    params: dict[str, Any] | None = field(init=False)
 
-    def __iter__(self) -> Iterator[torch.Tensor]:
-        return iter((self.image, self.mask))
+    def __init__(
+        self,
+        image: torch.Tensor,
+        mask: torch.Tensor,
+        index: torch.Tensor,
+        params: dict[str, Any] | None = None,
+    ):
+        self.image = image
+        self.mask = mask
+        self.index = index
+        self.params = params
 
-    def __len__(self) -> int:
-        return len(self.index)
+    def to(self, device: Any, non_blocking: bool = False) -> "TorchBatch":
+        """Return a batch with image and mask on a device.
+
+        device       : as in "cuda", or a torch.device
+        non_blocking : whether to go on before the tensors are copied, as in
+            `torch.Tensor.to`
+
+        Raises OptionError for a device that torch cannot use here.
+        """
+        target = _as_device(device)
+        return self._with(lambda tensor: tensor.to(target, non_blocking=non_blocking))
+
+    def pin_memory(self) -> "TorchBatch":
+        """Return a batch with image and mask in page-locked memory."""
+        return self._with(torch.Tensor.pin_memory)
+
+    def _with(self, function: Callable[[torch.Tensor], torch.Tensor]) -> "TorchBatch":
+        image, mask = map(function, self)
+        return TorchBatch(image, mask, self.index, self.params)
+
+    def _location(self) -> str:
+        image = self.image
+        return f" on {image.device}" if isinstance(image, torch.Tensor) else ""
+
+    def _repr_html_(self) -> str:
+        tensors = (self.image, self.mask, self.index)
+        if any(tensor.is_meta for tensor in tensors):
+            return as_html(repr(self), [])
+        first = (tensor[:MAX_SAMPLES].detach().cpu() for tensor in tensors)
+        # numpy has no bfloat16.
+        arrays = (
+            (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+            for tensor in first
+        )
+        return as_html(repr(self), thumbnails(*arrays))
+
+
+class _Params:
+    """The params of a batch, as what a node of torch's trees has besides its children.
+
+    Equal to any other, so that trees of batches can be handled together: the result
+    has the params of the first one.
+    """
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: dict[str, Any] | None):
+        self.value = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Params)
+
+    def __hash__(self) -> int:
+        return hash(_Params)
+
+
+def _flatten(batch: TorchBatch) -> tuple[list[Any], _Params]:
+    return [batch[name] for name in ARRAYS], _Params(batch.params)
+
+
+def _flatten_with_keys(batch: TorchBatch) -> tuple[list[Any], _Params]:
+    children, params = _flatten(batch)
+    keys = map(_pytree.GetAttrKey, ARRAYS)
+    return list(zip(keys, children, strict=True)), params
+
+
+def _unflatten(children: Iterable[Any], params: _Params) -> TorchBatch:
+    image, mask, index = children
+    return TorchBatch(image, mask, index, params.value)
+
+
+_pytree.register_pytree_node(
+    TorchBatch,
+    _flatten,
+    _unflatten,
+    serialized_type_name="fastseg.torch.TorchBatch",
+    flatten_with_keys_fn=_flatten_with_keys,
+)
 
 
 def as_torch(
@@ -188,7 +379,7 @@ def as_torch(
     return TorchLoader(loader, device, pin_memory)
 
 
-class TorchLoader:
+class TorchLoader(torch.utils.data.IterableDataset):  # type: ignore[misc]
     """Iterates over a loader's batches as tensors; `as_torch` returns it.
 
     loader : the Loader
@@ -196,6 +387,10 @@ class TorchLoader:
 
     Each `for` loop over it is one epoch of the loader. Call its own `state_dict`, not
     that of the loader, which is one batch ahead if the device is a CUDA device.
+
+    It needs no torch DataLoader. Code that insists on one gets
+    `DataLoader(as_torch(loader), batch_size=None)`, without workers: in a worker
+    process, a loop raises RuntimeError, because each worker would make all batches.
     """
 
     def __init__(self, loader: Loader, device: Any = None, pin_memory: bool = False):
@@ -213,7 +408,15 @@ class TorchLoader:
     def __len__(self) -> int:
         return len(self.loader)
 
+    def __repr__(self) -> str:
+        return f"as_torch({self.loader!r}, device={str(self.device)!r})"
+
     def __iter__(self) -> Generator[TorchBatch, None, None]:
+        if torch.utils.data.get_worker_info() is not None:
+            raise RuntimeError(
+                "each worker of a DataLoader would make all batches of as_torch: leave "
+                "out num_workers, the Loader has threads of its own"
+            )
         batches = iter(self.loader)
         self._state = None if self._copier is None else self.loader.state_dict()
         return self._run(batches)
@@ -257,9 +460,11 @@ class TorchLoader:
                 copies = _one_ahead(map(self._start_copy, tensors))
                 yield from map(self._finish_copy, copies)
             elif self.device.type != "cpu":
-                yield from map(partial(_to_device, device=self.device), tensors)
+                yield from map(methodcaller("to", self.device), tensors)
+            elif self.pin_memory:
+                yield from map(TorchBatch.pin_memory, tensors)
             else:
-                yield from map(_pin, tensors) if self.pin_memory else tensors
+                yield from tensors
 
     def _start_copy(self, batch: TorchBatch) -> tuple[Any, dict[str, Any]]:
         assert self._copier is not None
@@ -285,7 +490,7 @@ class _Copier:
         copies from it have finished.
         """
         with torch.cuda.stream(self._stream):
-            copy = _to_device(_pin(batch), self._device, non_blocking=True)
+            copy = batch.pin_memory().to(self._device, non_blocking=True)
             return copy, self._stream.record_event()
 
     def finish(self, copy: TorchBatch, copied: torch.cuda.Event) -> TorchBatch:
@@ -324,17 +529,6 @@ def _as_tensors(batch: Batch) -> TorchBatch:
         torch.from_numpy(batch.index),
         batch.params,
     )
-
-
-def _pin(batch: TorchBatch) -> TorchBatch:
-    return replace(batch, image=batch.image.pin_memory(), mask=batch.mask.pin_memory())
-
-
-def _to_device(
-    batch: TorchBatch, device: torch.device, non_blocking: bool = False
-) -> TorchBatch:
-    image, mask = (tensor.to(device, non_blocking=non_blocking) for tensor in batch)
-    return replace(batch, image=image, mask=mask)
 
 
 def _signed_view(mask: NDArray[Any]) -> NDArray[Any]:

@@ -10,7 +10,6 @@ import re
 import subprocess
 import sys
 import threading
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,6 +18,7 @@ from numpy.testing import assert_array_equal
 import fastseg
 from fastseg import Loader
 from fastseg.errors import OptionError, StateError, UnknownClassError
+from fastseg.loading.batches import FIELDS
 from tests.conftest import PROJECT
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
@@ -102,17 +102,13 @@ def test_a_dataset_opens_a_path(square):
     assert torch.equal(Dataset(square.path)[3][0], Dataset(square)[3][0])
 
 
-@pytest.mark.parametrize(("workers", "method"), [(0, None), (2, "fork"), (2, "spawn")])
+@pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
-def test_a_dataset_works_with_dataloader(square, workers, method):
-    """Batches are complete and in order, with no workers, forked or spawned ones."""
-    if method and method not in multiprocessing.get_all_start_methods():
-        pytest.skip(f"this system cannot {method}")
+def test_a_dataset_works_with_dataloader(square, workers):
+    """Batches are complete and in order, with workers and without."""
     dataset = Dataset(square, masks="labels")
-    batches = DataLoader(
-        dataset, batch_size=5, num_workers=workers, multiprocessing_context=method
-    )
+    batches = DataLoader(dataset, batch_size=5, num_workers=workers)
     ours = Loader(square, batch_size=5, masks="labels", shuffle=False)
     for (image, mask), expected in zip(batches, ours, strict=True):
         assert_array_equal(image.numpy(), expected.image, strict=True)
@@ -146,6 +142,76 @@ def test_getitem_of_a_subclass_is_called(square):
     (image, _) = next(iter(DataLoader(flipped, batch_size=3)))
     dataset = Dataset(square)
     assert torch.equal(image[2], dataset[2][0].flip(-1))
+
+
+def loaded(batches):
+    """Return image and mask of all samples that a DataLoader gives, as arrays."""
+    columns = zip(*batches, strict=True)
+    return [np.concatenate([*map(np.asarray, column)]) for column in columns]
+
+
+def augmented_epochs(store, count, **options):
+    """Return image and mask of all samples in each epoch of an ordered Loader."""
+    order = {"shuffle": False, "batch_size": 1}
+    loader = Loader(store, augment="light", seed=3, **order, **options)
+    return [epoch(loader)[1:] for _ in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("workers", "method", "persistent"),
+    [(0, None, False), (2, "fork", False), (2, "fork", True), (2, "spawn", True)],
+)
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
+def test_a_dataset_augments_as_a_loader(square, workers, method, persistent):
+    """Each epoch has the bytes of the Loader's, whether it was set or is counted.
+
+    So it is in workers that run on, and samples can be fetched in any order.
+    """
+    if method and method not in multiprocessing.get_all_start_methods():
+        pytest.skip(f"this system cannot {method}")
+    dataset = Dataset(square, augment="light", seed=3)
+    options = {
+        "batch_size": 3,
+        "num_workers": workers,
+        "multiprocessing_context": method,
+        "persistent_workers": persistent,
+    }
+    batches = DataLoader(dataset, **options)
+    expected = augmented_epochs(square, 6)
+    got = [loaded(batches) for _ in range(2)]
+    for number in (5, 2):
+        dataset.set_epoch(number)
+        got.append(loaded(batches))
+    for arrays, number in zip(got, (0, 1, 5, 2), strict=True):
+        for array, same in zip(arrays, expected[number], strict=True):
+            assert_array_equal(array, same, strict=True)
+
+
+def test_the_epoch_of_each_sample_is_counted(square):
+    """A sample that was loaded more often than others is an epoch ahead of them."""
+    dataset = Dataset(square, indices=[2, 9, 4], augment="light", seed=3)
+    first, second = augmented_epochs(square, 2, indices=[2, 9, 4])
+    _ = dataset[1]
+    for duplicate in (copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))):
+        together = duplicate(dataset).__getitems__([0, 1, 2])
+        for k, expected in enumerate((first, second, first)):
+            for tensor, array in zip(together[k], expected, strict=True):
+                assert_array_equal(tensor.numpy(), array[k], strict=True)
+    dataset.set_epoch(1)
+    for _ in range(2):
+        assert_array_equal(dataset[-2][0].numpy(), second[0][1])
+
+
+def test_copies_of_a_dataset_count_in_shared_memory(square):
+    """Workers that are forked from a copy count together, too."""
+    dataset = Dataset(square, augment="light")
+    for copied in (copy.deepcopy(dataset), pickle.loads(pickle.dumps(dataset))):
+        assert copied._epochs._loadings.is_shared()
+        assert copied._epochs._epoch.is_shared()
+    with_no_need = Dataset(square)
+    with_no_need.set_epoch(3)
+    assert with_no_need._epochs is None
 
 
 def test_a_failing_sample_is_named(square, monkeypatch):
@@ -187,8 +253,13 @@ def test_bad_arguments_of_a_dataset_are_refused(store, square):
         Dataset(store)
     with pytest.raises(OptionError, match="twice"):
         Dataset(square, indices=[1, 1])
-    with pytest.raises(OptionError, match="augment is given, but a Dataset"):
-        Dataset(square, augment="light")
+    with pytest.raises(OptionError, match="did you mean 'light'"):
+        Dataset(square, augment="ligt")
+    with pytest.raises(OptionError, match="seed is -1"):
+        Dataset(square, augment="light", seed=-1)
+    for epoch in (-1, 2**63, 0.5, True, "0"):
+        with pytest.raises(OptionError, match="epoch is"):
+            Dataset(square).set_epoch(epoch)
     with pytest.raises(TypeError, match="unexpected keyword argument 'normalise'"):
         Dataset(square, normalise=None)
     with pytest.raises(OptionError, match="no samples are chosen of the 16"):
@@ -427,6 +498,128 @@ def test_other_devices_get_copies(square):
         assert batch.index.device.type == "cpu"
 
 
+# A batch in the hands of others ---------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def batch(square):
+    """A batch of tensors with all four fields."""
+    options = {"batch_size": 4, "augment": "light", "return_params": True}
+    return next(iter(as_torch(Loader(square, **options))))
+
+
+def test_a_batch_goes_to_a_device(batch):
+    """Image and mask move, and index and params stay; what is no device is refused."""
+    for moved in (batch.to("meta"), batch.to(torch.device("meta"), non_blocking=True)):
+        assert moved.image.is_meta
+        assert moved.mask.is_meta
+        assert moved.index is batch.index
+        assert moved.params is batch.params
+    for device in (torch.float16, "gpu"):
+        with pytest.raises(OptionError, match="device is"):
+            batch.to(device)
+
+
+def test_a_batch_is_a_node_of_torchs_trees(batch):
+    """Its children are image, mask and index, by name; params survive."""
+    tree = torch.utils._pytree
+    leaves = dict(zip(FIELDS[:3], tree.tree_leaves(batch), strict=True))
+    assert all(leaf is batch[name] for name, leaf in leaves.items())
+    half = tree.tree_map(lambda tensor: tensor[:2], batch)
+    assert type(half) is adapter.TorchBatch
+    assert len(half) == len(half.image) == len(half.mask) == 2
+    assert half.params is batch.params
+    names = tree.tree_map_with_path(lambda path, _: tree.keystr(path), batch)
+    assert names.index == ".index"
+    other = adapter.TorchBatch(batch.image, batch.mask, batch.index)
+    total = tree.tree_map(torch.add, batch, other)
+    assert torch.equal(total.mask, batch.mask * 2)
+    assert total.params is batch.params
+    assert tree.tree_structure(batch) == tree.tree_structure(other)
+
+
+@pytest.mark.filterwarnings("ignore:'pin_memory' argument is set:UserWarning")
+@pytest.mark.parametrize("pin", [False, True])
+def test_dataloader_takes_whole_batches(square, pin):
+    """Without workers it gives the batches of as_torch, epoch after epoch."""
+    ours = Loader(square, batch_size=3, augment="light", return_params=True)
+    theirs = Loader(square, batch_size=3, augment="light", return_params=True)
+    batches = DataLoader(as_torch(theirs), batch_size=None, pin_memory=pin)
+    assert len(batches) == len(ours)
+    for _ in range(2):
+        for one, other in zip(ours, batches, strict=True):
+            assert type(other) is adapter.TorchBatch
+            for name in FIELDS[:3]:
+                assert_array_equal(one[name], other[name].numpy(), strict=True)
+            assert one.params == other.params
+
+
+class Attempt(torch.utils.data.IterableDataset):
+    """Yields the error of a loop over a loader's batches."""
+
+    def __init__(self, loader):
+        self.batches = as_torch(loader)
+
+    def __iter__(self):
+        try:
+            next(iter(self.batches))
+        except RuntimeError as exc:
+            yield str(exc)
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_workers_do_not_repeat_all_batches(square):
+    """In a worker of a DataLoader, a loop is refused, with what to do instead."""
+    # The worker does not fail itself: torch would wait five seconds for its end.
+    attempt = Attempt(Loader(square))
+    (text,) = DataLoader(attempt, batch_size=None, num_workers=1)
+    assert "leave out num_workers" in text
+
+
+@pytest.mark.parametrize(
+    "duplicate", [copy.copy, copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))]
+)
+def test_a_batch_can_be_copied(batch, duplicate):
+    """A copy has the same fields, and fields may be assigned to."""
+    copied = duplicate(batch)
+    for name in FIELDS[:3]:
+        assert torch.equal(copied[name], batch[name])
+    assert copied.params == batch.params
+    copied.image = 7
+    assert copied["image"] == 7
+    assert batch.image is not copied.image
+
+
+def test_what_stands_for_a_batch_in_a_line(square, batch):
+    """repr gives number, dtypes, shapes and device, whatever was put into a batch."""
+    assert repr(batch) == (
+        "TorchBatch of 4 on cpu: image float32 (4, 1, 40, 40), mask uint8 (4, 40, 40), "
+        "params"
+    )
+    other = copy.copy(batch.to("meta"))
+    assert " of 4 on meta: " in repr(other)
+    assert "<img" not in other._repr_html_()
+    other.image, other.mask, other.index, other.params = (
+        None,
+        "a",
+        torch.tensor(1),
+        None,
+    )
+    assert repr(other) == "TorchBatch: image NoneType, mask str"
+    html = batch._repr_html_()
+    assert html.count("<img") == 4
+    assert html.count(f"<figcaption>sample {batch.index[3]}</figcaption>") == 1
+    other = copy.copy(batch)
+    other.image, other.mask = batch.image.bfloat16(), batch.mask.float()
+    assert other._repr_html_().count("<img") == 4
+    assert repr(Dataset(square, size=32, augment="light")) == (
+        "Dataset of 16 samples of square.h5: image float32 (1, 32, 32), "
+        "mask uint8 (32, 32), augmented"
+    )
+    loader = Loader(square)
+    assert repr(as_torch(loader)) == f"as_torch({loader!r}, device='cpu')"
+
+
 class Copier:
     """Replaces the copier for CUDA: records the calls, and copies at once."""
 
@@ -436,8 +629,7 @@ class Copier:
     def start(self, batch):
         number = int(batch.index[0])
         self.events.append(("start", number))
-        copied = replace(batch, image=batch.image.clone(), mask=batch.mask.clone())
-        return copied, number
+        return torch.utils._pytree.tree_map(torch.clone, batch), number
 
     def finish(self, batch, number):
         self.events.append(("finish", number))

@@ -1,29 +1,110 @@
 """Batches that threads fill, each divided into ranges of samples, and their queue."""
 
 import contextlib
+import operator
+import sys
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from itertools import pairwise
 from threading import Lock
 from time import perf_counter
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fastseg.errors import one_of
 from fastseg.loading.buffers import BufferPool
 from fastseg.loading.preprocessing import Preprocessing, StageTimes
 from fastseg.loading.stats import Counters
+from fastseg.notebook import MAX_SAMPLES, Thumbnail, as_html, join_regions
 from fastseg.threads import WorkerPool
 
 # A batch is divided among threads only into ranges of at least this size.
 MIN_RANGE_BYTES = 2**18
+# Of a batch, and those of them that are arrays.
+FIELDS = ("image", "mask", "index", "params")
+ARRAYS = FIELDS[:3]
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
+class BatchAccess:
+    """How a Batch, of arrays or of tensors, is unpacked, indexed and shown.
+
+    Image and mask are what it yields and what numbers index: `image, mask = batch`,
+    `batch[0]`, `batch[-1]`. All fields have names: `batch["index"]`, `"params" in
+    batch`, `dict(batch)`. `len(batch)` is the number of samples, which is another
+    number than that of the fields: a batch is no sequence.
+    """
+
+    __slots__ = ()
+    # The built-in function would count down from the number of samples.
+    __reversed__ = None
+
+    image: Any
+    mask: Any
+    index: Any
+    params: dict[str, Any] | None
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter((self.image, self.mask))
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    @overload
+    def __getitem__(self, key: slice) -> tuple[Any, ...]: ...
+    @overload
+    def __getitem__(self, key: int | str) -> Any: ...
+
+    def __getitem__(self, key: int | str | slice) -> Any:
+        if isinstance(key, slice):
+            return (self.image, self.mask)[key]
+        if isinstance(key, str):
+            if key not in self.keys():
+                raise KeyError(one_of("the key of a batch", key, self.keys()))
+            return getattr(self, key)
+        try:
+            number = operator.index(key)
+        except TypeError:
+            raise TypeError(
+                f"a batch is indexed with {type(key).__name__}, expected a name of "
+                f"{', '.join(self.keys())}, 0 for the image or 1 for the mask; for "
+                "samples, index batch.image and batch.mask"
+            ) from None
+        if not -2 <= number <= 1:
+            raise IndexError(
+                f"batch[{number}]: 0 is the image and 1 the mask of all samples; "
+                "sample k is batch.image[k] and batch.mask[k]"
+            )
+        return (self.image, self.mask)[number]
+
+    def __contains__(self, name: object) -> bool:
+        if not isinstance(name, str):
+            raise TypeError(
+                f"{type(name).__name__} in a batch: expected the name of a field"
+            )
+        return name in self.keys()
+
+    def keys(self) -> tuple[str, ...]:
+        """Return the names of the fields, so that `dict(batch)` has them."""
+        return FIELDS
+
+    def __repr__(self) -> str:
+        count = getattr(self.index, "shape", ())[:1]
+        size = " of {}".format(*count) if count else ""
+        fields = [f"{name} {_describe(self[name])}" for name in ("image", "mask")]
+        fields += ["params"] if self.params is not None else []
+        return f"{type(self).__name__}{size}{self._location()}: {', '.join(fields)}"
+
+    def _location(self) -> str:
+        """Return where the arrays are, for the text of a batch."""
+        return ""
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class Batch(BatchAccess):
     """Stacked samples; `image, mask = batch` unpacks the arrays.
 
     image  : float32 (B, 1, h, w), or of the loader's `dtype`
@@ -32,9 +113,15 @@ class Batch:
     params : the parameters that augmentation drew, if the loader has `return_params`:
         a dict for JSON and for `Loader.replay`
 
+    `batch[0]` and `batch["image"]` are the image, `batch[1]` and `batch["mask"]` the
+    mask, and `dict(batch)` has all four; the fields may be assigned to. `len(batch)` is
+    the number of samples B, although two arrays are unpacked: sample k is
+    `batch.image[k]` and `batch.mask[k]`.
+
     The arrays are writable and support DLPack, so that other libraries can use them
     without a copy. Their memory is reused only when no array, view or tensor refers to
-    it any more.
+    it any more. For JAX, if it is imported, a batch is a pytree of image, mask and
+    index.
     """
 
     image: NDArray[Any]
@@ -42,11 +129,84 @@ class Batch:
     index: NDArray[np.int64]
     params: dict[str, Any] | None = None
 
-    def __iter__(self) -> Iterator[NDArray[Any]]:
-        return iter((self.image, self.mask))
+    def __post_init__(self) -> None:
+        # Here, because JAX may be imported at any time, and never by fastseg.
+        if sys.modules.get("jax") is not None:
+            _register_with_jax()
 
-    def __len__(self) -> int:
-        return len(self.index)
+    def _repr_html_(self) -> str:
+        return as_html(repr(self), thumbnails(self.image, self.mask, self.index))
+
+
+def thumbnails(
+    image: NDArray[Any], mask: NDArray[Any], index: NDArray[Any]
+) -> Iterator[Thumbnail]:
+    """Yield what a notebook shows of the first samples of a batch.
+
+    image : (B, 1, h, w)
+    mask  : (B, h, w) or (B, K, h, w)
+    index : (B,), indices in the store
+
+    Yields nothing for arrays of other shapes, which somebody has put into the batch.
+    """
+    if image.ndim != 4 or mask.ndim not in (3, 4) or index.ndim != 1:
+        return
+    first = slice(MAX_SAMPLES)
+    for pixels, labels, number in zip(
+        image[first], mask[first], index[first], strict=False
+    ):
+        whole = np.nan_to_num(labels).astype(np.int64)
+        if labels.ndim == 3:
+            whole = join_regions(whole)
+        if whole.shape == pixels[0].shape:
+            yield Thumbnail(pixels[0], whole, f"sample {number}")
+
+
+def _describe(value: Any) -> str:
+    """Return dtype and shape of an array or tensor, else the name of its type."""
+    if not (hasattr(value, "dtype") and hasattr(value, "shape")):
+        return type(value).__name__
+    return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
+
+
+class _Identity:
+    """Holds an object, and equals what holds the same object."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: Any):
+        self.value = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Identity) and self.value is other.value
+
+    def __hash__(self) -> int:
+        return id(self.value)
+
+
+@cache
+def _register_with_jax() -> None:
+    """Make a Batch a pytree of JAX, with the children image, mask and index.
+
+    Two batches have the same structure if their params are the same object, or both
+    None. So a function that `jax.jit` compiled for one batch never returns its params
+    for another.
+    """
+    from jax import tree_util
+
+    def flatten(batch: Batch) -> tuple[list[Any], _Identity]:
+        return [batch[name] for name in ARRAYS], _Identity(batch.params)
+
+    def flatten_with_keys(batch: Batch) -> tuple[list[Any], _Identity]:
+        children, params = flatten(batch)
+        keys = map(tree_util.GetAttrKey, ARRAYS)
+        return list(zip(keys, children, strict=True)), params
+
+    def unflatten(params: _Identity, children: Iterable[Any]) -> Batch:
+        image, mask, index = children
+        return Batch(image, mask, index, params.value)
+
+    tree_util.register_pytree_with_keys(Batch, flatten_with_keys, unflatten, flatten)
 
 
 @dataclass(slots=True, eq=False)
