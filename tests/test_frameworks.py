@@ -222,3 +222,26 @@ def test_accelerate_prepares_batches(store, tmp_path):
         for (image, mask), expected in zip(prepared, ours, strict=True):
             assert_array_equal(image.numpy(), expected.image, strict=True)
             assert_array_equal(mask.numpy(), expected.mask, strict=True)
+
+
+# MONAI ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [{}, {"augment": "light", "return_params": True}])
+def test_monai_takes_a_batch_as_a_dict(store, options):
+    """It divides one into samples, and a dict transform changes the named field."""
+    need("torch", "monai")
+    import torch
+    from monai.data import decollate_batch
+    from monai.transforms import ScaleIntensityRanged
+
+    batch = next(iter(batches_of(store, **options)))
+    samples = decollate_batch(dict(batch))
+    assert len(samples) == len(batch)
+    assert torch.equal(samples[3]["image"], batch.image[3])
+    assert torch.equal(samples[3]["mask"], batch.mask[3])
+    assert samples[3]["index"] == batch.index[3]
+    double = ScaleIntensityRanged("image", a_min=0, a_max=1, b_min=0, b_max=2)
+    changed = double(dict(batch))
+    assert torch.allclose(torch.as_tensor(changed["image"]), 2 * batch.image)
+    assert changed["mask"] is batch.mask
