@@ -95,11 +95,6 @@ class BenchReport:
                 f"{stats.disk_reads_per_batch:.0f} reads for each batch. It will be "
                 "faster once the store is in memory, if it fits."
             )
-        if self.share > NEAR_COPYING:
-            return (
-                "Memory limits it: only smaller samples would be faster, as with "
-                'another size or dtype="float16".'
-            )
         if stats.starts_often:
             return (
                 "The start of each epoch limits it, when threads start and no batch is "
@@ -111,6 +106,11 @@ class BenchReport:
                 f"The threads are busy for {stats.busy:.0%} of their time: Python's "
                 "interpreter lock limits it, or other programs that use the cores. "
                 "Larger batches need the lock less often."
+            )
+        if self.share > NEAR_COPYING:
+            return (
+                "Memory limits it: only smaller samples would be faster, as with "
+                'another size or dtype="float16".'
             )
         stage, fraction = stats.longest_stage
         cores = usable_cores()

@@ -59,10 +59,10 @@ CASES = {
         "is decompressing (stores built without --compress need none).",
     ),
     "memory": ({"rates": (600.0,) * 3}, {}, "copying memory. Memory limits it: only"),
-    "memory of a small store": (
+    "near copying, but idle": (
         {"rates": (600.0,) * 3},
-        {"loops": 200, "start_seconds": 8.9, "stages": IDLE},
-        "copying memory. Memory limits it: only",
+        {"stages": IDLE},
+        "lock limits it, or other programs",
     ),
     "disk": ({}, {"disk_reads": 4000}, "The disk limits it, with 10 reads for each"),
     "two batches": (
