@@ -17,6 +17,7 @@ end the process that decodes it.
 """
 
 import os
+import re
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any, Protocol
@@ -56,6 +57,7 @@ __all__ = [
     "decode",
     "expected_elements",
     "header_arrays",
+    "is_dicom",
     "parse",
     "read_header",
     "read_headers",
@@ -63,6 +65,14 @@ __all__ = [
     "scan_headers",
 ]
 
+# The first bytes of a file without a preamble: a tag, its VR or none, and its length.
+# In a big-endian file, each number is the other way round.
+BARE = re.compile(
+    rb"\x02\x00\x00\x00UL\x04\x00"
+    rb"|\x08\x00\x00\x00(UL\x04\x00|\x04\x00\x00\x00)"
+    rb"|\x08\x00[\x01\x05\x08\x12-\x18]\x00([A-Z]{2}|[\x00-\x40]\x00\x00\x00)"
+    rb"|\x00\x08\x00[\x00\x01\x05\x08\x12-\x18][A-Z]{2}"
+)
 # In bytes. Reading a whole file up to this size takes less time than to scan its
 # header first and then read one frame.
 SMALL_FILE = 2**20
@@ -83,6 +93,18 @@ class ParsedFile(Protocol):
 
         They are not a view of the file's bytes. Both raise the same errors as `read`.
         """
+
+
+def is_dicom(path: str | os.PathLike[str]) -> bool:
+    """Return whether a file is DICOM by its first 132 bytes, whatever its name is.
+
+    Without a preamble, it must begin as datasets do: with an element of the file meta
+    group, or with one of the first ones of group 0008. Raises OSError if the file
+    cannot be read.
+    """
+    with open_regular(path) as file:
+        head = file.read(132)
+    return head[128:] == b"DICM" or BARE.match(head) is not None
 
 
 def read_header(path: str | os.PathLike[str]) -> Header:

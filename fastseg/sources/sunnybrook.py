@@ -1,9 +1,10 @@
 """The Sunnybrook cardiac MR data: text contours, in both published layouts.
 
 The last number in the name of a contour file is the InstanceNumber of its image; the
-middle number does not identify the image's series. A patient has one ID for images and
-another for contours. The numbers in the latter may be zero-padded in the table of
-patients and not in the name of the folder, or the reverse.
+middle number does not identify the image's series. The name of an image says nothing:
+images are found by their content. A patient has one ID for images and another for
+contours. The numbers in the latter may be zero-padded in the table of patients and not
+in the name of the folder, or the reverse.
 """
 
 import os
@@ -26,6 +27,7 @@ from fastseg.errors import (
     DicomError,
     GeometryError,
     LinkError,
+    NoImageError,
     OptionError,
     one_of,
 )
@@ -76,7 +78,7 @@ class Layout:
 
 
 CHALLENGE = Layout(
-    outline="link.csv with dicoms/<patient_id>/*.dcm and "
+    outline="link.csv with dicoms/<patient_id>/ and "
     "contourfiles/<original_id>/ (Sunnybrook, challenge layout)",
     id_file="link.csv",
     image_id="patient_id",
@@ -86,7 +88,7 @@ CHALLENGE = Layout(
     marks=("link.csv", "contourfiles", "dicoms"),
 )
 ORIGINAL = Layout(
-    outline="scd_patientdata.csv with SCD_IMAGES_*/<PatientID>/CINESAX_*/*.dcm "
+    outline="scd_patientdata.csv with SCD_IMAGES_*/<PatientID>/CINESAX_*/ "
     "and SCD_ManualContours/<OriginalID>/ (Sunnybrook, original layout)",
     id_file="scd_patientdata.csv",
     image_id="PatientID",
@@ -329,14 +331,24 @@ class _DataSet:
                 self.reject(folder, f"is not listed in {layout.id_file}")
 
     def numbered_image(self, patient: _Patient, path: Path) -> tuple[int, Link] | None:
-        """Return an image's InstanceNumber and link; None after rejecting the file."""
+        """Return an image's InstanceNumber and link; None if the file is not used."""
         try:
             header = dicom.read_header(path)
+        except NoImageError as exc:
+            if _is_named_image(path.name):
+                self.reject(path, reason_of(exc, path))
+            else:
+                self.ignored.append(self.relative(path))
+            return None
         except (DicomError, OSError) as exc:
             self.reject(path, reason_of(exc, path))
             return None
         if header.instance is None:
-            self.reject(path, "has no InstanceNumber, by which contours are matched")
+            self.reject(
+                path,
+                "has no InstanceNumber, by which contours are matched; write a links "
+                "table by hand",
+            )
             return None
         if header.frames > 1:
             self.reject(
@@ -354,9 +366,16 @@ class _DataSet:
         )
 
     def unique_images(self, instances: dict[int, list[Link]]) -> dict[int, Link]:
-        """Return the images whose InstanceNumber no other file has; reject the rest."""
+        """Return the images whose InstanceNumber no other file has; reject the rest.
+
+        Of one file named *.dcm and others that are not, these are ignored: 1.dcm.bak.
+        """
         unique = {}
         for number, images in sorted(instances.items()):
+            named = [image for image in images if _is_named_image(image.dicom_path)]
+            if len(named) == 1:
+                self.ignored += [x.dicom_path for x in images if x is not named[0]]
+                images = named
             if len(images) == 1:
                 unique[number] = images[0]
                 continue
@@ -464,8 +483,14 @@ class _DataSet:
                 yield path
 
     def _is_image(self, path: Path) -> bool:
-        if path.suffix.lower() == ".dcm":
+        if _is_named_image(path.name):
             return True
+        try:
+            if dicom.is_dicom(path):
+                return True
+        except OSError as exc:
+            self.reject(path, reason_of(exc, path))
+            return False
         self.ignored.append(self.relative(path))
         return False
 
@@ -481,6 +506,11 @@ class _DataSet:
         else:
             self.ignored.append(self.relative(path))
         return False
+
+
+def _is_named_image(name: str) -> bool:
+    """Return whether the name of a file says that it is an image."""
+    return name.lower().endswith(".dcm")
 
 
 def _id_problem(name: str) -> str | None:

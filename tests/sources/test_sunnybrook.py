@@ -139,6 +139,96 @@ def test_other_files_are_ignored(study, folder):
     assert (table.links, table.ignored) == (clean.links, (f"{folder}/readme.txt",))
 
 
+NAMES = ("IM0000{}", "IMG0001-{}", "{}.IMA", "{}.dicom", "{}.DCM", "1.2.840.113.{}")
+NAMES += ("IM-0001-000{}", "{}.dcm.1", "{}.v2.x")
+
+
+def linked(study):
+    """Return the links of a study without the names of the images, and what is left."""
+    table = fastseg.link(study, keep_unlabelled=True)
+    links = [
+        (link._replace(dicom_path=""), (table.base / link.dicom_path).read_bytes())
+        for link in table.links
+    ]
+    key = lambda pair: (pair[0].patient, pair[1], pair[0].contour_path)  # noqa: E731
+    return sorted(links, key=key), table.ignored, table.rejects, table.unlabelled
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("layout", ["challenge", "original"])
+@pytest.mark.parametrize("some", [True, False], ids=["some", "all"])
+def test_images_may_have_any_name(study, name, layout, some):
+    """Images are found by their content, and their contours by InstanceNumber."""
+    root = study if layout == "challenge" else to_original(study)
+    clean = linked(root)
+    assert clean[1:3] == ((), ())
+    images = sorted(root.glob("dicoms/*/*" if root is study else "SCD_IMAGES*/*/*/*"))
+    for path in images[:: 2 if some else 1]:
+        number = pydicom.dcmread(path, specific_tags=["InstanceNumber"]).InstanceNumber
+        path.rename(path.with_name(name.format(number)))
+    assert linked(root) == clean
+
+
+def test_images_without_a_preamble_are_found(study):
+    """A file that begins with its meta group or dataset is an image, under any name."""
+    clean = linked(study)
+    for path in study.glob("dicoms/PHANTOM0001/*"):
+        image = pydicom.dcmread(path)
+        path.with_suffix("").write_bytes(path.read_bytes()[132:])
+        path.unlink()
+        header = fastseg.dicom.read_header(path.with_suffix(""))
+        assert header.instance == image.InstanceNumber
+    found = linked(study)
+    assert [link for link, _ in found[0]] == [link for link, _ in clean[0]]
+    assert found[1:] == clean[1:]
+
+
+def test_other_dicom_files_are_ignored(study):
+    """A DICOMDIR or a structure set is no reject, unless its name is *.dcm."""
+    clean = linked(study)
+    image = pydicom.dcmread(study / IMAGE)
+    del image.PixelData
+    for name, kind in [
+        ("DICOMDIR", pydicom.uid.MediaStorageDirectoryStorage),
+        ("RS0001", pydicom.uid.RTStructureSetStorage),
+        ("RS0001.dcm", pydicom.uid.RTStructureSetStorage),
+    ]:
+        image.SOPClassUID = image.file_meta.MediaStorageSOPClassUID = kind
+        image.save_as((study / IMAGE).with_name(name), enforce_file_format=False)
+    # Bytes that might begin a dataset, but do not, and files that are too short.
+    others = [b"", b"\x08\0", b"\x08\0\0\0\x0c\0\0\0" * 40, b"DICM"]
+    for k, data in enumerate(others):
+        (study / IMAGE).with_name(f"raw{k}").write_bytes(data)
+    with pytest.warns(RejectedWarning):
+        links, ignored, rejects, _ = linked(study)
+    assert links == clean[0]
+    folder = "dicoms/PHANTOM0001"
+    names = ("DICOMDIR", "RS0001", "raw0", "raw1", "raw2", "raw3")
+    assert sorted(ignored) == [f"{folder}/{name}" for name in names]
+    ((file, line, reason),) = rejects
+    assert (file, line) == (str((study / IMAGE).with_name("RS0001.dcm")), None)
+    assert "RT Structure Set Storage" in reason
+
+
+def test_a_copy_under_another_name_is_ignored(study):
+    """Of two files of one InstanceNumber, the only one named *.dcm is the image."""
+    clean = linked(study)
+    for name in ("4.dcm.bak", "IM00004"):
+        shutil.copy(study / IMAGE, (study / IMAGE).with_name(name))
+    links, ignored, rejects, unlabelled = linked(study)
+    assert (links, rejects, unlabelled) == (clean[0], (), clean[3])
+    assert sorted(ignored) == [f"{IMAGE}.bak", "dicoms/PHANTOM0001/IM00004"]
+
+
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_the_table_of_patients_may_come_from_a_spreadsheet(study, separator):
+    """Its columns may be separated otherwise, and an empty line may come first."""
+    clean = fastseg.link(study)
+    rows = "\n".join(["", *ID_ROWS, ""]).replace(",", separator)
+    (study / "link.csv").write_text(rows.replace("\n", "\r\n"), encoding="utf-8-sig")
+    assert fastseg.link(study) == clean
+
+
 # Stands for one reject for each contour that lost its image.
 ORPHANS = "and its contours"
 
