@@ -50,6 +50,7 @@ C = TypeVar("C")
 EXTRAS: Mapping[str, tuple[str, ...]] = {
     "show": ("matplotlib",),
     "codecs": ("python-gdcm", "pylibjpeg", "pylibjpeg-openjpeg"),
+    "codecs-gpl": ("pylibjpeg", "pylibjpeg-libjpeg"),
     "compress": ("zstandard",),
     "torch": ("torch",),
 }
@@ -182,8 +183,11 @@ def missing_extra(purpose: str, extra: str) -> MissingExtraError:
     """Return the error that gives the command to install an extra of EXTRAS."""
     packages = EXTRAS[extra]
     noun = "an optional package" if len(packages) == 1 else "optional packages"
+    note = (
+        " (pylibjpeg-libjpeg has the licence GPL v3)" if extra == "codecs-gpl" else ""
+    )
     return MissingExtraError(
-        f"{purpose} needs {noun}: pip install {' '.join(packages)}"
+        f"{purpose} needs {noun}: pip install {' '.join(packages)}{note}"
     )
 
 

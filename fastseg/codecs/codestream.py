@@ -17,6 +17,8 @@ JPEG = tuple(f"1.2.840.10008.1.2.4.{k}" for k in (50, 51, 57, 70))
 JPEG_LS = tuple(f"1.2.840.10008.1.2.4.{k}" for k in (80, 81))
 JPEG_2000 = tuple(f"1.2.840.10008.1.2.4.{k}" for k in (90, 91, 201, 202, 203))
 RLE = ("1.2.840.10008.1.2.5",)
+JPEG_EXTENDED = JPEG[1]
+JPEG_LS_LOSSY = JPEG_LS[1]
 
 SOI, EOI, SOS, LSE = 0xD8, 0xD9, 0xDA, 0xF8
 # A marker of JPEG follows one byte of 255 or more.
@@ -71,19 +73,11 @@ def check_stream(frame: CodedFrame, name: str) -> None:
 
     name : name of the file in messages
     """
-    readers: dict[tuple[str, ...], Callable[[bytes], _Size]] = {
-        JPEG: _jpeg_size,
-        JPEG_LS: _jpeg_ls_size,
-        JPEG_2000: _jpeg_2000_size,
-    }
     try:
         if frame.syntax in RLE:
             _check_segments(frame)
             return
-        (read,) = (
-            read for syntaxes, read in readers.items() if frame.syntax in syntaxes
-        )
-        size = read(frame.data)
+        size = _read_size(frame)
     except (_StreamError, error, IndexError) as exc:
         reason = str(exc) if isinstance(exc, _StreamError) else "its header is cut"
         raise DicomError(f"{name}: its code stream is damaged: {reason}") from None
@@ -105,6 +99,26 @@ def check_stream(frame: CodedFrame, name: str) -> None:
         )
 
 
+def needs_libjpeg(frame: CodedFrame) -> str:
+    """Return what a code stream is, in words, if GDCM cannot read it but libjpeg can.
+
+    frame : one that `check_stream` accepts
+
+    Returns "" for all others.
+    """
+    if frame.syntax not in (JPEG_EXTENDED, *JPEG_LS):
+        return ""
+    bits = _read_size(frame).precision
+    stored = frame.bits_stored
+    if frame.syntax == JPEG_EXTENDED:
+        return "" if bits == stored == 8 else f"JPEG Extended with {bits} bits"
+    is_lossy = frame.syntax == JPEG_LS_LOSSY
+    is_short = bits < 8 or (frame.is_signed and stored < 8)
+    if {6, 7} & {bits, stored} or (is_lossy and is_short):
+        return f"JPEG-LS with {min(bits, stored)} bits"
+    return ""
+
+
 def check_fragments(data: bytes, name: str) -> None:
     """Raise DicomError if compressed pixels have more fragments than any real file.
 
@@ -121,6 +135,17 @@ def check_fragments(data: bytes, name: str) -> None:
                 f"{name}: its pixels are in more than {MAX_FRAGMENTS} fragments; it is "
                 "damaged"
             )
+
+
+def _read_size(frame: CodedFrame) -> _Size:
+    """Return the size that a code stream gives; it is no RLE."""
+    readers: dict[tuple[str, ...], Callable[[bytes], _Size]] = {
+        JPEG: _jpeg_size,
+        JPEG_LS: _jpeg_ls_size,
+        JPEG_2000: _jpeg_2000_size,
+    }
+    (read,) = (read for syntaxes, read in readers.items() if frame.syntax in syntaxes)
+    return read(frame.data)
 
 
 class _StreamError(Exception):

@@ -11,10 +11,12 @@ import re
 import signal
 import sys
 import warnings
+from collections.abc import Callable
 from io import FileIO
+from typing import Any
 
 from fastseg.bounds import MAX_DECODER_BYTES, MAX_DECODER_BYTES_PER_PIXEL
-from fastseg.codecs.codestream import CodedFrame
+from fastseg.codecs.codestream import JPEG, JPEG_LS, CodedFrame, needs_libjpeg
 from fastseg.codecs.messages import receive, send
 
 # Bytes of what decoders print for one frame that are kept.
@@ -57,6 +59,7 @@ def main() -> None:
     from pydicom.encaps import encapsulate
     from pydicom.pixels import get_decoder
 
+    libjpeg = _separate_libjpeg()
     _limit_chatter()
     size_at_start = _memory_size()
     send(replies, {})
@@ -75,7 +78,9 @@ def main() -> None:
         failure = ""
         pixels = b""
         try:
-            array, _ = get_decoder(frame.syntax).as_array(
+            array, _ = (libjpeg if needs_libjpeg(frame) else get_decoder)(
+                frame.syntax
+            ).as_array(
                 encapsulate([frame.data], has_bot=False),
                 index=0,
                 raw=True,
@@ -109,6 +114,30 @@ def read_chatter(handle: int) -> str:
     os.lseek(handle, 0, os.SEEK_SET)
     data = os.read(handle, MAX_CHATTER)
     return re.sub(r"[^\n -~]", "?", data.decode("ascii", "replace"))
+
+
+def _separate_libjpeg() -> Callable[[str], Any]:
+    """Return what makes a decoder of a syntax that is libjpeg, and use it nowhere else.
+
+    Where GDCM is installed too, a frame has the same pixels, or is refused for the same
+    damage, whether libjpeg is installed or not.
+    """
+    from pydicom.pixels import get_decoder
+    from pydicom.pixels.decoders.base import Decoder
+    from pydicom.uid import UID
+
+    for syntax in (*JPEG, *JPEG_LS):
+        decoder = get_decoder(syntax)
+        if {"gdcm", "pylibjpeg"} <= {*decoder.available_plugins}:
+            decoder.remove_plugin("pylibjpeg")
+
+    def libjpeg(syntax: str) -> Any:
+        decoder = Decoder(UID(syntax))
+        module = "pydicom.pixels.decoders.pylibjpeg"
+        decoder.add_plugin("pylibjpeg", (module, "_decode_frame"))
+        return decoder
+
+    return libjpeg
 
 
 class _LogToStderr(logging.Handler):

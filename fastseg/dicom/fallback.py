@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pydicom.encaps import get_frame
 from pydicom.filereader import read_dataset, read_partial, read_preamble
 from pydicom.pixels import get_decoder, pixel_array
+from pydicom.pixels.decoders.base import Decoder
 from pydicom.tag import Tag
 from pydicom.uid import (
     UID,
@@ -35,7 +36,12 @@ from fastseg.bounds import (
     MAX_VALUE_BYTES,
 )
 from fastseg.codecs import pool
-from fastseg.codecs.codestream import CodedFrame, check_fragments, check_stream
+from fastseg.codecs.codestream import (
+    CodedFrame,
+    check_fragments,
+    check_stream,
+    needs_libjpeg,
+)
 from fastseg.codecs.pool import Pool
 from fastseg.dicom.header import (
     HEADER_ELEMENTS,
@@ -156,7 +162,7 @@ class ParsedFile:
         dataset, header, name = self.dataset, self.header, self.name
         with _pydicom_failures(name, quotes=True):
             syntax = dataset.file_meta.TransferSyntaxUID
-            _require_decoder(syntax, name)
+            decoder = _decoder(syntax, name)
             tables = [
                 dataset.get(keyword)
                 for keyword in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths")
@@ -178,6 +184,11 @@ class ParsedFile:
             photometric=header.photometric,
         )
         check_stream(coded, name)
+        if kind := needs_libjpeg(coded):
+            if "pylibjpeg" not in decoder.available_plugins:
+                raise missing_extra(f"{name}: decoding {kind}", "codecs-gpl")
+        elif not decoder.is_available:
+            raise missing_extra(f"{name}: decoding {syntax.name}", "codecs")
         return coded
 
 
@@ -495,15 +506,14 @@ def _set_transfer_syntax(dataset: Any) -> None:
         dataset.file_meta.TransferSyntaxUID = syntax
 
 
-def _require_decoder(syntax: Any, name: str) -> None:
+def _decoder(syntax: Any, name: str) -> Decoder:
+    """Return pydicom's decoder of a transfer syntax, or raise DicomError."""
     try:
-        available = get_decoder(syntax).is_available
+        return get_decoder(syntax)
     except NotImplementedError:
         raise DicomError(
             f"{name}: transfer syntax {syntax.name} cannot be decoded"
         ) from None
-    if not available:
-        raise missing_extra(f"{name}: decoding {syntax.name}", "codecs")
 
 
 def _without_padding(
