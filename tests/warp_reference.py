@@ -28,16 +28,13 @@ def displacement(control, spacing, points):
 
     It is the sum over all control points; the outermost ones are repeated far enough.
     """
-    gy, gx = control.shape[:2]
-    x, y = points[:, 0] / spacing + 1, points[:, 1] / spacing + 1
-    total = np.zeros_like(points)
+    x, y = points.T / spacing + 1
     beyond = 2 + math.ceil(np.abs([x, y]).max(initial=0))
-    for j in range(-beyond, gy + beyond):
-        for i in range(-beyond, gx + beyond):
-            weight = basis(x - i) * basis(y - j)
-            coefficient = control[min(max(j, 0), gy - 1), min(max(i, 0), gx - 1)]
-            total += weight[:, None] * coefficient
-    return total
+    j, i = (np.arange(-beyond, count + beyond) for count in control.shape[:2])
+    extended = np.pad(control, ((beyond, beyond), (beyond, beyond), (0, 0)), "edge")
+    weights_y = basis(np.subtract.outer(y, j))
+    weights_x = basis(np.subtract.outer(x, i))
+    return np.einsum("nj,jic,ni->nc", weights_y, extended, weights_x, optimize=True)
 
 
 def apply(matrix, points):
