@@ -4,14 +4,13 @@ import hashlib
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 import fastseg
+from tests.commands import run_command
 
 # The first example of a kernel compiles it, so no example has a deadline. And a busy
 # machine is no fault of a test.
@@ -95,13 +94,6 @@ def fastseg_command(tmp_path):
     """Runs the command line in tmp_path and returns the finished process."""
 
     def run(*arguments, cwd=tmp_path):
-        return subprocess.run(
-            [sys.executable, "-m", "fastseg.cli", *map(str, arguments)],
-            cwd=cwd,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
+        return run_command([*map(str, arguments)], cwd)
 
     return run
