@@ -21,6 +21,7 @@ JPEG_EXTENDED = JPEG[1]
 JPEG_LS_LOSSY = JPEG_LS[1]
 
 SOI, EOI, SOS, LSE = 0xD8, 0xD9, 0xDA, 0xF8
+END_OF_IMAGE = b"\xff\xd9"
 # A marker of JPEG follows one byte of 255 or more.
 FILL = re.compile(b"\xff+")
 # Markers of JPEG that have no length: TEM and RST0 to RST7.
@@ -97,6 +98,10 @@ def check_stream(frame: CodedFrame, name: str) -> None:
             f"{name}: its code stream has values of {size.precision} bits, its header "
             f"allocates {frame.bits_allocated}; it is damaged"
         )
+    # libjpeg fills what is cut off with zeros, without a word. One byte may follow for
+    # an even length; some writers add more.
+    if needs_libjpeg(frame) and not frame.data.rstrip(b"\0").endswith(END_OF_IMAGE):
+        raise DicomError(f"{name}: its code stream has no end; it is truncated")
 
 
 def needs_libjpeg(frame: CodedFrame) -> str:

@@ -29,7 +29,8 @@ def jpeg(marker=0xC0, rows=ROWS, columns=COLUMNS, components=1, precision=8, aft
     # An application segment that looks like a frame, and fill bytes, come before it.
     app = segment(0xE1, segment(0xC0, struct.pack(">BHHB", 8, 9, 9, 1)))
     scan = segment(0xDA, b"\1\1\0\0\0\0")
-    return b"\xff\xd8" + app + b"\xff\xff\xff" + frame[1:] + after + scan + b"data"
+    begin = b"\xff\xd8" + app + b"\xff\xff\xff" + frame[1:] + after
+    return begin + scan + b"data\xff\xd9"
 
 
 def extended_size(width, rows, columns):

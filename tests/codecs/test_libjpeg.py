@@ -172,6 +172,16 @@ def test_without_libjpeg_the_extra_is_named(monkeypatch):
             dicom.decode(data, "a.dcm")
 
 
+def test_a_cut_stream_is_refused():
+    """libjpeg would fill up what is cut off without a word."""
+    pixels, _ = extended_file()
+    stream = encode_extended(pixels)
+    for size in (len(stream) // 2, len(stream) - 20, len(stream) - 1):
+        data = write(pixels, 12, stream[:size], EXTENDED)
+        with pytest.raises(DicomError, match=r"^a\.dcm: .* no end; it is truncated"):
+            dicom.decode(data, "a.dcm")
+
+
 def frame(syntax, bits, stored, signed=False):
     marker = 0xC1 if syntax == EXTENDED else 0xF7
     stream = jpeg(marker, precision=bits)
