@@ -124,14 +124,16 @@ def needs_libjpeg(frame: CodedFrame) -> str:
     return ""
 
 
-def check_fragments(data: bytes, name: str) -> None:
-    """Raise DicomError if compressed pixels have more fragments than any real file.
+def check_fragments(data: bytes, frames: int, name: str) -> None:
+    """Raise DicomError unless compressed pixels may hold a number of frames.
 
     data : the value of PixelData: items, the first of them the offset table
 
-    Finding a frame takes a microsecond for each fragment.
+    A frame has one fragment or more. More fragments than any real file has are refused
+    too: finding a frame takes a microsecond for each.
     """
     offset = count = 0
+    listed = int.from_bytes(data[4:8], "little") // 4
     while data[offset : offset + 4] == b"\xfe\xff\x00\xe0":
         offset += 8 + int.from_bytes(data[offset + 4 : offset + 8], "little")
         count += 1
@@ -140,6 +142,12 @@ def check_fragments(data: bytes, name: str) -> None:
                 f"{name}: its pixels are in more than {MAX_FRAGMENTS} fragments; it is "
                 "damaged"
             )
+    if 0 < count <= frames or (count and listed not in (0, frames)):
+        raise DicomError(
+            f"{name}: its compressed pixels are {count - 1} fragments, {listed} frames "
+            f"in their offset table, and its header says {frames} frames; correct "
+            "NumberOfFrames, or get the file again"
+        )
 
 
 def _read_size(frame: CodedFrame) -> _Size:

@@ -216,7 +216,7 @@ def parse(
         _set_transfer_syntax(dataset)
         is_compressed = bool(dataset.file_meta.TransferSyntaxUID.is_encapsulated)
         if is_compressed:
-            check_fragments(dataset.get("PixelData") or b"", name)
+            check_fragments(dataset.get("PixelData") or b"", header.frames, name)
     return ParsedFile(dataset, header, name, is_compressed, decode_timeout)
 
 

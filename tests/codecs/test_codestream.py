@@ -4,6 +4,7 @@ import struct
 
 import pytest
 from pydicom import uid
+from pydicom.encaps import encapsulate
 
 from fastseg import bounds
 from fastseg.codecs.codestream import CodedFrame, check_fragments, check_stream
@@ -207,14 +208,37 @@ def test_cut_streams_raise_nothing_else(name):
     assert refused > 20
 
 
+TABLE = b"\xfe\xff\x00\xe0" + bytes(4)
+END = b"\xfe\xff\xdd\xe0" + bytes(4)
+
+
+@pytest.mark.parametrize("has_table", [True, False])
+def test_the_frames_are_those_of_the_header(has_table):
+    """Fewer fragments than frames, or an offset table of others, are refused."""
+    items = [b"abcd", b"efgh"]
+    one, two = (encapsulate(items[:n], has_bot=has_table) for n in (1, 2))
+    check_fragments(one, 1, "a.dcm")
+    check_fragments(two, 2, "a.dcm")
+    check_fragments(encapsulate(items[:1], fragments_per_frame=2), 1, "a.dcm")
+    with pytest.raises(DicomError, match=r"a\.dcm: .* 1 fragments.* says 2 frames"):
+        check_fragments(one, 2, "a.dcm")
+    with pytest.raises(DicomError, match=r"a\.dcm: .* 0 fragments.* says 1 frames"):
+        check_fragments(TABLE + END, 1, "a.dcm")
+    if has_table:
+        with pytest.raises(DicomError, match=r"2 frames in their offset table"):
+            check_fragments(two, 1, "a.dcm")
+    else:  # the two may be one frame
+        check_fragments(two, 1, "a.dcm")
+
+
 def test_the_number_of_fragments_is_bounded(monkeypatch):
     """More fragments than the bound are refused; those of a real file are not."""
     monkeypatch.setattr("fastseg.codecs.codestream.MAX_FRAGMENTS", 3)
     item = b"\xfe\xff\x00\xe0\2\0\0\0ab"
-    for count in range(1, 5):
-        check_fragments(item * count + b"\xfe\xff\xdd\xe0\0\0\0\0", "a.dcm")
+    for count in range(1, 4):
+        check_fragments(TABLE + item * count + END, 1, "a.dcm")
     with pytest.raises(DicomError, match=r"a\.dcm: .* more than 3 fragments"):
-        check_fragments(item * 5, "a.dcm")
+        check_fragments(TABLE + item * 5, 1, "a.dcm")
     assert bounds.MAX_FRAGMENTS > 100_000
 
 
