@@ -17,6 +17,8 @@ JPEG = tuple(f"1.2.840.10008.1.2.4.{k}" for k in (50, 51, 57, 70))
 JPEG_LS = tuple(f"1.2.840.10008.1.2.4.{k}" for k in (80, 81))
 JPEG_2000 = tuple(f"1.2.840.10008.1.2.4.{k}" for k in (90, 91, 201, 202, 203))
 RLE = ("1.2.840.10008.1.2.5",)
+# Those without loss of which pydicom leaves the bits above the stored ones as they are.
+LOSSLESS = (JPEG_LS[0], JPEG_2000[0], *JPEG_2000[2:4])
 JPEG_EXTENDED = JPEG[1]
 JPEG_LS_LOSSY = JPEG_LS[1]
 

@@ -37,6 +37,7 @@ from fastseg.bounds import (
 )
 from fastseg.codecs import pool
 from fastseg.codecs.codestream import (
+    LOSSLESS,
     CodedFrame,
     check_fragments,
     check_stream,
@@ -57,6 +58,7 @@ from fastseg.dicom.header import (
     is_uid,
     value_error,
 )
+from fastseg.dicom.scan import clear_unused_bits
 from fastseg.errors import DicomError, FastsegError, NoImageError, missing_extra
 
 T = TypeVar("T")
@@ -117,7 +119,7 @@ class ParsedFile:
             return Image(self._uncompressed(frame), self.header)
         coded = self._coded_frame(frame)
         pixels = pool.DEFAULT.decode(coded, self.name, self.decode_timeout)
-        return Image(_as_image(pixels, self.header), self.header)
+        return Image(_as_image(pixels, coded.syntax, self.header), self.header)
 
     def start(self, frame: int, decoders: Pool) -> Callable[[], NDArray[Any]]:
         """Start to read one frame; call what is returned for its pixels.
@@ -130,8 +132,9 @@ class ParsedFile:
             return lambda: pixels
         # What is returned must not keep the whole file in memory.
         coded, header = self._coded_frame(frame), self.header
+        syntax = coded.syntax
         decoding = decoders.start(coded, self.name, self.decode_timeout)
-        return lambda: _as_image(decoding.result(), header)
+        return lambda: _as_image(decoding.result(), syntax, header)
 
     def _require_pixels(self) -> None:
         """Raise DicomError if the file has no pixels that can be used."""
@@ -192,9 +195,13 @@ class ParsedFile:
         return coded
 
 
-def _as_image(pixels: bytearray, header: Header) -> NDArray[Any]:
+def _as_image(pixels: bytearray, syntax: str, header: Header) -> NDArray[Any]:
     """Return decoded pixels as an array (H, W)."""
     array = np.frombuffer(pixels, header.dtype)
+    if syntax in LOSSLESS:
+        # Whatever the precision of the code stream: pixels are the same as without
+        # compression. What a lossy one has above the stored bits is its error.
+        array = clear_unused_bits(array, header.bits_stored)
     return array.reshape(header.rows, header.columns)
 
 

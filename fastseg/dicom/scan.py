@@ -327,12 +327,21 @@ def _image(data: bytes, offset: int, header: Header) -> Image:
     pixels: NDArray[Any] = np.frombuffer(
         data, header.dtype, header.rows * header.columns, offset
     ).reshape(shape)
-    unused = 8 * header.dtype.itemsize - header.bits_stored
-    if unused and not _fits(pixels, header.bits_stored):
-        pixels = pixels << unused >> unused
-    elif not pixels.flags.aligned:
-        pixels = pixels.copy()
-    return Image(pixels, header)
+    pixels = clear_unused_bits(pixels, header.bits_stored)
+    return Image(pixels if pixels.flags.aligned else pixels.copy(), header)
+
+
+def clear_unused_bits(pixels: NDArray[Any], bits: int) -> NDArray[Any]:
+    """Return pixels with the bits above the stored ones cleared or sign-extended.
+
+    bits : number of stored bits
+
+    They are the same pixels if nothing changes.
+    """
+    unused = 8 * pixels.dtype.itemsize - bits
+    if unused and not _fits(pixels, bits):
+        return pixels << unused >> unused
+    return pixels
 
 
 def _fits(pixels: NDArray[Any], bits: int) -> bool:

@@ -201,10 +201,16 @@ def test_a_cut_deflated_file_is_noticed():
             dicom.decode(data[:cut], "a.dcm")
 
 
-def compressed(tmp_path, syntax):
-    """Write NOISE in a compressed transfer syntax with GDCM; return the path."""
+def compressed(tmp_path, syntax, pixels=None):
+    """Write NOISE in a compressed transfer syntax with GDCM; return the path.
+
+    pixels : others, of which all bits are stored
+    """
     gdcm = pytest.importorskip("gdcm")
-    source = write_dicom(tmp_path / "in.dcm", NOISE, BitsStored=12, HighBit=11)
+    bits = {"BitsStored": 12, "HighBit": 11} if pixels is None else {}
+    source = write_dicom(
+        tmp_path / "in.dcm", NOISE if pixels is None else pixels, **bits
+    )
     reader = gdcm.ImageReader()
     change = gdcm.ImageChangeTransferSyntax()
     reader.SetFileName(str(source))
@@ -238,6 +244,27 @@ def test_compressed_files_are_read(tmp_path, name):
     for frame, expected in enumerate(NOISE):
         assert_array_equal(dicom.read_image(path, frame).pixels, expected)
     assert dicom.read_header(path).frames == 2
+
+
+@pytest.mark.parametrize("name", LOSSLESS)
+@pytest.mark.parametrize("signed", [0, 1])
+def test_compression_changes_no_pixels(tmp_path, name, signed):
+    """Bits above the stored ones are cleared or sign-extended, as without it."""
+    gdcm = pytest.importorskip("gdcm")
+    kind, _ = LOSSLESS[name]
+    pixels = NOISE + np.uint16(4096) * (NOISE % 3)
+    stored = {"BitsStored": 12, "HighBit": 11, "PixelRepresentation": signed}
+    # GDCM clears what is above the stored bits, unless all are.
+    path = compressed(tmp_path, getattr(gdcm.TransferSyntax, kind), pixels)
+    dataset = pydicom.dcmread(path)
+    for keyword, value in stored.items():
+        setattr(dataset, keyword, value)
+    dataset.save_as(path)
+    expected = dicom.decode(dicom_bytes(pixels, **stored), "a.dcm").pixels
+    assert (expected.min() < 0) == bool(signed)
+    assert expected.max() < 2**12
+    assert_array_equal(dicom.read_image(path).pixels, expected)
+    assert dicom.read_image(path).pixels.dtype == expected.dtype
 
 
 def test_a_missing_codec_is_named(tmp_path, monkeypatch):
