@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from fastseg.links import LinkTable as LinkTable
     from fastseg.loading.batches import Batch as Batch
     from fastseg.loading.loader import Loader as Loader
+    from fastseg.paths import StrPath
     from fastseg.phantom import make_phantom as make_phantom
     from fastseg.pictures import show as show
     from fastseg.raster.area import coverage as coverage
@@ -37,15 +38,17 @@ if TYPE_CHECKING:
     from fastseg.sources import link as link
     from fastseg.store.reader import Sample as Sample
     from fastseg.store.reader import Store as Store
-    from fastseg.store.reader import open_store
+    from fastseg.store.split_table import check_split as check_split
     from fastseg.store.split_table import read_split as read_split
     from fastseg.store.split_table import write_split as write_split
-    from fastseg.store.splits import check_split as check_split
     from fastseg.store.splits import hold_out as hold_out
     from fastseg.store.verify import VerifyReport as VerifyReport
     from fastseg.store.verify import verify as verify
 
-    open = open_store
+    # The decorated function itself would be a cycle of types.
+    def open(path: StrPath) -> Store:
+        """See `store.reader.open_store`."""
+
 
 _HOME = {
     "Batch": "fastseg.loading.batches",
@@ -65,7 +68,7 @@ _HOME = {
     "link": "fastseg.sources",
     "open": "fastseg.store.reader",
     "make_phantom": "fastseg.phantom",
-    "check_split": "fastseg.store.splits",
+    "check_split": "fastseg.store.split_table",
     "rasterize": "fastseg.raster.masks",
     "rasterize_batch": "fastseg.raster.masks",
     "rasterize_labels": "fastseg.raster.masks",
@@ -81,6 +84,47 @@ _MODULES = ("augment", "dicom", "errors")
 # Not in __all__, so that a star import and help() work without the optional package.
 _OPTIONAL_MODULES = ("torch",)
 _RENAMED = {"prove_split": "check_split"}
+# What to write instead of names that other libraries have.
+_ELSEWHERE = {
+    "load": "fastseg.open",
+    "read": "fastseg.open",
+    "File": "fastseg.open",
+    "load_store": "fastseg.open",
+    "DataLoader": "fastseg.Loader, or fastseg.torch.Dataset with torch's DataLoader",
+    "Dataset": "fastseg.torch.Dataset, or fastseg.Loader",
+    "TorchLoader": "fastseg.torch.as_torch",
+    "as_torch": "fastseg.torch.as_torch",
+    "read_dicom": "fastseg.dicom.read_image",
+    "read_image": "fastseg.dicom.read_image",
+    "imread": "fastseg.dicom.read_image",
+    "dcmread": "fastseg.dicom.read_image",
+    "read_header": "fastseg.dicom.read_header",
+    "Compose": "fastseg.augment.Compose",
+    "transforms": "fastseg.augment",
+    "split": "the method split of a store, as in fastseg.open('heart.h5').split(...)",
+    "train_test_split": "the method split of a store",
+    "KFold": "the method split of a store",
+    "info": "print(fastseg.open('heart.h5')), or `fastseg info` in a shell",
+    "plot": "fastseg.show",
+    "fillPoly": "fastseg.rasterize",
+    "polygon2mask": "fastseg.rasterize",
+    "draw_polygon": "fastseg.rasterize",
+    "polygon_to_mask": "fastseg.rasterize",
+    "distance_transform": "fastseg.signed_distance",
+    "distance_transform_edt": "fastseg.signed_distance",
+    "write": "fastseg.build",
+    "create": "fastseg.build",
+    "convert": "fastseg.link, then fastseg.build",
+    "phantom": "fastseg.make_phantom",
+    **{
+        name: f"fastseg.augment.{name}"
+        for name in (
+            *("Affine", "Crop", "Elastic", "Flip", "Resample", "Resize", "Rot90"),
+            *("BiasField", "Blur", "Brightness", "Contrast", "Custom", "Gamma"),
+            *("LowResolution", "Noise"),
+        )
+    },
+}
 
 __all__ = ["__version__", *_HOME, *_MODULES]
 
@@ -95,7 +139,9 @@ if not TYPE_CHECKING:
                 f"fastseg.{name} was renamed: fastseg.{_RENAMED[name]}"
             )
         if name not in _HOME:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+            from fastseg.calls import unknown_attribute
+
+            raise unknown_attribute(__name__, name, __all__, _ELSEWHERE)
         value = getattr(import_module(_HOME[name]), _NAME_THERE.get(name, name))
         globals()[name] = value
         return value

@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastseg.calls import check_call
 from fastseg.errors import OptionError, real_number, whole_number
 from fastseg.loading.loader import Loader
 from fastseg.loading.stats import FULLY_BUSY, WORK, Stats
+from fastseg.paths import StrPath
 from fastseg.progress import Progress, silent
-from fastseg.store.reader import Store
+from fastseg.store.reader import Store, as_store
 from fastseg.threads import map_ordered, usable_cores
 
 # Bytes that are copied from: more than the caches of a processor hold, as in a store.
@@ -134,8 +136,9 @@ class BenchReport:
         }
 
 
+@check_call()
 def bench(
-    store: Store,
+    store: Store | StrPath,
     *,
     seconds: float = 0.5,
     rounds: int = 5,
@@ -144,6 +147,7 @@ def bench(
 ) -> BenchReport:
     """Measure how fast a Loader makes batches if the loop does nothing with them.
 
+    store   : a store, as `fastseg.open` returns it, or the path of one
     seconds : in each round, for loading and again for copying
     rounds  : number of rounds
     options : of the Loader
@@ -153,6 +157,7 @@ def bench(
     rounds = whole_number("rounds", rounds, 1)
     if not real_number("seconds", seconds) > 0:
         raise OptionError(f"seconds is {seconds!r}, expected more than 0")
+    store = as_store(store)
     start = perf_counter()
     next(iter(Loader(store, **options)))
     first_batch = perf_counter() - start

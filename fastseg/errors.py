@@ -3,7 +3,8 @@
 FastsegError
 ├── OptionError        (ValueError)   an argument or option is invalid
 │   └── MissingLabelsError            some samples lack labels, and missing="error"
-├── RenamedError       (TypeError)    an argument is given by its old name
+├── ArgumentError      (TypeError)    a call lacks an argument, or has an unknown one
+│   └── RenamedError                  an argument is given by its old name
 ├── GeometryError      (ValueError)   contours bound no region, or vertices are bad
 ├── LinkError          (ValueError)   a links table or data folder is malformed
 │   └── PathError                     a path or ID leads outside its root
@@ -32,19 +33,14 @@ message says what was expected, what came, where, and what to do next. It names 
 and IDs, never patients. It shows control characters in them as escapes, see `escapes`.
 """
 
-import functools
 import math
 import operator
 from collections import UserString
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 from fastseg.escapes import escaped
-
-P = ParamSpec("P")
-R = TypeVar("R")
-C = TypeVar("C")
 
 # The packages of each optional extra of the distribution.
 EXTRAS: Mapping[str, tuple[str, ...]] = {
@@ -54,6 +50,10 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     "compress": ("zstandard",),
     "torch": ("torch",),
 }
+
+
+# Characters of a value in a message.
+MOST_SHOWN = 60
 
 
 class FastsegError(Exception):
@@ -72,7 +72,11 @@ class MissingLabelsError(OptionError):
     """Some classes were not outlined on some samples, and `missing` is "error"."""
 
 
-class RenamedError(FastsegError, TypeError):
+class ArgumentError(FastsegError, TypeError):
+    """A call lacks an argument, or has one that does not exist or is too much."""
+
+
+class RenamedError(ArgumentError):
     """An argument is given by its old name; the message gives the new one."""
 
 
@@ -191,50 +195,6 @@ def missing_extra(purpose: str, extra: str) -> MissingExtraError:
     )
 
 
-def refuse_renamed(**new_names: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Decorate a function to raise RenamedError for arguments by their old names.
-
-    new_names : the new name of each argument, by its old one
-    """
-
-    def decorate(function: Callable[P, R]) -> Callable[P, R]:
-        @functools.wraps(function)
-        def check(*args: P.args, **options: P.kwargs) -> R:
-            for old, new in new_names.items():
-                if old in options:
-                    raise RenamedError(f"{old!r} was renamed: the argument is {new!r}")
-            return function(*args, **options)
-
-        return check
-
-    return decorate
-
-
-def refuse_renamed_attributes(**new_names: str) -> Callable[[type[C]], type[C]]:
-    """Decorate a class: an attribute by its old name raises with the new one.
-
-    Type checkers do not see it, so that they find old and misspelt names.
-    """
-
-    def decorate(cls: type[C]) -> type[C]:
-        for old, new in new_names.items():
-            setattr(cls, old, _renamed(old, new))
-        return cls
-
-    return decorate
-
-
-def _renamed(old: str, new: str) -> property:
-    """Return a property that raises; __getattr__ would slow down all attributes."""
-
-    def refuse(self: object) -> Any:
-        owner = type(self).__name__
-        text = f"{owner}.{old} was renamed: {owner}.{new}"
-        raise AttributeError(text, name=old, obj=self)
-
-    return property(refuse)
-
-
 def whole_number(name: str, value: Any, least: int, most: int | None = None) -> int:
     """Return an option as an int from least to most, or raise OptionError.
 
@@ -245,7 +205,9 @@ def whole_number(name: str, value: Any, least: int, most: int | None = None) -> 
             raise TypeError
         number = operator.index(value)
     except TypeError:
-        raise OptionError(f"{name} is {value!r}, expected a whole number") from None
+        raise OptionError(
+            f"{name} is {shown(value)}, expected a whole number"
+        ) from None
     if number < least or (most is not None and number > most):
         limits = f"at least {least}" if most is None else f"{least} to {most}"
         raise OptionError(f"{name} is {number}, expected {limits}")
@@ -266,7 +228,7 @@ def real_number(name: str, value: Any, expected: str = "a finite number") -> flo
     except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
-        raise OptionError(f"{name} is {value!r}, expected {expected}")
+        raise OptionError(f"{name} is {shown(value)}, expected {expected}")
     return number
 
 
@@ -275,7 +237,18 @@ def true_or_false(name: str, value: Any) -> bool:
     # 0 and 1, and numpy's values, equal one of the two.
     if getattr(value, "shape", ()) == () and value in (True, False):
         return bool(value)
-    raise OptionError(f"{name} is {value!r}, expected True or False")
+    raise OptionError(f"{name} is {shown(value)}, expected True or False")
+
+
+def choice(name: str, value: Any, allowed: Iterable[str]) -> str:
+    """Return an option if it is one of the texts allowed, or raise OptionError.
+
+    A value of another type, with or without a hash, is none of them.
+    """
+    names = tuple(allowed)
+    if isinstance(value, str) and value in names:
+        return str(value)
+    raise OptionError(one_of(name, value, names))
 
 
 def in_order(values: Any) -> Any:
@@ -309,7 +282,15 @@ def _is_numeric(value: Any) -> bool:
 def one_of(what: str, given: object, allowed: Iterable[str]) -> str:
     """Return the text of an error: what was given, what is allowed, near misses."""
     names = [str(name) for name in allowed]
-    near = get_close_matches(str(given), names, n=2, cutoff=0.5)
+    lowered = {name.lower(): name for name in names}
+    text = given.lower() if isinstance(given, str) else ""
+    near = [lowered[name] for name in get_close_matches(text, lowered, n=2, cutoff=0.5)]
     hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
     listed = ", ".join(map(repr, names)) or "nothing"
-    return f"{what} is {given!r}, expected one of {listed}{hint}"
+    return f"{what} is {shown(given)}, expected one of {listed}{hint}"
+
+
+def shown(value: object) -> str:
+    """Return the repr of what a caller gave, in one line of at most 60 characters."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= MOST_SHOWN else f"{text[: MOST_SHOWN - 3]}..."

@@ -4,10 +4,13 @@ import contextlib
 import ctypes
 import errno
 import os
+import re
 import stat
 import sys
 from collections.abc import Iterator
+from difflib import get_close_matches
 from io import FileIO
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,6 +38,28 @@ _UNSUPPORTED = (
 # Errors of opening a socket, or a device that is not there.
 _NO_FILE = (errno.ENXIO, errno.EOPNOTSUPP, errno.ENODEV)
 NOT_REGULAR = "is no regular file"
+
+
+# What files of known kinds begin with, at an offset.
+TEXT = "a text file"
+EMPTY = "an empty file"
+HDF5 = "an HDF5 file"
+_MARKS = {
+    (0, b"\x89HDF\r\n\x1a\n"): HDF5,
+    (128, b"DICM"): "a DICOM image",
+    (0, b"\x89PNG"): "a PNG picture",
+    (0, b"\xff\xd8\xff"): "a JPEG picture",
+    (0, b"%PDF-"): "a PDF",
+    (0, b"II*\0"): "a TIFF picture",
+    (0, b"MM\0*"): "a TIFF picture",
+    (0, b"\x93NUMPY"): "a numpy array",
+    (0, b"PK\3\4"): "a zip archive",
+    (0, b"\x1f\x8b"): "a gzip archive",
+    (344, b"n+1\0"): "a NIfTI image",
+}
+_HEAD_BYTES = 512
+# Files of a folder in which a similar name is looked for.
+_MOST_NAMES = 1000
 
 
 class Stamp(NamedTuple):
@@ -152,6 +177,37 @@ def start_writeback(handle: int) -> None:
     if _libc is not None and hasattr(_libc, "sync_file_range"):
         everything = ctypes.c_int64(0)
         _libc.sync_file_range(handle, everything, everything, ctypes.c_uint(2))
+
+
+def kind_of(path: str | os.PathLike[str]) -> str:
+    """Return in words, with the article, what is at a path, from its first bytes.
+
+    For messages. "" for what is not known. Raises OSError.
+    """
+    if os.path.isdir(path):  # noqa: PTH112  a Path costs more than the system call
+        return "a folder"
+    with open_regular(path) as file:
+        head = file.read(_HEAD_BYTES) or b""
+    for (start, mark), kind in _MARKS.items():
+        if head[start : start + len(mark)] == mark:
+            return kind
+    if not head:
+        return EMPTY
+    is_text = not re.search(rb"[\0-\10\16-\37]", head)
+    return TEXT if is_text else ""
+
+
+def no_such_file(path: Path, advice: str) -> FileNotFoundError:
+    """Return the error for a file that is not there, with a name that may be meant.
+
+    advice : how to make the file, if no other has a similar name
+    """
+    names: list[str] = []
+    with contextlib.suppress(OSError):
+        names = [entry.name for entry in islice(os.scandir(path.parent), _MOST_NAMES)]
+    near = get_close_matches(path.name, names, n=1)
+    hint = f"did you mean {near[0]}?" if near else advice
+    return FileNotFoundError(errno.ENOENT, f"No such file ({hint})", str(path))
 
 
 @contextlib.contextmanager

@@ -20,11 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastseg.bounds import MAX_NAME_BYTES, MAX_PATH_BYTES, MAX_TEXT_BYTES
+from fastseg.calls import check_call
 from fastseg.dicom import header
 from fastseg.errors import LinkError, PathError, one_of
 from fastseg.escapes import escaped, unquoted
+from fastseg.files import EMPTY, TEXT, kind_of, no_such_file
 from fastseg.outputs import check_target
-from fastseg.paths import Paths, StrPath, natural_key
+from fastseg.paths import Paths, StrPath, as_path, natural_key
 from fastseg.progress import Advance, Progress, silent
 from fastseg.tables import (
     Reject,
@@ -473,6 +475,7 @@ class LinkTable:
     unlabelled: int | None
     ignored: tuple[str, ...] = field(repr=False)
 
+    @check_call()
     def __init__(
         self,
         *,
@@ -509,6 +512,7 @@ class LinkTable:
         pairs = sorted(zip(texts, counts, strict=True))
         return {text: count for text, count in pairs if text and count}
 
+    @check_call()
     def save(self, path: StrPath, *, force: bool = False) -> Path:
         """Write the table as CSV, with paths relative to the folder of that file.
 
@@ -521,6 +525,7 @@ class LinkTable:
         replaced that is something else, LinkError if no relative path leads from that
         folder to the data, or one has control characters.
         """
+        path = as_path("path", path)
         check_outputs(path, force)
         links = _relative_to(self.links, self.base, Path(path).parent)
         target = TABLE.save(path, links, force)
@@ -528,6 +533,7 @@ class LinkTable:
         return target
 
     @classmethod
+    @check_call()
     def load(cls, path: StrPath, progress: Progress = silent) -> "LinkTable":
         """Read a table and sort its links, see `Links.sorted`.
 
@@ -537,10 +543,24 @@ class LinkTable:
         is not a links table, FileNotFoundError.
         """
         rejects: list[Reject] = []
-        source = Path(path)
+        source = as_path("path", path)
+        _check_is_text(source)
         with progress("read", count_lines(source)) as advance:
             links = Links.of(_read_links(source, rejects, advance))
-        return cls(base=Path(path).parent, links=links.sorted(), rejects=rejects)
+        return cls(base=source.parent, links=links.sorted(), rejects=rejects)
+
+
+def _check_is_text(path: Path) -> None:
+    """Raise LinkError for a folder, and for a file of a kind that is no table."""
+    try:
+        kind = kind_of(path)
+    except FileNotFoundError:
+        raise no_such_file(path, "`fastseg link` writes a links table") from None
+    if kind not in ("", EMPTY, TEXT):
+        raise LinkError(
+            f"{path}: is {kind}, expected a links table; `fastseg link FOLDER` (in "
+            "Python, fastseg.link) makes one from a data set"
+        )
 
 
 def check_outputs(path: StrPath, force: bool) -> Path:

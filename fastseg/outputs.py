@@ -85,6 +85,21 @@ def check_target(path: StrPath, kind: Kind, force: bool = False) -> Path:
     return real
 
 
+def check_input(output: StrPath, source: StrPath, what: str, kind: Kind) -> None:
+    """Raise OutputError if an output is the file that it is made from.
+
+    what : that file is, with its article
+
+    Nothing may force this: the file would be lost.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        if Path(output).samefile(source):
+            raise OutputError(
+                f"{output}: is {what} that is read, and is not replaced; choose "
+                f"another name for {kind.name}"
+            )
+
+
 def is_output(path: Path, kind: Kind) -> bool:
     """Return whether a regular file is recognised as an output of a kind."""
     with name_path(path), open_regular(path) as file:

@@ -4,8 +4,9 @@ import errno
 import os
 import re
 from pathlib import Path
+from typing import Any
 
-from fastseg.errors import PathError
+from fastseg.errors import OptionError, PathError, shown
 from fastseg.files import NO_LINK, open_handle
 
 StrPath = str | os.PathLike[str]
@@ -15,6 +16,18 @@ FOLDER_NAMES = ("", ".", "..")
 # each image.
 MOST_FOLDERS = 2**14
 NUMBER = re.compile("[0-9]+")
+
+
+def as_path(name: str, given: Any) -> Path:
+    """Return a path that a caller gives, or raise OptionError.
+
+    name : of the argument
+    """
+    if isinstance(given, str | os.PathLike) and not isinstance(
+        path := os.fspath(given), bytes
+    ):
+        return Path(path)
+    raise OptionError(f"{name} is {shown(given)}, expected a path, as text or a Path")
 
 
 class Paths:

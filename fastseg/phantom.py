@@ -23,9 +23,10 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
+from fastseg.calls import check_call
 from fastseg.errors import OptionError, OutputError, whole_number
 from fastseg.loading.orders import check_seed
-from fastseg.paths import StrPath
+from fastseg.paths import StrPath, as_path
 from fastseg.progress import Progress, silent
 
 Array = NDArray[np.floating[Any]]
@@ -79,6 +80,7 @@ class Ring:
         )
 
 
+@check_call()
 def make_phantom(
     output: StrPath,
     *,
@@ -108,7 +110,7 @@ def make_phantom(
     if not several:
         raise OptionError("sizes is empty, expected at least one")
     shapes = [parse_size(size) for size in several]
-    root = Path(output)
+    root = as_path("output", output)
     # A link to nothing is there, too.
     is_there = root.exists() or root.is_symlink()
     if is_there and (not root.is_dir() or any(root.iterdir())):

@@ -13,15 +13,16 @@ from fastseg import __version__
 from fastseg.augment import Compose, Transform, as_compose
 from fastseg.augment.mapping import pixel_ratios
 from fastseg.bounds import MAX_SPACING_RATIO
+from fastseg.calls import check_call
 from fastseg.colours import colour_of, rgb_of
-from fastseg.errors import OptionError, missing_extra
+from fastseg.errors import OptionError, missing_extra, whole_number
 from fastseg.escapes import escaped
 from fastseg.loading.augmented import AugmentedPreprocessing
 from fastseg.loading.format import BatchFormat
 from fastseg.loading.orders import check_seed, epoch_order
-from fastseg.outputs import check_target, write_atomically
-from fastseg.paths import StrPath
-from fastseg.store.reader import Sample, Store
+from fastseg.outputs import check_input, check_target, write_atomically
+from fastseg.paths import StrPath, as_path
+from fastseg.store.reader import Sample, Store, as_store
 
 DARK = "#16181d"
 # Augmented versions of each sample.
@@ -59,8 +60,9 @@ class _PictureKind:
 PICTURE = _PictureKind()
 
 
+@check_call("show(store, 'picture.png')")
 def show(
-    store: Store,
+    store: Store | StrPath,
     output: StrPath,
     *,
     count: int = 4,
@@ -75,6 +77,7 @@ def show(
     is) and the image with its contours. Lengths are those in millimetres: a pixel is as
     much higher than wide as the spacing says, and a square if it is unknown.
 
+    store   : a store, as `fastseg.open` returns it, or the path of one
     output  : path of the picture; the suffix sets the format (.png, .pdf, .svg)
     count   : number of samples; all samples if the store has fewer
     seed    : of the random choice of samples, and of the augmentation
@@ -88,20 +91,21 @@ def show(
     path is returned. Raises MissingExtraError without matplotlib, OutputError if a file
     would be replaced that is something else, OptionError.
     """
-    if count < 1:
-        raise OptionError(f"count is {count}, expected at least 1")
+    count = whole_number("count", count, 1)
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError:
         raise missing_extra("drawing pictures", "show") from None
-    path = Path(output)
+    store = as_store(store)
+    path = as_path("output", output)
     suffix = path.suffix.lower()
     if suffix not in METADATA or path.is_dir():
         raise OptionError(
             f"{path}: expected the name of a picture that ends with "
             f"{', '.join(METADATA)}, as in {path}.png"
         )
+    check_input(path, store.path, "the store", PICTURE)
     check_target(path, PICTURE, force)
     chosen = epoch_order(len(store), check_seed(seed), 0, shuffle=True)[:count]
     titles = ["image", "mask", "segmented", "contours"]

@@ -22,10 +22,10 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fastseg.calls import check_call
 from fastseg.errors import (
     OptionError,
     missing_extra,
-    refuse_renamed,
     true_or_false,
     whole_number,
 )
@@ -76,7 +76,7 @@ class Dataset(torch.utils.data.Dataset):  # type: ignore[misc]
     the store.
     """
 
-    @refuse_renamed(pad="pad_value")
+    @check_call(pad="pad_value")
     def __init__(
         self,
         store: Store | StrPath,
@@ -360,6 +360,7 @@ _pytree.register_pytree_node(
 )
 
 
+@check_call()
 def as_torch(
     loader: Loader,
     device: "str | int | torch.device | None" = None,

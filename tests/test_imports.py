@@ -20,6 +20,7 @@ LAYERS = [
         "fastseg",
         "arrays",
         "bounds",
+        "calls",
         "colours",
         "errors",
         "escapes",

@@ -3,8 +3,8 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any, ClassVar, NamedTuple, Self
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar, NamedTuple, Self, TypeVar, dataclass_transform
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,21 +13,38 @@ from fastseg import randomness
 from fastseg._kernels.augment import batch
 from fastseg.augment.mapping import Mappings
 from fastseg.bounds import MAX_GRID_CELLS
+from fastseg.calls import check_call
 from fastseg.errors import (
     OptionError,
+    choice,
     in_order,
     is_single,
-    one_of,
     real_number,
+    shown,
     true_or_false,
     whole_number,
 )
 
+C = TypeVar("C")
 Range = tuple[float, float]
 Values = dict[str, NDArray[Any]]
 Uniforms = NDArray[np.float64]
 # Code of a kernel, and its parameters.
 KernelStep = tuple[int, Sequence[Any]]
+
+
+@dataclass_transform(
+    kw_only_default=True, frozen_default=True, field_specifiers=(field,)
+)
+def transform(cls: type[C]) -> type[C]:
+    """Make a class of transforms a frozen dataclass.
+
+    Its parameters are given by name, but for the one that it is named for, if there is
+    one: `Crop(96)`. That field has `kw_only=False`.
+    """
+    made = dataclass(frozen=True, slots=True, kw_only=True)(cls)
+    made.__init__ = check_call()(made.__init__)  # type: ignore[method-assign, misc]
+    return made
 
 
 class Context(NamedTuple):
@@ -56,7 +73,7 @@ class Context(NamedTuple):
         return draw_uniforms(self.key, self.samples, stream, count)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@transform
 class Transform:
     """Base class of all transforms.
 
@@ -108,7 +125,7 @@ class Transform:
         return self.as_dict()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@transform
 class GeometricTransform(Transform, ABC):
     """Base class of transforms that move pixels and contours."""
 
@@ -120,7 +137,7 @@ class GeometricTransform(Transform, ABC):
         """
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@transform
 class IntensityTransform(Transform, ABC):
     """Base class of transforms that change values by `_kernels.augment.intensity`."""
 
@@ -134,7 +151,7 @@ class IntensityTransform(Transform, ABC):
         """
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@transform
 class ArrayTransform(Transform, ABC):
     """Base class of transforms that change images and masks in Python."""
 
@@ -247,7 +264,7 @@ def check_range(
     where = f"{type(step).__name__}: {name}"
     if isinstance(given, set | frozenset | dict) or len(given) != 2:
         raise OptionError(
-            f"{where} is {given!r}, expected a number or (least, greatest)"
+            f"{where} is {shown(given)}, expected a number or (least, greatest)"
         )
     low, high = (check_number(step, name, x, least, most) for x in given)
     if low > high:
@@ -263,21 +280,25 @@ def check_size(step: Transform, given: Any) -> tuple[int, int]:
 def pair_of_sizes(name: str, given: Any) -> tuple[int, int]:
     """Return (height, width), also from one number, or raise OptionError."""
     try:
+        if isinstance(given, str):
+            raise TypeError
         height, width = (given, given) if is_single(given) else in_order(given)
     except (TypeError, ValueError):
-        raise OptionError(f"{name} is {given!r}, expected (height, width)") from None
+        raise OptionError(
+            f"{name} is {shown(given)}, expected (height, width), or one number for a "
+            "square"
+        ) from None
     sides = whole_number(name, height, 1), whole_number(name, width, 1)
     if sides[0] * sides[1] > MAX_GRID_CELLS:
         raise OptionError(
-            f"{name} is {given!r}, expected at most {MAX_GRID_CELLS} pixels"
+            f"{name} is {shown(given)}, expected at most {MAX_GRID_CELLS} pixels"
         )
     return sides
 
 
 def check_choice(step: Any, name: str, given: Any, allowed: Sequence[str]) -> None:
     """Raise OptionError, with a suggestion, for a value that is not allowed."""
-    if given not in allowed:
-        raise OptionError(one_of(f"{type(step).__name__}: {name}", given, allowed))
+    choice(f"{type(step).__name__}: {name}", given, allowed)
 
 
 def check_p_is_one(step: Transform) -> None:

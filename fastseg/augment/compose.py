@@ -1,6 +1,6 @@
 """Sequences of transforms, their JSON form, and presets."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -16,7 +16,8 @@ from fastseg.augment.intensity import (
     LowResolution,
     Noise,
 )
-from fastseg.errors import OptionError, one_of
+from fastseg.calls import check_call
+from fastseg.errors import OptionError, choice, shown
 
 Interpolation = Literal["nearest", "linear", "cubic"]
 Border = Literal["constant", "edge", "reflect"]
@@ -34,9 +35,9 @@ _TRANSFORMS: dict[str, type[Transform]] = {
 class Compose:
     """A sequence of transforms.
 
-    transforms    : transforms, in the order in which they happen. Geometric ones come
-        first in any case: they are combined into one mapping, so that an image is
-        interpolated once. The others follow
+    transforms    : transforms in the order in which they happen, or a single one.
+        Geometric ones come first in any case: they are combined into one mapping, so
+        that an image is interpolated once. The others follow
     interpolation : of images: "nearest", "linear" (default) or "cubic" (B-spline)
     border        : values around images: "constant" (default; the loader's
         `pad_value`), "edge" (the nearest pixel) or "reflect"
@@ -51,13 +52,12 @@ class Compose:
     border: Border = "constant"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "transforms", tuple(self.transforms))
-        for step in self.transforms:
-            if type(step) not in _TRANSFORMS.values():
-                raise OptionError(
-                    f"Compose: {step!r} is not a transform, expected "
-                    f"{', '.join(_TRANSFORMS)}"
-                )
+        object.__setattr__(self, "transforms", _as_steps("Compose", self.transforms))
+        if isinstance(self.interpolation, Transform):
+            raise OptionError(
+                "Compose: several transforms are given one by one, expected one list: "
+                "Compose([first, second])"
+            )
         if len(self.transforms) > randomness.MAX_STEPS:
             raise OptionError(
                 f"Compose: {len(self.transforms)} transforms given, expected at most "
@@ -84,6 +84,12 @@ class Compose:
         }
 
 
+Compose.__init__ = check_call(  # type: ignore[method-assign]
+    "Compose([Flip(), Affine(rotate=15)])"
+)(Compose.__init__)
+
+
+@check_call()
 def from_dict(given: Mapping[str, Any]) -> Compose:
     """Return the Compose that `Compose.as_dict` turned into a dict.
 
@@ -98,11 +104,10 @@ def from_dict(given: Mapping[str, Any]) -> Compose:
         names = [step.pop("name") for step in steps]
     except (TypeError, ValueError, KeyError) as exc:
         raise OptionError(
-            f"{given!r} is invalid ({exc!r}), expected a dict of Compose.as_dict"
+            f"{shown(given)} is invalid ({exc!r}), expected a dict of Compose.as_dict"
         ) from None
     for name in names:
-        if name not in _TRANSFORMS:
-            raise OptionError(one_of("transform", name, _TRANSFORMS))
+        choice("transform", name, _TRANSFORMS)
     try:
         transforms = [
             _TRANSFORMS[name].from_options(
@@ -113,7 +118,7 @@ def from_dict(given: Mapping[str, Any]) -> Compose:
         return Compose(transforms, **options)
     except TypeError as exc:  # an unknown parameter
         raise OptionError(
-            f"{given!r} is invalid ({exc}), expected a dict of Compose.as_dict"
+            f"{shown(given)} is invalid ({exc}), expected a dict of Compose.as_dict"
         ) from None
 
 
@@ -177,18 +182,37 @@ def as_compose(given: Any) -> Compose:
     if isinstance(given, Compose):
         return given
     if isinstance(given, str):
-        if given not in PRESETS:
-            raise OptionError(one_of("augment", given, PRESETS))
-        return PRESETS[given]()
-    if isinstance(given, Transform):
-        return Compose([given])
-    try:
-        return Compose(list(given))
-    except TypeError:
-        raise OptionError(
-            f"augment is {given!r}, expected a Compose, transforms or one of "
-            f"{', '.join(map(repr, PRESETS))}"
-        ) from None
+        return PRESETS[choice("augment", given, PRESETS)]()
+    return Compose(_as_steps("augment", given))
+
+
+def _as_steps(name: str, given: Any) -> tuple[Transform, ...]:
+    """Return one or several transforms that are given, or raise OptionError."""
+    steps = given
+    if isinstance(given, type | str | Mapping) or not isinstance(given, Iterable):
+        steps = (given,)
+    steps = tuple(steps)
+    for step in steps:
+        if type(step) not in _TRANSFORMS.values():
+            raise OptionError(
+                f"{name}: {shown(step)} is no transform of fastseg{_advice(step)}"
+            )
+    return steps
+
+
+def _advice(step: Any) -> str:
+    """Return what to write instead of something that is no transform."""
+    if isinstance(step, type):
+        return f" but a class; write {step.__name__}(...)"
+    if isinstance(step, Compose):
+        return " but a list of them; write [*first, *second] to join two"
+    if isinstance(step, str):
+        return "; name a preset alone, as in augment='light', or give transforms"
+    if isinstance(step, Mapping):
+        return "; fastseg.augment.from_dict makes a Compose of a dict"
+    if callable(step):
+        return "; Custom(function) calls one of your own"
+    return f", expected one or more of {', '.join(_TRANSFORMS)}"
 
 
 def _tuples(value: Any) -> Any:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import field
 from typing import Any, ClassVar, Literal, Self, get_args
 
 import numpy as np
@@ -24,10 +24,11 @@ from fastseg.augment.base import (
     set_flags,
     set_ranges,
     set_symmetric,
+    transform,
 )
 from fastseg.augment.mapping import Mappings, pixel_ratios
 from fastseg.bounds import MAX_GRID_CELLS, MAX_SPACING_RATIO
-from fastseg.errors import OptionError, is_single, whole_number
+from fastseg.errors import OptionError, is_single, shown, whole_number
 
 # The public transforms of this module; `Compose` takes those that are listed here.
 __all__ = ["Affine", "Crop", "Elastic", "Flip", "Resample", "Resize", "Rot90"]
@@ -42,7 +43,7 @@ Axis = Literal["horizontal", "vertical"]
 AXES = get_args(Axis)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@transform
 class Affine(GeometricTransform):
     """Scale, shear and rotate about the centre of the image, in this order, then shift.
 
@@ -165,7 +166,7 @@ def _pixel_ratios(mappings: Mappings) -> NDArray[np.float64]:
     return ratios
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@transform
 class Flip(GeometricTransform):
     """Mirror the image.
 
@@ -174,10 +175,15 @@ class Flip(GeometricTransform):
     """
 
     p: float = 0.5
-    axis: Axis = "horizontal"
+    axis: Axis = field(default="horizontal", kw_only=False)
 
     def __post_init__(self) -> None:
         Transform.__post_init__(self)
+        if not isinstance(self.axis, str):
+            raise OptionError(
+                f"Flip: axis is {shown(self.axis)}, expected one of 'horizontal', "
+                "'vertical'; a probability has its name, as in Flip(p=0.5)"
+            )
         check_choice(self, "axis", self.axis, AXES)
 
     def extend(self, mappings: Mappings, values: Values) -> None:
@@ -189,7 +195,7 @@ class Flip(GeometricTransform):
         mappings.compose(matrix, values["on"])
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@transform
 class Rot90(GeometricTransform):
     """Rotate by 90, 180 or 270 degrees, with equal probability.
 
@@ -220,7 +226,7 @@ class Rot90(GeometricTransform):
             mappings.spacing_mm = np.where(turned[:, None], spacing[:, ::-1], spacing)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@transform
 class Elastic(GeometricTransform):
     """Bend the image by a smooth random displacement field, a cubic B-spline.
 
@@ -234,7 +240,7 @@ class Elastic(GeometricTransform):
     Pixels are those of the image after the transforms before this one.
     """
 
-    magnitude: float | Range = (0.0, 8.0)
+    magnitude: float | Range = field(default=(0.0, 8.0), kw_only=False)
     spacing: float = 32.0
 
     draws: ClassVar[int] = 2
@@ -260,11 +266,11 @@ class Elastic(GeometricTransform):
         mappings.bend(self.spacing, np.where(values["on"], values["magnitude"], 0.0))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@transform
 class _Sized(GeometricTransform):
     """Base class of transforms that give all images the same size."""
 
-    size: int | tuple[int, int]
+    size: int | tuple[int, int] = field(kw_only=False)
 
     def __post_init__(self) -> None:
         Transform.__post_init__(self)
@@ -276,7 +282,7 @@ class _Sized(GeometricTransform):
         return self.size  # type: ignore[return-value]  # checked above
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@transform
 class Crop(_Sized):
     """Crop a window from the image.
 
@@ -304,6 +310,11 @@ class Crop(_Sized):
         margin = whole_number("Crop: margin", self.margin, 0, MAX_GRID_CELLS)
         set_field(self, "margin", margin)
         set_flags(self, "pad")
+        if not isinstance(self.where, str):
+            raise OptionError(
+                f"Crop: where is {shown(self.where)}, expected 'random', 'center' or "
+                "the name of a class"
+            )
 
     def draw(self, uniforms: Uniforms) -> Values:
         """Return "on", "across" and "down".
@@ -390,7 +401,7 @@ def _range_of_starts(
     return np.where(missing, 0, low), np.where(missing, limit, high)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@transform
 class Resize(_Sized):
     """Scale the image to a size, whatever its aspect ratio.
 
@@ -407,7 +418,7 @@ class Resize(_Sized):
         mappings.set_size(size)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@transform
 class Resample(GeometricTransform):
     """Scale the image to a pixel spacing in millimetres.
 
@@ -418,7 +429,7 @@ class Resample(GeometricTransform):
     all images must be known. p must be 1.
     """
 
-    spacing_mm: float | tuple[float, float]
+    spacing_mm: float | tuple[float, float] = field(kw_only=False)
 
     needs_spacing: ClassVar[bool] = True
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import field
 from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
@@ -26,6 +26,7 @@ from fastseg.augment.base import (
     set_flags,
     set_ranges,
     set_symmetric,
+    transform,
 )
 from fastseg.errors import OptionError
 
@@ -45,7 +46,7 @@ NoiseKind = Literal["gaussian", "rician"]
 NOISE_KINDS = get_args(NoiseKind)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@transform
 class Gamma(IntensityTransform):
     """Raise values to a power; the range of the image is scaled to (0, 1) and back.
 
@@ -57,7 +58,7 @@ class Gamma(IntensityTransform):
     p          : probability, by default 1
     """
 
-    gamma: float | Range = (0.7, 1.5)
+    gamma: float | Range = field(default=(0.7, 1.5), kw_only=False)
     invert: bool = False
     keep_stats: bool = True
 
@@ -77,7 +78,7 @@ class Gamma(IntensityTransform):
         return kernels.GAMMA, (values["gamma"], self.invert, self.keep_stats)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@transform
 class Brightness(IntensityTransform):
     """Multiply values by a factor and add a constant: value * multiply + add.
 
@@ -110,7 +111,7 @@ class Brightness(IntensityTransform):
         return kernels.BRIGHTNESS, (values["multiply"], values["add"])
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@transform
 class Contrast(IntensityTransform):
     """Multiply the difference between each value and the image's mean.
 
@@ -121,7 +122,7 @@ class Contrast(IntensityTransform):
     p              : probability, by default 1
     """
 
-    factor: float | Range = (0.75, 1.25)
+    factor: float | Range = field(default=(0.75, 1.25), kw_only=False)
     preserve_range: bool = True
 
     draws: ClassVar[int] = 2
@@ -140,7 +141,7 @@ class Contrast(IntensityTransform):
         return kernels.CONTRAST, (values["factor"], self.preserve_range)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@transform
 class Noise(IntensityTransform):
     """Add random noise, independent for each pixel.
 
@@ -151,7 +152,7 @@ class Noise(IntensityTransform):
     p    : probability, by default 1
     """
 
-    std: float | Range = (0.0, 0.3)
+    std: float | Range = field(default=(0.0, 0.3), kw_only=False)
     kind: NoiseKind = "gaussian"
 
     draws: ClassVar[int] = 2
@@ -171,7 +172,7 @@ class Noise(IntensityTransform):
         return code, (values["std"], context.zero_signal)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@transform
 class Blur(IntensityTransform):
     """Blur by a Gaussian.
 
@@ -180,7 +181,7 @@ class Blur(IntensityTransform):
     p     : probability, by default 1
     """
 
-    sigma: float | Range = (0.5, 1.0)
+    sigma: float | Range = field(default=(0.5, 1.0), kw_only=False)
 
     draws: ClassVar[int] = 2
 
@@ -197,7 +198,7 @@ class Blur(IntensityTransform):
         return kernels.BLUR, (values["sigma"],)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@transform
 class BiasField(IntensityTransform):
     """Multiply by a smooth random field, as inhomogeneous coils of MR scanners do.
 
@@ -210,7 +211,7 @@ class BiasField(IntensityTransform):
     The field multiplies the signal: an image value of 0 before normalization stays.
     """
 
-    magnitude: float | Range = (0.0, 0.5)
+    magnitude: float | Range = field(default=(0.0, 0.5), kw_only=False)
 
     draws: ClassVar[int] = 2
 
@@ -229,7 +230,7 @@ class BiasField(IntensityTransform):
         return kernels.BIAS_FIELD, (context.zero_signal, *coefficients.T)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@transform
 class LowResolution(IntensityTransform):
     """Reduce the resolution, then interpolate back to the same size.
 
@@ -240,7 +241,7 @@ class LowResolution(IntensityTransform):
     Reducing takes the nearest pixels, interpolating back is linear.
     """
 
-    factor: float | Range = (0.5, 1.0)
+    factor: float | Range = field(default=(0.5, 1.0), kw_only=False)
 
     draws: ClassVar[int] = 2
 
@@ -257,7 +258,7 @@ class LowResolution(IntensityTransform):
         return kernels.LOW_RESOLUTION, (values["factor"],)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@transform
 class Custom(ArrayTransform):
     """Call a function of your own: function(image, mask, random).
 
@@ -274,7 +275,7 @@ class Custom(ArrayTransform):
     with `numba.njit(nogil=True)` does not, and runs in parallel.
     """
 
-    function: Callable[[Any, Any, Any], None]
+    function: Callable[[Any, Any, Any], None] = field(kw_only=False)
 
     def __post_init__(self) -> None:
         Transform.__post_init__(self)

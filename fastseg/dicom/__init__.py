@@ -25,6 +25,7 @@ from typing import Any, Protocol
 from numpy.typing import NDArray
 
 from fastseg.bounds import MAX_DECODE_SECONDS, MAX_HEADER_BYTES, MAX_PIXEL_BYTES
+from fastseg.calls import check_call
 from fastseg.codecs.pool import Pool, check_timeout
 from fastseg.dicom import scan
 from fastseg.dicom.header import (
@@ -44,6 +45,7 @@ from fastseg.dicom.scan import (
 )
 from fastseg.errors import DicomError, whole_number
 from fastseg.files import open_regular
+from fastseg.paths import as_path
 
 __all__ = [
     "HEADER_ELEMENTS",
@@ -107,20 +109,23 @@ def is_dicom(path: str | os.PathLike[str]) -> bool:
     return head[128:] == b"DICM" or BARE.match(head) is not None
 
 
+@check_call()
 def read_header(path: str | os.PathLike[str]) -> Header:
     """Read the metadata of an image file without its pixels.
 
     Raises DicomError unless the header is that of a valid grey-scale image, OSError
     if the file cannot be opened.
     """
+    path = os.fspath(as_path("path", path))
     with open_regular(path) as file:
         header = scan.read_header(file)
         if header is None:
             file.seek(0)
-            header = _fallback().read_header(file, str(path))
+            header = _fallback().read_header(file, path)
     return header
 
 
+@check_call()
 def read_image(
     path: str | os.PathLike[str],
     frame: int = 0,
@@ -138,7 +143,7 @@ def read_image(
     if its decoder is not installed, OSError if the file cannot be opened,
     DecoderStartError if no process can be started for a decoder, OptionError.
     """
-    name = str(path)
+    name = path = os.fspath(as_path("path", path))
     frame, max_pixel_bytes = _check_options(frame, max_pixel_bytes)
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
@@ -165,6 +170,7 @@ def read_image(
     )
 
 
+@check_call()
 def decode(
     data: bytes,
     name: str,

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from fastseg import __version__
 from fastseg.bounds import MAX_DECODE_SECONDS, MAX_PIXEL_BYTES
+from fastseg.calls import check_call, refuse_renamed_attributes
 from fastseg.codecs.pool import Pool, check_timeout
 from fastseg.errors import (
     CopiesWarning,
@@ -26,8 +27,7 @@ from fastseg.errors import (
     PathError,
     RejectedWarning,
     StoreError,
-    refuse_renamed,
-    refuse_renamed_attributes,
+    shown,
     true_or_false,
     whole_number,
 )
@@ -37,8 +37,8 @@ from fastseg.ingest.images import ImageReader
 from fastseg.ingest.items import BuiltItems, ItemBuilder
 from fastseg.ingest.plan import Plan, plan_build
 from fastseg.links import LinkTable
-from fastseg.outputs import check_target
-from fastseg.paths import Paths, StrPath, is_inside
+from fastseg.outputs import check_input, check_target
+from fastseg.paths import Paths, StrPath, as_path, is_inside
 from fastseg.progress import Progress, silent
 from fastseg.raster.rules import Edges, Fill, Origin, Rules
 from fastseg.store import compression, layout
@@ -50,7 +50,7 @@ from fastseg.store.writing.partial import (
     remove_work,
     sole_builder,
 )
-from fastseg.tables import Reject, check_rejects, save_rejects
+from fastseg.tables import Reject, check_rejects, rejects_path, save_rejects
 from fastseg.threads import check_threads, map_ordered
 
 # Instead of the index of an item in an older store: -1 as `OlderStore.find` returns it.
@@ -90,7 +90,7 @@ class BuildReport:
     fingerprint: str
 
 
-@refuse_renamed(workers="threads")
+@check_call("build('links.csv', 'heart.h5')", workers="threads")
 def build(
     links: LinkTable | StrPath,
     output: StrPath,
@@ -143,8 +143,14 @@ def build(
     decode_timeout = check_timeout(decode_timeout)
     if compress:
         compression.require("building a compressed store")
+    output = as_path("output", output)
+    root = None if root is None else as_path("root", root)
+    if not isinstance(links, LinkTable):
+        links = _check_table(links)
+        for written in (output, rejects_path(output)):
+            check_input(written, links, "the links table", STORE)
     target = check_target(output, STORE, force)
-    check_rejects(Path(output), force)
+    check_rejects(output, force)
     # Refuse a file that is not a links table before anything is created.
     table = links if isinstance(links, LinkTable) else LinkTable.load(links, progress)
     layout.check_classes(table.classes)
@@ -162,7 +168,7 @@ def build(
         )
         fingerprint = work.run()
     rejects = tuple(dict.fromkeys(work.rejects))
-    rejects_file = save_rejects(Path(output), rejects, force)
+    rejects_file = save_rejects(output, rejects, force)
     if fingerprint is None:
         raise NothingBuiltError(
             f"nothing to build: {len(rejects)} rejected, see {rejects_file}"
@@ -197,6 +203,16 @@ def build(
         outer_roots=outer_roots,
         copies=copies,
         fingerprint=fingerprint,
+    )
+
+
+def _check_table(links: Any) -> Path:
+    """Return the path of a links table, or raise OptionError."""
+    if isinstance(links, str | os.PathLike):
+        return as_path("links", links)
+    raise OptionError(
+        f"links is {shown(links)}, expected a LinkTable, as fastseg.link returns it, "
+        "or the path of a saved one"
     )
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from fastseg.augment import Compose, as_compose
 from fastseg.augment.base import pair_of_sizes
-from fastseg.errors import OptionError, in_order, one_of, real_number
+from fastseg.errors import OptionError, choice, in_order, is_single, real_number, shown
 from fastseg.loading.normalization import NORMALIZE, Normalize
 
 DTypeName = Literal["float32", "float16", "raw"]
@@ -71,19 +71,19 @@ class BatchFormat:
             "normalize": _normalize(self.normalize, dtype),
             "percentiles": _pair_of_percentiles(self.percentiles),
             "pad_value": _pad_value(self.pad_value),
-            "priority": None if self.priority is None else tuple(self.priority),
+            "masks": _mask_name(self.masks),
+            "priority": _priority(self.priority),
         }
         for name, value in cast_values.items():
             object.__setattr__(self, name, value)
-        if self.missing is not None and self.missing not in MISSING:
-            raise OptionError(one_of("missing", self.missing, MISSING))
+        if self.missing is not None:
+            choice("missing", self.missing, MISSING)
         if self.missing is not None and self.masks == "bits":
             raise OptionError(
                 f"missing is {self.missing!r}, but masks 'bits' have no label for it; "
                 "leave it out, or give other masks"
             )
-        if self.labels not in LABELS:
-            raise OptionError(one_of("labels", self.labels, LABELS))
+        choice("labels", self.labels, LABELS)
 
     def as_dict(self) -> dict[str, Any]:
         """Return all options as values for JSON, as the state of a Loader holds them.
@@ -108,18 +108,44 @@ def _normalize(given: Any, dtype: str) -> Normalize | None:
     if dtype == "raw":
         if not isinstance(given, _Default | None):
             raise OptionError(
-                f"normalize is {given!r}, but dtype 'raw' asks for stored values; "
+                f"normalize is {shown(given)}, but dtype 'raw' asks for stored values; "
                 "leave one of them out"
             )
         return None
-    if given == "none":
-        raise OptionError("normalize is 'none', expected None for no normalization")
     if given is None:
         return None
-    if given not in NORMALIZE:
-        raise OptionError(one_of("normalize", given, NORMALIZE))
+    if given is False or (isinstance(given, str) and given == "none"):
+        raise OptionError(f"normalize is {given!r}, expected None for no normalization")
     # The plain text of a _Default.
-    return cast("Normalize", str(given))
+    return cast("Normalize", choice("normalize", given, NORMALIZE))
+
+
+def _mask_name(given: Any) -> str:
+    """Return the name of a kind of masks or of a class, which depends on the store."""
+    if isinstance(given, str):
+        return given
+    if given is None:
+        advice = "; a batch always has masks, leave it out"
+    elif is_single(given):
+        advice = ""
+    else:
+        advice = "; 'onehot' has a channel for each class, 'labels' a number"
+    raise OptionError(
+        f"masks is {shown(given)}, expected 'labels', 'onehot', 'bits' or the name of "
+        f"one class{advice}"
+    )
+
+
+def _priority(given: Any) -> tuple[str, ...] | None:
+    if given is None:
+        return None
+    names = (given,) if is_single(given) else tuple(given)
+    if isinstance(given, set | frozenset) or not all(isinstance(x, str) for x in names):
+        raise OptionError(
+            f"priority is {shown(given)}, expected the names of the classes from top "
+            "to bottom"
+        )
+    return names
 
 
 def _dtype_name(given: Any) -> str:
@@ -132,9 +158,7 @@ def _dtype_name(given: Any) -> str:
             name = np.dtype(given).name
         except TypeError:
             name = given
-    if not isinstance(name, str) or name not in DTYPES:
-        raise OptionError(one_of("dtype", name, DTYPES))
-    return name
+    return choice("dtype", name, DTYPES)
 
 
 def _pair_of_percentiles(given: Any) -> tuple[float, float]:
@@ -143,7 +167,7 @@ def _pair_of_percentiles(given: Any) -> tuple[float, float]:
     except (TypeError, ValueError):  # OptionError is a ValueError
         lower, upper = np.nan, np.nan
     if not lower < upper:
-        raise OptionError(f"percentiles is {given}, expected (lower, upper)")
+        raise OptionError(f"percentiles is {shown(given)}, expected (lower, upper)")
     return lower, upper
 
 

@@ -12,11 +12,10 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from fastseg.augment import Compose, Transform
 from fastseg.bounds import MAX_PREFETCH
+from fastseg.calls import advise_attributes, check_call, refuse_renamed_attributes
 from fastseg.errors import (
     OptionError,
-    one_of,
-    refuse_renamed,
-    refuse_renamed_attributes,
+    choice,
     true_or_false,
     whole_number,
 )
@@ -43,7 +42,8 @@ from fastseg.loading.schedule import (
     select_weights,
 )
 from fastseg.loading.stats import Counters, Stats
-from fastseg.store.reader import Store
+from fastseg.paths import StrPath
+from fastseg.store.reader import Store, as_store
 from fastseg.store.selection import check_indices
 from fastseg.threads import WorkerPool, check_threads, usable_cores
 
@@ -62,11 +62,20 @@ OnError = Literal["raise", "skip"]
 ON_ERROR = get_args(OnError)
 
 
+@advise_attributes(
+    dataset="loader.store is the store, loader.indices the samples",
+    num_workers="loader.threads is the number of threads",
+    sampler="loader.schedule says which samples come when",
+    batch_sampler="loader.schedule says which samples come when",
+    set_epoch="set loader.epoch",
+    transform="loader.preprocessing makes the samples",
+    next="next(iter(loader)) is a batch, for batch in loader all of an epoch",
+)
 @refuse_renamed_attributes(recipe="preprocessing")
 class Loader:
     """Iterates over a store in batches; each `for` loop over it is one epoch.
 
-    store      : a store, as `fastseg.open` returns it
+    store      : a store, as `fastseg.open` returns it, or the path of one
     indices    : indices of the samples to load, as `Store.select` and `Store.split`
         return them; by default all. Their order does not matter
 
@@ -149,13 +158,14 @@ class Loader:
     be pickled and forked, a loop cannot.
 
     Raises OptionError, MissingLabelsError, UnknownClassError or RenamedError for
-    arguments that are invalid or do not fit the store.
+    arguments that are invalid or do not fit the store, ArgumentError for those that do
+    not exist, and what `fastseg.open` raises for a path.
     """
 
-    @refuse_renamed(pad="pad_value", workers="threads")
+    @check_call(pad="pad_value", workers="threads")
     def __init__(
         self,
-        store: Store,
+        store: Store | StrPath,
         *,
         indices: ArrayLike | None = None,
         batch_size: int = 16,
@@ -185,8 +195,7 @@ class Loader:
     ):
         options = {k: v for k, v in locals().items() if k not in ("self", "store")}
         self._options = options
-        store.check()
-        self.store = store
+        self.store = store = as_store(store)
         self.indices = check_indices(store, indices)
         self.schedule = Schedule(
             indices=self.indices,
@@ -217,9 +226,7 @@ class Loader:
             threads = min(usable_cores(), MOST_DEFAULT_THREADS)
         self.threads = check_threads(threads)
         self.prefetch = whole_number("prefetch", prefetch, 1, MAX_PREFETCH)
-        if on_error not in ON_ERROR:
-            raise OptionError(one_of("on_error", on_error, ON_ERROR))
-        self.on_error = on_error
+        self.on_error = choice("on_error", on_error, ON_ERROR)
         if return_params and augment is None:
             raise OptionError(
                 "return_params is given without augment: give both, or leave it out"
@@ -251,6 +258,12 @@ class Loader:
 
     def __len__(self) -> int:
         return len(self.schedule)
+
+    def __getitem__(self, index: object) -> Any:
+        raise TypeError(
+            "a Loader has no batch by number: next(iter(loader)) is one, for batch in "
+            "loader all of an epoch, and store[k] is a sample"
+        )
 
     @property
     def epoch(self) -> int:

@@ -9,8 +9,8 @@ from numpy.typing import ArrayLike, NDArray
 from fastseg.arrays import as_array
 from fastseg.errors import (
     OptionError,
+    choice,
     is_single,
-    one_of,
     real_number,
     true_or_false,
     whole_number,
@@ -172,8 +172,7 @@ class Schedule:
                 f"rank is {self.rank} and world_size is {ranks}, expected a rank from "
                 "0 to world_size - 1"
             )
-        if self.uneven not in UNEVEN:
-            raise OptionError(one_of("uneven", self.uneven, UNEVEN))
+        choice("uneven", self.uneven, UNEVEN)
         if not count:
             raise OptionError(
                 "no samples are chosen, expected at least 1: the store or the "
@@ -278,6 +277,11 @@ def select_weights(
     """Return the weights of the chosen samples, float64 (n,), from those of all."""
     if weights is None:
         return None
+    if isinstance(weights, str):
+        raise OptionError(
+            f"weights is {weights!r}, expected a number for each of the store's "
+            f"{len(store)} samples"
+        )
     given = as_array(weights, "weights", kinds="biuf").astype(np.float64)
     if given.shape != (len(store),):
         raise OptionError(
@@ -314,7 +318,6 @@ def select_groups(
     """Return a number for the patient or series of each chosen sample, int64 (n,)."""
     if together is None:
         return None
-    if together not in TOGETHER:
-        raise OptionError(one_of("together", together, TOGETHER))
+    choice("together", together, TOGETHER)
     _, group = groups_of(store, together)
     return group[indices]

@@ -4,10 +4,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastseg._kernels.contours import area
+from fastseg.calls import check_call
 from fastseg.raster.rings import Contours, as_grouped_rings, check_shape
 from fastseg.raster.rules import Fill, Origin, make_rules
 
 
+@check_call()
 def coverage(
     contours: Contours,
     shape: tuple[int, int],

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastseg._kernels.contours import distance
+from fastseg.calls import check_call
 from fastseg.errors import OptionError, in_order, real_number
 from fastseg.raster.masks import draw_rings
 from fastseg.raster.rings import (
@@ -30,6 +31,7 @@ FAR = 2.0**400
 RAISE = 600
 
 
+@check_call()
 def signed_distance(
     contours: Contours,
     shape: tuple[int, int],

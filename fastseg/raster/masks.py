@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastseg._kernels.contours import polygon
+from fastseg.calls import check_call
 from fastseg.errors import OptionError
 from fastseg.raster.rings import (
     Contours,
@@ -27,6 +28,7 @@ from fastseg.threads import WorkerPool, check_threads
 MOST_CLASSES = 64
 
 
+@check_call()
 def rasterize(
     contours: Contours,
     shape: tuple[int, int],
@@ -78,6 +80,7 @@ def rasterize(
     return out
 
 
+@check_call()
 def rasterize_labels(
     classes: Mapping[str, Contours] | Sequence[Contours],
     shape: tuple[int, int],
@@ -109,6 +112,7 @@ def rasterize_labels(
     return mask
 
 
+@check_call()
 def rasterize_batch(
     points: ArrayLike,
     offsets: ArrayLike,

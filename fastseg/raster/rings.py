@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastseg._kernels.contours import polygon
 from fastseg.arrays import as_array
-from fastseg.errors import GeometryError, OptionError, in_order, whole_number
+from fastseg.errors import GeometryError, OptionError, in_order, shown, whole_number
 from fastseg.raster.rules import Origin, Rules
 
 # The kernels' loops index masks by 32-bit rows and columns.
@@ -20,15 +20,19 @@ Contours = ArrayLike | Sequence[ArrayLike]
 def check_shape(shape: Any) -> tuple[int, int]:
     """Return shape as two ints, or raise OptionError."""
     try:
-        rows, columns = in_order(shape)
+        rows, columns = shape if type(shape) is tuple else in_order(shape)
         if type(rows) is not int or type(columns) is not int:
             rows, columns = (whole_number("shape", side, 1) for side in shape)
     except (TypeError, ValueError):
+        is_nested = isinstance(shape, list | tuple) and any(map(_is_nested, shape))
+        is_nested |= getattr(shape, "ndim", 1) > 1
+        order = "; the contours come first, then the shape" if is_nested else ""
         raise OptionError(
-            f"shape is {shape!r}, expected (rows, columns), two whole numbers"
+            f"shape is {shown(shape)}, expected (rows, columns), two whole numbers"
+            f"{order}"
         ) from None
     if not (0 < rows <= LARGEST_SIDE and 0 < columns <= LARGEST_SIDE):
-        raise OptionError(f"shape is {shape!r}, expected two positive integers")
+        raise OptionError(f"shape is {shown(shape)}, expected two positive integers")
     return rows, columns
 
 
@@ -68,12 +72,14 @@ def convert_rings(
         points = as_vertices(contours, "contours")
         return points, np.array([0, len(points)]), "contours"
     try:
-        items = list(contours)
+        items = None if isinstance(contours, str | bytes) else list(contours)
     except TypeError:
+        items = None
+    if items is None:
         raise GeometryError(
             f"contours is {type(contours).__name__}, expected an (n, 2) array "
             "of (x, y) vertices or a sequence of them"
-        ) from None
+        )
     rings = [as_vertices(item, f"contours[{k}]") for k, item in enumerate(items)]
     return *join_rings(rings), "contours[{}]"
 

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from fastseg.errors import OptionError, one_of
+from fastseg.errors import choice
 
 Edges = Literal["half-open", "closed", "open"]
 Fill = Literal["even-odd", "nonzero", "union"]
@@ -50,8 +50,7 @@ class Rules:
 
     def __post_init__(self) -> None:
         for name, allowed in (("edges", EDGES), ("fill", FILLS), ("origin", ORIGINS)):
-            if getattr(self, name) not in allowed:
-                raise OptionError(one_of(name, getattr(self, name), allowed))
+            choice(name, getattr(self, name), allowed)
 
     @property
     def edges_code(self) -> int:
@@ -68,9 +67,16 @@ class Rules:
         return np.arange(count, dtype=np.int64) if self.fill == "union" else None
 
 
-@cache
 def make_rules(edges: Edges, fill: Fill, origin: Origin) -> Rules:
     """Return Rules from a cache, so that a loop of calls checks its options once."""
+    try:
+        return _cached_rules(edges, fill, origin)
+    except TypeError:  # a value without a hash, which Rules refuses
+        return Rules(edges=edges, fill=fill, origin=origin)
+
+
+@cache
+def _cached_rules(edges: Edges, fill: Fill, origin: Origin) -> Rules:
     return Rules(edges=edges, fill=fill, origin=origin)
 
 

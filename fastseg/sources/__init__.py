@@ -7,16 +7,19 @@ import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
+from fastseg.calls import check_call
 from fastseg.errors import (
     LinkError,
     OptionError,
     RejectedWarning,
+    choice,
     one_of,
+    shown,
     true_or_false,
 )
 from fastseg.files import name_path
 from fastseg.links import Link, LinkTable
-from fastseg.paths import StrPath
+from fastseg.paths import StrPath, as_path
 from fastseg.progress import Progress, silent
 from fastseg.sources.base import Slices, Source
 from fastseg.sources.sunnybrook import Sunnybrook
@@ -39,6 +42,7 @@ def source_of(link: Link) -> Source:
     return SOURCES[name]
 
 
+@check_call()
 def link(
     root: StrPath,
     *,
@@ -63,8 +67,8 @@ def link(
     its table of patients cannot be read, OptionError for an unknown class or an invalid
     option.
     """
-    if slices not in (None, "labelled", "all"):
-        raise OptionError(one_of("slices", slices, ("labelled", "all")))
+    if slices is not None:
+        choice("slices", slices, ("labelled", "all"))
     keep_unlabelled = true_or_false("keep_unlabelled", keep_unlabelled)
     if keep_unlabelled and slices == "labelled":
         raise OptionError(
@@ -73,9 +77,12 @@ def link(
         )
     wanted: Slices = "all" if keep_unlabelled else slices or "labelled"
     names = [labels] if isinstance(labels, str) else labels
-    folder = Path(root)
+    if names is not None and not isinstance(names, Iterable):
+        raise OptionError(f"labels is {shown(labels)}, expected classes to link")
+    folder = as_path("root", root)
     if not folder.is_dir():
-        raise LinkError(f"{folder}: is not a folder")
+        problem = "is not a folder" if folder.exists() else "does not exist"
+        raise LinkError(f"{folder}: {problem}, expected the folder of a data set")
     with name_path(folder):
         seen = _recognise(folder)
     if len(seen) == 1:
@@ -89,7 +96,7 @@ def link(
                 f"{len(table.rejects)} files or rows under {folder} cannot be used, "
                 "see `rejects` of the table",
                 RejectedWarning,
-                stacklevel=2,
+                stacklevel=3,
             )
         return table
     if seen:

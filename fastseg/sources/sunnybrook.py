@@ -28,8 +28,7 @@ from fastseg.errors import (
     GeometryError,
     LinkError,
     NoImageError,
-    OptionError,
-    one_of,
+    choice,
 )
 from fastseg.escapes import escaped
 from fastseg.files import NOT_REGULAR
@@ -125,8 +124,7 @@ class Sunnybrook:
         """
         wanted = CLASSES if labels is None else labels
         for name in wanted:
-            if name not in CLASSES:
-                raise OptionError(one_of("label", name, CLASSES))
+            choice("label", name, CLASSES)
         (layout,) = _layouts(root)
         data_set = _DataSet(root)
         patients = list(data_set.patients(layout))

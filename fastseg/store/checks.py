@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from io import FileIO
+from pathlib import Path
 from typing import Any
 
 import h5py
@@ -28,7 +29,7 @@ from numpy.typing import NDArray
 
 from fastseg import bounds
 from fastseg.errors import StoreError, StoreVersionError
-from fastseg.files import open_regular
+from fastseg.files import HDF5, kind_of, no_such_file, open_regular
 from fastseg.paths import StrPath
 from fastseg.store import compression, layout
 from fastseg.store.compression import Codec
@@ -55,6 +56,15 @@ def open_file(path: StrPath) -> FileIO:
     """
     try:
         return open_regular(path)
+    except FileNotFoundError:
+        raise no_such_file(Path(path), "`fastseg build` writes a store") from None
+    except IsADirectoryError as exc:
+        if exc.errno is not None:
+            raise
+        raise StoreError(
+            f"{path}: is a folder, expected a store; `fastseg link` and `fastseg "
+            "build` make one from a data set"
+        ) from None
     except OSError as exc:
         if exc.errno is not None:
             raise
@@ -74,6 +84,12 @@ def open_hdf5(file: FileIO) -> Iterator[Any]:
         hdf5 = h5py.File(file, "r")
     except Exception as exc:
         _raise_system_error(exc, file)
+        kind = kind_of(file.name)
+        if kind not in ("", HDF5):
+            raise StoreError(
+                f"{file.name}: is {kind}, expected a store, an HDF5 file that `fastseg "
+                "build` makes from a links table"
+            ) from None
         raise StoreError(
             f"{file.name}: is no HDF5 file, or is truncated ({exc}); build it again"
         ) from None
@@ -133,7 +149,10 @@ def read_attributes(file: Any) -> Attributes:
     root = file.id
     # Other files, and stores of other versions, may have any types here.
     if not _equals(_attribute(root, "format"), layout.FORMAT.encode()):
-        raise StoreError("is an HDF5 file, but not a fastseg store")
+        raise StoreError(
+            "is an HDF5 file, but not a fastseg store; `fastseg build` makes one from "
+            "a links table"
+        )
     version = _attribute(root, "version")
     if not _equals(version, layout.VERSION):
         is_newer = np.ndim(version) == 0 and version and version > layout.VERSION

@@ -18,21 +18,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fastseg.calls import advise_attributes, check_call, refuse_renamed_attributes
 from fastseg.errors import (
+    OptionError,
     StoreError,
     UnknownClassError,
     one_of,
-    refuse_renamed_attributes,
+    shown,
 )
 from fastseg.escapes import escaped
 from fastseg.files import name_path
-from fastseg.paths import StrPath
+from fastseg.paths import StrPath, as_path
 from fastseg.store import checks, compression, layout, selection, splits
 from fastseg.store.mapped_file import MappedFile
 from fastseg.store.pixels import CompressedPixels, MappedPixels, Stack
 from fastseg.store.text import decode
 
 
+@check_call("fastseg.open('heart.h5')")
 def open_store(path: StrPath) -> "Store":
     """Open a store for reading.
 
@@ -43,6 +46,34 @@ def open_store(path: StrPath) -> "Store":
     return Store(path)
 
 
+def as_store(store: Any) -> "Store":
+    """Return a store that is given, or open the one whose path is given.
+
+    Raises OptionError for anything else, and what `open_store` raises.
+    """
+    if isinstance(store, Store):
+        store.check()
+        return store
+    if isinstance(store, str | os.PathLike):
+        return Store(store)
+    raise OptionError(
+        f"store is {shown(store)}, expected a Store, as fastseg.open returns it, or "
+        "the path of one"
+    )
+
+
+@advise_attributes(
+    image="store[k].image is that of sample k, store.images those of all by bucket",
+    mask="store[k].mask is that of sample k, store.masks those of all by bucket",
+    labels="store.classes are the names, store.items['labelled'] says which sample has",
+    shape="len(store) is the number of samples, store.buckets has the shapes of images",
+    dtype="store.buckets has the dtypes of images",
+    samples="store[k] is sample k, len(store) their number",
+    attrs="store.options, store.software and store.fingerprint hold what the file says",
+    keys="store.items has the columns, store.classes the classes",
+    filter="store.select chooses samples",
+    meta="store.items has the columns of all samples, store[k].meta those of one",
+)
 @refuse_renamed_attributes(is_whole="is_unchanged", check_size="check")
 class Store:
     """A file of samples, mapped into memory.
@@ -67,8 +98,9 @@ class Store:
     the number of samples.
     """
 
+    @check_call()
     def __init__(self, path: StrPath):
-        self.path = Path(os.path.abspath(path))  # noqa: PTH100  resolves no links
+        self.path = Path(os.path.abspath(as_path("path", path)))  # noqa: PTH100  resolves no links
         with (
             name_path(self.path),
             checks.open_file(self.path) as raw,
@@ -126,11 +158,19 @@ class Store:
         return len(self._items["row"])
 
     def __getitem__(self, index: int) -> "Sample":
+        given: Any = index
         count = len(self)
         if isinstance(index, bool) or not hasattr(index, "__index__"):
+            advice = (
+                "select(classes=...) finds the samples of a class, and mask_of(name) "
+                "of a sample is its mask"
+                if isinstance(given, str)
+                else "[store[k] for k in ...] makes several samples, and a Loader with "
+                "indices=... batches"
+            )
             raise TypeError(
                 f"a store is indexed by one whole number, not {type(index).__name__}; "
-                "use a list comprehension for several samples"
+                f"{advice}"
             )
         number = index.__index__()
         if not -count <= number < count:
@@ -220,12 +260,14 @@ class Store:
         first = np.flatnonzero(np.r_[True, column[1:] != column[:-1]])
         return tuple(dict.fromkeys(decode(self, column[first].tolist())))
 
+    @check_call()
     def class_index(self, name: str) -> int:
         """Return the bit of a class, or raise UnknownClassError."""
-        if name not in self.classes:
+        if not isinstance(name, str) or name not in self.classes:
             raise UnknownClassError(one_of("class", name, self.classes))
         return self.classes.index(name)
 
+    @check_call("store.select(classes='icontour')")
     def select(
         self,
         *,
@@ -262,6 +304,7 @@ class Store:
             indices=indices,
         )
 
+    @check_call("store.split({'train': 0.8, 'val': 0.2})")
     def split(
         self,
         parts: Mapping[str, float],
@@ -299,6 +342,7 @@ class Store:
             self, parts, by=by, seed=seed, stratify=stratify, indices=indices
         )
 
+    @check_call("store.split_folds(5)")
     def split_folds(
         self,
         folds: int,
@@ -368,6 +412,20 @@ class Store:
         return file
 
 
+@advise_attributes(
+    masks="mask is a bit field of all classes, mask_of(name) the mask of one",
+    label="mask is a bit field of all classes, mask_of(name) the mask of one",
+    labels="mask is a bit field of all classes, mask_of(name) the mask of one",
+    segmentation="mask is a bit field of all classes, mask_of(name) the mask of one",
+    images="image is the one image",
+    pixels="image holds the stored values",
+    pixel_array="image holds the stored values",
+    contour="contours holds the rings of each class",
+    shape="image.shape is (height, width)",
+    spacing="meta['spacing_mm'] is that between rows and columns",
+    metadata="meta holds what the store knows",
+    classes="contours names those of the sample, those of the store are store.classes",
+)
 @refuse_renamed_attributes(facts="meta")
 class Sample:
     """One sample of a store; its arrays are views of the map, unless compressed."""
@@ -377,6 +435,12 @@ class Sample:
     def __init__(self, store: Store, index: int):
         self._store = store
         self.index = index
+
+    def __getitem__(self, name: object) -> Any:
+        raise TypeError(
+            f"a sample has no [{shown(name)}]: its attributes are image, mask, "
+            "contours and meta, and mask_of(name) is the mask of a class"
+        )
 
     @property
     def image(self) -> NDArray[Any]:

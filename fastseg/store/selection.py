@@ -4,14 +4,22 @@ A selection is a sorted int64 array of indices of samples. It depends on the col
 the store alone, not on the pixels.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastseg.arrays import as_array
-from fastseg.errors import OptionError, in_order, is_single, one_of, whole_number
+from fastseg.errors import (
+    OptionError,
+    choice,
+    in_order,
+    is_single,
+    one_of,
+    shown,
+    whole_number,
+)
 from fastseg.store.text import decode
 
 if TYPE_CHECKING:
@@ -78,6 +86,13 @@ def check_indices(store: "Store", indices: ArrayLike | None) -> Indices:
     count = len(store)
     if indices is None:
         return np.arange(count, dtype=np.int64)
+    if isinstance(indices, str | Mapping):
+        parts = list(indices)[:1] if isinstance(indices, Mapping) else [indices]
+        example = f"parts[{parts[0]!r}]" if parts else "parts['train']"
+        raise OptionError(
+            f"indices is {shown(indices)}, expected a list of whole numbers, as one "
+            f"part of a split is: {example}"
+        )
     given = as_array(indices, "indices", kinds="biufSUO")
     if given.ndim != 1 or (given.size and given.dtype.kind not in "iu"):
         raise OptionError(
@@ -139,7 +154,9 @@ def _known_shape(store: "Store", shape: Any) -> str:
         sides = whole_number("shape", height, 1), whole_number("shape", width, 1)
         name = _shape_name(sides)
     except (TypeError, ValueError):
-        raise OptionError(f"shape is {shape!r}, expected (height, width)") from None
+        raise OptionError(
+            f"shape is {shown(shape)}, expected (height, width)"
+        ) from None
     known = {_shape_name(bucket.shape) for bucket in store.buckets.values()}
     return choice("shape", name, sorted(known))
 
@@ -166,14 +183,7 @@ def _is_wanted(
 
 
 def _names(what: str, names: str | Sequence[str]) -> list[str]:
-    listed = [names] if isinstance(names, str) else list(names)
+    listed: list[Any] = [names] if is_single(names) else list(names)
     if not listed or not all(isinstance(name, str) for name in listed):
-        raise OptionError(f"{what} is {names!r}, expected one name or several")
+        raise OptionError(f"{what} is {shown(names)}, expected one name or several")
     return listed
-
-
-def choice(what: str, given: Any, allowed: Sequence[str]) -> str:
-    """Return a given option if it is one of those allowed, or raise OptionError."""
-    if given not in allowed:
-        raise OptionError(one_of(what, given, allowed))
-    return str(given)

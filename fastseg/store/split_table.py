@@ -17,22 +17,21 @@ patients. The file has no comments, so that every CSV reader can read it.
 from collections.abc import Mapping
 from itertools import repeat
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fastseg.calls import check_call
 from fastseg.errors import OptionError
 from fastseg.escapes import escaped, unquoted
-from fastseg.outputs import check_target
-from fastseg.paths import StrPath
+from fastseg.outputs import check_input, check_target
+from fastseg.paths import StrPath, as_path
+from fastseg.store.reader import Store, as_store
 from fastseg.store.selection import By, check_indices
-from fastseg.store.splits import check_split
+from fastseg.store.splits import check_parts
 from fastseg.store.text import decode
 from fastseg.tables import Reject, Table, read_csv
-
-if TYPE_CHECKING:
-    from fastseg.store.reader import Store
 
 IDENTITY = ("source", "frame", "image_xxh3")
 FOR_READERS = ("patient", "series", "instance")
@@ -46,9 +45,28 @@ TABLE = Table(
 FINGERPRINT_DIGITS = 16
 
 
+@check_call("check_split(store, parts)")
+def check_split(
+    store: Store | StrPath,
+    parts: Mapping[str, ArrayLike],
+    *,
+    by: By = "patient",
+    indices: ArrayLike | None = None,
+) -> None:
+    """Raise OptionError if a sample, or a patient, is in two parts.
+
+    store   : a store, as `fastseg.open` returns it, or the path of one
+    parts   : indices of samples, by name of the part
+    by      : what must be in one part only: "patient", "series" or "sample"
+    indices : if given, the parts together must hold exactly these samples
+    """
+    check_parts(as_store(store), parts, by=by, indices=indices)
+
+
+@check_call("write_split('splits.csv', store, parts)")
 def write_split(
     path: StrPath,
-    store: "Store",
+    store: Store | StrPath,
     parts: Mapping[str, ArrayLike],
     *,
     by: By = "patient",
@@ -56,6 +74,7 @@ def write_split(
 ) -> Path:
     """Write a split of a store as CSV and return the file's path.
 
+    store : a store, as `fastseg.open` returns it, or the path of one
     parts : indices of samples, by name of the part, as `Store.split` returns them
     by    : what is in one part only: "patient", "series" or "sample"; this is checked
         before anything is written
@@ -64,12 +83,15 @@ def write_split(
     Rows are in the order of the parts, then of the store. If `path` is a symbolic link,
     the file is written where it points, and that path is returned. Raises OutputError
     if a file would be replaced that is something else, OptionError if a patient
-    (series, sample) is in two parts, or a part has no name or no sample.
+    (series, sample) is in two parts, or a part has no name or no sample, and what
+    `fastseg.open` raises for a path.
     """
+    path = as_path("path", path)
+    opened = as_store(store)
+    check_input(path, opened.path, "the store", TABLE)
     check_target(path, TABLE, force)
-    store.check()
-    check_split(store, parts, by=by)
-    indices_of = {name: check_indices(store, part) for name, part in parts.items()}
+    check_parts(opened, parts, by=by)
+    indices_of = {name: check_indices(opened, part) for name, part in parts.items()}
     for name, indices in indices_of.items():
         if not name or name != escaped(name.strip()) or not len(indices):
             raise OptionError(
@@ -77,15 +99,15 @@ def write_split(
                 "without spaces around it and control characters, and at least one "
                 "sample"
             )
-    fingerprint = store.fingerprint[:FINGERPRINT_DIGITS]
+    fingerprint = opened.fingerprint[:FINGERPRINT_DIGITS]
     rows = (
         row
         for name, indices in indices_of.items()
         for row in zip(
             repeat(name),
             indices.tolist(),
-            *_identity(store, indices),
-            *(_texts(store, store.items[column][indices]) for column in FOR_READERS),
+            *_identity(opened, indices),
+            *(_texts(opened, opened.items[column][indices]) for column in FOR_READERS),
             repeat(by),
             repeat(fingerprint),
             strict=False,
@@ -94,34 +116,39 @@ def write_split(
     return TABLE.save(path, rows, force)
 
 
-def read_split(path: StrPath, store: "Store") -> dict[str, NDArray[np.int64]]:
+@check_call("read_split('splits.csv', store)")
+def read_split(path: StrPath, store: Store | StrPath) -> dict[str, NDArray[np.int64]]:
     """Read a split and return the indices of each part's samples in a store, sorted.
+
+    store : a store, as `fastseg.open` returns it, or the path of one
 
     The store need not be the one that was split, if it holds the same images. Its
     samples that are not in the table are in no part. Raises OptionError if an image is
     not in the store or a patient is in two parts, LinkError if the file is not a table
     of a split, FileNotFoundError.
     """
-    identities = zip(*_identity(store, np.arange(len(store))), strict=True)
+    path = as_path("path", path)
+    opened = as_store(store)
+    identities = zip(*_identity(opened, np.arange(len(opened))), strict=True)
     index_of_image = {identity: index for index, identity in enumerate(identities)}
-    if len(index_of_image) < len(store):
+    if len(index_of_image) < len(opened):
         raise OptionError(
-            f"{store.path.name}: two samples have the same source, frame and pixels, "
+            f"{opened.path.name}: two samples have the same source, frame and pixels, "
             "but for spaces or control characters, which no build writes: a table "
             "cannot tell them apart. Build the store again"
         )
     indices_of_part: dict[str, list[int]] = {}
     units: set[str] = set()
     bad: list[Reject] = []
-    for line, cells in read_csv(Path(path), COLUMNS, bad, COLUMNS):
+    for line, cells in read_csv(path, COLUMNS, bad, COLUMNS):
         row = cells | {name: unquoted(cells[name]) for name in TABLE.texts}
         index = index_of_image.get(tuple(row[name] for name in IDENTITY))
         if index is None:
             raise OptionError(
                 f"{path}, line {line}: frame {row['frame']} of {row['source']} is not "
-                f"in {store.path.name}, or its image has changed. The table splits "
+                f"in {opened.path.name}, or its image has changed. The table splits "
                 f"the store with fingerprint {row['store']}, this store has "
-                f"{store.fingerprint[:FINGERPRINT_DIGITS]}: split this store again"
+                f"{opened.fingerprint[:FINGERPRINT_DIGITS]}: split this store again"
             )
         indices_of_part.setdefault(row["part"], []).append(index)
         units.add(row["by"])
@@ -131,16 +158,16 @@ def read_split(path: StrPath, store: "Store") -> dict[str, NDArray[np.int64]]:
         raise OptionError(f"{path}: names no sample")
     try:
         parts = {
-            name: check_indices(store, part) for name, part in indices_of_part.items()
+            name: check_indices(opened, part) for name, part in indices_of_part.items()
         }
         for unit in units:
-            check_split(store, parts, by=cast(By, unit))  # it refuses others
+            check_parts(opened, parts, by=cast(By, unit))  # it refuses others
     except OptionError as exc:
         raise OptionError(f"{path}: {exc}") from None
     return parts
 
 
-def _identity(store: "Store", indices: NDArray[np.int64]) -> list[list[str]]:
+def _identity(store: Store, indices: NDArray[np.int64]) -> list[list[str]]:
     """Return the columns that identify samples in any store, as texts."""
     items = store.items
     checksums = items["image_xxh3"][indices].tolist()
@@ -151,7 +178,7 @@ def _identity(store: "Store", indices: NDArray[np.int64]) -> list[list[str]]:
     ]
 
 
-def _texts(store: "Store", column: NDArray[np.generic]) -> list[str]:
+def _texts(store: Store, column: NDArray[np.generic]) -> list[str]:
     # Tables have no control characters and `read_csv` strips fields, so the texts that
     # are compared with them have none either.
     if column.dtype.kind == "S":

@@ -3,7 +3,7 @@
 The samples of one patient (or of one series, or one sample, see `by`) form a group.
 `split` assigns whole groups to parts, so that the parts come near to their fractions of
 all samples and of each stratum, and warns if they do not. `split_folds` makes parts of
-one size, of which `hold_out` takes one for validation. `check_split` checks that no
+one size, of which `hold_out` takes one for validation. `check_parts` checks that no
 group is in two parts.
 """
 
@@ -18,13 +18,20 @@ from numpy.typing import ArrayLike, NDArray
 from xxhash import xxh3_64_intdigest
 
 from fastseg.arrays import as_array
-from fastseg.errors import OptionError, SplitWarning, real_number, whole_number
+from fastseg.calls import check_call
+from fastseg.errors import (
+    OptionError,
+    SplitWarning,
+    choice,
+    real_number,
+    shown,
+    whole_number,
+)
 from fastseg.randomness import SAMPLE_ORDER, SPLIT_EPOCH, philox
 from fastseg.store.selection import (
     By,
     Indices,
     check_indices,
-    choice,
     groups_of,
     has_class,
     shapes_of,
@@ -84,6 +91,7 @@ def split_folds(
     return _divide(store, fractions, "fold", by, seed, stratify, indices)
 
 
+@check_call("hold_out(folds, 0)")
 def hold_out(parts: Mapping[str, ArrayLike], fold: int) -> tuple[Indices, Indices]:
     """Return the samples to train on and those to validate on, of one fold.
 
@@ -137,14 +145,14 @@ def _divide(
     wanted = list(fractions.values())
     part = assign_groups(keys, group, strata, seed, wanted)
     samples = {name: chosen[part[group] == k] for k, name in enumerate(fractions)}
-    check_split(store, samples, by=by, indices=chosen)
+    check_parts(store, samples, by=by, indices=chosen)
     sizes = np.bincount(group)
     if far := _far_parts(part, sizes, fractions, by):
         without = assign_groups(keys, group, strata[:0], seed, wanted)
         is_near_without = not _far_parts(without, sizes, fractions, by)
         text = _describe_far(far, sizes, kind, by, is_near_without)
-        # The caller of the method of Store.
-        warnings.warn(text, SplitWarning, stacklevel=4)
+        # The caller of the method of Store, behind its decorator.
+        warnings.warn(text, SplitWarning, stacklevel=5)
     return samples
 
 
@@ -211,19 +219,22 @@ def _describe_far(
     return f"the split is far from what was asked for: {'; '.join(described)}. {reason}"
 
 
-def check_split(
+def check_parts(
     store: "Store",
     parts: Mapping[str, ArrayLike],
     *,
     by: By = "patient",
     indices: ArrayLike | None = None,
 ) -> None:
-    """Raise OptionError if a sample, or a patient, is in two parts.
+    """Raise OptionError if a sample, or a patient, is in two parts; see `check_split`.
 
-    parts   : indices of samples, by name of the part
-    by      : what must be in one part only: "patient", "series" or "sample"
-    indices : if given, the parts together must hold exactly these samples
+    Also raises it if `parts` holds no indices by name of the part.
     """
+    if not isinstance(parts, Mapping):
+        raise OptionError(
+            f"parts is {shown(parts)}, expected the indices of each part by its name, "
+            "as Store.split returns them"
+        )
     for unit in ("sample", by):
         count = count_shared(store, parts, by=unit)
         if count:
@@ -283,6 +294,11 @@ def _strata(
 
 def _fractions(parts: Mapping[str, Any]) -> dict[str, float]:
     """Return the parts' fractions, or raise OptionError if they do not sum to 1."""
+    if not isinstance(parts, Mapping) or not parts:
+        raise OptionError(
+            f"parts is {shown(parts)}, expected the fraction of each part by its name, "
+            "as in {'train': 0.8, 'val': 0.2}"
+        )
     fractions = {}
     for name, fraction in parts.items():
         if not isinstance(name, str) or not name or name != name.strip():

@@ -21,13 +21,13 @@ import numpy as np
 from numpy.typing import NDArray
 from xxhash import xxh3_64, xxh3_64_intdigest
 
+from fastseg.calls import check_call, refuse_renamed_attributes
 from fastseg.errors import (
     OptionError,
     StoreError,
-    refuse_renamed_attributes,
 )
 from fastseg.files import name_path, open_regular
-from fastseg.paths import Paths, StrPath
+from fastseg.paths import Paths, StrPath, as_path
 from fastseg.progress import Progress, silent
 from fastseg.store import checks, compression, layout
 from fastseg.store.compression import Codec
@@ -119,6 +119,7 @@ class VerifyReport:
         return not self.damages and not self.changed_sources
 
 
+@check_call()
 def verify(
     store: Store | StrPath,
     *,
@@ -137,7 +138,9 @@ def verify(
     opened as a store or becomes shorter meanwhile, OptionError, OSError.
     """
     count = usable_cores() if threads is None else check_threads(threads)
-    opened = open_store(store.path if isinstance(store, Store) else store)
+    opened = open_store(
+        store.path if isinstance(store, Store) else as_path("store", store)
+    )
     findings = _attribute_findings(opened)
     bytes_read = 0
     changed: list[ChangedSource] = []

@@ -235,8 +235,8 @@ def test_bad_options_are_refused(store, options, text):
 
 
 def test_a_misspelt_option_is_refused(store):
-    """The error is that of Python, and names the Loader and the option."""
-    with pytest.raises(TypeError, match=r"Loader.* unexpected .*argument 'normalise'"):
+    """The error names the Loader, the option and the one that is meant."""
+    with pytest.raises(TypeError, match=r"Loader.* 'normalise'; did .* 'normalize'"):
         Loader(store, size=64, normalise=None)
 
 

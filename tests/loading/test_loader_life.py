@@ -446,7 +446,7 @@ def test_stats_are_correct(square):
         ({"pad_value": np.nan}, "pad_value is nan"),
         ({"pad_value": "black"}, "pad_value is 'black', expected a number"),
         ({"weights": [1, 2]}, r"weights have shape \(2,\), expected one for each"),
-        ({"weights": "heavy"}, "weights has dtype <U5, expected real numbers"),
+        ({"weights": "heavy"}, "weights is 'heavy', expected a number for each"),
         ({"weights": -np.ones(16)}, "weight of sample 0 is -1.0"),
         ({"weights": np.zeros(16)}, "weight"),
         ({"weights": np.full(16, np.inf)}, "weight of sample 0 is inf"),

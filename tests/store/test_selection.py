@@ -361,7 +361,7 @@ def test_an_error_does_not_list_many_patients():
     ("parts", "options", "text"),
     [
         ({"a": 0.5, "b": 0.4}, {}, "sum to 0.9, expected 1 within"),
-        ({}, {}, "sum to 0, expected 1"),
+        ({}, {}, "expected the fraction of each part"),
         ({"a": 1.5, "b": -0.5}, {}, "part a is 1.5, expected above 0"),
         ({"a": 1, "b": 0}, {}, "part b is 0, expected above 0"),
         ({"a": float("nan")}, {}, "part a is nan"),
