@@ -7,6 +7,7 @@ import os
 import re
 import stat
 import sys
+from codecs import getincrementaldecoder
 from collections.abc import Iterator
 from difflib import get_close_matches
 from io import FileIO
@@ -193,8 +194,12 @@ def kind_of(path: str | os.PathLike[str]) -> str:
             return kind
     if not head:
         return EMPTY
-    is_text = not re.search(rb"[\0-\10\16-\37]", head)
-    return TEXT if is_text else ""
+    try:
+        # The last character may be cut.
+        text = getincrementaldecoder("utf-8")().decode(head)
+    except UnicodeDecodeError:
+        return ""
+    return "" if re.search(r"[\0-\10\16-\37]", text) else TEXT
 
 
 def no_such_file(path: Path, advice: str) -> FileNotFoundError:

@@ -11,7 +11,7 @@ import re
 import sys
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, overload
@@ -28,6 +28,7 @@ from fastseg.files import EMPTY, TEXT, kind_of, no_such_file
 from fastseg.outputs import check_target
 from fastseg.paths import Paths, StrPath, as_path, natural_key
 from fastseg.progress import Advance, Progress, silent
+from fastseg.reprs import MOST_COUNTED, listed, many, short
 from fastseg.tables import (
     Reject,
     Table,
@@ -458,7 +459,7 @@ def check_number(name: str, value: Any) -> float:
     return number
 
 
-@dataclass(frozen=True, slots=True, init=False)
+@dataclass(frozen=True, slots=True, init=False, repr=False)
 class LinkTable:
     """The links of a data set.
 
@@ -473,7 +474,7 @@ class LinkTable:
     links: Links
     rejects: tuple[Reject, ...]
     unlabelled: int | None
-    ignored: tuple[str, ...] = field(repr=False)
+    ignored: tuple[str, ...]
 
     @check_call()
     def __init__(
@@ -494,6 +495,18 @@ class LinkTable:
 
     def __len__(self) -> int:
         return len(self.links)
+
+    def __repr__(self) -> str:
+        links = many(len(self), "link")
+        if len(self) <= MOST_COUNTED:
+            links += f" of {many(self.images, 'image')}"
+        codes, texts = self.links.patient
+        patients = np.count_nonzero(np.bincount(codes, minlength=len(texts)))
+        counts = [f"{name} {count}" for name, count in self.counts().items()]
+        words = [links, many(int(patients), "patient"), f"classes {listed(counts)}"]
+        if self.rejects:
+            words.append(many(len(self.rejects), "reject"))
+        return f"<LinkTable {short(str(self.base))}: {', '.join(words)}>"
 
     @property
     def classes(self) -> tuple[str, ...]:

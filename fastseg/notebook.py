@@ -43,12 +43,23 @@ class Thumbnail(NamedTuple):
 
 
 def as_html(
-    text: str, thumbnails: Iterable[Thumbnail], classes: Sequence[str] = ()
+    text: str,
+    thumbnails: Iterable[Thumbnail],
+    classes: Sequence[str] = (),
+    rows: Iterable[tuple[str, str]] = (),
 ) -> str:
-    """Return HTML that shows a text and, below it, samples and the classes' colours.
+    """Return HTML: a text, and below it a table, samples and the classes' colours.
 
-    Text, captions and classes are plain text, from anywhere.
+    rows : of the table, a name and a text each
+
+    Text, captions, classes and rows are plain text, from anywhere.
     """
+    cells = "".join(
+        f'<tr><th style="text-align: left">{_plain(name)}</th>'
+        f'<td style="text-align: left">{_plain(value)}</td></tr>'
+        for name, value in rows
+    )
+    table = f"<table>{cells}</table>" if cells else ""
     figures = "".join(map(_figure, thumbnails))
     legend = "".join(
         f'<span style="margin-right: 1em"><span style="color: {colour_of(k)}">■</span> '
@@ -56,10 +67,15 @@ def as_html(
         for k, name in enumerate(classes)
     )
     return (
-        f"<div><div><code>{_plain(text)}</code></div>"
+        f"<div><div><code>{_plain(text)}</code></div>{table}"
         f'<div style="display: flex; flex-wrap: wrap; gap: 8px">{figures}</div>'
         f"<div>{legend}</div></div>"
     )
+
+
+def thinning(shape: tuple[int, ...]) -> int:
+    """Return the step between the rows and columns that are shown of an image."""
+    return -(-max(shape) // SIDE) or 1
 
 
 def join_regions(regions: NDArray[Any]) -> NDArray[np.uint8]:
@@ -82,7 +98,7 @@ def _plain(text: str) -> str:
 
 def _figure(thumbnail: Thumbnail) -> str:
     height, width = thumbnail.image.shape
-    step = -(-max(height, width) // SIDE) or 1
+    step = thinning((height, width))
     grey = _grey(np.asarray(thumbnail.image)[::step, ::step])
     image = np.repeat(grey[..., None], 3, axis=2)
     pixels = np.concatenate([image, _overlaid(image, thumbnail.labels[::step, ::step])])

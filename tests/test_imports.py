@@ -30,6 +30,7 @@ LAYERS = [
         "paths",
         "progress",
         "randomness",
+        "reprs",
         "tables",
         "threads",
         "_kernels",

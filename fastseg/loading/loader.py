@@ -43,6 +43,7 @@ from fastseg.loading.schedule import (
 )
 from fastseg.loading.stats import Counters, Stats
 from fastseg.paths import StrPath
+from fastseg.reprs import listed, many, short
 from fastseg.store.reader import Store, as_store
 from fastseg.store.selection import check_indices
 from fastseg.threads import WorkerPool, check_threads, usable_cores
@@ -259,6 +260,28 @@ class Loader:
     def __len__(self) -> int:
         return len(self.schedule)
 
+    def __repr__(self) -> str:
+        preprocessing = self.preprocessing
+        schedule = self.schedule
+        words = [
+            f"{many(len(self.indices), 'sample')} in {many(len(self), 'batch')} of "
+            f"{self.batch_size}"
+        ]
+        if schedule.world_size > 1:
+            words.append(f"rank {schedule.rank} of {schedule.world_size}")
+        words += [
+            f"image {_describe(preprocessing.image_shape, preprocessing.image_dtype)}",
+            f"mask {_describe(preprocessing.mask_shape, preprocessing.mask_dtype)} "
+            f"({short(preprocessing.format.masks)})",
+        ]
+        if self._augmented is not None:
+            steps = [type(step).__name__ for step in self._augmented.compose]
+            words.append(f"augment {listed(steps)}")
+        words.append(many(self.threads, "thread"))
+        if self.store.state:
+            words.append(f"store {self.store.state}")
+        return f"<Loader of {short(self.store.path.name)}: {', '.join(words)}>"
+
     def __getitem__(self, index: object) -> Any:
         raise TypeError(
             "a Loader has no batch by number: next(iter(loader)) is one, for batch in "
@@ -452,3 +475,7 @@ class Loader:
 
     def _is_fatal(self, exc: BaseException) -> bool:
         return self.on_error == "raise" or not isinstance(exc, Exception)
+
+
+def _describe(shape: tuple[int, ...], dtype: np.dtype[Any]) -> str:
+    return f"{dtype.name} {'x'.join(map(str, shape))}"

@@ -5,7 +5,8 @@ import mmap
 import os
 import weakref
 from io import FileIO
-from typing import Any, cast
+from pathlib import Path
+from typing import Any, NoReturn, cast
 
 from fastseg.errors import StoreError
 from fastseg.store import checks
@@ -71,6 +72,30 @@ class MappedFile:
         reader = cast("FileIO", _Reader(self._handle, self._path))
         with checks.open_hdf5(reader) as file:
             return checks.read_attributes(file)
+
+
+class Closed:
+    """What a closed store has instead of its map and arrays: each use raises.
+
+    path : of the store
+    """
+
+    __slots__ = ("_path",)
+
+    def __init__(self, path: Path):
+        self._path = path
+
+    def check(self) -> NoReturn:
+        """Raise StoreError."""
+        raise StoreError(
+            f"{self._path}: the store was closed; open it again with fastseg.open"
+        )
+
+    def __getattr__(self, name: str) -> NoReturn:
+        self.check()
+
+    def __getitem__(self, key: object) -> NoReturn:
+        self.check()
 
 
 class _Reader(io.RawIOBase):

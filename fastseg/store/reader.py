@@ -26,11 +26,12 @@ from fastseg.errors import (
     one_of,
     shown,
 )
-from fastseg.escapes import escaped
 from fastseg.files import name_path
+from fastseg.notebook import MAX_SAMPLES, Thumbnail, as_html, join_regions, thinning
 from fastseg.paths import StrPath, as_path
+from fastseg.reprs import MOST_COUNTED, listed, many, short
 from fastseg.store import checks, compression, layout, selection, splits
-from fastseg.store.mapped_file import MappedFile
+from fastseg.store.mapped_file import Closed, MappedFile
 from fastseg.store.pixels import CompressedPixels, MappedPixels, Stack
 from fastseg.store.text import decode
 
@@ -96,6 +97,9 @@ class Store:
     valid while something refers to them. The pixels of a compressed store are the
     exception: each access decompresses them. `store[i]` is a Sample, and `len(store)`
     the number of samples.
+
+    `close`, or leaving a `with` block, gives the file back to the system, as soon as no
+    array refers to the map.
     """
 
     @check_call()
@@ -106,9 +110,11 @@ class Store:
             checks.open_file(self.path) as raw,
             checks.open_hdf5(raw) as file,
         ):
-            self._file = MappedFile(raw)
-            self._map = self._file.map
-            attributes = self._file.attributes = checks.read_attributes(file)
+            mapped = MappedFile(raw)
+            # All that refers to the map; `close` replaces each of them.
+            self._file: MappedFile | Closed = mapped
+            self._map: Any = mapped.map
+            attributes = mapped.attributes = checks.read_attributes(file)
             self.classes = attributes.classes
             self.fingerprint = attributes.fingerprint
             self.options = attributes.options
@@ -137,6 +143,7 @@ class Store:
                 checks.check_chunks(self._items, len(self._map), datasets.release)
         self.check()
         self._bucket_names = tuple(self.buckets)
+        self._count = len(self._items["row"])
         if self.compression:
             compression.require(f"{self.path}: reading a compressed store")
 
@@ -155,7 +162,7 @@ class Store:
         )
 
     def __len__(self) -> int:
-        return len(self._items["row"])
+        return self._count
 
     def __getitem__(self, index: int) -> "Sample":
         given: Any = index
@@ -183,13 +190,105 @@ class Store:
         return (Sample(self, k) for k in range(len(self)))
 
     def __repr__(self) -> str:
-        return escaped(
-            f"<Store {self.path.name}: {len(self)} samples, classes "
-            f"{', '.join(self.classes) or 'none'}, buckets {', '.join(self.buckets)}>"
-        )
+        samples = many(len(self), "sample")
+        patients = self._count_patients()
+        if patients is not None:
+            samples += f" of {many(patients, 'patient')}"
+        shapes = list(map(_shape_and_dtype, self.buckets.values()))
+        words = [samples, listed(shapes), f"classes {listed(self.classes)}"]
+        if self.compression:
+            words.append(self.compression)
+        if self.state:
+            words.append(self.state)
+        return f"<Store {short(self.path.name)}: {', '.join(words)}>"
+
+    def _repr_html_(self) -> str:
+        if self.state:
+            return as_html(repr(self), ())
+        numbers = np.linspace(0, len(self) - 1, min(MAX_SAMPLES, len(self)))
+        samples = [self[round(number)] for number in numbers.tolist()]
+        thumbnails = (sample._thumbnail() for sample in samples)
+        return as_html(repr(self), thumbnails, self.classes, self._summary())
 
     def __reduce__(self) -> Any:
+        self._file.check()
         return _reopen, (self.path, self.fingerprint)
+
+    def __enter__(self) -> "Store":
+        self.check()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the file back to the system, once nothing refers to the map any more.
+
+        Arrays that you have are views of the map: they stay valid, and keep it and the
+        open file until they are deleted. Everything else that reads the store raises
+        StoreError from then on, also in loops that run in other threads. `classes`,
+        `buckets`, `fingerprint`, `len` and what else is no array stay. To close a store
+        twice does nothing.
+        """
+        closed: Any = Closed(self.path)
+        # First what `check` asks. A thread that has passed the check holds references
+        # to what it reads, so that nothing is unmapped under it.
+        self._file = closed
+        self._map = self._pixels = closed
+        self._items = self._contours = self._sources = closed
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the store was closed."""
+        return isinstance(self._file, Closed)
+
+    @property
+    def state(self) -> str:
+        """Why the store cannot be read any more: "closed", "changed", else ""."""
+        if self.is_closed:
+            return "closed"
+        try:
+            self.check()
+        except (StoreError, OSError):  # also if the file cannot be read again
+            return "changed"
+        return ""
+
+    def _summary(self) -> list[tuple[str, str]]:
+        """Return the rows of the table that a notebook shows."""
+        items = self.items
+        counts = np.bincount(items["bucket"], minlength=len(self.buckets)).tolist()
+        shapes = [
+            f"{count} of {_shape_and_dtype(bucket)}"
+            for bucket, count in zip(self.buckets.values(), counts, strict=True)
+        ]
+        rows = [("file", str(self.path)), ("images", listed(shapes))]
+        labels = self.classes
+        if len(self) <= MOST_COUNTED:
+            drawn = [
+                int(selection.has_class(items["labelled"], k).sum())
+                for k in range(len(self.classes))
+            ]
+            labels = tuple(
+                f"{short(name)} on {count}"
+                for name, count in zip(self.classes, drawn, strict=True)
+            )
+        masks = ", ".join(f"{name} {value}" for name, value in self.options.items())
+        pixels = self.compression or "not compressed"
+        return [
+            *rows,
+            ("classes", listed(labels)),
+            ("masks", masks),
+            ("pixels", pixels),
+        ]
+
+    def _count_patients(self) -> int | None:
+        """Return the number of patients; None if it is not known or takes long."""
+        if len(self) > MOST_COUNTED or self.state:
+            return None
+        column = self._items["patient"]
+        # Neighbours have the same patient: look at one of them.
+        first = np.append(True, column[1:] != column[:-1])[: len(column)]
+        return len(set(column[first].tolist()))
 
     @property
     def items(self) -> dict[str, NDArray[Any]]:
@@ -405,8 +504,9 @@ class Store:
 
         Raises StoreError if another file now has its name, FileNotFoundError.
         """
+        status = self._file.status
         file = checks.open_file(self.path)
-        if not os.path.samestat(self._file.status, os.fstat(file.fileno())):
+        if not os.path.samestat(status, os.fstat(file.fileno())):
             file.close()
             raise StoreError(f"{self.path}: was replaced since it was opened")
         return file
@@ -497,9 +597,42 @@ class Sample:
         return text
 
     def __repr__(self) -> str:
-        height, width = self._store.buckets[self.meta["bucket"]].shape
-        patient = escaped(self.patient)
-        return f"<Sample {self.index}: {height}x{width}, patient {patient}>"
+        store = self._store
+        name = f"{self.index} of {short(store.path.name)}"
+        if store.state:
+            return f"<Sample {name}, which is {store.state}>"
+        items = store._items
+        bucket = store.buckets[store._bucket_names[items["bucket"][self.index]]]
+        patient = items["patient"][self.index].decode("utf-8", "backslashreplace")
+        pixels = items["pixels"][self.index].tolist()
+        regions = [
+            f"{name} {many(count, 'pixel')}"
+            for name, count in zip(store.classes, pixels, strict=True)
+            if count
+        ]
+        return (
+            f"<Sample {name}: {_shape_and_dtype(bucket)}, patient {short(patient)}, "
+            f"{listed(regions, 'no class')}>"
+        )
+
+    def _repr_html_(self) -> str:
+        if self._store.state:
+            return as_html(repr(self), ())
+        return as_html(repr(self), [self._thumbnail()], self._store.classes)
+
+    def _thumbnail(self) -> Thumbnail:
+        """Return what a notebook shows of the sample, with few of its pixels."""
+        image = self.image
+        step = thinning(image.shape)
+        image = image[::step, ::step]
+        mask = self.mask[::step, ::step]
+        bits = [
+            (mask >> mask.dtype.type(k)) & 1 for k in range(len(self._store.classes))
+        ]
+        regions = np.array(bits or [np.zeros(mask.shape)], np.uint8)
+        if self._store.items["slope"][self.index] < 0:  # as MONOCHROME1
+            image = -image.astype(np.float64)
+        return Thumbnail(image, join_regions(regions), f"sample {self.index}")
 
 
 def _reopen(path: Path, fingerprint: str) -> Store:
@@ -507,6 +640,11 @@ def _reopen(path: Path, fingerprint: str) -> Store:
     if store.fingerprint != fingerprint:
         raise StoreError(f"{path}: is another store than the one that was pickled")
     return store
+
+
+def _shape_and_dtype(bucket: layout.Bucket) -> str:
+    height, width = bucket.shape
+    return f"{height}x{width} {bucket.dtype.name}"
 
 
 def _value(column: NDArray[Any], index: int) -> Any:

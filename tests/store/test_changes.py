@@ -25,7 +25,6 @@ DOORS = {
     "sample.contours": "x.contours",
     "meta": "x.meta",
     "patient": "x.patient",
-    "repr of a sample": "repr(x)",
     "items": "s.items['mean'].sum()",
     "contours": "s.contours['points'].sum()",
     "sources": "s.sources['size'].sum()",
