@@ -264,6 +264,12 @@ def is_single(value: Any) -> bool:
     return is_scalar or getattr(value, "ndim", 1) == 0
 
 
+def is_iterable(value: Any) -> bool:
+    """Return whether an option may hold several values: no text, no single number."""
+    is_scalar = isinstance(value, str | bytes) or getattr(value, "ndim", 1) == 0
+    return isinstance(value, Iterable) and not is_scalar
+
+
 def _is_numeric(value: Any) -> bool:
     """Return whether a single value may be converted to a number."""
     # Nor is UserString, or a buffer of bytes: `float` reads both as text.

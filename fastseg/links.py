@@ -20,9 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastseg.bounds import MAX_NAME_BYTES, MAX_PATH_BYTES, MAX_TEXT_BYTES
-from fastseg.calls import check_call
+from fastseg.calls import advise_attributes, check_call
 from fastseg.dicom import header
-from fastseg.errors import LinkError, PathError, one_of
+from fastseg.errors import LinkError, OptionError, PathError, is_iterable, one_of, shown
 from fastseg.escapes import escaped, unquoted
 from fastseg.files import EMPTY, TEXT, kind_of, no_such_file
 from fastseg.outputs import check_target
@@ -459,6 +459,16 @@ def check_number(name: str, value: Any) -> float:
     return number
 
 
+@advise_attributes(
+    rows="links holds the rows, len(table) is their number",
+    contours="links holds the rows, counts() the number of each class",
+    labels="classes are the names, counts() the number of links of each",
+    patients="links.patient holds the patient of each row",
+    to_csv="save(path) writes the table as CSV",
+    write="save(path) writes the table as CSV",
+    build="fastseg.build(table, 'heart.h5') writes a store",
+    df="pandas.DataFrame(list(table.links)) holds the rows",
+)
 @dataclass(frozen=True, slots=True, init=False, repr=False)
 class LinkTable:
     """The links of a data set.
@@ -487,7 +497,12 @@ class LinkTable:
         ignored: Iterable[str] = (),
     ):
         """Make a table of links in any form, see `Links.of`."""
-        object.__setattr__(self, "base", Path(base))
+        for name, given in (("links", links), ("rejects", rejects)):
+            if not is_iterable(given):
+                raise OptionError(f"{name} is {shown(given)}, expected a list")
+        if not is_iterable(ignored):
+            raise OptionError(f"ignored is {shown(ignored)}, expected a list of paths")
+        object.__setattr__(self, "base", as_path("base", base))
         object.__setattr__(self, "links", Links.of(links))
         object.__setattr__(self, "rejects", tuple(rejects))
         object.__setattr__(self, "unlabelled", unlabelled)

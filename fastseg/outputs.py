@@ -20,7 +20,7 @@ from io import FileIO
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, Protocol
 
-from fastseg.errors import OutputError
+from fastseg.errors import OutputError, true_or_false
 from fastseg.files import NO_LINK, name_path, open_regular
 from fastseg.paths import StrPath
 
@@ -58,6 +58,7 @@ def check_target(path: StrPath, kind: Kind, force: bool = False) -> Path:
     points, belongs to somebody else; or if it exists, is not empty, is not recognised
     as an output of this kind, and `force` is not set.
     """
+    force = true_or_false("force", force)
     target = link = Path(path)
     for _ in range(MOST_LINKS):
         if not link.is_symlink():

@@ -15,7 +15,7 @@ from fastseg.augment.mapping import pixel_ratios
 from fastseg.bounds import MAX_SPACING_RATIO
 from fastseg.calls import check_call
 from fastseg.colours import colour_of, rgb_of
-from fastseg.errors import OptionError, missing_extra, whole_number
+from fastseg.errors import OptionError, missing_extra, real_number, whole_number
 from fastseg.escapes import escaped
 from fastseg.loading.augmented import AugmentedPreprocessing
 from fastseg.loading.format import BatchFormat
@@ -68,7 +68,7 @@ def show(
     count: int = 4,
     seed: int = 0,
     augment: Compose | Sequence[Transform] | str | None = None,
-    dpi: int = 110,
+    dpi: float = 110,
     force: bool = False,
 ) -> Path:
     """Draw random samples, one in each row, and return the picture's path.
@@ -92,6 +92,7 @@ def show(
     would be replaced that is something else, OptionError.
     """
     count = whole_number("count", count, 1)
+    dpi = real_number("dpi", dpi)
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -135,8 +136,8 @@ def show(
             figure.savefig(
                 file, format=suffix[1:], dpi=dpi, facecolor=DARK, metadata=metadata
             )
-        except ValueError as exc:  # an invalid dpi
-            raise OptionError(f"{path}: {exc}") from None
+        except (ValueError, RuntimeError) as exc:  # a dpi that is too small
+            raise OptionError(f"{path}: dpi is {dpi:g}: {exc}") from None
     return target
 
 

@@ -26,6 +26,7 @@ from fastseg.calls import check_call
 from fastseg.errors import (
     OptionError,
     missing_extra,
+    shown,
     true_or_false,
     whole_number,
 )
@@ -39,7 +40,7 @@ from fastseg.loading.preprocessing import Preprocessing, warn_of_missing
 from fastseg.loading.stats import Stats
 from fastseg.notebook import MAX_SAMPLES, as_html
 from fastseg.paths import StrPath
-from fastseg.store.reader import Store, open_store
+from fastseg.store.reader import Store, as_store
 from fastseg.store.selection import check_indices
 
 try:
@@ -85,7 +86,7 @@ class Dataset(torch.utils.data.Dataset):  # type: ignore[misc]
         seed: int = 0,
         **options: Any,
     ):
-        self.store = store if isinstance(store, Store) else open_store(store)
+        self.store = as_store(store)
         self.indices = check_indices(self.store, indices)
         if not self.indices.size:
             raise OptionError(
@@ -395,6 +396,11 @@ class TorchLoader(torch.utils.data.IterableDataset):  # type: ignore[misc]
     """
 
     def __init__(self, loader: Loader, device: Any = None, pin_memory: bool = False):
+        if not isinstance(loader, Loader):
+            raise OptionError(
+                f"loader is {shown(loader)}, expected a Loader, as in "
+                "as_torch(fastseg.Loader(store))"
+            )
         self.loader = loader
         self.device = _as_device(device)
         if pin_memory and not torch.cuda.is_available():

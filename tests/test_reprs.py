@@ -2,6 +2,7 @@
 
 import shutil
 
+import h5py
 import numpy as np
 import pytest
 
@@ -82,6 +83,15 @@ def test_reprs_of_what_cannot_be_read_do_not_raise(copied, how):
         html = shown._repr_html_()
         assert how in html
         assert "<img" not in html
+
+
+def test_an_id_that_is_not_utf8_is_shown_in_escapes(copied):
+    """A damaged ID is no error of a description."""
+    path = copied.path
+    copied.close()
+    with h5py.File(path, "r+") as file:
+        file["items/patient"][5] = b"a\xff\x1b"
+    assert r"patient a\xff\x1b, icontour" in repr(fastseg.open(path)[5])
 
 
 def test_a_store_of_many_samples_is_not_counted(store, monkeypatch):

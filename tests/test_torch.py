@@ -247,6 +247,12 @@ def test_a_file_that_shrinks_is_an_error(square, tmp_path):
     assert caught.value.__notes__ == [f"while making sample 0 of {path}"]
 
 
+def test_what_is_no_loader_is_refused(square):
+    """as_torch takes a Loader, and says so if it gets a store."""
+    with pytest.raises(OptionError, match=r"loader is <Store .*expected a Loader"):
+        as_torch(square)
+
+
 def test_bad_arguments_of_a_dataset_are_refused(store, square):
     """Invalid arguments raise when the dataset is made; a wrong index raises later."""
     with pytest.raises(OptionError, match="several shapes"):
@@ -260,7 +266,7 @@ def test_bad_arguments_of_a_dataset_are_refused(store, square):
     for epoch in (-1, 2**63, 0.5, True, "0"):
         with pytest.raises(OptionError, match="epoch is"):
             Dataset(square).set_epoch(epoch)
-    with pytest.raises(TypeError, match="unexpected keyword argument 'normalise'"):
+    with pytest.raises(TypeError, match="'normalise'; did you mean 'normalize'"):
         Dataset(square, normalise=None)
     with pytest.raises(OptionError, match="no samples are chosen of the 16"):
         Dataset(square, indices=[])

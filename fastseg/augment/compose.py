@@ -1,6 +1,6 @@
 """Sequences of transforms, their JSON form, and presets."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -17,7 +17,7 @@ from fastseg.augment.intensity import (
     Noise,
 )
 from fastseg.calls import check_call
-from fastseg.errors import OptionError, choice, shown
+from fastseg.errors import OptionError, choice, is_iterable, shown
 
 Interpolation = Literal["nearest", "linear", "cubic"]
 Border = Literal["constant", "edge", "reflect"]
@@ -189,7 +189,7 @@ def as_compose(given: Any) -> Compose:
 def _as_steps(name: str, given: Any) -> tuple[Transform, ...]:
     """Return one or several transforms that are given, or raise OptionError."""
     steps = given
-    if isinstance(given, type | str | Mapping) or not isinstance(given, Iterable):
+    if isinstance(given, type | Mapping) or not is_iterable(given):
         steps = (given,)
     steps = tuple(steps)
     for step in steps:

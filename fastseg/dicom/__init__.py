@@ -43,7 +43,7 @@ from fastseg.dicom.scan import (
     read_headers,
     scan_headers,
 )
-from fastseg.errors import DicomError, whole_number
+from fastseg.errors import DicomError, OptionError, shown, whole_number
 from fastseg.files import open_regular
 from fastseg.paths import as_path
 
@@ -186,6 +186,11 @@ def decode(
     If possible, the pixels are a read-only view of `data`. Raises the same errors as
     `read_image`, except OSError.
     """
+    if not isinstance(data, bytes | bytearray | memoryview):
+        raise OptionError(
+            f"data is {shown(data)}, expected the bytes of a file; read_image takes "
+            "its path"
+        )
     frame, max_pixel_bytes = _check_options(frame, max_pixel_bytes)
     file = parse(data, name, max_pixel_bytes, decode_timeout)
     check_request(file.header, frame, max_pixel_bytes, name)

@@ -8,6 +8,7 @@ import numpy as np
 
 from fastseg.augment import Compose, as_compose
 from fastseg.augment.base import pair_of_sizes
+from fastseg.calls import check_call
 from fastseg.errors import OptionError, choice, in_order, is_single, real_number, shown
 from fastseg.loading.normalization import NORMALIZE, Normalize
 
@@ -102,6 +103,12 @@ class BatchFormat:
         # Lists instead of tuples, as after a round trip through JSON.
         as_json: dict[str, Any] = json.loads(json.dumps(values))
         return as_json
+
+
+# Only the options of a torch Dataset come here as they are given.
+BatchFormat.__init__ = check_call(  # type: ignore[method-assign]
+    "Dataset(store, size=96)"
+)(BatchFormat.__init__)
 
 
 def _normalize(given: Any, dtype: str) -> Normalize | None:

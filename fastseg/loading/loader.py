@@ -228,11 +228,11 @@ class Loader:
         self.threads = check_threads(threads)
         self.prefetch = whole_number("prefetch", prefetch, 1, MAX_PREFETCH)
         self.on_error = choice("on_error", on_error, ON_ERROR)
-        if return_params and augment is None:
+        self.return_params = true_or_false("return_params", return_params)
+        if self.return_params and augment is None:
             raise OptionError(
                 "return_params is given without augment: give both, or leave it out"
             )
-        self.return_params = true_or_false("return_params", return_params)
         # Error text of each skipped sample, by its index.
         self.skipped: dict[int, str] = {}
         self._counters = Counters()

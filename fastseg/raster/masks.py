@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastseg._kernels.contours import polygon
 from fastseg.calls import check_call
-from fastseg.errors import OptionError
+from fastseg.errors import OptionError, is_iterable, shown
 from fastseg.raster.rings import (
     Contours,
     as_grouped_rings,
@@ -100,6 +100,11 @@ def rasterize_labels(
     Raises the same errors as `rasterize`.
     """
     rules = make_rules(edges, fill, origin)
+    if not is_iterable(classes):
+        raise OptionError(
+            f"classes is {shown(classes)}, expected the contours of each class, as in "
+            "{'icontour': [ring]}"
+        )
     regions = list(classes.values() if isinstance(classes, Mapping) else classes)
     if len(regions) > MOST_CLASSES:
         raise OptionError(

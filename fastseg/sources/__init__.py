@@ -13,6 +13,7 @@ from fastseg.errors import (
     OptionError,
     RejectedWarning,
     choice,
+    is_iterable,
     one_of,
     shown,
     true_or_false,
@@ -77,7 +78,7 @@ def link(
         )
     wanted: Slices = "all" if keep_unlabelled else slices or "labelled"
     names = [labels] if isinstance(labels, str) else labels
-    if names is not None and not isinstance(names, Iterable):
+    if names is not None and not is_iterable(names):
         raise OptionError(f"labels is {shown(labels)}, expected classes to link")
     folder = as_path("root", root)
     if not folder.is_dir():

@@ -138,6 +138,7 @@ def verify(
     opened as a store or becomes shorter meanwhile, OptionError, OSError.
     """
     count = usable_cores() if threads is None else check_threads(threads)
+    root = None if sources is None else as_path("sources", sources)
     opened = open_store(
         store.path if isinstance(store, Store) else as_path("store", store)
     )
@@ -149,7 +150,7 @@ def verify(
         if opened.compression:
             findings += _index_findings(opened, files[0])
         columns = _Columns(opened, files[0])
-        originals = [] if sources is None else _originals(columns, Path(sources))
+        originals = [] if root is None else _originals(columns, root)
         blocks = list(_blocks(columns))
         for more, size in _map_threads(_check, blocks, files, progress, "verify"):
             findings += more

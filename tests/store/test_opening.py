@@ -430,7 +430,6 @@ NOT_UTF8 = b"\xff\xfe"
         ("items/patient", 5, lambda s: s.patients, "items/patient of sample 5"),
         ("items/patient", 5, lambda s: s[5].patient, "items/patient of sample 5"),
         ("items/patient", 5, lambda s: s[5].meta, "items/patient of sample 5"),
-        ("items/patient", 5, lambda s: repr(s[5]), "items/patient of sample 5"),
         (
             "items/patient",
             5,
