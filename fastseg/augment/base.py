@@ -2,9 +2,9 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, NamedTuple, Self, TypeVar, dataclass_transform
+from typing import Any, ClassVar, NamedTuple, TypeVar, dataclass_transform
 
 import numpy as np
 from numpy.typing import NDArray
@@ -114,11 +114,6 @@ class Transform:
         """Return the name and all options, for JSON."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {"name": type(self).__name__, **values}
-
-    @classmethod
-    def from_options(cls, options: Mapping[str, Any]) -> Self:
-        """Return the transform whose `as_dict` has these options besides its name."""
-        return cls(**options)
 
     def identity(self) -> dict[str, Any]:
         """Return what identifies the transform in the state of a loader, for JSON."""

@@ -94,7 +94,7 @@ def from_dict(given: Mapping[str, Any]) -> Compose:
     """Return the Compose that `Compose.as_dict` turned into a dict.
 
     The dict may have been written to JSON and read again, so that tuples are lists. An
-    option that is left out has its default, except "in_mm" of an Affine: False.
+    option that is left out has its default.
 
     Raises OptionError if the dict is invalid.
     """
@@ -110,9 +110,7 @@ def from_dict(given: Mapping[str, Any]) -> Compose:
         choice("transform", name, _TRANSFORMS)
     try:
         transforms = [
-            _TRANSFORMS[name].from_options(
-                {key: _tuples(value) for key, value in step.items()}
-            )
+            _TRANSFORMS[name](**{key: _tuples(value) for key, value in step.items()})
             for name, step in zip(names, steps, strict=True)
         ]
         return Compose(transforms, **options)

@@ -1,9 +1,8 @@
 """Geometric transforms: they move pixels and contours."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import field
-from typing import Any, ClassVar, Literal, Self, get_args
+from typing import ClassVar, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,8 +64,7 @@ class Affine(GeometricTransform):
 
     The spacing is that of the image after the transforms before this one: Resample and
     Resize change it, Rot90 swaps it. Where the store has none, its pixels count as
-    squares. Scales and translations are the same with both values of in_mm. As a dict,
-    an Affine without "in_mm" has False.
+    squares. Scales and translations are the same with both values of in_mm.
     """
 
     rotate: float | Range = 0.0
@@ -91,22 +89,6 @@ class Affine(GeometricTransform):
     def needs_ratio(self) -> bool:
         """Whether it turns or shears in millimetres."""
         return self.in_mm and [self.rotate, self.shear] != [(0.0, 0.0), (0.0, 0.0)]
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the name and all options, for JSON; "in_mm" only if it is set.
-
-        So what was stored before there was this option, in files and in the states of
-        loaders, means the same as ever.
-        """
-        values = Transform.as_dict(self)
-        if not self.in_mm:
-            del values["in_mm"]
-        return values
-
-    @classmethod
-    def from_options(cls, options: Mapping[str, Any]) -> Self:
-        """Return the transform of `as_dict`; "in_mm" is False if it is not there."""
-        return cls(**{"in_mm": False, **options})
 
     def draw(self, uniforms: Uniforms) -> Values:
         """Return "on", and a parameter for each field by its name."""

@@ -56,14 +56,11 @@ def test_transforms_survive_json(compose):
     assert augment.from_dict(json.loads(text)) == compose
 
 
-def test_an_affine_without_in_mm_in_json_counts_pixels():
-    """JSON from before the option means the same, and presets write what they did."""
-    assert Affine() == Affine(in_mm=True)
-    assert Affine().as_dict()["in_mm"] is True
-    old = {"transforms": [{"name": "Affine", "rotate": [-5, 5]}]}
-    assert augment.from_dict(old) == Compose([Affine(rotate=5, in_mm=False)])
+def test_presets_turn_in_pixels():
+    """An Affine turns in millimetres, those of the presets in pixels."""
+    given = {"transforms": [{"name": "Affine", "rotate": [-5, 5]}]}
+    assert augment.from_dict(given) == Compose([Affine(rotate=5, in_mm=True)])
     for make in augment.PRESETS.values():
-        assert "in_mm" not in json.dumps(make().as_dict())
         affines = [step for step in make() if isinstance(step, Affine)]
         assert affines
         assert not any(step.in_mm for step in affines)
