@@ -90,6 +90,9 @@ MAX_SEGMENTS = 2**16
 # Threads of one call. The largest machines have some hundred cores.
 MAX_THREADS = 2**10
 
+# Images of a synthetic study, which are all listed before the first is drawn.
+MAX_PHANTOM_IMAGES = 1_000_000
+
 # Batches that a Loader makes ahead of its consumer.
 MAX_PREFETCH = 2**16
 

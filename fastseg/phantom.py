@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
+from fastseg.bounds import MAX_PHANTOM_IMAGES
 from fastseg.calls import check_call
 from fastseg.errors import OptionError, OutputError, whole_number
 from fastseg.loading.orders import check_seed
@@ -105,6 +106,12 @@ def make_phantom(
     patients = whole_number("patients", patients, 1)
     slices = whole_number("slices", slices, 1)
     phases = whole_number("phases", phases, 2)
+    if patients * slices * phases > MAX_PHANTOM_IMAGES:
+        raise OptionError(
+            f"{patients} patients of {slices} slices in {phases} phases are "
+            f"{patients * slices * phases} images, expected at most "
+            f"{MAX_PHANTOM_IMAGES}"
+        )
     seed = check_seed(seed)
     several = [sizes] if isinstance(sizes, int | str) else list(sizes)
     if not several:

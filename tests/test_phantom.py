@@ -170,6 +170,7 @@ def test_contours_are_nested(store):
     ("option", "text"),
     [
         ({"patients": 0}, "patients is 0, expected at least 1"),
+        ({"patients": 10**30}, "1000000000.* images, expected at most 1000000"),
         ({"slices": 0}, "slices is 0"),
         ({"phases": 1}, "phases is 1, expected at least 2"),
         ({"sizes": ()}, "sizes is empty"),
