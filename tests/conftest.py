@@ -1,6 +1,5 @@
 """What several tests share: sample data, real data, a store."""
 
-import hashlib
 import os
 import shutil
 import signal
@@ -27,23 +26,19 @@ PROJECT = Path(__file__).parents[1]
 
 
 def pytest_configure(config):
-    """Delete compiled kernels if the source of any kernel has changed.
+    """Delete compiled kernels if the source of any kernel is newer than one of them.
 
     numba compares the source file of a cached kernel, but not those of the kernels that
     it calls: an edited callee would be tested in its old form.
     """
     if hasattr(config, "workerinput"):  # of pytest-xdist: the main process has done it
         return
-    kernels = PROJECT / "fastseg" / "_kernels"
-    digest = hashlib.sha256()
-    for path in sorted(kernels.rglob("*.py")):
-        digest.update(path.read_bytes())
-    mark = kernels / "__pycache__" / "sources.sha256"
-    if not mark.exists() or mark.read_text() != digest.hexdigest():
-        for path in (PROJECT / "fastseg").rglob("*.nb[ic]"):
+    compiled = list((PROJECT / "fastseg").rglob("*.nb[ic]"))
+    sources = (PROJECT / "fastseg" / "_kernels").rglob("*.py")
+    newest = max(path.stat().st_mtime_ns for path in sources)
+    if any(path.stat().st_mtime_ns < newest for path in compiled):
+        for path in compiled:
             path.unlink()
-        mark.parent.mkdir(exist_ok=True)
-        mark.write_text(digest.hexdigest())
 
 
 @pytest.fixture(scope="session")
