@@ -14,6 +14,7 @@ from pathlib import Path
 import matplotlib.backends.backend_agg
 import matplotlib.figure  # noqa: F401
 
+import fastseg.__main__
 import fastseg.benchmark
 import fastseg.cli.main
 import fastseg.ingest.builder
@@ -55,4 +56,4 @@ def _run(arguments, cwd, environment, stdout, stderr):
         os.dup2(handle, number)
         os.close(handle)
     sys.argv = ["fastseg", *arguments]
-    fastseg.cli.main.main()
+    fastseg.__main__.main()

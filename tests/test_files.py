@@ -127,7 +127,7 @@ def test_commands_refuse_a_pipe(tmp_path, store):
     ]
     for command in commands:
         done = subprocess.run(
-            [sys.executable, "-m", "fastseg.cli", *command],
+            [sys.executable, "-m", "fastseg", *command],
             cwd=tmp_path,
             timeout=SECONDS,
             capture_output=True,

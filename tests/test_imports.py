@@ -40,7 +40,7 @@ LAYERS = [
     {"store"},
     {"ingest", "loading", "pictures"},
     {"torch", "benchmark", "phantom"},
-    {"cli"},
+    {"cli", "__main__"},
 ]
 FORBIDDEN = {
     "codecs": {"h5py", "numba"},

@@ -6,7 +6,7 @@ import typer
 
 import fastseg
 from fastseg.cli import data, store  # noqa: F401  imported because they register commands
-from fastseg.cli.terminal import app
+from fastseg.cli.terminal import app as app
 
 
 def _print_version(is_wanted: bool) -> None:
@@ -32,8 +32,3 @@ def fastseg_options(
     Example: `fastseg link data/phantom -o links.csv`, then
     `fastseg build links.csv -o heart.h5`, then `fastseg show heart.h5`
     """
-
-
-def main() -> None:
-    """Run the command line."""
-    app()

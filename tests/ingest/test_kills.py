@@ -164,7 +164,7 @@ def test_after_ctrl_c_a_build_can_be_continued(tmp_path, fastseg_command):
     # slow the machine is.
     script = """
 import time
-from fastseg.cli import main
+from fastseg.__main__ import main
 from fastseg.store.writing.partial import Partial
 add = Partial.add
 def add_and_wait(self, *records):
@@ -172,7 +172,7 @@ def add_and_wait(self, *records):
     print("added", flush=True)
     time.sleep(300)
 Partial.add = add_and_wait
-main.main()
+main()
 """
     command = [sys.executable, "-c", script, "build", "links.csv", "-o", "o.h5"]
     with subprocess.Popen(

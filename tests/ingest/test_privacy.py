@@ -126,7 +126,7 @@ def test_the_commands_print_no_text_of_an_image(folder):
         ["build", "out.csv", "-o", "out.h5", "--verbose"],
     ):
         done = subprocess.run(
-            [sys.executable, "-m", "fastseg.cli", *command],
+            [sys.executable, "-m", "fastseg", *command],
             cwd=folder,
             capture_output=True,
             check=False,

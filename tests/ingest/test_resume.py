@@ -343,7 +343,7 @@ FULL = """
 set -e
 mount -t tmpfs -o size=120k none "$1" || exit 77
 cp "$2" "$1/o.h5"
-build() { "$3" -m fastseg.cli build "$4" -o "$1/o.h5" $5; }
+build() { "$3" -m fastseg build "$4" -o "$1/o.h5" $5; }
 build "$@" 2> "$1.err" && exit 1 || test $? = 1
 cmp "$2" "$1/o.h5"
 mount -o remount,size=2m "$1"
@@ -363,7 +363,7 @@ def test_a_full_disk_keeps_the_older_store(small_study, table, tmp_path, option)
     # In a process of its own: if hdf5plugin is imported in this one, HDF5 writes the
     # name of its filter into the file.
     whole = tmp_path / "whole.h5"
-    command = [sys.executable, "-m", "fastseg.cli", "build", links, "-o", whole, option]
+    command = [sys.executable, "-m", "fastseg", "build", links, "-o", whole, option]
     subprocess.run(command, check=True, capture_output=True)
     disk.mkdir()
     run = subprocess.run(
