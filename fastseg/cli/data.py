@@ -16,7 +16,9 @@ from fastseg.cli.terminal import (
     Output,
     command,
     fail,
+    in_folder,
     many,
+    out_option,
     renamed,
 )
 from fastseg.errors import OutputError
@@ -27,9 +29,7 @@ from fastseg.links import check_outputs
 def link(
     output: Output,
     root: Annotated[Path, typer.Argument(help="Folder of the data set.")],
-    out: Annotated[
-        Path, typer.Option("--out", "-o", help="Links table to write (CSV).")
-    ] = Path("links.csv"),
+    out: Annotated[Path, out_option("Links table to write (CSV).")] = Path("links.csv"),
     label: Annotated[
         list[str] | None,
         typer.Option(
@@ -86,9 +86,7 @@ def link(
 def build(
     output: Output,
     links: Annotated[Path, typer.Argument(help="Links table, as `link` writes it.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Store to write.")] = Path(
-        "store.h5"
-    ),
+    out: Annotated[Path, out_option("Store to write.")] = Path("store.h5"),
     edges: Annotated[
         str,
         typer.Option(
@@ -222,7 +220,12 @@ def build(
 def phantom(
     output: Output,
     out: Annotated[
-        Path, typer.Argument(help="Folder to write the study to; new or empty.")
+        Path,
+        typer.Argument(
+            metavar="FOLDER",
+            help="Folder to write the study to; new or empty.",
+            callback=in_folder,
+        ),
     ],
     patients: Annotated[int, typer.Option(help="Number of patients.")] = 4,
     size: Annotated[

@@ -1,4 +1,4 @@
-"""The entry point of the command line."""
+"""The program `fastseg` itself: its version, and what stands before a command."""
 
 from typing import Annotated
 
@@ -6,6 +6,13 @@ import typer
 
 import fastseg
 from fastseg.cli import data, store  # noqa: F401  imported because they register commands
+from fastseg.cli.terminal import (
+    EXIT_USAGE,
+    Debug,
+    Quiet,
+    Switches,
+    Verbose,
+)
 from fastseg.cli.terminal import app as app
 
 
@@ -15,8 +22,9 @@ def _print_version(is_wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(invoke_without_command=True)
 def fastseg_options(
+    ctx: typer.Context,
     version: Annotated[
         bool,
         typer.Option(
@@ -26,9 +34,16 @@ def fastseg_options(
             is_eager=True,
         ),
     ] = False,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
 ) -> None:
     """Turn medical images and hand-drawn contours into a store for training.
 
     Example: `fastseg link data/phantom -o links.csv`, then
     `fastseg build links.csv -o heart.h5`, then `fastseg show heart.h5`
     """
+    ctx.obj = Switches(verbose, quiet, debug)
+    if ctx.invoked_subcommand is None:
+        typer.echo(ctx.get_help())
+        raise typer.Exit(EXIT_USAGE)

@@ -18,6 +18,7 @@ from fastseg.cli.terminal import (
     Output,
     command,
     many,
+    out_option,
 )
 from fastseg.errors import OptionError
 from fastseg.files import read_file
@@ -160,9 +161,9 @@ def split(
         int | None,
         typer.Option(help="Number of folds, for cross-validation; instead of --part."),
     ] = None,
-    out: Annotated[
-        Path, typer.Option("--out", "-o", help="Table of the split to write (CSV).")
-    ] = Path("splits.csv"),
+    out: Annotated[Path, out_option("Table of the split to write (CSV).")] = Path(
+        "splits.csv"
+    ),
     by: Annotated[
         str,
         typer.Option(
@@ -251,9 +252,9 @@ def _fractions(parts: list[str]) -> dict[str, float]:
 def show(
     output: Output,
     store: Annotated[Path, typer.Argument(help="Store to draw from.")],
-    out: Annotated[
-        Path, typer.Option("--out", "-o", help="Picture to write (.png, .pdf, .svg).")
-    ] = Path("picture.png"),
+    out: Annotated[Path, out_option("Picture to write (.png, .pdf, .svg).")] = Path(
+        "picture.png"
+    ),
     count: Annotated[
         int, typer.Option("--count", "-n", help="Number of samples to draw.")
     ] = 4,

@@ -1,7 +1,9 @@
 """What all commands share: output, options, exit status.
 
 Exit status: 0 for success without rejects, 1 for an error, 2 for a usage error, 3 if
-input was rejected, 130 after Ctrl-C.
+input was rejected, 130 after Ctrl-C. A usage error is what the parser refuses, and what
+the library raises as one of USAGE_ERRORS: a value on the command line is wrong. Missing
+or damaged input is an error.
 
 Names and values may hold characters that a terminal obeys. All that is printed goes
 through `Output`, which shows them as escapes.
@@ -11,11 +13,14 @@ import contextlib
 import functools
 import inspect
 import logging
+import os
+import re
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NamedTuple, NoReturn
 
 import typer
 from rich.console import Console
@@ -24,7 +29,14 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 from typer.core import TyperGroup
 
-from fastseg.errors import CopiesWarning, FastsegError, OutputError, RejectedWarning
+from fastseg.errors import (
+    CopiesWarning,
+    FastsegError,
+    OptionError,
+    OutputError,
+    RejectedWarning,
+    UnknownClassError,
+)
 from fastseg.escapes import escaped
 from fastseg.progress import Advance
 from fastseg.tables import Reject, rejects_path
@@ -42,33 +54,49 @@ EXIT_INTERRUPT = 130
 UsageError: Any = typer.BadParameter.__mro__[1]
 
 
+# Errors of the library that a value on the command line causes.
+USAGE_ERRORS = (OptionError, OutputError, UnknownClassError)
+
+
 @contextlib.contextmanager
-def _escaped_usage() -> Iterator[None]:
-    """Show control characters in the text of a usage error as escapes."""
+def _one_line() -> Iterator[None]:
+    """Print a usage error, or that the user pressed Ctrl-C, in one line, and exit."""
     try:
         yield
+    except KeyboardInterrupt:
+        fail(Output(), "interrupted", EXIT_INTERRUPT)
     except UsageError as exc:
-        exc.message = escaped(exc.message)
-        raise
+        text = " ".join(exc.format_message().split())
+        command = exc.ctx.command_path if exc.ctx else "fastseg"
+        help_text = f"{command} --help shows what it takes"
+        fail(Output(), f"{text}{_near(text)} ({help_text})", EXIT_USAGE)
+
+
+def _near(text: str) -> str:
+    """Return which of its choices a usage error may mean, if it is about choices."""
+    found = re.search(r"'(.+)' is not one of (.+)\.$", text)
+    if found is None:
+        return ""
+    choices = re.findall("'([^']+)'", found[2])
+    near = get_close_matches(found[1], choices, n=2, cutoff=0.5)
+    return f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
 
 
 class _Commands(TyperGroup):
     """All commands; the shell may give them file names as arguments."""
 
     def make_context(self, *args: Any, **options: Any) -> Any:
-        with _escaped_usage():
+        with _one_line():
             return super().make_context(*args, **options)
 
     def invoke(self, ctx: Any) -> Any:
-        with _escaped_usage():
+        with _one_line():
             return super().invoke(ctx)
 
 
 app = typer.Typer(
     name="fastseg",
     cls=_Commands,
-    no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -78,7 +106,7 @@ app = typer.Typer(
 class Output:
     """Prints results on stdout and everything else on stderr."""
 
-    def __init__(self, verbose: bool, quiet: bool):
+    def __init__(self, verbose: bool = False, quiet: bool = False):
         self.verbose = verbose
         self.quiet = quiet
         style: Any = {"highlight": False, "soft_wrap": True}
@@ -216,6 +244,31 @@ Force = Annotated[
 ]
 
 
+class Switches(NamedTuple):
+    """The options that stand before the command or after it."""
+
+    verbose: bool
+    quiet: bool
+    debug: bool
+
+
+def in_folder(path: Path) -> Path:
+    """Return the path of an output if its folder exists, else raise a usage error."""
+    # os.path says no where Path raises, as for a name that is too long.
+    real = os.path.realpath(path) if os.path.islink(path) else path  # noqa: PTH114
+    folder = Path(real).parent
+    if not os.path.isdir(folder):  # noqa: PTH112
+        raise typer.BadParameter(
+            f"there is no folder {folder}; make it, or choose another name"
+        )
+    return path
+
+
+def out_option(help_text: str) -> Any:
+    """Return the option --out of a file that a command writes."""
+    return typer.Option("--out", "-o", help=help_text, callback=in_folder)
+
+
 def renamed(new: str) -> Any:
     """Return a hidden option that refuses an old name of an option."""
 
@@ -234,8 +287,13 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(function)
     def run(
-        *args: Any, verbose: bool, quiet: bool, debug: bool, **options: Any
+        ctx: typer.Context, verbose: bool, quiet: bool, debug: bool, **options: Any
     ) -> None:
+        before: Switches = ctx.obj
+        verbose |= before.verbose
+        quiet |= before.quiet
+        if verbose and quiet:
+            raise UsageError("--verbose and --quiet exclude each other", ctx=ctx)
         # The commands print the rejects themselves.
         warnings.simplefilter("ignore", RejectedWarning)
         warnings.simplefilter("ignore", CopiesWarning)
@@ -245,28 +303,30 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
         logging.lastResort = _CallbackHandler(output.log, logging.WARNING)
         try:
             with output.report_compilation():
-                function(output, *args, **options)
+                function(output, **options)
         except (typer.Exit, typer.Abort):
             raise
-        except KeyboardInterrupt:
-            fail(output, "interrupted", EXIT_INTERRUPT)
         except Exception as exc:
-            if debug:
+            if debug or before.debug:
                 raise
             if isinstance(exc, FastsegError | OSError):
                 text = str(exc)
             else:
                 name = type(exc).__name__
                 text = f"{name}: {exc} (a bug in fastseg; --debug shows the traceback)"
-            is_usage = isinstance(exc, OutputError)
+            is_usage = isinstance(exc, USAGE_ERRORS)
             fail(output, text, EXIT_USAGE if is_usage else EXIT_ERROR)
+
+    def keyword(name: str, annotation: Any, default: Any = False) -> inspect.Parameter:
+        kind = inspect.Parameter.KEYWORD_ONLY
+        return inspect.Parameter(name, kind, default=default, annotation=annotation)
 
     signature = inspect.signature(function)
     shared = [
-        inspect.Parameter(
-            name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=a
-        )
-        for name, a in (("verbose", Verbose), ("quiet", Quiet), ("debug", Debug))
+        keyword("verbose", Verbose),
+        keyword("quiet", Quiet),
+        keyword("debug", Debug),
+        keyword("ctx", typer.Context, inspect.Parameter.empty),
     ]
     parameters = [
         parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)

@@ -7,8 +7,6 @@ import shutil
 
 import pytest
 
-COMMANDS = ("link", "build", "info", "verify", "split", "show", "phantom")
-
 
 @pytest.fixture
 def heart(fastseg_command, study, tmp_path):
@@ -117,37 +115,6 @@ def test_a_build_without_samples_lists_the_rejects(fastseg_command, study, tmp_p
     assert not (tmp_path / "heart.h5").exists()
 
 
-@pytest.mark.parametrize(
-    ("arguments", "text"),
-    [
-        (("link", "nowhere"), "error: nowhere: is not a folder"),
-        (
-            ("link", "."),
-            "error: .: has no layout that fastseg knows; did you mean study",
-        ),
-        (("link", "study", "--label", "icontuor"), "did you mean 'icontour'"),
-        (("build", "none.csv"), "No such file or directory: 'none.csv'"),
-        (("build", "none.csv", "--edges", "shut"), "edges is 'shut', expected one of"),
-        (("build", "study/link.csv"), "line 1: no column patient, dicom_path"),
-        (("info", "study/link.csv"), "is no HDF5 file"),
-        (("info", "none.h5"), "No such file"),
-        (("verify", "none.h5"), "No such file"),
-        (("verify", "study/link.csv"), "is no HDF5 file"),
-        (("show", "none.h5"), "No such file"),
-        (("split", "none.h5", "--part", "train=1"), "No such file"),
-        (("phantom", "new", "--size", "9"), "size is 9x9"),
-    ],
-)
-def test_errors_are_one_readable_line(fastseg_command, study, arguments, text):
-    """The exit status is 1, and one line is printed, without a traceback."""
-    run = fastseg_command(*arguments)
-    assert run.returncode == 1
-    assert run.stdout == ""
-    assert text in run.stderr
-    assert run.stderr.startswith("error: ")
-    assert run.stderr.count("\n") == 1
-
-
 def test_debug_shows_the_traceback(fastseg_command):
     """With --debug, an error is shown with its traceback."""
     run = fastseg_command("link", "nowhere", "--debug")
@@ -203,28 +170,6 @@ def test_a_store_is_split_into_a_table(fastseg_command, store, tmp_path):
     assert " patients in more than one part" in run.stdout
 
 
-@pytest.mark.parametrize(
-    ("options", "text"),
-    [
-        (("--part", "train"), "--part is 'train', expected a new name and a fraction"),
-        (("--part", "train=x"), "--part is 'train=x', expected"),
-        (("--part", "a=0.5", "--part", "a=0.5"), "--part is 'a=0.5', expected a new"),
-        (("--part", "a=0.5"), "sum to 0.5, expected 1"),
-        (("--part", "a=1", "--by", "patients"), "did you mean 'patient'"),
-        (("--part", "a=1", "--label", "icontuor"), "did you mean 'icontour'"),
-    ],
-)
-def test_invalid_options_of_split_are_one_line(
-    fastseg_command, store, tmp_path, options, text
-):
-    """No table is written, the status is 1, and the line says what was expected."""
-    run = fastseg_command("split", store.path, *options)
-    assert (run.returncode, run.stdout) == (1, "")
-    assert text in run.stderr
-    assert run.stderr.count("\n") == 1
-    assert not (tmp_path / "splits.csv").exists()
-
-
 def test_a_contour_off_its_image_is_counted(fastseg_command, study):
     """A contour that covers no pixel is not rejected, but the user is told."""
     name = "contourfiles/PH-1/i-contours/IM-0001-0001-icontour-manual.txt"
@@ -236,25 +181,11 @@ def test_a_contour_off_its_image_is_counted(fastseg_command, study):
     assert name in run.stderr
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_help_has_an_example_that_is_a_command(fastseg_command, command):
-    """The --help of every command shows an example that runs that command."""
-    run = fastseg_command(command, "--help")
-    assert run.returncode == 0
-    assert re.search(rf"Example: fastseg {command} \S+", run.stdout)
-
-
 def test_version_prints_the_version_of_the_package(fastseg_command):
     """--version prints name and version, and nothing else."""
     import fastseg
 
     assert fastseg_command("--version").stdout == f"fastseg {fastseg.__version__}\n"
-
-
-def test_a_usage_error_is_status_2(fastseg_command):
-    """An unknown option or command has another exit status than an error."""
-    assert fastseg_command("link", "--labels").returncode == 2
-    assert fastseg_command("links").returncode == 2
 
 
 def test_the_metadata_of_a_sample_is_json(heart):
@@ -263,21 +194,6 @@ def test_the_metadata_of_a_sample_is_json(heart):
 
     meta = fastseg.open(heart)[0].meta
     assert json.loads(json.dumps(meta)) == meta
-
-
-def test_an_old_option_is_refused_with_the_new_one(fastseg_command):
-    """--workers is a usage error that names --threads, and help does not list it."""
-    run = fastseg_command("build", "links.csv", "--workers", "2")
-    assert run.returncode == 2
-    assert "renamed: --threads" in run.stderr
-    assert "workers" not in fastseg_command("build", "--help").stdout
-
-
-def test_a_phantom_is_drawn_in_no_other_folder(fastseg_command, study):
-    """A folder with files in it is refused with status 2, as another file is."""
-    run = fastseg_command("phantom", "study")
-    assert (run.returncode, run.stdout) == (2, "")
-    assert run.stderr.startswith("error: study: is not an empty folder")
 
 
 @pytest.mark.parametrize("command", ["link", "build", "split", "show"])
