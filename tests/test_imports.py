@@ -21,6 +21,7 @@ LAYERS = [
         "arrays",
         "bounds",
         "calls",
+        "choices",
         "colours",
         "errors",
         "escapes",

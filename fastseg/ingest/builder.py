@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from fastseg import __version__
 from fastseg.bounds import MAX_DECODE_SECONDS, MAX_PIXEL_BYTES
 from fastseg.calls import check_call, refuse_renamed_attributes
+from fastseg.choices import Edges, Fill, Origin
 from fastseg.codecs.pool import Pool, check_timeout
 from fastseg.errors import (
     CopiesWarning,
@@ -40,7 +41,7 @@ from fastseg.links import LinkTable
 from fastseg.outputs import check_input, check_target
 from fastseg.paths import Paths, StrPath, as_path, is_inside
 from fastseg.progress import Progress, silent
-from fastseg.raster.rules import Edges, Fill, Origin, Rules
+from fastseg.raster.rules import Rules
 from fastseg.store import compression, layout
 from fastseg.store.reader import Store, open_store
 from fastseg.store.writing.older_store import STORE, OlderStore

@@ -9,10 +9,10 @@ import numpy as np
 from fastseg.augment import Compose, as_compose
 from fastseg.augment.base import pair_of_sizes
 from fastseg.calls import check_call
+from fastseg.choices import DTypeName
 from fastseg.errors import OptionError, choice, in_order, is_single, real_number, shown
 from fastseg.loading.normalization import NORMALIZE, Normalize
 
-DTypeName = Literal["float32", "float16", "raw"]
 Missing = Literal["background", "ignore", "error"]
 Labels = Literal["exact", "nearest"]
 PadValue = float | Literal["minimum"]

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, DTypeLike
 from fastseg.augment import Compose, Transform
 from fastseg.bounds import MAX_PREFETCH
 from fastseg.calls import advise_attributes, check_call, refuse_renamed_attributes
+from fastseg.choices import DTypeName
 from fastseg.errors import (
     OptionError,
     choice,
@@ -26,7 +27,6 @@ from fastseg.loading.buffers import BufferPool
 from fastseg.loading.format import (
     ZSCORE_OR_RAW,
     BatchFormat,
-    DTypeName,
     Labels,
     Missing,
     PadValue,

@@ -4,12 +4,13 @@ import math
 import warnings
 from dataclasses import replace
 from time import perf_counter_ns
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastseg._kernels.images import gather
+from fastseg.choices import MaskForm
 from fastseg.errors import MissingLabelsError, MissingLabelsWarning, OptionError, one_of
 from fastseg.loading.format import MINIMUM, BatchFormat, Missing
 from fastseg.loading.normalization import limits, minima, scale, shift_and_gain
@@ -17,7 +18,7 @@ from fastseg.store.layout import mask_dtype
 from fastseg.store.reader import Store
 from fastseg.store.selection import has_class
 
-MASKS = ("bits", "labels", "onehot")
+MASKS = get_args(MaskForm)
 # A warning about missing labels names at most this many classes.
 MAX_LISTED = 8
 

@@ -5,8 +5,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastseg._kernels.contours import area
 from fastseg.calls import check_call
+from fastseg.choices import Fill, Origin
 from fastseg.raster.rings import Contours, as_grouped_rings, check_shape
-from fastseg.raster.rules import Fill, Origin, make_rules
+from fastseg.raster.rules import make_rules
 
 
 @check_call()

@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastseg._kernels.contours import distance
 from fastseg.calls import check_call
+from fastseg.choices import Fill, Origin
 from fastseg.errors import OptionError, in_order, real_number
 from fastseg.raster.masks import draw_rings
 from fastseg.raster.rings import (
@@ -17,7 +18,7 @@ from fastseg.raster.rings import (
     check_shape,
     shift_origin,
 )
-from fastseg.raster.rules import Fill, Origin, Rules
+from fastseg.raster.rules import Rules
 
 # Edges that reach farther than both limits (in units, in image sides) are cut to the
 # segment that is nearest to the image, in rational arithmetic. Float64 could not say

@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastseg._kernels.contours import polygon
 from fastseg.calls import check_call
+from fastseg.choices import Edges, Fill, Origin
 from fastseg.errors import OptionError, is_iterable, shown
 from fastseg.raster.rings import (
     Contours,
@@ -22,7 +23,7 @@ from fastseg.raster.rings import (
     ring_error,
     sort_rings,
 )
-from fastseg.raster.rules import Edges, Fill, Origin, Rules, make_rules, scratch_rows
+from fastseg.raster.rules import Rules, make_rules, scratch_rows
 from fastseg.threads import WorkerPool, check_threads
 
 MOST_CLASSES = 64

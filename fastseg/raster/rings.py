@@ -9,8 +9,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastseg._kernels.contours import polygon
 from fastseg.arrays import as_array
+from fastseg.choices import Origin
 from fastseg.errors import GeometryError, OptionError, in_order, shown, whole_number
-from fastseg.raster.rules import Origin, Rules
+from fastseg.raster.rules import Rules
 
 # The kernels' loops index masks by 32-bit rows and columns.
 LARGEST_SIDE = 2**31 - 1

@@ -2,16 +2,13 @@
 
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fastseg.choices import Edges, Fill, Origin
 from fastseg.errors import choice
-
-Edges = Literal["half-open", "closed", "open"]
-Fill = Literal["even-odd", "nonzero", "union"]
-Origin = Literal["center", "corner"]
 
 EDGES = get_args(Edges)
 FILLS = get_args(Fill)

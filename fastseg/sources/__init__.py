@@ -6,8 +6,10 @@
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
+from typing import get_args
 
 from fastseg.calls import check_call
+from fastseg.choices import Slices
 from fastseg.errors import (
     LinkError,
     OptionError,
@@ -22,7 +24,7 @@ from fastseg.files import name_path
 from fastseg.links import Link, LinkTable
 from fastseg.paths import StrPath, as_path
 from fastseg.progress import Progress, silent
-from fastseg.sources.base import Slices, Source
+from fastseg.sources.base import Source
 from fastseg.sources.sunnybrook import Sunnybrook
 
 SOURCES: dict[str, Source] = {source.format: source for source in (Sunnybrook(),)}
@@ -69,7 +71,7 @@ def link(
     option.
     """
     if slices is not None:
-        choice("slices", slices, ("labelled", "all"))
+        choice("slices", slices, get_args(Slices))
     keep_unlabelled = true_or_false("keep_unlabelled", keep_unlabelled)
     if keep_unlabelled and slices == "labelled":
         raise OptionError(

@@ -6,17 +6,15 @@ contour file ── parse, once ──> rings, for each of its links ──> gro
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fastseg.choices import Slices
 from fastseg.dicom import Header
 from fastseg.links import Link, LinkTable
 from fastseg.progress import Progress
-
-# Which images are linked: those with a contour, or all.
-Slices = Literal["labelled", "all"]
 
 
 class Group(NamedTuple):

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from fastseg import dicom
 from fastseg._kernels.files import decimals
 from fastseg.bounds import MAX_ROW_CHARACTERS
+from fastseg.choices import Slices
 from fastseg.errors import (
     ContourError,
     DicomError,
@@ -36,7 +37,7 @@ from fastseg.links import Link, Links, LinkTable
 from fastseg.paths import is_inside, natural_key
 from fastseg.progress import Progress
 from fastseg.raster.rings import as_ring
-from fastseg.sources.base import Group, Slices
+from fastseg.sources.base import Group
 from fastseg.tables import Reject, read_csv, reason_of
 
 CLASSES = ("icontour", "ocontour", "p1contour", "p2contour")

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastseg.calls import advise_attributes, check_call, refuse_renamed_attributes
+from fastseg.choices import By, Stratify
 from fastseg.errors import (
     OptionError,
     StoreError,
@@ -408,9 +409,9 @@ class Store:
         self,
         parts: Mapping[str, float],
         *,
-        by: selection.By = "patient",
+        by: By = "patient",
         seed: int = 0,
-        stratify: splits.Stratify | ArrayLike | None = None,
+        stratify: Stratify | ArrayLike | None = None,
         indices: ArrayLike | None = None,
     ) -> dict[str, NDArray[np.int64]]:
         """Return the indices of each part's samples, sorted, int64, by the part's name.
@@ -446,9 +447,9 @@ class Store:
         self,
         folds: int,
         *,
-        by: selection.By = "patient",
+        by: By = "patient",
         seed: int = 0,
-        stratify: splits.Stratify | ArrayLike | None = None,
+        stratify: Stratify | ArrayLike | None = None,
         indices: ArrayLike | None = None,
     ) -> dict[str, NDArray[np.int64]]:
         """Return the indices of each fold's samples for cross-validation.

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastseg.arrays import as_array
+from fastseg.choices import By
 from fastseg.errors import (
     OptionError,
     choice,
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 Indices = NDArray[np.int64]
 
 Match = Literal["all", "any"]
-By = Literal["patient", "series", "sample"]
 
 MATCH = get_args(Match)
 BY = get_args(By)

@@ -23,12 +23,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastseg.calls import check_call
+from fastseg.choices import By
 from fastseg.errors import OptionError
 from fastseg.escapes import escaped, unquoted
 from fastseg.outputs import check_input, check_target
 from fastseg.paths import StrPath, as_path
 from fastseg.store.reader import Store, as_store
-from fastseg.store.selection import By, check_indices
+from fastseg.store.selection import check_indices
 from fastseg.store.splits import check_parts
 from fastseg.store.text import decode
 from fastseg.tables import Reject, Table, read_csv

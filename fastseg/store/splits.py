@@ -11,7 +11,7 @@ import math
 import reprlib
 import warnings
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -19,6 +19,7 @@ from xxhash import xxh3_64_intdigest
 
 from fastseg.arrays import as_array
 from fastseg.calls import check_call
+from fastseg.choices import By, Stratify
 from fastseg.errors import (
     OptionError,
     SplitWarning,
@@ -29,7 +30,6 @@ from fastseg.errors import (
 )
 from fastseg.randomness import SAMPLE_ORDER, SPLIT_EPOCH, philox
 from fastseg.store.selection import (
-    By,
     Indices,
     check_indices,
     groups_of,
@@ -39,8 +39,6 @@ from fastseg.store.selection import (
 
 if TYPE_CHECKING:
     from fastseg.store.reader import Store
-
-Stratify = Literal["classes", "shape"]
 
 STRATIFY = get_args(Stratify)
 # Users type fractions: three times 0.333333 counts as 1, three times 0.33 does not.

@@ -1,0 +1,22 @@
+"""The choices of options that the command line offers, too.
+
+They stand here, and not where they are used, so that the command line lists and
+completes them without importing numpy.
+"""
+
+from typing import Literal
+
+# Which pixels belong to a region, see `raster.rules.Rules`.
+Edges = Literal["half-open", "closed", "open"]
+Fill = Literal["even-odd", "nonzero", "union"]
+Origin = Literal["center", "corner"]
+# Which images are linked: those with a contour, or all.
+Slices = Literal["labelled", "all"]
+# What a split keeps whole, and in what it makes the parts alike.
+By = Literal["patient", "series", "sample"]
+Stratify = Literal["classes", "shape"]
+# The pixels and masks of a batch, see `Loader`; masks may also be a class.
+DTypeName = Literal["float32", "float16", "raw"]
+MaskForm = Literal["labels", "bits", "onehot"]
+# The keys of `augment.PRESETS`.
+Preset = Literal["light", "standard"]
