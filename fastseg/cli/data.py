@@ -1,13 +1,18 @@
-"""The commands that write data: a links table, a store, a synthetic study."""
+"""The commands that write data: a links table, a store, a synthetic study.
+
+The commands import what needs numpy when they run, so that help and completion are
+quick.
+"""
 
 import os
 import time
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated
 
 import typer
 
 import fastseg
+from fastseg.choices import Edges, Fill, Origin, Slices
 from fastseg.cli.terminal import (
     EXIT_REJECTS,
     REJECTS_SHOWN,
@@ -22,25 +27,27 @@ from fastseg.cli.terminal import (
     renamed,
 )
 from fastseg.errors import OutputError
-from fastseg.links import check_outputs
 
 
 @command
 def link(
     output: Output,
-    root: Annotated[Path, typer.Argument(help="Folder of the data set.")],
+    root: Annotated[
+        Path, typer.Argument(metavar="ROOT", help="Folder of the data set.")
+    ],
     out: Annotated[Path, out_option("Links table to write (CSV).")] = Path("links.csv"),
     label: Annotated[
         list[str] | None,
         typer.Option(
+            metavar="<class>",
             help="Class of contours to link; repeat the option for several.",
             show_default="all classes",
         ),
     ] = None,
     slices: Annotated[
-        str | None,
+        Slices | None,
         typer.Option(
-            help="Images to link: `labelled` (with a contour) or `all`.",
+            help="Link images with a contour, or all images.",
             show_default="labelled",
         ),
     ] = None,
@@ -51,15 +58,17 @@ def link(
     force: Force = False,
     allow_rejects: AllowRejects = False,
 ) -> None:
-    """Find images and their contours and write a table of links between them.
+    """Find images and their contours and write a table of links.
 
     Example: `fastseg link data/sunnybrook -o links.csv --label icontour`
     """
+    from fastseg.links import check_outputs
+
     check_outputs(out, force)  # before the files are read
     table = fastseg.link(
         root,
         labels=label or None,
-        slices=cast(Any, slices),
+        slices=slices,
         keep_unlabelled=keep_unlabelled,
         progress=output.progress,
     )
@@ -85,10 +94,12 @@ def link(
 @command
 def build(
     output: Output,
-    links: Annotated[Path, typer.Argument(help="Links table, as `link` writes it.")],
+    links: Annotated[
+        Path, typer.Argument(metavar="LINKS", help="Links table, as `link` writes it.")
+    ],
     out: Annotated[Path, out_option("Store to write.")] = Path("store.h5"),
     edges: Annotated[
-        str,
+        Edges,
         typer.Option(
             help="Which pixels belong to a region if their centre lies exactly on its "
             "outline: `half-open` (on top and left edges), `closed` (all) or `open` "
@@ -96,7 +107,7 @@ def build(
         ),
     ] = "half-open",
     fill: Annotated[
-        str,
+        Fill,
         typer.Option(
             help="Rule for overlapping rings of a class: `even-odd` (a ring within a "
             "ring is a hole), `nonzero` (only if it runs in the other direction) or "
@@ -104,7 +115,7 @@ def build(
         ),
     ] = "even-odd",
     origin: Annotated[
-        str,
+        Origin,
         typer.Option(
             help="Contour coordinates start at the `center` of the first pixel or at "
             "its `corner`."
@@ -120,7 +131,8 @@ def build(
         int,
         typer.Option(
             help="Reject an image file if its header announces more bytes of pixels "
-            "than this."
+            "than this.",
+            show_default="1 GiB",
         ),
     ] = 2**30,
     decode_timeout: Annotated[
@@ -147,7 +159,7 @@ def build(
     force: Force = False,
     allow_rejects: AllowRejects = False,
 ) -> None:
-    """Read the images and contours of a links table and write them into a store.
+    """Read the files of a links table and write them into a store.
 
     To continue an interrupted build, run the same command again. If the store exists,
     samples whose links, files and options have not changed are reused.
@@ -159,9 +171,9 @@ def build(
         report = fastseg.build(
             links,
             out,
-            edges=cast(Any, edges),
-            fill=cast(Any, fill),
-            origin=cast(Any, origin),
+            edges=edges,
+            fill=fill,
+            origin=origin,
             threads=threads,
             max_pixel_bytes=max_pixel_bytes,
             decode_timeout=decode_timeout,
@@ -231,6 +243,7 @@ def phantom(
     size: Annotated[
         list[str] | None,
         typer.Option(
+            metavar="<size>",
             help="Rows and columns of the images, as in 96 or 120x88. Repeat the "
             "option for several sizes, which patients get in turn.",
             show_default="96 for three patients, 120x88 for the fourth",

@@ -1,21 +1,26 @@
-"""The commands that read a store and do not change it."""
+"""The commands that read a store and do not change it.
+
+The commands import what needs numpy when they run, so that help and completion are
+quick.
+"""
 
 import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
-import numpy as np
 import typer
 
 import fastseg
 from fastseg.bounds import MAX_JSON_BYTES
+from fastseg.choices import By, DTypeName, MaskForm, Preset, Stratify
 from fastseg.cli.terminal import (
     EXIT_ERROR,
     REJECTS_SHOWN,
     Force,
     Output,
+    choice_or,
     command,
     many,
     out_option,
@@ -23,21 +28,21 @@ from fastseg.cli.terminal import (
 from fastseg.errors import OptionError
 from fastseg.files import read_file
 from fastseg.outputs import check_target
-from fastseg.store.selection import has_class
-from fastseg.store.split_table import TABLE
-from fastseg.store.splits import count_shared
-from fastseg.store.text import decode
 
 
 @command
 def info(
     output: Output,
-    store: Annotated[Path, typer.Argument(help="Store to describe.")],
+    store: Annotated[Path, typer.Argument(metavar="STORE", help="Store to describe.")],
 ) -> None:
     """Print what a store holds: samples, shapes, classes, options.
 
     Example: `fastseg info heart.h5`
     """
+    import numpy as np
+
+    from fastseg.store.selection import has_class
+
     opened = fastseg.open(store)
     items = opened.items
     summary = [
@@ -96,7 +101,7 @@ def _range(values: Any) -> str:
 @command
 def verify(
     output: Output,
-    store: Annotated[Path, typer.Argument(help="Store to check.")],
+    store: Annotated[Path, typer.Argument(metavar="STORE", help="Store to check.")],
     sources: Annotated[
         Path | None,
         typer.Option(
@@ -149,12 +154,13 @@ def _list(output: Output, what: str, rows: Sequence[Any]) -> None:
 @command
 def split(
     output: Output,
-    store: Annotated[Path, typer.Argument(help="Store to split.")],
+    store: Annotated[Path, typer.Argument(metavar="STORE", help="Store to split.")],
     part: Annotated[
         list[str] | None,
         typer.Option(
+            metavar="<name=fraction>",
             help="Name of a part and its fraction of the samples, as in train=0.8; "
-            "repeat the option for each part."
+            "repeat the option for each part.",
         ),
     ] = None,
     folds: Annotated[
@@ -165,7 +171,7 @@ def split(
         "splits.csv"
     ),
     by: Annotated[
-        str,
+        By,
         typer.Option(
             help="Keep all samples of a `patient` or a `series` in one part, or assign "
             "each `sample` by itself."
@@ -173,7 +179,7 @@ def split(
     ] = "patient",
     seed: Annotated[int, typer.Option(help="Seed of the split.")] = 0,
     stratify: Annotated[
-        str | None,
+        Stratify | None,
         typer.Option(
             help="Balance the parts by labelled `classes` or by image `shape`."
         ),
@@ -181,16 +187,22 @@ def split(
     label: Annotated[
         list[str] | None,
         typer.Option(
+            metavar="<class>",
             help="Split only samples that have this class; repeat the option to "
-            "require several classes."
+            "require several classes.",
         ),
     ] = None,
     force: Force = False,
 ) -> None:
-    """Split the samples of a store into parts, by patient, and write a table.
+    """Split a store into parts, by patient, and write a table.
 
     Example: `fastseg split heart.h5 -o splits.csv --part train=0.8 --part val=0.2`
     """
+    from fastseg.store.selection import has_class
+    from fastseg.store.split_table import TABLE
+    from fastseg.store.splits import count_shared
+    from fastseg.store.text import decode
+
     if bool(part) == (folds is not None):
         raise OptionError(
             "give --part for each part, as in --part train=0.8 --part val=0.2, or "
@@ -199,14 +211,13 @@ def split(
     check_target(out, TABLE, force)
     opened = fastseg.open(store)
     chosen = opened.select(classes=label or None)
-    unit = cast(Any, by)  # `split` checks it
-    options: Any = {"by": unit, "seed": seed, "stratify": stratify, "indices": chosen}
+    options: Any = {"by": by, "seed": seed, "stratify": stratify, "indices": chosen}
     parts = (
         opened.split(_fractions(part or []), **options)
         if folds is None
         else opened.split_folds(folds, **options)
     )
-    path = fastseg.write_split(out, opened, parts, by=unit, force=force)
+    path = fastseg.write_split(out, opened, parts, by=by, force=force)
     patients = [set(opened.items["patient"][part].tolist()) for part in parts.values()]
     rows = [
         ("samples", *(str(len(part)) for part in parts.values())),
@@ -251,7 +262,7 @@ def _fractions(parts: list[str]) -> dict[str, float]:
 @command
 def show(
     output: Output,
-    store: Annotated[Path, typer.Argument(help="Store to draw from.")],
+    store: Annotated[Path, typer.Argument(metavar="STORE", help="Store to draw from.")],
     out: Annotated[Path, out_option("Picture to write (.png, .pdf, .svg).")] = Path(
         "picture.png"
     ),
@@ -263,9 +274,11 @@ def show(
     ] = 0,
     augment: Annotated[
         str | None,
-        typer.Option(
-            help="Draw each sample with six augmented versions of it. Name of a "
-            "preset, `light` or `standard`, or a .json file of a Compose."
+        choice_or(
+            "FILE",
+            Preset,
+            "Draw each sample with six augmented versions of it, by a preset or by a "
+            ".json file of a Compose.",
         ),
     ] = None,
     force: Force = False,
@@ -288,17 +301,18 @@ def show(
 @command
 def bench(
     output: Output,
-    store: Annotated[Path, typer.Argument(help="Store to load.")],
+    store: Annotated[Path, typer.Argument(metavar="STORE", help="Store to load.")],
     batch_size: Annotated[int, typer.Option(help="Samples per batch.")] = 32,
     size: Annotated[
         str | None,
         typer.Option(
+            metavar="<size>",
             help="Rows and columns of the images in a batch, as in 96 or 120x88.",
             show_default="as in the store",
         ),
     ] = None,
     dtype: Annotated[
-        str,
+        DTypeName,
         typer.Option(
             help="Type of the pixels in a batch: `float32`, `float16`, or `raw` for "
             "stored values."
@@ -306,8 +320,10 @@ def bench(
     ] = "float32",
     masks: Annotated[
         str,
-        typer.Option(
-            help="Masks in a batch: `labels`, `bits`, `onehot` or the name of a class."
+        choice_or(
+            "CLASS",
+            MaskForm,
+            "Masks in a batch: of all classes, or of one by its name.",
         ),
     ] = "labels",
     threads: Annotated[
@@ -327,10 +343,12 @@ def bench(
         bool, typer.Option("--json", help="Print all measurements as JSON.")
     ] = False,
 ) -> None:
-    """Measure how fast a Loader makes batches, compared with copying memory.
+    """Measure how fast a store is loaded, compared with copying memory.
 
     Example: `fastseg bench heart.h5 --batch-size 16 --size 96`
     """
+    import numpy as np
+
     report = fastseg.bench(
         fastseg.open(store),
         batch_size=batch_size,
@@ -372,7 +390,7 @@ def bench(
         output.say(line)
 
 
-def _read_compose(path: Path) -> fastseg.augment.Compose:
+def _read_compose(path: Path) -> "fastseg.augment.Compose":
     try:
         text, _ = read_file(str(path), MAX_JSON_BYTES)
         return fastseg.augment.from_dict(json.loads(text.decode()))

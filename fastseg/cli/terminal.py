@@ -18,9 +18,8 @@ import re
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, NoReturn
+from typing import Annotated, Any, NamedTuple, NoReturn, get_args
 
 import typer
 from rich.console import Console
@@ -36,6 +35,7 @@ from fastseg.errors import (
     OutputError,
     RejectedWarning,
     UnknownClassError,
+    one_of,
 )
 from fastseg.escapes import escaped
 from fastseg.progress import Advance
@@ -52,8 +52,6 @@ EXIT_INTERRUPT = 130
 
 # The error of typer's parser; it has another module in each version of typer.
 UsageError: Any = typer.BadParameter.__mro__[1]
-
-
 # Errors of the library that a value on the command line causes.
 USAGE_ERRORS = (OptionError, OutputError, UnknownClassError)
 
@@ -66,20 +64,17 @@ def _one_line() -> Iterator[None]:
     except KeyboardInterrupt:
         fail(Output(), "interrupted", EXIT_INTERRUPT)
     except UsageError as exc:
-        text = " ".join(exc.format_message().split())
         command = exc.ctx.command_path if exc.ctx else "fastseg"
         help_text = f"{command} --help shows what it takes"
-        fail(Output(), f"{text}{_near(text)} ({help_text})", EXIT_USAGE)
+        fail(Output(), f"{_text_of(exc)} ({help_text})", EXIT_USAGE)
 
 
-def _near(text: str) -> str:
-    """Return which of its choices a usage error may mean, if it is about choices."""
-    found = re.search(r"'(.+)' is not one of (.+)\.$", text)
+def _text_of(exc: Any) -> str:
+    """Return the text of a usage error; of a wrong choice, the library's text."""
+    found = re.search("'(.*)' is not one of (.+)", exc.message)
     if found is None:
-        return ""
-    choices = re.findall("'([^']+)'", found[2])
-    near = get_close_matches(found[1], choices, n=2, cutoff=0.5)
-    return f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+        return " ".join(exc.format_message().split())
+    return one_of(exc.param.opts[0], found[1], re.findall("'([^']+)'", found[2]))
 
 
 class _Commands(TyperGroup):
@@ -97,7 +92,9 @@ class _Commands(TyperGroup):
 app = typer.Typer(
     name="fastseg",
     cls=_Commands,
-    rich_markup_mode="markdown",
+    # Plain text: rich cuts long names of options in narrow terminals, and takes half a
+    # second to import what it formats with.
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -262,6 +259,17 @@ def in_folder(path: Path) -> Path:
             f"there is no folder {folder}; make it, or choose another name"
         )
     return path
+
+
+def choice_or(other: str, choices: Any, help_text: str) -> Any:
+    """Return an option that takes the words of a Literal, and other values, too."""
+    words = get_args(choices)
+
+    def complete(incomplete: str) -> list[str]:
+        return [word for word in words if word.startswith(incomplete)]
+
+    metavar = f"<{'|'.join((*words, other))}>"
+    return typer.Option(metavar=metavar, help=help_text, autocompletion=complete)
 
 
 def out_option(help_text: str) -> Any:

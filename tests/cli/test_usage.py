@@ -71,7 +71,7 @@ USAGE_ERRORS = [
     ("phantom study", "is not an empty folder"),
     ("phantom nowhere/new", "there is no folder nowhere"),
     ("phantom links.csv/new", "there is no folder links.csv"),
-    ("inf heart.h5", "Did you mean 'info'?"),
+    ("inf heart.h5", "No such command 'inf'"),
     ("build links.csv --root nowhere", "expected a folder"),
     ("bench heart.h5", "give the size"),
     ("info", "Missing argument"),
