@@ -6,7 +6,7 @@ quick.
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,6 +18,7 @@ from fastseg.choices import By, DTypeName, MaskForm, Preset, Stratify
 from fastseg.cli.terminal import (
     EXIT_ERROR,
     REJECTS_SHOWN,
+    AsJson,
     Force,
     Output,
     choice_or,
@@ -34,67 +35,65 @@ from fastseg.outputs import check_target
 def info(
     output: Output,
     store: Annotated[Path, typer.Argument(metavar="STORE", help="Store to describe.")],
+    as_json: AsJson = False,
 ) -> None:
     """Print what a store holds: samples, shapes, classes, options.
 
     Example: `fastseg info heart.h5`
     """
-    import numpy as np
-
-    from fastseg.store.selection import has_class
-
     opened = fastseg.open(store)
-    items = opened.items
-    summary = [
+    summary = opened.summary()
+    if as_json:
+        patients = {"patient_ids": list(opened.patients)} if output.verbose else {}
+        output.json(summary | patients)
+        return
+    rows = [
         ("store", str(store)),
-        ("samples", str(len(opened))),
-        ("patients", str(len(opened.patients))),
-        ("size", f"{store.stat().st_size / 1e6:.1f} MB"),
+        ("samples", str(summary["samples"])),
+        ("patients", str(summary["patients"])),
+        ("size", f"{summary['bytes'] / 1e6:.1f} MB"),
     ]
-    if opened.compression:
-        ratio = f"{opened.compression_ratio:.2f} times smaller"
-        summary.append(("pixels", f"{opened.compression}, {ratio}"))
-    options = ", ".join(f"{name} {value}" for name, value in opened.options.items())
-    wrote = ", ".join(f"{name} {text}" for name, text in opened.software.items())
-    summary += [
-        ("made from", f"{len(opened.sources['path'])} files"),
-        ("masks", options),
-        ("written by", wrote),
-        ("fingerprint", opened.fingerprint),
+    if summary["compression"]:
+        ratio = f"{summary['compression_ratio']:.2f} times smaller"
+        rows.append(("pixels", f"{summary['compression']}, {ratio}"))
+    rows += [
+        ("made from", f"{summary['source_files']} files"),
+        ("masks", _pairs(summary["options"])),
+        ("written by", _pairs(summary["software"])),
+        ("fingerprint", summary["fingerprint"]),
     ]
-    output.table(summary)
+    output.table(rows)
     output.say("")
-    shapes = []
-    order = items["bucket"].argsort(kind="stable")
-    start = 0
-    counts = np.bincount(items["bucket"], minlength=len(opened.buckets))
-    for name, count in zip(opened.buckets, counts.tolist(), strict=True):
-        members = order[start : start + count]
-        start += count
-        spacing = items["spacing_mm"][members]
-        values = f"{items['min'][members].min():g} to {items['max'][members].max():g}"
-        shapes.append((name, str(count), _range(spacing), values))
+    shapes = [
+        (
+            bucket["name"],
+            str(bucket["samples"]),
+            _range(bucket["spacing_mm"]),
+            _range(bucket["values"]),
+        )
+        for bucket in summary["buckets"]
+    ]
     output.table(shapes, ("bucket", "samples", "spacing (mm)", "values"))
     output.say("")
-    classes = []
-    for k, name in enumerate(opened.classes):
-        labelled = has_class(items["labelled"], k)
-        count = int(labelled.sum())
-        area = items["pixels"][labelled, k].mean() if count else 0.0
-        classes.append((name, str(k), str(count), f"{area:.0f}"))
+    classes = [
+        (c["name"], str(c["bit"]), str(c["samples"]), f"{c['mean_pixels'] or 0:.0f}")
+        for c in summary["classes"]
+    ]
     output.table(classes, ("class", "bit", "samples", "mean area (pixels)"))
     if output.verbose:
         for patient in opened.patients:
             output.say(f"patient {patient}")
 
 
-def _range(values: Any) -> str:
-    """Return the least and greatest of some numbers as text; NaN is unknown."""
-    if len(values) == 0 or (values != values).all():
+def _pairs(values: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in values.items())
+
+
+def _range(values: Sequence[float] | None) -> str:
+    """Return the least and greatest of some numbers as text."""
+    if values is None:
         return "unknown"
-    known = values[values == values]
-    least = known.min()
-    greatest = known.max()
+    least, greatest = values
     return f"{least:g}" if least == greatest else f"{least:g} to {greatest:g}"
 
 
@@ -115,6 +114,7 @@ def verify(
             help="Number of threads that read and hash.", show_default="one per core"
         ),
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Check that a store is unchanged since it was written.
 
@@ -128,6 +128,17 @@ def verify(
         store, sources=sources, threads=threads, progress=output.progress
     )
     seconds = time.perf_counter() - start
+    if as_json:
+        output.json(report.as_dict() | {"seconds": seconds})
+    else:
+        _print_report(output, store, report, seconds)
+    if not report.is_valid:
+        raise typer.Exit(EXIT_ERROR)
+
+
+def _print_report(
+    output: Output, store: Path, report: fastseg.VerifyReport, seconds: float
+) -> None:
     size = report.bytes_read / 1e9
     output.say(
         f"{store}: {'damaged' if report.damages else 'valid'}, "
@@ -137,8 +148,6 @@ def verify(
     output.say(f"fingerprint {report.fingerprint}")
     _list(output, "damaged", report.damages)
     _list(output, "changed since the store was built", report.changed_sources)
-    if not report.is_valid:
-        raise typer.Exit(EXIT_ERROR)
 
 
 def _list(output: Output, what: str, rows: Sequence[Any]) -> None:
@@ -339,9 +348,7 @@ def bench(
         float, typer.Option(help="Seconds to measure in each round.")
     ] = 0.5,
     rounds: Annotated[int, typer.Option(help="Number of rounds.")] = 5,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print all measurements as JSON.")
-    ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Measure how fast a store is loaded, compared with copying memory.
 
@@ -364,8 +371,7 @@ def bench(
         progress=output.progress,
     )
     if as_json:
-        for line in json.dumps(report.as_dict(), indent=2).splitlines():
-            output.say(line)
+        output.json(report.as_dict())
         return
     rows = []
     for name, rates in (
@@ -377,7 +383,7 @@ def bench(
         spread = f"({min(rates):,.0f} to {max(rates):,.0f})" if len(rates) > 1 else ""
         speed = f"{median * report.sample_bytes / 1e9:.2f}"
         rows.append((name, f"{median:,.0f}", spread, speed))
-    output.table(rows, ("", "samples/s", "", "GB/s"))
+    output.table(rows, ("", "samples/s", "range", "GB/s"))
     output.say(
         f"batches of {report.batch_size}, {many(report.threads, 'thread')}, "
         f"{report.prefetch} ahead, {report.sample_bytes / 1e3:,.1f} kB a sample"

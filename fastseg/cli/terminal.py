@@ -1,23 +1,27 @@
 """What all commands share: output, options, exit status.
 
 Exit status: 0 for success without rejects, 1 for an error, 2 for a usage error, 3 if
-input was rejected, 130 after Ctrl-C. A usage error is what the parser refuses, and what
-the library raises as one of USAGE_ERRORS: a value on the command line is wrong. Missing
-or damaged input is an error.
+input was rejected, 130 after Ctrl-C, 141 if the program that reads stdout has ended. A
+usage error is what the parser refuses, and what the library raises as one of
+USAGE_ERRORS: a value on the command line is wrong. Missing or damaged input is an error.
 
 Names and values may hold characters that a terminal obeys. All that is printed goes
 through `Output`, which shows them as escapes.
 """
 
 import contextlib
+import errno
 import functools
 import inspect
+import json
 import logging
 import os
 import re
+import shutil
+import sys
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, NoReturn, get_args
 
@@ -28,6 +32,7 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 from typer.core import TyperGroup
 
+from fastseg.cli.columns import in_columns, in_list
 from fastseg.errors import (
     CopiesWarning,
     FastsegError,
@@ -49,6 +54,12 @@ EXIT_ERROR = 1
 EXIT_USAGE = 2
 EXIT_REJECTS = 3
 EXIT_INTERRUPT = 130
+# As shells report a program that a broken pipe has ended: `fastseg info x | head -1`.
+EXIT_BROKEN_PIPE = 141
+# On narrower terminals, --help has no frames, which would cut off names of options.
+NARROW = 60
+# What is no terminal has lines of any length: scripts read them.
+PIPE_WIDTH = 2**20
 
 # The error of typer's parser; it has another module in each version of typer.
 UsageError: Any = typer.BadParameter.__mro__[1]
@@ -77,8 +88,33 @@ def _text_of(exc: Any) -> str:
     return one_of(exc.param.opts[0], found[1], re.findall("'([^']+)'", found[2]))
 
 
+def _occupy_standard_files() -> None:
+    """Open nothing in the place of a standard file that the shell has closed.
+
+    The next file that is opened would get its number, and a library that prints would
+    write into a store.
+    """
+    number = os.open(os.devnull, os.O_RDWR)
+    while number <= 2:
+        number = os.open(os.devnull, os.O_RDWR)
+    os.close(number)
+
+
 class _Commands(TyperGroup):
     """All commands; the shell may give them file names as arguments."""
+
+    def main(self, *args: Any, **options: Any) -> Any:
+        _occupy_standard_files()
+        if shutil.get_terminal_size().columns < NARROW:
+            for each in (self, *self.commands.values()):
+                each.rich_markup_mode = None  # type: ignore[attr-defined]
+        try:
+            return super().main(*args, **options)
+        except OSError as exc:  # from --help or --version; commands report their own
+            if "--debug" in sys.argv:
+                raise
+            Output(False, False).report(f"error: {exc}", "bold red")
+            raise SystemExit(EXIT_ERROR) from None
 
     def make_context(self, *args: Any, **options: Any) -> Any:
         with _one_line():
@@ -100,6 +136,15 @@ app = typer.Typer(
 )
 
 
+class _Console(Console):
+    """A console that ends the program quietly if nobody reads what it prints."""
+
+    def on_broken_pipe(self) -> None:
+        # What is still in the buffer would fail again when the program ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
+        raise SystemExit(EXIT_BROKEN_PIPE)
+
+
 class Output:
     """Prints results on stdout and everything else on stderr."""
 
@@ -108,22 +153,46 @@ class Output:
         self.quiet = quiet
         style: Any = {"highlight": False, "soft_wrap": True}
         style |= {"markup": False, "emoji": False}  # a name may contain :x: or [x]
-        self._out = Console(quiet=quiet, **style)
-        self._err = Console(stderr=True, **style)
+        self._out = _Console(**style)
+        self._err = _Console(stderr=True, **style)
         self._is_watched = self._err.is_terminal and not quiet
+        if not self._out.file.isatty():
+            self._out.width = PIPE_WIDTH
 
     def say(self, text: str) -> None:
         """Print a line of the result, unless quiet."""
-        self._out.print(escaped(text))
+        if not self.quiet:
+            self._print(escaped(text))
 
     def table(self, rows: Iterable[Sequence[str]], header: Sequence[str] = ()) -> None:
-        """Print rows of cells in columns, unless quiet."""
-        table = Table(*map(escaped, header), box=None)
+        """Print rows of cells in columns, unless quiet.
+
+        Without a header, a row is a name and a value. A table that is wider than the
+        terminal is laid out otherwise, see `columns`.
+        """
+        if self.quiet:
+            return
+        cells = [list(map(escaped, row)) for row in rows]
         if not header:
-            table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-        for row in rows:
-            table.add_row(*map(escaped, row))
-        self._out.print(table)
+            self._print(in_list(cells))
+            return
+        for part in in_columns(cells, list(map(escaped, header)), self._out.width):
+            self._print(part)
+
+    def json(self, content: Mapping[str, Any]) -> None:
+        """Print an object as JSON in ASCII, also if quiet: it was asked for."""
+        text = json.dumps(content, indent=2, allow_nan=False)
+        self._print(text.replace("\x7f", r"\u007f"))  # json escapes all but this one
+
+    def _print(self, content: Table | str) -> None:
+        if sys.stdout is None:
+            raise OSError(errno.EBADF, "standard output is closed")
+        try:
+            self._out.print(content)
+        except BrokenPipeError:
+            raise
+        except OSError as exc:
+            raise OSError(exc.errno, exc.strerror, "standard output") from None
 
     def report(self, text: str, style: str | None = None) -> None:
         """Print a line on stderr, also if quiet."""
@@ -230,6 +299,9 @@ AllowRejects = Annotated[
     typer.Option(
         "--allow-rejects", help="Exit with status 0 even if input was rejected."
     ),
+]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object with all values.")
 ]
 Force = Annotated[
     bool,

@@ -34,6 +34,7 @@ from fastseg.reprs import MOST_COUNTED, listed, many, short
 from fastseg.store import checks, compression, layout, selection, splits
 from fastseg.store.mapped_file import Closed, MappedFile
 from fastseg.store.pixels import CompressedPixels, MappedPixels, Stack
+from fastseg.store.summary import summarize
 from fastseg.store.text import decode
 
 
@@ -481,6 +482,15 @@ class Store:
         ]
         chunks = sum(int(self.items[n][:, 1].sum()) for n in layout.CHUNK_COLUMNS)
         return float(counts @ sizes) / chunks
+
+    def summary(self) -> dict[str, Any]:
+        """Return what the store holds, as `fastseg info --json` prints it.
+
+        The dict holds only what JSON has: texts, numbers, lists, dicts, and None for
+        what is unknown. docs/cli.md lists its keys. It reads columns, no pixels.
+        """
+        self.check()
+        return summarize(self)
 
     def check(self) -> None:
         """Raise StoreError if the file has changed since it was opened.

@@ -9,7 +9,7 @@ import os
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from io import FileIO
 from itertools import pairwise
@@ -117,6 +117,18 @@ class VerifyReport:
     def is_valid(self) -> bool:
         """Whether nothing is damaged and no original file has changed."""
         return not self.damages and not self.changed_sources
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the report as a dict that JSON can hold."""
+        return {
+            "path": str(self.path),
+            "is_valid": self.is_valid,
+            "samples": self.samples,
+            "fingerprint": self.fingerprint,
+            "bytes_read": self.bytes_read,
+            "damages": [asdict(damage) for damage in self.damages],
+            "changed_sources": [asdict(change) for change in self.changed_sources],
+        }
 
 
 @check_call()

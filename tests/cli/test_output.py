@@ -1,0 +1,288 @@
+"""What commands print: as JSON, on narrow terminals, into pipes that break."""
+
+import contextlib
+import io
+import json
+import logging
+import os
+import re
+import sys
+import warnings
+
+import numpy as np
+import pytest
+from rich.cells import cell_len
+
+import fastseg
+from fastseg.cli.main import app
+from fastseg.cli.terminal import EXIT_BROKEN_PIPE, Output
+from fastseg.store.verify import ChangedSource, Damage, VerifyReport
+
+STRANGE = "a\x1b]\x7f\u202e\x9b\udcff"
+
+
+class _Screen(io.StringIO):
+    """Standard output that is a terminal."""
+
+    def isatty(self):
+        return True
+
+
+@pytest.fixture
+def run(monkeypatch):
+    """Runs a command in this process; returns its status, stdout and stderr.
+
+    width : columns of the terminal at stdout and stderr; None for pipes
+    """
+
+    def run(*arguments, width=None):
+        out, err = (_Screen() if width else io.StringIO() for _ in range(2))
+        with monkeypatch.context() as patch, warnings.catch_warnings():
+            patch.setattr(logging, "lastResort", logging.lastResort)
+            patch.setattr(sys, "stdout", out)
+            patch.setattr(sys, "stderr", err)
+            patch.setenv("TERM", "xterm")
+            patch.setenv("NO_COLOR", "1")
+            patch.setenv("COLUMNS", str(width or 40))
+            with pytest.raises(SystemExit) as exit_:
+                app([str(argument) for argument in arguments])
+        return exit_.value.code, out.getvalue(), err.getvalue()
+
+    return run
+
+
+def strict(text):
+    """Return the object of JSON as the standard has it, without NaN."""
+
+    def refuse(name):
+        raise AssertionError(f"{name} is no JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def test_info_as_json_has_what_the_store_holds(run, store):
+    """One object on stdout, equal to `Store.summary`, whose numbers are the store's."""
+    status, out, err = run("info", store.path, "--json")
+    assert (status, err) == (0, "")
+    summary = strict(out)
+    assert summary == store.summary()
+    assert summary["samples"] == len(store)
+    assert summary["patients"] == len(store.patients)
+    assert summary["bytes"] == store.path.stat().st_size
+    assert summary["fingerprint"] == store.fingerprint
+    for bucket in summary["buckets"]:
+        images = store.images[bucket["name"]]
+        assert bucket["samples"] == len(images)
+        assert (*bucket["shape"], bucket["dtype"]) == (*images.shape[1:], images.dtype)
+        assert bucket["values"] == [images.min(), images.max()]
+    for entry in summary["classes"]:
+        areas = [
+            sample.mask_of(entry["name"]).sum()
+            for sample in store
+            if entry["name"] in sample.contours
+        ]
+        assert entry["samples"] == len(areas)
+        assert entry["mean_pixels"] == pytest.approx(np.mean(areas))
+    assert "patient_ids" not in summary
+    _, out, _ = run("info", store.path, "--json", "-v")
+    assert strict(out)["patient_ids"] == list(store.patients)
+
+
+def test_unknown_numbers_are_null(store, monkeypatch):
+    """A spacing that no header has, and the area of a class without samples, are
+    None."""
+    items = dict(store.items)
+    items["spacing_mm"] = np.full_like(items["spacing_mm"], np.nan)
+    items["labelled"] = np.zeros_like(items["labelled"])
+    opened = fastseg.open(store.path)
+    monkeypatch.setattr(opened, "_items", items)
+    summary = strict(json.dumps(opened.summary(), allow_nan=False))
+    assert {bucket["spacing_mm"] for bucket in summary["buckets"]} == {None}
+    assert {entry["mean_pixels"] for entry in summary["classes"]} == {None}
+
+
+def test_verify_as_json_has_the_report(run, store, tmp_path):
+    """The report on stdout, with status 1 and nothing on stderr if a mask differs."""
+    status, out, err = run("verify", store.path, "--json")
+    assert (status, err) == (0, "")
+    report = strict(out)
+    assert report.pop("seconds") > 0
+    assert report == fastseg.verify(store).as_dict()
+    assert report["is_valid"]
+    damaged = tmp_path / "damaged.h5"
+    damaged.write_bytes(store.path.read_bytes())
+    with damaged.open("r+b") as file:
+        file.seek(store.offsets["masks/96x96_uint16"])
+        file.write(b"\xff")
+    status, out, err = run("verify", damaged, "--json")
+    assert (status, err) == (1, "")
+    (damage,) = strict(out)["damages"]
+    sample = fastseg.open(damaged)[damage["sample"]]
+    assert damage["part"] == "mask"
+    assert (damage["patient"], damage["source"]) == (
+        sample.patient,
+        sample.meta["source"],
+    )
+
+
+def test_json_is_printed_even_if_quiet_and_errors_are_not_json(run, store, tmp_path):
+    """-q leaves what was asked for; an error leaves stdout empty, with status 1."""
+    assert strict(run("info", store.path, "--json", "-q")[1]) == store.summary()
+    status, out, err = run("info", tmp_path / "none.h5", "--json")
+    assert (status, out) == (1, "")
+    assert err.startswith("error: ")
+
+
+def test_text_from_outside_is_escaped_as_json_does(capsys):
+    """JSON is ASCII without control characters, and reads back as what went in."""
+    report = VerifyReport(
+        path=fastseg.paths.Path(STRANGE),
+        samples=1,
+        fingerprint="",
+        damages=(Damage(part=STRANGE, reason="x"),),
+        changed_sources=(ChangedSource(path=STRANGE, reason="x"),),
+        bytes_read=0,
+    )
+    Output(False, False).json(report.as_dict())
+    printed = capsys.readouterr().out
+    assert printed.replace("\n", "").isprintable()
+    assert printed.isascii()
+    read = json.loads(printed)
+    assert read == report.as_dict()
+    assert read["damages"][0]["part"] == STRANGE
+
+
+NAMES = ("left_ventricular_endocardium", "心室", "papillary muscles, the posterior one")
+
+
+def _joined(text):
+    """Return a text without spaces, so that what was wrapped reads as one."""
+    return "".join(text.split())
+
+
+def _plain(text):
+    """Return a text without the codes of bold headings."""
+    return re.sub(r"\x1b\[\d+m", "", text)
+
+
+@pytest.mark.parametrize("width", [30, 40, 60, 80, 120])
+def test_no_terminal_cuts_off_a_cell(run, store, width):
+    """`info` shows every value of the summary at any width, and no line is wider."""
+    status, out, _ = run("info", store.path, width=width)
+    out = _plain(out)
+    assert status == 0
+    assert "…" not in out
+    lines = out.splitlines()
+    assert max(map(len, lines)) <= width
+    summary = store.summary()
+    texts = [summary["fingerprint"], *summary["software"].values()]
+    texts += [entry["name"] for entry in summary["buckets"] + summary["classes"]]
+    for text in texts:
+        assert _joined(text) in _joined(out)
+
+
+@pytest.mark.parametrize("count", [1, 3, 10, 19])
+@pytest.mark.parametrize("width", [30, 40, 60, 80, 120, 1000])
+def test_a_wide_table_is_turned_or_listed(monkeypatch, count, width):
+    """Every cell of a split into many folds is readable, beside or below its fold."""
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setattr(sys, "stdout", out := _Screen())
+    folds = [f"fold{k}" for k in range(count)]
+    rows = [
+        [name, *(f"{100 * n + k}" for k in range(count))]
+        for n, name in enumerate(("samples", *NAMES), 1)
+    ]
+    Output(False, False).table(rows, ("", *folds))
+    text = _plain(out.getvalue())
+    assert max(map(cell_len, text.splitlines())) <= width
+    words = text.split()
+    for row in rows:
+        assert set(row[1:]) <= set(words)
+    assert set(folds) <= set(words)
+    if width > 30:  # one of the words is longer
+        assert {word for name in NAMES for word in name.split()} <= set(words)
+
+
+@pytest.mark.parametrize("width", [30, 40, 59, 60, 80, 120])
+def test_help_has_the_whole_names_of_options(run, width):
+    """No --help cuts off anything with an ellipsis in a frame, at any width."""
+    for command in ("link", "build", "info", "verify", "split", "show", "bench"):
+        status, out, _ = run(command, "--help", width=width)
+        assert status == 0
+        assert "--verbose" in _plain(out)
+        assert "…" not in out
+
+
+def test_a_pipe_gets_a_row_on_a_line(run, store):
+    """What is no terminal has no width: COLUMNS changes nothing, nothing is folded."""
+    _, out, _ = run("info", store.path)
+    assert f"fingerprint  {store.fingerprint}" in out
+    lines = [line.split() for line in out.splitlines()]
+    assert ["bucket", "samples", "spacing", "(mm)", "values"] in lines
+    path = store.path.parent / ("a" * 120)
+    _, _, err = run("info", path)
+    assert str(path) in err
+
+
+@pytest.fixture
+def stdout_is(monkeypatch):
+    """Opens a file as standard output, and forgets what it could not write."""
+    opened = []
+
+    def replace(file):
+        opened.append(open(file, "w"))  # noqa: SIM115, PTH123  closed below
+        monkeypatch.setattr(sys, "stdout", opened[-1])
+
+    yield replace
+    for file in opened:
+        with contextlib.suppress(OSError):
+            file.close()
+
+
+def _status(*arguments):
+    with pytest.raises(SystemExit) as exit_:
+        app(list(map(str, arguments)))
+    return exit_.value.code
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/dev/full is a file of Linux")
+@pytest.mark.parametrize("option", ["--version", "--help", "info"])
+def test_a_full_disk_is_an_error(option, stdout_is, store, capsys):
+    """Status 1 and a line, also for what no command prints."""
+    stdout_is("/dev/full")
+    assert _status(*([option, store.path] if option == "info" else [option])) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: [Errno 28] No space left on device")
+
+
+def test_a_closed_stdout_is_an_error(store, monkeypatch, capsys):
+    """`fastseg info >&-` says so instead of printing nothing with status 0."""
+    monkeypatch.setattr(sys, "stdout", None)
+    assert _status("info", store.path) == 1
+    printed = capsys.readouterr().err
+    assert printed == "error: [Errno 9] standard output is closed\n"
+
+
+@pytest.mark.parametrize("command", ["info", "verify"])
+def test_a_pipe_that_nobody_reads_ends_the_program(command, stdout_is, store, capsys):
+    """`fastseg info | true` prints no error, and has the status of a broken pipe."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    stdout_is(writer)
+    assert _status(command, store.path) == EXIT_BROKEN_PIPE
+    assert capsys.readouterr().err == ""
+
+
+def test_no_file_is_opened_as_a_standard_one(tmp_path):
+    """If the shell has closed stdout, the next file does not get its number: what a
+    library prints would be written into it."""
+    saved = os.dup(1)
+    os.close(1)
+    try:
+        assert _status("--version") == 0
+        with (tmp_path / "file").open("w") as file:
+            number = file.fileno()
+    finally:
+        os.dup2(saved, 1)
+        os.close(saved)
+    assert number > 2
