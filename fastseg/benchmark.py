@@ -1,10 +1,10 @@
 """`bench`: how fast a Loader makes batches, compared with copying memory."""
 
 import statistics
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
-from threading import Event
+from threading import Event, Thread
 from time import perf_counter
 from typing import Any
 
@@ -16,7 +16,7 @@ from fastseg.errors import OptionError, real_number, whole_number
 from fastseg.loading.loader import Loader
 from fastseg.loading.stats import FULLY_BUSY, WORK, Stats
 from fastseg.paths import StrPath
-from fastseg.progress import Progress, silent
+from fastseg.progress import Advance, Progress, silent
 from fastseg.store.reader import Store, as_store
 from fastseg.threads import map_ordered, usable_cores
 
@@ -28,6 +28,8 @@ NEAR_COPYING = 0.5
 # If the fastest round is this many times as fast as the slowest, other programs are
 # likely to use the machine.
 UNSTEADY = 1.5
+# How often each measurement reports its progress.
+TICKS = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,10 +149,11 @@ def bench(
 ) -> BenchReport:
     """Measure how fast a Loader makes batches if the loop does nothing with them.
 
-    store   : a store, as `fastseg.open` returns it, or the path of one
-    seconds : in each round, for loading and again for copying
-    rounds  : number of rounds
-    options : of the Loader
+    store    : a store, as `fastseg.open` returns it, or the path of one
+    seconds  : in each round, for loading and again for copying
+    rounds   : number of rounds
+    progress : reports how far it is, see `fastseg.progress`
+    options  : of the Loader
 
     Raises OptionError, and the errors of `Loader`.
     """
@@ -158,24 +161,29 @@ def bench(
     if not real_number("seconds", seconds) > 0:
         raise OptionError(f"seconds is {seconds!r}, expected more than 0")
     store = as_store(store)
-    start = perf_counter()
-    next(iter(Loader(store, **options)))
-    first_batch = perf_counter() - start
-    start = perf_counter()
-    loader = Loader(store, **options)
-    next(iter(loader))
-    next_batch = perf_counter() - start
+    with progress("first batch", 2) as advance:
+        start = perf_counter()
+        next(iter(Loader(store, **options)))
+        first_batch = perf_counter() - start
+        advance()
+        start = perf_counter()
+        loader = Loader(store, **options)
+        next(iter(loader))
+        next_batch = perf_counter() - start
+        advance()
     # A batch is smaller than batch_size if fewer samples are chosen.
     count = loader.schedule.largest_batch
     copier = _Copier(count * loader.preprocessing.sample_bytes, loader.threads)
-    first_epoch = _rate(lambda: _load(loader, seconds, epochs=1))
     pairs = []
-    with progress("measure", rounds) as advance:
+    with progress("measure", (1 + 2 * rounds) * TICKS) as advance:
+        with _ticking(seconds, advance):
+            first_epoch = _rate(lambda: _load(loader, seconds, epochs=1))
         for _ in range(rounds):
-            rate = _rate(lambda: _load(loader, seconds))
-            copy_rate = _rate(lambda: copier.copy(seconds) * count)
+            with _ticking(seconds, advance):
+                rate = _rate(lambda: _load(loader, seconds))
+            with _ticking(seconds, advance):
+                copy_rate = _rate(lambda: copier.copy(seconds) * count)
             pairs.append((rate, copy_rate))
-            advance()
     rates, copy_rates = zip(*pairs, strict=True)
     return BenchReport(
         batch_size=count,
@@ -196,6 +204,31 @@ def _rate(work: Callable[[], int]) -> float:
     start = perf_counter()
     samples = work()
     return samples / (perf_counter() - start)
+
+
+@contextmanager
+def _ticking(seconds: float, advance: Advance) -> Iterator[None]:
+    """Advance by TICKS in all while something runs that takes about so many seconds.
+
+    A thread does it, so that what is measured has nothing else to do.
+    """
+    is_over = Event()
+    done = 0
+
+    def tick() -> None:
+        nonlocal done
+        while done < TICKS - 1 and not is_over.wait(seconds / TICKS):
+            advance()
+            done += 1
+
+    thread = Thread(target=tick, name="fastseg-bench", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()
+        advance(TICKS - done)
 
 
 def _load(loader: Loader, seconds: float, epochs: int | None = None) -> int:

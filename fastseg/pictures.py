@@ -22,11 +22,14 @@ from fastseg.loading.format import BatchFormat
 from fastseg.loading.orders import check_seed, epoch_order
 from fastseg.outputs import check_input, check_target, write_atomically
 from fastseg.paths import StrPath, as_path
+from fastseg.progress import Advance, Progress, silent
 from fastseg.store.reader import Sample, Store, as_store
 
 DARK = "#16181d"
 # Augmented versions of each sample.
 VERSIONS = 6
+# matplotlib goes through a figure twice when it writes it: to lay it out, and to draw.
+WRITING_PASSES = 2
 # Name in the metadata of a picture, and the field that holds it, by format.
 SOFTWARE = "fastseg"
 METADATA = {".png": "Software", ".pdf": "Creator", ".svg": "Creator"}
@@ -70,6 +73,7 @@ def show(
     augment: Compose | Sequence[Transform] | str | None = None,
     dpi: float = 110,
     force: bool = False,
+    progress: Progress = silent,
 ) -> Path:
     """Draw random samples, one in each row, and return the picture's path.
 
@@ -86,6 +90,7 @@ def show(
     dpi     : pixels per inch; a sample is about 3 inches high, augmented 2.2
     force   : replace any file; otherwise only a picture that `show` has drawn, or an
         empty file
+    progress : reports how far it is, see `fastseg.progress`
 
     If `output` is a symbolic link, the picture is written where it points, and that
     path is returned. Raises MissingExtraError without matplotlib, OutputError if a file
@@ -121,17 +126,24 @@ def show(
     )
     FigureCanvasAgg(figure)
     grid = figure.subplots(len(chosen), len(titles), squeeze=False)
-    for axes, index in zip(grid, chosen.tolist(), strict=True):
-        if augment is None:
-            _draw_sample(axes, store, store[index])
-        else:
-            _draw_versions(axes, store, index, compose, seed)
-        _label(axes, store[index])
+    with progress("draw", len(chosen)) as advance:
+        for axes, index in zip(grid, chosen.tolist(), strict=True):
+            if augment is None:
+                _draw_sample(axes, store, store[index])
+            else:
+                _draw_versions(axes, store, index, compose, seed)
+            _label(axes, store[index])
+            advance()
     for axis, title in zip(grid[0], titles, strict=True):
         axis.set_title(title, color="white", fontsize=13)
     _draw_legend(figure, store)
     metadata = {METADATA[suffix]: f"{SOFTWARE} {__version__}"}
-    with write_atomically(path, PICTURE, force) as (target, file):
+    with (
+        write_atomically(path, PICTURE, force) as (target, file),
+        progress("write", WRITING_PASSES * len(grid)) as advance,
+    ):
+        for axes in grid:
+            _report_drawing(axes[0], advance)
         try:
             figure.savefig(
                 file, format=suffix[1:], dpi=dpi, facecolor=DARK, metadata=metadata
@@ -139,6 +151,17 @@ def show(
         except (ValueError, RuntimeError) as exc:  # a dpi that is too small
             raise OptionError(f"{path}: dpi is {dpi:g}: {exc}") from None
     return target
+
+
+def _report_drawing(axis: Any, advance: Advance) -> None:
+    """Call `advance` whenever matplotlib has drawn an axis, while it writes."""
+    draw = axis.draw
+
+    def draw_and_report(renderer: Any) -> None:
+        draw(renderer)
+        advance()
+
+    axis.draw = draw_and_report
 
 
 def _draw_sample(axes: Any, store: Store, sample: Sample) -> None:

@@ -20,7 +20,10 @@ class Advance(Protocol):
 
 
 class Progress(Protocol):
-    """Begins a step, which ends with the context; `total` is its number of items."""
+    """Begins a step, which ends with the context; `total` is its number of items.
+
+    It is 0 if nobody knows the number.
+    """
 
     def __call__(  # noqa: D102
         self, label: str, total: int

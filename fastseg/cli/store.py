@@ -221,12 +221,15 @@ def split(
     opened = fastseg.open(store)
     chosen = opened.select(classes=label or None)
     options: Any = {"by": by, "seed": seed, "stratify": stratify, "indices": chosen}
-    parts = (
-        opened.split(_fractions(part or []), **options)
-        if folds is None
-        else opened.split_folds(folds, **options)
+    with output.progress("split", 0):
+        parts = (
+            opened.split(_fractions(part or []), **options)
+            if folds is None
+            else opened.split_folds(folds, **options)
+        )
+    path = fastseg.write_split(
+        out, opened, parts, by=by, force=force, progress=output.progress
     )
-    path = fastseg.write_split(out, opened, parts, by=by, force=force)
     patients = [set(opened.items["patient"][part].tolist()) for part in parts.values()]
     rows = [
         ("samples", *(str(len(part)) for part in parts.values())),
@@ -301,7 +304,13 @@ def show(
     if augment and augment.endswith(".json"):
         compose = _read_compose(Path(augment))
     path = fastseg.show(
-        opened, out, count=count, seed=seed, augment=compose, force=force
+        opened,
+        out,
+        count=count,
+        seed=seed,
+        augment=compose,
+        force=force,
+        progress=output.progress,
     )
     output.say(f"{out}: {min(count, len(opened))} of {len(opened)} samples")
     output.written(out, path)

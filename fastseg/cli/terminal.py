@@ -3,7 +3,8 @@
 Exit status: 0 for success without rejects, 1 for an error, 2 for a usage error, 3 if
 input was rejected, 130 after Ctrl-C, 141 if the program that reads stdout has ended. A
 usage error is what the parser refuses, and what the library raises as one of
-USAGE_ERRORS: a value on the command line is wrong. Missing or damaged input is an error.
+USAGE_ERRORS: a value on the command line is wrong. Missing or damaged input is an
+error.
 
 Names and values may hold characters that a terminal obeys. All that is printed goes
 through `Output`, which shows them as escapes.
@@ -19,6 +20,7 @@ import os
 import re
 import shutil
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -48,6 +50,7 @@ from fastseg.tables import Reject, rejects_path
 
 # A step that takes longer than this shows a progress bar.
 BAR_AFTER_S = 1.0
+BAR_EVERY_S = 0.1
 # Number of rejects that are printed; the file lists all.
 REJECTS_SHOWN = 5
 EXIT_ERROR = 1
@@ -218,26 +221,47 @@ class Output:
 
     @contextlib.contextmanager
     def progress(self, label: str, total: int) -> Iterator[Advance]:
-        """Show a progress bar on a terminal while a step runs, if it takes a while."""
-        bar_after = time.monotonic() + BAR_AFTER_S
-        columns = (TextColumn(f"{escaped(label):>12}", markup=False), BarColumn())
-        counters = (MofNCompleteColumn(), TimeRemainingColumn())
-        bar = Bar(*columns, *counters, console=self._err, transient=True)
-        task = bar.add_task(label, total=total)
+        """Show a progress bar on a terminal while a step runs, if it takes a while.
+
+        It appears on time even if nothing advances, as while kernels are compiled.
+        """
         done = 0
 
         def advance(n: int = 1) -> None:
             nonlocal done
             done += n
-            if self._is_watched and time.monotonic() > bar_after:
-                bar.start()
-                bar.update(task, completed=done)
 
+        if not self._is_watched:
+            yield advance
+            return
+        columns = (TextColumn(f"{escaped(label):>12}", markup=False), BarColumn())
+        counters = (MofNCompleteColumn(), TimeRemainingColumn())
+        bar = Bar(
+            *(columns + counters),
+            console=self._err,
+            transient=True,
+            auto_refresh=False,  # `draw` does it
+        )
+        task = bar.add_task(label, total=total or None)
+        is_over = threading.Event()
+        bar_after = time.monotonic() + BAR_AFTER_S
+
+        def draw() -> None:
+            is_over.wait(BAR_AFTER_S)
+            if time.monotonic() < bar_after:
+                return
+            with bar:
+                while not is_over.wait(BAR_EVERY_S):
+                    bar.update(task, completed=done, refresh=True)
+                bar.update(task, completed=done, refresh=True)
+
+        thread = threading.Thread(target=draw, name="fastseg-bar", daemon=True)
+        thread.start()
         try:
             yield advance
         finally:
-            if bar.live.is_started:
-                bar.stop()
+            is_over.set()
+            thread.join()
 
     @contextlib.contextmanager
     def report_compilation(self) -> Iterator[None]:

@@ -14,7 +14,7 @@ a table fits every store that holds these images, also one with other masks or w
 patients. The file has no comments, so that every CSV reader can read it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import repeat
 from pathlib import Path
 from typing import cast
@@ -28,6 +28,7 @@ from fastseg.errors import OptionError
 from fastseg.escapes import escaped, unquoted
 from fastseg.outputs import check_input, check_target
 from fastseg.paths import StrPath, as_path
+from fastseg.progress import Advance, Progress, silent
 from fastseg.store.reader import Store, as_store
 from fastseg.store.selection import check_indices
 from fastseg.store.splits import check_parts
@@ -44,6 +45,8 @@ TABLE = Table(
 )
 # Digits of a fingerprint that are enough to distinguish stores.
 FINGERPRINT_DIGITS = 16
+# So many rows are made at once.
+BLOCK_ROWS = 2**12
 
 
 @check_call("check_split(store, parts)")
@@ -72,6 +75,7 @@ def write_split(
     *,
     by: By = "patient",
     force: bool = False,
+    progress: Progress = silent,
 ) -> Path:
     """Write a split of a store as CSV and return the file's path.
 
@@ -80,6 +84,7 @@ def write_split(
     by    : what is in one part only: "patient", "series" or "sample"; this is checked
         before anything is written
     force : replace any file; otherwise only a table of a split, or an empty file
+    progress : reports how many rows are written, see `fastseg.progress`
 
     Rows are in the order of the parts, then of the store. If `path` is a symbolic link,
     the file is written where it points, and that path is returned. Raises OutputError
@@ -100,21 +105,31 @@ def write_split(
                 "without spaces around it and control characters, and at least one "
                 "sample"
             )
-    fingerprint = opened.fingerprint[:FINGERPRINT_DIGITS]
-    rows = (
-        row
-        for name, indices in indices_of.items()
-        for row in zip(
-            repeat(name),
-            indices.tolist(),
-            *_identity(opened, indices),
-            *(_texts(opened, opened.items[column][indices]) for column in FOR_READERS),
-            repeat(by),
-            repeat(fingerprint),
-            strict=False,
-        )
-    )
-    return TABLE.save(path, rows, force)
+    with progress("write", sum(map(len, indices_of.values()))) as advance:
+        return TABLE.save(path, _rows(opened, indices_of, by, advance), force)
+
+
+def _rows(
+    store: Store,
+    indices_of: Mapping[str, NDArray[np.int64]],
+    by: By,
+    advance: Advance,
+) -> Iterator[tuple[str | int, ...]]:
+    """Yield the rows of a table."""
+    fingerprint = store.fingerprint[:FINGERPRINT_DIGITS]
+    for name, indices in indices_of.items():
+        for start in range(0, len(indices), BLOCK_ROWS):
+            block = indices[start : start + BLOCK_ROWS]
+            yield from zip(
+                repeat(name),
+                block.tolist(),
+                *_identity(store, block),
+                *(_texts(store, store.items[column][block]) for column in FOR_READERS),
+                repeat(by),
+                repeat(fingerprint),
+                strict=False,
+            )
+            advance(len(block))
 
 
 @check_call("read_split('splits.csv', store)")

@@ -14,6 +14,7 @@ import pytest
 from rich.cells import cell_len
 
 import fastseg
+from fastseg.cli import terminal
 from fastseg.cli.main import app
 from fastseg.cli.terminal import EXIT_BROKEN_PIPE, Output
 from fastseg.store.verify import ChangedSource, Damage, VerifyReport
@@ -222,6 +223,50 @@ def test_a_pipe_gets_a_row_on_a_line(run, store):
     path = store.path.parent / ("a" * 120)
     _, _, err = run("info", path)
     assert str(path) in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "labels"),
+    [
+        (["show", "-n", "2", "-o", "{}/p.png"], {"draw", "write"}),
+        (["bench", "--size", "64", "--seconds", "0.1", "--rounds", "1"], {"measure"}),
+    ],
+)
+def test_slow_commands_show_bars(run, store, tmp_path, monkeypatch, arguments, labels):
+    """On a terminal, the bars are on stderr, and stdout is the same as without."""
+    monkeypatch.setattr(terminal, "BAR_AFTER_S", 0)
+    command, *options = (text.format(tmp_path) for text in arguments)
+    status, out, err = run(command, store.path, *options, width=80)
+    assert status == 0
+    words = _plain(err).split()
+    assert labels <= set(words)
+    assert "━" in err
+    assert "━" not in out
+    assert run(command, store.path, *options)[2] == ""  # a pipe
+
+
+def test_library_functions_report_their_progress(store, tmp_path):
+    """Each step advances to its total, in `show`, `bench` and `write_split`."""
+    steps = []
+
+    @contextlib.contextmanager
+    def progress(label, total):
+        steps.append([label, total, 0])
+
+        def advance(n=1):
+            steps[-1][2] += n
+
+        yield advance
+
+    fastseg.show(store, tmp_path / "p.png", count=3, progress=progress)
+    assert steps == [["draw", 3, 3], ["write", 6, 6]]
+    steps.clear()
+    fastseg.bench(store, size=64, seconds=0.01, rounds=2, progress=progress)
+    assert steps == [["first batch", 2, 2], ["measure", 50, 50]]
+    steps.clear()
+    parts = store.split({"train": 0.5, "val": 0.5})
+    fastseg.write_split(tmp_path / "s.csv", store, parts, progress=progress)
+    assert steps == [["write", len(store), len(store)]]
 
 
 @pytest.fixture
