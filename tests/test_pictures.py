@@ -178,6 +178,6 @@ def test_augmented_versions_are_drawn_beside_the_image(
     assert (tmp_path / "d.png").exists()
     path.write_text("{")
     run = fastseg_command("show", store.path, "-o", "e.png", "--augment", path)
-    assert run.returncode == 1
+    assert run.returncode == 2
     assert "steps.json" in run.stderr
     assert not (tmp_path / "e.png").exists()

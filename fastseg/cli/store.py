@@ -137,7 +137,7 @@ def verify(
 
 
 def _print_report(
-    output: Output, store: Path, report: fastseg.VerifyReport, seconds: float
+    output: Output, store: Path, report: "fastseg.VerifyReport", seconds: float
 ) -> None:
     size = report.bytes_read / 1e9
     output.say(
