@@ -17,6 +17,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from contextlib import closing
 from dataclasses import dataclass, field
 from operator import methodcaller
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -252,8 +253,8 @@ class TorchBatch(BatchAccess):
     params : those of `Batch`
 
     `batch[0]` and `batch["image"]` are the image, `batch[1]` and `batch["mask"]` the
-    mask, and `dict(batch)` has all four; the fields may be assigned to. `len(batch)` is
-    the number of samples B.
+    mask, and `dict(batch)` has all fields, without params if it is None; they may be
+    assigned to. `len(batch)` is the number of samples B.
 
     `to`, `pin_memory`, and whatever calls them or handles the fields of dataclasses
     (Lightning, Accelerate, torch's DataLoader) change image and mask: index and params
@@ -437,6 +438,25 @@ class TorchLoader(torch.utils.data.IterableDataset):  # type: ignore[misc]
     def epoch(self, epoch: int) -> None:
         self.loader.epoch = epoch
         self._state = None
+
+    def set_epoch(self, epoch: int) -> None:
+        """Make the next loop load an epoch; if it would anyway, go on where it is.
+
+        Lightning calls this before each epoch, as a method of `batch_sampler.sampler`.
+        It does not load the state of the batches from a checkpoint that was saved at
+        the end of an epoch.
+        """
+        if self.epoch != epoch:
+            self.epoch = epoch
+
+    @property
+    def batch_sampler(self) -> SimpleNamespace:
+        """Has the object itself as `sampler`: there, Lightning looks for `set_epoch`.
+
+        An attribute `sampler` of the object itself would say that its order is that of
+        a sampler of torch, which Lightning may replace.
+        """
+        return SimpleNamespace(sampler=self)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state from which `load_state_dict` resumes, a dict for JSON.

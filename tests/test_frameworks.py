@@ -99,12 +99,11 @@ def make_trainer(**options):
     import lightning
 
     return lightning.Trainer(
-        max_epochs=2,
         accelerator="cpu",
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        **options,
+        **{"max_epochs": 2, **options},
     )
 
 
@@ -155,6 +154,31 @@ def test_lightning_trains_on_every_batch_and_resumes(store, tmp_path):
         checkpoint = tmp_path / f"step={step}.ckpt"
         trainer.fit(model, batches_of(store, **options), val, ckpt_path=checkpoint)
         assert model.seen == expected[step:]
+
+
+@pytest.mark.parametrize("reload", [0, 1])
+def test_lightning_goes_on_after_a_whole_epoch(store, tmp_path, reload):
+    """It sets the epoch: after a checkpoint of a finished one, and with new loaders."""
+    need("torch", "lightning")
+    options = {"augment": "light", "return_params": True, "seed": 4}
+    plain = batches_of(store, **options)
+    expected = indices_of(plain) + indices_of(plain) + indices_of(plain)
+    usual = {"default_root_dir": tmp_path, "enable_checkpointing": False}
+
+    def fit(epochs, **more):
+        model = make_model()
+        model.train_dataloader = lambda: batches_of(store, **options)
+        model.validation_step = None
+        trainer = make_trainer(
+            **usual, reload_dataloaders_every_n_epochs=reload, max_epochs=epochs
+        )
+        trainer.fit(model, **more)
+        return model, trainer
+
+    first, trainer = fit(2)
+    trainer.save_checkpoint(tmp_path / "two.ckpt")
+    last, _ = fit(3, ckpt_path=tmp_path / "two.ckpt")
+    assert first.seen + last.seen == expected
 
 
 def test_lightning_changes_image_and_mask_alone(store):

@@ -62,15 +62,15 @@ class BatchAccess:
         if isinstance(key, slice):
             return (self.image, self.mask)[key]
         if isinstance(key, str):
-            if key not in self.keys():
-                raise KeyError(one_of("the key of a batch", key, self.keys()))
+            if key not in FIELDS:
+                raise KeyError(one_of("the key of a batch", key, FIELDS))
             return getattr(self, key)
         try:
             number = operator.index(key)
         except TypeError:
             raise TypeError(
                 f"a batch is indexed with {type(key).__name__}, expected a name of "
-                f"{', '.join(self.keys())}, 0 for the image or 1 for the mask; for "
+                f"{', '.join(FIELDS)}, 0 for the image or 1 for the mask; for "
                 "samples, index batch.image and batch.mask"
             ) from None
         if not -2 <= number <= 1:
@@ -88,8 +88,11 @@ class BatchAccess:
         return name in self.keys()
 
     def keys(self) -> tuple[str, ...]:
-        """Return the names of the fields, so that `dict(batch)` has them."""
-        return FIELDS
+        """Return the names of the fields, so that `dict(batch)` has them.
+
+        Without params, which a dict to be collated must not hold as None.
+        """
+        return ARRAYS if self.params is None else FIELDS
 
     def __repr__(self) -> str:
         count = getattr(self.index, "shape", ())[:1]
@@ -114,9 +117,9 @@ class Batch(BatchAccess):
         a dict for JSON and for `Loader.replay`
 
     `batch[0]` and `batch["image"]` are the image, `batch[1]` and `batch["mask"]` the
-    mask, and `dict(batch)` has all four; the fields may be assigned to. `len(batch)` is
-    the number of samples B, although two arrays are unpacked: sample k is
-    `batch.image[k]` and `batch.mask[k]`.
+    mask, and `dict(batch)` has all fields, without params if it is None; they may be
+    assigned to. `len(batch)` is the number of samples B, although two arrays are
+    unpacked: sample k is `batch.image[k]` and `batch.mask[k]`.
 
     The arrays are writable and support DLPack, so that other libraries can use them
     without a copy. Their memory is reused only when no array, view or tensor refers to
