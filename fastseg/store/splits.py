@@ -90,23 +90,29 @@ def split_folds(
 
 
 @check_call("hold_out(folds, 0)")
-def hold_out(parts: Mapping[str, ArrayLike], fold: int) -> tuple[Indices, Indices]:
+def hold_out(
+    parts: Mapping[str, ArrayLike], fold: int | str
+) -> tuple[Indices, Indices]:
     """Return the samples to train on and those to validate on, of one fold.
 
     parts : indices of samples, by name of the fold, as `Store.split_folds` and
         `read_split` return them
-    fold  : number of the fold that is held out, from 0, in the order of `parts`
+    fold  : the fold that is held out: its name, or its number, from 0, in the order of
+        `parts`
 
     Returns two sorted int64 arrays for `Loader(indices=...)`: the samples of all other
     folds, and those of this one. Raises OptionError if there are fewer than two folds
-    or there is none of that number.
+    or there is none of that name or number.
     """
     if not isinstance(parts, Mapping) or len(parts) < 2:
         raise OptionError(
             f"parts is {reprlib.repr(parts)}, expected at least two folds by name, as "
             "Store.split_folds and read_split return them"
         )
-    held = whole_number("fold", fold, 0, len(parts) - 1)
+    if isinstance(fold, str):
+        held = [*parts].index(choice("fold", fold, parts))
+    else:
+        held = whole_number("fold", fold, 0, len(parts) - 1)
     folds = [as_array(part, "indices", kinds="iu") for part in parts.values()]
     if any(part.ndim != 1 for part in folds):
         raise OptionError("indices of a fold are no list, expected one for each fold")

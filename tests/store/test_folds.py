@@ -158,7 +158,8 @@ def test_invalid_numbers_of_folds_are_refused(store, folds, text):
     [
         ({"fold0": [0], "fold1": [1]}, 2, "fold is 2, expected 0 to 1"),
         ({"fold0": [0], "fold1": [1]}, -1, "fold is -1, expected 0 to 1"),
-        ({"fold0": [0], "fold1": [1]}, "fold1", "fold is 'fold1', expected a whole"),
+        ({"fold0": [0], "fold1": [1]}, "fold2", "expected one of 'fold0', 'fold1'"),
+        ({"fold0": [0], "fold1": [1]}, None, "fold is None, expected a whole"),
         ({"fold0": [0]}, 0, "expected at least two folds by name"),
         ({}, 0, "expected at least two folds by name"),
         ("folds.csv", 0, "parts is 'folds.csv', expected at least two folds"),
