@@ -177,7 +177,7 @@ class SplitWarning(UserWarning):
 
 
 class MissingLabelsWarning(UserWarning):
-    """Classes that nobody outlined on a sample count as background there."""
+    """Classes that nobody outlined become background, or 255 that hides the others."""
 
     def __str__(self) -> str:
         return escaped(super().__str__())

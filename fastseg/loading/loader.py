@@ -130,7 +130,9 @@ class Loader:
                  "background"  the same without a warning
                  "ignore"      255 wherever the class could be: in "labels" where no
                                class above it in `priority` shows, in a mask of one
-                               class and in its channel of "onehot" everywhere
+                               class and in its channel of "onehot" everywhere. If
+                               labels are then 255 all over samples that have
+                               outlines, a MissingLabelsWarning says so
                  "error"       MissingLabelsError when the loader is made
 
     Options of augmentation:

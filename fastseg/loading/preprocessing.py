@@ -79,6 +79,8 @@ class Preprocessing:
             + math.prod(self.mask_shape) * self.mask_dtype.itemsize
         )
         missing, self.warning = self._check_missing(indices, format.missing)
+        if missing == "ignore" and format.masks == "labels":
+            self.warning = self._check_hidden(indices, priority)
         self.format = replace(
             format, size=self.size, priority=priority, missing=missing
         )
@@ -202,6 +204,27 @@ class Preprocessing:
         if missing == "error":
             raise MissingLabelsError(f"{problem}: {remedy}")
         return "background", f"{problem}, which counts as background: {remedy}"
+
+    def _check_hidden(
+        self, indices: NDArray[np.int64], priority: tuple[str, ...]
+    ) -> str:
+        """Return the text of a warning if 255 hides all that was outlined on samples.
+
+        The text is "" where there is nothing to warn of.
+        """
+        if not priority:
+            return ""
+        labelled = self.store.items["labelled"][indices]
+        is_hidden = ~has_class(labelled, self.store.class_index(priority[0]))
+        hidden = int((is_hidden & (labelled != 0)).sum())
+        if not hidden:
+            return ""
+        return (
+            f"{hidden} of {len(indices)} samples have outlines, but only 255 in their "
+            f"masks, because {priority[0]!r} lies on top and was not outlined on them: "
+            "give masks='onehot', which has a channel for each class, or a priority "
+            "that begins with a class that was outlined on all samples"
+        )
 
     def _count_unlabelled(
         self, indices: NDArray[np.int64]

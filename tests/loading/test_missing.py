@@ -90,7 +90,12 @@ def test_the_default_is_background_with_one_warning(store):
 
 @pytest.mark.parametrize(
     "options",
-    [{"masks": "bits"}, {"masks": "icontour"}, {"missing": "ignore"}, {"indices": ALL}],
+    [
+        {"masks": "bits"},
+        {"masks": "icontour"},
+        {"missing": "ignore", "masks": "onehot"},
+        {"indices": ALL},
+    ],
     ids=str,
 )
 def test_there_is_no_warning_if_nothing_is_missing(store, options):
@@ -101,6 +106,21 @@ def test_there_is_no_warning_if_nothing_is_missing(store, options):
         warnings.simplefilter("error")
         loader = Loader(store, size=96, batch_size=2, **options)
         pickle.loads(pickle.dumps(loader))
+
+
+def test_labels_that_are_ignored_all_over_a_sample_are_counted(store):
+    """A missing class on top hides what was outlined; one below hides nothing."""
+    options = {"size": 96, "missing": "ignore", "batch_size": 32, "shuffle": False}
+    with pytest.warns(MissingLabelsWarning, match="16 of 32 samples .* only 255") as c:
+        batch = next(iter(Loader(store, **options)))
+    assert "masks='onehot'" in str(c[0].message)
+    assert c[0].filename == __file__
+    assert (batch.mask == IGNORED).all(axis=(1, 2)).sum() == 16
+    order = ["icontour", "p1contour", "p2contour", "ocontour"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        batch = next(iter(Loader(store, priority=order, **options)))
+    assert not (batch.mask == IGNORED).all(axis=(1, 2)).any()
 
 
 def test_a_copy_does_not_warn_again(store):
