@@ -11,7 +11,6 @@ through `Output`, which shows them as escapes.
 """
 
 import contextlib
-import errno
 import functools
 import inspect
 import json
@@ -25,7 +24,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, NoReturn, get_args
+from typing import IO, Annotated, Any, NamedTuple, NoReturn, get_args
 
 import typer
 from rich.console import Console
@@ -95,12 +94,27 @@ def _occupy_standard_files() -> None:
     """Open nothing in the place of a standard file that the shell has closed.
 
     The next file that is opened would get its number, and a library that prints would
-    write into a store.
+    write into a store. Printing raises an error then, instead of doing nothing.
     """
-    number = os.open(os.devnull, os.O_RDWR)
+    number = os.open(os.devnull, os.O_RDONLY)
     while number <= 2:
-        number = os.open(os.devnull, os.O_RDWR)
+        number = os.open(os.devnull, os.O_RDONLY)
     os.close(number)
+    if sys.stdout is None:
+        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
+
+
+def _of_stdout(exc: OSError) -> OSError:
+    """Return an error that names stdout, which cannot be written to any more."""
+    _discard(sys.stdout)
+    return OSError(exc.errno, exc.strerror, "standard output")
+
+
+def _discard(file: IO[str]) -> None:
+    """Let what a file still holds be written to nowhere when the program ends."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, file.fileno())
+    os.close(nowhere)
 
 
 class _Commands(TyperGroup):
@@ -113,10 +127,15 @@ class _Commands(TyperGroup):
                 each.rich_markup_mode = None  # type: ignore[attr-defined]
         try:
             return super().main(*args, **options)
-        except OSError as exc:  # from --help or --version; commands report their own
+        # From --help and --version; commands report their own.
+        except SystemExit as exc:
+            if isinstance(exc.__context__, BrokenPipeError):
+                raise SystemExit(EXIT_BROKEN_PIPE) from None
+            raise
+        except OSError as exc:
             if "--debug" in sys.argv:
                 raise
-            Output(False, False).report(f"error: {exc}", "bold red")
+            Output(False, False).report(f"error: {_of_stdout(exc)}", "bold red")
             raise SystemExit(EXIT_ERROR) from None
 
     def make_context(self, *args: Any, **options: Any) -> Any:
@@ -143,8 +162,7 @@ class _Console(Console):
     """A console that ends the program quietly if nobody reads what it prints."""
 
     def on_broken_pipe(self) -> None:
-        # What is still in the buffer would fail again when the program ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
+        _discard(self.file)
         raise SystemExit(EXIT_BROKEN_PIPE)
 
 
@@ -188,14 +206,10 @@ class Output:
         self._print(text.replace("\x7f", r"\u007f"))  # json escapes all but this one
 
     def _print(self, content: Table | str) -> None:
-        if sys.stdout is None:
-            raise OSError(errno.EBADF, "standard output is closed")
         try:
             self._out.print(content)
-        except BrokenPipeError:
-            raise
         except OSError as exc:
-            raise OSError(exc.errno, exc.strerror, "standard output") from None
+            raise _of_stdout(exc) from None
 
     def report(self, text: str, style: str | None = None) -> None:
         """Print a line on stderr, also if quiet."""

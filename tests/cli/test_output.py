@@ -300,21 +300,30 @@ def test_a_full_disk_is_an_error(option, stdout_is, store, capsys):
     assert line.startswith("error: [Errno 28] No space left on device")
 
 
-def test_a_closed_stdout_is_an_error(store, monkeypatch, capsys):
+@pytest.mark.parametrize("option", ["--version", "--help", "info"])
+def test_a_closed_stdout_is_an_error(option, store, monkeypatch, capsys):
     """`fastseg info >&-` says so instead of printing nothing with status 0."""
     monkeypatch.setattr(sys, "stdout", None)
-    assert _status("info", store.path) == 1
+    saved = os.dup(1)
+    os.close(1)
+    try:
+        status = _status(*([option, store.path] if option == "info" else [option]))
+    finally:
+        os.dup2(saved, 1)
+        os.close(saved)
+    assert status == 1
     printed = capsys.readouterr().err
-    assert printed == "error: [Errno 9] standard output is closed\n"
+    assert printed == "error: [Errno 9] Bad file descriptor: 'standard output'\n"
 
 
-@pytest.mark.parametrize("command", ["info", "verify"])
+@pytest.mark.parametrize("command", ["info", "verify", "--help", "--version"])
 def test_a_pipe_that_nobody_reads_ends_the_program(command, stdout_is, store, capsys):
     """`fastseg info | true` prints no error, and has the status of a broken pipe."""
     reader, writer = os.pipe()
     os.close(reader)
     stdout_is(writer)
-    assert _status(command, store.path) == EXIT_BROKEN_PIPE
+    arguments = [command] if command.startswith("-") else [command, store.path]
+    assert _status(*arguments) == EXIT_BROKEN_PIPE
     assert capsys.readouterr().err == ""
 
 
