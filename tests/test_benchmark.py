@@ -119,5 +119,5 @@ def test_the_command_prints_a_table_or_json(store, fastseg_command):
     run = fastseg_command("bench", store.path, *options, "--json")
     assert json.loads(run.stdout)["sample_bytes"] == 96 * 80 * (4 + 1)
     run = fastseg_command("bench", store.path, "--size", "96xx")
-    assert run.returncode == 1
+    assert run.returncode == 2
     assert "--size is '96xx', expected rows and columns" in run.stderr
