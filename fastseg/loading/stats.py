@@ -43,6 +43,7 @@ class Stats:
     wait_seconds     : part of `seconds` in which the consumer waited for batches
     start_seconds    : part of `wait_seconds` in which it waited for the first batch of
         a loop, for which threads start, and kernels are compiled or loaded
+    first_seconds    : part of `start_seconds` of the first loop
     wait_median, wait_p99 : median and 99th percentile of the waits for the last 4,096
         batches, in seconds
     ready            : mean number of batches that were ready when the consumer asked
@@ -65,6 +66,7 @@ class Stats:
     seconds: float
     wait_seconds: float
     start_seconds: float
+    first_seconds: float
     wait_median: float
     wait_p99: float
     ready: float
@@ -105,6 +107,12 @@ class Stats:
                 f"{waits}, because the store is read from the disk: "
                 f"{self.disk_reads_per_batch:.0f} reads for each batch. It will be "
                 "faster once the store is in memory, if it fits."
+            )
+        if self.first_seconds > self.wait_seconds / 2:
+            return (
+                f"{waits}, mostly for the first batch of all, which took "
+                f"{self.first_seconds:.1f} s: kernels are compiled when they are first "
+                "used, or loaded from the disk. Later batches do not wait for that."
             )
         if self.starts_often:
             return (
@@ -149,10 +157,9 @@ class Stats:
     def starts_often(self) -> bool:
         """Whether the consumer waits mostly because loops start.
 
-        If the threads are always busy, their work takes the time; except in the first
-        loop, which may compile kernels.
+        If the threads are always busy, their work takes the time.
         """
-        is_work = self.loops > 1 and self.busy >= FULLY_BUSY
+        is_work = self.busy >= FULLY_BUSY
         return self.start_seconds > self.wait_seconds / 2 and not is_work
 
     @property
@@ -196,6 +203,7 @@ class Counters:
         self._loops = 0
         self._is_start = False
         self._start_seconds = 0.0
+        self._first_seconds = 0.0
         self._batches = 0
         self._samples = 0
         self._ready = 0
@@ -232,6 +240,7 @@ class Counters:
         self._wait_seconds += seconds
         if self._is_start:
             self._start_seconds += seconds
+            self._first_seconds = self._first_seconds or seconds
             self._is_start = False
         self._waits.append(seconds)
         self._ready += ready
@@ -266,6 +275,7 @@ class Counters:
             seconds=self._seconds,
             wait_seconds=self._wait_seconds,
             start_seconds=self._start_seconds,
+            first_seconds=self._first_seconds,
             wait_median=median,
             wait_p99=p99,
             ready=self._ready / max(self._batches, 1),
