@@ -107,9 +107,10 @@ def show(
     path = as_path("output", output)
     suffix = path.suffix.lower()
     if suffix not in METADATA or path.is_dir():
+        example = f"{path.parent / path.stem}.png" if path.suffix else f"{path}.png"
         raise OptionError(
             f"{path}: expected the name of a picture that ends with "
-            f"{', '.join(METADATA)}, as in {path}.png"
+            f"{', '.join(METADATA)}, as in {example}"
         )
     check_input(path, store.path, "the store", PICTURE)
     check_target(path, PICTURE, force)

@@ -48,6 +48,7 @@ try:
     import torch
     import torch.utils.data
     from torch.utils import _pytree
+    from torch.utils.data._utils.collate import default_collate_fn_map
 except ModuleNotFoundError as exc:
     raise missing_extra("fastseg.torch", "torch") from exc
 
@@ -363,6 +364,16 @@ _pytree.register_pytree_node(
 
 
 @check_call()
+def _refuse_to_collate(batches: Any, **_: Any) -> Any:
+    raise TypeError(
+        "as_torch makes whole batches, which DataLoader would put together once more: "
+        "give it batch_size=None"
+    )
+
+
+default_collate_fn_map[TorchBatch] = _refuse_to_collate
+
+
 def as_torch(
     loader: Loader,
     device: "str | int | torch.device | None" = None,
@@ -418,6 +429,9 @@ class TorchLoader(torch.utils.data.IterableDataset):  # type: ignore[misc]
 
     def __repr__(self) -> str:
         return f"as_torch({self.loader!r}, device={str(self.device)!r})"
+
+    def __getitem__(self, index: object) -> Any:
+        return self.loader[index]  # raises
 
     def __iter__(self) -> Generator[TorchBatch, None, None]:
         if torch.utils.data.get_worker_info() is not None:

@@ -560,6 +560,15 @@ def test_dataloader_takes_whole_batches(square, pin):
             assert one.params == other.params
 
 
+def test_batches_are_not_collated(square):
+    """A DataLoader with a batch size is refused, and so is a batch by number."""
+    batches = as_torch(Loader(square, batch_size=3))
+    with pytest.raises(TypeError, match="give it batch_size=None"):
+        next(iter(DataLoader(batches, batch_size=4)))
+    with pytest.raises(TypeError, match="no batch by number"):
+        batches[0]
+
+
 class Attempt(torch.utils.data.IterableDataset):
     """Yields the error of a loop over a loader's batches."""
 
