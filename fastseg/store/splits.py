@@ -101,8 +101,8 @@ def hold_out(
         `parts`
 
     Returns two sorted int64 arrays for `Loader(indices=...)`: the samples of all other
-    folds, and those of this one. Raises OptionError if there are fewer than two folds
-    or there is none of that name or number.
+    folds, and those of this one. Raises OptionError if there are fewer than two folds,
+    there is none of that name or number, or a sample is in two of them.
     """
     if not isinstance(parts, Mapping) or len(parts) < 2:
         raise OptionError(
@@ -113,12 +113,20 @@ def hold_out(
         held = [*parts].index(choice("fold", fold, parts))
     else:
         held = whole_number("fold", fold, 0, len(parts) - 1)
-    folds = [as_array(part, "indices", kinds="iu") for part in parts.values()]
+    folds = [
+        as_array(part, "indices", kinds="iu").astype(np.int64)
+        for part in parts.values()
+    ]
     if any(part.ndim != 1 for part in folds):
         raise OptionError("indices of a fold are no list, expected one for each fold")
+    distinct, counts = np.unique(np.concatenate(folds), return_counts=True)
+    if (counts > 1).any():
+        raise OptionError(
+            f"the folds overlap: sample {distinct[counts > 1][0]} is in them "
+            f"{counts.max()} times, expected once"
+        )
     val = folds.pop(held)
-    train = np.concatenate(folds)
-    return np.sort(train.astype(np.int64)), np.sort(val.astype(np.int64))
+    return np.sort(np.concatenate(folds)), np.sort(val)
 
 
 def _divide(

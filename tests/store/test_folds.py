@@ -165,10 +165,12 @@ def test_invalid_numbers_of_folds_are_refused(store, folds, text):
         ("folds.csv", 0, "parts is 'folds.csv', expected at least two folds"),
         ({"a": [0.5], "b": [1]}, 0, "indices has dtype float64, expected"),
         ({"a": 0, "b": [1]}, 0, "indices of a fold are no list"),
+        ({"a": [0, 2], "b": [2, 3]}, "a", "overlap: sample 2 is in them 2 times"),
+        ({"a": [0], "b": [2, 3], "c": [3]}, "a", "overlap: sample 3 is in them"),
     ],
 )
-def test_a_fold_that_is_not_there_is_refused(parts, fold, text):
-    """An OptionError says which folds there are."""
+def test_folds_that_hold_out_cannot_use_are_refused(parts, fold, text):
+    """An OptionError says which folds there are, or what is wrong with them."""
     with pytest.raises(OptionError, match=text):
         fastseg.hold_out(parts, fold)
 
