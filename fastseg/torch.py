@@ -363,7 +363,6 @@ _pytree.register_pytree_node(
 )
 
 
-@check_call()
 def _refuse_to_collate(batches: Any, **_: Any) -> Any:
     raise TypeError(
         "as_torch makes whole batches, which DataLoader would put together once more: "
@@ -374,6 +373,7 @@ def _refuse_to_collate(batches: Any, **_: Any) -> Any:
 default_collate_fn_map[TorchBatch] = _refuse_to_collate
 
 
+@check_call()
 def as_torch(
     loader: Loader,
     device: "str | int | torch.device | None" = None,

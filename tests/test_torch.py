@@ -17,7 +17,7 @@ from numpy.testing import assert_array_equal
 
 import fastseg
 from fastseg import Loader
-from fastseg.errors import OptionError, StateError, UnknownClassError
+from fastseg.errors import ArgumentError, OptionError, StateError, UnknownClassError
 from fastseg.loading.batches import FIELDS
 from tests.conftest import PROJECT
 
@@ -248,9 +248,13 @@ def test_a_file_that_shrinks_is_an_error(square, tmp_path):
 
 
 def test_what_is_no_loader_is_refused(square):
-    """as_torch takes a Loader, and says so if it gets a store."""
+    """as_torch takes a Loader, and says so if it gets a store, or what it lacks."""
     with pytest.raises(OptionError, match=r"loader is <Store .*expected a Loader"):
         as_torch(square)
+    with pytest.raises(ArgumentError, match=r"as_torch\(\) has no argument 'devise'"):
+        as_torch(Loader(square), devise="cpu")
+    with pytest.raises(ArgumentError, match=r"as_torch\(\) needs 'loader'"):
+        as_torch()
 
 
 def test_bad_arguments_of_a_dataset_are_refused(store, square):
