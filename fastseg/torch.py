@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from operator import methodcaller
+from operator import attrgetter, methodcaller
 from types import SimpleNamespace
 from typing import Any, TypeVar
 
@@ -360,6 +360,9 @@ _pytree.register_pytree_node(
     _unflatten,
     serialized_type_name="fastseg.torch.TorchBatch",
     flatten_with_keys_fn=_flatten_with_keys,
+    # `torch.export.save` writes them as JSON.
+    to_dumpable_context=attrgetter("value"),
+    from_dumpable_context=_Params,
 )
 
 

@@ -546,6 +546,10 @@ def test_a_batch_is_a_node_of_torchs_trees(batch):
     assert torch.equal(total.mask, batch.mask * 2)
     assert total.params is batch.params
     assert tree.tree_structure(batch) == tree.tree_structure(other)
+    saved = tree.treespec_dumps(tree.tree_structure(batch))
+    children = [batch[name] for name in FIELDS[:3]]
+    loaded = tree.tree_unflatten(children, tree.treespec_loads(saved))
+    assert loaded.params == batch.params
 
 
 @pytest.mark.filterwarnings("ignore:'pin_memory' argument is set:UserWarning")
