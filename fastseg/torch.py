@@ -309,15 +309,25 @@ class TorchBatch(BatchAccess):
 
     def _repr_html_(self) -> str:
         tensors = (self.image, self.mask, self.index)
-        if any(tensor.is_meta for tensor in tensors):
+        if not all(map(_is_shown, tensors)):
             return as_html(repr(self), [])
-        first = (tensor[:MAX_SAMPLES].detach().cpu() for tensor in tensors)
+        first = (tensor[:MAX_SAMPLES] for tensor in tensors)
         # numpy has no bfloat16.
         arrays = (
-            (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+            (tensor.float() if tensor.is_floating_point() else tensor).numpy(force=True)
             for tensor in first
         )
         return as_html(repr(self), thumbnails(*arrays))
+
+
+def _is_shown(value: Any) -> bool:
+    """Return whether a notebook can show something in a batch: a tensor with values."""
+    return (
+        isinstance(value, torch.Tensor)
+        and value.layout == torch.strided
+        and value.dim() > 0
+        and not value.is_meta
+    )
 
 
 class _Params:

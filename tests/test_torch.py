@@ -629,6 +629,9 @@ def test_what_stands_for_a_batch_in_a_line(square, batch):
         None,
     )
     assert repr(other) == "TorchBatch: image NoneType, mask str"
+    assert repr(other) in other._repr_html_()
+    other.image, other.mask = batch.image.to_sparse(), batch.mask
+    assert "<img" not in other._repr_html_()
     html = batch._repr_html_()
     assert html.count("<img") == 4
     assert html.count(f"<figcaption>sample {batch.index[3]}</figcaption>") == 1

@@ -150,9 +150,14 @@ def thumbnails(
     mask  : (B, h, w) or (B, K, h, w)
     index : (B,), indices in the store
 
-    Yields nothing for arrays of other shapes, which somebody has put into the batch.
+    Yields nothing for anything else that somebody has put into the batch.
     """
+    for array in (image, mask, index):
+        if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf":
+            return
     if image.ndim != 4 or mask.ndim not in (3, 4) or index.ndim != 1:
+        return
+    if not image.shape[1]:
         return
     first = slice(MAX_SAMPLES)
     for pixels, labels, number in zip(

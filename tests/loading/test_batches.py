@@ -106,7 +106,10 @@ def test_a_notebook_shows_no_picture_of_other_arrays(batch):
     empty = Batch(batch.image[:0], batch.mask[:0], batch.index[:0])
     flat = Batch(batch.image[:, 0], batch.mask, batch.index)
     cut = Batch(batch.image, batch.mask[:, 1:], batch.index)
-    for other in (empty, flat, cut):
+    no_channel = Batch(batch.image[:, :0], batch.mask, batch.index)
+    complex_ = Batch(batch.image.astype(complex), batch.mask, batch.index)
+    none = Batch(None, "a", [1])
+    for other in (empty, flat, cut, no_channel, complex_, none):
         assert "<img" not in other._repr_html_()
         assert repr(other) in other._repr_html_()
 
