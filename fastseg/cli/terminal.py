@@ -17,7 +17,6 @@ import json
 import logging
 import os
 import re
-import shutil
 import sys
 import threading
 import time
@@ -28,10 +27,16 @@ from typing import IO, Annotated, Any, NamedTuple, NoReturn, get_args
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    ProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.progress import Progress as Bar
 from rich.table import Table
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from fastseg.cli.columns import in_columns, in_list
 from fastseg.errors import (
@@ -58,8 +63,8 @@ EXIT_REJECTS = 3
 EXIT_INTERRUPT = 130
 # As shells report a program that a broken pipe has ended: `fastseg info x | head -1`.
 EXIT_BROKEN_PIPE = 141
-# On narrower terminals, --help has no frames, which would cut off names of options.
-NARROW = 60
+# On narrower terminals, progress is shown without a bar.
+NARROW = 40
 # What is no terminal has lines of any length: scripts read them.
 PIPE_WIDTH = 2**20
 
@@ -70,14 +75,14 @@ USAGE_ERRORS = (OptionError, OutputError, UnknownClassError)
 
 
 @contextlib.contextmanager
-def _one_line() -> Iterator[None]:
+def _one_line(command: str = "fastseg") -> Iterator[None]:
     """Print a usage error, or that the user pressed Ctrl-C, in one line, and exit."""
     try:
         yield
     except KeyboardInterrupt:
         fail(Output(), "interrupted", EXIT_INTERRUPT)
     except UsageError as exc:
-        command = exc.ctx.command_path if exc.ctx else "fastseg"
+        command = exc.ctx.command_path if exc.ctx else command
         help_text = f"{command} --help shows what it takes"
         fail(Output(), f"{_text_of(exc)} ({help_text})", EXIT_USAGE)
 
@@ -122,9 +127,6 @@ class _Commands(TyperGroup):
 
     def main(self, *args: Any, **options: Any) -> Any:
         _occupy_standard_files()
-        if shutil.get_terminal_size().columns < NARROW:
-            for each in (self, *self.commands.values()):
-                each.rich_markup_mode = None  # type: ignore[attr-defined]
         try:
             return super().main(*args, **options)
         # From --help and --version; commands report their own.
@@ -145,6 +147,18 @@ class _Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         with _one_line():
             return super().invoke(ctx)
+
+
+class _Command(TyperCommand):
+    """A command; errors of its parser name it, and its usage has plain names."""
+
+    def make_context(self, info_name: str | None, *args: Any, **options: Any) -> Any:
+        with _one_line(f"fastseg {info_name}"):
+            return super().make_context(info_name, *args, **options)
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        # Some versions of typer write {STORE} for an argument that is required.
+        return [piece.strip("{}") for piece in super().collect_usage_pieces(ctx)]
 
 
 app = typer.Typer(
@@ -248,10 +262,16 @@ class Output:
         if not self._is_watched:
             yield advance
             return
-        columns = (TextColumn(f"{escaped(label):>12}", markup=False), BarColumn())
-        counters = (MofNCompleteColumn(), TimeRemainingColumn())
+        columns: list[ProgressColumn] = [
+            TextColumn(f"{escaped(label):>12}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+        ]
+        if self._err.width < NARROW:  # rich would cut off the numbers
+            columns = [TextColumn(escaped(label), markup=False), columns[2]]
         bar = Bar(
-            *(columns + counters),
+            *columns,
             console=self._err,
             transient=True,
             auto_refresh=False,  # `draw` does it
@@ -451,7 +471,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
         for parameter in list(signature.parameters.values())[1:]
     ]
     run.__signature__ = signature.replace(parameters=parameters + shared)  # type: ignore[attr-defined]
-    return app.command()(run)
+    return app.command(cls=_Command)(run)
 
 
 def fail(output: Output, text: str, status: int) -> NoReturn:

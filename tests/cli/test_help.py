@@ -32,6 +32,9 @@ def test_help_has_an_example_all_options_and_choices(call, monkeypatch, command,
     done = call([command, "--help"])
     assert (done.status, done.err) == (0, "")
     assert f"Example: `fastseg {command} " in done.out
+    (argument,) = (p for p in COMMANDS[command].params if p.param_type_name != "option")
+    usage = f"Usage: fastseg {command} [OPTIONS] {argument.metavar}"
+    assert done.out.splitlines()[0] == usage
     assert all(len(line) <= width for line in done.out.splitlines())
     for option in COMMANDS[command].params:
         for name in option.opts:

@@ -16,7 +16,7 @@ from rich.cells import cell_len
 import fastseg
 from fastseg.cli import terminal
 from fastseg.cli.main import app
-from fastseg.cli.terminal import EXIT_BROKEN_PIPE, Output
+from fastseg.cli.terminal import EXIT_BROKEN_PIPE, NARROW, Output
 from fastseg.store.verify import ChangedSource, Damage, VerifyReport
 
 STRANGE = "a\x1b]\x7f\u202e\x9b\udcff"
@@ -245,6 +245,16 @@ def test_slow_commands_show_bars(run, store, tmp_path, monkeypatch, arguments, l
     assert run(command, store.path, *options)[2] == ""  # a pipe
 
 
+@pytest.mark.parametrize("width", [20, 30, 40])
+def test_a_narrow_terminal_shows_whole_numbers(run, store, monkeypatch, width):
+    """Progress has its label and numbers in full; the bar is left out first."""
+    monkeypatch.setattr(terminal, "BAR_AFTER_S", 0)
+    err = run("verify", store.path, width=width)[2]
+    assert re.search(r"verify +.*(\d+)/\1\b", _plain(err))
+    assert "…" not in err
+    assert ("━" in err) == (width >= NARROW)
+
+
 def test_library_functions_report_their_progress(store, tmp_path):
     """Each step advances to its total, in `show`, `bench` and `write_split`."""
     steps = []
@@ -316,13 +326,16 @@ def test_a_closed_stdout_is_an_error(option, store, monkeypatch, capsys):
     assert printed == "error: [Errno 9] Bad file descriptor: 'standard output'\n"
 
 
-@pytest.mark.parametrize("command", ["info", "verify", "--help", "--version"])
+@pytest.mark.parametrize(
+    "command", ["info", "verify", "info --json", "--help", "--version", "info --help"]
+)
 def test_a_pipe_that_nobody_reads_ends_the_program(command, stdout_is, store, capsys):
     """`fastseg info | true` prints no error, and has the status of a broken pipe."""
     reader, writer = os.pipe()
     os.close(reader)
     stdout_is(writer)
-    arguments = [command] if command.startswith("-") else [command, store.path]
+    arguments = command.split() if "--" in command else [command, store.path]
+    arguments += [store.path] if command == "info --json" else []
     assert _status(*arguments) == EXIT_BROKEN_PIPE
     assert capsys.readouterr().err == ""
 

@@ -388,7 +388,7 @@ def test_a_file_named_like_a_series_is_no_series(study):
         (lambda root: write_ids(root, "original_id"), "/link.csv, line 1: no column p"),
         (lambda root: (root / "SCD_ManualContours").mkdir(), ": holds several layouts"),
         (lambda root: [shutil.rmtree(root), root.mkdir()], ": has no layout that fast"),
-        (shutil.rmtree, ": is not a folder"),
+        (shutil.rmtree, ": does not exist"),
     ],
 )
 def test_a_folder_that_is_no_data_set_is_refused(study, spoil, text):

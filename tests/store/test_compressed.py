@@ -441,7 +441,7 @@ def test_a_compressed_store_has_no_arrays_of_buckets(small):
     for name in ("images", "masks"):
         with pytest.raises(StoreError, match=r"is compressed.*store\[i\]"):
             getattr(small, name)
-    assert repr(small[0]) == "<Sample 0: 96x96, patient PHANTOM0001>"
+    assert repr(small[0]).startswith("<Sample 0 of heart.h5: 96x96 uint16, patient")
     assert small.select(shape=96).size == 24
 
 
@@ -602,7 +602,9 @@ def test_a_cut_store_is_refused(copy):
     size = copy.stat().st_size
     for length in [*range(size - 1, size - 50, -1), *range(size - 50, -1, -4999), 0]:
         os.truncate(copy, length)
-        with pytest.raises(StoreError, match=r"copy\.h5: is no HDF5 file, or is trunc"):
+        with pytest.raises(
+            StoreError, match=r"copy\.h5: is (no HDF5 file, or is trunc|an empty)"
+        ):
             fastseg.open(copy)
 
 
