@@ -8,7 +8,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 
@@ -26,7 +26,7 @@ from fastseg.cli.terminal import (
     many,
     out_option,
 )
-from fastseg.errors import OptionError
+from fastseg.errors import OptionError, one_of
 from fastseg.files import read_file
 from fastseg.outputs import check_target
 
@@ -301,7 +301,10 @@ def show(
     """
     opened = fastseg.open(store)
     compose: fastseg.augment.Compose | str | None = augment
-    if augment and augment.endswith(".json"):
+    if augment is not None and augment not in get_args(Preset):
+        if not augment.endswith(".json"):
+            text = one_of("--augment", augment, get_args(Preset))
+            raise OptionError(f"{text}; a file of a Compose ends with .json")
         compose = _read_compose(Path(augment))
     path = fastseg.show(
         opened,

@@ -77,6 +77,7 @@ USAGE_ERRORS = [
     ("info", "Missing argument"),
     ("info heart.h5 heart.h5", "unexpected extra argument"),
     ("info heart.h5 --verbos", "fastseg info --help"),
+    ("show heart.h5 --augment aug.yaml", "a file of a Compose ends with .json"),
     ("show heart.h5 -n", "fastseg show --help"),
     ("--verbos info heart.h5", "fastseg --help"),
     ("-v info heart.h5 -q", "--verbose and --quiet exclude each other"),
