@@ -467,7 +467,10 @@ def check_number(name: str, value: Any) -> float:
     to_csv="save(path) writes the table as CSV",
     write="save(path) writes the table as CSV",
     build="fastseg.build(table, 'heart.h5') writes a store",
-    df="pandas.DataFrame(list(table.links)) holds the rows",
+    **dict.fromkeys(
+        ("df", "to_pandas", "to_dataframe"),
+        "pandas.DataFrame(list(table.links)) holds the rows",
+    ),
 )
 @dataclass(frozen=True, slots=True, init=False, repr=False)
 class LinkTable:

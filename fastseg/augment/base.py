@@ -4,7 +4,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, NamedTuple, TypeVar, dataclass_transform
+from typing import Any, ClassVar, NamedTuple, NoReturn, TypeVar, dataclass_transform
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,8 +73,21 @@ class Context(NamedTuple):
         return draw_uniforms(self.key, self.samples, stream, count)
 
 
+class NoFunction:
+    """What others make functions of images, and here Loaders and Datasets take."""
+
+    __slots__ = ()
+
+    def __call__(self, *_: object, **__: object) -> NoReturn:
+        """Raise TypeError, which says who calls it."""
+        raise TypeError(
+            f"{type(self).__name__} is not called with images: give it to "
+            "Loader(store, augment=...) or fastseg.torch.Dataset(store, augment=...)"
+        )
+
+
 @transform
-class Transform:
+class Transform(NoFunction):
     """Base class of all transforms.
 
     p : probability that the transform happens to a sample, 0 to 1

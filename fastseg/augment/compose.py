@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args
 
 from fastseg import randomness
 from fastseg.augment import geometry, intensity
-from fastseg.augment.base import Transform, check_choice
+from fastseg.augment.base import NoFunction, Transform, check_choice
 from fastseg.augment.geometry import Affine, Flip
 from fastseg.augment.intensity import (
     Blur,
@@ -32,7 +32,7 @@ _TRANSFORMS: dict[str, type[Transform]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Compose:
+class Compose(NoFunction):
     """A sequence of transforms.
 
     transforms    : transforms in the order in which they happen, or a single one.

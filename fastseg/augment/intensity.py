@@ -16,6 +16,7 @@ from fastseg.augment.base import (
     Context,
     IntensityTransform,
     KernelStep,
+    NoFunction,
     Range,
     Transform,
     Uniforms,
@@ -279,7 +280,7 @@ class Custom(ArrayTransform):
 
     def __post_init__(self) -> None:
         Transform.__post_init__(self)
-        if not callable(self.function):
+        if not callable(self.function) or isinstance(self.function, NoFunction):
             raise OptionError(
                 f"Custom: function is {self.function!r}, expected a function of "
                 "(image, mask, random)"

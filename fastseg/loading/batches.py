@@ -15,6 +15,7 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from fastseg.calls import advise_attributes
 from fastseg.errors import one_of
 from fastseg.loading.buffers import BufferPool
 from fastseg.loading.preprocessing import Preprocessing, StageTimes
@@ -106,6 +107,19 @@ class BatchAccess:
         return ""
 
 
+@advise_attributes(
+    **dict.fromkeys(
+        ("to", "cpu", "cuda", "pin_memory", "float", "permute"),
+        "its arrays are numpy's; fastseg.torch.as_torch(loader) makes batches of torch",
+    ),
+    images="image holds the images of all samples",
+    masks="mask holds the masks of all samples",
+    label="mask holds the masks of all samples",
+    labels="mask holds the masks of all samples",
+    target="mask holds the masks of all samples",
+    indices="index holds the samples' indices in the store",
+    shape="image.shape is (samples, 1, height, width), len(batch) their number",
+)
 @dataclass(slots=True, eq=False, repr=False)
 class Batch(BatchAccess):
     """Stacked samples; `image, mask = batch` unpacks the arrays.

@@ -75,6 +75,11 @@ def as_store(store: Any) -> "Store":
     attrs="store.options, store.software and store.fingerprint hold what the file says",
     keys="store.items has the columns, store.classes the classes",
     filter="store.select chooses samples",
+    columns="store.items has the columns, as arrays by name",
+    to_pandas="store.items has the columns, as arrays by name",
+    head="store[k] is sample k, store.items has the columns",
+    train_test_split="store.split({'train': 0.8, 'val': 0.2}) makes parts",
+    random_split="store.split({'train': 0.8, 'val': 0.2}) makes parts",
     meta="store.items has the columns of all samples, store[k].meta those of one",
 )
 @refuse_renamed_attributes(is_whole="is_unchanged", check_size="check")
