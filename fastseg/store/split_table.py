@@ -140,8 +140,8 @@ def read_split(path: StrPath, store: Store | StrPath) -> dict[str, NDArray[np.in
 
     The store need not be the one that was split, if it holds the same images. Its
     samples that are not in the table are in no part. Raises OptionError if an image is
-    not in the store or a patient is in two parts, LinkError if the file is not a table
-    of a split, FileNotFoundError.
+    not in the store, a row names no part or a patient is in two parts, LinkError if the
+    file is not a table of a split, FileNotFoundError.
     """
     path = as_path("path", path)
     opened = as_store(store)
@@ -165,6 +165,10 @@ def read_split(path: StrPath, store: Store | StrPath) -> dict[str, NDArray[np.in
                 f"in {opened.path.name}, or its image has changed. The table splits "
                 f"the store with fingerprint {row['store']}, this store has "
                 f"{opened.fingerprint[:FINGERPRINT_DIGITS]}: split this store again"
+            )
+        if not row["part"]:
+            raise OptionError(
+                f"{path}, line {line}: names no part; give it one, or remove the row"
             )
         indices_of_part.setdefault(row["part"], []).append(index)
         units.add(row["by"])

@@ -467,10 +467,11 @@ def test_a_split_of_another_store_is_refused(table, small_study, tmp_path):
         ),
         (lambda t: t + "train,1\n", "line 34: the row has 2 fields"),
         (lambda t: t.splitlines()[0], "names no sample"),
+        (lambda t: t.replace("\ntrain,", "\n,", 1), r"line \d+: names no part"),
     ],
 )
 def test_a_damaged_table_is_refused(store, table, change, text):
-    """A patient in two parts, a repeated row or a short row is an error."""
+    """A patient in two parts, a repeated, short or nameless row is an error."""
     table.write_text(change(table.read_text()))
     with pytest.raises(OptionError, match=text):
         fastseg.read_split(table, store)
