@@ -28,7 +28,7 @@ from fastseg.files import EMPTY, TEXT, kind_of, no_such_file
 from fastseg.outputs import check_target
 from fastseg.paths import Paths, StrPath, as_path, natural_key
 from fastseg.progress import Advance, Progress, silent
-from fastseg.reprs import MOST_COUNTED, listed, many, short
+from fastseg.reprs import MOST_COUNTED, listed, many, once_made, short
 from fastseg.tables import (
     Reject,
     Table,
@@ -514,6 +514,7 @@ class LinkTable:
     def __len__(self) -> int:
         return len(self.links)
 
+    @once_made("ignored")
     def __repr__(self) -> str:
         links = many(len(self), "link")
         if len(self) <= MOST_COUNTED:

@@ -1,6 +1,8 @@
 """One-line descriptions of objects: numbers of things, and names from outside."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from fastseg.escapes import escaped
 
@@ -32,3 +34,21 @@ def listed(names: Sequence[str], nothing: str = "none") -> str:
     if len(names) > len(shown):
         shown.append(f"and {len(names) - len(shown)} more")
     return ", ".join(shown) or nothing
+
+
+def once_made(
+    last: str,
+) -> Callable[[Callable[[Any], str]], Callable[[Any], str]]:
+    """Decorate a `__repr__`: an object that lacks its last attribute has Python's own.
+
+    Debuggers, and tracebacks with local variables, show one whose `__init__` failed.
+    """
+
+    def decorate(describe: Callable[[Any], str]) -> Callable[[Any], str]:
+        @functools.wraps(describe)
+        def call(self: Any) -> str:
+            return describe(self) if hasattr(self, last) else object.__repr__(self)
+
+        return call
+
+    return decorate

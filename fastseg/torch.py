@@ -41,6 +41,7 @@ from fastseg.loading.preprocessing import Preprocessing, warn_of_missing
 from fastseg.loading.stats import Stats
 from fastseg.notebook import MAX_SAMPLES, as_html
 from fastseg.paths import StrPath
+from fastseg.reprs import once_made
 from fastseg.store.reader import Store, as_store
 from fastseg.store.selection import check_indices
 
@@ -119,6 +120,7 @@ class Dataset(torch.utils.data.Dataset):  # type: ignore[misc]
         self.__dict__.update(state)
         self._prepare(state["preprocessing"])
 
+    @once_made("_epochs")
     def __repr__(self) -> str:
         made = self.preprocessing
         augmented = "" if made.format.augment is None else ", augmented"
@@ -440,6 +442,7 @@ class TorchLoader(torch.utils.data.IterableDataset):  # type: ignore[misc]
     def __len__(self) -> int:
         return len(self.loader)
 
+    @once_made("_state")
     def __repr__(self) -> str:
         return f"as_torch({self.loader!r}, device={str(self.device)!r})"
 

@@ -124,6 +124,24 @@ def test_text_from_outside_is_escaped_and_cut(store, tmp_path):
     assert "\x1b" not in repr(table)
 
 
+@pytest.mark.parametrize(
+    ("kind", "given"),
+    [
+        (fastseg.Store, {"path": 5}),
+        (Loader, {"store": 5}),
+        (LinkTable, {"base": ".", "links": [1]}),
+    ],
+)
+def test_what_failed_to_be_made_has_a_line(kind, given):
+    """In a failed `__init__`, as debuggers show it, an object has Python's own."""
+    with pytest.raises((TypeError, ValueError)) as caught:
+        kind(**given)
+    frames = [each.frame.f_locals for each in caught.traceback]
+    objects = [each["self"] for each in frames if type(each.get("self")) is kind]
+    assert objects
+    assert all(repr(each) == object.__repr__(each) for each in objects)
+
+
 def test_numbers_of_things():
     """One has no ending; batches and classes have another one than samples."""
     assert many(1, "sample") == "1 sample"

@@ -43,7 +43,7 @@ from fastseg.loading.schedule import (
 )
 from fastseg.loading.stats import Counters, Stats
 from fastseg.paths import StrPath
-from fastseg.reprs import listed, many, short
+from fastseg.reprs import listed, many, once_made, short
 from fastseg.store.reader import Store, as_store
 from fastseg.store.selection import check_indices
 from fastseg.threads import WorkerPool, check_threads, usable_cores
@@ -262,6 +262,7 @@ class Loader:
     def __len__(self) -> int:
         return len(self.schedule)
 
+    @once_made("_position")
     def __repr__(self) -> str:
         preprocessing = self.preprocessing
         schedule = self.schedule

@@ -30,7 +30,7 @@ from fastseg.errors import (
 from fastseg.files import name_path
 from fastseg.notebook import MAX_SAMPLES, Thumbnail, as_html, join_regions, thinning
 from fastseg.paths import StrPath, as_path
-from fastseg.reprs import MOST_COUNTED, listed, many, short
+from fastseg.reprs import MOST_COUNTED, listed, many, once_made, short
 from fastseg.store import checks, compression, layout, selection, splits
 from fastseg.store.mapped_file import Closed, MappedFile
 from fastseg.store.pixels import CompressedPixels, MappedPixels, Stack
@@ -196,6 +196,7 @@ class Store:
         self.check()
         return (Sample(self, k) for k in range(len(self)))
 
+    @once_made("_count")
     def __repr__(self) -> str:
         samples = many(len(self), "sample")
         patients = self._count_patients()
