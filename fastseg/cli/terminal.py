@@ -88,11 +88,18 @@ def _one_line(command: str = "fastseg") -> Iterator[None]:
 
 
 def _text_of(exc: Any) -> str:
-    """Return the text of a usage error; of a wrong choice, the library's text."""
-    found = re.search("'(.*)' is not one of (.+)", exc.message)
-    if found is None:
-        return " ".join(exc.format_message().split())
-    return one_of(exc.param.opts[0], found[1], re.findall("'([^']+)'", found[2]))
+    """Return the text of a usage error; of a wrong value, as the library writes it."""
+    choices = re.search("'(.*)' is not one of (.+)", exc.message)
+    if choices:
+        listed = re.findall("'([^']+)'", choices[2])
+        return one_of(exc.param.opts[0], choices[1], listed)
+    number = re.search("valid (integer|number|float)", exc.message)
+    if number and isinstance(exc.__cause__, ValueError) and exc.param:
+        # Of pydantic, whose text lacks the value; versions of typer without it have it.
+        given = exc.__cause__.errors()[0]["input"]  # type: ignore[attr-defined]
+        kind = "a whole number" if number[1] == "integer" else "a number"
+        return f"{exc.param.opts[0]} is {given!r}, expected {kind}"
+    return " ".join(exc.format_message().split())
 
 
 def _occupy_standard_files() -> None:

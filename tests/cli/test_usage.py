@@ -28,7 +28,7 @@ WRONG_VALUES = {
     ("verify", "--sources"): ("verify heart.h5 --sources links.csv", "expected a fold"),
     ("verify", "--threads"): (
         "verify heart.h5 --threads 1.5",
-        "Invalid value for '--t",
+        "--threads is '1.5', expected a whole number (fastseg verify --help",
     ),
     ("split", "--part"): ("split heart.h5 --part train:0.8", "as in train=0.8"),
     ("split", "--folds"): ("split heart.h5 --folds 1", "folds is 1, expected"),
@@ -78,6 +78,7 @@ USAGE_ERRORS = [
     ("info heart.h5 heart.h5", "unexpected extra argument"),
     ("info heart.h5 --verbos", "fastseg info --help"),
     ("show heart.h5 --augment aug.yaml", "a file of a Compose ends with .json"),
+    ("bench heart.h5 --seconds 1s", "--seconds is '1s', expected a number"),
     ("show heart.h5 -n", "fastseg show --help"),
     ("--verbos info heart.h5", "fastseg --help"),
     ("-v info heart.h5 -q", "--verbose and --quiet exclude each other"),
