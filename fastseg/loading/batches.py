@@ -67,6 +67,8 @@ class BatchAccess:
                 raise KeyError(one_of("the key of a batch", key, FIELDS))
             return getattr(self, key)
         try:
+            if isinstance(key, bool):
+                raise TypeError
             number = operator.index(key)
         except TypeError:
             raise TypeError(
@@ -80,6 +82,11 @@ class BatchAccess:
                 "sample k is batch.image[k] and batch.mask[k]"
             )
         return (self.image, self.mask)[number]
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        if name not in FIELDS:
+            raise KeyError(one_of("the key of a batch", name, FIELDS))
+        setattr(self, name, value)
 
     def __contains__(self, name: object) -> bool:
         if not isinstance(name, str):

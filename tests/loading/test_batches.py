@@ -48,13 +48,21 @@ def test_what_a_batch_does_not_have_is_refused(batch):
         batch[-3]
     with pytest.raises(KeyError, match="did you mean 'image'"):
         batch["images"]
-    for key in (1.0, None, [0, 1], np.array([0, 1]), (0, 1)):
+    for key in (True, 1.0, None, [0, 1], np.array([0, 1]), (0, 1)):
         with pytest.raises(TypeError, match=r"index batch\.image and batch\.mask"):
             batch[key]
     with pytest.raises(TypeError, match="expected the name of a field"):
         _ = batch.mask in batch
     with pytest.raises(TypeError, match="not reversible"):
         reversed(batch)
+
+
+def test_fields_may_be_assigned_to_by_name(batch):
+    """`batch["mask"] = x` does what `batch.mask = x` does, and takes fields alone."""
+    batch["mask"] = batch.mask[:, :2]
+    assert batch.mask.shape[1] == 2
+    with pytest.raises(KeyError, match="did you mean 'mask'"):
+        batch["masks"] = 0
 
 
 def test_fields_may_be_assigned_to(batch):
