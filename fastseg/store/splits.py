@@ -226,8 +226,10 @@ def _describe_far(
         )
         reason = (
             f"A {by} stays whole, and the largest has {sizes.max() / sizes.sum():.1%} "
-            f"of the samples: {remedy}. Another seed may come nearer"
+            f"of the samples: {remedy}"
         )
+        if sizes.min() < sizes.max():
+            reason += ". Another seed may come nearer"
     return f"the split is far from what was asked for: {'; '.join(described)}. {reason}"
 
 

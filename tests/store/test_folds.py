@@ -288,7 +288,10 @@ def test_many_far_folds_are_counted():
     """A warning describes five parts at most."""
     with pytest.warns(SplitWarning, match=r"\); and \d more folds\. A pat") as caught:
         splits.split_folds(study([100, *[1] * 11]), 12)
-    assert "make fewer folds" in str(caught[0].message)
+    assert "make fewer folds. Another seed" in str(caught[0].message)
+    # Patients of one size cannot be shared better.
+    with pytest.warns(SplitWarning, match="make fewer folds$"):
+        splits.split_folds(study([4] * 11), 5)
 
 
 def test_the_command_makes_folds(fastseg_command, store, tmp_path):
