@@ -23,6 +23,8 @@ def as_path(name: str, given: Any) -> Path:
 
     name : of the argument
     """
+    if isinstance(given, Path):
+        return given  # making another takes as long as opening a file
     if isinstance(given, str | os.PathLike) and not isinstance(
         path := os.fspath(given), bytes
     ):
