@@ -74,7 +74,7 @@ class Decoding:
         self.future: Future[bytearray] = Future()
         self._lock = threading.Lock()
         self._process: _Process | None = None
-        self._is_cancelled = False
+        self.is_cancelled = False
 
     def result(self) -> bytearray:
         """Return the pixels, little-endian, as soon as they are there.
@@ -87,7 +87,7 @@ class Decoding:
     def cancel(self) -> None:
         """Stop decoding, if it goes on; end the process that does it."""
         with self._lock:
-            self._is_cancelled = True
+            self.is_cancelled = True
             if self._process:
                 self._process.kill()
         if not self.future.cancel():
@@ -100,7 +100,7 @@ class Decoding:
         """
         with self._lock:
             self._process = process
-            if process and self._is_cancelled:
+            if process and self.is_cancelled:
                 raise CancelledError
 
 
@@ -199,7 +199,11 @@ class Pool:
             try:
                 decoding.attach(process)
                 return process.decode(decoding.frame, decoding.name, decoding.timeout)
-            except _DiedError as exc:
+            except (_DiedError, DecoderStartError) as exc:
+                if decoding.is_cancelled:  # which has killed the process
+                    raise CancelledError from None
+                if isinstance(exc, DecoderStartError):
+                    raise
                 # An earlier frame may have damaged the memory of the process: only a
                 # new one shows that it is this one.
                 if exc.is_timeout or not was_used:

@@ -15,7 +15,7 @@ import pytest
 from fastseg import dicom
 from fastseg.codecs import pool as pools
 from fastseg.codecs.codestream import CodedFrame
-from fastseg.codecs.pool import Pool
+from fastseg.codecs.pool import Pool, _Process
 from fastseg.errors import DecoderStartError, DicomError, OptionError
 from tests import codec_damage, hostile_decoder
 from tests.codec_damage import write_file
@@ -177,6 +177,25 @@ def test_stop_ends_what_goes_on(pool):
     for decoding in decodings:
         with pytest.raises(CancelledError):
             decoding.result()
+
+
+def test_stop_while_a_process_starts(monkeypatch):
+    """The frame is cancelled; that its process has not started is no fault."""
+    has_begun = threading.Event()
+    start_process = _Process._start
+
+    def start_late(process):
+        has_begun.set()
+        process._popen.wait(10)  # until `stop` ends it
+        start_process(process)
+
+    monkeypatch.setattr(_Process, "_start", start_late)
+    narrow = Pool(1)
+    decoding = start(narrow, "sound")
+    assert has_begun.wait(10)
+    narrow.stop()
+    with pytest.raises(CancelledError):
+        decoding.result()
 
 
 def test_many_threads_share_a_pool(pool):
