@@ -187,7 +187,7 @@ def kind_of(path: str | os.PathLike[str]) -> str:
     """
     if os.path.isdir(path):  # noqa: PTH112  a Path costs more than the system call
         return "a folder"
-    with open_regular(path) as file:
+    with name_path(Path(path)), open_regular(path) as file:
         head = file.read(_HEAD_BYTES) or b""
     for (start, mark), kind in _MARKS.items():
         if head[start : start + len(mark)] == mark:
