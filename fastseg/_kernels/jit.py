@@ -1,12 +1,12 @@
-"""The decorators that compile kernels; no other module sets numba's options.
+"""The decorators that make functions kernels; they need no numba.
+
+A kernel that Python calls is an *entry*: it declares the types of its arguments, and is
+compiled to object code, see `native`. Other kernels are called by kernels alone. (Tests
+call them as well: numba compiles them then, as it does all where there is no object
+code for this platform.)
 
 nogil
     threads of the loader and the builder run kernels in parallel; but see `brief`
-cache
-    numba saves compiled code on disk, so that a second process starts at once. It
-    notices when a kernel's own file changes, but not when the file of a kernel that
-    it calls changes: after such an edit, delete the *.nbi and *.nbc files (pytest
-    does)
 error_model="numpy"
     a division by zero gives inf or NaN, as in numpy; no branch, no exception
 no fastmath
@@ -14,81 +14,155 @@ no fastmath
 no parallel
     callers start the threads; numba's own pool is unsafe inside thread pools
 
-The logger `fastseg.compile` reports each kernel that is compiled, which takes seconds.
+With NUMBA_DISABLE_JIT=1 kernels are the Python functions that they are written as.
 """
 
-import logging
+import functools
+import inspect
 import math
-import warnings
-from collections.abc import Callable
+import os
+import sys
+from collections.abc import Callable, Iterator
 from typing import Any
 
-import numba
 import numpy as np
-from llvmlite import ir
-from numba import types
-from numba.core import event
-from numba.core.imputils import impl_ret_borrowed
-from numba.extending import intrinsic
 
-log = logging.getLogger("fastseg.compile")
+# Functions of other libraries that kernels call, see `files.system`: their names in
+# object code, and their addresses.
+EXTERNAL_PREFIX = "fastseg_"
+ADDRESSES: dict[str, int] = {}
 
 
-class _CompileLogger(event.Listener):  # type: ignore[misc]
-    """Logs each kernel that numba compiles, but not the kernels that it calls."""
-
-    def __init__(self) -> None:
-        self._depth = 0  # one for all threads: numba compiles in one at a time
-
-    def on_start(self, started: Any) -> None:
-        # numba reports every function that it compiles, also those of other packages.
-        function: Any = getattr(started.data["dispatcher"], "py_func", None)
-        is_own = str(getattr(function, "__module__", "")).startswith("fastseg.")
-        if is_own and not self._depth:
-            log.info("compiling %s", function.__name__)
-        self._depth += 1
-
-    def on_end(self, ended: Any) -> None:
-        self._depth -= 1
+def is_interpreted() -> bool:
+    """Return whether kernels are to run as Python."""
+    if "numba" in sys.modules:
+        return bool(sys.modules["numba"].config.DISABLE_JIT)
+    return os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0")
 
 
-event.register("numba:compile", _CompileLogger())
+INTERPRETED = is_interpreted()
+
+
+class Kernel:
+    """A function that is compiled; see `kernel` and `entry`."""
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        nogil: bool,
+        inlined: bool,
+        declared: tuple[dict[str, Any], dict[str, tuple[str, ...]]] | None = None,
+    ) -> None:
+        functools.update_wrapper(self, function)
+        self.function = function
+        self.nogil, self.inlined, self.declared = nogil, inlined, declared
+        self._call = self._first_call
+
+    def __call__(self, *args: Any) -> Any:
+        return self._call(*args)
+
+    def _first_call(self, *args: Any) -> Any:
+        from fastseg._kernels.native import entries
+
+        self._call = entries.callable_for(self)
+        return self._call(*args)
+
+    @property
+    def path(self) -> str:
+        """The full name of the function."""
+        return f"{self.function.__module__}.{self.function.__name__}"
+
+    def signatures(self) -> Iterator[Any]:
+        """Yield the signatures that an entry declares."""
+        from fastseg._kernels.native.signatures import expand
+
+        return iter(()) if self.declared is None else expand(*self.declared)
+
+    @functools.cached_property
+    def dispatcher(self) -> Any:
+        """numba's form of this kernel."""
+        from fastseg._kernels.native.numba_kernels import make_dispatcher
+
+        return make_dispatcher(self)
+
+    @property
+    def _numba_type_(self) -> Any:
+        """What numba takes a kernel for that another kernel calls."""
+        return self.dispatcher._numba_type_
+
+
+class Intrinsic:
+    """A function of `native.intrinsics` or an external one, made when numba asks."""
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self.make = make
+
+    @functools.cached_property
+    def _numba_type_(self) -> Any:
+        """What numba takes it for where a kernel calls it."""
+        from numba.core.registry import cpu_target
+
+        made = self.make()
+        cpu_target.typing_context.refresh()  # it reads what has been registered since
+        return cpu_target.typing_context.resolve_value_type(made)
+
+
+def intrinsic(name: str) -> Intrinsic:
+    """Return a function of `native.intrinsics`."""
+
+    def make() -> Any:
+        from fastseg._kernels.native import intrinsics
+
+        return getattr(intrinsics, name)
+
+    return Intrinsic(make)
+
+
+def kernel(function: Callable[..., Any]) -> Any:
+    """Make a function a kernel that other kernels call."""
+    return function if INTERPRETED else Kernel(function, True, False)
 
 
 def inlined(function: Callable[..., Any]) -> Any:
-    """Compile `function` as a kernel that is inlined into each of its callers.
+    """Make a function a kernel that is inlined into each of its callers.
 
     For kernels that an inner loop calls: numba passes an array as seven to nine
     numbers, which takes longer than many small kernels do.
     """
-    return kernel(function, forceinline=True)
+    return function if INTERPRETED else Kernel(function, True, True)
 
 
-def brief(function: Callable[..., Any]) -> Any:
-    """Compile `function` as a kernel that keeps Python's global lock.
+def entry(**types: Any) -> Callable[[Callable[..., Any]], Any]:
+    """Make a function a kernel that Python calls.
+
+    types : for each parameter the types that are worth having compiled beforehand, see
+        `native.signatures.expand`; and for each capital letter in them a tuple of the
+        names that it stands for. Other types are compiled when they are met
+
+    The kernel returns None, a number, or a tuple of numbers. It takes no keywords.
+    """
+    return functools.partial(_make_entry, types, True)
+
+
+def brief_entry(**types: Any) -> Callable[[Callable[..., Any]], Any]:
+    """Make a function an `entry` that keeps Python's global lock.
 
     For kernels that take a few microseconds: a thread that releases the lock waits
     up to 5 ms to get it back if the training loop runs Python code.
     """
-    return kernel(function, nogil=False)
+    return functools.partial(_make_entry, types, False)
 
 
-def kernel(function: Callable[..., Any], **overrides: Any) -> Any:
-    """Compile `function` when it is first called, for the types of its arguments."""
-    options: dict[str, Any] = {"nogil": True, "error_model": "numpy", **overrides}
-    try:
-        return numba.njit(cache=True, **options)(function)
-    except RuntimeError as exc:  # numba finds no folder that it can write to
-        warnings.warn(
-            f"numba cannot save compiled kernels on disk ({exc}); every process "
-            "compiles them again. Set NUMBA_CACHE_DIR to a writable folder.",
-            RuntimeWarning,
-            stacklevel=3,
-        )
-        return numba.njit(**options)(function)
+def _make_entry(
+    types: dict[str, Any], nogil: bool, function: Callable[..., Any]
+) -> Any:
+    names = list(inspect.signature(function).parameters)
+    variables = {name: types[name] for name in types if name not in names}
+    declared = ({name: types[name] for name in names}, variables)
+    return function if INTERPRETED else Kernel(function, nogil, False, declared)
 
 
-if numba.config.DISABLE_JIT:
+if INTERPRETED:
 
     def trailing_zeros(bits: Any) -> int:
         """Return the index of the lowest set bit of a uint64 that is not 0."""
@@ -118,49 +192,15 @@ if numba.config.DISABLE_JIT:
         view.flags.writeable = False
         return view
 
+    def flat(array: Any) -> Any:
+        """Return all cells of a C-contiguous array as a 1-D array: a view."""
+        return array.reshape(array.size)
+
+    empty, zeros = np.empty, np.zeros
 else:
-
-    @intrinsic  # type: ignore[untyped-decorator]
-    def _count_trailing_zeros(typing_context: Any, bits: Any) -> Any:
-        def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-            return builder.cttz(values[0], ir.Constant(ir.IntType(1), 1))
-
-        return types.int64(types.uint64), generate
-
-    @intrinsic  # type: ignore[untyped-decorator]
-    def _fma(typing_context: Any, a: Any, b: Any, c: Any) -> Any:
-        def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-            return builder.fma(*values)
-
-        return types.float32(types.float32, types.float32, types.float32), generate
-
-    @intrinsic  # type: ignore[untyped-decorator]
-    def read_only(typing_context: Any, array: Any) -> Any:
-        """Return a view that cannot be written to.
-
-        A kernel that takes it need not be compiled again: the code for read-only
-        arrays, which Python makes from bytes, serves both.
-        """
-
-        def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-            kind = signature.return_type
-            return impl_ret_borrowed(context, builder, kind, values[0])
-
-        return array.copy(readonly=True)(array), generate
-
-    @inlined
-    def fma(a, b, c):  # type: ignore[no-untyped-def]
-        """Return a * b + c, float32, rounded once.
-
-        One instruction instead of two, and the same bits on every machine: compilers
-        fuse a product and a sum only where code asks for it.
-        """
-        return _fma(a, b, c)
-
-    @kernel
-    def trailing_zeros(bits):  # type: ignore[no-untyped-def]
-        """Return the index of the lowest set bit of a uint64 that is not 0.
-
-        One instruction: masks take 1.3 times as long with a lookup table.
-        """
-        return _count_trailing_zeros(bits)
+    trailing_zeros = intrinsic("trailing_zeros")
+    fma = intrinsic("fma")
+    read_only = intrinsic("read_only")
+    flat = intrinsic("flat")
+    # numpy's own compile a function for each shape and dtype.
+    empty, zeros = intrinsic("empty"), intrinsic("zeros")

@@ -13,13 +13,13 @@ from fastseg._kernels.augment.noise import BLOCKS, fill_words, write_with_gaussi
 from fastseg._kernels.augment.warp import clear_outside, warp_image, warp_mask
 from fastseg._kernels.contours.polygon import fill_groups
 from fastseg._kernels.images.stream import put, settle
-from fastseg._kernels.jit import brief, kernel
+from fastseg._kernels.jit import empty, flat, kernel
 
 # A double has 53 bits: 26 of one word and 27 of another.
 HIGH, LOW = np.uint32(6), np.uint32(5)
 
 
-@brief
+@kernel
 def draw_uniforms(key, samples, stream, out):
     """Fill out with uniform numbers in [0, 1), multiples of 2**-53.
 
@@ -28,7 +28,7 @@ def draw_uniforms(key, samples, stream, out):
     stream  : uint32
     out     : float64 (b, n)
     """
-    words = np.empty((4, BLOCKS), np.uint32)
+    words = empty((4, BLOCKS), np.uint32)
     for j in range(len(samples)):
         for start in range(0, out.shape[1], 2 * BLOCKS):
             fill_words(np.uint64(start // 2), key, samples[j], stream, words)
@@ -51,7 +51,7 @@ def draw_fields(key, samples, stream, magnitudes, grids, out):
     """
     for j in range(len(samples)):
         rows, columns = grids[j]
-        numbers = np.empty((1, 2 * rows * columns))
+        numbers = empty((1, 2 * rows * columns), np.float64)
         draw_uniforms(key, samples[j : j + 1], stream, numbers)
         for y in range(out.shape[1]):
             for x in range(out.shape[2]):
@@ -80,10 +80,10 @@ def augment_images(
     streams : bool, whether to write past the caches
     out     : float32 (b, h, w), C-contiguous
     """
-    cells = out.reshape(out.size)
+    cells = flat(out)
     size = out[0].size
-    plane = np.empty(out.shape[1:], np.float32)
-    scratch = np.empty(size, np.float32)
+    plane = empty(out.shape[1:], np.float32)
+    scratch = empty(size, np.float32)
     for j in range(len(rows)):
         if rows[j] >= 0:
             warp_image(
@@ -188,7 +188,7 @@ def apply_intensity_batch(planes, codes, params, stream, key, samples):
     codes  : int64 (b, k); params : float64 (b, k, PARAMETERS)
     stream, key, samples : as for `draw_uniforms`
     """
-    scratch = np.empty(planes[0].size, np.float32)
+    scratch = empty(planes[0].size, np.float32)
     for j in range(len(planes)):
         apply_intensity(
             planes[j], codes[j], params[j], key, samples[j], stream, scratch

@@ -11,7 +11,7 @@ import numpy as np
 
 from fastseg._kernels.augment.coordinates import multiply_affines
 from fastseg._kernels.augment.spline import differentiate_point
-from fastseg._kernels.jit import inlined, kernel
+from fastseg._kernels.jit import empty, inlined, kernel, zeros
 
 # Greatest distance between the straight pieces and the true curve of an edge, in pixels
 # of the output. It changes about one pixel of a mask per 100 pixels of outline at most.
@@ -40,7 +40,7 @@ def invert_affine(matrix):
     """Return the inverse of an affine matrix (2, 3)."""
     a, b, c, d = matrix[0, 0], matrix[0, 1], matrix[1, 0], matrix[1, 1]
     determinant = a * d - b * c
-    inverse = np.empty((2, 3))
+    inverse = empty((2, 3), np.float64)
     inverse[0, 0], inverse[0, 1] = d / determinant, -b / determinant
     inverse[1, 0], inverse[1, 1] = -c / determinant, a / determinant
     for r in range(2):
@@ -124,7 +124,7 @@ def grow_points(points, count):
     """Return points, or a larger copy if the array is full with `count` of them."""
     if count < len(points):
         return points
-    larger = np.empty((2 * len(points) + 16, 2))
+    larger = empty((2 * len(points) + 16, 2), np.float64)
     for k in range(count):
         larger[k, 0], larger[k, 1] = points[k, 0], points[k, 1]
     return larger
@@ -148,7 +148,7 @@ def bend_edge(control, spacing, to_output, ends, stack, out, count):
     rx0, ry0, x0, y0 = ends[0]
     for k in range(4):
         stack[0, k] = ends[1, k]
-    depths = np.zeros(MOST_HALVINGS + 2, np.int64)
+    depths = zeros(MOST_HALVINGS + 2, np.int64)
     top, depth = 0, 0
     while top >= 0:
         rx1, ry1, x1, y1 = stack[top]
@@ -212,7 +212,7 @@ def bend_rings(points, offsets, outer, control, spacing, inner):
     """
     if control.shape[0] == 0:
         to_output = invert_affine(multiply_affines(inner, outer))
-        moved = np.empty(points.shape)
+        moved = empty(points.shape, np.float64)
         for k in range(len(points)):
             moved[k, 0], moved[k, 1] = apply_affine(
                 to_output, points[k, 0], points[k, 1]
@@ -220,10 +220,10 @@ def bend_rings(points, offsets, outer, control, spacing, inner):
         return moved, offsets.copy()
     from_image = invert_affine(inner)
     to_output = invert_affine(outer)
-    out = np.empty((4 * len(points) + 16, 2))
-    out_offsets = np.zeros(len(offsets), np.int64)
-    stack = np.empty((MOST_HALVINGS + 2, 4))
-    ends = np.empty((2, 4))
+    out = empty((4 * len(points) + 16, 2), np.float64)
+    out_offsets = zeros(len(offsets), np.int64)
+    stack = empty((MOST_HALVINGS + 2, 4), np.float64)
+    ends = empty((2, 4), np.float64)
     count = np.int64(0)  # numba would compile `bend_edge` once more for a literal 0
     for ring in range(len(offsets) - 1):
         start, stop = offsets[ring], offsets[ring + 1]

@@ -9,7 +9,7 @@ import math
 import numpy as np
 
 from fastseg._kernels.augment.spline import REFLECT
-from fastseg._kernels.jit import fma, inlined, kernel
+from fastseg._kernels.jit import empty, fma, inlined, kernel
 
 F = np.float32
 I = np.int32  # noqa: E741 (int32, as F is float32)
@@ -35,7 +35,7 @@ FARTHEST = 2.0**22
 @kernel
 def multiply_affines(inner, outer):
     """Return the matrix (2, 3) that applies outer, then inner."""
-    product = np.empty((2, 3))
+    product = empty((2, 3), np.float64)
     for r in range(2):
         for c in range(3):
             product[r, c] = inner[r, 0] * outer[0, c] + inner[r, 1] * outer[1, c]

@@ -16,7 +16,7 @@ import math
 import numpy as np
 
 from fastseg._kernels.augment.noise import add_gaussian, add_rician, split_log2
-from fastseg._kernels.jit import fma, inlined, kernel
+from fastseg._kernels.jit import empty, flat, fma, inlined, kernel, zeros
 
 F = np.float32
 ZERO, ONE = F(0), F(1)
@@ -93,7 +93,7 @@ def split_exponent(gamma):
 @kernel
 def find_range(plane):
     """Return the least and the greatest value, float32."""
-    values = plane.reshape(plane.size)
+    values = flat(plane)
     # As int32 in the same order, because vector instructions compare only those: a
     # comparison of float32 must handle NaN. 9 times faster.
     least, greatest = np.int32(2**31 - 1), np.int32(-(2**31))
@@ -115,8 +115,8 @@ def float_of_rank(rank):
 @kernel
 def find_mean(plane):
     """Return the mean, float64."""
-    values = plane.reshape(plane.size)
-    sums = np.zeros(LANES)
+    values = flat(plane)
+    sums = zeros(LANES, np.float64)
     for start in range(0, len(values), LANES):
         block = values[start : start + LANES]
         for k in range(len(block)):
@@ -136,12 +136,12 @@ def sum_in_order(sums):
 @kernel
 def find_mean_and_deviation(plane):
     """Return the mean and the standard deviation, float64."""
-    values = plane.reshape(plane.size)
+    values = flat(plane)
     # In one pass over the values minus the first value. As the first one is then 0, the
     # variance is at least 1 / n of the squared mean, so that the subtraction below
     # loses few digits.
     first = np.float64(values[0])
-    sums, squares = np.zeros(LANES), np.zeros(LANES)
+    sums, squares = zeros(LANES, np.float64), zeros(LANES, np.float64)
     for start in range(0, len(values), LANES):
         block = values[start : start + LANES]
         for k in range(len(block)):
@@ -161,7 +161,7 @@ def apply_brightness(plane, multiply, add):
     multiply, add : float32, add in the units of plane
     """
     multiply, add = F(multiply), F(add)
-    values = plane.reshape(plane.size)
+    values = flat(plane)
     for k in range(len(values)):
         values[k] = values[k] * multiply + add
 
@@ -176,7 +176,7 @@ def apply_contrast(plane, factor, preserve_range):
 
     Does as `augment_contrast` of batchgenerators, which nnU-Net uses.
     """
-    values = plane.reshape(plane.size)
+    values = flat(plane)
     mean = F(find_mean(plane))
     more = F(factor) - ONE
     if preserve_range:
@@ -207,7 +207,7 @@ def apply_gamma(plane, gamma, low, high, invert, keep_stats):
     low, high = F(low), F(high)
     if not low < high:
         return
-    values = plane.reshape(plane.size)
+    values = flat(plane)
     mean = deviation = 0.0
     if keep_stats:
         mean, deviation = find_mean_and_deviation(plane)
@@ -242,7 +242,7 @@ def apply_bias_field(plane, floor, coefficients):
     height, width = plane.shape
     c = coefficients
     floor = F(floor)
-    xs = np.empty(width, np.float32)
+    xs = empty(width, np.float32)
     for column in range(width):
         xs[column] = (2 * column - (width - 1)) / max(width - 1, 1)
     for row in range(height):
@@ -269,7 +269,7 @@ def gaussian_taps(sigma):
     that of scipy: TRUNCATE * sigma, rounded half up.
     """
     radius = int(TRUNCATE * sigma + 0.5)
-    taps = np.zeros(1 + 3 * max((radius + 2) // 3, 1))
+    taps = zeros(1 + 3 * max((radius + 2) // 3, 1), np.float64)
     total = 0.0
     for k in range(radius + 1):
         taps[k] = small_exp(-0.5 * k * k / (sigma * sigma))
@@ -305,8 +305,8 @@ def blur(plane, sigma, scratch):
         return
     taps = gaussian_taps(sigma)
     reach = len(taps) - 1
-    values = plane.reshape(plane.size)
-    padded = np.empty(width + 2 * reach, np.float32)
+    values = flat(plane)
+    padded = empty(width + 2 * reach, np.float32)
     before = reflected_indices(width, reach)
     for row in range(height):
         line = plane[row]
@@ -366,7 +366,7 @@ def add_taps(taps, k, length, source, c, a1, b1, a2, b2, a3, b3, out, to):
 @kernel
 def reflected_indices(length, reach):
     """Return the pixels that indices -reach to length + reach - 1 reflect to, int64."""
-    indices = np.empty(length + 2 * reach, np.int64)
+    indices = empty(length + 2 * reach, np.int64)
     for k in range(len(indices)):
         index = (k - reach) % (2 * length)
         indices[k] = min(index, 2 * length - 1 - index)
@@ -384,8 +384,8 @@ def source_pixels(length, factor):
     fraction : float32 (length,), the weight of the second.
     """
     small = max(int(np.rint(length * factor)), 1)
-    first, second = np.empty(length, np.int64), np.empty(length, np.int64)
-    fraction = np.empty(length, np.float32)
+    first, second = empty(length, np.int64), empty(length, np.int64)
+    fraction = empty(length, np.float32)
     for k in range(length):
         coordinate = max((k + 0.5) * small / length - 0.5, 0.0)
         left = int(coordinate)
@@ -423,7 +423,7 @@ def lower_resolution(plane, factor):
     above, below, fraction_y = source_pixels(height, factor)
     # Each row is interpolated along x before it is overwritten: below[row] is this row
     # or a later one, and above[row] was below[row] of an earlier row.
-    upper, lower = np.empty(width, np.float32), np.empty(width, np.float32)
+    upper, lower = empty(width, np.float32), empty(width, np.float32)
     interpolate_row(plane[above[0]], first, second, fraction_x, upper)
     for x in range(width):
         lower[x] = upper[x]

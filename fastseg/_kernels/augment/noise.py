@@ -21,7 +21,7 @@ import math
 import numpy as np
 
 from fastseg._kernels.images.stream import put
-from fastseg._kernels.jit import fma, inlined, kernel
+from fastseg._kernels.jit import empty, flat, fma, inlined, kernel
 
 ROUNDS = 7
 # Blocks that are made together, in vector registers, and the pixels whose numbers they
@@ -153,9 +153,9 @@ def add_gaussian(plane, std, key0, key1, stream):
     `augment_gaussian_noise` and TorchIO's RandomNoise (with mean 0).
     """
     std = F(std)
-    values = plane.reshape(plane.size)
-    words = np.empty((4, BLOCKS), np.uint32)
-    normals = np.empty((4, BLOCKS), np.float32)
+    values = flat(plane)
+    words = empty((4, BLOCKS), np.uint32)
+    normals = empty((4, BLOCKS), np.float32)
     numbers = normals.reshape(PIXELS)
     for start in range(0, len(values), PIXELS):
         block = np.uint64(start // PIXELS * BLOCKS)
@@ -177,9 +177,9 @@ def write_with_gaussian(plane, std, key0, key1, stream, cells, start, streams):
     times as long.
     """
     std = F(std)
-    values = plane.reshape(plane.size)
-    words = np.empty((4, BLOCKS), np.uint32)
-    normals = np.empty((4, BLOCKS), np.float32)
+    values = flat(plane)
+    words = empty((4, BLOCKS), np.uint32)
+    normals = empty((4, BLOCKS), np.float32)
     numbers = normals.reshape(PIXELS)
     for first in range(0, len(values), PIXELS):
         block = np.uint64(first // PIXELS * BLOCKS)
@@ -207,9 +207,9 @@ def add_rician(plane, std, floor, key0, key1, stream):
     and deviation afterwards.
     """
     std, floor = F(std), F(floor)
-    values = plane.reshape(plane.size)
-    words = np.empty((4, BLOCKS), np.uint32)
-    normals = np.empty((4, BLOCKS), np.float32)
+    values = flat(plane)
+    words = empty((4, BLOCKS), np.uint32)
+    normals = empty((4, BLOCKS), np.float32)
     numbers = normals.reshape(PIXELS)
     half = PIXELS // 2
     real, imaginary = numbers[:half], numbers[half:]

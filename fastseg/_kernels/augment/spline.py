@@ -11,7 +11,7 @@ import math
 
 import numpy as np
 
-from fastseg._kernels.jit import inlined, kernel
+from fastseg._kernels.jit import empty, inlined, kernel, zeros
 
 F = np.float32
 u64 = np.uint64
@@ -140,7 +140,7 @@ def transform_control(control, matrix):
 
     matrix : float64 (2, 3), the last column is not used
     """
-    transformed = np.empty(control.shape)
+    transformed = empty(control.shape, np.float64)
     for j in range(control.shape[0]):
         for i in range(control.shape[1]):
             dx, dy = control[j, i, 0], control[j, i, 1]
@@ -160,7 +160,7 @@ def evaluate_control_rows(control, spacing, step, start, width, capacity):
     Returns float32 (gy, 2, capacity), second axis (dx, dy).
     """
     rows, columns = control.shape[0], control.shape[1]
-    lines = np.zeros((rows, 2, capacity), F)
+    lines = zeros((rows, 2, capacity), F)
     for x in range(width):
         i, t = find_cell(step * x + start, spacing, columns)
         w0, w1, w2, w3 = spline_weights(t)
@@ -233,11 +233,11 @@ def spline_coefficients(image, top, bottom, left, right, border, margin):
     height, width = bottom - top, right - left
     wide = width + 2 * margin
     tall = height + 2 * margin + 2 * REACH
-    cells = np.empty((tall, wide), F)
+    cells = empty((tall, wide), F)
     # Along rows: one[k] is pixel k - before; each step shortens the line at both ends.
     before = margin + 15
-    one = np.empty(width + 2 * before, F)
-    two = np.empty(width + 2 * before, F)
+    one = empty(width + 2 * before, F)
+    two = empty(width + 2 * before, F)
     for r in range(height):
         source = image[top + r, left:right]
         middle = one[before : before + width]

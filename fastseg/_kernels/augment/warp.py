@@ -48,7 +48,7 @@ from fastseg._kernels.augment.spline import (
     spline_coefficients,
     transform_control,
 )
-from fastseg._kernels.jit import inlined, kernel
+from fastseg._kernels.jit import empty, flat, inlined, kernel, zeros
 
 F = np.float32
 
@@ -86,7 +86,7 @@ def prepare_displacement(control, spacing, outer, inner, width, capacity):
             image_control, spacing, outer[0, 0], outer[0, 2], width, capacity
         )
     else:
-        control_rows = np.empty((0, 2, capacity), F)
+        control_rows = empty((0, 2, capacity), F)
     return image_control, control_rows
 
 
@@ -167,16 +167,16 @@ def warp_image(
         reach_y, height, grow, border,
     )  # fmt: skip
     used = (bottom - top) * (right - left)
-    cells = image.reshape(image.size)
+    cells = flat(image)
     margin = 0
-    pairs = np.zeros(2, np.uint32)
-    coefficients = np.empty((0, 0), F)
+    pairs = zeros(2, np.uint32)
+    coefficients = empty((0, 0), F)
     # Packing takes time for each used pixel: too much if the output is far smaller than
     # the used part of the image.
     in_quads = order == LINEAR and image.itemsize <= 2 and used <= 4 * out.size
     stride = width
     if in_quads:
-        pairs = np.empty((used + 2) // 2 * 2, np.uint32)
+        pairs = empty((used + 2) // 2 * 2, np.uint32)
         join_pairs(image, top, bottom, left, right, pairs)
         stride = right - left
     elif order == CUBIC:
@@ -188,21 +188,21 @@ def warp_image(
     else:
         left, top, right, bottom = 0, 0, width, height
     quads = view_quads(pairs)
-    spline_cells = coefficients.reshape(coefficients.size)
+    spline_cells = flat(coefficients)
     bias = np.uint32(0x8000 if np.iinfo(image.dtype).min < 0 else 0)
 
     nearest = order == NEAREST
     low_x, high_x = float(margin), float(margin + right - left - 1)
     low_y, high_y = float(margin), float(margin + bottom - top - 1)
-    indices = np.empty(capacity, np.int32)
-    fraction_x, fraction_y = np.empty(capacity, F), np.empty(capacity, F)
-    field_x, field_y = np.zeros(capacity, F), np.zeros(capacity, F)
-    pixels = np.empty(capacity, image.dtype)
-    flat = out.reshape(out.size)
-    loaded = np.empty(capacity, np.uint64)
+    indices = empty(capacity, np.int32)
+    fraction_x, fraction_y = empty(capacity, F), empty(capacity, F)
+    field_x, field_y = zeros(capacity, F), zeros(capacity, F)
+    pixels = empty(capacity, image.dtype)
+    out_cells = flat(out)
+    loaded = empty(capacity, np.uint64)
     halves = loaded.view(np.uint32)  # low half first, on little-endian machines
-    weights = np.empty((8, capacity if order == CUBIC else 0), F)
-    sums = np.empty(4 * weights.shape[1], F)
+    weights = empty((8, capacity if order == CUBIC else 0), F)
+    sums = empty(4 * weights.shape[1], F)
     for row in range(rows):
         x0 = matrix[0, 1] * row + matrix[0, 2]
         y0 = matrix[1, 1] * row + matrix[1, 2]
@@ -237,7 +237,7 @@ def warp_image(
             load_pixels(quads, indices, loaded[: len(span)])
             interpolate_quads(
                 halves, bias, fraction_x, fraction_y, shift, gain, low, high,
-                flat, row * columns + first, stop - first,
+                out_cells, row * columns + first, stop - first,
             )  # fmt: skip
         elif order == LINEAR:
             interpolate_pixels(
@@ -284,11 +284,11 @@ def warp_mask(mask, outer, control, spacing, inner, out):
     reach_x, reach_y = displacement_bounds(image_control)
     step_x, step_y = matrix[0, 0], matrix[1, 0]
     per_x, per_y = reciprocal(step_x), reciprocal(step_y)
-    cells = mask.reshape(mask.size)
+    cells = flat(mask)
     none = mask.dtype.type(0)
-    indices = np.empty(capacity, np.int32)
-    fraction_x, fraction_y = np.empty(capacity, F), np.empty(capacity, F)
-    field_x, field_y = np.zeros(capacity, F), np.zeros(capacity, F)
+    indices = empty(capacity, np.int32)
+    fraction_x, fraction_y = empty(capacity, F), empty(capacity, F)
+    field_x, field_y = zeros(capacity, F), zeros(capacity, F)
     for row in range(rows):
         x0 = matrix[0, 1] * row + matrix[0, 2]
         y0 = matrix[1, 1] * row + matrix[1, 2]
@@ -338,7 +338,7 @@ def clear_outside(height, width, outer, control, spacing, inner, out):
     step_x, step_y = matrix[0, 0], matrix[1, 0]
     per_x, per_y = reciprocal(step_x), reciprocal(step_y)
     none = out.dtype.type(0)
-    field_x, field_y = np.zeros(columns, F), np.zeros(columns, F)
+    field_x, field_y = zeros(columns, F), zeros(columns, F)
     for row in range(rows):
         x0 = matrix[0, 1] * row + matrix[0, 2]
         y0 = matrix[1, 1] * row + matrix[1, 2]

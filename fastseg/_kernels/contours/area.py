@@ -44,7 +44,7 @@ import math
 import numpy as np
 
 from fastseg._kernels.contours.runs import fill_run
-from fastseg._kernels.jit import inlined, kernel, trailing_zeros
+from fastseg._kernels.jit import inlined, kernel, trailing_zeros, zeros
 
 # With more chains in a row, `sign_chains` takes as long as slabs.
 MOST_CHAINS = 12
@@ -421,7 +421,7 @@ def cover_mask(
     cells   : float32 (H * W,), rows one after another
     row_starts to bits : the scratch, see the module
     """
-    windings = np.zeros(last - first + 1, np.int64)
+    windings = zeros(last - first + 1, np.int64)
     count_pieces(points, offsets, first, last, delta, height, row_starts)
     top = 0
     while top < height:

@@ -22,7 +22,7 @@ import math
 
 import numpy as np
 
-from fastseg._kernels.jit import kernel
+from fastseg._kernels.jit import kernel, zeros
 
 # The accumulator counts in units of 2**-2272, which is less than the product of the two
 # smallest doubles. 140 limbs of 32 bits hold more than the square of the largest.
@@ -87,7 +87,7 @@ def accumulator_sign(limbs):
 @kernel
 def sum_side(xa, ya, xb, yb, x, y):
     """Return the sign of D by the accumulator; exact for all finite numbers."""
-    limbs = np.zeros(LIMBS, np.int64)
+    limbs = zeros(LIMBS, np.int64)
     # D multiplied out. The two terms xa * ya cancel.
     add_product(limbs, x, yb, 1)
     add_product(limbs, x, ya, -1)

@@ -54,7 +54,7 @@ from fastseg._kernels.contours.runs import (
     write_run,
     write_runs,
 )
-from fastseg._kernels.jit import inlined, kernel
+from fastseg._kernels.jit import empty, entry, flat, inlined, kernel, zeros
 
 HALF_OPEN, CLOSED, OPEN = 0, 1, 2
 
@@ -324,20 +324,31 @@ def make_scratch(rows, width, vertices, edges, nonzero):
     """Return the scratch arrays, in the order in which `fill_mask` takes them."""
     words = width // 64 + 1
     return (
-        np.zeros(rows, np.int32),
-        np.empty((rows, 2 if edges == HALF_OPEN and not nonzero else 0), np.int32),
-        np.zeros((rows, words), np.uint64),
-        np.zeros(rows, np.uint64),
-        np.zeros((rows if edges != HALF_OPEN else 0, words), np.uint64),
-        np.zeros((rows if nonzero else 0, width + 1), np.int32),
-        np.empty(vertices, np.int32),
-        np.empty(vertices, np.int32),
-        np.empty(rows, np.int32),
-        np.empty(4, np.int64),
+        zeros(rows, np.int32),
+        empty((rows, 2 if edges == HALF_OPEN and not nonzero else 0), np.int32),
+        zeros((rows, words), np.uint64),
+        zeros(rows, np.uint64),
+        zeros((rows if edges != HALF_OPEN else 0, words), np.uint64),
+        zeros((rows if nonzero else 0, width + 1), np.int32),
+        empty(vertices, np.int32),
+        empty(vertices, np.int32),
+        empty(rows, np.int32),
+        empty(4, np.int64),
     )
 
 
-@kernel
+@entry(
+    points="const float64[:, ::1]",
+    offsets="const int64[::1]",
+    shift="float64",
+    edges="int64",
+    nonzero="bool",
+    rows="int64",
+    mask="T[:, ::1]",
+    value="T",
+    clear="bool",
+    T=("uint8", "uint16", "uint32", "uint64"),
+)
 def fill_one(points, offsets, shift, edges, nonzero, rows, mask, value, clear):
     """Check rings and set the bits of value in a mask where they cover it.
 
@@ -356,7 +367,7 @@ def fill_one(points, offsets, shift, edges, nonzero, rows, mask, value, clear):
         ) = make_scratch(rows, width, len(points), edges, nonzero)  # fmt: skip
         fill_mask(
             points, offsets, 0, len(offsets) - 1, shift, edges,
-            mask.reshape(mask.size), 0, height, width, value, clear,
+            flat(mask), 0, height, width, value, clear,
             counts, pairs, bits, touched, marks, winding,
             vertex_rows, crossing_edges, columns, box,
         )  # fmt: skip
@@ -402,7 +413,7 @@ def fill_many(
     masks        : uint8 (n, H, W), C-contiguous
     """
     height, width = masks.shape[1], masks.shape[2]
-    cells = masks.reshape(masks.size)
+    cells = flat(masks)
     most_vertices = 0
     for k in range(len(offsets) - 1):
         most_vertices = max(most_vertices, offsets[k + 1] - offsets[k])
@@ -461,7 +472,7 @@ def check_rings(points, offsets):
     # Infinities and NaN have all exponent bits set. The numbers are read as integers,
     # because vector instructions find the maximum of integers.
     highest = np.int64(0)
-    words = points.reshape(points.size).view(np.int64)
+    words = flat(points).view(np.int64)
     for k in range(len(words)):
         highest = max(highest, words[k] & EXPONENT_BITS)
     finite = highest < EXPONENT_BITS

@@ -21,7 +21,7 @@ from fastseg._kernels.files.system import (
     read_at,
     stamp_file,
 )
-from fastseg._kernels.jit import inlined, kernel, read_only
+from fastseg._kernels.jit import empty, inlined, kernel, read_only, zeros
 
 UNREAD, TOO_LARGE = -1, -2  # instead of the offset or size of a file
 NUL = 0
@@ -116,8 +116,8 @@ def read_files(names, first, buffer, offsets, stamps, file_hashes):
     stamps      : int64 (n, 4), written, as `files.Stamp`
     file_hashes : uint64 (n,), written: XXH3-64 of each file
     """
-    status = np.zeros(STATUS_WORDS, np.int64)
-    stamp_after = np.empty(4, np.int64)
+    status = zeros(STATUS_WORDS, np.int64)
+    stamp_after = empty(4, np.int64)
     end = np.int64(0)
     for k in range(first, len(names.starts) - 1):
         offsets[k] = UNREAD
@@ -225,8 +225,8 @@ def scan_headers(names, wanted, buffer, headers):
     buffer  : uint8, scratch; as many bytes are read of each file
     headers : HeaderArrays of n files, written
     """
-    status = np.zeros(STATUS_WORDS, np.int64)
-    stamp = np.empty(4, np.int64)
+    status = zeros(STATUS_WORDS, np.int64)
+    stamp = empty(4, np.int64)
     for k in range(len(names.starts) - 1):
         handle = open_file(
             address_of(names.joined) + names.starts[k], np.int32(OPEN_FLAGS)

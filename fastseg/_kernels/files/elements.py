@@ -7,7 +7,7 @@ it is used, and grows with every step.
 
 import numpy as np
 
-from fastseg._kernels.jit import inlined, kernel
+from fastseg._kernels.jit import empty, inlined, kernel
 from fastseg.bounds import MAX_ELEMENTS
 
 META_START = 132  # after the preamble and DICM
@@ -124,7 +124,7 @@ def end_of_sequence(data, offset, explicit, lenient):
     size = len(data)
     depth = 0
     in_item = False
-    ends = np.empty(DEEPEST, np.int64)  # of the open items; -1 if undefined
+    ends = empty(DEEPEST, np.int64)  # of the open items; -1 if undefined
     while offset + 8 <= size:
         if in_item and offset == ends[depth]:
             in_item = False

@@ -11,13 +11,16 @@ import os
 import sys
 from typing import Any
 
-import numba
 import numpy as np
 import xxhash  # noqa: F401  loads the library whose functions are used here
-from llvmlite import binding
-from numba import types
 
-from fastseg._kernels.jit import inlined
+from fastseg._kernels.jit import (
+    ADDRESSES,
+    EXTERNAL_PREFIX,
+    INTERPRETED,
+    Intrinsic,
+    inlined,
+)
 
 # statx(2) of the open file itself, with all basic fields: if fewer are requested, a
 # network file system may return old values without asking its server.
@@ -54,17 +57,24 @@ def _external(library: Any, name: str, result: Any, *arguments: Any) -> Any:
     function = getattr(library, name, None)
     if function is None:
         return None
-    if numba.config.DISABLE_JIT:
+    if INTERPRETED:
         function.argtypes = arguments
         function.restype = result
         return lambda *values: function(*map(int, values))
-    own_name = f"fastseg_{name}"
-    address = ctypes.cast(function, ctypes.c_void_p).value
-    binding.add_symbol(own_name, address)
-    numba_types = [
-        getattr(types, NUMBA_TYPES[c_type]) for c_type in (result, *arguments)
-    ]
-    return types.ExternalFunction(own_name, numba_types[0](*numba_types[1:]))
+    own_name = EXTERNAL_PREFIX + name
+    ADDRESSES[own_name] = ctypes.cast(function, ctypes.c_void_p).value or 0
+
+    def make() -> Any:
+        from llvmlite import binding
+        from numba import types
+
+        binding.add_symbol(own_name, ADDRESSES[own_name])
+        numba_types = [
+            getattr(types, NUMBA_TYPES[c_type]) for c_type in (result, *arguments)
+        ]
+        return types.ExternalFunction(own_name, numba_types[0](*numba_types[1:]))
+
+    return Intrinsic(make)
 
 
 # The types below assume 64-bit addresses and file offsets.

@@ -23,7 +23,7 @@ from fastseg._kernels.files.system import (
     write_buffers_at,
 )
 from fastseg._kernels.images.statistics import measure_values
-from fastseg._kernels.jit import inlined, kernel, read_only
+from fastseg._kernels.jit import empty, flat, inlined, kernel, read_only, zeros
 
 # Pixels are aligned to multiples of this many bytes: one cache line.
 LINE = 64
@@ -167,8 +167,8 @@ def read_images(
     fit behind the others in the buffer; with one, at the first image that it could not
     write (files after it may have been read already).
     """
-    status = np.zeros(STATUS_WORDS, np.int64)
-    stamp_after = np.empty(4, np.int64)
+    status = zeros(STATUS_WORDS, np.int64)
+    stamp_after = empty(4, np.int64)
     base = address_of(buffer)
     bytes_each = expected[-1]
     misalignment = base % LINE
@@ -177,7 +177,7 @@ def read_images(
     end = np.int64(0)
     # Images that are adjacent in the file are written by one call: eight images take
     # two thirds of the time that eight calls take.
-    pending = np.empty((MOST_WRITTEN, 2), np.int64)
+    pending = empty((MOST_WRITTEN, 2), np.int64)
     pending_count = 0
     first_pending = first
     stop = len(names.starts) - 1
@@ -256,5 +256,5 @@ def measure_images(pixels, rows, widest, ranks, images):
     rows   : int64 (c,), the row of each in `images`
     """
     for j in range(len(pixels)):
-        values = pixels[j].reshape(pixels[j].size)
+        values = flat(pixels[j])
         measure_image(values, rows[j], widest, ranks, images)

@@ -13,7 +13,7 @@ larger one is cut to its centre. Half pixels are rounded towards the top left.
 import numpy as np
 
 from fastseg._kernels.images.stream import CHUNK, put, settle
-from fastseg._kernels.jit import inlined, kernel
+from fastseg._kernels.jit import empty, flat, inlined, kernel, zeros
 
 # The label of pixels whose class nobody has outlined.
 IGNORED = 255
@@ -107,8 +107,8 @@ def gather_images(images, rows, shift, gain, low, high, pad, streams, out):
     first_y, first_x, to_y, to_x, lines, length = lines_of(
         images.shape[1], step, out.shape[1], to_step
     )
-    values, cells = images.reshape(images.size), out.reshape(out.size)
-    scaled = np.empty(CHUNK, out.dtype)
+    values, cells = flat(images), flat(out)
+    scaled = empty(CHUNK, out.dtype)
     for j in range(len(rows)):
         if rows[j] < 0:
             continue
@@ -145,7 +145,7 @@ def gather_values(images, rows, pad, streams, out):
     first_y, first_x, to_y, to_x, lines, length = lines_of(
         images.shape[1], step, out.shape[1], to_step
     )
-    values, cells = images.reshape(images.size), out.reshape(out.size)
+    values, cells = flat(images), flat(out)
     for j in range(len(rows)):
         if rows[j] < 0:
             continue
@@ -167,7 +167,7 @@ def gather_masks(masks, rows, classes, missing, streams, out):
     missing : uint64 (b,), unused without classes
     """
     if classes is None:
-        gather_values(masks, rows, np.zeros(len(rows), masks.dtype), streams, out)
+        gather_values(masks, rows, zeros(len(rows), masks.dtype), streams, out)
     elif out.ndim == 4:
         gather_classes(masks, rows, classes, missing, streams, out)
     else:
@@ -188,8 +188,8 @@ def gather_classes(masks, rows, classes, missing, streams, out):
     first_y, first_x, to_y, to_x, lines, length = lines_of(
         masks.shape[1], step, out.shape[2], to_step
     )
-    values, cells = masks.reshape(masks.size), out.reshape(out.size)
-    channel = np.empty(CHUNK, np.uint8)
+    values, cells = flat(masks), flat(out)
+    channel = empty(CHUNK, np.uint8)
     for j in range(len(rows)):
         if rows[j] < 0:
             continue
@@ -241,12 +241,12 @@ def gather_labels(masks, rows, priority, missing, streams, out):
     first_y, first_x, to_y, to_x, lines, length = lines_of(
         masks.shape[1], step, out.shape[1], to_step
     )
-    values, cells = masks.reshape(masks.size), out.reshape(out.size)
+    values, cells = flat(masks), flat(out)
     # Up to 8 classes, a table gives the label of each of 256 masks: 5 times faster.
-    table, unlabelled = np.empty(256, np.uint8), np.uint64(0)
+    table, unlabelled = empty(256, np.uint8), np.uint64(0)
     for bits in range(256):
         table[bits] = top_label(np.uint64(bits), priority, unlabelled)
-    labels = np.empty(CHUNK, np.uint8)
+    labels = empty(CHUNK, np.uint8)
     for j in range(len(rows)):
         if rows[j] < 0:
             continue

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from fastseg._kernels.jit import kernel
+from fastseg._kernels.jit import empty, flat, kernel, zeros
 
 TABLES = 8  # tables of counts, see `count_values`
 MOST_COUNTED = TABLES * (2**16 - 1)  # with more values, a table could overflow
@@ -18,7 +18,7 @@ def sum_values(image):
     The sum of squares is high * 2**32 + low.
     """
     total = high = low = np.int64(0)
-    values = image.reshape(image.size)
+    values = flat(image)
     for k in range(len(values)):
         value = np.int64(values[k])
         total += value
@@ -31,7 +31,7 @@ def sum_values(image):
 @kernel
 def range_of_values(image):
     """Return the least and the greatest value of integers, C-contiguous."""
-    values = image.reshape(image.size)
+    values = flat(image)
     least = greatest = values[0]
     for k in range(len(values)):
         least = min(least, values[k])
@@ -49,13 +49,13 @@ def count_values(image, least, greatest, ranks, out):
 
     Returns total, high and low as `sum_values` does.
     """
-    values = image.reshape(image.size)
+    values = flat(image)
     span = greatest - least + 1
     # Neighbouring pixels are often equal, and adding to the same count twice in a row
     # waits for memory: eight tables in turn take half the time. Tables of 16 bits fit
     # into the first-level cache, which saves an eighth of that.
-    tables = np.empty((TABLES, span), np.uint16)
-    counts = np.zeros(span, np.int64)
+    tables = empty((TABLES, span), np.uint16)
+    counts = zeros(span, np.int64)
     for first in range(0, len(values), MOST_COUNTED):
         stop = min(first + MOST_COUNTED, len(values))
         whole = first + (stop - first) // TABLES * TABLES

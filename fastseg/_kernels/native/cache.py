@@ -1,0 +1,266 @@
+"""Where object code lies: in the package, or in the user's cache.
+
+An object is a file that begins with one line of JSON, its *manifest*: for which kernel
+and types, from which sources, by which versions it was made, and the SHA-256 of the
+code, which follows. Files are written under a temporary name and renamed.
+
+    PACKAGE/<level>/NAME.o                what a wheel has
+    <cache>/<digest>/<level>/NAME.o       what was compiled on demand
+
+The digest is that of the sources of all kernels together: an edited callee makes all
+objects outdated. The cache is FASTSEG_CACHE_DIR; else `fastseg` in NUMBA_CACHE_DIR;
+else the platform's folder for caches. Whoever can write to it can run code as the
+user, so it must belong to the user or to root, and so must the folders above it.
+"""
+
+import atexit
+import contextlib
+import functools
+import hashlib
+import json
+import logging
+import os
+import shutil
+import stat
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+log = logging.getLogger("fastseg.compile")
+
+# The version of the form of an object's file.
+FORMAT = 1
+KERNELS = Path(__file__).parents[1]
+PACKAGE = KERNELS / "objects"
+# Modules outside of `_kernels` whose numbers kernels use.
+OTHER_SOURCES = (KERNELS.parent / "bounds.py",)
+# What 64-bit object files for x86-64 begin with, and the number of this machine.
+ELF, MACHINE, X86_64 = b"\x7fELF\x02\x01", slice(18, 20), b"\x3e\0"
+# Folders of other digests are removed when nobody has used them for so many days.
+KEPT_DAYS = 30
+DAY = 24 * 60 * 60.0
+SETTING = "FASTSEG_CACHE_DIR"
+# Set to "group" to use a folder that a group can write to.
+TRUST = "FASTSEG_CACHE_TRUST"
+PRIVATE = 0o700
+
+
+@functools.cache
+def digest() -> str:
+    """Return the digest of the sources of all kernels."""
+    total = hashlib.sha256()
+    sources = [*sorted(KERNELS.rglob("*.py")), *OTHER_SOURCES]
+    for source in sources:
+        content = source.read_bytes()
+        name = source.relative_to(KERNELS.parent).as_posix()
+        total.update(f"{name}\0{len(content)}\0".encode() + content)
+    return total.hexdigest()[:20]
+
+
+def name_of(path: str, signature: str) -> str:
+    """Return the name of the object of a kernel, by its full name, for a signature."""
+    short = hashlib.sha256(f"{path}({signature})".encode()).hexdigest()[:12]
+    return f"{path.rpartition('.')[2]}-{short}"
+
+
+def configured_root() -> Path:
+    """Return the folder that the environment or the platform names for the cache."""
+    if own := os.environ.get(SETTING):
+        return Path(own).absolute()
+    if numbas := os.environ.get("NUMBA_CACHE_DIR"):
+        return Path(numbas).absolute() / "fastseg"
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("fastseg", appauthor=False))
+
+
+class CacheError(OSError):
+    """The cache cannot be used."""
+
+
+def check_trust(folder: Path) -> None:
+    """Raise CacheError if somebody else could write code into a folder."""
+    trusts_group = os.environ.get(TRUST) == "group"
+    for part in (folder, *folder.parents):
+        status = part.stat()
+        mode = status.st_mode
+        if mode & stat.S_ISVTX and status.st_uid == 0:
+            continue  # as /tmp: others cannot rename or remove what is in it
+        if status.st_uid not in (0, os.getuid()) and not trusts_group:
+            raise CacheError(
+                f"the cache of compiled code {folder} could be changed by another "
+                f"user: {part} belongs to user {status.st_uid}. Set {SETTING} to a "
+                "folder of your own"
+            )
+        for bit, who in ((stat.S_IWGRP, "a group"), (stat.S_IWOTH, "everybody")):
+            if mode & bit and not (bit == stat.S_IWGRP and trusts_group):
+                raise CacheError(
+                    f"the cache of compiled code {folder} could be changed by others: "
+                    f"{who} can write to {part}. Set {SETTING} to a folder of your "
+                    f"own, or remove the permission with `chmod go-w {part}`"
+                    + (f"; to trust the group, set {TRUST}=group" * (who == "a group"))
+                )
+
+
+# What `root` returned in this process.
+_roots_made: list[Path] = []
+
+
+@functools.cache
+def readable_root() -> Path | None:
+    """Return the folder of the cache if it is there and trusted; else None."""
+    folder = configured_root()
+    try:
+        check_trust(folder.resolve(strict=True))
+    except FileNotFoundError:
+        return None
+    except OSError as exc:
+        log.warning("%s. What it holds is not used", exc)
+        return None
+    return folder
+
+
+@functools.cache
+def root() -> Path:
+    """Return the folder of the cache, made if there is none, to write to.
+
+    Where it cannot be used, warns and returns a folder that is removed when the process
+    ends.
+    """
+    folder = configured_root()
+    try:
+        folder.mkdir(mode=PRIVATE, parents=True, exist_ok=True)
+        check_trust(folder.resolve())
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as exc:
+        text = str(exc)
+        if not isinstance(exc, CacheError):
+            text = (
+                f"the cache of compiled code {folder} cannot be written to ({text}). "
+                f"Set {SETTING} to a folder that can"
+            )
+        log.warning("%s. This process compiles for itself alone", text)
+        folder = Path(tempfile.mkdtemp(prefix="fastseg-"))
+        atexit.register(_remove, folder, os.getpid())
+    _roots_made.append(folder)
+    return folder
+
+
+def _remove(folder: Path, process: int) -> None:
+    if os.getpid() == process:  # not in a fork of it
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def make_folder(level: str) -> Path:
+    """Return the folder of the cache for a level, to write to; it is made."""
+    path = root() / digest() / level
+    path.mkdir(mode=PRIVATE, parents=True, exist_ok=True)
+    return path
+
+
+def read(path: str, signature: str, levels: list[str]) -> bytes | None:
+    """Return the code of a kernel for a signature, or None if there is none.
+
+    path   : the full name of the kernel
+    levels : the processor levels that it may be for, the best first
+    """
+    name = f"{name_of(path, signature)}.o"
+    for level in levels:
+        code = read_file(PACKAGE / level / name, path, signature, level)
+        own = _roots_made[-1] if _roots_made else readable_root()
+        if code is None and own is not None:
+            code = read_file(own / digest() / level / name, path, signature, level)
+        if code is not None:
+            return code
+    return None
+
+
+def read_file(file: Path, path: str, signature: str, level: str) -> bytes | None:
+    """Return the code in a file if it is there, whole and the one that is wanted."""
+    try:
+        content = file.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as exc:
+        log.warning("%s cannot be read: %s. It is compiled again", file, exc)
+        return None
+    line, _, code = content.partition(b"\n")
+    try:
+        manifest = json.loads(line)
+    except ValueError:
+        manifest = None
+    if not isinstance(manifest, dict):
+        fault = "does not begin with a manifest"
+    elif manifest.get("format") != FORMAT:
+        fault = f"has format {manifest.get('format')}, this version reads {FORMAT}"
+    elif len(code) != manifest.get("size"):
+        fault = "is cut off"
+    elif hashlib.sha256(code).hexdigest() != manifest.get("sha256"):
+        fault = "has been altered"
+    elif manifest.get("digest") != digest():
+        return None  # a wheel whose sources have been edited
+    elif (manifest.get("kernel"), manifest.get("signature")) != (path, signature):
+        fault = "is for another kernel"
+    elif manifest.get("level") != level or not (
+        code.startswith(ELF) and code[MACHINE] == X86_64
+    ):
+        fault = "is for another processor"
+    else:
+        return code
+    log.warning("the object code %s %s; it is compiled again", file, fault)
+    return None
+
+
+def write(folder: Path, path: str, signature: str, level: str, code: bytes) -> Path:
+    """Keep the code of a kernel for a signature in a folder."""
+    import llvmlite
+    import numba
+
+    manifest = {
+        "format": FORMAT,
+        "kernel": path,
+        "signature": signature,
+        "level": level,
+        "digest": digest(),
+        "numba": numba.__version__,
+        "llvmlite": llvmlite.__version__,
+        "size": len(code),
+        "sha256": hashlib.sha256(code).hexdigest(),
+    }
+    target = folder / f"{name_of(path, signature)}.o"
+    handle, temporary = tempfile.mkstemp(prefix=f"{target.stem}-", dir=folder)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(json.dumps(manifest).encode() + b"\n" + code)
+        if folder.is_relative_to(PACKAGE) or os.environ.get(TRUST) == "group":
+            Path(temporary).chmod(0o644)
+        Path(temporary).replace(target)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return target
+
+
+@contextlib.contextmanager
+def locked(target: Path) -> Iterator[None]:
+    """Let one process at a time make a file, where the file system has locks."""
+    import filelock
+
+    with contextlib.ExitStack() as stack:
+        # Without a lock two processes may do the same work; the later file replaces.
+        with contextlib.suppress(OSError, NotImplementedError):
+            stack.enter_context(filelock.FileLock(target.with_suffix(".lock")))
+        yield
+
+
+def remove_outdated() -> None:
+    """Remove what other versions of the kernels left in the cache and nobody uses."""
+    own = root() / digest()
+    with contextlib.suppress(OSError):
+        os.utime(own)
+        for other in root().iterdir():
+            is_ours = len(other.name) == len(own.name) and other != own
+            if is_ours and time.time() - other.stat().st_mtime > KEPT_DAYS * DAY:
+                shutil.rmtree(other, ignore_errors=True)

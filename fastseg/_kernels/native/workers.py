@@ -1,0 +1,211 @@
+"""Compiles kernels in processes of their own, side by side, and says so.
+
+A process of its own can make code for another processor level, and numba neither slows
+down nor fills the memory of the process that only runs kernels.
+"""
+
+import gc
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import traceback
+from collections import deque
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from fastseg._kernels.native import cache
+
+log = logging.getLogger("fastseg.compile")
+
+# Seconds until a user is told what they wait for.
+PATIENCE = 0.5
+MOST_PROCESSES = 8
+START = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
+    "from fastseg._kernels.native.workers import serve; serve(*sys.argv[2:])"
+)
+# The full name of a kernel, and its signature as text.
+Request = tuple[str, str]
+
+
+class CompileError(RuntimeError):
+    """A kernel could not be compiled."""
+
+
+def compile_objects(
+    requests: Sequence[Request],
+    level: str,
+    folder: Path | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> None:
+    """Compile kernels for signatures, and keep the objects.
+
+    level    : the processor level
+    folder   : where to keep them; by default in the cache
+    progress : called with the name of each kernel that is done; without it, one line is
+        logged if it takes long
+
+    Raises CompileError.
+    """
+    if folder is None:
+        folder = cache.make_folder(level)
+        cache.remove_outdated()
+    team = _Team(requests, level, folder, progress)
+    team.work()
+
+
+class _Team:
+    """Processes that share a list of kernels to compile."""
+
+    def __init__(
+        self,
+        requests: Sequence[Request],
+        level: str,
+        folder: Path,
+        progress: Callable[[str], None] | None,
+    ) -> None:
+        self._waiting = deque(requests)
+        self._level, self._folder = level, folder
+        self._progress = progress
+        self._processes: list[subprocess.Popen[str]] = []
+        self._errors: list[str] = []
+        self._is_stopped = False
+        self._lock = threading.Lock()
+        names = list(dict.fromkeys(path.rpartition(".")[2] for path, _ in requests))
+        self._subject = ", ".join(names[:3]) + " ..." * (len(names) > 3)
+        self._total = len(requests)
+        self._done = 0
+
+    def work(self) -> None:
+        """Compile all, and wait for it."""
+        count = min(self._total, len(os.sched_getaffinity(0)), MOST_PROCESSES)
+        threads = [
+            threading.Thread(
+                target=self._run_process, name="fastseg-compile", daemon=True
+            )
+            for _ in range(count)
+        ]
+        try:
+            for thread in threads:
+                thread.start()
+            self._wait(threads)
+        finally:
+            with self._lock:
+                self._is_stopped = True
+                for process in self._processes:
+                    process.kill()
+            for thread in threads:
+                if thread.ident is not None:
+                    thread.join()
+        if self._errors:
+            raise CompileError(self._errors[0])
+
+    def _wait(self, threads: Sequence[threading.Thread]) -> None:
+        if self._progress is None:
+            threads[0].join(PATIENCE)
+            if any(thread.is_alive() for thread in threads):
+                log.warning(
+                    "fastseg is compiling %s for this machine (%d of %d done), the first "
+                    "time only; it is kept in %s",
+                    self._subject, self._done, self._total, cache.root(),
+                )  # fmt: skip
+        for thread in threads:
+            # With a timeout, because a join without one does not see Ctrl-C on Windows.
+            while thread.is_alive():
+                thread.join(1.0)
+
+    def _run_process(self) -> None:
+        with tempfile.TemporaryFile("w+") as messages:
+            with self._lock:
+                if self._is_stopped:
+                    return
+                process = self._start(messages)
+                self._processes.append(process)
+            with process:
+                try:
+                    self._feed(process)
+                except (OSError, ValueError) as exc:  # the process has ended
+                    process.kill()
+                    process.wait()
+                    if not self._is_stopped:
+                        messages.seek(0)
+                        self._fail(
+                            f"a process that compiles kernels of fastseg ended with "
+                            f"status {process.returncode}: {messages.read() or exc}"
+                        )
+
+    def _start(self, messages: Any) -> "subprocess.Popen[str]":
+        environment = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith("NUMBA_")
+        }
+        return subprocess.Popen(
+            [
+                *(sys.executable, "-c", START, json.dumps(sys.path)),
+                *(self._level, str(self._folder)),
+            ],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=messages,
+            text=True,
+            env=environment,
+        )
+
+    def _feed(self, process: "subprocess.Popen[str]") -> None:
+        """Give a process one kernel after the other."""
+        assert process.stdin is not None
+        assert process.stdout is not None
+        while not self._errors:
+            try:
+                request = self._waiting.popleft()
+            except IndexError:
+                break
+            process.stdin.write(json.dumps(request) + "\n")
+            process.stdin.flush()
+            error = json.loads(process.stdout.readline())
+            if error is not None:
+                self._fail(f"{request[0]} cannot be compiled: {error}")
+            self._done += 1
+            if self._progress is not None:
+                self._progress(request[0].rpartition(".")[2])
+        process.stdin.close()
+
+    def _fail(self, error: str) -> None:
+        self._errors.append(error)
+
+
+def serve(level: str, folder: str) -> None:
+    """Compile what standard input asks for; in a process of `compile_objects`.
+
+    Each line is a `Request` as JSON; the answer is a line with null or an error.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
+    gc.disable()  # a tenth of the time; the process does not last
+    from fastseg._kernels.native import compiler, signatures
+
+    compiler.set_level(level)
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # nothing else may be written there
+    for line in sys.stdin:
+        path, text = json.loads(line)
+        error = None
+        try:
+            module, _, name = path.rpartition(".")
+            kernel = getattr(import_module(module), name)
+            target = Path(folder) / f"{cache.name_of(path, text)}.o"
+            with cache.locked(target):
+                if cache.read_file(target, path, text, level) is None:
+                    code = compiler.compile_entry(kernel, signatures.parse(text))
+                    cache.write(Path(folder), path, text, level, code)
+        except Exception:
+            error = traceback.format_exc()
+        answers.write(json.dumps(error) + "\n")
+        answers.flush()
