@@ -112,8 +112,8 @@ class _Team:
             threads[0].join(PATIENCE)
             if any(thread.is_alive() for thread in threads):
                 log.warning(
-                    "fastseg is compiling %s for this machine (%d of %d done), the first "
-                    "time only; it is kept in %s",
+                    "fastseg is compiling %s for this machine (%d of %d done), the "
+                    "first time only; it is kept in %s",
                     self._subject, self._done, self._total, cache.root(),
                 )  # fmt: skip
         for thread in threads:
