@@ -22,7 +22,7 @@ import inspect
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -53,7 +53,8 @@ class Kernel:
         inlined: bool,
         declared: tuple[dict[str, Any], dict[str, tuple[str, ...]]] | None = None,
     ) -> None:
-        functools.update_wrapper(self, function)
+        self.__name__, self.__doc__ = function.__name__, function.__doc__
+        self.__module__ = function.__module__
         self.function = function
         self.nogil, self.inlined, self.declared = nogil, inlined, declared
         self._call = self._first_call
@@ -70,13 +71,14 @@ class Kernel:
     @property
     def path(self) -> str:
         """The full name of the function."""
-        return f"{self.function.__module__}.{self.function.__name__}"
+        return f"{self.__module__}.{self.__name__}"
 
-    def signatures(self) -> Iterator[Any]:
-        """Yield the signatures that an entry declares."""
+    @functools.cached_property
+    def signatures(self) -> list[Any]:
+        """The signatures that an entry declares."""
         from fastseg._kernels.native.signatures import expand
 
-        return iter(()) if self.declared is None else expand(*self.declared)
+        return [] if self.declared is None else list(expand(*self.declared))
 
     @functools.cached_property
     def dispatcher(self) -> Any:
@@ -107,8 +109,8 @@ class Intrinsic:
         return cpu_target.typing_context.resolve_value_type(made)
 
 
-def intrinsic(name: str) -> Intrinsic:
-    """Return a function of `native.intrinsics`."""
+def intrinsic(name: str) -> Any:
+    """Return a function of `native.intrinsics` for kernels to call."""
 
     def make() -> Any:
         from fastseg._kernels.native import intrinsics
@@ -196,7 +198,8 @@ if INTERPRETED:
         """Return all cells of a C-contiguous array as a 1-D array: a view."""
         return array.reshape(array.size)
 
-    empty, zeros = np.empty, np.zeros
+    empty: Any = np.empty
+    zeros: Any = np.zeros
 else:
     trailing_zeros = intrinsic("trailing_zeros")
     fma = intrinsic("fma")

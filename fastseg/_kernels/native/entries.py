@@ -8,12 +8,16 @@ functions loaded before, and last to `_Loader.extend`, which loads another one.
 import functools
 import logging
 import os
+import pkgutil
 import threading
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 import numpy as np
 
+from fastseg import _kernels
+from fastseg._kernels import native
 from fastseg._kernels.jit import Kernel
 from fastseg._kernels.native import cache, machine, signatures
 from fastseg._kernels.native.signatures import Signature
@@ -116,12 +120,41 @@ def signature_for(kernel: Kernel, args: tuple[Any, ...]) -> Signature:
 
     Raises TypeError for arguments that no signature can take.
     """
-    for signature in kernel.signatures():
+    signature: Signature
+    for signature in kernel.signatures:
         if len(signature) == len(args) and all(
             map(signatures.accepts, signature, args)
         ):
             return signature
     return tuple(map(signatures.type_of, args))
+
+
+def all_entries() -> list[Kernel]:
+    """Return all entries, sorted by module and name."""
+    found = []
+    for module in sorted(
+        info.name
+        for info in pkgutil.walk_packages(_kernels.__path__, f"{_kernels.__name__}.")
+        if not info.name.startswith(native.__name__)
+    ):
+        values = vars(import_module(module)).values()
+        found += [
+            value
+            for value in values
+            if isinstance(value, Kernel)
+            and value.declared is not None
+            and value.__module__ == module
+        ]
+    return sorted(found, key=lambda kernel: kernel.path)
+
+
+def all_requests() -> list[tuple[str, str]]:
+    """Return the full name of each entry, with each signature that it declares."""
+    return [
+        (kernel.path, signatures.join(signature))
+        for kernel in all_entries()
+        for signature in kernel.signatures
+    ]
 
 
 def find_code(kernel: Kernel, signature: Signature) -> bytes:

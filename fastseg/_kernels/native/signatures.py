@@ -181,11 +181,10 @@ def type_of(value: Any) -> Type:
 def accepts(kind: Type, value: Any) -> bool:
     """Return whether a plain value is of a type; as the compiled entries do."""
     if isinstance(kind, Record):
-        return (
-            type(value) is kind.made_by
-            and len(value) == len(kind.fields)
-            and all(map(accepts, kind.fields, value))
-        )
+        if type(value) is not kind.made_by:
+            return False
+        fields: tuple[Any, ...] = value
+        return all(map(accepts, kind.fields, fields))
     if isinstance(kind, Array):
         if type(value) is not np.ndarray or DTYPES.get(value.dtype) != kind.dtype:
             return False
