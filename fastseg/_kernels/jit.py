@@ -80,6 +80,16 @@ class Kernel:
 
         return [] if self.declared is None else list(expand(*self.declared))
 
+    def matching(self, types: dict[str, str]) -> list[Any]:
+        """Return the declared signatures where these parameters have these types."""
+        names = [] if self.declared is None else list(self.declared[0])
+        places = {names.index(name): text for name, text in types.items()}
+        return [
+            signature
+            for signature in self.signatures
+            if all(str(signature[k]) == text for k, text in places.items())
+        ]
+
     @functools.cached_property
     def dispatcher(self) -> Any:
         """numba's form of this kernel."""

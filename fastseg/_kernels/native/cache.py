@@ -13,7 +13,6 @@ else the platform's folder for caches. Whoever can write to it can run code as t
 user, so it must belong to the user or to root, and so must the folders above it.
 """
 
-import atexit
 import contextlib
 import functools
 import hashlib
@@ -103,12 +102,17 @@ def check_trust(folder: Path) -> None:
                 )
 
 
-# What `root` returned in this process.
-_roots_made: list[Path] = []
+# Objects that could not be written, by the full name of the kernel and the signature.
+_held: dict[tuple[str, str], bytes] = {}
+
+
+def hold(path: str, signature: str, code: bytes) -> None:
+    """Keep the code of a kernel in this process alone."""
+    _held[path, signature] = code
 
 
 @functools.cache
-def readable_root() -> Path | None:
+def root() -> Path | None:
     """Return the folder of the cache if it is there and trusted; else None."""
     folder = configured_root()
     try:
@@ -121,43 +125,33 @@ def readable_root() -> Path | None:
     return folder
 
 
-@functools.cache
-def root() -> Path:
-    """Return the folder of the cache, made if there is none, to write to.
+def make_folder(level: str) -> Path:
+    """Return the folder of the cache for a level, to write to; it is made.
 
-    Where it cannot be used, warns and returns a folder that is removed when the process
-    ends.
+    Raises OSError, whose text says what to do, if there can be none.
     """
     folder = configured_root()
     try:
         folder.mkdir(mode=PRIVATE, parents=True, exist_ok=True)
         check_trust(folder.resolve())
-        with tempfile.TemporaryFile(dir=folder):
+        path = folder / digest() / level
+        path.mkdir(mode=PRIVATE, parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
             pass
+    except CacheError:
+        raise
     except OSError as exc:
-        text = str(exc)
-        if not isinstance(exc, CacheError):
-            text = (
-                f"the cache of compiled code {folder} cannot be written to ({text}). "
-                f"Set {SETTING} to a folder that can"
-            )
-        log.warning("%s. This process compiles for itself alone", text)
-        folder = Path(tempfile.mkdtemp(prefix="fastseg-"))
-        atexit.register(_remove, folder, os.getpid())
-    _roots_made.append(folder)
-    return folder
-
-
-def _remove(folder: Path, process: int) -> None:
-    if os.getpid() == process:  # not in a fork of it
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def make_folder(level: str) -> Path:
-    """Return the folder of the cache for a level, to write to; it is made."""
-    path = root() / digest() / level
-    path.mkdir(mode=PRIVATE, parents=True, exist_ok=True)
+        raise CacheError(unwritable(folder, exc)) from exc
+    root.cache_clear()
     return path
+
+
+def unwritable(folder: Path, exc: OSError) -> str:
+    """Return what to say of a folder that cannot be written to."""
+    return (
+        f"the cache of compiled code {folder} cannot be written to ({exc}). Set "
+        f"{SETTING} to a folder that can"
+    )
 
 
 def read(path: str, signature: str, levels: list[str]) -> bytes | None:
@@ -169,12 +163,11 @@ def read(path: str, signature: str, levels: list[str]) -> bytes | None:
     name = f"{name_of(path, signature)}.o"
     for level in levels:
         code = read_file(PACKAGE / level / name, path, signature, level)
-        own = _roots_made[-1] if _roots_made else readable_root()
-        if code is None and own is not None:
+        if code is None and (own := root()) is not None:
             code = read_file(own / digest() / level / name, path, signature, level)
         if code is not None:
             return code
-    return None
+    return _held.get((path, signature))
 
 
 def read_file(file: Path, path: str, signature: str, level: str) -> bytes | None:
@@ -257,10 +250,13 @@ def locked(target: Path) -> Iterator[None]:
 
 def remove_outdated() -> None:
     """Remove what other versions of the kernels left in the cache and nobody uses."""
-    own = root() / digest()
+    folder = root()
+    if folder is None:
+        return
+    own = folder / digest()
     with contextlib.suppress(OSError):
         os.utime(own)
-        for other in root().iterdir():
+        for other in folder.iterdir():
             is_ours = len(other.name) == len(own.name) and other != own
             if is_ours and time.time() - other.stat().st_mtime > KEPT_DAYS * DAY:
                 shutil.rmtree(other, ignore_errors=True)

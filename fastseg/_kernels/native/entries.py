@@ -10,7 +10,7 @@ import logging
 import os
 import pkgutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib import import_module
 from typing import Any
 
@@ -18,7 +18,7 @@ import numpy as np
 
 from fastseg import _kernels
 from fastseg._kernels import native
-from fastseg._kernels.jit import Kernel
+from fastseg._kernels.jit import INTERPRETED, Kernel
 from fastseg._kernels.native import cache, machine, signatures
 from fastseg._kernels.native.signatures import Signature
 
@@ -155,6 +155,35 @@ def all_requests() -> list[tuple[str, str]]:
         for kernel in all_entries()
         for signature in kernel.signatures
     ]
+
+
+def prepare(wanted: Iterable[tuple[Kernel, dict[str, str]]]) -> None:
+    """Compile what will be needed and is not there, side by side.
+
+    wanted : entries, each with the types that some of its parameters will have; all
+        declared signatures that have them are compiled
+    """
+    if INTERPRETED or not uses_objects():
+        return
+    requests = [
+        (kernel.path, signatures.join(signature))
+        for kernel, types in wanted
+        for signature in kernel.matching(types)
+    ]
+    missing = [
+        request
+        for request in dict.fromkeys(requests)
+        if request not in _prepared and cache.read(*request, levels()) is None
+    ]
+    if missing:
+        from fastseg._kernels.native import workers
+
+        workers.compile_objects(missing, levels()[0])
+    _prepared.update(requests)
+
+
+# What `prepare` has found or compiled in this process.
+_prepared: set[tuple[str, str]] = set()
 
 
 def find_code(kernel: Kernel, signature: Signature) -> bytes:

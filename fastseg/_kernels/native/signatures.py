@@ -183,7 +183,7 @@ def accepts(kind: Type, value: Any) -> bool:
     if isinstance(kind, Record):
         if type(value) is not kind.made_by:
             return False
-        fields: tuple[Any, ...] = value
+        fields: Any = value
         return all(map(accepts, kind.fields, fields))
     if isinstance(kind, Array):
         if type(value) is not np.ndarray or DTYPES.get(value.dtype) != kind.dtype:

@@ -4,6 +4,8 @@ A process of its own can make code for another processor level, and numba neithe
 down nor fills the memory of the process that only runs kernels.
 """
 
+import base64
+import contextlib
 import gc
 import json
 import logging
@@ -20,7 +22,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from fastseg._kernels.native import cache
+from fastseg._kernels.native import cache, signatures
 
 log = logging.getLogger("fastseg.compile")
 
@@ -54,11 +56,19 @@ def compile_objects(
 
     Raises CompileError.
     """
-    if folder is None:
-        folder = cache.make_folder(level)
-        cache.remove_outdated()
-    team = _Team(requests, level, folder, progress)
+    place = folder
+    if place is None:
+        try:
+            place = cache.make_folder(level)
+            cache.remove_outdated()
+        except OSError as exc:
+            log.warning("%s. This process compiles for itself alone", exc)
+    team = _Team(requests, level, place, progress)
     team.work()
+    if team.unwritten and folder is not None:
+        raise OSError(team.unwritten)
+    if team.unwritten:
+        log.warning("%s. This process compiles for itself alone", team.unwritten)
 
 
 class _Team:
@@ -68,9 +78,11 @@ class _Team:
         self,
         requests: Sequence[Request],
         level: str,
-        folder: Path,
+        folder: Path | None,
         progress: Callable[[str], None] | None,
     ) -> None:
+        # What to say if an object could not be written.
+        self.unwritten = ""
         self._waiting = deque(requests)
         self._level, self._folder = level, folder
         self._progress = progress
@@ -112,9 +124,9 @@ class _Team:
             threads[0].join(PATIENCE)
             if any(thread.is_alive() for thread in threads):
                 log.warning(
-                    "fastseg is compiling %s for this machine (%d of %d done), the "
-                    "first time only; it is kept in %s",
-                    self._subject, self._done, self._total, cache.root(),
+                    "fastseg is compiling %s for this machine (%d of %d done); it is %s",
+                    self._subject, self._done, self._total,
+                    f"kept in {self._folder}" if self._folder else "not kept",
                 )  # fmt: skip
         for thread in threads:
             # With a timeout, because a join without one does not see Ctrl-C on Windows.
@@ -150,7 +162,7 @@ class _Team:
         return subprocess.Popen(
             [
                 *(sys.executable, "-c", START, json.dumps(sys.path)),
-                *(self._level, str(self._folder)),
+                *(self._level, str(self._folder or "")),
             ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -170,9 +182,12 @@ class _Team:
                 break
             process.stdin.write(json.dumps(request) + "\n")
             process.stdin.flush()
-            error = json.loads(process.stdout.readline())
-            if error is not None:
-                self._fail(f"{request[0]} cannot be compiled: {error}")
+            answer = json.loads(process.stdout.readline())
+            if answer["error"]:
+                self._fail(f"{request[0]} cannot be compiled: {answer['error']}")
+            if answer["code"]:
+                cache.hold(*request, base64.b64decode(answer["code"]))
+            self.unwritten = self.unwritten or answer["unwritten"]
             self._done += 1
             if self._progress is not None:
                 self._progress(request[0].rpartition(".")[2])
@@ -185,27 +200,45 @@ class _Team:
 def serve(level: str, folder: str) -> None:
     """Compile what standard input asks for; in a process of `compile_objects`.
 
-    Each line is a `Request` as JSON; the answer is a line with null or an error.
+    Each line is a `Request` as JSON. The answer is a line too: an error, if there was
+    one; and if the code could not be written to the folder, the code and the reason.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
     gc.disable()  # a tenth of the time; the process does not last
-    from fastseg._kernels.native import compiler, signatures
+    from fastseg._kernels.native import compiler
 
     compiler.set_level(level)
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # nothing else may be written there
     for line in sys.stdin:
-        path, text = json.loads(line)
-        error = None
+        answer = {"error": "", "unwritten": "", "code": ""}
         try:
-            module, _, name = path.rpartition(".")
-            kernel = getattr(import_module(module), name)
-            target = Path(folder) / f"{cache.name_of(path, text)}.o"
-            with cache.locked(target):
-                if cache.read_file(target, path, text, level) is None:
-                    code = compiler.compile_entry(kernel, signatures.parse(text))
-                    cache.write(Path(folder), path, text, level, code)
+            path, text = json.loads(line)
+            _answer(path, text, level, Path(folder) if folder else None, answer)
         except Exception:
-            error = traceback.format_exc()
-        answers.write(json.dumps(error) + "\n")
+            answer["error"] = traceback.format_exc()
+        answers.write(json.dumps(answer) + "\n")
         answers.flush()
+
+
+def _answer(
+    path: str, text: str, level: str, folder: Path | None, answer: dict[str, str]
+) -> None:
+    from fastseg._kernels.native import compiler
+
+    module, _, name = path.rpartition(".")
+    kernel = getattr(import_module(module), name)
+    with contextlib.ExitStack() as stack:
+        if folder is not None:
+            target = folder / f"{cache.name_of(path, text)}.o"
+            stack.enter_context(cache.locked(target))
+            if cache.read_file(target, path, text, level) is not None:
+                return  # another process has made it meanwhile
+        code = compiler.compile_entry(kernel, signatures.parse(text))
+        if folder is not None:
+            try:
+                cache.write(folder, path, text, level, code)
+                return
+            except OSError as exc:
+                answer["unwritten"] = cache.unwritable(folder, exc)
+        answer["code"] = base64.b64encode(code).decode()
