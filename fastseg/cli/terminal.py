@@ -245,9 +245,9 @@ class Output:
         """Print a warning; takes what `warnings.showwarning` does."""
         self.report(f"warning: {message}")
 
-    def log(self, text: str, _: bool) -> None:
-        """Print a message that another library logs."""
-        self.report(f"warning: {text}")
+    def log(self, record: logging.LogRecord) -> None:
+        """Print a message that a library logs."""
+        self.report(f"warning: {record.getMessage()}")
 
     def written(self, asked: Path, path: Path) -> None:
         """Say where an output is, if a symbolic link leads there."""
@@ -306,20 +306,28 @@ class Output:
 
     @contextlib.contextmanager
     def report_compilation(self) -> Iterator[None]:
-        """Print a line while kernels are compiled, which takes long on first use."""
+        """Say on stderr what is compiled, which takes seconds on first use.
+
+        Unless quiet; and with --verbose, what has been compiled in how many seconds.
+        """
         log = logging.getLogger("fastseg.compile")
         handler = _CallbackHandler(self._print_compilation)
+        level, propagate = log.level, log.propagate
         log.addHandler(handler)
         log.setLevel(logging.INFO)
+        log.propagate = False
         try:
             yield
         finally:
             log.removeHandler(handler)
+            log.setLevel(level)
+            log.propagate = propagate
 
-    def _print_compilation(self, text: str, is_first: bool) -> None:
-        if is_first and self._is_watched:
-            self.report("compiling, the first time only; this may take a minute")
-        self.detail(text)
+    def _print_compilation(self, record: logging.LogRecord) -> None:
+        if record.levelno < logging.WARNING:
+            self.detail(record.getMessage())
+        elif not self.quiet:
+            self.report(record.getMessage())
 
     def rejects(self, rejects: Iterable[Reject], output: Path, allow: bool) -> None:
         """Print what was rejected and exit with status 3, unless `allow` is set."""
@@ -342,16 +350,14 @@ class Output:
 
 
 class _CallbackHandler(logging.Handler):
-    """Calls a function with each message and whether it is the first."""
+    """Calls a function with each record."""
 
-    def __init__(self, callback: Callable[[str, bool], None], level: int = 0):
+    def __init__(self, callback: Callable[[logging.LogRecord], None], level: int = 0):
         super().__init__(level)
         self._callback = callback
-        self._is_first = True
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._callback(record.getMessage(), self._is_first)
-        self._is_first = False
+        self._callback(record)
 
 
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Print more details.")]

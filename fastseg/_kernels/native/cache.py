@@ -26,7 +26,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-log = logging.getLogger("fastseg.compile")
+log = logging.getLogger("fastseg.cache")
 
 # The version of the form of an object's file.
 FORMAT = 1

@@ -22,7 +22,7 @@ from fastseg._kernels.jit import INTERPRETED, Kernel
 from fastseg._kernels.native import cache, machine, signatures
 from fastseg._kernels.native.signatures import Signature
 
-log = logging.getLogger("fastseg.compile")
+log = logging.getLogger("fastseg.cache")
 
 _lock = threading.RLock()
 
@@ -122,9 +122,11 @@ def signature_for(kernel: Kernel, args: tuple[Any, ...]) -> Signature:
     """
     signature: Signature
     for signature in kernel.signatures:
-        if len(signature) == len(args) and all(
-            map(signatures.accepts, signature, args)
-        ):
+        if len(signature) != len(args):
+            raise TypeError(
+                f"{kernel.__name__} takes {len(signature)} arguments, not {len(args)}"
+            )
+        if all(map(signatures.accepts, signature, args)):
             return signature
     return tuple(map(signatures.type_of, args))
 

@@ -7,13 +7,18 @@ file (numba issue 4807).
 """
 
 import contextlib
+import logging
 from typing import Any
 
 import numba
+from numba.core import event
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLocator
 
 from fastseg._kernels.jit import Kernel
 from fastseg._kernels.native import cache
+from fastseg._kernels.native.entries import uses_objects
+
+log = logging.getLogger("fastseg.compile")
 
 # What `compiler` adds, as its code does not run in the process that makes it.
 only_code: dict[str, Any] = {}
@@ -31,6 +36,34 @@ def make_dispatcher(kernel: Kernel) -> Any:
         with contextlib.suppress(OSError):
             dispatcher._cache = _Cache(kernel.function)
     return dispatcher
+
+
+class _Reporter(event.Listener):  # type: ignore[misc]
+    """Logs each kernel that numba compiles, but not the kernels that it calls."""
+
+    def __init__(self) -> None:
+        self._depth = 0  # one for all threads: numba compiles in one at a time
+        self._is_first = True
+
+    def on_start(self, started: Any) -> None:
+        # numba reports every function that it compiles, also those of other packages.
+        function: Any = getattr(started.data["dispatcher"], "py_func", None)
+        is_own = str(getattr(function, "__module__", "")).startswith("fastseg.")
+        if is_own and not self._depth:
+            if self._is_first and not uses_objects():
+                log.warning(
+                    "fastseg is compiling its code for this machine, which takes up to "
+                    "a minute; it is kept for the next time"
+                )
+                self._is_first = False
+            log.info("compiling %s", function.__name__)
+        self._depth += 1
+
+    def on_end(self, ended: Any) -> None:
+        self._depth -= 1
+
+
+event.register("numba:compile", _Reporter())
 
 
 class _Locator(_CacheLocator):  # type: ignore[misc]

@@ -92,6 +92,8 @@ def parse(text: str) -> Signature:
         if letter == "," and depth == 0:
             types.append(parse_type(text[start:index].strip()))
             start = index + 1
+    if start <= len(text):
+        raise ValueError(f"{text[start:]!r} is no type of an entry's argument")
     return tuple(types)
 
 
@@ -104,11 +106,10 @@ def parse_type(text: str) -> Type:
         return Number(text)
     constant = text.startswith("const ")
     dtype, _, axes = text.removeprefix("const ").partition("[")
-    names = axes.removesuffix("]").split(", ")
-    rest = {*names[:-1]} - {":"}
-    if dtype not in DTYPES.values() or rest or names[-1] not in (":", "::1"):
+    found = Array(dtype, axes.count(",") + 1, axes.endswith("::1]"), constant)
+    if dtype not in DTYPES.values() or str(found) != text:
         raise ValueError(f"{text!r} is no type of an entry's argument")
-    return Array(dtype, len(names), names[-1] == "::1", constant)
+    return found
 
 
 def join(signature: Iterable[Type]) -> str:
@@ -171,11 +172,12 @@ def type_of(value: Any) -> Type:
         return Number("float64")
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return Record(class_name(type(value)), tuple(map(type_of, value)))
-    dtype = DTYPES.get(value.dtype) if type(value) is np.ndarray else None
-    if dtype is None or value.ndim == 0 or not value.flags.aligned:
-        raise TypeError(f"kernels do not take {describe(value)}")
-    flags = value.flags
-    return Array(dtype, value.ndim, flags.c_contiguous, not flags.writeable)
+    if type(value) is np.ndarray and value.ndim and value.flags.aligned:
+        dtype = DTYPES.get(value.dtype)
+        if dtype is not None:
+            flags = value.flags
+            return Array(dtype, value.ndim, flags.c_contiguous, not flags.writeable)
+    raise TypeError(f"kernels do not take {describe(value)}")
 
 
 def accepts(kind: Type, value: Any) -> bool:

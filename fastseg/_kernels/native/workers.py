@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -24,7 +25,10 @@ from typing import Any
 
 from fastseg._kernels.native import cache, signatures
 
+# Says what is waited for, at level WARNING, and what is done, at level INFO.
 log = logging.getLogger("fastseg.compile")
+# What is wrong with the cache.
+cache_log = logging.getLogger("fastseg.cache")
 
 # Seconds until a user is told what they wait for.
 PATIENCE = 0.5
@@ -62,13 +66,13 @@ def compile_objects(
             place = cache.make_folder(level)
             cache.remove_outdated()
         except OSError as exc:
-            log.warning("%s. This process compiles for itself alone", exc)
+            cache_log.warning("%s. This process compiles for itself alone", exc)
     team = _Team(requests, level, place, progress)
     team.work()
     if team.unwritten and folder is not None:
         raise OSError(team.unwritten)
     if team.unwritten:
-        log.warning("%s. This process compiles for itself alone", team.unwritten)
+        cache_log.warning("%s. This process compiles for itself alone", team.unwritten)
 
 
 class _Team:
@@ -123,11 +127,14 @@ class _Team:
         if self._progress is None:
             threads[0].join(PATIENCE)
             if any(thread.is_alive() for thread in threads):
+                place = self._folder
                 log.warning(
-                    "fastseg is compiling %s for this machine (%d of %d done); it is %s",
-                    self._subject, self._done, self._total,
-                    f"kept in {self._folder}" if self._folder else "not kept",
-                )  # fmt: skip
+                    "fastseg is compiling %s for this machine, %d of %d done; %s",
+                    self._subject,
+                    self._done,
+                    self._total,
+                    f"it is kept in {place}" if place else "it cannot be kept",
+                )
         for thread in threads:
             # With a timeout, because a join without one does not see Ctrl-C on Windows.
             while thread.is_alive():
@@ -180,6 +187,7 @@ class _Team:
                 request = self._waiting.popleft()
             except IndexError:
                 break
+            start = time.monotonic()
             process.stdin.write(json.dumps(request) + "\n")
             process.stdin.flush()
             answer = json.loads(process.stdout.readline())
@@ -189,6 +197,11 @@ class _Team:
                 cache.hold(*request, base64.b64decode(answer["code"]))
             self.unwritten = self.unwritten or answer["unwritten"]
             self._done += 1
+            log.info(
+                "compiled %s in %.1f s, %d of %d",
+                *(request[0].rpartition(".")[2], time.monotonic() - start),
+                *(self._done, self._total),
+            )
             if self._progress is not None:
                 self._progress(request[0].rpartition(".")[2])
         process.stdin.close()
