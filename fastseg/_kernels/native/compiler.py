@@ -9,13 +9,15 @@ An object needs Python's C API, the C library and what `EXTERNAL` lists; what it
 need of numba's run time is put into it.
 """
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from llvmlite import ir
+from llvmlite.binding import Linkage
 from numba import _dynfunc, types
-from numba.core import cgutils, codegen, cpu
+from numba.core import callconv, cgutils, codegen, cpu, pythonapi
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.registry import cpu_target
 
@@ -34,6 +36,8 @@ EXTERNAL = (
     *("exp", "log", "log2", "pow", "frexp", "ldexp", "fmod", "sin", "cos", "atan2"),
     *("floor", "ceil", "rint", "round", "trunc", "expf", "logf", "powf", "fmaf", "fma"),
 )
+# A counter of compiled functions, in the names that numba gives them.
+COUNT = re.compile(r"B\d+v\d+")
 
 
 class _Library(codegen.AOTCodeLibrary):  # type: ignore[misc]
@@ -48,11 +52,15 @@ class _Library(codegen.AOTCodeLibrary):  # type: ignore[misc]
         if not self.entry:
             return
         # Names of numba's own functions are unique only within a process, and objects
-        # of several are loaded into one.
-        for function in self._final_module.functions:
-            if not function.is_declaration and function.name != self.entry:
-                function.linkage = "internal"
+        # of several are loaded into one. Variables that nothing uses go away.
+        module = self._final_module
+        for part in (*module.functions, *module.global_variables):
+            if not part.is_declaration and part.name != self.entry:
+                part.linkage = "internal"
         super()._optimize_final_module()
+        for part in (*module.functions, *module.global_variables):
+            if part.linkage == Linkage.internal:
+                part.name = COUNT.sub("", part.name)
 
 
 class _Codegen(codegen.AOTCPUCodegen):  # type: ignore[misc]
@@ -71,10 +79,19 @@ def _no_executable(context: Any, library: Any, fndesc: Any, env: Any) -> Any:
     return _dynfunc.make_function(fndesc.lookup_module(), name, "", 0, env, (library,))
 
 
+def _no_exception(api: Any, exception: Any) -> Any:
+    """Return what stands for an exception: entries do not read it, see `_Entry`.
+
+    It would be a pickle, with the path of the source.
+    """
+    return ir.Constant(callconv.excinfo_ptr_t, None)
+
+
 def set_level(level: str) -> None:
     """Make all code of this process for a processor level, not for running here."""
     numba_kernels.only_code.update(no_cpython_wrapper=True, no_cfunc_wrapper=True)
     cpu.CPUContext.get_executable = _no_executable
+    pythonapi.PythonAPI.serialize_object = _no_exception
     cpu_target.target_context._internal_codegen = _Codegen("fastseg", level)
 
 

@@ -166,6 +166,7 @@ class _Team:
             for name, value in os.environ.items()
             if not name.startswith("NUMBA_")
         }
+        environment["PYTHONHASHSEED"] = "0"  # sets in numba have one order then
         return subprocess.Popen(
             [
                 *(sys.executable, "-c", START, json.dumps(sys.path)),
