@@ -162,12 +162,19 @@ def read(path: str, signature: str, levels: list[str]) -> bytes | None:
     """
     name = f"{name_of(path, signature)}.o"
     for level in levels:
-        code = read_file(PACKAGE / level / name, path, signature, level)
-        if code is None and (own := root()) is not None:
-            code = read_file(own / digest() / level / name, path, signature, level)
-        if code is not None:
-            return code
+        for folder in folders(level):
+            code = read_file(folder / name, path, signature, level)
+            if code is not None:
+                return code
     return _held.get((path, signature))
+
+
+def folders(level: str) -> Iterator[Path]:
+    """Yield the folders that may hold objects for a level, the package's first."""
+    yield PACKAGE / level
+    own = root()
+    if own is not None:
+        yield own / digest() / level
 
 
 def read_file(file: Path, path: str, signature: str, level: str) -> bytes | None:
