@@ -19,6 +19,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -102,43 +103,31 @@ class _Team:
     def work(self) -> None:
         """Compile all, and wait for it."""
         count = min(self._total, len(os.sched_getaffinity(0)), MOST_PROCESSES)
-        threads = [
-            threading.Thread(
-                target=self._run_process, name="fastseg-compile", daemon=True
-            )
-            for _ in range(count)
-        ]
-        try:
-            for thread in threads:
-                thread.start()
-            self._wait(threads)
-        finally:
-            with self._lock:
-                self._is_stopped = True
-                for process in self._processes:
-                    process.kill()
-            for thread in threads:
-                if thread.ident is not None:
-                    thread.join()
+        with ThreadPoolExecutor(count, "fastseg-compile") as pool:
+            try:
+                tasks = [pool.submit(self._run_process) for _ in range(count)]
+                self._wait(tasks)
+            finally:
+                with self._lock:
+                    self._is_stopped = True
+                    for process in self._processes:
+                        process.kill()
+        for task in tasks:
+            task.result()
         if self._errors:
             raise CompileError(self._errors[0])
 
-    def _wait(self, threads: Sequence[threading.Thread]) -> None:
-        if self._progress is None:
-            threads[0].join(PATIENCE)
-            if any(thread.is_alive() for thread in threads):
-                place = self._folder
-                log.warning(
-                    "fastseg is compiling %s for this machine, %d of %d done; %s",
-                    self._subject,
-                    self._done,
-                    self._total,
-                    f"it is kept in {place}" if place else "it cannot be kept",
-                )
-        for thread in threads:
-            # With a timeout, because a join without one does not see Ctrl-C on Windows.
-            while thread.is_alive():
-                thread.join(1.0)
+    def _wait(self, tasks: Sequence[Future[None]]) -> None:
+        if self._progress is None and wait(tasks, PATIENCE).not_done:
+            place = self._folder
+            log.warning(
+                "fastseg is compiling %s for this machine, %d of %d done; %s",
+                self._subject,
+                self._done,
+                self._total,
+                f"it is kept in {place}" if place else "it cannot be kept",
+            )
+        wait(tasks)
 
     def _run_process(self) -> None:
         with tempfile.TemporaryFile("w+") as messages:
