@@ -235,7 +235,7 @@ def draw_rings(
         rules.fill == "nonzero",
         scratch_rows(height, width, rules),
         mask,
-        mask.dtype.type(1 << bit),
+        1 << bit,
         clear,
     )
     if groups is None and rules.fill == "union":

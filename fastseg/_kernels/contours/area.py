@@ -44,7 +44,7 @@ import math
 import numpy as np
 
 from fastseg._kernels.contours.runs import fill_run
-from fastseg._kernels.jit import inlined, kernel, trailing_zeros, zeros
+from fastseg._kernels.jit import entry, inlined, kernel, trailing_zeros, zeros
 
 # With more chains in a row, `sign_chains` takes as long as slabs.
 MOST_CHAINS = 12
@@ -317,9 +317,14 @@ def add_slabs(
     """
     count = 0
     for i in range(first, stop):
-        heights[count], heights[count + 1] = pieces[i, 1], pieces[i, 3]
-        count += 2
-    heights[:count].sort()
+        for end in (1, 3):
+            height = pieces[i, end]
+            k = count
+            while k > 0 and heights[k - 1] > height:
+                heights[k] = heights[k - 1]
+                k -= 1
+            heights[k] = height
+            count += 1
     for h in range(1, count):
         top, bottom = heights[h - 1], heights[h]
         if top == bottom:
@@ -405,7 +410,28 @@ def write_row(sums, bits, cells, row_start, width):
         fill_run(cells, row_start + u64(done), row_start + u64(width), value)
 
 
-@kernel
+@entry(
+    points="const float64[:, ::1]",
+    offsets="const int64[::1]",
+    ring_groups="none | const int64[::1]",
+    first="int64",
+    last="int64",
+    delta="float64",
+    nonzero="bool",
+    cells="float32[::1]",
+    height="int64",
+    width="int64",
+    row_starts="int64[::1]",
+    pieces="float64[:, ::1]",
+    directions="int64[::1]",
+    extents="float64[:, ::1]",
+    chains="int64[:, ::1]",
+    heights="float64[::1]",
+    slab_x="float64[:, ::1]",
+    slab_directions="int64[::1]",
+    sums="float64[:, ::1]",
+    bits="uint64[::1]",
+)
 def cover_mask(
     points, offsets, ring_groups, first, last, delta, nonzero, cells, height, width,
     row_starts, pieces, directions, extents, chains,

@@ -35,7 +35,7 @@ import math
 
 import numpy as np
 
-from fastseg._kernels.jit import inlined, kernel
+from fastseg._kernels.jit import entry, inlined, kernel
 
 # Sides of the largest and of the smallest blocks, in pixels. For 256 x 256 pixels and
 # 250 vertices all distances take 1 to 2.2 ms; without blocks they take 45 ms, and with
@@ -48,7 +48,12 @@ FEW = 6
 SMALLEST_SQUARE = 1e-280
 
 
-@kernel
+@entry(
+    ends="const float64[:, ::1]",
+    wx="float64",
+    wy="float64",
+    segments="float64[:, ::1]",
+)
 def prepare_segments(ends, wx, wy, segments):
     """Fill the table of segments from their ends, float64 (S, 4): ax, ay, bx, by."""
     for k in range(len(ends)):
@@ -163,7 +168,24 @@ def measure_block(
             out[r, left + c] = 0.0 - length if inside[r, left + c] else length
 
 
-@kernel
+@entry(
+    segments="const float64[:, ::1]",
+    columns="const float64[::1]",
+    step_x="float64",
+    step_y="float64",
+    wx="float64",
+    wy="float64",
+    unit="float64",
+    raised="float64",
+    inside="const uint8[:, ::1]",
+    all_segments="const int32[::1]",
+    candidates="int32[:, ::1]",
+    counts="int64[::1]",
+    blocks="int64[:, ::1]",
+    vectors="float64[:, ::1]",
+    least="float64[::1]",
+    out="float32[:, ::1]",
+)
 def measure_distances(
     segments, columns, step_x, step_y, wx, wy, unit, raised, inside,
     all_segments, candidates, counts, blocks, vectors, least, out,

@@ -6,10 +6,18 @@ from fastseg._kernels.contours.polygon import check_rings, fill_groups
 from fastseg._kernels.files.decimals import parse_pairs
 from fastseg._kernels.files.system import address_of, hash_bytes
 from fastseg._kernels.images.statistics import measure_classes
-from fastseg._kernels.jit import kernel
+from fastseg._kernels.jit import entry
 
 
-@kernel
+@entry(
+    data="const uint8[::1]",
+    offsets="const int64[::1]",
+    sizes="const int64[:]",
+    first="int64",
+    stop="int64",
+    out="float64[:, ::1]",
+    counts="int64[::1]",
+)
 def parse_files(data, offsets, sizes, first, stop, out, counts):
     """Parse the vertices of files [first, stop), as `parse_pairs` does.
 
@@ -32,7 +40,25 @@ def parse_files(data, offsets, sizes, first, stop, out, counts):
                 total += count
 
 
-@kernel
+@entry(
+    points="const float64[:, ::1]",
+    ends="const int64[::1]",
+    rings="const int64[::1]",
+    bits="const int64[::1]",
+    groups="const int64[::1]",
+    shift="float64",
+    edges="int64",
+    nonzero="bool",
+    rows="int64",
+    first="int64",
+    stop="int64",
+    masks="T[:, :, ::1]",
+    pixels="int64[:, ::1]",
+    boxes="int64[:, :, ::1]",
+    mask_hashes="uint64[::1]",
+    valid="bool[::1]",
+    T=("uint8", "uint16", "uint32", "uint64"),
+)
 def draw_masks(
     points, ends, rings, bits, groups, shift, edges, nonzero, rows, first, stop,
     masks, pixels, boxes, mask_hashes, valid,

@@ -374,7 +374,19 @@ def fill_one(points, offsets, shift, edges, nonzero, rows, mask, value, clear):
     return ring, fault
 
 
-@kernel
+@entry(
+    points="const float64[:, ::1]",
+    offsets="const int64[::1]",
+    groups="const int64[::1]",
+    shift="float64",
+    edges="int64",
+    nonzero="bool",
+    rows="int64",
+    mask="T[:, ::1]",
+    value="T",
+    clear="bool",
+    T=("uint8", "uint16", "uint32", "uint64"),
+)
 def fill_groups(
     points, offsets, groups, shift, edges, nonzero, rows, mask, value, clear
 ):
@@ -402,7 +414,18 @@ def fill_groups(
         start = stop
 
 
-@kernel
+@entry(
+    points="const float64[:, ::1]",
+    offsets="const int64[::1]",
+    mask_offsets="const int64[::1]",
+    shift="float64",
+    edges="int64",
+    nonzero="bool",
+    rows="int64",
+    masks="uint8[:, :, ::1]",
+    first="int64",
+    last="int64",
+)
 def fill_many(
     points, offsets, mask_offsets, shift, edges, nonzero, rows, masks, first, last
 ):
@@ -430,7 +453,19 @@ def fill_many(
         )  # fmt: skip
 
 
-@kernel
+@entry(
+    points="const float64[:, ::1]",
+    offsets="const int64[::1]",
+    groups="const int64[::1]",
+    mask_offsets="const int64[::1]",
+    shift="float64",
+    edges="int64",
+    nonzero="bool",
+    rows="int64",
+    masks="uint8[:, :, ::1]",
+    first="int64",
+    last="int64",
+)
 def fill_many_groups(
     points, offsets, groups, mask_offsets, shift, edges, nonzero, rows,
     masks, first, last,
@@ -449,7 +484,7 @@ def fill_many_groups(
         )  # fmt: skip
 
 
-@kernel
+@entry(offsets="const int64[::1]", total="int64")
 def check_offsets(offsets, total):
     """Return -1 if offsets are valid: ascending from 0 to total.
 
@@ -462,7 +497,10 @@ def check_offsets(offsets, total):
     return -1 if offsets[0] == 0 and offsets[-1] == total else 0
 
 
-@kernel
+@entry(
+    points="const float64[:, ::1]",
+    offsets="const int64[::1]",
+)
 def check_rings(points, offsets):
     """Return (ring, vertex) of the first fault, or (-1, -1) if there is none.
 

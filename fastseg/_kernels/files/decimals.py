@@ -6,7 +6,7 @@ and no exponent. Nearly all numbers in files are like this.
 
 import numpy as np
 
-from fastseg._kernels.jit import kernel
+from fastseg._kernels.jit import entry, kernel
 
 NEWLINE, RETURN, SPACE, PLUS, MINUS, POINT = 10, 13, 32, 43, 45, 46
 ZERO, NINE = 48, 57
@@ -51,7 +51,7 @@ def parse_decimal(text, start, stop):
     return -value if negative else value, index
 
 
-@kernel
+@entry(text="const uint8[::1]", out="float64[:, ::1]")
 def parse_pairs(text, out):
     """Parse lines of two simple decimals with one space between, as "120.50 137.00".
 
