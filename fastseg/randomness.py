@@ -71,19 +71,19 @@ def augmentation_key(seed: int, epoch: int) -> int:
     return xxh3_64_intdigest(np.array([seed, epoch], "<u8").tobytes())
 
 
-def step_stream(stream: int, repeat: int) -> np.uint32:
+def step_stream(stream: int, repeat: int) -> int:
     """Return the kernels' stream of one step of a class of transforms.
 
     stream : that of the class
     repeat : how many steps of this class come before it, below MAX_STEPS
     """
-    return np.uint32(stream + CLASSES * repeat)
+    return stream + CLASSES * repeat
 
 
-def noise_stream(first: int) -> np.uint32:
+def noise_stream(first: int) -> int:
     """Return the kernels' stream of the first of some intensity steps in a row.
 
     first : index of the step in the Compose after which these steps come, 0 for the
         first ones. Each of them adds 1 to the stream of the step before it
     """
-    return np.uint32(NOISE * (1 + first))
+    return NOISE * (1 + first)

@@ -41,12 +41,12 @@ def test_streams_of_a_sample_do_not_overlap():
     assert max(OF_CLASSES.values()) < randomness.CLASSES
     repeats = range(MAX_STEPS)
     streams = [
-        int(step_stream(stream, repeat))
+        step_stream(stream, repeat)
         for stream, repeat in itertools.product(OF_CLASSES.values(), repeats)
     ]
     assert len(set(streams)) == len(streams)
     # The steps in a row after step g have noise_stream(g), and up to MAX_STEPS more.
-    starts = [max(streams), *(int(noise_stream(first)) for first in repeats), 2**32]
+    starts = [max(streams), *(noise_stream(first) for first in repeats), 2**32]
     assert starts[1] > starts[0]
     assert (np.diff(starts[1:]) >= MAX_STEPS).all()
 

@@ -69,7 +69,7 @@ class Context(NamedTuple):
 
         stream : that of the class, see `fastseg.randomness`
         """
-        stream = int(randomness.step_stream(stream, self.repeat))
+        stream = randomness.step_stream(stream, self.repeat)
         return draw_uniforms(self.key, self.samples, stream, count)
 
 
@@ -185,7 +185,7 @@ def draw_uniforms(
     """Return random numbers in [0, 1) of b samples, float64 (b, count)."""
     out = np.empty((len(samples), count))
     keys = samples.astype(np.uint64)
-    batch.draw_uniforms(np.uint64(key), keys, np.uint32(stream), out)
+    batch.draw_uniforms(key, keys, stream, out)
     return out
 
 

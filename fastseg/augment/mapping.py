@@ -170,9 +170,9 @@ class Mappings:
         grids += EXTRA_CONTROL_POINTS
         control = np.empty((count, *grids.max(axis=0).tolist(), 2))
         draw_fields(
-            np.uint64(key),
+            key,
             self.samples.astype(np.uint64),
-            np.uint32(randomness.ELASTIC),
+            randomness.ELASTIC,
             self.max_displacement,
             grids,
             control,

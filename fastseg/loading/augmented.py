@@ -48,12 +48,12 @@ class IntensitySteps(NamedTuple):
 
     codes  : int64 (b, k), negative if a step does not happen to a sample
     params : float64 (b, k, intensity.PARAMETERS)
-    stream : uint32, stream of random numbers of the first step
+    stream : stream of random numbers of the first step
     """
 
     codes: NDArray[np.int64]
     params: NDArray[np.float64]
-    stream: np.uint32
+    stream: int
 
 
 class AugmentedPreprocessing(Preprocessing):
@@ -219,9 +219,8 @@ class AugmentedPreprocessing(Preprocessing):
         shift = self._shift[samples]
         gain = self._gain[samples]
         pad = self._pad[samples]
-        low, high = self._limits
+        low, high = map(float, self._limits)
         first_steps, *later_steps = self._intensity_steps(samples, drawn)
-        key = np.uint64(drawn.key)
         sample_keys = samples.astype(np.uint64)
         image_time = 0
         for images, masks, rows, subset in self.store.stacks(samples):
@@ -241,7 +240,7 @@ class AugmentedPreprocessing(Preprocessing):
                 first_steps.codes[subset],
                 first_steps.params[subset],
                 first_steps.stream,
-                key,
+                drawn.key,
                 sample_keys[subset],
                 self.streams,
                 image[subset][:, 0],
@@ -270,7 +269,9 @@ class AugmentedPreprocessing(Preprocessing):
             step.change(image[:, 0], mask, drawn.values[number], context)
             custom_time += perf_counter_ns() - stage_start
             if steps_after.codes.size:
-                batch.apply_intensity_batch(image[:, 0], *steps_after, key, sample_keys)
+                batch.apply_intensity_batch(
+                    image[:, 0], *steps_after, drawn.key, sample_keys
+                )
         image_time += perf_counter_ns() - masks_done - custom_time
         mask_time = perf_counter_ns() - start - image_time - custom_time
         return StageTimes(0, image_time, mask_time, custom_time)

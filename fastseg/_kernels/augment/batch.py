@@ -13,13 +13,18 @@ from fastseg._kernels.augment.noise import BLOCKS, fill_words, write_with_gaussi
 from fastseg._kernels.augment.warp import clear_outside, warp_image, warp_mask
 from fastseg._kernels.contours.polygon import fill_groups
 from fastseg._kernels.images.stream import put, settle
-from fastseg._kernels.jit import empty, flat, kernel
+from fastseg._kernels.jit import empty, entry, flat, kernel
 
 # A double has 53 bits: 26 of one word and 27 of another.
 HIGH, LOW = np.uint32(6), np.uint32(5)
 
 
-@kernel
+@entry(
+    key="uint64",
+    samples="const uint64[::1]",
+    stream="uint32",
+    out="float64[:, ::1]",
+)
 def draw_uniforms(key, samples, stream, out):
     """Fill out with uniform numbers in [0, 1), multiples of 2**-53.
 
@@ -39,7 +44,14 @@ def draw_uniforms(key, samples, stream, out):
                 out[j, k] = (high * 2.0**27 + low) * 2.0**-53
 
 
-@kernel
+@entry(
+    key="uint64",
+    samples="const uint64[::1]",
+    stream="uint32",
+    magnitudes="const float64[::1]",
+    grids="const int64[:, ::1]",
+    out="float64[:, :, :, ::1]",
+)
 def draw_fields(key, samples, stream, magnitudes, grids, out):
     """Draw control points, each coordinate uniform between -magnitude and magnitude.
 
@@ -61,7 +73,29 @@ def draw_fields(key, samples, stream, magnitudes, grids, out):
                     out[j, y, x, axis] = magnitudes[j] * signed
 
 
-@kernel
+@entry(
+    images="const T[:, :, ::1]",
+    rows="const int64[::1]",
+    outer="const float64[:, :, ::1]",
+    control="const float64[:, :, :, ::1]",
+    spacing="float64",
+    inner="const float64[:, :, ::1]",
+    order="int64",
+    border="int64",
+    fill="const float32[::1]",
+    shift="const float32[::1]",
+    gain="const float32[::1]",
+    low="float64",
+    high="float64",
+    codes="const int64[:, ::1]",
+    params="const float64[:, :, ::1]",
+    stream="uint32",
+    key="uint64",
+    samples="const uint64[::1]",
+    streams="bool",
+    out="float32[:, :, ::1]",
+    T=("int16", "uint16", "uint8"),
+)
 def augment_images(
     images, rows, outer, control, spacing, inner, order, border, fill,
     shift, gain, low, high, codes, params, stream, key, samples, streams, out,
@@ -105,11 +139,20 @@ def augment_images(
                     cells, j * size, streams,
                 )  # fmt: skip
             else:
-                put(plane.reshape(size), size, cells, j * size, streams)
+                put(flat(plane), size, cells, j * size, streams)
     settle()
 
 
-@kernel
+@entry(
+    masks="const T[:, :, ::1]",
+    rows="const int64[::1]",
+    outer="const float64[:, :, ::1]",
+    control="const float64[:, :, :, ::1]",
+    spacing="float64",
+    inner="const float64[:, :, ::1]",
+    out="T[:, :, ::1]",
+    T=("uint8",),
+)
 def warp_masks(masks, rows, outer, control, spacing, inner, out):
     """Apply `warp_mask` to mask rows[j] of a stack (n, H, W), and write it to out[j].
 
@@ -135,7 +178,24 @@ def reaches_outside(points, height, width):
     )
 
 
-@kernel
+@entry(
+    points="const float64[:, ::1]",
+    offsets="const int64[::1]",
+    ring_class="const int64[::1]",
+    ring_group="const int64[::1]",
+    ranges="const int64[:, ::1]",
+    sizes="const int64[:, ::1]",
+    outer="const float64[:, :, ::1]",
+    control="const float64[:, :, :, ::1]",
+    spacing="float64",
+    inner="const float64[:, :, ::1]",
+    edges="int64",
+    nonzero="bool",
+    rows="int64",
+    values="const T[::1]",
+    out="T[:, :, ::1]",
+    T=("uint8",),
+)
 def draw_moved_contours(
     points, offsets, ring_class, ring_group, ranges, sizes,
     outer, control, spacing, inner, edges, nonzero, rows, values, out,
@@ -180,7 +240,14 @@ def draw_moved_contours(
             clear_outside(height, width, outer[j], control[j], spacing, inner[j], mask)
 
 
-@kernel
+@entry(
+    planes="float32[:, :, ::1]",
+    codes="const int64[:, ::1]",
+    params="const float64[:, :, ::1]",
+    stream="uint32",
+    key="uint64",
+    samples="const uint64[::1]",
+)
 def apply_intensity_batch(planes, codes, params, stream, key, samples):
     """Apply `apply_intensity` to each plane; steps whose code is negative are skipped.
 

@@ -156,7 +156,7 @@ def add_gaussian(plane, std, key0, key1, stream):
     values = flat(plane)
     words = empty((4, BLOCKS), np.uint32)
     normals = empty((4, BLOCKS), np.float32)
-    numbers = normals.reshape(PIXELS)
+    numbers = flat(normals)
     for start in range(0, len(values), PIXELS):
         block = np.uint64(start // PIXELS * BLOCKS)
         fill_normals(block, key0, key1, stream, words, normals)
@@ -180,7 +180,7 @@ def write_with_gaussian(plane, std, key0, key1, stream, cells, start, streams):
     values = flat(plane)
     words = empty((4, BLOCKS), np.uint32)
     normals = empty((4, BLOCKS), np.float32)
-    numbers = normals.reshape(PIXELS)
+    numbers = flat(normals)
     for first in range(0, len(values), PIXELS):
         block = np.uint64(first // PIXELS * BLOCKS)
         fill_normals(block, key0, key1, stream, words, normals)
@@ -210,7 +210,7 @@ def add_rician(plane, std, floor, key0, key1, stream):
     values = flat(plane)
     words = empty((4, BLOCKS), np.uint32)
     normals = empty((4, BLOCKS), np.float32)
-    numbers = normals.reshape(PIXELS)
+    numbers = flat(normals)
     half = PIXELS // 2
     real, imaginary = numbers[:half], numbers[half:]
     for start in range(0, len(values), half):

@@ -34,7 +34,7 @@ POINTER = I8.as_pointer()
 EXTERNAL = (
     *("memcpy", "memmove", "memset", "memcmp", "malloc", "free"),
     *("exp", "log", "log2", "pow", "frexp", "ldexp", "fmod", "sin", "cos", "atan2"),
-    *("floor", "ceil", "rint", "round", "trunc", "sqrt"),
+    *("floor", "ceil", "rint", "round", "trunc", "sqrt", "sqrtf"),
     *("expf", "logf", "powf", "fmaf", "fma"),
 )
 # A counter of compiled functions, in the names that numba gives them.
