@@ -44,11 +44,10 @@ def shift_and_gain(
     return shift.astype(np.float32), gain.astype(np.float32)
 
 
-def limits(normalize: Normalize | None) -> tuple[np.float32, np.float32]:
+def limits(normalize: Normalize | None) -> tuple[float, float]:
     """Return (low, high), to which normalized values are clipped."""
     bounded = normalize in ("window", "percentile")
-    low, high = (0.0, 1.0) if bounded else (-np.inf, np.inf)
-    return np.float32(low), np.float32(high)
+    return (0.0, 1.0) if bounded else (-np.inf, np.inf)
 
 
 def minima(store: Store) -> Column:
@@ -65,7 +64,7 @@ def scale(
     values: Column,
     shift: NDArray[np.float32],
     gain: NDArray[np.float32],
-    limits: tuple[np.float32, np.float32],
+    limits: tuple[float, float],
 ) -> NDArray[np.float32]:
     """Return stored values as kernels scale them, bit for bit, one per sample."""
     scaled = (values.astype(np.float32) - shift) * gain

@@ -13,7 +13,9 @@ from numpy.testing import assert_array_equal
 
 from fastseg._kernels import jit
 from fastseg._kernels.files import decimals
-from fastseg._kernels.images import gather, shuffle, statistics, stream
+from fastseg._kernels.images import gather, shuffle, statistics
+from fastseg._kernels.images.stream import put, settle
+from fastseg._kernels.jit import fma
 
 pytestmark = pytest.mark.kernel
 
@@ -44,6 +46,19 @@ def dirty(shape, dtype):
     return np.full(shape, 77, dtype)
 
 
+@jit.kernel
+def fused(a, b, c):
+    """Call `fma`, which only kernels can call."""
+    return fma(a, b, c)
+
+
+@jit.kernel
+def put_and_settle(values, count, cells, start, streams):
+    """Call `put` and `settle`."""
+    put(values, count, cells, start, streams)
+    settle()
+
+
 # Scaled integers of 24 bits: many products are close to the middle between two float32,
 # and many sums cancel.
 singles = st.builds(
@@ -59,7 +74,7 @@ singles = st.builds(
 def test_fma_rounds_once(a, b, c):
     """fma returns the float32 nearest to the exact a * b + c, ties to even."""
     exact = Fraction(float(a)) * Fraction(float(b)) + Fraction(float(c))
-    actual = np.float32(jit.fma(a, b, c))
+    actual = np.float32(fused(a, b, c))
     neighbours = [np.nextafter(actual, np.float32(end)) for end in (-np.inf, np.inf)]
     error, *other_errors = (
         abs(Fraction(float(x)) - exact) for x in (actual, *neighbours)
@@ -185,8 +200,7 @@ def test_put_writes_exactly_its_range(dtype, count, start, streams):
     """At any alignment, only the cells of the range change, to the given values."""
     values = np.arange(1, 301).astype(dtype)
     cells = dirty(500, dtype)
-    stream.put(values, count, cells, start, streams)
-    stream.settle()
+    put_and_settle(values, count, cells, start, streams)
     expected = dirty(500, dtype)
     expected[start : start + count] = values[:count]
     assert_array_equal(cells, expected)

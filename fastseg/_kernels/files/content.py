@@ -21,7 +21,7 @@ from fastseg._kernels.files.system import (
     read_at,
     stamp_file,
 )
-from fastseg._kernels.jit import empty, inlined, kernel, read_only, zeros
+from fastseg._kernels.jit import empty, entry, inlined, kernel, read_only, zeros
 
 UNREAD, TOO_LARGE = -1, -2  # instead of the offset or size of a file
 NUL = 0
@@ -40,6 +40,9 @@ class FileNames(NamedTuple):
 
     joined: NDArray[np.uint8]
     starts: NDArray[np.int64]
+
+
+FILE_NAMES = (FileNames, "const uint8[::1]", "const int64[::1]")
 
 
 class HeaderArrays(NamedTuple):
@@ -63,6 +66,13 @@ class HeaderArrays(NamedTuple):
     per_file: NDArray[np.float64]
     irregular: NDArray[np.bool_]
     repeats: NDArray[np.bool_]
+
+
+HEADER_ARRAYS = (
+    HeaderArrays,
+    *("int64[:, :, ::1]", "int64[::1]", "uint8[:, ::1]", "float64[:, ::1]"),
+    *("bool[::1]", "bool[::1]"),
+)
 
 
 @inlined
@@ -103,7 +113,14 @@ def read_whole(handle, offset, buffer, status, stamp, stamp_after):
     return size
 
 
-@kernel
+@entry(
+    names=FILE_NAMES,
+    first="int64",
+    buffer="uint8[::1]",
+    offsets="int64[::1]",
+    stamps="int64[:, ::1]",
+    file_hashes="uint64[::1]",
+)
 def read_files(names, first, buffer, offsets, stamps, file_hashes):
     """Read files from index `first` on into a buffer until it is full.
 
@@ -216,7 +233,12 @@ def note_header(data, k, wanted, headers):
         headers.repeats[k] = have_same_header(headers, k, wanted)
 
 
-@kernel
+@entry(
+    names=FILE_NAMES,
+    wanted="const int64[:, ::1]",
+    buffer="uint8[::1]",
+    headers=HEADER_ARRAYS,
+)
 def scan_headers(names, wanted, buffer, headers):
     """Note the headers of many files, from the first bytes of each.
 

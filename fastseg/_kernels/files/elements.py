@@ -7,7 +7,7 @@ it is used, and grows with every step.
 
 import numpy as np
 
-from fastseg._kernels.jit import empty, inlined, kernel
+from fastseg._kernels.jit import empty, entry, inlined
 from fastseg.bounds import MAX_ELEMENTS
 
 META_START = 132  # after the preamble and DICM
@@ -184,7 +184,7 @@ def skip_sequence(data, start, explicit):
     return end
 
 
-@kernel
+@entry(data="const uint8[::1]", wanted="const int64[:, ::1]", elements="int64[:, ::1]")
 def find_elements(data, wanted, elements):
     """Find the wanted elements of a file; return their number, 0 if it is refused.
 
@@ -242,7 +242,7 @@ def find_elements(data, wanted, elements):
     return count if offset == size and has_pixels else 0
 
 
-@kernel
+@entry(data="const uint8[::1]", offset="int64", explicit="bool", spans="int64[:, ::1]")
 def find_sequences(data, offset, explicit, spans):
     """Find the sequences of undefined length before the pixels, and their lengths.
 

@@ -6,6 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastseg._kernels.files.content import (
+    FILE_NAMES,
+    HEADER_ARRAYS,
     TOO_LARGE,
     UNREAD,
     note_header,
@@ -23,7 +25,7 @@ from fastseg._kernels.files.system import (
     write_buffers_at,
 )
 from fastseg._kernels.images.statistics import measure_values
-from fastseg._kernels.jit import empty, flat, inlined, kernel, read_only, zeros
+from fastseg._kernels.jit import empty, entry, flat, inlined, read_only, zeros
 
 # Pixels are aligned to multiples of this many bytes: one cache line.
 LINE = 64
@@ -53,6 +55,13 @@ class ImageArrays(NamedTuple):
     percentiles: NDArray[np.float64]
     counted: NDArray[np.bool_]
     pixel_hashes: NDArray[np.uint64]
+
+
+IMAGE_ARRAYS = (
+    ImageArrays,
+    *("int64[::1]", "int64[:, ::1]", "uint64[::1]", "int64[:, ::1]"),
+    *("float64[:, ::1]", "bool[::1]", "uint64[::1]"),
+)
 
 
 @inlined
@@ -142,7 +151,21 @@ def measure_image(values, k, widest, ranks, images):
     )
 
 
-@kernel
+@entry(
+    names=FILE_NAMES,
+    first="int64",
+    wanted="const int64[:, ::1]",
+    expected="const int64[::1]",
+    headers=HEADER_ARRAYS,
+    like="const T[::1]",
+    widest="int64",
+    ranks="const int64[::1]",
+    output="int64",
+    output_offsets="const int64[::1]",
+    buffer="uint8[::1]",
+    images=IMAGE_ARRAYS,
+    T=("int16", "uint16", "uint8"),
+)
 def read_images(
     names, first, wanted, expected, headers, like, widest, ranks,
     output, output_offsets, buffer, images,
@@ -248,7 +271,14 @@ def read_images(
     return stop
 
 
-@kernel
+@entry(
+    pixels="const T[:, :, ::1]",
+    rows="const int64[::1]",
+    widest="int64",
+    ranks="const int64[::1]",
+    images=IMAGE_ARRAYS,
+    T=("int16", "uint16", "uint8"),
+)
 def measure_images(pixels, rows, widest, ranks, images):
     """Measure images in memory as `read_images` does.
 

@@ -13,7 +13,7 @@ larger one is cut to its centre. Half pixels are rounded towards the top left.
 import numpy as np
 
 from fastseg._kernels.images.stream import CHUNK, put, settle
-from fastseg._kernels.jit import empty, flat, inlined, kernel, zeros
+from fastseg._kernels.jit import empty, entry, flat, inlined, kernel, zeros
 
 # The label of pixels whose class nobody has outlined.
 IGNORED = 255
@@ -70,7 +70,28 @@ def lines_of(height, width, target_height, target_width):
     return first_y, first_x, to_y, to_x, rows, columns
 
 
-@kernel
+@entry(
+    images="const I[:, :, ::1]",
+    masks="const uint8[:, :, ::1]",
+    rows="const int64[::1]",
+    shift="const float32[::1]",
+    gain="const float32[::1]",
+    low="float64",
+    high="float64",
+    pad="const float32[::1]",
+    classes="C",
+    missing="const uint64[::1]",
+    streams="bool",
+    image="O[:, :, ::1]",
+    mask="M",
+    I=("int16", "uint16", "uint8", "int32"),
+    O=("float32", "uint16"),
+    CM=(
+        ("none", "uint8[:, :, ::1]"),
+        ("const int64[::1]", "uint8[:, :, ::1]"),
+        ("const int64[::1]", "uint8[:, :, :, ::1]"),
+    ),
+)
 def gather_samples(
     images, masks, rows, shift, gain, low, high, pad, classes, missing, streams,
     image, mask,
@@ -97,7 +118,7 @@ def gather_images(images, rows, shift, gain, low, high, pad, streams, out):
     images      : integers (n, H, W), C-contiguous
     rows        : int64 (b,)
     shift, gain, pad : float32 (b,), one per sample
-    low, high   : float32
+    low, high   : rounded to float32
     streams     : whether to write past the caches
     out         : float32 (b, h, w), C-contiguous, or uint16 for the bits of float16
     """
@@ -109,6 +130,7 @@ def gather_images(images, rows, shift, gain, low, high, pad, streams, out):
     )
     values, cells = flat(images), flat(out)
     scaled = empty(CHUNK, out.dtype)
+    low, high = np.float32(low), np.float32(high)
     for j in range(len(rows)):
         if rows[j] < 0:
             continue
@@ -158,7 +180,14 @@ def gather_values(images, rows, pad, streams, out):
     settle()
 
 
-@kernel
+@entry(
+    masks="const uint8[:, :, ::1]",
+    rows="const int64[::1]",
+    classes="const int64[::1]",
+    missing="const uint64[::1]",
+    streams="bool",
+    out="uint8[:, :, ::1] | uint8[:, :, :, ::1]",
+)
 def gather_masks(masks, rows, classes, missing, streams, out):
     """Write the masks of samples in one of three forms.
 

@@ -5,10 +5,10 @@ Bytes of the same significance are then neighbours, and compress better.
 
 import numpy as np
 
-from fastseg._kernels.jit import kernel
+from fastseg._kernels.jit import entry
 
 
-@kernel
+@entry(values="const T[::1]", planes="uint8[:, ::1]", T=("uint16", "uint32"))
 def split_bytes(values, planes):
     """Write byte k of each value to planes[k].
 
@@ -21,7 +21,7 @@ def split_bytes(values, planes):
             plane[i] = (np.uint64(values[i]) >> shift) & np.uint64(255)
 
 
-@kernel
+@entry(planes="const uint8[:, ::1]", values="T[::1]", T=("uint16", "uint32"))
 def join_bytes(planes, values):
     """Undo `split_bytes`: read planes, and overwrite values."""
     values[:] = 0

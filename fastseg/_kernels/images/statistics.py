@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from fastseg._kernels.jit import empty, flat, kernel, zeros
+from fastseg._kernels.jit import empty, entry, flat, kernel, zeros
 
 TABLES = 8  # tables of counts, see `count_values`
 MOST_COUNTED = TABLES * (2**16 - 1)  # with more values, a table could overflow
@@ -28,7 +28,7 @@ def sum_values(image):
     return total, high, low
 
 
-@kernel
+@entry(image="const T[:, ::1]", T=("int16", "uint16", "uint8"))
 def range_of_values(image):
     """Return the least and the greatest value of integers, C-contiguous."""
     values = flat(image)

@@ -118,16 +118,23 @@ def join(signature: Iterable[Type]) -> str:
 
 
 def expand(
-    types: dict[str, Any], variables: dict[str, tuple[str, ...]]
+    types: dict[str, Any], variables: dict[str, tuple[Any, ...]]
 ) -> Iterator[Signature]:
     """Yield the signatures that a declaration stands for.
 
     types     : for each parameter a type, several with " | " between them, or a tuple:
         a NamedTuple's class and the types of its fields
-    variables : for each capital letter in them the names that it stands for
+    variables : for each capital letter in them the names that it stands for; for
+        several letters together, tuples of their names
     """
     for names in itertools.product(*variables.values()):
-        given = dict(zip(variables, names, strict=True))
+        given = {
+            letter: name
+            for letters, chosen in zip(variables, names, strict=True)
+            for letter, name in zip(
+                letters, (chosen,) if len(letters) == 1 else chosen, strict=True
+            )
+        }
         yield from itertools.product(*(_alternatives(t, given) for t in types.values()))
 
 
