@@ -6,8 +6,9 @@ time: two that compile a kernel for different types at once could take each othe
 file (numba issue 4807).
 """
 
-import contextlib
+import functools
 import logging
+from pathlib import Path
 from typing import Any
 
 import numba
@@ -19,6 +20,9 @@ from fastseg._kernels.native import cache
 from fastseg._kernels.native.entries import uses_objects
 
 log = logging.getLogger("fastseg.compile")
+cache_log = logging.getLogger("fastseg.cache")
+
+_functions: set[Any] = set()
 
 # What `compiler` adds, as its code does not run in the process that makes it.
 only_code: dict[str, Any] = {}
@@ -32,10 +36,20 @@ def make_dispatcher(kernel: Kernel) -> Any:
         forceinline=kernel.inlined,
         **only_code,
     )(kernel.function)
-    if not only_code:
-        with contextlib.suppress(OSError):
-            dispatcher._cache = _Cache(kernel.function)
+    _functions.add(kernel.function)
+    if not only_code and (folder := _folder()) is not None:
+        dispatcher._cache = _Cache(kernel.function, folder)
     return dispatcher
+
+
+@functools.cache
+def _folder() -> Path | None:
+    """Return the folder for compiled code, or None and warn if there can be none."""
+    try:
+        return cache.make_folder("numba")
+    except OSError as exc:
+        cache_log.warning("%s. Each process compiles for itself alone", exc)
+        return None
 
 
 class _Reporter(event.Listener):  # type: ignore[misc]
@@ -48,8 +62,7 @@ class _Reporter(event.Listener):  # type: ignore[misc]
     def on_start(self, started: Any) -> None:
         # numba reports every function that it compiles, also those of other packages.
         function: Any = getattr(started.data["dispatcher"], "py_func", None)
-        is_own = str(getattr(function, "__module__", "")).startswith("fastseg.")
-        if is_own and not self._depth:
+        if function in _functions and not self._depth:
             if self._is_first and not uses_objects():
                 log.warning(
                     "fastseg is compiling its code for this machine, which takes up to "
@@ -70,7 +83,7 @@ class _Locator(_CacheLocator):  # type: ignore[misc]
     """Says where numba keeps compiled code, and when it is outdated."""
 
     def get_cache_path(self) -> str:
-        return str(cache.make_folder("numba"))
+        return str(_folder())
 
     def get_source_stamp(self) -> str:
         return cache.digest()
@@ -80,9 +93,7 @@ class _Locator(_CacheLocator):  # type: ignore[misc]
 
     @classmethod
     def from_function(cls, function: Any, file: str) -> Any:
-        locator = cls()
-        locator.ensure_cache_path()
-        return locator
+        return cls()
 
 
 class _Implementation(CompileResultCacheImpl):  # type: ignore[misc]
@@ -92,6 +103,10 @@ class _Implementation(CompileResultCacheImpl):  # type: ignore[misc]
 class _Cache(FunctionCache):  # type: ignore[misc]
     _impl_class = _Implementation
 
+    def __init__(self, function: Any, folder: Path) -> None:
+        super().__init__(function)
+        self._lock = folder / self._name
+
     def save_overload(self, sig: Any, data: Any) -> None:
-        with cache.locked(cache.make_folder("numba") / self._name):
+        with cache.locked(self._lock):
             super().save_overload(sig, data)

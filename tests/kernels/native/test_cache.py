@@ -245,9 +245,13 @@ CALL = """
 """
 
 
+# Says at once what is compiled, so that tests do not depend on how long it takes.
+IMPATIENT = "from fastseg._kernels.native import workers; workers.PATIENCE = 0\n"
+
+
 def call(folder, code=CALL, **environment):
     return subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)],
+        [sys.executable, "-c", IMPATIENT + textwrap.dedent(code)],
         env={
             **os.environ,
             "PYTHONPATH": os.pathsep.join(sys.path),
