@@ -12,6 +12,7 @@ FastsegError
 ├── DicomError         (ValueError)   an image file cannot be read
 │   └── NoImageError                  a DICOM file of a kind that has no pixels
 ├── DecoderStartError  (RuntimeError) no process can be started that decodes images
+├── CompileError       (RuntimeError) a kernel cannot be compiled
 ├── FileChangedError   (OSError)      a file was written to while it was read
 ├── StateError         (ValueError)   a loader's state belongs to another loader
 ├── StoreError         (ValueError)   a file is not a complete, valid store
@@ -113,6 +114,10 @@ class NoImageError(DicomError):
 
 class DecoderStartError(FastsegError, RuntimeError):
     """No process can be started that decodes compressed images."""
+
+
+class CompileError(FastsegError, RuntimeError):
+    """A kernel cannot be compiled, or the process that compiles it was stopped."""
 
 
 class FileChangedError(FastsegError, OSError):

@@ -12,6 +12,8 @@ import sysconfig
 
 from llvmlite import binding
 
+from fastseg.errors import OptionError, one_of
+
 # Each processor level, the best first, and the features that it has and the next one
 # lacks, by LLVM's names.
 LEVELS = {
@@ -38,19 +40,10 @@ def is_supported() -> bool:
     )
 
 
-def check_level(level: str) -> str:
-    """Return a level's name. Raises ValueError if there is none."""
-    if level not in LEVELS:
-        raise ValueError(
-            f"there is no processor level {level!r}; there are {', '.join(LEVELS)}"
-        )
-    return level
-
-
 def runnable_levels() -> list[str]:
     """Return the levels that this machine runs, the best first.
 
-    Raises ValueError if the environment variable FASTSEG_CPU names another one.
+    Raises OptionError if the environment variable FASTSEG_CPU names another one.
     """
     features = binding.get_host_cpu_features()
     levels = list(LEVELS)
@@ -60,9 +53,12 @@ def runnable_levels() -> list[str]:
             break
     wanted = os.environ.get(CHOICE)
     if wanted:
-        if check_level(wanted) not in levels:
-            raise ValueError(
-                f"{CHOICE}={wanted}, but this machine runs only {', '.join(levels)}"
+        if wanted not in LEVELS:
+            raise OptionError(one_of(CHOICE, wanted, LEVELS))
+        if wanted not in levels:
+            raise OptionError(
+                f"{CHOICE} is {wanted!r}, but this machine runs only "
+                f"{', '.join(map(repr, levels))}"
             )
         levels = levels[levels.index(wanted) :]
     return levels

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from fastseg._kernels.native import cache, signatures
+from fastseg.errors import CompileError
 
 # Says what is waited for, at level WARNING, and what is done, at level INFO.
 log = logging.getLogger("fastseg.compile")
@@ -40,10 +41,6 @@ START = (
 )
 # The full name of a kernel, and its signature as text.
 Request = tuple[str, str]
-
-
-class CompileError(RuntimeError):
-    """A kernel could not be compiled."""
 
 
 def compile_objects(
