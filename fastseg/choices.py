@@ -20,3 +20,5 @@ DTypeName = Literal["float32", "float16", "raw"]
 MaskForm = Literal["labels", "bits", "onehot"]
 # The keys of `augment.PRESETS`.
 Preset = Literal["light", "standard"]
+# The keys of `_kernels.native.machine.LEVELS`.
+Cpu = Literal["x86-64-v4", "x86-64-v3", "x86-64-v2", "x86-64"]

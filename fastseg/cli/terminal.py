@@ -404,15 +404,20 @@ def in_folder(path: Path) -> Path:
     return path
 
 
-def choice_or(other: str, choices: Any, help_text: str) -> Any:
-    """Return an option that takes the words of a Literal, and other values, too."""
+def choice_or(other: str | None, choices: Any, help_text: str, **more: Any) -> Any:
+    """Return an option that takes the words of a Literal, and other values, too.
+
+    other : what to call these, or None if there are none
+    """
     words = get_args(choices)
 
     def complete(incomplete: str) -> list[str]:
         return [word for word in words if word.startswith(incomplete)]
 
-    metavar = f"<{'|'.join((*words, other))}>"
-    return typer.Option(metavar=metavar, help=help_text, autocompletion=complete)
+    listed = words if other is None else (*words, other)
+    return typer.Option(
+        metavar=f"<{'|'.join(listed)}>", help=help_text, autocompletion=complete, **more
+    )
 
 
 def out_option(help_text: str) -> Any:

@@ -11,6 +11,7 @@ import typer.main
 
 import fastseg
 from fastseg import choices
+from fastseg._kernels.native import machine
 from fastseg.cli.main import app
 from tests.conftest import PROJECT
 
@@ -21,6 +22,7 @@ OFFERED = {
     "split": [choices.By, choices.Stratify],
     "show": [choices.Preset],
     "bench": [choices.DTypeName, choices.MaskForm],
+    "warmup": [choices.Cpu],
 }
 
 
@@ -32,8 +34,10 @@ def test_help_has_an_example_all_options_and_choices(call, monkeypatch, command,
     done = call([command, "--help"])
     assert (done.status, done.err) == (0, "")
     assert f"Example: `fastseg {command} " in done.out
-    (argument,) = (p for p in COMMANDS[command].params if p.param_type_name != "option")
-    usage = f"Usage: fastseg {command} [OPTIONS] {argument.metavar}"
+    parameters = COMMANDS[command].params
+    arguments = [p.metavar for p in parameters if p.param_type_name != "option"]
+    assert len(arguments) == (command != "warmup")
+    usage = " ".join(["Usage: fastseg", command, "[OPTIONS]", *arguments])
     assert done.out.splitlines()[0] == usage
     assert all(len(line) <= width for line in done.out.splitlines())
     for option in COMMANDS[command].params:
@@ -51,16 +55,19 @@ def test_all_choices_are_offered():
     listed = [offered for several in OFFERED.values() for offered in several]
     assert {getattr(choices, name) for name in there} == {*listed}
     assert get_args(choices.Preset) == (*fastseg.augment.PRESETS,)
+    assert get_args(choices.Cpu) == (*machine.LEVELS,)
 
 
 QUICK = """
 import contextlib, io, os, sys
 from fastseg.__main__ import main
-for words in ("--help", "--version", "build --help", "build --edges opn"):
+for words in (
+    "--help", "--version", "build --help", "build --edges opn", "warmup --cpu v3"
+):
     sys.argv = ["fastseg", *words.split()]
     with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):
         main()
-slow = ("numpy", "numba", "h5py", "pydicom", "matplotlib")
+slow = ("numpy", "numba", "llvmlite", "h5py", "pydicom", "matplotlib")
 print([name for name in slow if name in sys.modules])
 """
 
@@ -85,6 +92,7 @@ complete_words fastseg b
 complete_words fastseg build links.csv --edges ""
 complete_words fastseg -q show heart.h5 --augment s
 complete_words fastseg info h
+complete_words fastseg warmup --cpu x86-64-v
 """
 
 
@@ -111,4 +119,5 @@ def test_bash_completes_commands_choices_and_files(tmp_path):
         "half-open closed open",
         "standard",
         "",
+        "x86-64-v4 x86-64-v3 x86-64-v2",
     ]
