@@ -1,5 +1,6 @@
 # make demo   see the main job on the sample data
 # make test   run everything that must pass
+# make wheel  make a wheel with compiled kernels inside, in dist/: minutes
 # make docs   build the documentation as a site, in docs/_build/html
 # make soak   try bad input, failing systems and interrupts: up to an hour
 # make bench  time all that is ours, and say what changed since the last run: 5 minutes
@@ -24,7 +25,7 @@ SHELL := /bin/sh
 PARALLEL := -n auto --maxprocesses 4 --dist worksteal
 PIP := python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test lint docs soak bench bench-epoch bench-raster bench-dicom bench-build \
+.PHONY: demo test lint wheel docs soak bench bench-epoch bench-raster bench-dicom bench-build \
 	bench-compress bench-scale bench-loader bench-augment clean
 
 demo: $(VENV)/.demo
@@ -52,6 +53,11 @@ lint: $(VENV)/.test
 	ruff check
 	ruff format --check
 	mypy
+
+# As any pure wheel, but with the hook of fastseg/_kernels/native/wheel.py.
+wheel: $(VENV)/.wheel
+	HATCH_BUILD_HOOK_ENABLE_CUSTOM=true \
+		python -m hatchling build --target wheel --directory dist
 
 docs: $(VENV)/.docs
 	sphinx-build -E -W --keep-going --quiet -b html docs docs/_build/html
@@ -106,6 +112,10 @@ $(VENV)/.demo: pyproject.toml $(VENV)/pyvenv.cfg
 
 $(VENV)/.test: pyproject.toml $(VENV)/pyvenv.cfg
 	$(PIP) --editable ".[test]"
+	@touch $@
+
+$(VENV)/.wheel: pyproject.toml $(VENV)/pyvenv.cfg
+	$(PIP) --editable . "hatchling>=1.25"
 	@touch $@
 
 $(VENV)/.docs: pyproject.toml $(VENV)/pyvenv.cfg
