@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numba
+from numba import types
 from numba.core import event
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLocator
 
@@ -37,6 +38,11 @@ def make_dispatcher(kernel: Kernel) -> Any:
         **only_code,
     )(kernel.function)
     _functions.add(kernel.function)
+    template = dispatcher.get_call_template
+    # numba would compile a kernel again for each constant that it is called with.
+    dispatcher.get_call_template = lambda args, kws: template(
+        tuple(map(types.unliteral, args)), kws
+    )
     if not only_code and (folder := _folder()) is not None:
         dispatcher._cache = _Cache(kernel.function, folder)
     return dispatcher

@@ -205,6 +205,8 @@ def serve(level: str, folder: str) -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
     gc.disable()  # a tenth of the time; the process does not last
+    # numba would import it, for a fifth of a second, to see whether it has BLAS.
+    sys.modules.setdefault("scipy", None)  # type: ignore[arg-type]
     from fastseg._kernels.native import compiler
 
     compiler.set_level(level)
