@@ -84,7 +84,7 @@ def test_a_value_has_a_type_that_takes_it(value, text):
 
 @pytest.mark.parametrize(
     "value",
-    ["text", b"x", 1j, [1], (1,), object(), np.zeros(()), np.zeros(2, ">i2"),
+    ["text", b"x", 1j, [1], (1,), {1}, np.zeros(()), np.zeros(2, ">i2"),
      np.zeros(2, "M8[s]"), np.zeros(3, "i1,i4"), np.zeros(9, "u1")[1:].view(">u8")],
     ids=repr,
 )  # fmt: skip
