@@ -8,6 +8,7 @@
 # Races, see benchmarks/README.md:
 # make bench-epoch     the loader beside a loop that parses every file every time
 # make bench-raster    drawing contours beside the tools for it
+# make bench-first-use seconds to the first result where nothing is compiled yet
 # make bench-dicom     reading DICOM files beside pydicom and dicomsdl
 # make bench-build     building a store beside a plain loop and the disk's limit
 # make bench-compress  compressed stores beside plain ones
@@ -26,7 +27,7 @@ PARALLEL := -n auto --maxprocesses 4 --dist worksteal
 PIP := python -m pip --disable-pip-version-check install --quiet
 
 .PHONY: demo test lint wheel docs soak bench bench-epoch bench-raster bench-dicom bench-build \
-	bench-compress bench-scale bench-loader bench-augment clean
+	bench-compress bench-scale bench-loader bench-augment bench-first-use clean
 
 demo: $(VENV)/.demo
 	@rm -rf demo && mkdir demo
@@ -80,6 +81,9 @@ bench-epoch: $(VENV)/.bench
 
 bench-raster: $(VENV)/.bench
 	python -m benchmarks.raster.race
+
+bench-first-use: wheel
+	python -m benchmarks.kernels.first_use --wheel dist/*-manylinux*.whl
 
 bench-dicom: $(VENV)/.bench
 	python -m benchmarks.dicom.race
