@@ -5,8 +5,8 @@ this module: the wheel is pure, as from `pip install .`. With it, all entries ar
 compiled for the levels of `machine.IN_WHEELS`, each by processes of its own, into a
 temporary folder, and not from any cache: the same sources give the same bytes.
 
-FASTSEG_WHEEL_KERNELS, names of kernels with commas between them, takes only these, to
-try a wheel that takes seconds to make.
+To try a wheel that takes seconds to make, FASTSEG_WHEEL_ONLY is a part of what to
+compile, written as `module.kernel(signature)`: "fill_one(" takes all of one kernel.
 """
 
 import os
@@ -23,7 +23,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 # version. So the wheel suits each glibc that wheels of numpy 2 may be for. It is for
 # any Python: what differs between versions of Python is tried when it starts.
 TAG = "py3-none-manylinux_2_17_x86_64"
-ONLY = "FASTSEG_WHEEL_KERNELS"
+ONLY = "FASTSEG_WHEEL_ONLY"
 
 
 class ObjectsHook(BuildHookInterface[Any]):  # type: ignore[misc]
@@ -63,14 +63,14 @@ def compile_all(root: Path, folder: Path) -> None:
             "a wheel with object code is made on Linux, by CPython with a global lock, "
             "on an x86-64 processor"
         )
-    names = {name for name in os.environ.get(ONLY, "").split(",") if name}
+    part = os.environ.get(ONLY, "")
     requests = [
         (path, signature)
         for path, signature in entries.all_requests()
-        if not names or path.rpartition(".")[2] in names
+        if part in f"{path}({signature})"
     ]
     if not requests:
-        raise RuntimeError(f"there is no kernel to compile; {ONLY} is {names}")
+        raise RuntimeError(f"there is nothing to compile: {ONLY} is {part!r}")
     for level in machine.IN_WHEELS:
         place = folder / level
         place.mkdir()
@@ -86,9 +86,10 @@ class _Progress:
 
     def __init__(self, level: str, total: int) -> None:
         self.level, self.total, self.done = level, total, 0
+        self.kernels = f"{total} kernel{'s' * (total != 1)} for {level}"
         self.start = time.monotonic()
         self.is_terminal = sys.stderr.isatty()
-        self._print(f"compiling {total} kernels for {level} ...")
+        self._print(f"compiling {self.kernels} ...")
 
     def __call__(self, name: str) -> None:
         self.done += 1
@@ -98,8 +99,7 @@ class _Progress:
     def finish(self, size: int) -> None:
         """Say how large the objects are, and how long it took."""
         seconds = time.monotonic() - self.start
-        text = f"{self.total} kernels for {self.level}: {size / 1e6:.2f} MB"
-        self._print(f"{text} in {seconds:.0f} s")
+        self._print(f"{self.kernels}: {size / 1e6:.2f} MB in {seconds:.0f} s")
         if self.is_terminal:
             print(file=sys.stderr)
 
