@@ -78,22 +78,26 @@ class CacheError(OSError):
     """The cache cannot be used."""
 
 
+def trusts_group() -> bool:
+    """Return whether the group of the cache's folder may write code to it."""
+    return os.environ.get(TRUST) == "group"
+
+
 def check_trust(folder: Path) -> None:
     """Raise CacheError if somebody else could write code into a folder."""
-    trusts_group = os.environ.get(TRUST) == "group"
     for part in (folder, *folder.parents):
         status = part.stat()
         mode = status.st_mode
         if mode & stat.S_ISVTX and status.st_uid == 0:
             continue  # as /tmp: others cannot rename or remove what is in it
-        if status.st_uid not in (0, os.getuid()) and not trusts_group:
+        if status.st_uid not in (0, os.getuid()) and not trusts_group():
             raise CacheError(
                 f"the cache of compiled code {folder} could be changed by another "
                 f"user: {part} belongs to user {status.st_uid}. Set {SETTING} to a "
                 "folder of your own"
             )
         for bit, who in ((stat.S_IWGRP, "a group"), (stat.S_IWOTH, "everybody")):
-            if mode & bit and not (bit == stat.S_IWGRP and trusts_group):
+            if mode & bit and not (bit == stat.S_IWGRP and trusts_group()):
                 raise CacheError(
                     f"the cache of compiled code {folder} could be changed by others: "
                     f"{who} can write to {part}. Set {SETTING} to a folder of your "
@@ -131,11 +135,13 @@ def make_folder(level: str) -> Path:
     Raises OSError, whose text says what to do, if there can be none.
     """
     folder = configured_root()
+    mode = 0o777 if trusts_group() else PRIVATE  # less what the umask takes away
     try:
-        folder.mkdir(mode=PRIVATE, parents=True, exist_ok=True)
+        folder.mkdir(mode=mode, parents=True, exist_ok=True)
         check_trust(folder.resolve())
         path = folder / digest() / level
-        path.mkdir(mode=PRIVATE, parents=True, exist_ok=True)
+        for part in (path.parent, path):
+            part.mkdir(mode=mode, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
             pass
     except CacheError:
@@ -234,7 +240,7 @@ def write(folder: Path, path: str, signature: str, level: str, code: bytes) -> P
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(json.dumps(manifest).encode() + b"\n" + code)
-        if folder.is_relative_to(PACKAGE) or os.environ.get(TRUST) == "group":
+        if folder.is_relative_to(PACKAGE) or trusts_group():
             Path(temporary).chmod(0o644)
         Path(temporary).replace(target)
     except BaseException:

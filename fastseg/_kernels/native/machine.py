@@ -58,7 +58,7 @@ def runnable_levels() -> list[str]:
         if wanted not in levels:
             raise OptionError(
                 f"{CHOICE} is {wanted!r}, but this machine runs only "
-                f"{', '.join(map(repr, levels))}"
+                + ", ".join(levels)
             )
         levels = levels[levels.index(wanted) :]
     return levels

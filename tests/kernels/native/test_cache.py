@@ -162,6 +162,21 @@ def test_a_group_is_trusted_where_that_is_asked_for(file, monkeypatch):
     assert read() is None
 
 
+def test_a_shared_cache_is_made_for_the_group(folder, monkeypatch):
+    """Each folder in it has the modes of the umask; else only its owner enters it."""
+    monkeypatch.setenv("FASTSEG_CACHE_DIR", str(folder / "shared"))
+    before = os.umask(0o002)
+    try:
+        for trust, mode in (("", 0o700), ("group", 0o775)):
+            monkeypatch.setenv("FASTSEG_CACHE_TRUST", trust)
+            made = cache.make_folder(LEVEL)
+            for part in (made, made.parent, made.parents[1]):
+                assert part.stat().st_mode & 0o777 == mode
+            shutil.rmtree(folder / "shared")
+    finally:
+        os.umask(before)
+
+
 def test_a_folder_above_counts_too(folder, monkeypatch):
     """Who can rename a folder can put another in its place; not so in /tmp."""
     inner = folder / "a" / "b"
