@@ -25,22 +25,6 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 PROJECT = Path(__file__).parents[1]
 
 
-def pytest_configure(config):
-    """Delete compiled kernels if the source of any kernel is newer than one of them.
-
-    numba compares the source file of a cached kernel, but not those of the kernels that
-    it calls: an edited callee would be tested in its old form.
-    """
-    if hasattr(config, "workerinput"):  # of pytest-xdist: the main process has done it
-        return
-    compiled = list((PROJECT / "fastseg").rglob("*.nb[ic]"))
-    sources = (PROJECT / "fastseg" / "_kernels").rglob("*.py")
-    newest = max(path.stat().st_mtime_ns for path in sources)
-    if any(path.stat().st_mtime_ns < newest for path in compiled):
-        for path in compiled:
-            path.unlink()
-
-
 @pytest.fixture(scope="session")
 def sample_study():
     """The committed phantom; not to be written to."""

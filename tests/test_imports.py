@@ -52,6 +52,13 @@ FORBIDDEN = {
 }
 
 
+# The modules that import numba: only processes that compile need it.
+NUMBA = {
+    f"fastseg._kernels.native.{name}"
+    for name in ("compiler", "intrinsics", "numba_kernels")
+}
+
+
 def top_name(module):
     """Return the first name of a module below fastseg, "fastseg" for the package."""
     return module.split(".")[1] if "." in module else module
@@ -123,6 +130,17 @@ def test_folders_keep_to_their_libraries(name):
         if top_name(module) == name:
             roots = {name.split(".")[0] for name in imported_by(path)}
             assert not roots & FORBIDDEN[name], module
+
+
+def test_only_what_compiles_imports_numba():
+    """All else runs without it, once object code is there."""
+    users = {
+        module
+        for module, path in modules()
+        if any(name.split(".")[0] == "numba" for name in imported_by(path))
+    }
+    # `external` functions of `system`, and entries of `jit`, are made when numba asks.
+    assert users - {"fastseg._kernels.jit", "fastseg._kernels.files.system"} == NUMBA
 
 
 def test_importing_fastseg_imports_nothing_heavy():

@@ -20,27 +20,12 @@ With NUMBA_DISABLE_JIT=1 kernels are the Python functions that they are written 
 import functools
 import inspect
 import math
-import os
-import sys
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-# Functions of other libraries that kernels call, see `files.system`: their names in
-# object code, and their addresses.
-EXTERNAL_PREFIX = "fastseg_"
-ADDRESSES: dict[str, int] = {}
-
-
-def is_interpreted() -> bool:
-    """Return whether kernels are to run as Python."""
-    if "numba" in sys.modules:
-        return bool(sys.modules["numba"].config.DISABLE_JIT)
-    return os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0")
-
-
-INTERPRETED = is_interpreted()
+from fastseg._kernels.native.machine import INTERPRETED as INTERPRETED
 
 
 class Kernel:

@@ -61,13 +61,13 @@ def warmup(
             raise OptionError(one_of("--cpu", level, get_args(Cpu)))
 
     from fastseg._kernels import jit
-    from fastseg._kernels.native import cache, entries, workers
+    from fastseg._kernels.native import cache, catalogue, entries, machine, workers
 
     if jit.INTERPRETED:
         fail(output, INTERPRETED, EXIT_ERROR)
-    if not entries.uses_objects():
+    if not machine.uses_objects():
         fail(output, NO_OBJECTS, EXIT_ERROR)
-    requests = entries.all_requests()
+    requests = catalogue.all_requests()
     results = []
     for level in dict.fromkeys(cpu or entries.levels()[:1]):
         there = _find_objects(requests, level)

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 from fastseg._kernels import jit
-from fastseg._kernels.native import cache, entries, signatures
+from fastseg._kernels.native import cache, catalogue, entries, machine, signatures
 from tests.conftest import PROJECT
 from tests.kernels.native import examples
 
 pytestmark = pytest.mark.skipif(
-    jit.INTERPRETED or not entries.uses_objects(), reason="there is no object code here"
+    jit.INTERPRETED or not machine.uses_objects(), reason="there is no object code here"
 )
 REQUESTS = [
     (kernel.path, signatures.join(kernel.signatures[0]))
@@ -29,7 +29,7 @@ REQUESTS = [
 def folder(monkeypatch, tmp_path):
     """An empty cache; fastseg seems to have only the entries of `REQUESTS`."""
     monkeypatch.setenv(cache.SETTING, str(tmp_path / "cache"))
-    monkeypatch.setattr(entries, "all_requests", lambda: REQUESTS)
+    monkeypatch.setattr(catalogue, "all_requests", lambda: REQUESTS)
     cache.root.cache_clear()
     yield tmp_path / "cache"
     cache.root.cache_clear()
@@ -85,7 +85,7 @@ def test_other_levels_are_compiled_when_asked_for(call, folder):
 def test_what_the_package_has_counts(call, folder, monkeypatch, tmp_path):
     """Objects of a wheel are not compiled again; those that it lacks are."""
     (level, *_) = entries.levels()
-    monkeypatch.setattr(entries, "all_requests", lambda: REQUESTS[:1])
+    monkeypatch.setattr(catalogue, "all_requests", lambda: REQUESTS[:1])
     call("warmup")
     package = tmp_path / "objects"
     (folder / cache.digest()).rename(package)
@@ -94,7 +94,7 @@ def test_what_the_package_has_counts(call, folder, monkeypatch, tmp_path):
     line = f"1 kernel for {level}, 0.0 MB, in {place}"
     assert call("warmup").out == f"nothing to compile: {line}\n"
     assert not objects_in(folder)
-    monkeypatch.setattr(entries, "all_requests", lambda: REQUESTS)
+    monkeypatch.setattr(catalogue, "all_requests", lambda: REQUESTS)
     lines = call("warmup").out.splitlines()
     assert lines[:2] == [f"compiling 1 kernel for {level}", line]
     assert lines[2].endswith(str(folder / cache.digest() / level))
@@ -126,7 +126,7 @@ def test_a_cache_that_cannot_be_used_is_an_error(call, folder, tmp_path):
 
 def test_where_nothing_can_be_compiled_it_says_so(call, folder, monkeypatch):
     """On other platforms, and where kernels run as Python; the status is 1."""
-    monkeypatch.setattr(entries, "uses_objects", lambda: False)
+    monkeypatch.setattr(machine, "uses_objects", lambda: False)
     done = call("warmup")
     assert (done.status, done.out) == (1, "")
     assert "error: nothing can be compiled beforehand here" in done.err
@@ -150,8 +150,8 @@ def test_a_wrong_level_in_the_environment_is_refused(call, folder, monkeypatch):
 
 PROGRAM = """
 import sys
-from fastseg._kernels.native import entries
-entries.all_requests = lambda: {requests}
+from fastseg._kernels.native import catalogue
+catalogue.all_requests = lambda: {requests}
 sys.argv = ["fastseg", "warmup"]
 from fastseg.__main__ import main
 try:
@@ -202,7 +202,7 @@ def test_ctrl_c_leaves_no_process_and_keeps_what_is_done(tmp_path):
     """It ends at once with status 130; no file is left that is not whole."""
     requests = [
         (kernel.path, signatures.join(kernel.signatures[0]))
-        for kernel in entries.all_entries()
+        for kernel in catalogue.all_entries()
     ]
     process = run_alone(tmp_path, REQUESTS + requests)
     try:

@@ -14,13 +14,8 @@ from typing import Any
 import numpy as np
 import xxhash  # noqa: F401  loads the library whose functions are used here
 
-from fastseg._kernels.jit import (
-    ADDRESSES,
-    EXTERNAL_PREFIX,
-    INTERPRETED,
-    Intrinsic,
-    inlined,
-)
+from fastseg._kernels.jit import INTERPRETED, Intrinsic, inlined
+from fastseg._kernels.native.external import ADDRESSES, PREFIX
 
 # statx(2) of the open file itself, with all basic fields: if fewer are requested, a
 # network file system may return old values without asking its server.
@@ -61,7 +56,7 @@ def _external(library: Any, name: str, result: Any, *arguments: Any) -> Any:
         function.argtypes = arguments
         function.restype = result
         return lambda *values: function(*map(int, values))
-    own_name = EXTERNAL_PREFIX + name
+    own_name = PREFIX + name
     ADDRESSES[own_name] = ctypes.cast(function, ctypes.c_void_p).value or 0
 
     def make() -> Any:

@@ -23,7 +23,7 @@ import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 log = logging.getLogger("fastseg.cache")
@@ -72,6 +72,11 @@ def configured_root() -> Path:
     import platformdirs
 
     return Path(platformdirs.user_cache_dir("fastseg", appauthor=False))
+
+
+def symbol_of(path: str, signature: str) -> str:
+    """Return the name of an entry in its object."""
+    return f"fastseg_entry_{name_of(path, signature).replace('-', '_')}"
 
 
 class CacheError(OSError):
@@ -219,19 +224,25 @@ def read_file(file: Path, path: str, signature: str, level: str) -> bytes | None
     return None
 
 
-def write(folder: Path, path: str, signature: str, level: str, code: bytes) -> Path:
-    """Keep the code of a kernel for a signature in a folder."""
-    import llvmlite
-    import numba
+def write(
+    folder: Path,
+    path: str,
+    signature: str,
+    level: str,
+    code: bytes,
+    versions: Mapping[str, str],
+) -> Path:
+    """Keep the code of a kernel for a signature in a folder.
 
+    versions : of numba and llvmlite, which made it
+    """
     manifest = {
         "format": FORMAT,
         "kernel": path,
         "signature": signature,
         "level": level,
         "digest": digest(),
-        "numba": numba.__version__,
-        "llvmlite": llvmlite.__version__,
+        **versions,
         "size": len(code),
         "sha256": hashlib.sha256(code).hexdigest(),
     }

@@ -12,8 +12,10 @@ need of numba's run time is put into it.
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import llvmlite
+import numba
 from llvmlite import ir
 from llvmlite.binding import Linkage
 from numba import _dynfunc, types
@@ -21,22 +23,25 @@ from numba.core import callconv, cgutils, codegen, cpu, pythonapi
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.registry import cpu_target
 
-from fastseg._kernels.jit import EXTERNAL_PREFIX, Kernel
-from fastseg._kernels.native import engine, numba_kernels, signatures
-from fastseg._kernels.native.entries import symbol_of
+from fastseg._kernels.native import cache, engine, numba_kernels, signatures
+from fastseg._kernels.native.external import PREFIX
 from fastseg._kernels.native.signatures import Array, Number, Record, Signature, Type
+
+if TYPE_CHECKING:
+    from fastseg._kernels.jit import Kernel
 
 I8, I32, I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
 DOUBLE, VOID = ir.DoubleType(), ir.VoidType()
 POINTER = I8.as_pointer()
 # What objects may need from outside, beside functions of Python ("Py", "_Py") and
-# those of `system` (EXTERNAL_PREFIX).
+# those of `system` (PREFIX).
 EXTERNAL = (
     *("memcpy", "memmove", "memset", "memcmp", "malloc", "free"),
     *("exp", "log", "log2", "pow", "frexp", "ldexp", "fmod", "sin", "cos", "atan2"),
     *("floor", "ceil", "rint", "round", "trunc", "sqrt", "sqrtf"),
     *("expf", "logf", "powf", "fmaf", "fma"),
 )
+VERSIONS = {"numba": numba.__version__, "llvmlite": llvmlite.__version__}
 # A counter of compiled functions, in the names that numba gives them.
 COUNT = re.compile(r"B\d+v\d+")
 
@@ -104,7 +109,7 @@ def set_level(level: str) -> None:
     cpu_target.target_context._internal_codegen = _Codegen("fastseg", level)
 
 
-def compile_entry(kernel: Kernel, signature: Signature) -> bytes:
+def compile_entry(kernel: "Kernel", signature: Signature) -> bytes:
     """Return the object code of a kernel for a signature; after `set_level`."""
     numba_types = tuple(map(_numba_type, signature))
     with global_compiler_lock:
@@ -112,7 +117,7 @@ def compile_entry(kernel: Kernel, signature: Signature) -> bytes:
         dispatcher.compile(numba_types)
         result = dispatcher.overloads[numba_types]
         library = result.target_context.codegen().create_library(kernel.__name__)
-        library.entry = symbol_of(kernel, signature)
+        library.entry = cache.symbol_of(kernel.path, signatures.join(signature))
         library.add_linking_library(result.library)
         module = library.create_ir_module(kernel.__name__)
         _Entry(module, result, kernel, signature).build()
@@ -137,11 +142,11 @@ def _numba_type(kind: Type) -> Any:
     return getattr(types, {"bool": "boolean"}.get(kind.name, kind.name))
 
 
-def _check_symbols(library: Any, kernel: Kernel) -> None:
+def _check_symbols(library: Any, kernel: "Kernel") -> None:
     for function in library._final_module.functions:
         name = function.name
         if function.is_declaration and not (
-            name in EXTERNAL or name.startswith(("Py", "_Py", "llvm.", EXTERNAL_PREFIX))
+            name in EXTERNAL or name.startswith(("Py", "_Py", "llvm.", PREFIX))
         ):
             raise RuntimeError(f"the object code of {kernel.__name__} needs {name}")
 
@@ -150,14 +155,16 @@ class _Entry:
     """Builds the entry of a kernel in LLVM's language."""
 
     def __init__(
-        self, module: Any, result: Any, kernel: Kernel, signature: Signature
+        self, module: Any, result: Any, kernel: "Kernel", signature: Signature
     ) -> None:
         self.module, self.result = module, result
         self.kernel, self.signature = kernel, signature
         self.context = result.target_context
         self.argument_types = result.signature.args
         form = ir.FunctionType(POINTER, [POINTER, POINTER, I64])
-        self.function = ir.Function(module, form, symbol_of(kernel, signature))
+        self.function = ir.Function(
+            module, form, cache.symbol_of(kernel.path, signatures.join(signature))
+        )
         self.builder = ir.IRBuilder(self.function.append_basic_block("entry"))
         self.declined = self.function.append_basic_block("declined")
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from llvmlite import binding
 
-from fastseg._kernels.jit import ADDRESSES
+from fastseg._kernels.native.external import ADDRESSES
 
 METH_FASTCALL = 0x80
 # Offsets in bytes: of an object's type; what lies behind its head; a tuple's items.

@@ -6,23 +6,18 @@ functions loaded before, and last to `_Loader.extend`, which loads another one.
 """
 
 import functools
-import logging
 import os
-import pkgutil
 import threading
 from collections.abc import Callable, Iterable
-from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastseg import _kernels
-from fastseg._kernels import native
-from fastseg._kernels.jit import INTERPRETED, Kernel
 from fastseg._kernels.native import cache, machine, signatures
 from fastseg._kernels.native.signatures import Signature
 
-log = logging.getLogger("fastseg.cache")
+if TYPE_CHECKING:
+    from fastseg._kernels.jit import Kernel
 
 _lock = threading.RLock()
 
@@ -37,36 +32,14 @@ if hasattr(os, "register_at_fork"):
 
 
 @functools.cache
-def uses_objects() -> bool:
-    """Return whether kernels are loaded as object code in this process."""
-    if not machine.is_supported():
-        return False
-    from fastseg._kernels.native import engine
-
-    if not engine.layouts_hold():
-        log.warning(
-            "this Python or numpy lays out its objects in another way than fastseg's "
-            "compiled code expects: numba compiles it in each process"
-        )
-        return False
-    return True
-
-
-@functools.cache
 def levels() -> list[str]:
     """Return the processor levels that may run here, the best first."""
     return machine.runnable_levels()
 
 
-def symbol_of(kernel: Kernel, signature: Signature) -> str:
-    """Return the name of an entry in its object."""
-    name = cache.name_of(kernel.path, signatures.join(signature))
-    return f"fastseg_entry_{name.replace('-', '_')}"
-
-
-def callable_for(kernel: Kernel) -> Callable[..., Any]:
+def callable_for(kernel: "Kernel") -> Callable[..., Any]:
     """Return the function to call for a kernel that has not been called yet."""
-    if kernel.declared is None or not uses_objects():
+    if kernel.declared is None or not machine.uses_objects():
         dispatcher: Callable[..., Any] = kernel.dispatcher
         return dispatcher
     return _Loader(kernel).extend
@@ -75,7 +48,7 @@ def callable_for(kernel: Kernel) -> Callable[..., Any]:
 class _Loader:
     """Loads the objects of one entry."""
 
-    def __init__(self, kernel: Kernel) -> None:
+    def __init__(self, kernel: "Kernel") -> None:
         self.kernel = kernel
         # For each signature a function that refuses what it does not take.
         self.loaded: dict[Signature, Callable[..., Any]] = {}
@@ -97,7 +70,7 @@ class _Loader:
         from fastseg._kernels.native.engine import Context, engine
 
         code = find_code(self.kernel, signature)
-        symbol = symbol_of(self.kernel, signature)
+        symbol = cache.symbol_of(self.kernel.path, signatures.join(signature))
         classes = [record.made_by for record in signatures.records(signature)]
         contexts = [
             (*Context(fallback, np.ndarray), *classes)
@@ -115,7 +88,7 @@ class _Loader:
         )
 
 
-def signature_for(kernel: Kernel, args: tuple[Any, ...]) -> Signature:
+def signature_for(kernel: "Kernel", args: tuple[Any, ...]) -> Signature:
     """Return a declared signature that takes plain arguments, else their own.
 
     Raises TypeError for arguments that no signature can take.
@@ -131,41 +104,13 @@ def signature_for(kernel: Kernel, args: tuple[Any, ...]) -> Signature:
     return tuple(map(signatures.type_of, args))
 
 
-def all_entries() -> list[Kernel]:
-    """Return all entries, sorted by module and name."""
-    found = []
-    for module in sorted(
-        info.name
-        for info in pkgutil.walk_packages(_kernels.__path__, f"{_kernels.__name__}.")
-        if not info.name.startswith(native.__name__)
-    ):
-        values = vars(import_module(module)).values()
-        found += [
-            value
-            for value in values
-            if isinstance(value, Kernel)
-            and value.declared is not None
-            and value.__module__ == module
-        ]
-    return sorted(found, key=lambda kernel: kernel.path)
-
-
-def all_requests() -> list[tuple[str, str]]:
-    """Return the full name of each entry, with each signature that it declares."""
-    return [
-        (kernel.path, signatures.join(signature))
-        for kernel in all_entries()
-        for signature in kernel.signatures
-    ]
-
-
-def prepare(wanted: Iterable[tuple[Kernel, dict[str, str]]]) -> None:
+def prepare(wanted: Iterable[tuple["Kernel", dict[str, str]]]) -> None:
     """Compile what will be needed and is not there, side by side.
 
     wanted : entries, each with the types that some of its parameters will have; all
         declared signatures that have them are compiled
     """
-    if INTERPRETED or not uses_objects():
+    if machine.INTERPRETED or not machine.uses_objects():
         return
     requests = [
         (kernel.path, signatures.join(signature))
@@ -188,7 +133,7 @@ def prepare(wanted: Iterable[tuple[Kernel, dict[str, str]]]) -> None:
 _prepared: set[tuple[str, str]] = set()
 
 
-def find_code(kernel: Kernel, signature: Signature) -> bytes:
+def find_code(kernel: "Kernel", signature: Signature) -> bytes:
     """Return the object code of an entry; compile it if there is none."""
     path, text = kernel.path, signatures.join(signature)
     code = cache.read(path, text, levels())

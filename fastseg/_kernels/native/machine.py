@@ -5,14 +5,16 @@ v3 has AVX2 and FMA, v4 has AVX-512. Elsewhere, kernels are compiled by numba in
 process.
 """
 
+import functools
+import logging
 import os
 import platform
 import sys
 import sysconfig
 
-from llvmlite import binding
-
 from fastseg.errors import OptionError, one_of
+
+log = logging.getLogger("fastseg.cache")
 
 # Each processor level, the best first, and the features that it has and the next one
 # lacks, by LLVM's names.
@@ -29,6 +31,16 @@ PLATFORM = "linux"
 CHOICE = "FASTSEG_CPU"
 
 
+def is_interpreted() -> bool:
+    """Return whether kernels are to run as Python."""
+    if "numba" in sys.modules:
+        return bool(sys.modules["numba"].config.DISABLE_JIT)
+    return os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0")
+
+
+INTERPRETED = is_interpreted()
+
+
 def is_supported() -> bool:
     """Return whether object code can be made and run here."""
     return (
@@ -40,11 +52,29 @@ def is_supported() -> bool:
     )
 
 
+@functools.cache
+def uses_objects() -> bool:
+    """Return whether kernels are loaded as object code in this process."""
+    if not is_supported():
+        return False
+    from fastseg._kernels.native import engine
+
+    if not engine.layouts_hold():
+        log.warning(
+            "this Python or numpy lays out its objects in another way than fastseg's "
+            "compiled code expects: numba compiles it in each process"
+        )
+        return False
+    return True
+
+
 def runnable_levels() -> list[str]:
     """Return the levels that this machine runs, the best first.
 
     Raises OptionError if the environment variable FASTSEG_CPU names another one.
     """
+    from llvmlite import binding  # takes long, and is not needed to run as Python
+
     features = binding.get_host_cpu_features()
     levels = list(LEVELS)
     for index in reversed(range(len(levels))):

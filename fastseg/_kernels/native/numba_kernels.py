@@ -9,16 +9,17 @@ file (numba issue 4807).
 import functools
 import logging
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numba
 from numba import types
 from numba.core import event
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLocator
 
-from fastseg._kernels.jit import Kernel
-from fastseg._kernels.native import cache
-from fastseg._kernels.native.entries import uses_objects
+from fastseg._kernels.native import cache, machine
+
+if TYPE_CHECKING:
+    from fastseg._kernels.jit import Kernel
 
 log = logging.getLogger("fastseg.compile")
 cache_log = logging.getLogger("fastseg.cache")
@@ -29,7 +30,7 @@ _functions: set[Any] = set()
 only_code: dict[str, Any] = {}
 
 
-def make_dispatcher(kernel: Kernel) -> Any:
+def make_dispatcher(kernel: "Kernel") -> Any:
     """Return a kernel as numba has it."""
     dispatcher = numba.njit(
         nogil=kernel.nogil,
@@ -69,7 +70,7 @@ class _Reporter(event.Listener):  # type: ignore[misc]
         # numba reports every function that it compiles, also those of other packages.
         function: Any = getattr(started.data["dispatcher"], "py_func", None)
         if function in _functions and not self._depth:
-            if self._is_first and not uses_objects():
+            if self._is_first and not machine.uses_objects():
                 log.warning(
                     "fastseg is compiling its code for this machine, which takes up to "
                     "a minute; it is kept for the next time"

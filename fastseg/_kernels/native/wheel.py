@@ -56,7 +56,7 @@ class ObjectsHook(BuildHookInterface[Any]):  # type: ignore[misc]
 def compile_all(root: Path, folder: Path) -> None:
     """Compile the entries of the project in `root` for all levels, into a folder."""
     sys.path.insert(0, str(root))
-    from fastseg._kernels.native import entries, machine, workers
+    from fastseg._kernels.native import catalogue, machine, workers
 
     if not machine.is_supported():
         raise RuntimeError(
@@ -66,7 +66,7 @@ def compile_all(root: Path, folder: Path) -> None:
     part = os.environ.get(ONLY, "")
     requests = [
         (path, signature)
-        for path, signature in entries.all_requests()
+        for path, signature in catalogue.all_requests()
         if part in f"{path}({signature})"
     ]
     if not requests:

@@ -239,7 +239,7 @@ def _answer(
         code = compiler.compile_entry(kernel, signatures.parse(text))
         if folder is not None:
             try:
-                cache.write(folder, path, text, level, code)
+                cache.write(folder, path, text, level, code, compiler.VERSIONS)
                 return
             except OSError as exc:
                 answer["unwritten"] = cache.unwritable(folder, exc)

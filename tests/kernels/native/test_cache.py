@@ -10,19 +10,21 @@ import time
 from pathlib import Path
 
 import pytest
+from llvmlite import binding
 
 from fastseg._kernels.jit import INTERPRETED
-from fastseg._kernels.native import cache, entries, machine, signatures
+from fastseg._kernels.native import cache, machine, signatures
 from fastseg.errors import OptionError
 from tests.kernels.native import examples
 
 pytestmark = pytest.mark.skipif(
-    INTERPRETED or not entries.uses_objects(), reason="there is no object code here"
+    INTERPRETED or not machine.uses_objects(), reason="there is no object code here"
 )
 
 KERNEL = examples.add_to_all
 TEXT = signatures.join(KERNEL.signatures[0])
 LEVEL = "x86-64-v3"
+VERSIONS = {"numba": "0.61", "llvmlite": "0.44"}
 # An object file of this machine, as far as the cache looks.
 CODE = cache.ELF.ljust(18, b"\0") + cache.X86_64 + bytes(range(256))
 
@@ -42,7 +44,9 @@ def folder(tmp_path, monkeypatch):
 @pytest.fixture
 def file(folder):
     """An object in it."""
-    return cache.write(cache.make_folder(LEVEL), KERNEL.path, TEXT, LEVEL, CODE)
+    return cache.write(
+        cache.make_folder(LEVEL), KERNEL.path, TEXT, LEVEL, CODE, VERSIONS
+    )
 
 
 def read():
@@ -63,7 +67,9 @@ def test_an_object_is_read_as_it_was_written(file):
 
 def test_the_best_level_is_taken(file):
     better = CODE + b"better"
-    cache.write(cache.make_folder("x86-64-v4"), KERNEL.path, TEXT, "x86-64-v4", better)
+    cache.write(
+        cache.make_folder("x86-64-v4"), KERNEL.path, TEXT, "x86-64-v4", better, VERSIONS
+    )
     assert cache.read(KERNEL.path, TEXT, ["x86-64-v4", LEVEL]) == better
     assert cache.read(KERNEL.path, TEXT, [LEVEL, "x86-64-v4"]) == CODE
 
@@ -96,7 +102,7 @@ def test_a_damaged_object_is_not_used_and_named(file, caplog, spoil, fault):
 
 def test_an_object_of_another_architecture_is_not_used(folder, caplog):
     arm = CODE[:18] + b"\xb7\0" + CODE[20:]
-    cache.write(cache.make_folder(LEVEL), KERNEL.path, TEXT, LEVEL, arm)
+    cache.write(cache.make_folder(LEVEL), KERNEL.path, TEXT, LEVEL, arm, VERSIONS)
     assert read() is None
     assert "is for another processor" in caplog.text
 
@@ -242,9 +248,7 @@ def test_a_level_is_chosen_among_those_of_the_machine(monkeypatch):
     monkeypatch.setenv("FASTSEG_CPU", "x86-64-v9")
     with pytest.raises(OptionError, match="expected one of 'x86-64-v4', 'x86-64-v3'"):
         machine.runnable_levels()
-    monkeypatch.setattr(
-        machine.binding, "get_host_cpu_features", lambda: {"sse2": True}
-    )
+    monkeypatch.setattr(binding, "get_host_cpu_features", lambda: {"sse2": True})
     monkeypatch.setenv("FASTSEG_CPU", "x86-64-v4")
     with pytest.raises(OptionError, match="FASTSEG_CPU is 'x86-64-v4'"):
         machine.runnable_levels()

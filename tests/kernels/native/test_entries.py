@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from fastseg._kernels.jit import INTERPRETED
-from fastseg._kernels.native import entries
+from fastseg._kernels.native import machine
 from fastseg._kernels.native.workers import CompileError
 from tests.kernels.native import examples
 from tests.kernels.native.examples import OtherPair, Pair
 
 pytestmark = pytest.mark.skipif(
-    INTERPRETED or not entries.uses_objects(), reason="there is no object code here"
+    INTERPRETED or not machine.uses_objects(), reason="there is no object code here"
 )
 
 

@@ -11,10 +11,10 @@ import numpy
 import pytest
 
 from fastseg._kernels.jit import INTERPRETED
-from fastseg._kernels.native import entries
+from fastseg._kernels.native import machine
 
 pytestmark = pytest.mark.skipif(
-    INTERPRETED or not entries.uses_objects(), reason="there is no object code here"
+    INTERPRETED or not machine.uses_objects(), reason="there is no object code here"
 )
 
 PROJECT = Path(__file__).parents[3]
