@@ -1,12 +1,12 @@
 """Transforms of intensities: they change the values of normalized images."""
 
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import field
 from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
-from numba.core.registry import CPUDispatcher
 from numpy.typing import NDArray
 
 from fastseg import randomness
@@ -298,7 +298,7 @@ class Custom(ArrayTransform):
         Raises OptionError if it returns anything, and what it raises, with a note.
         """
         function: Callable[..., Any] = self.function
-        compiled = isinstance(function, CPUDispatcher)
+        compiled = _is_compiled(function)
         for j in np.flatnonzero(values["on"]).tolist():
             sample = context.samples[j]
             stream = (randomness.CUSTOM, context.number)
@@ -326,3 +326,9 @@ class Custom(ArrayTransform):
     def as_dict(self) -> dict[str, Any]:
         """Raise OptionError, because JSON cannot hold a function."""
         raise OptionError("Custom: JSON cannot hold a function")
+
+
+def _is_compiled(function: Any) -> bool:
+    """Return whether numba has compiled a function, without importing numba."""
+    registry = sys.modules.get("numba.core.registry")
+    return registry is not None and isinstance(function, registry.CPUDispatcher)
