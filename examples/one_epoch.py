@@ -11,7 +11,7 @@ store = fastseg.open(sys.argv[1])
 loader = fastseg.Loader(store, batch_size=8, size=96, missing="background")
 print(loader.store)
 
-for batch in loader:  # the first batch compiles the kernels, or loads them from disk
+for batch in loader:  # the very first batch on a machine waits for a compiler
     labelled = (batch.mask > 0).mean()
     print(
         f"image {batch.image.dtype} {batch.image.shape}, "
