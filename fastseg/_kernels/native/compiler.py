@@ -9,6 +9,7 @@ An object needs Python's C API, the C library and what `EXTERNAL` lists; what it
 need of numba's run time is put into it.
 """
 
+import operator
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,12 +20,14 @@ import numba
 from llvmlite import ir
 from llvmlite.binding import Linkage
 from numba import _dynfunc, types
-from numba.core import callconv, cgutils, codegen, cpu, pythonapi
+from numba.core import callconv, cgutils, codegen, cpu, pythonapi, typing
 from numba.core.compiler import CompilerBase, DefaultPassBuilder
 from numba.core.compiler_lock import global_compiler_lock
+from numba.core.imputils import lower_builtin
 from numba.core.registry import cpu_target
 from numba.core.typed_passes import NopythonRewrites
 from numba.core.untyped_passes import InlineClosureLikes
+from numba.cpython.builtins import do_minmax
 
 from fastseg._kernels.native import cache, engine, numba_kernels, signatures
 from fastseg._kernels.native.external import PREFIX
@@ -123,8 +126,29 @@ def _remember_types(function: Any, context: Any, args: Any, kws: Any) -> Any:
         return _find_types(function, context, args, kws)
     remembered = function.__dict__.setdefault("_remembered", {})
     if args not in remembered:
-        remembered[args] = _find_types(function, context, args, kws)
+        if function.typing_key in _EXTREMES and len(args) == 2:
+            plain = tuple(map(types.unliteral, args))
+            signature = typing.signature(context.unify_types(*plain), *plain)
+            function._impl_keys[plain] = _EXTREMES[function.typing_key]
+        else:
+            signature = _find_types(function, context, args, kws)
+        remembered[args] = signature
     return remembered[args]
+
+
+@lower_builtin("lesser", types.Any, types.Any)  # type: ignore[untyped-decorator]
+def _lesser(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+    """Return min of two numbers: numba compiles a function for each pair of types."""
+    return do_minmax(context, builder, signature.args, values, operator.lt)
+
+
+@lower_builtin("greater", types.Any, types.Any)  # type: ignore[untyped-decorator]
+def _greater(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+    """Return max of two numbers."""
+    return do_minmax(context, builder, signature.args, values, operator.gt)
+
+
+_EXTREMES = {min: "lesser", max: "greater"}
 
 
 _NUMBERS = types.Number, types.Boolean
