@@ -42,7 +42,8 @@ DAY = 24 * 60 * 60.0
 SETTING = "FASTSEG_CACHE_DIR"
 # Set to "group" to use a folder that a group can write to.
 TRUST = "FASTSEG_CACHE_TRUST"
-PRIVATE = 0o700
+# Others may read code, and only the user may write it.
+FOLDER_MODE, FILE_MODE = 0o755, 0o644
 
 
 @functools.cache
@@ -140,7 +141,7 @@ def make_folder(level: str) -> Path:
     Raises OSError, whose text says what to do, if there can be none.
     """
     folder = configured_root()
-    mode = 0o777 if trusts_group() else PRIVATE  # less what the umask takes away
+    mode = 0o777 if trusts_group() else FOLDER_MODE  # less what the umask takes away
     try:
         folder.mkdir(mode=mode, parents=True, exist_ok=True)
         check_trust(folder.resolve())
@@ -251,8 +252,7 @@ def write(
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(json.dumps(manifest).encode() + b"\n" + code)
-        if folder.is_relative_to(PACKAGE) or trusts_group():
-            Path(temporary).chmod(0o644)
+        Path(temporary).chmod(FILE_MODE)
         Path(temporary).replace(target)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)

@@ -5,7 +5,9 @@ that it makes stands for the entry from then on; what it does not take goes on t
 functions loaded before, and last to `_Loader.extend`, which loads another one.
 """
 
+import contextlib
 import functools
+import logging
 import os
 import threading
 from collections.abc import Callable, Iterable
@@ -15,9 +17,12 @@ import numpy as np
 
 from fastseg._kernels.native import cache, machine, signatures
 from fastseg._kernels.native.signatures import Signature
+from fastseg.errors import CompileError
 
 if TYPE_CHECKING:
     from fastseg._kernels.jit import Kernel
+
+log = logging.getLogger("fastseg.cache")
 
 _lock = threading.RLock()
 
@@ -69,7 +74,13 @@ class _Loader:
         """Load the object for a signature; compile it if there is none."""
         from fastseg._kernels.native.engine import Context, engine
 
-        code = find_code(self.kernel, signature)
+        try:
+            code = find_code(self.kernel, signature)
+        except CompileError as exc:
+            # As with a version of numba that this one does not know.
+            log.warning("%s. numba compiles it in this process instead", exc)
+            self.loaded[signature] = self.kernel.dispatcher
+            return
         symbol = cache.symbol_of(self.kernel.path, signatures.join(signature))
         classes = [record.made_by for record in signatures.records(signature)]
         contexts = [
@@ -125,7 +136,8 @@ def prepare(wanted: Iterable[tuple["Kernel", dict[str, str]]]) -> None:
     if missing:
         from fastseg._kernels.native import workers
 
-        workers.compile_objects(missing, levels()[0])
+        with contextlib.suppress(CompileError):  # it comes again where it is needed
+            workers.compile_objects(missing, levels()[0])
     _prepared.update(requests)
 
 

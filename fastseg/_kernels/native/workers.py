@@ -131,7 +131,13 @@ class _Team:
             with self._lock:
                 if self._is_stopped:
                     return
-                process = self._start(messages)
+                try:
+                    process = self._start(messages)
+                except OSError as exc:
+                    self._fail(
+                        f"no process that compiles kernels can be started: {exc}"
+                    )
+                    return
                 self._processes.append(process)
             with process:
                 try:
@@ -180,6 +186,7 @@ class _Team:
             answer = json.loads(process.stdout.readline())
             if answer["error"]:
                 self._fail(f"{request[0]} cannot be compiled: {answer['error']}")
+                log.debug("%s", answer["traceback"])
             if answer["code"]:
                 cache.hold(*request, base64.b64decode(answer["code"]))
             self.unwritten = self.unwritten or answer["unwritten"]
@@ -204,21 +211,22 @@ def serve(level: str, folder: str) -> None:
     one; and if the code could not be written to the folder, the code and the reason.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # nothing else may be written there
     gc.disable()  # a tenth of the time; the process does not last
     # numba would import it, for a fifth of a second, to see whether it has BLAS.
     sys.modules.setdefault("scipy", None)  # type: ignore[arg-type]
     from fastseg._kernels.native import compiler
 
     compiler.set_level(level)
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # nothing else may be written there
     for line in sys.stdin:
         answer = {"error": "", "unwritten": "", "code": ""}
         try:
             path, text = json.loads(line)
             _answer(path, text, level, Path(folder) if folder else None, answer)
-        except Exception:
-            answer["error"] = traceback.format_exc()
+        except Exception as exc:
+            answer["error"] = f"{type(exc).__name__}: {exc}".split("\n")[0]
+            answer["traceback"] = traceback.format_exc()
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
 

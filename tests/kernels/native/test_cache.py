@@ -169,11 +169,11 @@ def test_a_group_is_trusted_where_that_is_asked_for(file, monkeypatch):
 
 
 def test_a_shared_cache_is_made_for_the_group(folder, monkeypatch):
-    """Each folder in it has the modes of the umask; else only its owner enters it."""
+    """Each folder in it has the modes of the umask; else only its owner writes to it."""
     monkeypatch.setenv("FASTSEG_CACHE_DIR", str(folder / "shared"))
     before = os.umask(0o002)
     try:
-        for trust, mode in (("", 0o700), ("group", 0o775)):
+        for trust, mode in (("", 0o755), ("group", 0o775)):
             monkeypatch.setenv("FASTSEG_CACHE_TRUST", trust)
             made = cache.make_folder(LEVEL)
             for part in (made, made.parent, made.parents[1]):
@@ -383,3 +383,16 @@ def test_a_compiler_that_is_killed_is_an_error(tmp_path):
     """
     finished = call(tmp_path / "cache", code)
     assert "ended with status -9" in finished.stdout, finished.stderr
+
+
+def test_where_no_process_can_compile_numba_does(tmp_path):
+    """As with a version of numba whose inner parts are others."""
+    code = f"""
+        import sys
+        sys.executable = "/nowhere/python"
+        {textwrap.indent(textwrap.dedent(CALL), " " * 8).strip()}
+    """
+    finished = call(tmp_path / "cache", code)
+    assert finished.stdout == "[2.0, 2.0, 2.0] True\n", finished.stderr
+    assert "numba compiles it in this process instead" in finished.stderr
+    assert "/nowhere/python" in finished.stderr
