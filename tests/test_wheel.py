@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -266,6 +267,26 @@ def test_without_the_switch_the_wheel_is_pure(tmp_path):
         assert not [name for name in first.namelist() if name.endswith(".o")]
         for name in first.namelist():
             assert first.read(name) == second.read(name)
+
+
+def test_the_dockerfile_copies_what_a_wheel_needs(tmp_path):
+    """What it copies makes the same wheel as the project; it switches the hook on."""
+    text = (PROJECT / "examples" / "Dockerfile").read_text()
+    assert f"RUN {SWITCH}=true pip wheel" in text
+    copied = tmp_path / "project"
+    copied.mkdir()
+    for line in re.findall(r"^COPY (.*)$", text, re.MULTILINE):
+        *sources, target = line.split()
+        for source in sources:
+            if (PROJECT / source).is_dir():
+                shutil.copytree(PROJECT / source, copied / target)
+            else:
+                shutil.copy(PROJECT / source, copied / target)
+    wheels = [
+        build("wheel", tmp_path / name, cwd=folder)[0]
+        for name, folder in (("there", PROJECT), ("here", copied))
+    ]
+    assert wheels[0].read_bytes() == wheels[1].read_bytes()
 
 
 def test_a_kernel_that_is_not_there_is_no_wheel(tmp_path):
