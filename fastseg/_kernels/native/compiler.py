@@ -25,6 +25,7 @@ from numba.core.compiler import CompilerBase, DefaultPassBuilder
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.imputils import lower_builtin
 from numba.core.registry import cpu_target
+from numba.core.runtime.nrt import rtsys
 from numba.core.typed_passes import NopythonRewrites
 from numba.core.untyped_passes import InlineClosureLikes
 from numba.cpython.builtins import do_minmax
@@ -63,6 +64,8 @@ class _Library(codegen.AOTCodeLibrary):  # type: ignore[misc]
             callees: list[Any] = self._linking_libraries
             for callee in callees:  # which grows meanwhile
                 callees += [x for x in callee._linking_libraries if x not in callees]
+            # LLVM drops what nothing calls yet.
+            callees.sort(key=lambda callee: callee is rtsys.library)
             super().finalize()
         self._finalized = True
 
