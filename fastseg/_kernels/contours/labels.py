@@ -6,7 +6,7 @@ from fastseg._kernels.contours.polygon import check_rings, fill_groups
 from fastseg._kernels.files.decimals import parse_pairs
 from fastseg._kernels.files.system import address_of, hash_bytes
 from fastseg._kernels.images.statistics import measure_classes
-from fastseg._kernels.jit import entry
+from fastseg._kernels.jit import entry, zeros
 
 
 @entry(
@@ -29,13 +29,15 @@ def parse_files(data, offsets, sizes, first, stop, out, counts):
         they bound no region
     """
     total = np.int64(0)
+    ends = zeros(2, np.int64)
     for k in range(first, stop):
         counts[k] = 0
         if offsets[k] >= 0:
             text = data[offsets[k] : offsets[k] + sizes[k]]
             count = max(parse_pairs(text, out[total:]), 0)
             ring = out[total : total + count]
-            if check_rings(ring, np.array([0, count]))[0] < 0:
+            ends[1] = count
+            if check_rings(ring, ends)[0] < 0:
                 counts[k] = count
                 total += count
 
