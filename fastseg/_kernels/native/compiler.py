@@ -25,7 +25,6 @@ from numba.core.compiler import CompilerBase, DefaultPassBuilder
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.imputils import lower_builtin
 from numba.core.registry import cpu_target
-from numba.core.runtime.nrt import rtsys
 from numba.core.typed_passes import NopythonRewrites
 from numba.core.untyped_passes import InlineClosureLikes
 from numba.cpython.builtins import do_minmax
@@ -61,11 +60,8 @@ class _Library(codegen.AOTCodeLibrary):  # type: ignore[misc]
     def finalize(self) -> None:
         """Link the code of all that a kernel calls, once; as numba at each caller."""
         if self.entry:
-            callees: list[Any] = self._linking_libraries
-            for callee in callees:  # which grows meanwhile
-                callees += [x for x in callee._linking_libraries if x not in callees]
-            # LLVM drops what nothing calls yet.
-            callees.sort(key=lambda callee: callee is rtsys.library)
+            # Callers come first: LLVM leaves out what nothing needs yet.
+            self._linking_libraries = [*reversed(_with_callees(self, {}))][1:]
             super().finalize()
         self._finalized = True
 
@@ -89,6 +85,15 @@ class _Library(codegen.AOTCodeLibrary):  # type: ignore[misc]
         for part in (*module.functions, *module.global_variables):
             if part.linkage == Linkage.internal:
                 part.name = COUNT.sub("", part.name)
+
+
+def _with_callees(library: Any, found: dict[Any, None]) -> dict[Any, None]:
+    """Add all libraries that a library needs to those found, and then itself."""
+    for callee in library._linking_libraries:
+        if callee not in found:
+            _with_callees(callee, found)
+    found[library] = None
+    return found
 
 
 class _Codegen(codegen.AOTCPUCodegen):  # type: ignore[misc]
