@@ -169,7 +169,7 @@ def test_a_group_is_trusted_where_that_is_asked_for(file, monkeypatch):
 
 
 def test_a_shared_cache_is_made_for_the_group(folder, monkeypatch):
-    """Each folder in it has the modes of the umask; else only its owner writes to it."""
+    """Folders in it have the modes of the umask; else only its owner writes to them."""
     monkeypatch.setenv("FASTSEG_CACHE_DIR", str(folder / "shared"))
     before = os.umask(0o002)
     try:
