@@ -38,10 +38,11 @@ from fastseg.dicom.header import (
 from fastseg.dicom.scan import (
     UNKNOWN,
     HeaderScans,
-    expected_elements,
     header_arrays,
+    note_headers,
     read_headers,
     scan_headers,
+    stored_range,
 )
 from fastseg.errors import DicomError, OptionError, shown, whole_number
 from fastseg.files import open_regular
@@ -57,14 +58,15 @@ __all__ = [
     "ParsedFile",
     "check_request",
     "decode",
-    "expected_elements",
     "header_arrays",
     "is_dicom",
+    "note_headers",
     "parse",
     "read_header",
     "read_headers",
     "read_image",
     "scan_headers",
+    "stored_range",
 ]
 
 # The first bytes of a file without a preamble: a tag, its VR or none, and its length.

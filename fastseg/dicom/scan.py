@@ -11,6 +11,7 @@ and `fallback` reads the file.
 
 import os
 import re
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
@@ -22,15 +23,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastseg._kernels.files import content, system, transfer
+from fastseg._kernels.files import content, system
 from fastseg._kernels.files.content import FileNames, HeaderArrays
 from fastseg._kernels.files.elements import (
     CHARACTER_SET,
+    LONGEST_VALUE,
     PIXEL_DATA,
-    find_elements,
     vr_code,
 )
-from fastseg._kernels.images.statistics import range_of_values
 from fastseg.bounds import MAX_DECIMAL, MAX_UID_BYTES
 from fastseg.dicom.header import (
     HEADER_ELEMENTS,
@@ -51,6 +51,8 @@ SIZES = (2**12, 2**14, 2**20)
 # Bytes of all listed elements of a file that `scan_headers` keeps, at most; some 200 in
 # most files.
 VALUE_BYTES = 2**11
+# Bytes of the buffer for the beginnings of many files.
+BUFFER_BYTES = 2**20
 DECIMAL = re.compile(rb" *[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)? *")
 # pydicom compares the integer with a float, which holds 15 digits exactly.
 INTEGER = re.compile(rb" *[+-]?[0-9]{1,15}")
@@ -84,6 +86,15 @@ class HeaderScan(NamedTuple):
     pixel_length: int
 
 
+class _Single(threading.local):
+    """Arrays for the header of one file, of each thread."""
+
+    def __init__(self) -> None:
+        self.arrays = header_arrays(1, LONGEST_VALUE * len(WANTED))
+        self.offsets = np.zeros(1, np.int64)
+        self.sizes = np.empty(1, np.int64)
+
+
 def scan_header(data: bytes) -> HeaderScan | None:
     """Scan the header of one file; None if the fallback has to read it.
 
@@ -91,15 +102,15 @@ def scan_header(data: bytes) -> HeaderScan | None:
     """
     if not data:
         return None
-    elements = np.empty((len(WANTED), 3), np.int64)
-    count = find_elements(np.frombuffer(data, np.uint8), WANTED, elements)
+    arrays = _single.arrays
+    _single.sizes[0] = len(data)
+    note_headers(np.frombuffer(data, np.uint8), _single.offsets, _single.sizes, arrays)
+    count = int(arrays.counts[0])
     if not count:
         return None
-    *before_pixels, (_, pixel_offset, pixel_length) = elements[:count].tolist()
-    raw = {
-        row: value if READERS[row] is None else data[value : value + length]
-        for row, value, length in before_pixels
-    }
+    elements = arrays.elements[0, :count].tolist()
+    _, pixel_offset, pixel_length = elements.pop()
+    raw = _raw_values(arrays.values[0], elements)
     instance_text, centre_text, width_text = (raw.pop(row, b"") for row in PER_FILE)
     try:
         shared, function = _header(tuple(raw.items()))
@@ -133,15 +144,19 @@ class HeaderScans(NamedTuple):
     per_file: NDArray[np.float64]
 
 
-def header_arrays(count: int) -> HeaderArrays:
-    """Return the arrays into which kernels write what they find in n headers."""
+def header_arrays(count: int, value_bytes: int = VALUE_BYTES) -> HeaderArrays:
+    """Return the arrays into which kernels write what they find in n headers.
+
+    value_bytes : bytes of all listed elements of a file, at most
+    """
     return HeaderArrays(
         elements=np.empty((count, len(WANTED), 3), np.int64),
         counts=np.zeros(count, np.int64),
-        values=np.empty((count, VALUE_BYTES), np.uint8),
+        values=np.empty((count, value_bytes), np.uint8),
         per_file=np.full((count, len(PER_FILE)), np.nan),
         irregular=np.zeros(count, np.bool_),
         repeats=np.zeros(count, np.bool_),
+        pixels=np.full(count, content.UNREAD),
     )
 
 
@@ -152,10 +167,46 @@ def scan_headers(names: FileNames) -> HeaderScans:
 
     A file that cannot be read is UNKNOWN.
     """
-    arrays = header_arrays(len(names.starts) - 1)
-    if system.AVAILABLE:
-        content.scan_headers(names, WANTED, np.empty(SIZES[0], np.uint8), arrays)
+    count = len(names.starts) - 1
+    arrays = header_arrays(count)
+    buffer = np.empty(BUFFER_BYTES, np.uint8)
+    offsets = np.empty(count, np.int64)
+    stamps = np.empty((count, 4), np.int64)
+    hashes = np.empty(count, np.uint64)
+    sizes = np.empty(count, np.int64)
+    first = 0 if system.AVAILABLE else count
+    while first < count:
+        stop = content.read_files(
+            *(names, first, SIZES[0], 0, buffer, offsets, stamps, hashes)
+        )
+        sizes[first:stop] = np.minimum(stamps[first:stop, 0], SIZES[0])
+        note_headers(buffer, offsets, sizes, arrays, first=first, stop=stop)
+        first = stop
     return read_headers(arrays)
+
+
+def note_headers(
+    data: NDArray[np.uint8],
+    offsets: NDArray[np.int64],
+    sizes: NDArray[np.int64],
+    arrays: HeaderArrays,
+    *,
+    first: int = 0,
+    stop: int = 1,
+    pixel_bytes: int = 0,
+) -> None:
+    """Write what files in memory say into the arrays that `header_arrays` returned.
+
+    data        : uint8 (m,), the files or their beginnings
+    offsets     : int64 (n,), where in the data each file begins; negative if it was not
+        read
+    sizes       : int64 (n,), how many bytes of each are there
+    first, stop : the range of the files
+    pixel_bytes : size of the pixels of a file, for `HeaderArrays.pixels`
+    """
+    content.note_headers(
+        *(data, offsets, sizes, first, stop, WANTED, pixel_bytes, arrays)
+    )
 
 
 def read_headers(arrays: HeaderArrays) -> HeaderScans:
@@ -165,7 +216,8 @@ def read_headers(arrays: HeaderArrays) -> HeaderScans:
     scans = HeaderScans([], np.full(count, UNKNOWN), arrays.per_file)
 
     def raw_values(k: int) -> dict[int, Any]:
-        return _raw_values(arrays.values[k], arrays.elements[k, : counts[k] - 1])
+        elements = arrays.elements[k, : counts[k] - 1].tolist()
+        return _raw_values(arrays.values[k], elements)
 
     # A block of neighbours that differ in nothing but per-file fields shares a header.
     is_first = (counts > 0) & ~arrays.repeats
@@ -199,34 +251,15 @@ def read_headers(arrays: HeaderArrays) -> HeaderScans:
     return scans
 
 
-def expected_elements(
-    shape: tuple[int, int], dtype: np.dtype[Any]
-) -> NDArray[np.int64]:
-    """Return what `transfer.read_images` expects of files of one image of a kind."""
-    expected = np.full(len(WANTED), transfer.UNCHECKED)
-    signed = dtype.kind == "i"
-    bits = transfer.IS_SIGNED_BITS if signed else transfer.IS_UNSIGNED_BITS
-    for keyword, value in {
-        "Rows": shape[0],
-        "Columns": shape[1],
-        "BitsAllocated": 8 * dtype.itemsize,
-        "PixelRepresentation": int(signed),
-        "BitsStored": bits,
-        "NumberOfFrames": transfer.IS_ONE,
-        "PixelData": shape[0] * shape[1] * dtype.itemsize,
-    }.items():
-        expected[KEYWORDS.index(keyword)] = value
-    return expected
-
-
-def _raw_values(data: NDArray[np.uint8], elements: NDArray[np.int64]) -> dict[int, Any]:
+def _raw_values(values: NDArray[np.uint8], elements: list[list[int]]) -> dict[int, Any]:
     """Return the values of elements by their row in WANTED: numbers of US, or bytes.
 
-    elements : int64 (k, 3), as `find_elements` writes them
+    values, elements : of one file, as in HeaderArrays
     """
+    texts = values.tobytes()
     return {
-        row: value if READERS[row] is None else data[value : value + length].tobytes()
-        for row, value, length in elements.tolist()
+        row: value if READERS[row] is None else texts[value : value + length]
+        for row, value, length in elements
     }
 
 
@@ -346,11 +379,15 @@ def clear_unused_bits(pixels: NDArray[Any], bits: int) -> NDArray[Any]:
 
 def _fits(pixels: NDArray[Any], bits: int) -> bool:
     """Return whether all values fit into this number of bits."""
-    least, greatest = range_of_values(pixels)
-    if pixels.dtype.kind == "u":
-        return bool(greatest < 2**bits)
-    half = 2 ** (bits - 1)
-    return bool(least >= -half and greatest < half)
+    least, greatest = stored_range(pixels.dtype, bits)
+    return bool(pixels.max() <= greatest and (least == 0 or pixels.min() >= least))
+
+
+def stored_range(dtype: np.dtype[Any], bits: int) -> tuple[int, int]:
+    """Return the least and the greatest value that this number of bits holds."""
+    if dtype.kind == "u":
+        return 0, 2**bits - 1
+    return -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
 
 
 class _NotStandardError(Exception):
@@ -419,7 +456,7 @@ KEYWORDS = ["", *(keyword for _, _, keyword in ELEMENTS)]
 READERS = [_character_set, *(BY_VR.get(vr) for _, vr, _ in ELEMENTS)]
 # Rows in WANTED of the per-file fields.
 PER_FILE = tuple(map(KEYWORDS.index, ("InstanceNumber", "WindowCenter", "WindowWidth")))
-# int64 (w, 3), as `content.note_header` takes it: tag; VR, 0 if the fallback has to
+# int64 (w, 3), as `content.note_headers` takes it: tag; VR, 0 if the fallback has to
 # read a file with this element; 1 + column in `per_file`, 0 for all other elements.
 WANTED = np.array(
     [(CHARACTER_SET, vr_code("CS"), 0)]
@@ -434,3 +471,4 @@ WANTED = np.array(
     + [(PIXEL_DATA, vr_code("OW"), 0)],
     np.int64,
 )
+_single = _Single()

@@ -5,7 +5,7 @@ are read and parsed by their source, each once for all links that name it.
 """
 
 import threading
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Iterator
 from concurrent.futures import Future
 from typing import Any, NamedTuple
@@ -90,7 +90,9 @@ class Annotations:
         counts = np.empty(len(links), np.int64)
         first = 0
         while first < len(links):
-            stop = content.read_files(names, first, text, offsets, stamps, hashes)
+            stop = content.read_files(
+                *(names, first, content.WHOLE, 0, text, offsets, stamps, hashes)
+            )
             labels.parse_files(
                 text, offsets, stamps[:, 0], first, stop, vertices, counts
             )
@@ -118,14 +120,15 @@ class Annotations:
         header : of the image
         """
         links = [link for link in block.links[k] if link.contour_path]
-        counts = Counter(link.label for link in links)
+        labels = [link.label for link in links]
         contours = []
         rejects = []
         for link in links:
             try:
-                if counts[link.label] > 1:
+                count = labels.count(link.label)
+                if count > 1:
                     raise LinkError(
-                        f"is one of {counts[link.label]} links of class "
+                        f"is one of {count} links of class "
                         f"{link.label} to {link.dicom_path}, frame {link.frame}; keep "
                         "one"
                     )

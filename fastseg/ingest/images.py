@@ -1,8 +1,8 @@
 """The images of a block: files to pixels in the store, their measures and metadata.
 
-Kernels read, measure and write the files that they fully understand, many in one call.
-Every other file is decoded by Python, and its pixels are measured by the same kernel.
-After that, nothing knows the difference.
+Kernels read and measure the files that they fully understand, many in one call. Every
+other file is decoded by Python, and its pixels are measured by the same kernel. After
+that, nothing knows the difference.
 """
 
 import threading
@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from fractions import Fraction
 from functools import cache
-from math import ceil, isnan, nan, sqrt
+from math import ceil, isnan, nan, prod, sqrt
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
 from fastseg import dicom
-from fastseg._kernels.files import content, system, transfer
-from fastseg._kernels.files.transfer import ImageArrays
+from fastseg._kernels.files import content, system
+from fastseg._kernels.images import statistics
+from fastseg._kernels.images.statistics import Measures
 from fastseg.bounds import MAX_CONTOUR_BYTES, MAX_HEADER_BYTES
 from fastseg.codecs.pool import Pool
-from fastseg.dicom.scan import WANTED
 from fastseg.errors import DicomError
 from fastseg.files import Stamp, read_file, stamp_of
 from fastseg.ingest.block import Block, join_paths
@@ -31,13 +31,10 @@ from fastseg.store import layout
 from fastseg.store.layout import Bucket
 from fastseg.store.writing.pixel_writers import PixelWriter
 
-# Percentiles are found by counting where the values span at most this many integers,
-# by sorting where they span more.
-WIDEST_COUNT = 2**17
-# Bytes of each thread's buffer. Images are measured and written while they are in a
-# core's second cache: with a buffer twice or half as large, a build takes a twentieth
-# longer.
-BUFFER_BYTES = 2**20
+# Bytes of each thread's buffer. With half as many, a build takes a twentieth longer,
+# because each call for what is in it costs time. So it does with more of them: images
+# are measured and written while they are in a core's caches.
+BUFFER_BYTES = 2**21
 # A file may be longer than its pixels by this much, or kernels do not read it.
 HEADER_BYTES = 2**16
 
@@ -45,13 +42,17 @@ HEADER_BYTES = 2**16
 class BlockImages(NamedTuple):
     """What is known of the images of a block, by index in the block.
 
-    arrays       : measures of the pixels, stamps and hashes of the files
-    scans        : the headers
-    offsets      : int64 (n, 2), offset and size in the file of pixels
-    is_read      : bool (n,), whether all this is known of an image
+    measures    : of the pixels
+    stamps      : int64 (n, 4), as `files.Stamp`
+    file_hashes : uint64 (n,), XXH3-64 of the file
+    scans       : the headers
+    offsets     : int64 (n, 2), offset and size in the file of pixels
+    is_read     : bool (n,), whether all this is known of an image
     """
 
-    arrays: ImageArrays
+    measures: Measures
+    stamps: NDArray[np.int64]
+    file_hashes: NDArray[np.uint64]
     scans: dicom.HeaderScans
     offsets: NDArray[np.int64]
     is_read: NDArray[np.bool_]
@@ -113,54 +114,53 @@ class ImageReader:
         pixels : None to write nothing
         """
         count = len(block)
-        bucket = block.bucket
-        arrays = ImageArrays(
-            offsets=np.full(count, content.UNREAD),
-            stamps=np.empty((count, 4), np.int64),
-            file_hashes=np.empty(count, np.uint64),
-            sums=np.empty((count, 5), np.int64),
-            percentiles=np.empty((count, len(layout.PERCENTILES))),
-            counted=np.zeros(count, np.bool_),
-            pixel_hashes=np.empty(count, np.uint64),
-        )
+        dtype = block.bucket.dtype
+        area = prod(block.bucket.shape)
+        size = area * dtype.itemsize
+        ranks = percentile_ranks(area)
+        stamps = np.empty((count, 4), np.int64)
+        file_hashes = np.empty(count, np.uint64)
+        measures = new_measures(count)
         headers = dicom.header_arrays(count)
         offsets = np.zeros((count, 2), np.int64)
-        size = bucket.shape[0] * bucket.shape[1] * bucket.dtype.itemsize
-        handle = -1
-        output = np.zeros(count, np.int64)
-        if pixels:
-            handle, output = pixels.output(block.slots)
-            offsets[:] = np.column_stack([output, np.full(count, size)])
         names = join_paths(self._direct(block, k, size) for k in range(count))
         buffer = self._buffer(size + HEADER_BYTES)
+        values = buffer.view(dtype)
+        in_buffer = np.empty(count, np.int64)
+        # Where the pixels begin in a file, and so probably in the next ones.
+        lead = 0
         first = 0 if system.AVAILABLE else count
         while first < count:
-            stop = transfer.read_images(
-                *(names, first, WANTED),
-                *(dicom.expected_elements(bucket.shape, bucket.dtype), headers),
-                *(np.empty(0, bucket.dtype), WIDEST_COUNT),
-                *(percentile_ranks(bucket.shape[0] * bucket.shape[1]), handle, output),
-                *(buffer, arrays),
+            stop = content.read_files(
+                *(names, first, content.WHOLE, lead, buffer),
+                *(in_buffer, stamps, file_hashes),
             )
-            some = np.flatnonzero(arrays.offsets[first:stop] >= 0) + first
-            if handle >= 0:
-                # With a file to write to, the kernel stops before the end only at an
-                # image that it could not write. Python writes it again, which raises
-                # the system's error or succeeds, and the kernel goes on after it.
-                some = np.arange(stop, min(stop + 1, count))
-                stop += 1
-            if pixels and len(some):
-                written = [
-                    buffer[start : start + size]
-                    .view(bucket.dtype)
-                    .reshape(bucket.shape)
-                    for start in arrays.offsets[some].tolist()
-                ]
-                offsets[some] = pixels.write_images(block.slots.pick(some), written)
+            dicom.note_headers(
+                *(buffer, in_buffer, stamps[:, 0], headers),
+                first=first,
+                stop=stop,
+                pixel_bytes=size,
+            )
+            starts = headers.pixels[first:stop]
+            if starts[-1] >= 0:
+                lead = int(starts[-1] - in_buffer[stop - 1])
+            if dtype.itemsize > 2:  # everything in a file begins at even offsets
+                align_pixels(buffer, starts, size, dtype.itemsize)
+            statistics.measure_images(
+                *(values, headers.pixels, first, stop, area, ranks, measures)
+            )
+            indices = (starts // dtype.itemsize).tolist()
+            images = [values[k : k + area] for k in indices if k >= 0]
+            if pixels and images:
+                some: Any = slice(first, stop)  # faster than indices
+                if len(images) < stop - first:
+                    some = np.flatnonzero(starts >= 0) + first
+                offsets[some] = pixels.write_images(block.slots.pick(some), images)
             first = stop
         scans = dicom.read_headers(headers)
-        is_read = (arrays.offsets >= 0) & (scans.header_index != dicom.UNKNOWN)
-        return BlockImages(arrays, scans, offsets, is_read & arrays.counted)
+        is_read = (headers.pixels >= 0) & measures.is_counted
+        is_read &= are_expected(scans, block.bucket, measures.sums)
+        return BlockImages(measures, stamps, file_hashes, scans, offsets, is_read)
 
     def open(self, block: Block, k: int) -> OpenImage:
         """Read the file of an image and parse its header.
@@ -239,15 +239,12 @@ class ImageReader:
             return
         some = np.array(list(decoded))
         stack = np.stack([image.pixels for image in decoded.values()])
-        ranks = percentile_ranks(stack[0].size)
-        transfer.measure_images(stack, some, WIDEST_COUNT, ranks, images.arrays)
-        for j, (k, image) in enumerate(decoded.items()):
+        for measured, column in zip(measure(stack), images.measures, strict=True):
+            column[some] = measured
+        for k, image in decoded.items():
             header = image.header
-            if not images.arrays.counted[k]:
-                ordered = np.partition(stack[j], ranks, axis=None)
-                images.arrays.percentiles[k] = ordered[ranks]
-            images.arrays.stamps[k] = image.stamp
-            images.arrays.file_hashes[k] = image.xxh3
+            images.stamps[k] = image.stamp
+            images.file_hashes[k] = image.xxh3
             images.scans.header_index[k] = len(images.scans.headers)
             images.scans.headers.append(replace(header, instance=None, window=None))
             instance = nan if header.instance is None else header.instance
@@ -265,12 +262,80 @@ class ImageReader:
         return self._paths.direct(link.dicom_path, link.root)
 
     def _buffer(self, size: int) -> NDArray[np.uint8]:
-        """Return this thread's buffer, at least `size` bytes long."""
+        """Return this thread's buffer, at least `size` bytes long.
+
+        It begins, and ends, at a multiple of the size of a cache line.
+        """
         buffer: NDArray[np.uint8] | None = getattr(self._local, "buffer", None)
         if buffer is None or len(buffer) < size:
-            buffer = np.empty(max(size, BUFFER_BYTES), np.uint8)
-            self._local.buffer = buffer
+            size = -(-max(size, BUFFER_BYTES) // content.LINE) * content.LINE
+            buffer = np.empty(size + content.LINE, np.uint8)
+            start = -buffer.ctypes.data % content.LINE
+            buffer = self._local.buffer = buffer[start : start + size]
         return buffer
+
+
+def new_measures(count: int) -> Measures:
+    """Return the Measures of n images that have not been measured."""
+    return Measures(
+        sums=np.empty((count, 5), np.int64),
+        percentiles=np.empty((count, len(layout.PERCENTILES))),
+        is_counted=np.zeros(count, np.bool_),
+        hashes=np.empty(count, np.uint64),
+    )
+
+
+def measure(stack: NDArray[Any]) -> Measures:
+    """Return the Measures of images (n, H, W)."""
+    count, area = len(stack), stack[0].size
+    measures = new_measures(count)
+    ranks = percentile_ranks(area)
+    offsets = np.arange(count) * stack[0].nbytes
+    statistics.measure_images(
+        *(stack.reshape(-1), offsets, 0, count, area, ranks, measures)
+    )
+    for k in np.flatnonzero(~measures.is_counted).tolist():
+        measures.sums[k, 2:] = statistics.sum_values(stack[k].reshape(-1))
+        measures.percentiles[k] = np.partition(stack[k], ranks, axis=None)[ranks]
+    return measures
+
+
+def align_pixels(
+    buffer: NDArray[np.uint8], offsets: NDArray[np.int64], size: int, itemsize: int
+) -> None:
+    """Move images to the front that do not lie at a multiple of the size of a pixel.
+
+    offsets  : int64 (n,), of images in the buffer, updated; negative: there is none
+    size     : of an image in bytes
+    itemsize : of a pixel in bytes
+    """
+    excess = offsets % itemsize
+    for k in np.flatnonzero((offsets >= 0) & (excess > 0)).tolist():
+        pixels = buffer[offsets[k] : offsets[k] + size].copy()
+        offsets[k] -= excess[k]
+        buffer[offsets[k] : offsets[k] + size] = pixels
+
+
+def are_expected(
+    scans: dicom.HeaderScans, bucket: Bucket, sums: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """Return of which files the header was scanned and fits to their pixels, bool (n,).
+
+    It must be that of one image of this shape and dtype, and all pixels must fit into
+    its stored bits.
+
+    sums : as in Measures, of files whose header was scanned
+    """
+    nothing = 1, 0
+    # The last one is that of the files whose header is UNKNOWN.
+    limits = [nothing] * (len(scans.headers) + 1)
+    for number, header in enumerate(scans.headers):
+        found = Bucket((header.rows, header.columns), header.dtype)
+        if found == bucket and header.frames == 1:
+            limits[number] = dicom.stored_range(header.dtype, header.bits_stored)
+    least, greatest = np.array(limits)[scans.header_index].T
+    fits = (least <= greatest) & (sums[:, 0] >= least) & (sums[:, 1] <= greatest)
+    return np.asarray(fits)
 
 
 def write_columns(
@@ -281,7 +346,7 @@ def write_columns(
     items : int64 (n,), indices in the block
     meta  : `meta_dtype` (n,)
     """
-    arrays, scans = images.arrays, images.scans
+    measures, scans = images.measures, images.scans
     headers = scans.headers
     index = scans.header_index[items]
     per_file = scans.per_file[items]
@@ -299,7 +364,7 @@ def write_columns(
         window = None if isnan(width) else (centre, width)
         header = replace(headers[index[j]], window=window)
         meta["window"][j] = header.value_window or unknown
-    sums = arrays.sums[items]
+    sums = measures.sums[items]
     pixels = block.bucket.shape[0] * block.bucket.shape[1]
     moments = [
         mean_and_std(pixels, total, (high << 32) + low)
@@ -308,8 +373,8 @@ def write_columns(
     meta["mean"], meta["std"] = np.array(moments).reshape(-1, 2).T
     meta["min"] = sums[:, 0]
     meta["max"] = sums[:, 1]
-    meta["percentiles"] = arrays.percentiles[items]
-    meta["image_xxh3"] = arrays.pixel_hashes[items]
+    meta["percentiles"] = measures.percentiles[items]
+    meta["image_xxh3"] = measures.hashes[items]
 
 
 def mean_and_std(count: int, total: int, squares: int) -> tuple[float, float]:

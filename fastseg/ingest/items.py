@@ -161,7 +161,8 @@ class ItemBuilder:
             first = 0
             while first < count:
                 first = content.read_files(
-                    names, first, buffer, offsets, stamps, hashes
+                    *(names, first, content.WHOLE, 0, buffer),
+                    *(offsets, stamps, hashes),
                 )
         digests: list[int | None] = [*hashes.tolist()]
         for k in np.flatnonzero(offsets < 0).tolist():
@@ -240,7 +241,7 @@ class ItemBuilder:
                     header, digest = image.file.header, image.xxh3
                 else:
                     header = images.scans.headers[images.scans.header_index[k]]
-                    digest = int(images.arrays.file_hashes[k])
+                    digest = int(images.file_hashes[k])
                 contours[k] = self._annotations.contours(block, k, lists, header)
                 if not block.is_todo[k]:
                     continue
@@ -368,8 +369,8 @@ class ItemBuilder:
         paths: list[str] = []
         files: list[tuple[tuple[int, ...], int]] = []
         links_hashes = block.slots.links[items]
-        stamps = images.arrays.stamps[items].tolist()
-        digests = images.arrays.file_hashes[items].tolist()
+        stamps = images.stamps[items].tolist()
+        digests = images.file_hashes[items].tolist()
         for j, k in enumerate(items.tolist()):
             link = block.links[k][0]
             paths.append(within(link.dicom_path, link.root))

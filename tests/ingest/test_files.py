@@ -11,27 +11,31 @@ import pytest
 from xxhash import xxh3_64_intdigest
 
 import fastseg
-from fastseg import dicom
-from fastseg._kernels.files import content, system, transfer
+from fastseg._kernels.files import content, system
+from fastseg.codecs.pool import Pool
 from fastseg.dicom import scan
 from fastseg.errors import RejectedWarning
 from fastseg.files import stamp_of
-from fastseg.ingest import annotations
-from fastseg.ingest.block import join_paths
+from fastseg.ingest import annotations, images
+from fastseg.ingest.block import Block, join_paths
+from fastseg.links import Link
+from fastseg.paths import Paths
+from fastseg.store.layout import Bucket
+from fastseg.store.writing.records import Slots
 from tests import dicom_damage as damage
 from tests.dicom.test_read_image import dicom_bytes
 
 needs_kernels = pytest.mark.skipif(not system.AVAILABLE, reason="needs Linux")
 
 
-def read(paths, buffer_size=2**16, first=0):
+def read(paths, buffer_size=2**16, first=0, most=content.WHOLE, lead=0):
     """Call `read_files`; return its result and the arrays that it fills."""
     offsets = np.full(len(paths), 7)
     hashes = np.zeros(len(paths), np.uint64)
     stamps = np.zeros((len(paths), 4), np.int64)
     buffer = np.zeros(buffer_size, np.uint8)
     names = join_paths(map(str, paths))
-    stop = content.read_files(names, first, buffer, offsets, stamps, hashes)
+    stop = content.read_files(names, first, most, lead, buffer, offsets, stamps, hashes)
     return stop, offsets[:stop].tolist(), stamps, hashes, buffer
 
 
@@ -78,41 +82,78 @@ def test_reading_stops_where_the_buffer_is_full(tmp_path):
     for path, size in zip(paths, (100, 150, 0, 300), strict=True):
         path.write_bytes(bytes(size))
     for buffer_size in range(500):
-        fits = [total <= buffer_size for total in (100, 250, 250, 550)]
+        # Each begins at a multiple of 64.
+        fits = [total <= buffer_size for total in (100, 278, 320, 620)]
         stop, offsets, *_ = read(paths, buffer_size)
         if buffer_size < 100:
             assert offsets[0] == content.UNREAD
         else:
             assert stop == sum(fits)
-            assert offsets == [0, 100, 250][:stop]
+            assert offsets == [0, 128, 320][:stop]
     assert read(paths, 400, first=3)[0] == 4
 
 
-def images_of(count):
-    """Return arrays for results of `read_images`."""
-    return transfer.ImageArrays(
-        offsets=np.full(count, 7),
-        stamps=np.zeros((count, 4), np.int64),
-        file_hashes=np.zeros(count, np.uint64),
-        sums=np.zeros((count, 5), np.int64),
-        percentiles=np.zeros((count, 2)),
-        counted=np.zeros(count, np.bool_),
-        pixel_hashes=np.zeros(count, np.uint64),
-    )
+@needs_kernels
+@pytest.mark.kernel
+def test_the_beginnings_of_files_are_read(tmp_path):
+    """Of longer files `most` bytes are read and hashed; the stamp has the size."""
+    contents = [b"abc", b"0123456789"]
+    paths = [tmp_path / f"{k}" for k in range(2)]
+    for path, data in zip(paths, contents, strict=True):
+        path.write_bytes(data)
+    _, offsets, stamps, hashes, buffer = read(paths, most=5)
+    assert buffer[: offsets[1] + 6].tobytes() == b"abc" + bytes(61) + b"01234\0"
+    assert stamps[:, 0].tolist() == [3, 10]
+    assert hashes.tolist() == [xxh3_64_intdigest(data[:5]) for data in contents]
 
 
-def read_images(paths, handle, targets, buffer_size, first=0):
-    """Call `read_images` for files of 4 x 5 uint16; return its result and arrays."""
-    headers = dicom.header_arrays(len(paths))
-    images = images_of(len(paths))
-    buffer = np.zeros(buffer_size, np.uint8)
-    expected = dicom.expected_elements((4, 5), np.dtype("<u2"))
-    stop = transfer.read_images(
-        *(join_paths(map(str, paths)), first, scan.WANTED, expected, headers),
-        *(np.empty(0, np.uint16), 2**17, np.array([0, 10]), handle, targets),
-        *(buffer, images),
+@needs_kernels
+@pytest.mark.kernel
+@pytest.mark.parametrize("lead", [0, 1, 63, 64, 1000])
+def test_the_byte_after_the_lead_is_aligned(tmp_path, lead):
+    """The byte `lead` of each file lies at a multiple of 64; files do not overlap."""
+    paths = [tmp_path / f"{k}" for k in range(5)]
+    for k, path in enumerate(paths):
+        path.write_bytes(bytes([k] * (100 + k)))
+    _, offsets, *_, buffer = read(paths, lead=lead)
+    for k, offset in enumerate(offsets):
+        assert (offset + lead) % content.LINE == 0
+        assert buffer[offset : offset + 100 + k].tolist() == [k] * (100 + k)
+
+
+class Written:
+    """Keeps what would be written: images by their row in the store."""
+
+    def __init__(self):
+        self.images = {}
+
+    def write_images(self, slots, pixels):
+        """Keep copies; return offsets and sizes that tell the rows."""
+        self.images.update(zip(slots.row.tolist(), map(np.copy, pixels), strict=True))
+        return np.column_stack([slots.row, np.full(len(pixels), pixels[0].nbytes)])
+
+
+def read_images(paths, dtype=np.uint16):
+    """Read files as images of 4 x 5; return what is known, and what was written."""
+    count = len(paths)
+    rows = np.random.default_rng(7).permutation(count)
+    block = Block(
+        items=np.arange(count),
+        links=[[Link("p", path.name)] for path in paths],
+        slots=Slots(np.zeros(count, np.uint64), np.zeros(count, np.int64), rows),
+        bucket=Bucket((4, 5), np.dtype(dtype)),
+        is_todo=np.ones(count, np.bool_),
     )
-    return stop, headers, images, buffer
+    reader = images.ImageReader(
+        *(Paths(paths[0].parent), Pool(1)), max_pixel_bytes=2**20, decode_timeout=1.0
+    )
+    written = Written()
+    found = reader.read(block, written)
+    for k in np.flatnonzero(found.is_read).tolist():
+        pixels = written.images[rows[k]]
+        assert found.offsets[k].tolist() == [rows[k], pixels.nbytes]
+        assert found.measures.hashes[k] == xxh3_64_intdigest(pixels.tobytes())
+    return found, [written.images.get(row) for row in rows.tolist()]
 
 
 def write_image(path, pixels, **elements):
@@ -124,41 +165,31 @@ def write_image(path, pixels, **elements):
 @needs_kernels
 @pytest.mark.kernel
 @pytest.mark.parametrize("files_in_buffer", [1.5, 3.5, 100])
-def test_images_are_measured_and_written(tmp_path, files_in_buffer):
-    """Statistics are those of numpy, and each image is written to its target offset."""
+def test_images_are_measured_and_written(tmp_path, monkeypatch, files_in_buffer):
+    """Statistics are those of numpy, and each image is written to its own slot."""
     paths = []
-    images = np.random.default_rng(5).integers(0, 1000, (12, 4, 5)).astype(np.uint16)
-    images[7, 3] = 2**12  # above 12 bits
-    for k, image in enumerate(images):
+    stack = np.random.default_rng(5).integers(0, 1000, (12, 4, 5)).astype(np.uint16)
+    stack[7, 3] = 2**12  # above 12 bits
+    for k, image in enumerate(stack):
         paths.append(tmp_path / f"{k}")
         comment = {"ImageComments": "x" * (2 * k)} if k > 5 else {}
         write_image(paths[-1], image.T if k == 4 else image, **comment)
-    targets = np.array([400, 440, 480, 0, 0, 520, 560, 600, 640, 40, 80, 120])
-    output = tmp_path / "output"
-    output.write_bytes(bytes(700))
-    handle = os.open(output, os.O_RDWR)
-    size = int(files_in_buffer * paths[-1].stat().st_size)
-    try:
-        stop, headers, results, _ = read_images(paths, handle, targets, size)
-    finally:
-        os.close(handle)
-    assert stop == 12
-    assert np.flatnonzero(results.offsets < 0).tolist() == [4, 7]
-    scans = dicom.read_headers(headers)
-    expected = bytearray(700)
-    for k in np.flatnonzero(results.offsets >= 0).tolist():
-        image = images[k]
-        expected[targets[k] : targets[k] + 40] = image.tobytes()
-        assert scans.headers[scans.header_index[k]].rows == 4
-        assert tuple(results.stamps[k]) == stamp_of(paths[k])
-        assert results.file_hashes[k] == xxh3_64_intdigest(paths[k].read_bytes())
-        assert results.pixel_hashes[k] == xxh3_64_intdigest(image.tobytes())
+    size = paths[-1].stat().st_size
+    monkeypatch.setattr(images, "BUFFER_BYTES", int(files_in_buffer * size))
+    monkeypatch.setattr(images, "HEADER_BYTES", size)
+    found, written = read_images(paths)
+    assert np.flatnonzero(~found.is_read).tolist() == [4, 7]
+    for k in np.flatnonzero(found.is_read).tolist():
+        image = stack[k]
+        np.testing.assert_array_equal(written[k], image.reshape(-1))
+        assert found.scans.headers[found.scans.header_index[k]].rows == 4
+        assert tuple(found.stamps[k]) == stamp_of(paths[k])
+        assert found.file_hashes[k] == xxh3_64_intdigest(paths[k].read_bytes())
         squares = int((image.astype(int) ** 2).sum())
         sums = [image.min(), image.max(), image.sum(), 0, squares]
-        assert results.sums[k].tolist() == sums
-        ranked = np.sort(image, axis=None)[[0, 10]].tolist()
-        assert results.percentiles[k].tolist() == ranked
-    assert output.read_bytes() == expected
+        assert found.measures.sums[k].tolist() == sums
+        ranked = np.sort(image, axis=None)[images.percentile_ranks(20)].tolist()
+        assert found.measures.percentiles[k].tolist() == ranked
 
 
 @needs_kernels
@@ -173,39 +204,26 @@ def test_longer_pixels_are_padded(tmp_path):
     paths = [tmp_path / f"{k}" for k in range(len(stored))]
     for path, data in zip(paths, stored, strict=True):
         write_image(path, pixels.reshape(4, 5), PixelData=data)
-    targets = np.zeros(len(paths), np.int64)
-    _, _, images, buffer = read_images(paths, -1, targets, 2**16)
-    assert (images.offsets >= 0).tolist() == [True] * 3 + [False] * 4
-    for start in images.offsets[:3].tolist():
-        assert buffer[start : start + 40].tobytes() == pixels.tobytes()
-    assert images.sums[:3].tolist() == [[0, 19, 190, 0, 2470]] * 3
+    found, written = read_images(paths)
+    assert found.is_read.tolist() == [True] * 3 + [False] * 4
+    for k in range(3):
+        np.testing.assert_array_equal(written[k], pixels)
+    assert found.measures.sums[:3].tolist() == [[0, 19, 190, 0, 2470]] * 3
 
 
 @needs_kernels
 @pytest.mark.kernel
-def test_images_that_are_not_written_stay_in_the_buffer(tmp_path):
-    """They do so without an output file, and if the file cannot be written."""
-    paths = []
-    for k in range(6):
-        paths.append(tmp_path / f"{k}")
-        write_image(paths[-1], np.full((4, 5), k, np.uint16))
-    targets = np.arange(6) * 40 + 1000
-    # For three files, wherever in a cache line the buffer begins.
-    size = 3 * paths[0].stat().st_size + 3 * transfer.LINE
-    stop, _, images, buffer = read_images(paths, -1, targets, size)
-    assert stop == 3
-    for k in range(3):
-        start = images.offsets[k]
-        assert buffer[start : start + 40].tolist() == [k, 0] * 20
-    assert read_images(paths, -1, targets, size, first=3)[0] == 6
-    handle = os.open(paths[0], os.O_RDONLY)
-    try:
-        for first in (0, 2):
-            stop, _, images, buffer = read_images(paths, handle, targets, size, first)
-            assert stop == first
-            assert buffer[images.offsets[stop]] == stop
-    finally:
-        os.close(handle)
+def test_only_files_of_one_image_of_the_kind_are_read(tmp_path):
+    """Files of several frames, of other bits or of signed pixels are left to Python."""
+    pixels = np.arange(20, dtype=np.uint16).reshape(4, 5)
+    paths = [tmp_path / f"{k}" for k in range(5)]
+    write_image(paths[0], pixels)
+    write_image(paths[1], pixels, NumberOfFrames="1")
+    write_image(paths[2], pixels, NumberOfFrames="2")
+    write_image(paths[3], pixels, PixelRepresentation=1)
+    write_image(paths[4], pixels, BitsAllocated=8, BitsStored=8, HighBit=7)
+    found, _ = read_images(paths)
+    assert found.is_read.tolist() == [True, True, False, False, False]
 
 
 @needs_kernels
@@ -219,17 +237,10 @@ def test_images_of_odd_offsets_are_aligned(tmp_path):
         bits = {"BitsAllocated": 32, "BitsStored": 32, "HighBit": 31}
         data = dicom_bytes(pixels[None], **bits, ImageComments="x" * (2 * k))
         paths[-1].write_bytes(data)
-    images = images_of(4)
-    buffer = np.zeros(2**16, np.uint8)
-    transfer.read_images(
-        *(join_paths(map(str, paths)), 0, scan.WANTED),
-        dicom.expected_elements((4, 5), np.dtype("<u4")),
-        *(dicom.header_arrays(4), np.empty(0, np.uint32), 2**17, np.array([0, 10])),
-        *(-1, np.zeros(4, np.int64), buffer, images),
-    )
-    for start in images.offsets.tolist():
-        assert (buffer.ctypes.data + start) % 4 == 0
-        assert buffer[start : start + 80].tobytes() == pixels.tobytes()
+    found, written = read_images(paths, np.uint32)
+    assert found.is_read.all()
+    for image in written:
+        np.testing.assert_array_equal(image, pixels.reshape(-1))
 
 
 @needs_kernels

@@ -229,15 +229,15 @@ def test_bytes_are_split_and_joined(values):
 @given(stacks(image_dtypes, count=1))
 def test_sums_are_exact(stack):
     """Minimum, maximum, sum and sum of squares equal those of Python's integers."""
-    image = stack[0]
-    values = [int(v) for v in image.ravel()]
+    image = stack.reshape(-1)
+    values = image.tolist()
     total, high, low = statistics.sum_values(image)
     least, greatest = statistics.range_of_values(image)
     assert (least, greatest, total) == (min(values), max(values), sum(values))
     assert (int(high) << 32) + int(low) == sum(v * v for v in values)
 
 
-@given(arrays("<i2", (5, 7), elements=st.integers(-50, 50)))
+@given(arrays("<i2", 35, elements=st.integers(-50, 50)))
 def test_order_statistics_equal_sorting(image):
     """Counting gives the same order statistics as sorting."""
     ranks = np.array([0, 0, 3, 17, 33, 34])

@@ -1,7 +1,9 @@
 """Read many files in one call: contents, stamps, hashes, and the elements of headers.
 
-A kernel marks each file that is not as expected, without a reason. Python code then
-reads this file again and reports what is wrong.
+Python calls `read_files` for as many files as fit into its buffer, then the kernels for
+what is there, such as `note_headers`, and so on until all are read. A kernel marks
+each file that is not as expected, without a reason. Python code then reads this file
+again and reports what is wrong.
 """
 
 from typing import NamedTuple
@@ -10,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastseg._kernels.files.decimals import POINT, SPACE, parse_decimal
-from fastseg._kernels.files.elements import US, find_elements, vr_code
+from fastseg._kernels.files.elements import ITEM, US, find_elements, read_tag, vr_code
 from fastseg._kernels.files.system import (
     OPEN_FLAGS,
     STATUS_WORDS,
@@ -21,9 +23,11 @@ from fastseg._kernels.files.system import (
     read_at,
     stamp_file,
 )
-from fastseg._kernels.jit import empty, entry, inlined, kernel, read_only, zeros
+from fastseg._kernels.jit import entry, inlined, kernel, zeros
 
 UNREAD, TOO_LARGE = -1, -2  # instead of the offset or size of a file
+WHOLE = 2**62  # reads all bytes of a file, however many they are
+LINE = 64  # bytes of a cache line, to which files are aligned in a buffer
 NUL = 0
 # `parse_number` refuses values with more characters. It reads up to 15 digits, which
 # float64 holds exactly.
@@ -46,7 +50,7 @@ FILE_NAMES = (FileNames, "const uint8[::1]", "const int64[::1]")
 
 
 class HeaderArrays(NamedTuple):
-    """What `note_header` writes of n files.
+    """What `note_headers` writes of n files.
 
     elements  : int64 (n, w, 3), as of `find_elements`, but the offset of a text is that
         in `values`
@@ -58,6 +62,8 @@ class HeaderArrays(NamedTuple):
     irregular : bool (n,), whether one of these is not a simple number, or is an IS with
         a point
     repeats   : bool (n,), whether the shared elements equal those of the file before
+    pixels    : int64 (n,), where in the data the pixels begin; UNREAD if the file is
+        refused, or does not end with as many pixels as wanted
     """
 
     elements: NDArray[np.int64]
@@ -66,118 +72,121 @@ class HeaderArrays(NamedTuple):
     per_file: NDArray[np.float64]
     irregular: NDArray[np.bool_]
     repeats: NDArray[np.bool_]
+    pixels: NDArray[np.int64]
 
 
 HEADER_ARRAYS = (
     HeaderArrays,
     *("int64[:, :, ::1]", "int64[::1]", "uint8[:, ::1]", "float64[:, ::1]"),
-    *("bool[::1]", "bool[::1]"),
+    *("bool[::1]", "bool[::1]", "int64[::1]"),
 )
 
 
 @inlined
-def read_all(handle, address, size):
-    """Read the first `size` bytes of a file; return how many it has."""
-    done = np.int64(0)
-    while done < size:
-        count = read_at(np.int32(handle), address + done, size - done, done)
-        if count <= 0:
-            break
-        done += count
-    return done
+def read_regular(handle, most, buffer, offset, status, stamp):
+    """Read the first `most` bytes of a regular file into buffer[offset:].
 
+    status : as for `stamp_file`
+    stamp  : int64 (4,), written as by `stamp_file`
 
-@inlined
-def read_whole(handle, offset, buffer, status, stamp, stamp_after):
-    """Read a regular file into buffer[offset:].
-
-    status      : as for `stamp_file`
-    stamp       : int64 (4,), written as by `stamp_file`
-    stamp_after : int64 (4,), scratch
-
-    Returns its size, UNREAD if it is not regular or changes while it is read, or
-    TOO_LARGE for what remains of the buffer.
+    Returns how many bytes were read, UNREAD if the file is not regular or changes while
+    it is read, or TOO_LARGE for what remains of the buffer.
     """
     if not stamp_file(handle, status, stamp):
         return UNREAD
-    size = stamp[0]
-    if size > len(buffer) - offset:
+    size, modified, changed, inode = stamp[0], stamp[1], stamp[2], stamp[3]
+    wanted = size if size < most else most
+    if wanted > len(buffer) - offset:
         return TOO_LARGE
-    if read_all(handle, address_of(buffer) + offset, size) != size:
-        return UNREAD
-    # Another process may have written to the file while it was read.
-    stamp_file(handle, status, stamp_after)
-    for k in range(4):
-        if stamp[k] != stamp_after[k]:
+    address = address_of(buffer) + offset
+    done = np.int64(0)
+    while done < wanted:
+        count = read_at(handle, address + done, wanted - done, done)
+        if count <= 0:
             return UNREAD
-    return size
+        done += count
+    # Another process may have written to the file while it was read.
+    stamp_file(handle, status, stamp)
+    if size != stamp[0] or modified != stamp[1]:
+        return UNREAD
+    return done if changed == stamp[2] and inode == stamp[3] else UNREAD
 
 
 @entry(
     names=FILE_NAMES,
     first="int64",
+    most="int64",
+    lead="int64",
     buffer="uint8[::1]",
     offsets="int64[::1]",
     stamps="int64[:, ::1]",
     file_hashes="uint64[::1]",
 )
-def read_files(names, first, buffer, offsets, stamps, file_hashes):
+def read_files(names, first, most, lead, buffer, offsets, stamps, file_hashes):
     """Read files from index `first` on into a buffer until it is full.
 
     Returns the index of the first file that did not fit.
 
     names       : FileNames of n files
+    most        : bytes to read of each file at most, from its beginning
+    lead        : the byte of each file that gets an offset in the buffer which is a
+        multiple of LINE
     buffer      : uint8, filled from its beginning
     offsets     : int64 (n,), written: offset of each file in the buffer, UNREAD if it
         cannot be read or is larger than the buffer
     stamps      : int64 (n, 4), written, as `files.Stamp`
-    file_hashes : uint64 (n,), written: XXH3-64 of each file
+    file_hashes : uint64 (n,), written: XXH3-64 of what was read of each file
     """
     status = zeros(STATUS_WORDS, np.int64)
-    stamp_after = empty(4, np.int64)
     end = np.int64(0)
-    for k in range(first, len(names.starts) - 1):
+    count = len(names.starts) - 1
+    for k in range(first, count):
         offsets[k] = UNREAD
         handle = open_file(
             address_of(names.joined) + names.starts[k], np.int32(OPEN_FLAGS)
         )
         if handle < 0:
             continue
-        size = read_whole(handle, end, buffer, status, stamps[k], stamp_after)
-        close_file(np.int32(handle))
+        offset = end + (-(end + lead) & (LINE - 1))
+        size = read_regular(handle, most, buffer, offset, status, stamps[k])
+        close_file(handle)
         if size == TOO_LARGE and end > 0:
             return k
         if size >= 0:
-            offsets[k] = end
-            end += size
-            file_hashes[k] = hash_bytes(address_of(buffer) + offsets[k], size)
-    return len(names.starts) - 1
+            offsets[k] = offset
+            end = offset + size
+            file_hashes[k] = hash_bytes(address_of(buffer) + offset, size)
+    return count
 
 
-@inlined
-def have_same_header(headers, k, wanted):
-    """Return whether files k and k - 1 share all elements but the per-file fields."""
-    elements, values = headers.elements, headers.values
-    for j in range(headers.counts[k] - 1):
-        row, start, size = elements[k, j, 0], elements[k, j, 1], elements[k, j, 2]
-        other_start = elements[k - 1, j, 1]
-        if row != elements[k - 1, j, 0]:
+@kernel
+def have_same_header(elements, values, earlier, earlier_values, count, wanted):
+    """Return whether two files have the same elements but for the per-file fields.
+
+    elements, earlier      : int64 (w, 3), of the files, as in HeaderArrays; `count` of
+        them without the pixels
+    values, earlier_values : uint8 (m,), their texts
+    """
+    for j in range(count):
+        row, start, size = elements[j, 0], elements[j, 1], elements[j, 2]
+        earlier_start = earlier[j, 1]
+        if row != earlier[j, 0]:
             return False
         if wanted[row, 2]:
             continue
-        if size != elements[k - 1, j, 2]:
+        if size != earlier[j, 2]:
             return False
         if wanted[row, 1] == US:
-            if start != other_start:
+            if start != earlier_start:
                 return False
             continue
         for index in range(size):
-            if values[k, start + index] != values[k - 1, other_start + index]:
+            if values[start + index] != earlier_values[earlier_start + index]:
                 return False
     return True
 
 
-@inlined
+@kernel
 def parse_number(text, start, size):
     """Return the number of an element, and whether its value is one simple number.
 
@@ -198,17 +207,12 @@ def parse_number(text, start, size):
 
 
 @kernel
-def note_header(data, k, wanted, headers):
-    """Write what the header of file k holds of the wanted elements.
+def note_elements(data, k, wanted, headers):
+    """Write what file k holds of the wanted elements; return their number.
 
-    data    : uint8 (m,), the file or its beginning, read-only
-    wanted  : int64 (w, 3), as for `find_elements`; column 2 is 0 for an element that
-        the files of a series share, otherwise 1 + its column in per_file
-    headers : HeaderArrays; row k is written, and row k - 1 compared
+    As `note_headers`, for one file; 0 if it is refused.
     """
     elements, values = headers.elements[k], headers.values[k]
-    headers.counts[k], headers.irregular[k], headers.repeats[k] = 0, False, False
-    headers.per_file[k] = np.nan
     count = find_elements(data, wanted, elements)
     end = 0
     for j in range(count - 1):
@@ -216,46 +220,79 @@ def note_header(data, k, wanted, headers):
         if wanted[row, 1] == US:
             continue
         if end + size > len(values):
-            return
+            return 0
         for index in range(size):
             values[end + index] = data[start + index]
         elements[j, 1] = end
-        if wanted[row, 2]:
+        column = wanted[row, 2] - 1
+        if column >= 0:
             value, is_number = parse_number(values, end, size)
-            headers.per_file[k, wanted[row, 2] - 1] = value
+            headers.per_file[k, column] = value
             headers.irregular[k] |= not is_number
             if wanted[row, 1] == IS:
                 for index in range(end, end + size):
                     headers.irregular[k] |= values[index] == POINT
         end += size
-    headers.counts[k] = count
-    if k > 0 and count > 0 and headers.counts[k - 1] == count:
-        headers.repeats[k] = have_same_header(headers, k, wanted)
+    return count
+
+
+@kernel
+def ends_with_pixels(data, start, length, wanted):
+    """Return whether a file ends with its pixels and these are as long as wanted.
+
+    start, length : offset and size in bytes of the pixels, as the file gives them
+    wanted        : their size in bytes without padding
+    """
+    if start + length != len(data):
+        return False
+    if length == wanted + wanted % 2:
+        return True
+    # As in `dicom.header.is_padded`.
+    return wanted <= length < 2 * wanted and read_tag(data, start) != ITEM
 
 
 @entry(
-    names=FILE_NAMES,
+    data="const uint8[::1]",
+    offsets="const int64[::1]",
+    sizes="const int64[:]",
+    first="int64",
+    stop="int64",
     wanted="const int64[:, ::1]",
-    buffer="uint8[::1]",
+    pixel_bytes="int64",
     headers=HEADER_ARRAYS,
 )
-def scan_headers(names, wanted, buffer, headers):
-    """Note the headers of many files, from the first bytes of each.
+def note_headers(
+    data, offsets, sizes, first, stop, wanted, pixel_bytes, headers
+):  # fmt: skip
+    """Write what the headers of files [first, stop) hold of the wanted elements.
 
-    names   : FileNames of n files
-    wanted  : as for `note_header`
-    buffer  : uint8, scratch; as many bytes are read of each file
-    headers : HeaderArrays of n files, written
+    data        : uint8 (m,), the files or their beginnings
+    offsets     : int64 (n,), where in the data each file begins; negative if it was not
+        read
+    sizes       : int64 (n,), in bytes, of what was read of each file
+    wanted      : int64 (w, 3), as for `find_elements`; column 2 is 0 for an element
+        that the files of a series share, otherwise 1 + its column in per_file
+    pixel_bytes : size of the pixels in bytes without padding
+    headers     : HeaderArrays; rows [first, stop) are written, and the row before them
+        is compared
     """
-    status = zeros(STATUS_WORDS, np.int64)
-    stamp = empty(4, np.int64)
-    for k in range(len(names.starts) - 1):
-        handle = open_file(
-            address_of(names.joined) + names.starts[k], np.int32(OPEN_FLAGS)
-        )
-        size = np.int64(0)
-        if handle >= 0:
-            if stamp_file(handle, status, stamp):
-                size = read_all(handle, address_of(buffer), len(buffer))
-            close_file(np.int32(handle))
-        note_header(read_only(buffer[:size]), k, wanted, headers)
+    elements, values, counts = headers.elements, headers.values, headers.counts
+    for k in range(first, stop):
+        counts[k], headers.pixels[k] = 0, UNREAD
+        headers.irregular[k], headers.repeats[k] = False, False
+        for column in range(headers.per_file.shape[1]):
+            headers.per_file[k, column] = np.nan
+        if offsets[k] < 0:
+            continue
+        file = data[offsets[k] : offsets[k] + sizes[k]]
+        counts[k] = count = note_elements(file, k, wanted, headers)
+        if count == 0:
+            continue
+        start, length = elements[k, count - 1, 1], elements[k, count - 1, 2]
+        if ends_with_pixels(file, start, length, pixel_bytes):
+            headers.pixels[k] = offsets[k] + start
+        if k > 0 and counts[k - 1] == count:
+            headers.repeats[k] = have_same_header(
+                elements[k], values[k], elements[k - 1], values[k - 1],
+                count - 1, wanted,
+            )  # fmt: skip

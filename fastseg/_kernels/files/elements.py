@@ -7,7 +7,7 @@ it is used, and grows with every step.
 
 import numpy as np
 
-from fastseg._kernels.jit import empty, entry, inlined
+from fastseg._kernels.jit import empty, entry, inlined, kernel
 from fastseg.bounds import MAX_ELEMENTS
 
 META_START = 132  # after the preamble and DICM
@@ -35,12 +35,14 @@ def vr_code(name: str) -> int:
 
 UL, US, UI, SQ, OB, OW = map(vr_code, ("UL", "US", "UI", "SQ", "OB", "OW"))
 # Bytes from tag to value, by the two letters of a VR (PS3.5 7.1.2); 0 if unknown.
-HEADER_SIZES = np.zeros((256, 256), np.uint8)
+A, LETTERS = ord("A"), 26
+HEADER_SIZES = np.zeros((LETTERS, LETTERS), np.uint8)
 for size, names in [
-    (8, b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US"),
-    (12, b"OB OD OF OL OV OW SQ SV UC UN UR UT UV"),
+    (8, "AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US"),
+    (12, "OB OD OF OL OV OW SQ SV UC UN UR UT UV"),
 ]:
-    HEADER_SIZES[list(names[::3]), list(names[1::3])] = size
+    for name in names.split():
+        HEADER_SIZES[ord(name[0]) - A, ord(name[1]) - A] = size
 
 
 @inlined
@@ -62,6 +64,13 @@ def read_tag(data, offset):
 
 
 @inlined
+def starts_with_letters(data, offset):
+    """Return whether two capital letters are at an offset, as in an explicit VR."""
+    first, second = np.int64(data[offset]) - A, np.int64(data[offset + 1]) - A
+    return 0 <= first < LETTERS and 0 <= second < LETTERS
+
+
+@kernel
 def read_element(data, offset, explicit):
     """Return (tag, VR, offset of the value, length); offset 0 if refused."""
     if offset + 8 > len(data):
@@ -69,8 +78,10 @@ def read_element(data, offset, explicit):
     tag = read_tag(data, offset)
     if not explicit:
         return tag, 0, offset + 8, u32(data, offset + 4)
+    if not starts_with_letters(data, offset + 4):
+        return 0, 0, 0, 0
     vr = u16(data, offset + 4)
-    size = HEADER_SIZES[data[offset + 4], data[offset + 5]]
+    size = HEADER_SIZES[data[offset + 4] - A, data[offset + 5] - A]
     if size == 8:
         return tag, vr, offset + 8, u16(data, offset + 6)
     # A long header has two reserved bytes between the VR and the length.
@@ -79,7 +90,18 @@ def read_element(data, offset, explicit):
     return 0, 0, 0, 0
 
 
-@inlined
+@kernel
+def is_text(data, start, size, text):
+    """Return whether `size` bytes at an offset are a text."""
+    if size != len(text):
+        return False
+    for k in range(size):  # noqa: SIM110 (numba has no generators here)
+        if data[start + k] != text[k]:
+            return False
+    return True
+
+
+@kernel
 def read_meta(data):
     """Return (offset of the dataset, whether VRs are explicit); offset 0 if refused."""
     size = len(data)
@@ -101,18 +123,23 @@ def read_meta(data):
         if value == 0 or tag <= last_tag or length & 1 or length > size - value:
             return 0, False
         if tag == TRANSFER_SYNTAX and vr == UI:
-            name = data[value : value + length]
-            implicit = np.array_equal(name, IMPLICIT)
-            explicit = np.array_equal(name, EXPLICIT)
+            implicit = is_text(data, value, length, IMPLICIT)
+            explicit = is_text(data, value, length, EXPLICIT)
     # If two capital letters follow the first tag, pydicom reads explicit VRs, even in a
     # file whose transfer syntax is implicit.
-    capitals = 65 <= data[offset + 4] <= 90 and 65 <= data[offset + 5] <= 90
-    if explicit or (implicit and not capitals):
+    if explicit or (implicit and not starts_with_letters(data, offset + 4)):
         return offset, explicit
     return 0, False
 
 
-@inlined
+@kernel
+def starts_sequence(data, offset):
+    """Return whether the value at an offset begins as that of a sequence does."""
+    tag = read_tag(data, offset)
+    return tag == ITEM or tag == SEQUENCE_END
+
+
+@kernel
 def end_of_sequence(data, offset, explicit, lenient):
     """Return the offset after a sequence of undefined length.
 
@@ -144,9 +171,7 @@ def end_of_sequence(data, offset, explicit, lenient):
             elif lenient and not explicit and value + 4 > size:
                 return -1
             elif depth + 1 < DEEPEST and (
-                vr == SQ
-                if explicit
-                else lenient and read_tag(data, value) in (ITEM, SEQUENCE_END)
+                vr == SQ if explicit else lenient and starts_sequence(data, value)
             ):
                 offset, depth, in_item = value, depth + 1, False
             else:
@@ -168,7 +193,7 @@ def end_of_sequence(data, offset, explicit, lenient):
     return -1
 
 
-@inlined
+@kernel
 def skip_sequence(data, start, explicit):
     """Return the offset after a sequence of undefined length; 0 or -1 if refused.
 
@@ -184,13 +209,13 @@ def skip_sequence(data, start, explicit):
     return end
 
 
-@entry(data="const uint8[::1]", wanted="const int64[:, ::1]", elements="int64[:, ::1]")
+@kernel
 def find_elements(data, wanted, elements):
     """Find the wanted elements of a file; return their number, 0 if it is refused.
 
     data     : uint8 (n,), the file or its beginning
     wanted   : int64 (w, 3): tag, VR (`vr_code`), and a column that only
-        `content.note_header` reads. Tags ascend; the last one is PixelData. A file
+        `content.note_headers` reads. Tags ascend; the last one is PixelData. A file
         that contains an element with VR 0 is refused
     elements : int64 (w, 3), written: for each wanted element in the file its row in
         wanted, the offset of its value (for a US the value itself) and its length in
@@ -267,7 +292,7 @@ def find_sequences(data, offset, explicit, spans):
                 return count
             if value + 4 > size:
                 return -1
-            if not explicit and read_tag(data, value) not in (ITEM, SEQUENCE_END):
+            if not explicit and not starts_sequence(data, value):
                 return count
             offset = end_of_sequence(data, value, explicit, True)
             if offset <= 0:

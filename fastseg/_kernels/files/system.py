@@ -80,12 +80,10 @@ _xxhash = _library(_xxhash_path) if _libc and _xxhash_path else None
 _int, _long = ctypes.c_int, ctypes.c_ssize_t
 
 # open(path, flags), close(handle), pread(handle, buffer, count, offset),
-# pwritev(handle, (address, size) of each buffer, count, offset),
 # statx(handle, path, flags, mask, buffer), XXH3_64bits(data, size)
 open_file = _external(_libc, "open", _int, _long, _int)
 close_file = _external(_libc, "close", _int, _int)
 read_at = _external(_libc, "pread", _long, _int, _long, _long, ctypes.c_int64)
-write_buffers_at = _external(_libc, "pwritev", _long, _int, _long, _int, ctypes.c_int64)
 stat_file = _external(_libc, "statx", _int, _int, _long, _int, ctypes.c_uint, _long)
 # The first one exists on x86-64 and uses the widest vector instructions of the machine:
 # with 512 bits it takes half the time of the second one.
@@ -97,7 +95,6 @@ AVAILABLE = sys.byteorder == "little" and None not in (
     open_file,
     close_file,
     read_at,
-    write_buffers_at,
     stat_file,
     hash_bytes,
 )

@@ -1,24 +1,53 @@
-"""Statistics of an image's stored values, and of the classes of a mask."""
+"""Statistics of images' stored values, and of the classes of a mask."""
+
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from fastseg._kernels.jit import empty, entry, flat, kernel, zeros
+from fastseg._kernels.files.system import address_of, hash_bytes
+from fastseg._kernels.jit import empty, entry, kernel, zeros
 
+# Order statistics are found by counting where the values span at most this many
+# integers. Python sorts where they span more.
+WIDEST_COUNT = 2**17
 TABLES = 8  # tables of counts, see `count_values`
 MOST_COUNTED = TABLES * (2**16 - 1)  # with more values, a table could overflow
 ZERO, ONE = np.uint64(0), np.uint64(1)
 
 
-@kernel
-def sum_values(image):
+class Measures(NamedTuple):
+    """What `measure_images` writes of n images.
+
+    sums        : int64 (n, 5), least and greatest value, their sum, and the sum of
+        their squares in two halves: the last number times 2**32 and the fourth one
+    percentiles : float64 (n, q), the values of the ranks
+    is_counted  : bool (n,), whether the sums and percentiles are written: the values
+        span at most WIDEST_COUNT integers
+    hashes      : uint64 (n,), XXH3-64 of the values
+    """
+
+    sums: NDArray[np.int64]
+    percentiles: NDArray[np.float64]
+    is_counted: NDArray[np.bool_]
+    hashes: NDArray[np.uint64]
+
+
+MEASURES = (
+    Measures,
+    *("int64[:, ::1]", "float64[:, ::1]", "bool[::1]", "uint64[::1]"),
+)
+
+
+@entry(values="const T[::1]", T=("int32", "uint32"))
+def sum_values(values):
     """Return total, high and low: the exact sum, and that of squares in two halves.
 
-    image : integers of at most 32 bits, C-contiguous
+    values : integers (n,) of at most 32 bits
 
     The sum of squares is high * 2**32 + low.
     """
     total = high = low = np.int64(0)
-    values = flat(image)
     for k in range(len(values)):
         value = np.int64(values[k])
         total += value
@@ -28,38 +57,40 @@ def sum_values(image):
     return total, high, low
 
 
-@entry(image="const T[:, ::1]", T=("int16", "uint16", "uint8"))
-def range_of_values(image):
-    """Return the least and the greatest value of integers, C-contiguous."""
-    values = flat(image)
+@kernel
+def range_of_values(values):
+    """Return the least and the greatest value of integers (n,)."""
     least = greatest = values[0]
     for k in range(len(values)):
-        least = min(least, values[k])
-        greatest = max(greatest, values[k])
+        value = values[k]
+        least = value if value < least else least
+        greatest = value if value > greatest else greatest
     return np.int64(least), np.int64(greatest)
 
 
 @kernel
-def count_values(image, least, greatest, ranks, out):
+def count_values(values, least, greatest, ranks, out):
     """Find sums and order statistics by counting how often each value occurs.
 
-    image : integers of at most 32 bits, C-contiguous, all from least to greatest
-    ranks : int64 (q,), ascending, the smallest value has rank 0
-    out   : float64 (q,), overwritten by the values of these ranks
+    values : integers (n,) of at most 32 bits, all from least to greatest
+    ranks  : int64 (q,), ascending, the smallest value has rank 0
+    out    : float64 (q,), overwritten by the values of these ranks
 
     Returns total, high and low as `sum_values` does.
     """
-    values = flat(image)
     span = greatest - least + 1
     # Neighbouring pixels are often equal, and adding to the same count twice in a row
     # waits for memory: eight tables in turn take half the time. Tables of 16 bits fit
     # into the first-level cache, which saves an eighth of that.
     tables = empty((TABLES, span), np.uint16)
     counts = zeros(span, np.int64)
-    for first in range(0, len(values), MOST_COUNTED):
+    first = 0
+    while first < len(values):
         stop = min(first + MOST_COUNTED, len(values))
         whole = first + (stop - first) // TABLES * TABLES
-        tables[:] = 0
+        for table in range(TABLES):
+            for k in range(span):
+                tables[table, k] = 0
         for k in range(first, whole, TABLES):
             for table in range(TABLES):
                 value = np.int64(values[np.uint64(k + table)])
@@ -69,6 +100,7 @@ def count_values(image, least, greatest, ranks, out):
         for table in range(TABLES):
             for k in range(span):
                 counts[k] += np.int64(tables[table, k])
+        first = stop
     total = high = low = seen = np.int64(0)
     for k in range(span):
         value = least + k
@@ -85,23 +117,40 @@ def count_values(image, least, greatest, ranks, out):
     return total, high, low
 
 
-@kernel
-def measure_values(image, widest, ranks, out):
-    """Find the range, sums and, if the range is not too wide, order statistics.
+@entry(
+    values="const T[::1]",
+    offsets="const int64[::1]",
+    first="int64",
+    stop="int64",
+    size="int64",
+    ranks="const int64[::1]",
+    measures=MEASURES,
+    T=("int16", "uint16", "uint8"),
+)
+def measure_images(values, offsets, first, stop, size, ranks, measures):
+    """Measure and hash images [first, stop), which lie anywhere in an array.
 
-    image      : integers of at most 32 bits, C-contiguous
-    widest     : out is filled only if greatest - least is below it
-    ranks, out : as for `count_values`
-
-    Returns whether out is filled, least, greatest, and total, high and low as
-    `sum_values` does.
+    values   : integers (m,) of at most 32 bits
+    offsets  : int64 (n,), where in values each image begins, in bytes; a multiple of
+        the size of a pixel, or negative for an image that is left out
+    size     : number of pixels of an image
+    ranks    : as for `count_values`
+    measures : Measures of n images, written
     """
-    least, greatest = range_of_values(image)
-    if greatest - least < widest:
-        total, high, low = count_values(image, least, greatest, ranks, out)
-        return True, least, greatest, total, high, low
-    total, high, low = sum_values(image)
-    return False, least, greatest, total, high, low
+    for k in range(first, stop):
+        if offsets[k] < 0:
+            continue
+        start = offsets[k] // values.itemsize
+        image = values[start : start + size]
+        sums = measures.sums[k]
+        least, greatest = range_of_values(image)
+        sums[0], sums[1] = least, greatest
+        measures.is_counted[k] = greatest - least < WIDEST_COUNT
+        if greatest - least < WIDEST_COUNT:
+            sums[2], sums[3], sums[4] = count_values(
+                image, least, greatest, ranks, measures.percentiles[k]
+            )
+        measures.hashes[k] = hash_bytes(address_of(image), size * values.itemsize)
 
 
 @kernel

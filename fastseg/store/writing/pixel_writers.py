@@ -82,13 +82,6 @@ class PlannedWriter:
             size = prod(bucket.shape) * bucket.dtype.itemsize * count
             reserve(file.handle(), self._offsets.images[bucket.name], size)
 
-    def output(self, slots: Slots) -> tuple[int, NDArray[np.int64]]:
-        """Return a file descriptor and the offsets of images, for a kernel.
-
-        The descriptor is -1 if a kernel cannot write them; then call `write_images`.
-        """
-        return self._file.handle(), self._offsets_of(slots)[:, 0].copy()
-
     def write_images(
         self, slots: Slots, images: Sequence[NDArray[Any]]
     ) -> NDArray[np.int64]:
@@ -113,10 +106,13 @@ class PlannedWriter:
         self, slots: Slots, kind: int, buffers: Mapping[int, memoryview]
     ) -> NDArray[np.int64]:
         """Write images (kind 0) or masks (kind 1) of some items; return all offsets."""
-        offsets = self._offsets_of(slots)[:, kind]
+        bucket = slots.bucket[0]
+        offsets = np.empty((len(slots.row), 2), np.int64)
+        offsets[:, 1] = size = self._sizes[bucket, kind]
+        offsets[:, 0] = starts = self._first[bucket, kind] + size * slots.row
         order = sorted(buffers)
-        self._file.write_all(offsets[order].tolist(), [buffers[j] for j in order])
-        return np.column_stack([offsets, self._sizes[slots.bucket, kind]])
+        self._file.write_all(starts[order].tolist(), [buffers[j] for j in order])
+        return offsets
 
     def read(
         self, file: PixelFile, bucket: Bucket, offsets: Sequence[int]
@@ -208,10 +204,6 @@ class ChunkWriter:
         self._file = file
         self._end = end
         file.begin(is_new)
-
-    def output(self, slots: Slots) -> tuple[int, NDArray[np.int64]]:
-        """Return -1, and offsets without a meaning."""
-        return -1, np.zeros(len(slots.row), np.int64)
 
     def write_images(
         self, slots: Slots, images: Sequence[NDArray[Any]]
