@@ -136,7 +136,7 @@ def read_meta(data):
 def starts_sequence(data, offset):
     """Return whether the value at an offset begins as that of a sequence does."""
     tag = read_tag(data, offset)
-    return tag == ITEM or tag == SEQUENCE_END
+    return tag in (ITEM, SEQUENCE_END)
 
 
 @kernel
