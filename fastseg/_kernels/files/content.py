@@ -160,14 +160,11 @@ def read_files(names, first, most, lead, buffer, offsets, stamps, file_hashes):
 
 
 @kernel
-def have_same_header(elements, values, earlier, earlier_values, count, wanted):
-    """Return whether two files have the same elements but for the per-file fields.
-
-    elements, earlier      : int64 (w, 3), of the files, as in HeaderArrays; `count` of
-        them without the pixels
-    values, earlier_values : uint8 (m,), their texts
-    """
-    for j in range(count):
+def have_same_header(headers, k, wanted):
+    """Return whether files k and k - 1 share all elements but the per-file fields."""
+    elements, earlier = headers.elements[k], headers.elements[k - 1]
+    values, earlier_values = headers.values[k], headers.values[k - 1]
+    for j in range(headers.counts[k] - 1):
         row, start, size = elements[j, 0], elements[j, 1], elements[j, 2]
         earlier_start = earlier[j, 1]
         if row != earlier[j, 0]:
@@ -177,9 +174,9 @@ def have_same_header(elements, values, earlier, earlier_values, count, wanted):
         if size != earlier[j, 2]:
             return False
         if wanted[row, 1] == US:
+            size = 0
             if start != earlier_start:
                 return False
-            continue
         for index in range(size):
             if values[start + index] != earlier_values[earlier_start + index]:
                 return False
@@ -274,25 +271,21 @@ def note_headers(
         that the files of a series share, otherwise 1 + its column in per_file
     pixel_bytes : size of the pixels in bytes without padding
     headers     : HeaderArrays; rows [first, stop) are written, and the row before them
-        is compared
+        is compared. What is not written of a file that is not read or is refused, keeps
+        its value
     """
-    elements, values, counts = headers.elements, headers.values, headers.counts
     for k in range(first, stop):
-        counts[k], headers.pixels[k] = 0, UNREAD
-        headers.irregular[k], headers.repeats[k] = False, False
-        for column in range(headers.per_file.shape[1]):
-            headers.per_file[k, column] = np.nan
-        if offsets[k] < 0:
+        offset = offsets[k]
+        if offset < 0:
             continue
-        file = data[offsets[k] : offsets[k] + sizes[k]]
-        counts[k] = count = note_elements(file, k, wanted, headers)
+        file = data[offset : offset + sizes[k]]
+        count = note_elements(file, k, wanted, headers)
+        headers.counts[k] = count
         if count == 0:
             continue
-        start, length = elements[k, count - 1, 1], elements[k, count - 1, 2]
+        start = headers.elements[k, count - 1, 1]
+        length = headers.elements[k, count - 1, 2]
         if ends_with_pixels(file, start, length, pixel_bytes):
-            headers.pixels[k] = offsets[k] + start
-        if k > 0 and counts[k - 1] == count:
-            headers.repeats[k] = have_same_header(
-                elements[k], values[k], elements[k - 1], values[k - 1],
-                count - 1, wanted,
-            )  # fmt: skip
+            headers.pixels[k] = offset + start
+        if k > 0 and headers.counts[k - 1] == count:
+            headers.repeats[k] = have_same_header(headers, k, wanted)
