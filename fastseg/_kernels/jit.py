@@ -66,12 +66,23 @@ class Kernel:
         return [] if self.declared is None else list(expand(*self.declared))
 
     def matching(self, types: dict[str, str]) -> list[Any]:
-        """Return the declared signatures where these parameters have these types."""
-        names = [] if self.declared is None else list(self.declared[0])
-        places = {names.index(name): text for name, text in types.items()}
+        """Return the declared signatures with these types.
+
+        types : of some parameters, or what some capital letters stand for
+        """
+        from fastseg._kernels.native.signatures import expand
+
+        if self.declared is None:
+            return []
+        declared, variables = self.declared
+        chosen = {
+            letter: tuple(name for name in names if types.get(letter, name) == name)
+            for letter, names in variables.items()
+        }
+        places = {k: types[name] for k, name in enumerate(declared) if name in types}
         return [
             signature
-            for signature in self.signatures
+            for signature in expand(declared, chosen)
             if all(str(signature[k]) == text for k, text in places.items())
         ]
 

@@ -17,6 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastseg import __version__
+from fastseg._kernels.contours import labels
+from fastseg._kernels.files import content
+from fastseg._kernels.images import statistics
+from fastseg._kernels.native.entries import prepare
 from fastseg.bounds import MAX_DECODE_SECONDS, MAX_PIXEL_BYTES
 from fastseg.calls import check_call, refuse_renamed_attributes
 from fastseg.choices import Edges, Fill, Origin
@@ -326,6 +330,7 @@ class _Build:
 
     def _build_store(self, plan: Plan) -> str | None:
         """Build all items and publish the store; None if all items failed."""
+        self._prepare_kernels(plan)
         with Partial(
             self.target,
             counts=plan.counts,
@@ -363,6 +368,22 @@ class _Build:
                 return None
             self.older = None  # Windows replaces no file that is mapped
             return partial.publish()
+
+    def _prepare_kernels(self, plan: Plan) -> None:
+        """Compile what all blocks are going to need, if it is not there."""
+        masks = {"T": layout.mask_dtype(self.item_builder.classes).name}
+        prepare(
+            [
+                (content.read_files, {}),
+                (content.note_headers, {}),
+                (labels.parse_files, {}),
+                (labels.draw_masks, masks),
+                *(
+                    (statistics.measure_images, {"T": bucket.dtype.name})
+                    for bucket, _ in plan.counts
+                ),
+            ]
+        )
 
     def _build_block(
         self, partial: Partial, block: Block, resumables: list[Resumable]

@@ -118,8 +118,8 @@ def signature_for(kernel: "Kernel", args: tuple[Any, ...]) -> Signature:
 def prepare(wanted: Iterable[tuple["Kernel", dict[str, str]]]) -> None:
     """Compile what will be needed and is not there, side by side.
 
-    wanted : entries, each with the types that some of its parameters will have; all
-        declared signatures that have them are compiled
+    wanted : entries, each with types as `Kernel.matching` takes them; all declared
+        signatures that have these are compiled
     """
     if machine.INTERPRETED or not machine.uses_objects():
         return
