@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastseg._kernels.images import gather
+from fastseg._kernels.images.gather import Scaling
 from fastseg.choices import MaskForm
 from fastseg.errors import MissingLabelsError, MissingLabelsWarning, OptionError, one_of
 from fastseg.loading.format import MINIMUM, BatchFormat, Missing
@@ -19,6 +20,12 @@ from fastseg.store.reader import Store
 from fastseg.store.selection import has_class
 
 MASKS = get_args(MaskForm)
+# The kernel for each dtype of images in a BatchFormat.
+KERNELS: dict[str, Any] = {
+    "float32": gather.gather_samples,
+    "float16": gather.gather_half_samples,
+    "raw": gather.copy_samples,
+}
 # A warning about missing labels names at most this many classes.
 MAX_LISTED = 8
 
@@ -78,7 +85,7 @@ class Preprocessing:
             math.prod(self.image_shape) * self.image_dtype.itemsize
             + math.prod(self.mask_shape) * self.mask_dtype.itemsize
         )
-        missing, self.warning = self._check_missing(indices, format.missing)
+        missing, self.warning = self._check_missing(indices, format)
         if missing == "ignore" and format.masks == "labels":
             self.warning = self._check_hidden(indices, priority)
         self.format = replace(
@@ -105,16 +112,17 @@ class Preprocessing:
         if self.format.dtype == "float16":
             image = image.view(np.uint16)
         unlabelled = self._unlabelled(samples)
+        kernel = KERNELS[self.format.dtype]
         read = 0
         copied = 0
         started = perf_counter_ns()
         for images, masks, rows, subset in self.store.stacks(samples):
             located = perf_counter_ns()
-            gather.gather_samples(
+            kernel(
                 images,
                 masks,
                 rows,
-                *self._scales(samples[subset]),
+                self._scaling(samples[subset]),
                 self._classes,
                 unlabelled[subset],
                 self.streams,
@@ -134,12 +142,12 @@ class Preprocessing:
             name += f" (patient {meta['patient']}, {meta['source']})"
         return f"{name} of {self.store.path}"
 
-    def _scales(self, samples: NDArray[np.int64]) -> tuple[Any, ...]:
-        """Return shift, gain, limits and padding of images for kernels."""
+    def _scaling(self, samples: NDArray[np.int64]) -> Any:
+        """Return what the kernel takes: a Scaling, or for "raw" values the padding."""
         pad = self._pad[samples]
         if self.format.dtype == "raw":
-            return None, None, None, None, pad
-        return self._shift[samples], self._gain[samples], *self._limits, pad
+            return pad
+        return Scaling(self._shift[samples], self._gain[samples], *self._limits, pad)
 
     def _pad_values(
         self, indices: NDArray[np.int64], format: BatchFormat
@@ -171,19 +179,19 @@ class Preprocessing:
         if self.format.missing != "ignore":
             return np.zeros(len(samples), np.uint64)
         labelled = self.store.items["labelled"][samples].astype(np.uint64)
-        assert self._classes is not None  # bits take no `missing`
         shown = np.bitwise_or.reduce(np.uint64(1) << self._classes.astype(np.uint64))
         unlabelled: NDArray[np.uint64] = ~labelled & shown
         return unlabelled
 
     def _check_missing(
-        self, indices: NDArray[np.int64], missing: Missing | None
+        self, indices: NDArray[np.int64], format: BatchFormat
     ) -> tuple[Missing | None, str]:
         """Return `missing` with its default filled in, and the text of a warning.
 
         The text is "" where there is nothing to warn of. Raises MissingLabelsError.
         """
-        if self._classes is None or missing in ("background", "ignore"):
+        missing = format.missing
+        if format.masks == "bits" or missing in ("background", "ignore"):
             return missing, ""
         counts = self._count_unlabelled(indices)
         if not counts:
@@ -233,7 +241,6 @@ class Preprocessing:
 
         Only classes that the masks show count. None if no sample lacks any.
         """
-        assert self._classes is not None  # bits take no `missing`
         labelled = self.store.items["labelled"][indices]
         lacks = np.zeros(len(indices), np.bool_)
         by_class = {}
@@ -293,11 +300,12 @@ def _check_pad_value(value: float, dtype: np.dtype[Any]) -> None:
 
 def _mask_classes(
     store: Store, masks: str, priority: tuple[str, ...]
-) -> NDArray[np.int64] | None:
-    """Return the class indices in the kernels' order, or None for bits."""
+) -> NDArray[np.int64]:
+    """Return the class indices in the kernels' order, none for bits."""
+    names: tuple[str, ...]
     if masks == "bits":
-        return None
-    if masks == "labels":
+        names = ()
+    elif masks == "labels":
         names = priority
     elif masks == "onehot":
         names = store.classes

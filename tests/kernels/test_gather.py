@@ -59,6 +59,12 @@ def put_and_settle(values, count, cells, start, streams):
     settle()
 
 
+@jit.kernel
+def round_all(values, rows, scaling, out):
+    """Write the bits of float16."""
+    gather.gather_images(values, rows, scaling, gather.half_bits, True, out)
+
+
 # Scaled integers of 24 bits: many products are close to the middle between two float32,
 # and many sums cancel.
 singles = st.builds(
@@ -87,6 +93,7 @@ def test_fma_rounds_once(a, b, c):
 ROWS = np.array([-1, 2, -1, 0])
 # No class is missing on any sample.
 NONE_MISSING = np.zeros(len(ROWS), np.uint64)
+NO_CLASSES = np.zeros(0, np.int64)
 FILLED = [(1, 2), (3, 0)]  # (slot, row) where ROWS is not negative
 
 
@@ -96,10 +103,14 @@ def test_images_are_scaled_and_centred(images, height, width, streams):
     out = dirty((4, height, width), np.float32)
     half = out.astype(np.uint16)
     shift, gain = np.array([[0, 3, 0, -1], [0, 0.5, 0, -2]], np.float32)
-    low, high = np.float32(-100), np.float32(100)
+    low, high = -100.0, 100.0
     pad = np.array([0, -7, 0, 5], np.float32)
-    gather.gather_images(images, ROWS, shift, gain, low, high, pad, streams, out)
-    gather.gather_images(images, ROWS, shift, gain, low, high, pad, streams, half)
+    scaling = gather.Scaling(shift, gain, low, high, pad)
+    masks = np.zeros(images.shape, np.uint8)
+    mask = dirty(out.shape, np.uint8)
+    rest = masks, ROWS, scaling, NO_CLASSES, NONE_MISSING, streams
+    gather.gather_samples(images, *rest, out, mask)
+    gather.gather_half_samples(images, *rest, half, mask)
     for slot, row in FILLED:
         scaled = (images[row].astype(np.float32) - shift[slot]) * gain[slot]
         expected = centred(np.clip(scaled, low, high), (height, width), pad[slot])
@@ -124,10 +135,8 @@ def test_float16_values_are_the_nearest():
         expected = values.astype(np.float16).view(np.uint16)
     out = np.empty((1, 1, len(values)), np.uint16)
     none, one = np.zeros(1, np.float32), np.ones(1, np.float32)
-    low, high = np.float32(-np.inf), np.float32(np.inf)
-    gather.gather_images(
-        values[None, None], np.array([0]), none, one, low, high, none, True, out
-    )
+    scaling = gather.Scaling(none, one, -np.inf, np.inf, none)
+    round_all(values[None, None], np.array([0]), scaling, out)
     assert_array_equal(out[0, 0], expected)
 
 

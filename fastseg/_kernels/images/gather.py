@@ -8,29 +8,118 @@ All kernels take samples of one stack, an array (n, H, W): sample rows[j] goes t
 out[j] and fills every cell of it. Where rows[j] is negative, the sample is in another
 stack and out[j] is left alone. An image smaller than the batch is centred in it, a
 larger one is cut to its centre. Half pixels are rounded towards the top left.
+
+An entry makes images and masks in one call. A thread that returns to Python waits up to
+5 ms for the interpreter lock while the training loop runs Python. One call for both
+makes the wait for a batch four times shorter then.
 """
 
+from typing import NamedTuple
+
 import numpy as np
+from numpy.typing import NDArray
 
 from fastseg._kernels.images.stream import CHUNK, put, settle
 from fastseg._kernels.jit import empty, entry, flat, inlined, kernel, zeros
 
 # The label of pixels whose class nobody has outlined.
 IGNORED = 255
-
-
-@kernel
-def centre_overlap(source, target):
-    """Return (start in the source, start in the target, length) along one axis."""
-    if source >= target:
-        return (source - target) // 2, 0, target
-    return 0, (target - source) // 2, source
-
-
+ONE = np.uint64(1)
 # Bits of float32: 2**-14, the least normal float16, and 2**16, beyond the greatest.
 SMALL, LARGE = np.uint32(0x38800000), np.uint32(0x47800000)
 # Bits of float16.
 INFINITE, NAN = np.uint32(0x7C00), np.uint32(0x7E00)
+
+
+class Scaling(NamedTuple):
+    """How stored values of b samples become numbers of a batch.
+
+    They become min(max((value - shift) * gain, low), high), in float32.
+
+    shift, gain : float32 (b,)
+    low, high   : limits, which float32 holds exactly
+    pad         : float32 (b,), what lies around the image of each sample
+    """
+
+    shift: NDArray[np.float32]
+    gain: NDArray[np.float32]
+    low: float
+    high: float
+    pad: NDArray[np.float32]
+
+
+class Lines(NamedTuple):
+    """The lines of an image that are in a batch; all are indices into flat arrays.
+
+    start, to      : of the first line, in an image of the stack and in one of the batch
+    step, to_step  : from a line to the next one
+    number, length : of lines, and of pixels of each
+    size, to_size  : pixels of an image of the stack and of one of the batch
+    """
+
+    start: int
+    to: int
+    step: int
+    to_step: int
+    number: int
+    length: int
+    size: int
+    to_size: int
+
+
+SCALING = (
+    Scaling,
+    *("const float32[::1]", "const float32[::1]", "float64", "float64"),
+    "const float32[::1]",
+)
+# Of images and masks, but for the values of images.
+SAMPLES = {
+    "images": "const I[:, :, ::1]",
+    "masks": "const uint8[:, :, ::1]",
+    "rows": "const int64[::1]",
+    "classes": "const int64[::1]",
+    "missing": "const uint64[::1]",
+    "streams": "bool",
+    "mask": "uint8[:, :, ::1] | uint8[:, :, :, ::1]",
+}
+
+
+@entry(
+    **SAMPLES,
+    scaling=SCALING,
+    image="float32[:, :, ::1]",
+    I=("int16", "uint16", "uint8", "int32"),
+)
+def gather_samples(
+    images, masks, rows, scaling, classes, missing, streams, image, mask
+):  # fmt: skip
+    """Do the work of `gather_images`, as float32, and of `gather_masks`."""
+    gather_images(images, rows, scaling, single, streams, image)
+    gather_masks(masks, rows, classes, missing, streams, mask)
+
+
+@entry(**SAMPLES, scaling=SCALING, image="uint16[:, :, ::1]", I=("int16", "uint16"))
+def gather_half_samples(
+    images, masks, rows, scaling, classes, missing, streams, image, mask
+):  # fmt: skip
+    """Do the work of `gather_images`, as bits of float16, and of `gather_masks`."""
+    gather_images(images, rows, scaling, half_bits, streams, image)
+    gather_masks(masks, rows, classes, missing, streams, mask)
+
+
+@entry(**SAMPLES, pad="const I[::1]", image="I[:, :, ::1]", I=("int16", "uint16"))
+def copy_samples(
+    images, masks, rows, pad, classes, missing, streams, image, mask
+):  # fmt: skip
+    """Do the work of `gather_values` for images, and of `gather_masks`."""
+    gather_values(images, rows, pad, streams, image)
+    gather_masks(masks, rows, classes, missing, streams, mask)
+
+
+@inlined
+def single(value):
+    """Return a float32 as it is."""
+    return value
 
 
 @inlined
@@ -55,104 +144,70 @@ def half_bits(value):
     return np.uint16(half | np.uint32(every >> np.uint32(16)) & np.uint32(0x8000))
 
 
-@inlined
-def lines_of(height, width, target_height, target_width):
-    """Return which lines of an image to copy.
-
-    Returns the first row and column, the row and column in the target that they go to,
-    and the numbers of lines and of columns. Where no column is cut or padded, all rows
-    are one line, so that loops over a line are longer.
-    """
-    first_y, to_y, rows = centre_overlap(height, target_height)
-    first_x, to_x, columns = centre_overlap(width, target_width)
-    if width == target_width:
-        return first_y, 0, to_y, 0, 1, rows * columns
-    return first_y, first_x, to_y, to_x, rows, columns
-
-
-@entry(
-    images="const I[:, :, ::1]",
-    masks="const uint8[:, :, ::1]",
-    rows="const int64[::1]",
-    shift="const float32[::1]",
-    gain="const float32[::1]",
-    low="float64",
-    high="float64",
-    pad="const float32[::1]",
-    classes="C",
-    missing="const uint64[::1]",
-    streams="bool",
-    image="O[:, :, ::1]",
-    mask="M",
-    I=("int16", "uint16", "uint8", "int32"),
-    O=("float32", "uint16"),
-    CM=(
-        ("none", "uint8[:, :, ::1]"),
-        ("const int64[::1]", "uint8[:, :, ::1]"),
-        ("const int64[::1]", "uint8[:, :, :, ::1]"),
-    ),
-)
-def gather_samples(
-    images, masks, rows, shift, gain, low, high, pad, classes, missing, streams,
-    image, mask,
-):  # fmt: skip
-    """Do the work of `gather_images` and `gather_masks` in one call.
-
-    A thread that returns to Python waits up to 5 ms for the interpreter lock while the
-    training loop runs Python. One call for both makes the wait for a batch four times
-    shorter then.
-
-    shift : None to copy stored values, as `gather_values` does
-    """
-    if shift is None:
-        gather_values(images, rows, pad, streams, image)
-    else:
-        gather_images(images, rows, shift, gain, low, high, pad, streams, image)
-    gather_masks(masks, rows, classes, missing, streams, mask)
+@kernel
+def centre_overlap(source, target):
+    """Return (start in the source, start in the target, length) along one axis."""
+    if source >= target:
+        return (source - target) // 2, 0, target
+    return 0, (target - source) // 2, source
 
 
 @kernel
-def gather_images(images, rows, shift, gain, low, high, pad, streams, out):
-    """Write min(max((value - shift) * gain, low), high), and `pad` around the image.
+def lines_of(height, width, to_height, to_width):
+    """Return which lines of images (height, width) are in a batch, as Lines.
 
-    images      : integers (n, H, W), C-contiguous
-    rows        : int64 (b,)
-    shift, gain, pad : float32 (b,), one per sample
-    low, high   : rounded to float32
-    streams     : whether to write past the caches
-    out         : float32 (b, h, w), C-contiguous, or uint16 for the bits of float16
+    Where no column is cut or padded, all rows are one line, so that loops over a line
+    are longer.
     """
-    halves = out.itemsize == 2  # known to the compiler
-    size, to_size = images[0].size, out[0].size
-    step, to_step = images.shape[2], out.shape[2]
-    first_y, first_x, to_y, to_x, lines, length = lines_of(
-        images.shape[1], step, out.shape[1], to_step
-    )
+    first_y, to_y, rows = centre_overlap(height, to_height)
+    first_x, to_x, columns = centre_overlap(width, to_width)
+    start, to = first_y * width + first_x, to_y * to_width + to_x
+    size, to_size = height * width, to_height * to_width
+    if width == to_width:
+        return Lines(start, to, width, width, 1, rows * columns, size, to_size)
+    return Lines(start, to, width, to_width, rows, columns, size, to_size)
+
+
+@inlined
+def fill(cells, start, count, value):
+    """Write a value to `count` cells."""
+    part = cells[start : start + count]
+    for k in range(len(part)):
+        part[k] = value
+
+
+@kernel
+def gather_images(images, rows, scaling, convert, streams, out):
+    """Write scaled values, and around them what pads an image.
+
+    images  : integers (n, H, W), C-contiguous
+    rows    : int64 (b,)
+    scaling : Scaling of b samples
+    convert : `single` or `half_bits`
+    streams : whether to write past the caches
+    out     : float32 (b, h, w), C-contiguous; or uint16 for `half_bits`
+    """
+    lines = lines_of(images.shape[1], images.shape[2], out.shape[1], out.shape[2])
     values, cells = flat(images), flat(out)
     scaled = empty(CHUNK, out.dtype)
-    low, high = np.float32(low), np.float32(high)
+    low, high = np.float32(scaling.low), np.float32(scaling.high)
     for j in range(len(rows)):
         if rows[j] < 0:
             continue
-        if lines * length < to_size:
-            if halves:
-                cells[j * to_size : (j + 1) * to_size] = half_bits(pad[j])
-            else:
-                cells[j * to_size : (j + 1) * to_size] = pad[j]
-        shift_j, gain_j = shift[j], gain[j]
-        for y in range(lines):
-            start = rows[j] * size + (first_y + y) * step + first_x
-            to = j * to_size + (to_y + y) * to_step + to_x
-            for done in range(0, length, CHUNK):
-                line = values[start + done : start + min(done + CHUNK, length)]
+        if lines.number * lines.length < lines.to_size:
+            fill(cells, j * lines.to_size, lines.to_size, convert(scaling.pad[j]))
+        shift, gain = scaling.shift[j], scaling.gain[j]
+        for y in range(lines.number):
+            start = rows[j] * lines.size + lines.start + y * lines.step
+            to = j * lines.to_size + lines.to + y * lines.to_step
+            for done in range(0, lines.length, CHUNK):
+                count = min(lines.length - done, CHUNK)
+                line = values[start + done : start + done + count]
                 for x in range(len(line)):
-                    value = (np.float32(line[x]) - shift_j) * gain_j
-                    value = np.float32(min(max(value, low), high))
-                    if halves:
-                        scaled[x] = half_bits(value)
-                    else:
-                        scaled[x] = value
-                put(scaled, len(line), cells, to + done, streams)
+                    value = (np.float32(line[x]) - shift) * gain
+                    value = low if low > value else value
+                    scaled[x] = convert(high if high < value else value)
+                put(scaled, count, cells, to + done, streams)
     settle()
 
 
@@ -162,21 +217,18 @@ def gather_values(images, rows, pad, streams, out):
 
     pad : of the same dtype (b,), one per sample
     """
-    size, to_size = images[0].size, out[0].size
-    step, to_step = images.shape[2], out.shape[2]
-    first_y, first_x, to_y, to_x, lines, length = lines_of(
-        images.shape[1], step, out.shape[1], to_step
-    )
+    lines = lines_of(images.shape[1], images.shape[2], out.shape[1], out.shape[2])
     values, cells = flat(images), flat(out)
     for j in range(len(rows)):
         if rows[j] < 0:
             continue
-        if lines * length < to_size:
-            cells[j * to_size : (j + 1) * to_size] = pad[j]
-        for y in range(lines):
-            start = rows[j] * size + (first_y + y) * step + first_x
-            to = j * to_size + (to_y + y) * to_step + to_x
-            put(values[start : start + length], length, cells, to, streams)
+        if lines.number * lines.length < lines.to_size:
+            fill(cells, j * lines.to_size, lines.to_size, pad[j])
+        for y in range(lines.number):
+            start = rows[j] * lines.size + lines.start + y * lines.step
+            to = j * lines.to_size + lines.to + y * lines.to_step
+            line = values[start : start + lines.length]
+            put(line, lines.length, cells, to, streams)
     settle()
 
 
@@ -191,16 +243,16 @@ def gather_values(images, rows, pad, streams, out):
 def gather_masks(masks, rows, classes, missing, streams, out):
     """Write the masks of samples in one of three forms.
 
-    classes : None for the bit fields as they are; int64 (c,) for a channel per class if
-        out is 4-D, see `gather_classes`; else the priority for `gather_labels`
+    classes : int64 (c,). For a channel per class if out is 4-D, see `gather_classes`;
+        else the priority for `gather_labels`; none for the bit fields as they are
     missing : uint64 (b,), unused without classes
     """
-    if classes is None:
-        gather_values(masks, rows, zeros(len(rows), masks.dtype), streams, out)
-    elif out.ndim == 4:
+    if out.ndim == 4:
         gather_classes(masks, rows, classes, missing, streams, out)
-    else:
+    elif len(classes) > 0:
         gather_labels(masks, rows, classes, missing, streams, out)
+    else:
+        gather_values(masks, rows, zeros(len(rows), masks.dtype), streams, out)
 
 
 @kernel
@@ -212,32 +264,29 @@ def gather_classes(masks, rows, classes, missing, streams, out):
     missing : uint64 (b,), bit k of a sample fills the channel of class k with IGNORED
     out     : uint8 (b, c, h, w), C-contiguous
     """
-    size, to_size = masks[0].size, out[0, 0].size
-    step, to_step = masks.shape[2], out.shape[3]
-    first_y, first_x, to_y, to_x, lines, length = lines_of(
-        masks.shape[1], step, out.shape[2], to_step
-    )
+    lines = lines_of(masks.shape[1], masks.shape[2], out.shape[2], out.shape[3])
     values, cells = flat(masks), flat(out)
     channel = empty(CHUNK, np.uint8)
     for j in range(len(rows)):
         if rows[j] < 0:
             continue
         for c in range(len(classes)):
-            base = (j * len(classes) + c) * to_size
+            base = (j * len(classes) + c) * lines.to_size
             bit = np.uint64(classes[c])
-            if (missing[j] >> bit) & np.uint64(1):
-                cells[base : base + to_size] = IGNORED
+            if (missing[j] >> bit) & ONE:
+                fill(cells, base, lines.to_size, IGNORED)
                 continue
-            if lines * length < to_size:
-                cells[base : base + to_size] = 0
-            for y in range(lines):
-                start = rows[j] * size + (first_y + y) * step + first_x
-                to = base + (to_y + y) * to_step + to_x
-                for done in range(0, length, CHUNK):
-                    line = values[start + done : start + min(done + CHUNK, length)]
+            if lines.number * lines.length < lines.to_size:
+                fill(cells, base, lines.to_size, 0)
+            for y in range(lines.number):
+                start = rows[j] * lines.size + lines.start + y * lines.step
+                to = base + lines.to + y * lines.to_step
+                for done in range(0, lines.length, CHUNK):
+                    count = min(lines.length - done, CHUNK)
+                    line = values[start + done : start + done + count]
                     for x in range(len(line)):
-                        channel[x] = (np.uint64(line[x]) >> bit) & np.uint64(1)
-                    put(channel, len(line), cells, to + done, streams)
+                        channel[x] = (np.uint64(line[x]) >> bit) & ONE
+                    put(channel, count, cells, to + done, streams)
     settle()
 
 
@@ -249,9 +298,9 @@ def top_label(bits, priority, missing):
     priority: that class might be on top.
     """
     for k in priority:
-        if (bits >> np.uint64(k)) & np.uint64(1):
+        if (bits >> np.uint64(k)) & ONE:
             return k + 1
-        if (missing >> np.uint64(k)) & np.uint64(1):
+        if (missing >> np.uint64(k)) & ONE:
             return IGNORED
     return 0
 
@@ -265,36 +314,32 @@ def gather_labels(masks, rows, priority, missing, streams, out):
     missing  : uint64 (b,), bit k of a sample says that class k may be anywhere in it
     out      : uint8 (b, h, w), C-contiguous
     """
-    size, to_size = masks[0].size, out[0].size
-    step, to_step = masks.shape[2], out.shape[2]
-    first_y, first_x, to_y, to_x, lines, length = lines_of(
-        masks.shape[1], step, out.shape[1], to_step
-    )
+    lines = lines_of(masks.shape[1], masks.shape[2], out.shape[1], out.shape[2])
     values, cells = flat(masks), flat(out)
     # Up to 8 classes, a table gives the label of each of 256 masks: 5 times faster.
-    table, unlabelled = empty(256, np.uint8), np.uint64(0)
-    for bits in range(256):
-        table[bits] = top_label(np.uint64(bits), priority, unlabelled)
+    table = empty(256, np.uint8)
+    is_filled, unlabelled = False, np.uint64(0)
     labels = empty(CHUNK, np.uint8)
     for j in range(len(rows)):
         if rows[j] < 0:
             continue
-        if missing[j] != unlabelled:
-            unlabelled = missing[j]
+        if not is_filled or missing[j] != unlabelled:
+            is_filled, unlabelled = True, missing[j]
             for bits in range(256):
                 table[bits] = top_label(np.uint64(bits), priority, unlabelled)
-        if lines * length < to_size:
-            cells[j * to_size : (j + 1) * to_size] = table[0]
-        for y in range(lines):
-            start = rows[j] * size + (first_y + y) * step + first_x
-            to = j * to_size + (to_y + y) * to_step + to_x
-            for done in range(0, length, CHUNK):
-                line = values[start + done : start + min(done + CHUNK, length)]
+        if lines.number * lines.length < lines.to_size:
+            fill(cells, j * lines.to_size, lines.to_size, table[0])
+        for y in range(lines.number):
+            start = rows[j] * lines.size + lines.start + y * lines.step
+            to = j * lines.to_size + lines.to + y * lines.to_step
+            for done in range(0, lines.length, CHUNK):
+                count = min(lines.length - done, CHUNK)
+                line = values[start + done : start + done + count]
                 if masks.itemsize == 1:
                     for x in range(len(line)):
                         labels[x] = table[line[x]]
                 else:
                     for x in range(len(line)):
                         labels[x] = top_label(np.uint64(line[x]), priority, unlabelled)
-                put(labels, len(line), cells, to + done, streams)
+                put(labels, count, cells, to + done, streams)
     settle()
