@@ -49,6 +49,9 @@ test: $(VENV)/.test lint
 	pytest $(PARALLEL)
 	@echo "The kernels' tests again, without compiling:"
 	NUMBA_DISABLE_JIT=1 pytest $(PARALLEL) -m kernel
+	@echo "And with the code for other processors:"
+	for level in $$(python -m tests.levels); do \
+		FASTSEG_CPU=$$level pytest $(PARALLEL) -m kernel; done
 
 lint: $(VENV)/.test
 	ruff check

@@ -22,6 +22,7 @@ FEW = {
     "dicom_files": (1_500, 3),
     "public_files": (100, 2),
     "polygons": (300, 5),
+    "compiling": (16, 2),
 }
 
 

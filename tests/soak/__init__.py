@@ -11,6 +11,7 @@ dicom_files   spoilt DICOM files, read by the compiled scan and by pydicom
 codecs        spoilt compressed images, decoded in processes that may die
 public_files  the files that pydicom is tested with
 polygons      hostile polygons, beside a mask in whole numbers
+compiling     eight processes compile at once, with an empty cache
 
 Each module has `run(folder, tries, seed)`, which yields one outcome a try: a few words,
 or a Fault. `__main__` runs each part in a process of its own, which may crash, and

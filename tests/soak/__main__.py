@@ -25,6 +25,7 @@ TRIES = {
     "kills": 100,
     "polygons": 5_000,
     "public_files": 100,
+    "compiling": 160,
 }
 FAULTS_SHOWN = 20
 

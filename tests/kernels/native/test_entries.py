@@ -229,35 +229,3 @@ def test_a_fork_in_the_middle_of_compiling_goes_on(tmp_path):
     """
     finished = run(code, FASTSEG_CACHE_DIR=str(tmp_path / "cache"))
     assert finished.stdout.split() == ["0", "None"]
-
-
-def test_cold_processes_of_several_dtypes_do_not_mix_their_code(tmp_path):
-    """They start at once with an empty cache; each result is right."""
-    code = """
-        import sys
-        import numpy as np
-        from tests.kernels.native import examples
-
-        for dtype in sys.argv[1:]:
-            array = (np.arange(12).reshape(3, 4) * 7).astype(dtype)
-            rows, columns = np.indices(array.shape)
-            expected = float((array * (1.0 + 31.0 * rows + columns)).sum())
-            assert examples.weigh(array) == expected, dtype
-    """
-    dtypes = ["int16", "float64", "uint8"]
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", textwrap.dedent(code), *dtypes[k % 3 :], dtypes[0]],
-            env={
-                **os.environ,
-                "PYTHONPATH": os.pathsep.join(sys.path),
-                "FASTSEG_CACHE_DIR": str(tmp_path / "cache"),
-            },
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for k in range(8)
-    ]
-    for process in processes:
-        _, errors = process.communicate(timeout=120)
-        assert process.returncode == 0, errors

@@ -52,6 +52,8 @@ def test_the_lowest_versions_make_and_run_object_code(tmp_path):
         env={
             **os.environ,
             "PYTHONPATH": str(PROJECT),
+            "PYTHONMALLOC": "debug",  # finds what is written beside Python's objects
+            "MALLOC_PERTURB_": "165",  # and what is read after it is freed
             "FASTSEG_CACHE_DIR": str(tmp_path / "cache"),
         },
         capture_output=True,
