@@ -1,5 +1,6 @@
 """The gate of arrays that users give: masked values and other kinds are refused."""
 
+import sys
 from itertools import chain
 from typing import Any
 
@@ -48,6 +49,8 @@ def as_array(
 
 def _is_masked(values: Any) -> bool:
     """Return whether a value is masked, also in arrays within lists."""
+    if "numpy.ma" not in sys.modules:  # to import it takes 8 ms
+        return False
     while isinstance(values, list | tuple):
         kinds = set(map(type, values))
         if any(issubclass(kind, np.ma.MaskedArray) for kind in kinds):

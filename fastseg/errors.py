@@ -41,6 +41,7 @@ from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any
 
+from fastseg.bounds import MAX_GRID_CELLS
 from fastseg.escapes import escaped
 
 # The packages of each optional extra of the distribution.
@@ -217,6 +218,25 @@ def whole_number(name: str, value: Any, least: int, most: int | None = None) -> 
         limits = f"at least {least}" if most is None else f"{least} to {most}"
         raise OptionError(f"{name} is {number}, expected {limits}")
     return number
+
+
+def pair_of_sizes(name: str, given: Any) -> tuple[int, int]:
+    """Return (height, width), also from one number, or raise OptionError."""
+    try:
+        if isinstance(given, str):
+            raise TypeError
+        height, width = (given, given) if is_single(given) else in_order(given)
+    except (TypeError, ValueError):
+        raise OptionError(
+            f"{name} is {shown(given)}, expected (height, width), or one number for a "
+            "square"
+        ) from None
+    sides = whole_number(name, height, 1), whole_number(name, width, 1)
+    if sides[0] * sides[1] > MAX_GRID_CELLS:
+        raise OptionError(
+            f"{name} is {shown(given)}, expected at most {MAX_GRID_CELLS} pixels"
+        )
+    return sides
 
 
 def real_number(name: str, value: Any, expected: str = "a finite number") -> float:

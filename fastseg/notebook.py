@@ -4,7 +4,6 @@ The pictures are PNG files inside the HTML, so that a saved notebook has them. z
 writes them: a notebook needs no package for pictures, and does not wait for matplotlib.
 """
 
-import html
 import struct
 import zlib
 from base64 import b64encode
@@ -93,6 +92,8 @@ def join_regions(regions: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def _plain(text: str) -> str:
+    import html  # takes longer than all of this module; most programs show nothing
+
     return html.escape(escaped(text))
 
 

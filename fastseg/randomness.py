@@ -54,12 +54,14 @@ MAX_STEPS = 2**12  # of a Compose
 NOISE = 2**16
 
 
-def philox(first: int, second: int, stream: int, step: int = 0) -> np.random.Philox:
+def philox(first: int, second: int, stream: int, step: int = 0) -> "np.random.Philox":
     """Return numpy's generator of one stream.
 
     first, second : the key, two words and not their sum, so that each pair has its own
         numbers
     stream, step  : the highest words of the counter, which numbers never reach
+
+    numpy imports `numpy.random` when it is first used, which takes 5 ms.
     """
     key = np.array([first, second], np.uint64)
     counter = np.array([0, 0, step, stream], np.uint64)

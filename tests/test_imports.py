@@ -156,6 +156,46 @@ def test_importing_fastseg_imports_nothing_heavy():
     assert run.stdout.strip() == "[]"
 
 
+# Some first uses of a process, and what they can do without; see HEAVY, too.
+USES = {
+    "rasterize": (
+        "fastseg.rasterize([[1, 1], [9, 1], [5, 9]], (16, 16))",
+        ["h5py", "xxhash", "fastseg.store", "concurrent.futures"],
+    ),
+    "plain": (
+        "next(iter(fastseg.Loader(fastseg.open(store), size=64)))",
+        ["filelock", "fastseg.augment", "fastseg.loading.augmented"],
+    ),
+    "augmented": (
+        "next(iter(fastseg.Loader(fastseg.open(store), size=64, augment='standard')))",
+        ["filelock"],
+    ),
+    "build": (
+        "fastseg.build(fastseg.link(study), output)",
+        ["fastseg.augment", "fastseg.loading", "numpy.random"],
+    ),
+}
+HEAVY = ["numba", "numpy.ma", "pydicom", "typer", "rich", "html", "importlib.metadata"]
+
+
+@pytest.mark.parametrize("use", USES)
+def test_first_uses_import_what_they_need(use, sample_study, store, tmp_path):
+    """Modules that take milliseconds to import are imported when they are needed."""
+    call, others = USES[use]
+    code = (
+        f"import sys, fastseg; _, study, store, output = sys.argv; {call}; "
+        f"print([m for m in {HEAVY + others} if m in sys.modules])"
+    )
+    paths = [sample_study, store.path, tmp_path / "new.h5"]
+    run = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code, *map(str, paths)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert run.stdout.strip() == "[]"
+
+
 def test_every_public_name_is_there_and_described():
     """All names of `__all__` resolve, are documented and stay what they are."""
     for name in fastseg.__all__:

@@ -12,17 +12,15 @@ from numpy.typing import NDArray
 from fastseg import randomness
 from fastseg._kernels.augment import batch
 from fastseg.augment.mapping import Mappings
-from fastseg.bounds import MAX_GRID_CELLS
 from fastseg.calls import check_call
 from fastseg.errors import (
     OptionError,
     choice,
-    in_order,
     is_single,
+    pair_of_sizes,
     real_number,
     shown,
     true_or_false,
-    whole_number,
 )
 
 C = TypeVar("C")
@@ -283,25 +281,6 @@ def check_range(
 def check_size(step: Transform, given: Any) -> tuple[int, int]:
     """Return (height, width), also from one number, or raise OptionError."""
     return pair_of_sizes(f"{type(step).__name__}: size", given)
-
-
-def pair_of_sizes(name: str, given: Any) -> tuple[int, int]:
-    """Return (height, width), also from one number, or raise OptionError."""
-    try:
-        if isinstance(given, str):
-            raise TypeError
-        height, width = (given, given) if is_single(given) else in_order(given)
-    except (TypeError, ValueError):
-        raise OptionError(
-            f"{name} is {shown(given)}, expected (height, width), or one number for a "
-            "square"
-        ) from None
-    sides = whole_number(name, height, 1), whole_number(name, width, 1)
-    if sides[0] * sides[1] > MAX_GRID_CELLS:
-        raise OptionError(
-            f"{name} is {shown(given)}, expected at most {MAX_GRID_CELLS} pixels"
-        )
-    return sides
 
 
 def check_choice(step: Any, name: str, given: Any, allowed: Sequence[str]) -> None:

@@ -5,12 +5,11 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from functools import cached_property, partial
 from types import TracebackType
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from fastseg.augment import Compose, Transform
 from fastseg.bounds import MAX_PREFETCH
 from fastseg.calls import advise_attributes, check_call, refuse_renamed_attributes
 from fastseg.choices import DTypeName
@@ -21,7 +20,6 @@ from fastseg.errors import (
     whole_number,
 )
 from fastseg.loading import state
-from fastseg.loading.augmented import AugmentedPreprocessing
 from fastseg.loading.batches import Batch, BatchQueue, PendingBatch
 from fastseg.loading.buffers import BufferPool
 from fastseg.loading.format import (
@@ -47,6 +45,10 @@ from fastseg.reprs import listed, many, once_made, short
 from fastseg.store.reader import Store, as_store
 from fastseg.store.selection import check_indices
 from fastseg.threads import WorkerPool, check_threads, usable_cores
+
+if TYPE_CHECKING:
+    from fastseg.augment import Compose, Transform
+    from fastseg.loading.augmented import AugmentedPreprocessing
 
 # The default is at most this many threads, because a training script needs cores for
 # other work, and because memory limits plain batches: two threads make 1.5 times as
@@ -189,7 +191,7 @@ class Loader:
         masks: str = "labels",
         priority: Sequence[str] | None = None,
         missing: Missing | None = None,
-        augment: Compose | Sequence[Transform] | str | None = None,
+        augment: "Compose | Sequence[Transform] | str | None" = None,
         labels: Labels = "exact",
         return_params: bool = False,
         threads: int | None = None,
@@ -214,13 +216,13 @@ class Loader:
             groups=select_groups(store, self.indices, together),
         )
         format = BatchFormat(**{f.name: options[f.name] for f in fields(BatchFormat)})
-        self._augmented = (
-            None
-            if format.augment is None
-            else AugmentedPreprocessing(
+        self._augmented: AugmentedPreprocessing | None = None
+        if format.augment is not None:
+            from fastseg.loading import augmented  # 20 ms that plain batches save
+
+            self._augmented = augmented.AugmentedPreprocessing(
                 store, self.indices, format, seed=self.schedule.seed
             )
-        )
         self.preprocessing = self._augmented or Preprocessing(
             store, self.indices, format
         )

@@ -65,7 +65,10 @@ class MappedPixels:
         """Yield one stack for each bucket that has some of the items."""
         rows = self._row[items]
         buckets = self._bucket[items]
-        used = range(1) if len(self._arrays) == 1 else np.unique(buckets).tolist()
+        used = [0]
+        if len(self._arrays) > 1:
+            # Not np.unique, which imports numpy.ma when it is first called: 8 ms.
+            used = np.flatnonzero(np.bincount(buckets)).tolist()
         for k in used:
             in_bucket = rows if len(used) == 1 else np.where(buckets == k, rows, -1)
             yield Stack(*self._arrays[k], in_bucket, EVERYTHING)
