@@ -70,14 +70,18 @@ class Kernel:
 
         types : of some parameters, or what some capital letters stand for
         """
-        from fastseg._kernels.native.signatures import expand
+        from fastseg._kernels.native.signatures import bind, expand
 
         if self.declared is None:
             return []
         declared, variables = self.declared
         chosen = {
-            letter: tuple(name for name in names if types.get(letter, name) == name)
-            for letter, names in variables.items()
+            letters: tuple(
+                names
+                for names in options
+                if all(types.get(x, name) == name for x, name in bind(letters, names))
+            )
+            for letters, options in variables.items()
         }
         places = {k: types[name] for k, name in enumerate(declared) if name in types}
         return [

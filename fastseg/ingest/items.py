@@ -33,7 +33,7 @@ from fastseg.ingest.images import (
 from fastseg.links import Link
 from fastseg.paths import Paths
 from fastseg.raster.rings import shift_origin
-from fastseg.raster.rules import Rules, scratch_rows
+from fastseg.raster.rules import Rules
 from fastseg.store import layout
 from fastseg.store.writing.older_store import OlderStore
 from fastseg.store.writing.partial import Partial, Resumable
@@ -331,19 +331,20 @@ class ItemBuilder:
             hashes[is_empty] = hash_of_zeros(size)
         is_valid = np.ones(len(items), np.bool_)
         rules = self._rules
-        bits = np.ascontiguousarray(rings.columns[:, 1])
-        groups = np.ascontiguousarray(rings.columns[:, 3])
+        columns = np.ascontiguousarray(rings.columns.T)
+        image_rings = labels.ImageRings(
+            rings.points, rings.ends(), rings.bounds, columns[1], columns[3]
+        )
+        results = labels.MaskResults(counts, boxes, hashes, is_valid)
         step = max(MASK_PIXELS_AT_ONCE // prod(shape), 1)
         for first in range(0, len(items), step):
             stop = min(first + step, len(items))
             drawn = np.flatnonzero(np.diff(rings.bounds[first : stop + 1]))
             masks = np.empty((len(drawn), *shape), self._mask_dtype)
             if len(drawn):
+                rule = rules.kernel_rule(*shape)
                 labels.draw_masks(
-                    *(rings.points, rings.ends(), rings.bounds, bits, groups),
-                    *(rules.shift, rules.edges_code),
-                    *(rules.fill == "nonzero", scratch_rows(*shape, rules)),
-                    *(first, stop, masks, counts, boxes, hashes, is_valid),
+                    image_rings, rules.shift, rule, first, stop, masks, results
                 )
             if pixels:
                 slots = block.slots.pick(items[first:stop])

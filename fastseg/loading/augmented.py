@@ -25,7 +25,7 @@ from fastseg.errors import OptionError
 from fastseg.loading.format import BatchFormat
 from fastseg.loading.preprocessing import Preprocessing, StageTimes
 from fastseg.raster.rings import join_rings
-from fastseg.raster.rules import Rules, scratch_rows
+from fastseg.raster.rules import Rules
 from fastseg.store.layout import mask_dtype
 from fastseg.store.reader import Store
 
@@ -80,9 +80,7 @@ class AugmentedPreprocessing(Preprocessing):
         self._check_steps(indices)
         # Stored contours are relative to pixel centres, whatever the annotations used.
         rules = Rules(**{**store.options, "origin": "center"})
-        self._scratch_rows = scratch_rows(*self.size, rules)
-        self._edges = rules.edges_code
-        self._nonzero = rules.fill == "nonzero"
+        self._rule = rules.kernel_rule(*self.size)
         self._bits_dtype = mask_dtype(store.classes)
         bits = np.arange(len(store.classes), dtype=np.uint64)
         self._bit_values = (np.uint64(1) << bits).astype(self._bits_dtype)
@@ -317,9 +315,7 @@ class AugmentedPreprocessing(Preprocessing):
             self.store.items["contours"][samples],
             self._stored_sizes(samples),
             *mappings,
-            self._edges,
-            self._nonzero,
-            self._scratch_rows,
+            self._rule,
             self._bit_values,
             bits,
         )

@@ -23,7 +23,7 @@ from fastseg.raster.rings import (
     ring_error,
     sort_rings,
 )
-from fastseg.raster.rules import Rules, make_rules, scratch_rows
+from fastseg.raster.rules import Rules, make_rules
 from fastseg.threads import WorkerPool, check_threads
 
 MOST_CLASSES = 64
@@ -180,18 +180,11 @@ def rasterize_batch(
     _check_out(out, (count, height, width))
     threads = check_threads(threads)
     cells = out.view(np.uint8)
-    rows = scratch_rows(height, width, rules)
-    options = rules.shift, rules.edges_code, rules.fill == "nonzero", rows, cells
+    rings = vertices, ring_offsets, ring_groups, bounds
+    rule = rules.kernel_rule(height, width)
 
     def fill_range(span: tuple[int, int]) -> bool:
-        first, stop = span
-        if ring_groups is None:
-            polygon.fill_many(vertices, ring_offsets, bounds, *options, first, stop)
-        else:
-            polygon.fill_many_groups(
-                *(vertices, ring_offsets, ring_groups, bounds),
-                *(*options, first, stop),
-            )
+        polygon.fill_many(*rings, rules.shift, rule, cells, *span)
         return True
 
     ends = [count * k // threads for k in range(threads + 1)]
@@ -221,29 +214,19 @@ def draw_rings(
 
     points, offsets : as `join_rings` returns them
     mask   : unsigned (H, W), C-contiguous
-    groups : int64 (R,), the group of each ring, as `polygon.fill_groups` takes them; by
+    groups : int64 (R,), the group of each ring, as `polygon.fill_one` takes them; by
         default those that `fill` says
     clear  : whether to set the pixels that no ring covers to 0
     name   : name of a ring in messages; "{}" stands for its number
 
     Raises GeometryError that names the invalid ring and vertex.
     """
-    height, width = mask.shape
-    options = (
-        rules.shift,
-        rules.edges_code,
-        rules.fill == "nonzero",
-        scratch_rows(height, width, rules),
-        mask,
-        1 << bit,
-        clear,
-    )
     if groups is None and rules.fill == "union":
         groups = rules.groups(len(offsets) - 1)
-    if groups is None:
-        ring, fault = polygon.fill_one(points, offsets, *options)
-    else:
-        ring, fault = polygon.fill_groups(points, offsets, groups, *options)
+    rule = rules.kernel_rule(*mask.shape)
+    ring, fault = polygon.fill_one(
+        points, offsets, groups, rules.shift, rule, mask, 1 << bit, clear
+    )
     if ring >= 0:
         raise ring_error(points, offsets, ring, fault, name)
 

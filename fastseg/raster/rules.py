@@ -7,6 +7,7 @@ from typing import get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from fastseg._kernels.contours.polygon import Rule
 from fastseg.choices import Edges, Fill, Origin
 from fastseg.errors import choice
 
@@ -50,14 +51,19 @@ class Rules:
             choice(name, getattr(self, name), allowed)
 
     @property
-    def edges_code(self) -> int:
-        """The number of `edges` in `_kernels.contours.polygon`."""
-        return EDGES.index(self.edges)
-
-    @property
     def shift(self) -> float:
         """Both coordinates of the centre of pixel [0, 0]."""
         return 0.5 if self.origin == "corner" else 0.0
+
+    def kernel_rule(self, height: int, width: int) -> Rule | None:
+        """Return what kernels that fill masks of this size take as `rule`."""
+        nonzero = self.fill == "nonzero"
+        if self.edges == "half-open" and not nonzero:
+            return None
+        rows = height
+        if nonzero:
+            rows = min(height, max(1, WINDING_CELLS // (width + 1)))
+        return Rule(EDGES.index(self.edges), nonzero, rows)
 
     def groups(self, count: int) -> NDArray[np.int64] | None:
         """Return the groups of `count` rings by default; None is one group of all."""
@@ -75,10 +81,3 @@ def make_rules(edges: Edges, fill: Fill, origin: Origin) -> Rules:
 @cache
 def _cached_rules(edges: Edges, fill: Fill, origin: Origin) -> Rules:
     return Rules(edges=edges, fill=fill, origin=origin)
-
-
-def scratch_rows(height: int, width: int, rules: Rules) -> int:
-    """Return the number of rows that a kernel fills at a time."""
-    if rules.fill == "nonzero":
-        return min(height, max(1, WINDING_CELLS // (width + 1)))
-    return height

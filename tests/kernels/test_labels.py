@@ -9,7 +9,7 @@ from numpy.testing import assert_array_equal
 from fastseg._kernels.augment import batch
 from fastseg._kernels.contours import labels
 from fastseg.raster.rings import join_rings
-from fastseg.raster.rules import EDGES, Rules, scratch_rows
+from fastseg.raster.rules import EDGES, Rules
 from tests.reference import rasterize_exact
 from tests.strategies import rings
 
@@ -33,11 +33,10 @@ def draw(images, rules):
     boxes = np.zeros((len(images), CLASSES, 4), np.int64)
     hashes = np.zeros(len(images), np.uint64)
     valid = np.ones(len(images), np.bool_)
-    labels.draw_masks(
-        *(points, ends, bounds, bits, groups, rules.shift, rules.edges_code),
-        *(rules.fill == "nonzero", scratch_rows(*SHAPE, rules), 0, len(images)),
-        *(masks, pixels, boxes, hashes, valid),
-    )
+    some_rings = labels.ImageRings(points, ends, bounds, bits, groups)
+    results = labels.MaskResults(pixels, boxes, hashes, valid)
+    rule = rules.kernel_rule(*SHAPE)
+    labels.draw_masks(some_rings, rules.shift, rule, 0, len(images), masks, results)
     return masks, pixels, valid
 
 
@@ -99,8 +98,7 @@ def test_moved_contours_keep_their_groups(images, rules):
         *(points, offsets, bits, groups),
         *(np.column_stack([ends[:-1], ends[1:]]), sizes, unmoved),
         *(np.empty((len(images), 0, 0, 2)), 1.0, unmoved),
-        *(rules.edges_code, rules.fill == "nonzero", scratch_rows(*SHAPE, rules)),
-        *(np.array([1, 2, 4], np.uint8), masks),
+        *(rules.kernel_rule(*SHAPE), np.array([1, 2, 4], np.uint8), masks),
     )
     for image, mask in zip(images, masks, strict=True):
         assert_array_equal(mask, mask_exact(image, rules))

@@ -11,7 +11,7 @@ from fastseg._kernels.augment.coordinates import RIM
 from fastseg._kernels.augment.intensity import GAUSSIAN, apply_intensity, step_stream
 from fastseg._kernels.augment.noise import BLOCKS, fill_words, write_with_gaussian
 from fastseg._kernels.augment.warp import clear_outside, warp_image, warp_mask
-from fastseg._kernels.contours.polygon import fill_groups
+from fastseg._kernels.contours.polygon import fill_one
 from fastseg._kernels.images.stream import put, settle
 from fastseg._kernels.jit import empty, entry, flat, kernel
 
@@ -198,7 +198,7 @@ def reaches_outside(points, height, width):
 )
 def draw_moved_contours(
     points, offsets, ring_class, ring_group, ranges, sizes,
-    outer, control, spacing, inner, edges, nonzero, rows, values, out,
+    outer, control, spacing, inner, rule, values, out,
 ):  # fmt: skip
     """Move the contours of samples to the output, and draw them as masks.
 
@@ -206,12 +206,12 @@ def draw_moved_contours(
 
     points, offsets, ring_class : all rings of a store; the rings of one sample and
         class are neighbours
-    ring_group : the group of each ring, as for `fill_groups`; the rings of one sample,
+    ring_group : the group of each ring, as for `fill_one`; the rings of one sample,
         class and group are neighbours
     ranges : int64 (b, 2), each sample's first ring and the one after its last
     sizes  : int64 (b, 2), height and width of each sample's image
     outer, control, spacing, inner : as for `augment_images`
-    edges, nonzero, rows : as for `fill_groups`
+    rule   : as for `fill_one`
     values : (K,) of the dtype of out, the bit of each class
     out    : unsigned (b, h, w), every cell is written
     """
@@ -232,9 +232,7 @@ def draw_moved_contours(
             )
             groups = ring_group[first:stop].astype(np.int64)
             value = values[ring_class[first]]
-            fill_groups(
-                moved, starts, groups, 0.0, edges, nonzero, rows, mask, value, False
-            )
+            fill_one(moved, starts, groups, 0.0, rule, mask, value, False)
             first = stop
         if reaches_outside(drawn, height, width):
             clear_outside(height, width, outer[j], control[j], spacing, inner[j], mask)

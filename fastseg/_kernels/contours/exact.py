@@ -38,50 +38,30 @@ SPLITTER = 2.0**27 + 1.0
 
 
 @kernel
-def add_shifted(limbs, value, shift, sign):
-    """Add sign * value * 2**shift to the accumulator; 0 <= value < 2**62."""
-    limb = shift >> 5
-    bits = shift & 31
-    low = (value & LIMB_MASK) << bits
-    high = (value >> 32) << bits
-    limbs[limb] += sign * (low & LIMB_MASK)
-    limbs[limb + 1] += sign * ((low >> 32) + (high & LIMB_MASK))
-    limbs[limb + 2] += sign * (high >> 32)
-
-
-@kernel
-def add_product(limbs, a, b, sign):
-    """Add sign * a * b, not rounded, to the accumulator."""
+def add_product(limbs, a, b):
+    """Add a * b, not rounded, to the accumulator."""
     if a == 0.0 or b == 0.0:
         return
-    if (a < 0.0) != (b < 0.0):
-        sign = -sign
+    sign = -1 if (a < 0.0) != (b < 0.0) else 1
     fraction_a, exponent_a = math.frexp(abs(a))
     fraction_b, exponent_b = math.frexp(abs(b))
     whole_a = int(fraction_a * 2.0**53)
     whole_b = int(fraction_b * 2.0**53)
-    shift = exponent_a + exponent_b - 106 + LOWEST_BIT
     # Split into 26 and 27 bits, so that no partial product exceeds 55 bits.
     high_a, low_a = whole_a >> 27, whole_a & 0x7FFFFFF
     high_b, low_b = whole_b >> 27, whole_b & 0x7FFFFFF
-    add_shifted(limbs, low_a * low_b, shift, sign)
-    add_shifted(limbs, high_a * low_b + low_a * high_b, shift + 27, sign)
-    add_shifted(limbs, high_a * high_b, shift + 54, sign)
-
-
-@kernel
-def accumulator_sign(limbs):
-    """Return the sign of the sum, -1, 0 or 1; normalise the limbs in place."""
-    carry = 0
-    nonzero = False
-    for i in range(LIMBS):
-        value = limbs[i] + carry
-        carry = value >> 32
-        limbs[i] = value & LIMB_MASK
-        nonzero |= limbs[i] != 0
-    if carry < 0:
-        return -1
-    return 1 if nonzero else 0
+    shift = exponent_a + exponent_b - 106 + LOWEST_BIT
+    part = low_a * low_b
+    for k in range(3):
+        limb = shift >> 5
+        bits = shift & 31
+        low = (part & LIMB_MASK) << bits
+        high = (part >> 32) << bits
+        limbs[limb] += sign * (low & LIMB_MASK)
+        limbs[limb + 1] += sign * ((low >> 32) + (high & LIMB_MASK))
+        limbs[limb + 2] += sign * (high >> 32)
+        part = high_a * low_b + low_a * high_b if k == 0 else high_a * high_b
+        shift += 27
 
 
 @kernel
@@ -89,13 +69,22 @@ def sum_side(xa, ya, xb, yb, x, y):
     """Return the sign of D by the accumulator; exact for all finite numbers."""
     limbs = zeros(LIMBS, np.int64)
     # D multiplied out. The two terms xa * ya cancel.
-    add_product(limbs, x, yb, 1)
-    add_product(limbs, x, ya, -1)
-    add_product(limbs, xa, yb, -1)
-    add_product(limbs, y, xb, -1)
-    add_product(limbs, y, xa, 1)
-    add_product(limbs, ya, xb, 1)
-    return accumulator_sign(limbs)
+    add_product(limbs, x, yb)
+    add_product(limbs, -x, ya)
+    add_product(limbs, -xa, yb)
+    add_product(limbs, -y, xb)
+    add_product(limbs, y, xa)
+    add_product(limbs, ya, xb)
+    # Normalised, the limbs tell the sign.
+    carry = 0
+    nonzero = False
+    for i in range(LIMBS):
+        value = limbs[i] + carry
+        carry = value >> 32
+        nonzero |= value & LIMB_MASK != 0
+    if carry < 0:
+        return -1
+    return 1 if nonzero else 0
 
 
 @kernel
@@ -131,9 +120,11 @@ def side_of_edge(xa, ya, xb, yb, x, y):
     height = yb - ya
     down = y - ya
     width = xb - xa
-    largest = max(max(abs(right), height), max(down, abs(width)))
     if (
-        largest < LARGEST_FACTOR
+        -LARGEST_FACTOR < right < LARGEST_FACTOR
+        and -LARGEST_FACTOR < width < LARGEST_FACTOR
+        and height < LARGEST_FACTOR
+        and down < LARGEST_FACTOR
         and difference_error(x, xa, right) == 0.0
         and difference_error(yb, ya, height) == 0.0
         and difference_error(y, ya, down) == 0.0

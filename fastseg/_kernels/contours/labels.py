@@ -1,12 +1,66 @@
 """Contours of many images in one call: from text to vertices, masks and statistics."""
 
-import numpy as np
+from typing import NamedTuple
 
-from fastseg._kernels.contours.polygon import check_rings, fill_groups
+import numpy as np
+from numpy.typing import NDArray
+
+from fastseg._kernels.contours.polygon import (
+    RULE,
+    Target,
+    fill_group,
+    find_fault,
+    make_fill_scratch,
+    rule_of_group,
+)
+from fastseg._kernels.contours.runs import ZERO, fill_run, u64
 from fastseg._kernels.files.decimals import parse_pairs
 from fastseg._kernels.files.system import address_of, hash_bytes
 from fastseg._kernels.images.statistics import measure_classes
-from fastseg._kernels.jit import entry, zeros
+from fastseg._kernels.jit import empty, entry, flat
+
+
+class ImageRings(NamedTuple):
+    """The contours of images.
+
+    points  : float64 (p, 2), (x, y) in pixels
+    offsets : int64 (r + 1,), ring k is points[offsets[k]:offsets[k + 1]]
+    bounds  : int64 (n + 1,), image k has rings [bounds[k], bounds[k + 1])
+    bits    : int64 (r,), the bit of each ring's class
+    groups  : int64 (r,), the group of each ring, see `polygon`. The rings of an image,
+        class and group are neighbours
+    """
+
+    points: NDArray[np.float64]
+    offsets: NDArray[np.int64]
+    bounds: NDArray[np.int64]
+    bits: NDArray[np.int64]
+    groups: NDArray[np.int64]
+
+
+class MaskResults(NamedTuple):
+    """What is found out about the masks of images.
+
+    pixels : int64 (n, K), as for `measure_classes`
+    boxes  : int64 (n, K, 4), as for `measure_classes`
+    hashes : uint64 (n,), XXH3-64 of the masks
+    valid  : bool (n,), set to False for an image with a ring that cannot be drawn
+    """
+
+    pixels: NDArray[np.int64]
+    boxes: NDArray[np.int64]
+    hashes: NDArray[np.uint64]
+    valid: NDArray[np.bool_]
+
+
+IMAGE_RINGS = (ImageRings, "const float64[:, ::1]", *["const int64[::1]"] * 4)
+MASK_RESULTS = (
+    MaskResults,
+    "int64[:, ::1]",
+    "int64[:, :, ::1]",
+    "uint64[::1]",
+    "bool[::1]",
+)
 
 
 @entry(
@@ -28,78 +82,63 @@ def parse_files(data, offsets, sizes, first, stop, out, counts):
     counts  : int64 (n,), vertices of each file; 0 if `parse_pairs` cannot parse it, or
         they bound no region
     """
+    bounds = empty(2, np.int64)
     total = np.int64(0)
-    ends = zeros(2, np.int64)
     for k in range(first, stop):
         counts[k] = 0
         if offsets[k] >= 0:
             text = data[offsets[k] : offsets[k] + sizes[k]]
-            count = max(parse_pairs(text, out[total:]), 0)
-            ring = out[total : total + count]
-            ends[1] = count
-            if check_rings(ring, ends)[0] < 0:
-                counts[k] = count
-                total += count
+            count = parse_pairs(text, out[total:])
+            if count > 0:
+                bounds[0], bounds[1] = total, total + count
+                if find_fault(out, bounds, 0, 1)[0] < 0:
+                    counts[k] = count
+                    total += count
 
 
 @entry(
-    points="const float64[:, ::1]",
-    ends="const int64[::1]",
-    rings="const int64[::1]",
-    bits="const int64[::1]",
-    groups="const int64[::1]",
+    rings=IMAGE_RINGS,
     shift="float64",
-    edges="int64",
-    nonzero="bool",
-    rows="int64",
+    rule=RULE,
     first="int64",
     stop="int64",
     masks="T[:, :, ::1]",
-    pixels="int64[:, ::1]",
-    boxes="int64[:, :, ::1]",
-    mask_hashes="uint64[::1]",
-    valid="bool[::1]",
-    T=("uint8", "uint16", "uint32", "uint64"),
+    results=MASK_RESULTS,
+    T=("uint8", "uint16"),
 )
-def draw_masks(
-    points, ends, rings, bits, groups, shift, edges, nonzero, rows, first, stop,
-    masks, pixels, boxes, mask_hashes, valid,
-):  # fmt: skip
+def draw_masks(rings, shift, rule, first, stop, masks, results):
     """Draw the contours of images [first, stop) into masks, measure and hash the masks.
 
-    points      : float64 (p, 2), (x, y) in pixels
-    ends        : int64 (r + 1,), ring k is points[ends[k]:ends[k + 1]]
-    rings       : int64 (n + 1,), image k has rings [rings[k], rings[k + 1])
-    bits        : int64 (r,), the bit of each ring's class
-    groups      : int64 (r,), the group of each ring, as for `fill_groups`. The rings of
-        an image, class and group are neighbours
-    shift, edges, nonzero, rows : as for `fill_groups`
+    shift, rule : see `polygon`
     masks       : unsigned (m, H, W), overwritten: the masks of images with rings
-    pixels      : int64 (n, K), as for `measure_classes`
-    boxes       : int64 (n, K, 4), as for `measure_classes`
-    mask_hashes : uint64 (n,), XXH3-64 of the masks
-    valid       : bool (n,), set to False for an image with a ring that cannot be drawn
     """
+    points, offsets = rings.points, rings.offsets
+    bits, groups = rings.bits, rings.groups
+    _, height, width = masks.shape
+    cells = flat(masks)
+    scratch = make_fill_scratch(offsets, height, width, rule)
     drawn = 0
     for k in range(first, stop):
-        if rings[k] == rings[k + 1]:
+        ring, last = rings.bounds[k], rings.bounds[k + 1]
+        if ring == last:
             continue
-        mask = masks[drawn]
-        mask[:] = 0
-        ring, last = rings[k], rings[k + 1]
+        base = drawn * height * width
+        fill_run(cells, u64(base), u64(base + height * width), ZERO)
+        if find_fault(points, offsets, ring, last)[0] >= 0:
+            results.valid[k] = False
+            ring = last
         while ring < last:
+            bit, group = bits[ring], groups[ring]
             end = ring + 1
-            while end < last and bits[end] == bits[ring]:
+            while end < last and bits[end] == bit and groups[end] == group:
                 end += 1
-            value = masks.dtype.type(np.uint64(1) << np.uint64(bits[ring]))
-            fault, _ = fill_groups(
-                points[ends[ring] : ends[end]],
-                ends[ring : end + 1] - ends[ring],
-                groups[ring:end],
-                shift, edges, nonzero, rows, mask, value, False,
+            value = np.uint64(1) << np.uint64(bit)
+            fill_group(
+                points, offsets, ring, end, shift, rule_of_group(rule, group),
+                Target(cells, base, height, width, value), False, scratch,
             )  # fmt: skip
-            valid[k] &= fault < 0
             ring = end
-        measure_classes(mask, pixels[k], boxes[k])
-        mask_hashes[k] = hash_bytes(address_of(mask), mask.size * mask.itemsize)
+        mask = masks[drawn]
+        measure_classes(mask, results.pixels[k], results.boxes[k])
+        results.hashes[k] = hash_bytes(address_of(mask), mask.size * mask.itemsize)
         drawn += 1

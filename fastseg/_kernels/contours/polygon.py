@@ -11,45 +11,43 @@ Pixel centres lie at integers plus `shift`, 0 or 0.5. Subtracting 0.5 from a flo
 before rounding up is exact where it matters: from 0.5 on no bit is lost, and below
 that the result is clipped to 0.
 
-`pairs` stores the first two columns that a row gets. A row that gets no more has one
-run, which is written directly: most rows of drawn contours are like this, and it saves
-a third of the whole time. All other rows use one bit per pixel: each edge toggles the
-bit of its first column, then the runs between set bits are written to the mask. The
-time is linear in vertices, crossings and pixels, however often a ring winds.
+By the usual rule, half-open and even-odd, `pairs` stores the first two columns that a
+row gets. A row that gets no more has one run, which is written directly: most rows of
+drawn contours are like this, and it saves a third of the whole time. All other rows use
+one bit per pixel: each edge toggles the bit of its first column, then the runs between
+set bits are written to the mask. The time is linear in vertices, crossings and pixels,
+however often a ring winds.
 
-    counts         : int32 (rows,), how many first columns a row has; zero between calls
-    pairs          : int32 (rows, 2), the first two of them; (rows, 0) if all go to bits
-    bits           : uint64 (rows, words), zero between calls; words = width // 64 + 1
-    touched        : uint64 (rows,), which groups of a row's words have set bits; zero
-                     between calls
-    marks          : like bits, for centres on the outline; no rows for HALF_OPEN
-    winding        : int32 (rows, width + 1), the changes of the winding number; zero
-                     between calls; no rows for even-odd
-    vertex_rows    : int32 (n,), the first row at or below each vertex of a ring
-    crossing_edges : int32 (n,), the edges that cross a row
-    columns        : int32 (rows,), the first columns of one edge, row by row
-    box            : int64 (4,), first row, last row + 1, first and last column that may
-                     have bits
+`fill_group` is the core; `fill_groups` calls it for one group after the other, and
+`find_fault` checks rings. Python calls `fill_one`, which does all this for one mask,
+and `fill_many`. They have in common:
 
-A mask with more rows than the scratch is filled in bands of rows.
-
-All this fills the rings of one group. `fill_groups` and `fill_many_groups` call it for
-one group after the other and join the groups:
-
-    groups         : int64 (number of rings,). Consecutive rings of a mask with equal
-                     numbers are one group; if the number is negative, it is filled
-                     even-odd whatever `nonzero` says
+    points  : float64 (p, 2), (x, y) in pixels, pixel centres at integers + shift
+    offsets : int64 (r + 1,), ring k is points[offsets[k]:offsets[k + 1]], closed
+              implicitly
+    groups  : int64 (r,). Consecutive rings of a mask with equal numbers are one group;
+              if the number is negative, it is filled even-odd whatever the rule says.
+              What is inside any group is inside. None if all rings are one group
+    rule    : a Rule, or None for the usual one. Types decide what is compiled, so the
+              usual rule need not wait for code that it does not use
 """
 
+from typing import NamedTuple
+
 import numpy as np
+from numpy.typing import NDArray
 
 from fastseg._kernels.contours.exact import first_column, side_of_edge
 from fastseg._kernels.contours.runs import (
     ONE,
+    ZERO,
     apply_marks,
     apply_winding,
-    clear_run,
+    fill_run,
     group_shift,
+    mark_column,
+    set_column,
+    toggle_column,
     u64,
     write_run,
     write_runs,
@@ -66,7 +64,64 @@ SMALLEST_SLOPE = 1e-280
 # With a larger error bound, the exact search would test many columns.
 LARGEST_ERROR = 0.25
 
-EXPONENT_BITS = np.int64(0x7FF0000000000000)
+
+class Rule(NamedTuple):
+    """Which pixels a group of rings covers.
+
+    edges   : HALF_OPEN, CLOSED or OPEN
+    nonzero : whether the winding number counts, not its parity
+    rows    : number of rows that are filled at a time, to bound the memory for winding
+        numbers
+    """
+
+    edges: int
+    nonzero: bool
+    rows: int
+
+
+RULE = ["none", (Rule, "int64", "bool", "int64")]
+
+
+class FillScratch(NamedTuple):
+    """Arrays that filling uses, for bands of some rows; `make_fill_scratch` makes them.
+
+    pairs    : int32 (rows, 3), how many first columns a row has, zero between calls,
+               and the first two of them; None if there is a Rule: all go to bits
+    bits     : uint64 (rows, words + 1), zero between calls: a bit for each pixel, with
+               words = width // 64 + 1, and in the last word a bit for each group of
+               words that have set bits
+    group    : binary logarithm of the number of words in such a group
+    marks    : uint64 (rows, words), zero between calls: a bit for each centre on the
+               outline; no rows for HALF_OPEN, None without a Rule
+    winding  : int32 (rows, width + 1), zero between calls: the changes of the winding
+               number; no rows for even-odd, None without a Rule
+    vertices : int32 (2, n), the first row at or below each vertex of a ring, and the
+               edges that cross a row
+    columns  : int32 (rows,), the first columns of one edge, row by row
+    """
+
+    pairs: NDArray[np.int32] | None
+    bits: NDArray[np.uint64]
+    group: int
+    marks: NDArray[np.uint64] | None
+    winding: NDArray[np.int32] | None
+    vertices: NDArray[np.int32]
+    columns: NDArray[np.int32]
+
+
+class Target(NamedTuple):
+    """A mask to fill.
+
+    cells         : 1-D view of unsigned masks; the mask begins at cells[base]
+    height, width : its size
+    value         : uint64, the bits to set
+    """
+
+    cells: NDArray[np.unsignedinteger]
+    base: int
+    height: int
+    width: int
+    value: np.uint64
 
 
 @kernel
@@ -88,7 +143,8 @@ def slope_and_error(xa, ya, xb, yb):
 def ceil_clipped(x, low, high):
     """Return x clipped to [low, high] and rounded up."""
     # 32 bits, because processors convert these with vector instructions.
-    return np.int32(np.ceil(min(max(x, low), high)))
+    x = low if x < low else x
+    return np.int32(np.ceil(high if x > high else x))
 
 
 @kernel
@@ -110,49 +166,47 @@ def find_exact_columns(xa, ya, xb, yb, first, stop, shift, width, columns):
 
 
 @kernel
-def toggle_ring(
-    ring, shift, top, rows, width,
-    counts, pairs, bits, touched, winding, vertex_rows, crossing_edges, columns, box,
-):  # fmt: skip
-    """Toggle the first column of each edge, in rows [top, top + rows).
+def toggle_ring(ring, shift, top, end, width, rule, scratch):
+    """Toggle the first column of each edge, in rows [top, end).
 
     ring : float64 (n, 2), (x, y) in pixels, closed implicitly
+
+    Returns the first row that has any, and the last one + 1.
     """
-    nonzero = winding.shape[0] > 0
-    pair_size = pairs.shape[1]
-    low, high = float(top), float(top + rows)
+    bits, group, columns = scratch.bits, scratch.group, scratch.columns
+    vertices = scratch.vertices
+    low, high = float(top), float(end)
     right = float(width)
     count = len(ring)
-    group = group_shift(bits.shape[1])
     # The first loop rounds all vertices to rows with vector instructions. The second
     # one lists the edges that cross a row, without a branch: a third of a drawn
     # contour's edges do, and no processor can predict which. Together they are twice
     # as fast as one simple loop.
     for k in range(count):
-        vertex_rows[k] = ceil_clipped(ring[k, 1] - shift, low, high)
+        vertices[0, k] = ceil_clipped(ring[k, 1] - shift, low, high)
     edge_count = 0
-    previous_row = vertex_rows[count - 1]
+    previous_row = vertices[0, count - 1]
     for k in range(count):
-        vertex_row = vertex_rows[k]
-        crossing_edges[u64(edge_count)] = k
+        vertex_row = vertices[0, k]
+        vertices[1, u64(edge_count)] = k
         edge_count += vertex_row != previous_row
         previous_row = vertex_row
-    first_row, last_row, first_col, last_col = box[0], box[1], box[2], box[3]
+    first_row, last_row = end, top
     for edge in range(edge_count):
-        k = crossing_edges[edge]
+        k = vertices[1, edge]
         j = k - 1 if k > 0 else count - 1
-        x0, y0 = ring[u64(j), 0], ring[u64(j), 1]
-        x1, y1 = ring[u64(k), 0], ring[u64(k), 1]
+        x0, y0, row0 = ring[u64(j), 0], ring[u64(j), 1], vertices[0, u64(j)]
+        x1, y1, row1 = ring[u64(k), 0], ring[u64(k), 1], vertices[0, u64(k)]
         down = y0 < y1
         # To select each value is 1.3 times faster than to select the index.
         xa = x0 if down else x1
         ya = y0 if down else y1
         xb = x1 if down else x0
         yb = y1 if down else y0
-        row = min(vertex_rows[u64(j)], vertex_rows[u64(k)])
-        stop = max(vertex_rows[u64(j)], vertex_rows[u64(k)])
-        first_row = min(first_row, row)
-        last_row = max(last_row, stop)
+        row = row0 if down else row1
+        stop = row1 if down else row0
+        first_row = row if row < first_row else first_row
+        last_row = stop if stop > last_row else last_row
         crossings = stop - row
         if crossings == 1 and float(row) + shift == ya:
             # The usual edge of a drawn contour crosses one row, at its upper end.
@@ -178,55 +232,49 @@ def toggle_ring(
         for i in range(crossings):
             column = columns[u64(i)]
             band_row = u64(row - top + i)
-            earlier = counts[band_row]
-            counts[band_row] = earlier + 1
-            if earlier < pair_size:
-                pairs[band_row, u64(earlier)] = column
+            if rule is None:
+                pairs = scratch.pairs
+                earlier = pairs[band_row, 0]
+                pairs[band_row, 0] = earlier + 1
+                if earlier < 2:
+                    pairs[band_row, u64(earlier + 1)] = column
+                    continue
+            elif rule.nonzero:
+                scratch.winding[band_row, u64(column)] += 1 if down else -1
+                set_column(bits, group, band_row, column)
                 continue
-            word = column >> 6
-            bit = ONE << u64(column & 63)
-            if nonzero:
-                winding[band_row, u64(column)] += 1 if down else -1
-                bits[band_row, u64(word)] |= bit
-            else:
-                bits[band_row, u64(word)] ^= bit
-            touched[band_row] |= ONE << u64(word >> group)
-            first_col = min(first_col, column)
-            last_col = max(last_col, column)
-    box[0], box[1], box[2], box[3] = first_row, last_row, first_col, last_col
+            toggle_column(bits, group, band_row, column)
+    return first_row, last_row
 
 
 @kernel
-def mark_columns(row_bits, first, stop):
-    """Set the bits of columns [first, stop) in the words of one row."""
-    for column in range(first, stop):
-        row_bits[column >> 6] |= ONE << u64(column & 63)
+def mark_ring(ring, shift, top, end, width, bits, marks, group):
+    """Mark the pixel centres exactly on the ring, in rows [top, end).
 
-
-@kernel
-def mark_ring(ring, shift, top, rows, width, marks, box):
-    """Mark the pixel centres exactly on the ring, in rows [top, top + rows)."""
-    low, high = float(top), float(top + rows)
+    Returns the first row that may have any, and the last one + 1.
+    """
+    low, high = float(top), float(end)
     right = float(width)
     count = len(ring)
+    first_row, last_row = end, top
     for k in range(count):
         j = k - 1 if k > 0 else count - 1
         a, b = (j, k) if ring[j, 1] < ring[k, 1] else (k, j)
         xa, ya, xb, yb = ring[a, 0], ring[a, 1], ring[b, 0], ring[b, 1]
-        first_row = ceil_clipped(ya - shift, low, high)
+        row = ceil_clipped(ya - shift, low, high)
         stop_row = ceil_clipped(yb - shift, low, high)
-        if float(stop_row) + shift == yb and stop_row < top + rows:
+        if float(stop_row) + shift == yb and stop_row < end:
             stop_row += 1  # the row through the lower end
-        if first_row >= stop_row:
+        if row >= stop_row:
             continue
-        box[0] = min(box[0], first_row)
-        box[1] = max(box[1], stop_row)
+        first_row = min(first_row, row)
+        last_row = max(last_row, stop_row)
         slope, error = 0.0, 0.0
         if ya < yb:
             slope, error = slope_and_error(xa, ya, xb, yb)
-        for r in range(first_row, stop_row):
+        for r in range(row, stop_row):
             y = float(r) + shift
-            if y in (ya, yb) or xa == xb:
+            if xa == xb or not ya < y < yb:
                 # An end of the edge, a horizontal edge, or a vertical one.
                 left = min(xa, xb) if ya == yb else (xb if y == yb else xa)
                 last = max(xa, xb) if ya == yb else left
@@ -245,243 +293,224 @@ def mark_ring(ring, shift, top, rows, width, marks, box):
                         x = float(first) + shift
                         on = side_of_edge(xa, ya, xb, yb, x, y) == 0
                     stop = first + 1 if on else first
-            if first < stop:
-                mark_columns(marks[r - top], first, stop)
-                box[2] = min(box[2], first)
-                box[3] = max(box[3], stop - 1)
-
-
-@inlined
-def toggle_column(bits, touched, row, column):
-    """Toggle a column's bit."""
-    word = column >> 6
-    bits[u64(row), u64(word)] ^= ONE << u64(column & 63)
-    touched[u64(row)] |= ONE << u64(word >> group_shift(bits.shape[1]))
+            for column in range(first, stop):
+                mark_column(bits, marks, group, u64(r - top), column)
+    return first_row, last_row
 
 
 @kernel
-def fill_mask(
-    points, offsets, first, last, shift, edges,
-    cells, base, height, width, value, clear,
-    counts, pairs, bits, touched, marks, winding,
-    vertex_rows, crossing_edges, columns, box,
-):  # fmt: skip
-    """Set the bits of value in one mask where rings [first, last) cover it.
+def fill_group(points, offsets, first, last, shift, rule, target, clear, scratch):
+    """Set the bits of a mask where rings [first, last), one group, cover it.
 
-    points  : float64 (P, 2), (x, y) in pixels, pixel centres at integers + shift
-    offsets : int64, ring k is points[offsets[k]:offsets[k + 1]]
-    edges   : HALF_OPEN, CLOSED or OPEN
-    cells   : 1-D view of unsigned masks; the mask begins at cells[base]
-    clear   : whether to set all other pixels to 0
-    counts to box : the scratch, see the module
+    clear : whether to set all other pixels to 0
     """
-    words = bits.shape[1]
-    done = u64(base)
-    for top in range(0, height, bits.shape[0]):
-        rows = min(bits.shape[0], height - top)
-        box[0], box[1], box[2], box[3] = height, 0, width, 0
+    height, width = target.height, target.width
+    cells, value = target.cells, target.value
+    bits, group = scratch.bits, scratch.group
+    done = u64(target.base)
+    for top in range(0, height, len(bits)):
+        end = top + len(bits)
+        end = height if height < end else end
+        first_row, last_row = end, top
         for k in range(first, last):
             ring = points[offsets[k] : offsets[k + 1]]
-            toggle_ring(
-                ring, shift, top, rows, width,
-                counts, pairs, bits, touched, winding,
-                vertex_rows, crossing_edges, columns, box,
-            )  # fmt: skip
-            if edges != HALF_OPEN:
-                mark_ring(ring, shift, top, rows, width, marks, box)
-        first_word, last_word = box[2] >> 6, box[3] >> 6
-        if edges != HALF_OPEN:  # a run may end in the word after the last mark
-            last_word = min(last_word + 1, words - 1)
-        for row in range(box[0], box[1]):
-            if winding.shape[0] > 0:
-                apply_winding(bits, winding, row - top, first_word, last_word)
-            if edges != HALF_OPEN:
-                apply_marks(
-                    bits, touched, marks, row - top, first_word, last_word,
-                    edges == CLOSED,
-                )  # fmt: skip
-            row_start = u64(base + row * width)
-            column_count = counts[u64(row - top)]
-            counts[u64(row - top)] = 0
-            if edges == HALF_OPEN and column_count <= pairs.shape[1]:
-                if column_count > 0:  # then 2, as rings are closed
-                    c0, c1 = pairs[u64(row - top), 0], pairs[u64(row - top), 1]
-                    start = row_start + u64(min(c0, c1))
-                    stop = row_start + u64(max(c0, c1))
-                    done = write_run(cells, done, start, stop, value, clear)
-                continue
-            for k in range(pairs.shape[1]):
-                toggle_column(bits, touched, row - top, pairs[u64(row - top), u64(k)])
+            low, high = toggle_ring(ring, shift, top, end, width, rule, scratch)
+            first_row = low if low < first_row else first_row
+            last_row = high if high > last_row else last_row
+            if rule is not None and rule.edges != HALF_OPEN:
+                low, high = mark_ring(
+                    ring, shift, top, end, width, bits, scratch.marks, group
+                )
+                first_row, last_row = min(first_row, low), max(last_row, high)
+        for row in range(first_row, last_row):
+            band_row = u64(row - top)
+            row_start = u64(target.base + row * width)
+            if rule is None:
+                pairs = scratch.pairs
+                count = pairs[band_row, 0]
+                pairs[band_row, 0] = 0
+                c0 = pairs[band_row, 1]
+                c1 = pairs[band_row, 2]
+                if count <= 2:
+                    if count > 0:  # then 2, as rings are closed
+                        start = row_start + u64(c0 if c0 < c1 else c1)
+                        stop = row_start + u64(c1 if c0 < c1 else c0)
+                        done = write_run(cells, done, start, stop, value, clear)
+                    continue
+                toggle_column(bits, group, band_row, c0)
+                toggle_column(bits, group, band_row, c1)
+            else:
+                if rule.nonzero:
+                    apply_winding(bits, scratch.winding, group, band_row)
+                if rule.edges != HALF_OPEN:
+                    is_closed = rule.edges == CLOSED
+                    apply_marks(bits, scratch.marks, group, band_row, is_closed)
             done = write_runs(
-                bits, touched, row - top, cells, done, row_start, value, clear
+                bits, group, band_row, cells, done, row_start, value, clear
             )
     if clear:
-        clear_run(cells, done, u64(base + height * width))
+        fill_run(cells, done, u64(target.base + height * width), ZERO)
 
 
 @kernel
-def make_scratch(rows, width, vertices, edges, nonzero):
-    """Return the scratch arrays, in the order in which `fill_mask` takes them."""
+def make_fill_scratch(offsets, height, width, rule):
+    """Return the FillScratch for masks of this size."""
+    most_vertices = 0
+    for k in range(len(offsets) - 1):
+        most_vertices = max(most_vertices, offsets[k + 1] - offsets[k])
     words = width // 64 + 1
-    return (
-        zeros(rows, np.int32),
-        empty((rows, 2 if edges == HALF_OPEN and not nonzero else 0), np.int32),
-        zeros((rows, words), np.uint64),
-        zeros(rows, np.uint64),
-        zeros((rows if edges != HALF_OPEN else 0, words), np.uint64),
-        zeros((rows if nonzero else 0, width + 1), np.int32),
-        empty(vertices, np.int32),
-        empty(vertices, np.int32),
+    if rule is None:
+        rows = height
+        pairs = zeros((rows, 3), np.int32)
+        marks = winding = None
+    else:
+        rows = rule.rows
+        pairs = None
+        marks = zeros((0 if rule.edges == HALF_OPEN else rows, words), np.uint64)
+        winding = zeros((rows if rule.nonzero else 0, width + 1), np.int32)
+    return FillScratch(
+        pairs,
+        zeros((rows, words + 1), np.uint64),
+        group_shift(words),
+        marks,
+        winding,
+        empty((2, most_vertices), np.int32),
         empty(rows, np.int32),
-        empty(4, np.int64),
     )
+
+
+@kernel
+def rule_of_group(rule, group):
+    """Return the rule for a group with this number."""
+    if rule is None:
+        return None
+    return Rule(rule.edges, rule.nonzero and group >= 0, rule.rows)
+
+
+@kernel
+def fill_groups(
+    points, offsets, groups, first, last, shift, rule, target, clear, scratch
+):
+    """Set the bits of a mask where any group of the rings [first, last) covers it."""
+    start = first
+    while start < last or clear:
+        stop = start
+        group = 0
+        if start < last:
+            group = groups[start]
+        while stop < last and groups[stop] == group:
+            stop += 1
+        own_rule = rule_of_group(rule, group)
+        fill_group(
+            points, offsets, start, stop, shift, own_rule, target, clear, scratch
+        )
+        clear = False
+        start = stop
+
+
+@kernel
+def find_fault(points, offsets, first, last):
+    """Return (ring, vertex) of the first fault of rings [first, last), else (-1, -1).
+
+    vertex is the index within the ring of a vertex that is not finite, or -1 - d for
+    a ring with only d < 3 distinct vertices.
+    """
+    # One loop for all, because vector instructions do it.
+    numbers = flat(points)
+    are_finite = True
+    for k in range(2 * offsets[first], 2 * offsets[last]):
+        are_finite &= -np.inf < numbers[u64(k)] < np.inf
+    for ring in range(first, last):
+        start, stop = offsets[ring], offsets[ring + 1]
+        if not are_finite:
+            for k in range(2 * start, 2 * stop):
+                if not -np.inf < numbers[k] < np.inf:
+                    return ring, (k >> 1) - start
+        distinct = 0
+        x0 = y0 = x1 = y1 = 0.0
+        for k in range(start, stop):
+            x, y = points[k, 0], points[k, 1]
+            if distinct == 0:
+                x0, y0, distinct = x, y, 1
+            elif x != x0 or y != y0:
+                if distinct == 1:
+                    x1, y1, distinct = x, y, 2
+                elif x != x1 or y != y1:
+                    distinct = 3
+                    break
+        if distinct < 3:
+            return ring, -1 - distinct
+    return -1, -1
 
 
 @entry(
     points="const float64[:, ::1]",
     offsets="const int64[::1]",
+    groups="none | const int64[::1]",
     shift="float64",
-    edges="int64",
-    nonzero="bool",
-    rows="int64",
+    rule=RULE,
     mask="T[:, ::1]",
-    value="T",
+    value="uint64",
     clear="bool",
-    T=("uint8", "uint16", "uint32", "uint64"),
+    T=("uint8",),
 )
-def fill_one(points, offsets, shift, edges, nonzero, rows, mask, value, clear):
+def fill_one(points, offsets, groups, shift, rule, mask, value, clear):
     """Check rings and set the bits of value in a mask where they cover it.
 
-    rows  : number of rows of the scratch, at most H
     mask  : unsigned (H, W), C-contiguous
     clear : whether to set all other pixels to 0
 
-    Returns what `check_rings` returns; a fault leaves the mask unchanged.
+    Returns what `find_fault` returns; a fault leaves the mask unchanged.
     """
-    ring, fault = check_rings(points, offsets)
+    # np.int64, because numba compiles kernels once more for a literal.
+    first, stop = np.int64(0), len(offsets) - 1
+    ring, fault = find_fault(points, offsets, first, stop)
     if ring < 0:
         height, width = mask.shape
-        (
-            counts, pairs, bits, touched, marks, winding,
-            vertex_rows, crossing_edges, columns, box,
-        ) = make_scratch(rows, width, len(points), edges, nonzero)  # fmt: skip
-        fill_mask(
-            points, offsets, 0, len(offsets) - 1, shift, edges,
-            flat(mask), 0, height, width, value, clear,
-            counts, pairs, bits, touched, marks, winding,
-            vertex_rows, crossing_edges, columns, box,
-        )  # fmt: skip
+        scratch = make_fill_scratch(offsets, height, width, rule)
+        target = Target(flat(mask), 0, height, width, u64(value))
+        if groups is None:
+            fill_group(
+                points, offsets, first, stop, shift, rule, target, clear, scratch
+            )
+        else:
+            fill_groups(
+                points, offsets, groups, first, stop, shift, rule,
+                target, clear, scratch,
+            )  # fmt: skip
     return ring, fault
 
 
 @entry(
     points="const float64[:, ::1]",
     offsets="const int64[::1]",
-    groups="const int64[::1]",
-    shift="float64",
-    edges="int64",
-    nonzero="bool",
-    rows="int64",
-    mask="T[:, ::1]",
-    value="T",
-    clear="bool",
-    T=("uint8", "uint16", "uint32", "uint64"),
-)
-def fill_groups(
-    points, offsets, groups, shift, edges, nonzero, rows, mask, value, clear
-):
-    """Check rings and set the bits of value in a mask where any group covers it.
-
-    groups : see the module; all other arguments are those of `fill_one`
-
-    Returns what `check_rings` returns; after a fault, some groups may be drawn.
-    """
-    start = 0
-    while True:
-        stop = min(start + 1, len(groups))
-        while stop < len(groups) and groups[stop] == groups[start]:
-            stop += 1
-        ring, fault = fill_one(
-            points[offsets[start] : offsets[stop]],
-            offsets[start : stop + 1] - offsets[start],
-            shift, edges, nonzero and stop > 0 and groups[start] >= 0, rows,
-            mask, value, clear and start == 0,
-        )  # fmt: skip
-        if ring >= 0:
-            return start + ring, fault
-        if stop >= len(groups):
-            return ring, fault
-        start = stop
-
-
-@entry(
-    points="const float64[:, ::1]",
-    offsets="const int64[::1]",
+    groups="none | const int64[::1]",
     mask_offsets="const int64[::1]",
     shift="float64",
-    edges="int64",
-    nonzero="bool",
-    rows="int64",
+    rule=RULE,
     masks="uint8[:, :, ::1]",
     first="int64",
     last="int64",
 )
-def fill_many(
-    points, offsets, mask_offsets, shift, edges, nonzero, rows, masks, first, last
-):
-    """Overwrite masks [first, last), each filled from one group of rings.
+def fill_many(points, offsets, groups, mask_offsets, shift, rule, masks, first, last):
+    """Overwrite masks [first, last), each filled from its rings, which are valid.
 
     mask_offsets : int64 (n + 1,), mask m is filled from the rings
         [mask_offsets[m], mask_offsets[m + 1])
     masks        : uint8 (n, H, W), C-contiguous
     """
-    height, width = masks.shape[1], masks.shape[2]
+    _, height, width = masks.shape
     cells = flat(masks)
-    most_vertices = 0
-    for k in range(len(offsets) - 1):
-        most_vertices = max(most_vertices, offsets[k + 1] - offsets[k])
-    (
-        counts, pairs, bits, touched, marks, winding,
-        vertex_rows, crossing_edges, columns, box,
-    ) = make_scratch(rows, width, most_vertices, edges, nonzero)  # fmt: skip
+    scratch = make_fill_scratch(offsets, height, width, rule)
     for m in range(first, last):
-        fill_mask(
-            points, offsets, mask_offsets[m], mask_offsets[m + 1], shift, edges,
-            cells, m * height * width, height, width, np.uint8(1), True,
-            counts, pairs, bits, touched, marks, winding,
-            vertex_rows, crossing_edges, columns, box,
-        )  # fmt: skip
-
-
-@entry(
-    points="const float64[:, ::1]",
-    offsets="const int64[::1]",
-    groups="const int64[::1]",
-    mask_offsets="const int64[::1]",
-    shift="float64",
-    edges="int64",
-    nonzero="bool",
-    rows="int64",
-    masks="uint8[:, :, ::1]",
-    first="int64",
-    last="int64",
-)
-def fill_many_groups(
-    points, offsets, groups, mask_offsets, shift, edges, nonzero, rows,
-    masks, first, last,
-):  # fmt: skip
-    """Overwrite masks [first, last), each filled from groups of rings.
-
-    groups : see the module; all other arguments are those of `fill_many`
-    """
-    for m in range(first, last):
+        target = Target(cells, m * height * width, height, width, ONE)
         start, stop = mask_offsets[m], mask_offsets[m + 1]
-        fill_groups(
-            points[offsets[start] : offsets[stop]],
-            offsets[start : stop + 1] - offsets[start],
-            groups[start:stop],
-            shift, edges, nonzero, rows, masks[m], np.uint8(1), True,
-        )  # fmt: skip
+        if groups is None:
+            fill_group(points, offsets, start, stop, shift, rule, target, True, scratch)
+        else:
+            fill_groups(
+                points, offsets, groups, start, stop, shift, rule, target, True, scratch
+            )
 
 
 @entry(offsets="const int64[::1]", total="int64")
@@ -497,41 +526,7 @@ def check_offsets(offsets, total):
     return -1 if offsets[0] == 0 and offsets[-1] == total else 0
 
 
-@entry(
-    points="const float64[:, ::1]",
-    offsets="const int64[::1]",
-)
+@entry(points="const float64[:, ::1]", offsets="const int64[::1]")
 def check_rings(points, offsets):
-    """Return (ring, vertex) of the first fault, or (-1, -1) if there is none.
-
-    vertex is the index within the ring of a vertex that is not finite, or -1 - d for
-    a ring with only d < 3 distinct vertices.
-    """
-    # Infinities and NaN have all exponent bits set. The numbers are read as integers,
-    # because vector instructions find the maximum of integers.
-    highest = np.int64(0)
-    words = flat(points).view(np.int64)
-    for k in range(len(words)):
-        highest = max(highest, words[k] & EXPONENT_BITS)
-    finite = highest < EXPONENT_BITS
-    for ring in range(len(offsets) - 1):
-        first, stop = offsets[ring], offsets[ring + 1]
-        if not finite:
-            for k in range(first, stop):
-                if not (abs(points[k, 0]) < np.inf and abs(points[k, 1]) < np.inf):
-                    return ring, k - first
-        distinct = 0
-        first_vertex = second_vertex = 0
-        for k in range(first, stop):
-            x, y = points[k, 0], points[k, 1]
-            if distinct == 0:
-                distinct, first_vertex = 1, k
-            elif x != points[first_vertex, 0] or y != points[first_vertex, 1]:
-                if distinct == 1:
-                    distinct, second_vertex = 2, k
-                elif x != points[second_vertex, 0] or y != points[second_vertex, 1]:
-                    distinct = 3
-                    break
-        if distinct < 3:
-            return ring, -1 - distinct
-    return -1, -1
+    """Return what `find_fault` returns for all rings."""
+    return find_fault(points, offsets, 0, len(offsets) - 1)

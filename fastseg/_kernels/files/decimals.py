@@ -60,7 +60,7 @@ def parse_pairs(text, out):
 
     Returns the number of lines, or -1 if a line has another form or out is too short.
     """
-    index = 0
+    index = np.int64(0)  # numba compiles `parse_decimal` once more for a literal
     count = 0
     stop = len(text)
     while index < stop:

@@ -122,23 +122,31 @@ def expand(
 ) -> Iterator[Signature]:
     """Yield the signatures that a declaration stands for.
 
-    types     : for each parameter a type, several with " | " between them, or a tuple:
-        a NamedTuple's class and the types of its fields
+    types     : for each parameter a type, several with " | " between them, a tuple: a
+        NamedTuple's class and the types of its fields, or a list of these
     variables : for each capital letter in them the names that it stands for; for
         several letters together, tuples of their names
     """
-    for names in itertools.product(*variables.values()):
+    for chosen in itertools.product(*variables.values()):
         given = {
             letter: name
-            for letters, chosen in zip(variables, names, strict=True)
-            for letter, name in zip(
-                letters, (chosen,) if len(letters) == 1 else chosen, strict=True
-            )
+            for letters, names in zip(variables, chosen, strict=True)
+            for letter, name in bind(letters, names)
         }
         yield from itertools.product(*(_alternatives(t, given) for t in types.values()))
 
 
+def bind(letters: str, names: Any) -> Iterator[tuple[str, str]]:
+    """Yield each of some capital letters with the name that it stands for.
+
+    names : one name if there is one letter, else a tuple
+    """
+    return zip(letters, (names,) if len(letters) == 1 else names, strict=True)
+
+
 def _alternatives(given: Any, variables: dict[str, str]) -> list[Type]:
+    if isinstance(given, list):
+        return [kind for each in given for kind in _alternatives(each, variables)]
     if isinstance(given, tuple):
         kind, *fields = given
         choices = [_alternatives(field, variables) for field in fields]
