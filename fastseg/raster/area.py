@@ -52,30 +52,13 @@ def coverage(
     if ring_groups is not None:
         ring_groups = np.unique(ring_groups, return_inverse=True)[1] + 1
     out = np.empty((height, width), np.float32)
-    count = len(points)
-    # The kernel cuts edges at the borders of rows. An edge of a drawn contour lies in
-    # one or two rows; with longer edges the kernel processes fewer rows at a time.
-    capacity = 2 * (count + height)
     area.cover_mask(
         points,
         offsets,
         ring_groups,
-        0,
-        len(offsets) - 1,
         0.5 - rules.shift,
         rules.fill == "nonzero",
-        out.reshape(-1),
-        height,
-        width,
-        np.empty(height + 2, np.int64),
-        np.empty((capacity, 4), np.float64),
-        np.empty(capacity, np.int64),
-        np.empty((area.MOST_CHAINS, 4), np.float64),
-        np.empty((area.MOST_CHAINS, 3), np.int64),
-        np.empty(2 * count, np.float64),
-        np.empty((count, 2), np.float64),
-        np.empty(count, np.int64),
-        np.zeros((width + 1, 2), np.float64),
-        np.zeros(width // 64 + 1, np.uint64),
+        out,
+        area.make_cover_scratch(len(points), len(offsets) - 1, height, width),
     )
     return out

@@ -187,22 +187,17 @@ def test_coverage_of_groups_equals_rational_arithmetic(contours, groups, shape, 
 
 
 def list_rows(contours, height, numbers):
-    """Return the pieces of all rows, their directions, and each row's end index."""
+    """Return the pieces of all rows, and each row's end index."""
     points, offsets = as_rings(contours)
     size = len(points) * height
-    pieces = np.empty((size, 4))
-    directions = np.empty(size, np.int64)
+    pieces = area.Pieces(np.empty((size, 4)), np.empty(size, np.int64))
     row_starts = np.empty(height + 2, np.int64)
-    arguments = 0, len(contours), 0.5
-    area.count_pieces(points, offsets, *arguments, height, row_starts)
+    area.count_pieces(points, offsets, 0.5, height, row_starts)
     ends = np.cumsum(row_starts[1 : height + 1])
     row_starts[: height + 1] = [0, *ends]
-    area.list_pieces(
-        *(points, offsets, numbers, *arguments, 0, height),
-        *(row_starts, pieces, directions),
-    )
+    area.list_pieces(points, offsets, numbers, 0.5, 0, height, row_starts, pieces)
     assert_array_equal(row_starts[:height], ends)
-    return pieces, directions, ends
+    return pieces, ends
 
 
 @settings(max_examples=50)
@@ -215,20 +210,14 @@ def test_chains_and_slabs_give_equal_areas(contours, groups, fill):
     """If every row is cut into slabs, the areas are the same."""
     height, width = 4, 5
     groups = np.array(groups[: len(contours)])
-    pieces, directions, ends = list_rows(contours, height, groups + 1)
-    windings = np.zeros(4, np.int64)
+    pieces, ends = list_rows(contours, height, groups + 1)
     cells = np.zeros(height * width, np.float32)
-    sums = np.zeros((width + 1, 2))
-    bits = np.zeros(1, np.uint64)
-    count = len(pieces)
-    scratch = np.empty(2 * count), np.empty((count, 2)), np.empty(count, np.int64)
+    scratch = area.make_cover_scratch(len(pieces.ends), 3, height, width)
+    slab, windings, sums = scratch.slab, scratch.windings, scratch.row
     for row, (first, stop) in enumerate(pairwise([0, *ends])):
-        area.add_slabs(
-            pieces, directions, first, stop, fill == "nonzero", width,
-            *scratch, windings, sums, bits,
-        )  # fmt: skip
+        area.add_slabs(pieces, first, stop, fill == "nonzero", slab, windings, sums)
         assert not windings.any()
-        area.write_row(sums, bits, cells, np.uint64(row * width), width)
+        area.write_row(sums, cells, np.uint64(row * width))
     assert_allclose(
         coverage(contours, (height, width), groups=groups, fill=fill),
         cells.reshape(height, width),
@@ -246,14 +235,13 @@ def test_drawn_rings_need_no_slabs(fill, direction, numbers):
     disc = np.c_[np.cos(angles), np.sin(angles)]
     contours = [9.3 + 8 * disc, (9.1 + 5 * disc)[::direction]]
     numbers = np.array(numbers)
-    pieces, directions, ends = list_rows(contours, 18, numbers)
-    extents = np.empty((area.MOST_CHAINS, 4))
-    chains = np.empty((area.MOST_CHAINS, 3), np.int64)
+    pieces, ends = list_rows(contours, 18, numbers)
+    chains = area.make_cover_scratch(160, 2, 18, 18).chains
     for first, stop in pairwise([0, *ends]):
-        count = area.join_chains(pieces, directions, first, stop, 18, extents, chains)
+        count = area.join_chains(pieces, first, stop, 18, chains)
         assert count >= 0
-        arguments = extents, chains, count, fill == "nonzero", np.zeros(3, np.int64)
-        assert area.sign_chains(*arguments)
+        windings = np.zeros(3, np.int64)
+        assert area.sign_chains(chains, count, fill == "nonzero", windings)
 
 
 @st.composite
