@@ -98,27 +98,19 @@ def signed_distance(
     elif far.any():
         ends = ends[~far]
 
-    count = len(ends)
-    segments = np.empty((count, 7))
-    distance.prepare_segments(ends, wx, wy, segments)
-    out = np.empty((height, width), np.float32)
-    distance.measure_distances(
-        segments,
-        np.arange(width) * steps[0],
-        *steps.tolist(),
+    step_x, step_y = steps.tolist()
+    grid = distance.Grid(
+        np.arange(width) * step_x,
+        step_x,
+        step_y,
         wx,
         wy,
         math.ldexp(1.0, power),
         math.ldexp(1.0, raised),
-        inside,
-        np.arange(count, dtype=np.int32),
-        np.empty((distance.LEVELS, count), np.int32),
-        np.empty(distance.LEVELS, np.int64),
-        np.empty((4 * distance.LEVELS, 4), np.int64),
-        np.empty((3, count)),
-        np.empty(distance.FIRST_SIDE),
-        out,
     )
+    out = np.empty((height, width), np.float32)
+    scratch = distance.make_distance_scratch(len(ends))
+    distance.measure_distances(ends, grid, inside, scratch, out)
     return out
 
 

@@ -17,23 +17,13 @@ Lengths have two scales. A length in *units* is a length in pixels times a power
 which rounds nothing; weights (wx, wy) in [1, 2) turn it into a true length. A centre on
 a segment has a cross product of zero in units, hence distance zero, wherever the
 products of the coordinates are exact.
-
-    segments   : float64 (S, 7): x, y of the start; x, y of the vector to the end; two
-                 factors, whose dot product with the vector from the start to a point is
-                 the fraction along the segment, 0 at its start and 1 at its end; and
-                 the factor from a cross product to a distance. The first four are in
-                 units, with pixel centres at multiples of `step`
-    candidates : int32 (LEVELS, S), the list of segments of the block of each level
-    counts     : int64 (LEVELS,), the lengths of these lists
-    blocks     : int64 (4 * LEVELS, 4), blocks still to do: top, left, side, level
-    vectors    : float64 (3, S), from the centre of a block to the nearest point of each
-                 segment: x, y, squared length
-    least      : float64 (FIRST_SIDE,), squared distances of a row of a block
 """
 
 import math
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fastseg._kernels.jit import entry, inlined, kernel
 
@@ -48,12 +38,76 @@ FEW = 6
 SMALLEST_SQUARE = 1e-280
 
 
-@entry(
-    ends="const float64[:, ::1]",
-    wx="float64",
-    wy="float64",
-    segments="float64[:, ::1]",
+class Grid(NamedTuple):
+    """The pixels of an image.
+
+    columns        : float64 (W,), x of the pixels, in units
+    step_x, step_y : distance between pixels, in units
+    wx, wy         : weights; a unit along x is wx * unit * raised mm long
+    """
+
+    columns: NDArray[np.float64]
+    step_x: float
+    step_y: float
+    wx: float
+    wy: float
+    unit: float
+    raised: float
+
+
+class DistanceScratch(NamedTuple):
+    """Arrays that `measure_distances` uses; `make_distance_scratch` makes them.
+
+    segments     : float64 (S, 7): x, y of the start; x, y of the vector to the end; two
+                   factors, whose dot product with the vector from the start to a point
+                   is the fraction along the segment, 0 at its start and 1 at its end;
+                   and the factor from a cross product to a distance. The first four are
+                   in units, with pixel centres at multiples of the steps
+    all_segments : int32 (S,), 0 to S - 1
+    candidates   : int32 (LEVELS, S), the list of segments of the block of each level
+    counts       : int64 (LEVELS,), the lengths of these lists
+    blocks       : int64 (4 * LEVELS, 4), blocks still to do: top, left, side, level
+    vectors      : float64 (3, S), from the centre of a block to the nearest point of
+                   each segment: x, y, squared length
+    least        : float64 (FIRST_SIDE,), squared distances of a row of a block
+    """
+
+    segments: NDArray[np.float64]
+    all_segments: NDArray[np.int32]
+    candidates: NDArray[np.int32]
+    counts: NDArray[np.int64]
+    blocks: NDArray[np.int64]
+    vectors: NDArray[np.float64]
+    least: NDArray[np.float64]
+
+
+GRID = (Grid, "const float64[::1]", *["float64"] * 6)
+DISTANCE_SCRATCH = (
+    DistanceScratch,
+    "float64[:, ::1]",
+    "int32[::1]",
+    "int32[:, ::1]",
+    "int64[::1]",
+    "int64[:, ::1]",
+    "float64[:, ::1]",
+    "float64[::1]",
 )
+
+
+def make_distance_scratch(count: int) -> DistanceScratch:
+    """Return the scratch for so many segments."""
+    return DistanceScratch(
+        np.empty((count, 7)),
+        np.arange(count, dtype=np.int32),
+        np.empty((LEVELS, count), np.int32),
+        np.empty(LEVELS, np.int64),
+        np.empty((4 * LEVELS, 4), np.int64),
+        np.empty((3, count)),
+        np.empty(FIRST_SIDE),
+    )
+
+
+@kernel
 def prepare_segments(ends, wx, wy, segments):
     """Fill the table of segments from their ends, float64 (S, 4): ax, ay, bx, by."""
     for k in range(len(ends)):
@@ -67,7 +121,8 @@ def prepare_segments(ends, wx, wy, segments):
             segments[k, 5] = wy * wy * dy / square
             segments[k, 6] = wx * wy / math.sqrt(square)
         else:  # a point
-            segments[k, 2:] = 0.0
+            for i in range(2, 7):
+                segments[k, i] = 0.0
 
 
 @inlined
@@ -86,9 +141,7 @@ def square_distance(segments, k, x, y, wx, wy):
 
 
 @inlined
-def list_nearest(
-    segments, parent_list, count, x, y, rx, ry, wx, wy, vectors, block_list
-):
+def list_nearest(segments, parent_list, count, x, y, rx, ry, grid, vectors, block_list):
     """List the segments that may be nearest somewhere in a block; return their number.
 
     parent_list : int32, the segments of the parent block, `count` of them
@@ -96,6 +149,7 @@ def list_nearest(
     x, y        : centre of the block, in units
     rx, ry      : half of its sides, in units
     """
+    wx, wy = grid.wx, grid.wy
     # The vector from the centre to each segment.
     nearest = 0
     least = np.inf
@@ -135,14 +189,14 @@ def list_nearest(
 
 @kernel
 def measure_block(
-    segments, block_list, count, top, left, side, step_y, columns, wx, wy,
-    unit, raised, inside, least, out,
-):  # fmt: skip
+    segments, block_list, count, top, left, side, grid, inside, least, out
+):
     """Write the signed distances of one block of pixels."""
+    columns, wx, wy = grid.columns, grid.wx, grid.wy
     height, width = out.shape
     block_width = min(side, width - left)
     for r in range(top, min(top + side, height)):
-        y = r * step_y
+        y = r * grid.step_y
         for c in range(block_width):
             least[c] = np.inf
         for i in range(count):
@@ -164,41 +218,26 @@ def measure_block(
                 square = across * across if 0.0 < along < 1.0 else square
                 least[c] = square if square < least[c] else least[c]
         for c in range(block_width):
-            length = math.sqrt(least[c]) * unit * raised
+            length = math.sqrt(least[c]) * grid.unit * grid.raised
             out[r, left + c] = 0.0 - length if inside[r, left + c] else length
 
 
 @entry(
-    segments="const float64[:, ::1]",
-    columns="const float64[::1]",
-    step_x="float64",
-    step_y="float64",
-    wx="float64",
-    wy="float64",
-    unit="float64",
-    raised="float64",
+    ends="const float64[:, ::1]",
+    grid=GRID,
     inside="const uint8[:, ::1]",
-    all_segments="const int32[::1]",
-    candidates="int32[:, ::1]",
-    counts="int64[::1]",
-    blocks="int64[:, ::1]",
-    vectors="float64[:, ::1]",
-    least="float64[::1]",
+    scratch=DISTANCE_SCRATCH,
     out="float32[:, ::1]",
 )
-def measure_distances(
-    segments, columns, step_x, step_y, wx, wy, unit, raised, inside,
-    all_segments, candidates, counts, blocks, vectors, least, out,
-):  # fmt: skip
+def measure_distances(ends, grid, inside, scratch, out):
     """Write the signed distance of every pixel to the nearest of S > 0 segments.
 
-    columns        : float64 (W,), x of the pixels, in units
-    step_x, step_y : distance between pixels, in units
-    wx, wy         : weights; a unit along x is wx * unit * raised mm long
-    inside         : uint8 (H, W), 1 where the distance is negative
-    all_segments   : int32 (S,), 0 to S - 1
-    out            : float32 (H, W)
+    ends   : float64 (S, 4), of each segment ax, ay, bx, by, in units
+    inside : uint8 (H, W), 1 where the distance is negative
+    out    : float32 (H, W)
     """
+    segments, blocks, counts = scratch.segments, scratch.blocks, scratch.counts
+    prepare_segments(ends, grid.wx, grid.wy, segments)
     height, width = out.shape
     for first_row in range(0, height, FIRST_SIDE):
         for first_column in range(0, width, FIRST_SIDE):
@@ -211,21 +250,23 @@ def measure_distances(
                 side, level = blocks[block_count, 2], blocks[block_count, 3]
                 # Depth first, so that the parent's list is valid until all four
                 # quarters are done.
-                parent_list, count = all_segments, len(segments)
+                parent_list, count = scratch.all_segments, len(segments)
                 if level:
-                    parent_list, count = candidates[level - 1], counts[level - 1]
-                rx = 0.5 * step_x * (min(side, width - left) - 1)
-                ry = 0.5 * step_y * (min(side, height - top) - 1)
-                block_list = candidates[level]
+                    parent_list = scratch.candidates[level - 1]
+                    count = counts[level - 1]
+                rx = 0.5 * grid.step_x * (min(side, width - left) - 1)
+                ry = 0.5 * grid.step_y * (min(side, height - top) - 1)
+                block_list = scratch.candidates[level]
                 list_size = list_nearest(
-                    segments, parent_list, count, left * step_x + rx, top * step_y + ry,
-                    rx, ry, wx, wy, vectors, block_list,
+                    segments, parent_list, count,
+                    left * grid.step_x + rx, top * grid.step_y + ry, rx, ry,
+                    grid, scratch.vectors, block_list,
                 )  # fmt: skip
                 counts[level] = list_size
                 if list_size <= FEW or side <= LAST_SIDE:
                     measure_block(
-                        segments, block_list, list_size, top, left, side, step_y,
-                        columns, wx, wy, unit, raised, inside, least, out,
+                        segments, block_list, list_size, top, left, side,
+                        grid, inside, scratch.least, out,
                     )  # fmt: skip
                     continue
                 half = side // 2
