@@ -1,6 +1,7 @@
 """Rings of vertices: cast, checked and joined, ready for the kernels."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
@@ -71,7 +72,7 @@ def convert_rings(
     """Return points and offsets, unchecked, and the name of a ring in messages."""
     if _is_one_ring(contours):
         points = as_vertices(contours, "contours")
-        return points, np.array([0, len(points)]), "contours"
+        return points, _offsets_of_one(len(points)), "contours"
     try:
         items = None if isinstance(contours, str | bytes) else list(contours)
     except TypeError:
@@ -88,8 +89,16 @@ def convert_rings(
 def as_ring(vertices: Any, name: str = "contour") -> NDArray[np.float64]:
     """Return one ring as C-contiguous float64 (n, 2), or raise GeometryError."""
     ring = as_vertices(vertices, name)
-    check_rings(ring, np.array([0, len(ring)]), name)
+    check_rings(ring, _offsets_of_one(len(ring)), name)
     return ring
+
+
+@lru_cache(1024)
+def _offsets_of_one(count: int) -> NDArray[np.int64]:
+    """Return the offsets of one ring; cached, as numpy takes a while to make them."""
+    offsets = np.array([0, count], np.int64)
+    offsets.flags.writeable = False
+    return offsets
 
 
 def join_rings(
