@@ -11,7 +11,7 @@ from fastseg._kernels.augment.coordinates import RIM
 from fastseg._kernels.augment.intensity import GAUSSIAN, apply_intensity, step_stream
 from fastseg._kernels.augment.noise import BLOCKS, fill_words, write_with_gaussian
 from fastseg._kernels.augment.warp import clear_outside, warp_image, warp_mask
-from fastseg._kernels.contours.polygon import fill_one
+from fastseg._kernels.contours.polygon import RULE, fill_one
 from fastseg._kernels.images.stream import put, settle
 from fastseg._kernels.jit import empty, entry, flat, kernel
 
@@ -189,9 +189,7 @@ def reaches_outside(points, height, width):
     control="const float64[:, :, :, ::1]",
     spacing="float64",
     inner="const float64[:, :, ::1]",
-    edges="int64",
-    nonzero="bool",
-    rows="int64",
+    rule=RULE,
     values="const T[::1]",
     out="T[:, :, ::1]",
     T=("uint8",),
