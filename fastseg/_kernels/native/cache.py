@@ -89,8 +89,26 @@ def trusts_group() -> bool:
     return os.environ.get(TRUST) == "group"
 
 
+def _is_private(group: int) -> bool:
+    """Return whether a group is that of the user alone, as many systems make one."""
+    import grp
+    import pwd
+
+    try:
+        user, members = pwd.getpwuid(os.getuid()), grp.getgrgid(group)
+    except KeyError:
+        return False
+    return (
+        group == user.pw_gid
+        and members.gr_name == user.pw_name
+        and set(members.gr_mem) <= {user.pw_name}
+    )
+
+
 def check_trust(folder: Path) -> None:
     """Raise CacheError if somebody else could write code into a folder."""
+    if not hasattr(os, "getuid"):  # as on Windows, where folders of users are private
+        return
     for part in (folder, *folder.parents):
         status = part.stat()
         mode = status.st_mode
@@ -103,7 +121,10 @@ def check_trust(folder: Path) -> None:
                 "folder of your own"
             )
         for bit, who in ((stat.S_IWGRP, "a group"), (stat.S_IWOTH, "everybody")):
-            if mode & bit and not (bit == stat.S_IWGRP and trusts_group()):
+            is_fine = bit == stat.S_IWGRP and (
+                trusts_group() or _is_private(status.st_gid)
+            )
+            if mode & bit and not is_fine:
                 raise CacheError(
                     f"the cache of compiled code {folder} could be changed by others: "
                     f"{who} can write to {part}. Set {SETTING} to a folder of your "

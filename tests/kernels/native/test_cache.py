@@ -146,6 +146,13 @@ def test_the_digest_is_of_all_sources(tmp_path, monkeypatch):
     assert len(set(found)) == len(found) - 1
 
 
+@pytest.fixture
+def shared_group(monkeypatch):
+    """No group is the user's alone."""
+    monkeypatch.setattr(cache, "_is_private", lambda group: False)
+
+
+@pytest.mark.usefixtures("shared_group")
 def test_a_cache_of_others_is_refused_with_a_remedy(file, caplog):
     for mode, who in ((0o702, "everybody"), (0o770, "a group")):
         cache.configured_root().chmod(mode)
@@ -158,6 +165,20 @@ def test_a_cache_of_others_is_refused_with_a_remedy(file, caplog):
             cache.make_folder(LEVEL)
 
 
+def test_a_group_of_the_user_alone_is_nobody_else(file, monkeypatch):
+    """Many systems make one for each user, and let it write to new folders."""
+    grp, pwd = pytest.importorskip("grp"), pytest.importorskip("pwd")
+    user = pwd.getpwuid(os.getuid())
+    other = grp.struct_group((user.pw_name, "x", user.pw_gid, ["somebody"]))
+    alone = grp.struct_group((user.pw_name, "x", user.pw_gid, []))
+    cache.configured_root().chmod(0o770)
+    for group, code in ((alone, CODE), (other, None)):
+        monkeypatch.setattr(grp, "getgrgid", lambda number, group=group: group)
+        cache.root.cache_clear()
+        assert read() == code
+
+
+@pytest.mark.usefixtures("shared_group")
 def test_a_group_is_trusted_where_that_is_asked_for(file, monkeypatch):
     cache.configured_root().chmod(0o770)
     monkeypatch.setenv("FASTSEG_CACHE_TRUST", "group")
