@@ -65,12 +65,12 @@ class Kernel:
 
         return [] if self.declared is None else list(expand(*self.declared))
 
-    def matching(self, types: dict[str, str]) -> list[Any]:
-        """Return the declared signatures with these types.
+    def matching(self, known: dict[str, Any]) -> list[Any]:
+        """Return the declared signatures that fit what is known.
 
-        types : of some parameters, or what some capital letters stand for
+        known : values of some parameters, or what some capital letters stand for
         """
-        from fastseg._kernels.native.signatures import bind, expand
+        from fastseg._kernels.native.signatures import accepts, bind, expand
 
         if self.declared is None:
             return []
@@ -79,15 +79,15 @@ class Kernel:
             letters: tuple(
                 names
                 for names in options
-                if all(types.get(x, name) == name for x, name in bind(letters, names))
+                if all(known.get(x, name) == name for x, name in bind(letters, names))
             )
             for letters, options in variables.items()
         }
-        places = {k: types[name] for k, name in enumerate(declared) if name in types}
+        places = {k: known[name] for k, name in enumerate(declared) if name in known}
         return [
             signature
             for signature in expand(declared, chosen)
-            if all(str(signature[k]) == text for k, text in places.items())
+            if all(accepts(signature[k], value) for k, value in places.items())
         ]
 
     @functools.cached_property

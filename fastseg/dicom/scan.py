@@ -31,7 +31,6 @@ from fastseg._kernels.files.elements import (
     PIXEL_DATA,
     vr_code,
 )
-from fastseg._kernels.native.entries import prepare
 from fastseg.bounds import MAX_DECIMAL, MAX_UID_BYTES
 from fastseg.dicom.header import (
     HEADER_ELEMENTS,
@@ -168,7 +167,6 @@ def scan_headers(names: FileNames) -> HeaderScans:
 
     A file that cannot be read is UNKNOWN.
     """
-    prepare([(content.read_files, {}), (content.note_headers, {})])
     count = len(names.starts) - 1
     arrays = header_arrays(count)
     buffer = np.empty(BUFFER_BYTES, np.uint8)

@@ -372,19 +372,18 @@ class _Build:
 
     def _prepare_kernels(self, plan: Plan) -> None:
         """Compile what all blocks are going to need, if it is not there."""
-        masks = {"T": layout.mask_dtype(self.item_builder.classes).name}
-        prepare(
-            [
-                (content.read_files, {}),
-                (content.note_headers, {}),
-                (labels.parse_files, {}),
-                (labels.draw_masks, masks),
-                *(
-                    (statistics.measure_images, {"T": bucket.dtype.name})
-                    for bucket, _ in plan.counts
-                ),
-            ]
-        )
+        masks = layout.mask_dtype(self.item_builder.classes).name
+        rules = Rules(**self.options)
+        wanted: list[tuple[Any, dict[str, Any]]] = [
+            (content.read_files, {}),
+            (content.note_headers, {}),
+            (labels.parse_files, {}),
+        ]
+        for bucket, _ in plan.counts:
+            rule = rules.kernel_rule(*bucket.shape)
+            wanted.append((labels.draw_masks, {"T": masks, "rule": rule}))
+            wanted.append((statistics.measure_images, {"T": bucket.dtype.name}))
+        prepare(wanted)
 
     def _build_block(
         self, partial: Partial, block: Block, resumables: list[Resumable]

@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import get_args
 
+from fastseg._kernels.files import content
+from fastseg._kernels.native.entries import prepare
 from fastseg.calls import check_call
 from fastseg.choices import Slices
 from fastseg.errors import (
@@ -90,6 +92,8 @@ def link(
         seen = _recognise(folder)
     if len(seen) == 1:
         ((source, _),) = seen
+        # The second one is for the build: it is compiled beside the first.
+        prepare([(content.note_headers, {}), (content.read_files, {})])
         with name_path(folder):
             table = source.find_links(
                 folder, None if names is None else list(names), wanted, progress

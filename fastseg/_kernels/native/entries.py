@@ -115,18 +115,18 @@ def signature_for(kernel: "Kernel", args: tuple[Any, ...]) -> Signature:
     return tuple(map(signatures.type_of, args))
 
 
-def prepare(wanted: Iterable[tuple["Kernel", dict[str, str]]]) -> None:
+def prepare(wanted: Iterable[tuple["Kernel", dict[str, Any]]]) -> None:
     """Compile what will be needed and is not there, side by side.
 
-    wanted : entries, each with types as `Kernel.matching` takes them; all declared
-        signatures that have these are compiled
+    wanted : entries, each with what is known of its arguments, see `Kernel.matching`;
+        all declared signatures that fit are compiled
     """
     if machine.INTERPRETED or not machine.uses_objects():
         return
     requests = [
         (kernel.path, signatures.join(signature))
-        for kernel, types in wanted
-        for signature in kernel.matching(types)
+        for kernel, known in wanted
+        for signature in kernel.matching(known)
     ]
     missing = [
         request
