@@ -187,12 +187,14 @@ def test_first_uses_import_what_they_need(use, sample_study, store, tmp_path):
         f"print([m for m in {HEAVY + others} if m in sys.modules])"
     )
     paths = [sample_study, store.path, tmp_path / "new.h5"]
-    run = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code, *map(str, paths)],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    for _ in range(2):  # the first one compiles what is missing
+        paths[-1].unlink(missing_ok=True)
+        run = subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", code, *map(str, paths)],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
     assert run.stdout.strip() == "[]"
 
 
