@@ -13,8 +13,8 @@ import os
 import re
 import threading
 from collections.abc import Callable
-from dataclasses import replace
-from functools import lru_cache
+from dataclasses import fields
+from functools import lru_cache, partial
 from io import FileIO
 from itertools import pairwise
 from math import nan
@@ -70,6 +70,8 @@ CHARACTER_SETS = frozenset(
     + [b"ISO 2022 IR %d" % k for k in (6, 13, 58, 87, 100, 101, 109, 110, 126)]
     + [b"ISO 2022 IR %d" % k for k in (127, 138, 144, 148, 149, 159, 166)]
 )
+# The unsigned dtype of each size of a pixel in bytes.
+UNSIGNED = {dtype.itemsize: dtype for dtype in map(np.dtype, ("u1", "<u2", "<u4"))}
 # `HeaderScans.header_index` of a file that the fallback has to read.
 UNKNOWN = -1
 
@@ -102,9 +104,11 @@ def scan_header(data: bytes) -> HeaderScan | None:
     """
     if not data:
         return None
-    arrays = _single.arrays
-    _single.sizes[0] = len(data)
-    note_headers(np.frombuffer(data, np.uint8), _single.offsets, _single.sizes, arrays)
+    offsets, sizes, arrays = _single.offsets, _single.sizes, _single.arrays
+    sizes[0] = len(data)
+    content.note_headers(
+        *(np.frombuffer(data, np.uint8), offsets, sizes, 0, 1, WANTED, 0, arrays)
+    )
     count = int(arrays.counts[0])
     if not count:
         return None
@@ -113,7 +117,7 @@ def scan_header(data: bytes) -> HeaderScan | None:
     raw = _raw_values(arrays.values[0], elements)
     instance_text, centre_text, width_text = (raw.pop(row, b"") for row in PER_FILE)
     try:
-        shared, function = _header(tuple(raw.items()))
+        make_header, function = _header_maker(tuple(raw.items()))
         instance = _integer(instance_text)
         centre = _decimals(centre_text)
         width = _decimals(width_text)
@@ -121,8 +125,7 @@ def scan_header(data: bytes) -> HeaderScan | None:
             return None
     except (_NotStandardError, DicomError):
         return None  # the fallback finds the reason
-    header = replace(
-        shared,
+    header = make_header(
         instance=None if instance == "" else int(instance),
         window=linear_window([*centre[:1], *width[:1]], function),
     )
@@ -354,6 +357,17 @@ def _header(raw: tuple[tuple[int, Any], ...]) -> tuple[Header, str]:
     return check_header(meta.get, ""), meta.get("VOILUTFunction") or "LINEAR"
 
 
+@cached
+def _header_maker(raw: tuple[tuple[int, Any], ...]) -> tuple[Any, str]:
+    """Return what makes a Header of its instance and window, and VOILUTFunction.
+
+    It takes two thirds of the time of `dataclasses.replace`.
+    """
+    header, function = _header(raw)
+    values = {field.name: getattr(header, field.name) for field in fields(header)}
+    return partial(Header, **values), function
+
+
 def _image(data: bytes, offset: int, header: Header) -> Image:
     """Return a frame of data: a view if it is aligned and its unused bits are clear."""
     shape = header.rows, header.columns
@@ -380,7 +394,10 @@ def clear_unused_bits(pixels: NDArray[Any], bits: int) -> NDArray[Any]:
 def _fits(pixels: NDArray[Any], bits: int) -> bool:
     """Return whether all values fit into this number of bits."""
     least, greatest = stored_range(pixels.dtype, bits)
-    return bool(pixels.max() <= greatest and (least == 0 or pixels.min() >= least))
+    # Images with signed pixels seldom have a negative one: one pass tells.
+    if pixels.view(UNSIGNED[pixels.dtype.itemsize]).max() <= greatest:
+        return True
+    return bool(least < 0 and least <= pixels.min() and pixels.max() <= greatest)
 
 
 def stored_range(dtype: np.dtype[Any], bits: int) -> tuple[int, int]:
