@@ -254,13 +254,13 @@ def as_offsets(values: Any, name: str, total: int) -> NDArray[np.int64]:
             f"{name} is {array.dtype} {array.shape}, expected integers (n + 1,)"
         )
     offsets = np.ascontiguousarray(array, dtype=np.int64)
-    fault = polygon.check_offsets(offsets, total)
-    if fault > 0:
+    falls = offsets[1:] < offsets[:-1]
+    if falls.any():
+        k = int(np.argmax(falls)) + 1
         raise GeometryError(
-            f"{name}[{fault}] is {offsets[fault]} after {offsets[fault - 1]}; "
-            f"{name} must ascend"
+            f"{name}[{k}] is {offsets[k]} after {offsets[k - 1]}; {name} must ascend"
         )
-    if fault == 0:
+    if offsets[0] != 0 or offsets[-1] != total:
         raise GeometryError(
             f"{name} goes from {offsets[0]} to {offsets[-1]}, expected 0 to {total}"
         )

@@ -513,19 +513,6 @@ def fill_many(points, offsets, groups, mask_offsets, shift, rule, masks, first, 
             )
 
 
-@entry(offsets="const int64[::1]", total="int64")
-def check_offsets(offsets, total):
-    """Return -1 if offsets are valid: ascending from 0 to total.
-
-    Otherwise return the first k with offsets[k] < offsets[k - 1], or 0 if the first
-    offset is not 0 or the last one not total.
-    """
-    for k in range(1, len(offsets)):
-        if offsets[k] < offsets[k - 1]:
-            return k
-    return -1 if offsets[0] == 0 and offsets[-1] == total else 0
-
-
 @entry(points="const float64[:, ::1]", offsets="const int64[::1]")
 def check_rings(points, offsets):
     """Return what `find_fault` returns for all rings."""
