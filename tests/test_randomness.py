@@ -90,12 +90,12 @@ def test_numbers_never_change_between_versions():
     values = {"magnitude": np.array([1.0])}
     for repeat, expected in enumerate(FIELDS):
         context = Context(key, sample, np.zeros(1, np.float32), 0, repeat)
-        _, (_, first, *others) = BiasField().kernel_step(values, context)
+        _, first, *others = BiasField().parameters(values, context)
         assert len(others) == 9
         assert first.tolist() == [expected]
     mappings = Mappings(sample, np.array([[9, 9]]), np.ones((1, 2)), {}.get)
     mappings.bend(4.0, np.array([1.0]))
-    assert mappings.arrays(key).control[0, 0, 0].tolist() == CONTROL
+    assert mappings.arrays(key).displacements.control[0, 0, 0].tolist() == CONTROL
     assert noise_stream(0) == 2**16
     assert noise_stream(3) == 2**18
     assert philox(key, 5, randomness.CUSTOM, 1).random_raw() == WORD

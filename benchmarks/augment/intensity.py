@@ -19,7 +19,7 @@ from scipy import ndimage
 
 from benchmarks.inputs import SIDE
 from benchmarks.tables import table_of
-from fastseg._kernels.augment import intensity, noise
+from fastseg._kernels.augment import batch, intensity, noise
 
 # Of the random numbers: key, sample and stream.
 KEY = np.uint64(1), np.uint64(2), np.uint32(3)
@@ -113,9 +113,11 @@ def functions_of(plane):
         cv2.randn(other, 0, 1)
         cv2.magnitude(plane + draw, other, magnitude=plane)
 
-    steps = np.array([intensity.BRIGHTNESS, intensity.GAMMA, intensity.GAUSSIAN])
-    params = np.zeros((3, intensity.PARAMETERS))
-    params[:, :2] = [[1.1, 0.1], [1.3, 0], [0.1, 0]]
+    codes = np.array([[intensity.BRIGHTNESS, intensity.GAMMA, intensity.GAUSSIAN]])
+    params = np.zeros((1, 3, intensity.PARAMETERS))
+    params[0, :, :2] = [[1.1, 0.1], [1.3, 0], [0.1, 0]]
+    steps = intensity.Steps(codes, params, 3)
+    keys = noise.Keys(1, np.array([2], np.uint64))
     return {
         "add_gaussian": (
             lambda plane: noise.add_gaussian(plane, F(1), *KEY),
@@ -155,10 +157,8 @@ def functions_of(plane):
             None,
             lambda plane: lower_by_opencv(plane, 0.7),
         ),
-        "apply_intensity: brightness, gamma, Gaussian": (
-            lambda plane: intensity.apply_intensity(
-                plane, steps, params, *KEY, scratch
-            ),
+        "brightness, gamma, Gaussian in one call": (
+            lambda plane: batch.apply_intensity_batch(plane[None], steps, keys),
         ),
     }
 

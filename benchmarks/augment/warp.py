@@ -19,11 +19,19 @@ from scipy import ndimage
 
 from benchmarks.inputs import SIDE
 from benchmarks.tables import spread, table_of
-from fastseg._kernels.augment import bend, warp
+from fastseg._kernels.augment import batch
+from fastseg._kernels.augment.intensity import PARAMETERS, Steps
+from fastseg._kernels.augment.mapping import Affines, Displacements
+from fastseg._kernels.augment.noise import Keys
+from fastseg._kernels.augment.warp import CUBIC, Sampling
+from fastseg.augment.mapping import MappingArrays
 
 # Distance of control points, in pixels.
 SPACING = 32.0
 SHIFT, GAIN, LOW, HIGH = (np.float32(x) for x in (100, 0.01, -9, 99))
+FIRST = np.array([0])
+NO_STEPS = Steps(np.empty((1, 0), np.int64), np.empty((1, 0, PARAMETERS)), 0)
+KEYS = Keys(0, np.zeros(1, np.uint64))
 IDENTITY = np.eye(2, 3)
 NO_FIELD = np.empty((0, 0, 2))
 # Allowed difference of scaled values from 0 to 40: OpenCV rounds to 1/32 of a pixel.
@@ -59,21 +67,28 @@ class Ours:
     """Our kernels with buffers, as a loader calls them."""
 
     def __init__(self, image, mask, mapping):
-        self.image, self.mask, self.mapping = image, mask, mapping
-        self.out = np.empty((SIDE, SIDE), np.float32)
-        self.bits = np.empty((SIDE, SIDE), np.uint8)
+        self.images, self.masks, self.mapping = image[None], mask[None], mapping
+        outer, control, spacing, inner = mapping
+        displacements = Displacements(control[None], spacing) if control.size else None
+        self.arrays = MappingArrays(Affines(outer[None], inner[None]), displacements)
+        columns = (np.array([x], np.float32) for x in (SHIFT, GAIN, -SHIFT * GAIN))
+        self.scalings = batch.Scalings(*columns, float(LOW), float(HIGH))
+        self.out = np.empty((1, SIDE, SIDE), np.float32)
+        self.bits = np.empty((1, SIDE, SIDE), np.uint8)
 
     def draw(self, order, border=0):
         """Return the image, resampled and scaled."""
-        ends = SHIFT, GAIN, LOW, HIGH
-        fill = -SHIFT * GAIN
-        warp.warp_image(self.image, *self.mapping, order, border, fill, *ends, self.out)
-        return self.out
+        arrays = self.arrays.with_displacements() if order == CUBIC else self.arrays
+        batch.augment_images(
+            self.images, FIRST, *arrays, Sampling(order, border), self.scalings,
+            NO_STEPS, KEYS, False, self.out,
+        )  # fmt: skip
+        return self.out[0]
 
     def label(self):
         """Return the mask, resampled."""
-        warp.warp_mask(self.mask, *self.mapping, self.bits)
-        return self.bits
+        batch.warp_masks(self.masks, FIRST, *self.arrays, self.bits)
+        return self.bits[0]
 
 
 def points_of(mapping):
@@ -169,8 +184,8 @@ def cases(random):
     yield (
         "a contour of 80 vertices",
         {
-            "fastseg, affine": lambda: bend.bend_rings(ring, ends, *flat.mapping),
-            "elastic": lambda: bend.bend_rings(ring, ends, *bent.mapping),
+            "fastseg, affine": lambda: flat.arrays.move_rings(ring, ends),
+            "elastic": lambda: bent.arrays.move_rings(ring, ends),
         },
     )
 

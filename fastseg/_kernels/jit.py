@@ -208,6 +208,20 @@ if INTERPRETED:
         """Return all cells of a C-contiguous array as a 1-D array: a view."""
         return array.reshape(array.size)
 
+    def reinterpret(array: Any, dtype: Any) -> Any:
+        """Return the bytes of a C-contiguous 1-D array as another dtype: a view."""
+        return array.view(dtype)
+
+    def overlapping(array: Any, dtype: Any) -> Any:
+        """Return a view with one item less, of a dtype of twice the size.
+
+        Item k has the bytes of items k and k + 1 of the C-contiguous 1-D array, which
+        has an even number of items.
+        """
+        from numpy.lib.stride_tricks import as_strided
+
+        return as_strided(array.view(dtype), (len(array) - 1,), array.strides)
+
     empty: Any = np.empty
     zeros: Any = np.zeros
 else:
@@ -216,4 +230,5 @@ else:
     read_only = intrinsic("read_only")
     flat = intrinsic("flat")
     # numpy's own compile a function for each shape and dtype.
+    reinterpret, overlapping = intrinsic("reinterpret"), intrinsic("overlapping")
     empty, zeros = intrinsic("empty"), intrinsic("zeros")

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from fastseg import randomness
 from fastseg._kernels.augment import batch
+from fastseg._kernels.augment.noise import Keys
 from fastseg.augment.mapping import Mappings
 from fastseg.calls import check_call
 from fastseg.errors import (
@@ -27,8 +28,8 @@ C = TypeVar("C")
 Range = tuple[float, float]
 Values = dict[str, NDArray[Any]]
 Uniforms = NDArray[np.float64]
-# Code of a kernel, and its parameters.
-KernelStep = tuple[int, Sequence[Any]]
+# Parameters of a kernel.
+Parameters = Sequence[Any]
 
 
 @dataclass_transform(
@@ -147,9 +148,12 @@ class GeometricTransform(Transform, ABC):
 class IntensityTransform(Transform, ABC):
     """Base class of transforms that change values by `_kernels.augment.intensity`."""
 
+    # That of the kernel.
+    code: ClassVar[int]
+
     @abstractmethod
-    def kernel_step(self, values: Values, context: Context) -> KernelStep:
-        """Return the code of the kernel, and its parameters.
+    def parameters(self, values: Values, context: Context) -> Parameters:
+        """Return the parameters of the kernel.
 
         values : what `draw` returned for b samples
 
@@ -183,7 +187,7 @@ def draw_uniforms(
     """Return random numbers in [0, 1) of b samples, float64 (b, count)."""
     out = np.empty((len(samples), count))
     keys = samples.astype(np.uint64)
-    batch.draw_uniforms(key, keys, stream, out)
+    batch.draw_uniforms(Keys(key, keys), stream, out)
     return out
 
 

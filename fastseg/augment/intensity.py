@@ -15,8 +15,8 @@ from fastseg.augment.base import (
     ArrayTransform,
     Context,
     IntensityTransform,
-    KernelStep,
     NoFunction,
+    Parameters,
     Range,
     Transform,
     Uniforms,
@@ -63,6 +63,7 @@ class Gamma(IntensityTransform):
     invert: bool = False
     keep_stats: bool = True
 
+    code: ClassVar[int] = kernels.GAMMA
     draws: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
@@ -74,9 +75,9 @@ class Gamma(IntensityTransform):
         """Return "on" and "gamma"."""
         return draw_one(self, "gamma", uniforms)
 
-    def kernel_step(self, values: Values, context: Context) -> KernelStep:
-        """Return code, gamma, invert and keep_stats."""
-        return kernels.GAMMA, (values["gamma"], self.invert, self.keep_stats)
+    def parameters(self, values: Values, context: Context) -> Parameters:
+        """Return gamma, invert and keep_stats."""
+        return values["gamma"], self.invert, self.keep_stats
 
 
 @transform
@@ -92,6 +93,7 @@ class Brightness(IntensityTransform):
     multiply: float | Range = 1.0
     add: float | Range = 0.0
 
+    code: ClassVar[int] = kernels.BRIGHTNESS
     draws: ClassVar[int] = 3
 
     def __post_init__(self) -> None:
@@ -107,9 +109,9 @@ class Brightness(IntensityTransform):
             "add": between(self.add, uniforms[:, 2]),
         }
 
-    def kernel_step(self, values: Values, context: Context) -> KernelStep:
-        """Return code, multiply and add."""
-        return kernels.BRIGHTNESS, (values["multiply"], values["add"])
+    def parameters(self, values: Values, context: Context) -> Parameters:
+        """Return multiply and add."""
+        return values["multiply"], values["add"]
 
 
 @transform
@@ -126,6 +128,7 @@ class Contrast(IntensityTransform):
     factor: float | Range = field(default=(0.75, 1.25), kw_only=False)
     preserve_range: bool = True
 
+    code: ClassVar[int] = kernels.CONTRAST
     draws: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
@@ -137,9 +140,9 @@ class Contrast(IntensityTransform):
         """Return "on" and "factor"."""
         return draw_one(self, "factor", uniforms)
 
-    def kernel_step(self, values: Values, context: Context) -> KernelStep:
-        """Return code, factor and preserve_range."""
-        return kernels.CONTRAST, (values["factor"], self.preserve_range)
+    def parameters(self, values: Values, context: Context) -> Parameters:
+        """Return factor and preserve_range."""
+        return values["factor"], self.preserve_range
 
 
 @transform
@@ -163,14 +166,18 @@ class Noise(IntensityTransform):
         set_ranges(self, 0.0, math.inf, "std")
         check_choice(self, "kind", self.kind, NOISE_KINDS)
 
+    @property
+    def code(self) -> int:  # type: ignore[override]
+        """That of the kernel."""
+        return {"gaussian": kernels.GAUSSIAN, "rician": kernels.RICIAN}[self.kind]
+
     def draw(self, uniforms: Uniforms) -> Values:
         """Return "on" and "std"."""
         return draw_one(self, "std", uniforms)
 
-    def kernel_step(self, values: Values, context: Context) -> KernelStep:
-        """Return code, standard deviation and the value of no signal."""
-        code = {"gaussian": kernels.GAUSSIAN, "rician": kernels.RICIAN}[self.kind]
-        return code, (values["std"], context.zero_signal)
+    def parameters(self, values: Values, context: Context) -> Parameters:
+        """Return standard deviation and the value of no signal."""
+        return values["std"], context.zero_signal
 
 
 @transform
@@ -184,6 +191,7 @@ class Blur(IntensityTransform):
 
     sigma: float | Range = field(default=(0.5, 1.0), kw_only=False)
 
+    code: ClassVar[int] = kernels.BLUR
     draws: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
@@ -194,9 +202,9 @@ class Blur(IntensityTransform):
         """Return "on" and "sigma"."""
         return draw_one(self, "sigma", uniforms)
 
-    def kernel_step(self, values: Values, context: Context) -> KernelStep:
-        """Return code and sigma."""
-        return kernels.BLUR, (values["sigma"],)
+    def parameters(self, values: Values, context: Context) -> Parameters:
+        """Return sigma."""
+        return (values["sigma"],)
 
 
 @transform
@@ -214,6 +222,7 @@ class BiasField(IntensityTransform):
 
     magnitude: float | Range = field(default=(0.0, 0.5), kw_only=False)
 
+    code: ClassVar[int] = kernels.BIAS_FIELD
     draws: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
@@ -224,11 +233,11 @@ class BiasField(IntensityTransform):
         """Return "on" and "magnitude"."""
         return draw_one(self, "magnitude", uniforms)
 
-    def kernel_step(self, values: Values, context: Context) -> KernelStep:
-        """Return code, the value of no signal and the coefficients."""
+    def parameters(self, values: Values, context: Context) -> Parameters:
+        """Return the value of no signal and the coefficients."""
         uniforms = context.draw(randomness.BIAS_FIELD, kernels.COEFFICIENTS)
         coefficients = values["magnitude"][:, None] * (2 * uniforms - 1)
-        return kernels.BIAS_FIELD, (context.zero_signal, *coefficients.T)
+        return context.zero_signal, *coefficients.T
 
 
 @transform
@@ -244,6 +253,7 @@ class LowResolution(IntensityTransform):
 
     factor: float | Range = field(default=(0.5, 1.0), kw_only=False)
 
+    code: ClassVar[int] = kernels.LOW_RESOLUTION
     draws: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
@@ -254,9 +264,9 @@ class LowResolution(IntensityTransform):
         """Return "on" and "factor"."""
         return draw_one(self, "factor", uniforms)
 
-    def kernel_step(self, values: Values, context: Context) -> KernelStep:
-        """Return code and factor."""
-        return kernels.LOW_RESOLUTION, (values["factor"],)
+    def parameters(self, values: Values, context: Context) -> Parameters:
+        """Return factor."""
+        return (values["factor"],)
 
 
 @transform

@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 
 from fastseg import randomness
 from fastseg._kernels.augment.batch import draw_fields
+from fastseg._kernels.augment.bend import bend_rings
+from fastseg._kernels.augment.mapping import Affines, Displacements
+from fastseg._kernels.augment.noise import Keys
 
 Matrices = NDArray[np.float64]
 
@@ -35,20 +38,42 @@ def pixel_ratios(spacing_mm: NDArray[np.float64]) -> NDArray[np.float64]:
 class MappingArrays(NamedTuple):
     """The mappings of b samples, as the kernels take them.
 
-    outer, inner : float64 (b, 2, 3)
-    control      : float64 (b, gy, gx, 2), control points, see `_kernels.augment.spline`
-    spacing      : distance between control points, pixels
+    displacements : None if no transform bends the images
     """
 
-    outer: Matrices
-    control: NDArray[np.float64]
-    spacing: float
-    inner: Matrices
+    affines: Affines
+    displacements: Displacements | None
 
     def select(self, subset: Any) -> "MappingArrays":
         """Return the mappings of some samples, an index along the first axis."""
-        outer, control, spacing, inner = self
-        return MappingArrays(outer[subset], control[subset], spacing, inner[subset])
+        (outer, inner), displacements = self
+        if displacements is not None:
+            control, spacing = displacements
+            displacements = Displacements(control[subset], spacing)
+        return MappingArrays(Affines(outer[subset], inner[subset]), displacements)
+
+    def with_displacements(self) -> "MappingArrays":
+        """Return the same with displacements, of an empty grid if there are none."""
+        if self.displacements is not None:
+            return self
+        control = np.empty((len(self.affines.outer), 0, 0, 2))
+        return MappingArrays(self.affines, Displacements(control, 1.0))
+
+    def move_rings(
+        self, points: NDArray[np.float64], offsets: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """Return rings of the first sample's image as they are in its output.
+
+        points  : float64 (P, 2), (x, y) in pixels
+        offsets : int64 (R + 1,), ring k is points[offsets[k]:offsets[k + 1]]
+        """
+        moved_offsets = np.empty_like(offsets)
+        count = len(points)
+        while True:
+            moved = np.empty((count, 2))
+            count = bend_rings(points, offsets, *self, moved, moved_offsets)
+            if count <= len(moved):
+                return moved[:count], moved_offsets
 
 
 class Mappings:
@@ -162,19 +187,18 @@ class Mappings:
         outer, inner = (
             np.ascontiguousarray(m[:, :2]) for m in (self.outer, self.inner)
         )
-        count = len(self.samples)
         if not self.bent:
-            return MappingArrays(outer, np.empty((count, 0, 0, 2)), 1.0, inner)
+            return MappingArrays(Affines(outer, inner), None)
+        count = len(self.samples)
         spacing = self._control_spacing
         grids = np.ceil((self.bent_sizes - 1) / spacing).astype(np.int64)
         grids += EXTRA_CONTROL_POINTS
         control = np.empty((count, *grids.max(axis=0).tolist(), 2))
         draw_fields(
-            key,
-            self.samples.astype(np.uint64),
+            Keys(key, self.samples.astype(np.uint64)),
             randomness.ELASTIC,
             self.max_displacement,
             grids,
             control,
         )
-        return MappingArrays(outer, control, spacing, inner)
+        return MappingArrays(Affines(outer, inner), Displacements(control, spacing))

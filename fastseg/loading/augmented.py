@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastseg import randomness
-from fastseg._kernels.augment import batch, intensity
-from fastseg._kernels.augment.bend import bend_rings
+from fastseg._kernels.augment import batch, intensity, warp
+from fastseg._kernels.augment.noise import Keys
 from fastseg._kernels.images import gather
 from fastseg.augment import BORDERS, as_compose
 from fastseg.augment.base import (
@@ -41,19 +41,6 @@ class DrawnParameters(NamedTuple):
 
     key: int
     values: list[Values]
-
-
-class IntensitySteps(NamedTuple):
-    """Transforms that change intensities, one after the other, for the kernels.
-
-    codes  : int64 (b, k), negative if a step does not happen to a sample
-    params : float64 (b, k, intensity.PARAMETERS)
-    stream : stream of random numbers of the first step
-    """
-
-    codes: NDArray[np.int64]
-    params: NDArray[np.float64]
-    stream: int
 
 
 class AugmentedPreprocessing(Preprocessing):
@@ -102,8 +89,14 @@ class AugmentedPreprocessing(Preprocessing):
                     )
         kinds = [type(step) for step in compose]
         self._repeats = [kinds[:k].count(kind) for k, kind in enumerate(kinds)]
-        self._spline_order = SPLINE_ORDERS[compose.interpolation]
-        self._border = BORDERS.index(compose.border)
+        order = SPLINE_ORDERS[compose.interpolation]
+        self._sampling = warp.Sampling(order, BORDERS.index(compose.border))
+        rare = {intensity.BIAS_FIELD, intensity.RICIAN}
+        first_steps = [compose.transforms[n] for n in self._intensity_groups[0][1]]
+        codes = {s.code for s in first_steps if isinstance(s, IntensityTransform)}
+        self._needs_all = bool(
+            order == warp.CUBIC or compose.border == "reflect" or codes & rare
+        )
         # The normalized value of an image value of 0, which stands for no signal in
         # Rician noise and bias fields.
         intercept, slope = (store.items[name] for name in ("intercept", "slope"))
@@ -181,12 +174,9 @@ class AugmentedPreprocessing(Preprocessing):
         samples = np.array([sample])
         drawn = self.draw(samples, epoch)
         arrays = self.find_mappings(samples, drawn).arrays(drawn.key)
-        outer, control, spacing, inner = arrays
         moved: dict[str, list[NDArray[np.float64]]] = {}
         for name, rings in self.store[sample].contours.items():
-            points, offsets = bend_rings(
-                *join_rings(rings), outer[0], control[0], spacing, inner[0]
-            )
+            points, offsets = arrays.move_rings(*join_rings(rings))
             moved[name] = np.split(points, offsets[1:-1])
         return moved
 
@@ -214,38 +204,30 @@ class AugmentedPreprocessing(Preprocessing):
         bits = mask
         if self.format.masks != "bits":
             bits = np.empty((len(mask), *self.size), self._bits_dtype)
-        shift = self._shift[samples]
-        gain = self._gain[samples]
+        shift, gain = self._shift[samples], self._gain[samples]
         pad = self._pad[samples]
-        low, high = map(float, self._limits)
+        limits = [float(limit) for limit in self._limits]
         first_steps, *later_steps = self._intensity_steps(samples, drawn)
-        sample_keys = samples.astype(np.uint64)
+        keys = Keys(drawn.key, samples.astype(np.uint64))
+        image_mappings = mappings.with_displacements() if self._needs_all else mappings
         image_time = 0
         for images, masks, rows, subset in self.store.stacks(samples):
             stage_start = perf_counter_ns()
-            subset_mappings = mappings.select(subset)
+            codes, params, stream = first_steps
             batch.augment_images(
                 images,
                 rows,
-                *subset_mappings,
-                self._spline_order,
-                self._border,
-                pad[subset],
-                shift[subset],
-                gain[subset],
-                low,
-                high,
-                first_steps.codes[subset],
-                first_steps.params[subset],
-                first_steps.stream,
-                drawn.key,
-                sample_keys[subset],
+                *image_mappings.select(subset),
+                self._sampling,
+                batch.Scalings(shift[subset], gain[subset], pad[subset], *limits),
+                intensity.Steps(codes[subset], params[subset], stream),
+                Keys(keys.key, keys.samples[subset]),
                 self.streams,
                 image[subset][:, 0],
             )
             image_time += perf_counter_ns() - stage_start
             if self.format.labels == "nearest":
-                batch.warp_masks(masks, rows, *subset_mappings, bits[subset])
+                batch.warp_masks(masks, rows, *mappings.select(subset), bits[subset])
         if self.format.labels == "exact":
             self._draw_labels(samples, mappings, bits)
         if bits is not mask:
@@ -267,9 +249,7 @@ class AugmentedPreprocessing(Preprocessing):
             step.change(image[:, 0], mask, drawn.values[number], context)
             custom_time += perf_counter_ns() - stage_start
             if steps_after.codes.size:
-                batch.apply_intensity_batch(
-                    image[:, 0], *steps_after, drawn.key, sample_keys
-                )
+                batch.apply_intensity_batch(image[:, 0], steps_after, keys)
         image_time += perf_counter_ns() - masks_done - custom_time
         mask_time = perf_counter_ns() - start - image_time - custom_time
         return StageTimes(0, image_time, mask_time, custom_time)
@@ -308,10 +288,9 @@ class AugmentedPreprocessing(Preprocessing):
     ) -> None:
         contours = self.store.contours
         batch.draw_moved_contours(
-            contours["points"],
-            contours["offsets"],
-            contours["class"],
-            contours["group"],
+            batch.StoredContours(
+                *(contours[name] for name in ("points", "offsets", "class", "group"))
+            ),
             self.store.items["contours"][samples],
             self._stored_sizes(samples),
             *mappings,
@@ -322,7 +301,7 @@ class AugmentedPreprocessing(Preprocessing):
 
     def _intensity_steps(
         self, samples: NDArray[np.int64], drawn: DrawnParameters
-    ) -> list[IntensitySteps]:
+    ) -> list[intensity.Steps]:
         """Return the intensity steps of each group."""
         steps = self.compose.transforms
         groups = []
@@ -334,12 +313,11 @@ class AugmentedPreprocessing(Preprocessing):
                 values = drawn.values[number]
                 assert isinstance(step, IntensityTransform)
                 context = self._context(number, samples, drawn)
-                code, parameters = step.kernel_step(values, context)
-                codes[:, k] = np.where(values["on"], code, -1)
-                for column, parameter in enumerate(parameters):
+                codes[:, k] = np.where(values["on"], step.code, -1)
+                for column, parameter in enumerate(step.parameters(values, context)):
                     params[:, k, column] = parameter
             stream = randomness.noise_stream(first)
-            groups.append(IntensitySteps(codes, params, stream))
+            groups.append(intensity.Steps(codes, params, stream))
         return groups
 
     def _context(

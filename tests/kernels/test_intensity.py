@@ -11,7 +11,7 @@ from hypothesis.extra.numpy import arrays
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy import ndimage
 
-from fastseg._kernels.augment import intensity, noise
+from fastseg._kernels.augment import batch, intensity, noise
 from tests.intensity_reference import (
     bias_reference,
     contrast_reference,
@@ -324,12 +324,17 @@ EVERY_STEP = [
 ]
 
 
-def table(steps):
-    """Return codes and parameters for `apply_intensity`."""
-    params = np.full((len(steps), intensity.PARAMETERS), np.nan)
-    for row, (_, parameters) in zip(params, steps, strict=True):
+def apply_steps(plane, steps, stream=3):
+    """Do steps in place, with the keys of KEY."""
+    params = np.full((1, len(steps), intensity.PARAMETERS), np.nan)
+    for row, (_, parameters) in zip(params[0], steps, strict=True):
         row[: len(parameters)] = parameters
-    return np.array([code for code, _ in steps], np.int64), params
+    codes = np.array([[code for code, _ in steps]], np.int64)
+    key0, key1 = (int(key) for key in KEY[:2])
+    keys = noise.Keys(key0, np.array([key1], np.uint64))
+    batch.apply_intensity_batch(
+        plane[None], intensity.Steps(codes, params, stream), keys
+    )
 
 
 def apply_alone(plane, code, p, key0, key1, stream):
@@ -356,12 +361,11 @@ def apply_alone(plane, code, p, key0, key1, stream):
 
 @given(st.lists(st.sampled_from(range(len(EVERY_STEP))), max_size=6))
 @FEW
-def test_apply_intensity_equals_its_steps(chosen):
-    """apply_intensity gives bit for bit the same as the kernels of its steps."""
+def test_steps_in_a_row_equal_single_steps(chosen):
+    """Steps in one call give bit for bit the same as the kernels of each step."""
     plane = np.random.default_rng(4).normal(size=(9, 14)).astype(np.float32)
     steps = [EVERY_STEP[k] for k in chosen]
-    scratch = np.full(plane.size, np.nan, np.float32)
-    actual = changed(intensity.apply_intensity, plane, *table(steps), *KEY, scratch)
+    actual = changed(apply_steps, plane, steps)
     expected = plane.copy()
     for k, (code, parameters) in enumerate(steps):
         apply_alone(expected, code, parameters, KEY[0], KEY[1], np.uint32(3 + k))
@@ -389,9 +393,8 @@ def test_float64_arguments_are_rounded_first(one, other):
 def test_streams_wrap_around():
     """The stream after 2**32 - 1 is 0."""
     plane = np.zeros((2, 3), np.float32)
-    steps = table([(intensity.GAUSSIAN, [0.0]), (intensity.GAUSSIAN, [1.0])])
-    last = np.uint32(2**32 - 1)
-    actual = changed(intensity.apply_intensity, plane, *steps, *KEY[:2], last, plane[0])
+    steps = [(intensity.GAUSSIAN, [0.0]), (intensity.GAUSSIAN, [1.0])]
+    actual = changed(apply_steps, plane, steps, 2**32 - 1)
     expected = changed(noise.add_gaussian, plane, F(1), *KEY[:2], np.uint32(0))
     assert_array_equal(actual, expected)
 
@@ -408,8 +411,8 @@ def test_every_machine_makes_these_bits():
     """After each step, the plane has the same checksum on every machine."""
     k = np.arange(33 * 47, dtype=np.int64).reshape(33, 47)
     plane = ((k * k % 1009 - 504) / 256).astype(np.float32)
-    scratch, actual = np.empty(plane.size, np.float32), []
+    actual = []
     for step in EVERY_STEP:
-        intensity.apply_intensity(plane, *table([step]), *KEY, scratch)
+        apply_steps(plane, [step])
         actual.append(zlib.crc32(plane.astype("<f4").tobytes()))
     assert actual == BITS

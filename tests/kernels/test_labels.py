@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
 from fastseg._kernels.augment import batch
+from fastseg._kernels.augment.mapping import Affines
 from fastseg._kernels.contours import labels
 from fastseg.raster.rings import join_rings
 from fastseg.raster.rules import EDGES, Rules
@@ -20,6 +21,7 @@ pytestmark = [
 
 SHAPE = (7, 8)
 CLASSES = 3
+VALUES = np.array([1, 2, 4], np.uint8)
 
 
 def draw(images, rules):
@@ -94,11 +96,11 @@ def test_moved_contours_keep_their_groups(images, rules):
     unmoved = np.tile(np.eye(2, 3), (len(images), 1, 1))
     sizes = np.tile(SHAPE, (len(images), 1))
     masks = np.full((len(images), *SHAPE), 255, np.uint8)
+    ranges = np.column_stack([ends[:-1], ends[1:]])
     batch.draw_moved_contours(
-        *(points, offsets, bits, groups),
-        *(np.column_stack([ends[:-1], ends[1:]]), sizes, unmoved),
-        *(np.empty((len(images), 0, 0, 2)), 1.0, unmoved),
-        *(rules.kernel_rule(*SHAPE), np.array([1, 2, 4], np.uint8), masks),
+        batch.StoredContours(points, offsets, bits, groups),
+        *(ranges, sizes, Affines(unmoved, unmoved), None),
+        *(rules.kernel_rule(*SHAPE), VALUES, masks),
     )
     for image, mask in zip(images, masks, strict=True):
         assert_array_equal(mask, mask_exact(image, rules))

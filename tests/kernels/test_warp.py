@@ -9,7 +9,11 @@ from hypothesis.extra.numpy import arrays
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy import ndimage
 
-from fastseg._kernels.augment import spline, warp
+from fastseg._kernels.augment import batch, spline
+from fastseg._kernels.augment.intensity import PARAMETERS, Steps
+from fastseg._kernels.augment.mapping import Affines, Displacements
+from fastseg._kernels.augment.noise import Keys
+from fastseg._kernels.augment.warp import CUBIC, REFLECT, Sampling
 from tests.warp_reference import (
     IDENTITY,
     MODES,
@@ -30,9 +34,12 @@ pytestmark = pytest.mark.kernel
 
 F = np.float32
 INFINITE = F(np.inf)
-# To compile the kernel of images takes about 5 s for each dtype. Compiled, these differ
-# in all that it depends on: signed or not, packed in pairs or not (4 bytes), 1 byte or
-# 2. As Python, it runs with every dtype.
+FIRST = np.array([0])
+NO_STEPS = Steps(np.empty((1, 0), np.int64), np.empty((1, 0, PARAMETERS)), 0)
+KEYS = Keys(0, np.zeros(1, np.uint64))
+# To compile the kernel of images takes some seconds for each dtype. Compiled, these
+# differ in all that it depends on: signed or not, packed in quads or not (4 bytes), 1
+# byte or 2. As Python, it runs with every dtype.
 IMAGE_DTYPES = ["u1", "i1", "<u2", "<i2", "<u4", "<i4"]
 MASK_DTYPES = ["u1", "<u2", "<u4", "<u8"]
 if not numba.config.DISABLE_JIT:
@@ -47,17 +54,42 @@ borders = st.sampled_from([0, 1, 2])
 TOLERANCE = 4e-5
 
 
+def mapped(mapping, always=False):
+    """Return a mapping for kernels: Affines, and Displacements or None.
+
+    always : whether there are Displacements, if only of an empty grid
+    """
+    outer, control, spacing, inner = mapping
+    affines = Affines(*(np.array([matrix], float) for matrix in (outer, inner)))
+    if not always and control.size == 0:
+        return affines, None
+    return affines, Displacements(control[None].astype(float), float(spacing))
+
+
 def warped(
-    image, mapping, shape, order, border, fill=-7, scaling=(0, 1, -INFINITE, INFINITE)
-):
+    image, mapping, shape, order, border, fill=-7, scaling=(0, 1, -INFINITE, INFINITE),
+    always=False,
+):  # fmt: skip
     """Return the image through a mapping, written to an array full of 77.
 
     scaling : shift, gain, low, high
+    always  : whether to use the code for what is rare
     """
-    out = np.full(shape, 77, F)
-    numbers = map(F, (fill, *scaling))
-    warp.warp_image(read_only(image), *mapping, order, border, *numbers, out)
-    return out
+    out = np.full((1, *shape), 77, F)
+    shift, gain, low, high = scaling
+    columns = (np.array([number], F) for number in (shift, gain, fill))
+    batch.augment_images(
+        read_only(image)[None], FIRST,
+        *mapped(mapping, always or order == CUBIC or border == REFLECT),
+        Sampling(order, border), batch.Scalings(*columns, float(low), float(high)),
+        NO_STEPS, KEYS, False, out,
+    )  # fmt: skip
+    return out[0]
+
+
+def warp_mask(mask, mapping, out):
+    """Write a mask through a mapping to out."""
+    batch.warp_masks(read_only(mask)[None], FIRST, *mapped(mapping), out[None])
 
 
 def read_only(image):
@@ -140,13 +172,27 @@ def test_pixel_centres_are_exact(dtype, height, width, border, seed):
     assert_array_equal(out[::2, ::2], image.astype(np.float32))
 
 
+@given(image_dtypes, sides, sides, sides, affines(), seeds)
+@settings(max_examples=30)
+def test_the_code_for_rare_things_changes_nothing(
+    dtype, height, width, side, outer, seed
+):
+    """Images that need no displacements come out alike with the code for them."""
+    image = random_image(dtype, (height, width), seed)
+    mapping = outer, NO_CONTROL, 1.0, IDENTITY
+    for order, border in np.ndindex(2, 2):
+        one = warped(image, mapping, (side, side), order, border)
+        other = warped(image, mapping, (side, side), order, border, always=True)
+        assert_array_equal(one, other)
+
+
 @given(mask_dtypes, sides, sides, sides, sides, mappings(), seeds)
 def test_masks_take_the_nearest(dtype, H, W, h, w, mapping, seed):
     """Every pixel of a mask comes from the nearest pixel, or is 0 outside."""
     bits = np.random.default_rng(seed).bytes(H * W * np.dtype(dtype).itemsize)
     mask = np.frombuffer(bits, dtype).reshape(H, W)
     out = np.full((h, w), 77, dtype)
-    warp.warp_mask(read_only(mask), *mapping, out)
+    warp_mask(mask, mapping, out)
     numbers = np.arange(1, H * W + 1).reshape(H, W)
     nearest, doubtful = resample(numbers, mapping, (h, w), 0, "constant")
     chosen = np.concatenate([[0], mask.ravel()])[np.nan_to_num(nearest).astype(int)]
@@ -177,7 +223,7 @@ def test_a_half_turn_keeps_the_outermost_pixels(scale, order):
     assert_allclose(out, image[::-1, ::-1], atol=0.01)
     labels = image.astype("u1")
     mask = np.empty_like(labels)
-    warp.warp_mask(read_only(labels), half, NO_CONTROL, 1.0, IDENTITY, mask)
+    warp_mask(labels, (half, NO_CONTROL, 1.0, IDENTITY), mask)
     assert_array_equal(mask, labels[::-1, ::-1])
 
 
@@ -234,14 +280,15 @@ def test_values_are_scaled_but_fill_is_not(seed, border):
 def test_displacements_equal_the_definition(mapping, x, y):
     """Displacements are sums of B-splines; derivatives are limits of differences."""
     _, control, spacing, _ = mapping
-    actual = spline.differentiate_point(control, spacing, x, y)
+    given = spline.Displacement(control, spacing)
+    actual = spline.differentiate_point(given, x, y)
     expected = displacement(control, spacing, np.array([[x, y]]))[0]
     assert_allclose(actual[:2], expected, atol=1e-9)
-    assert_array_equal(actual[:2], spline.displace_point(control, spacing, x, y))
+    assert_array_equal(actual[:2], spline.displace_point(given, x, y))
     step = 1e-4 * spacing
     for k, (dx, dy) in enumerate([(step, 0), (0, step)]):
-        after = spline.displace_point(control, spacing, x + dx, y + dy)
-        before = spline.displace_point(control, spacing, x - dx, y - dy)
+        after = spline.displace_point(given, x + dx, y + dy)
+        before = spline.displace_point(given, x - dx, y - dy)
         slope = (np.array(after) - before) / (2 * step)
         assert_allclose([actual[2 + k], actual[4 + k]], slope, atol=1e-5)
 

@@ -157,7 +157,7 @@ def mapped_points(name, loader, index):
     samples = np.array([index])
     drawn = preprocessing.draw(samples, 0)
     arrays = preprocessing.find_mappings(samples, drawn).arrays(drawn.key)
-    outer, control, spacing, inner = arrays
+    (outer, inner), (control, spacing) = arrays.with_displacements()
     mapping = outer[0], control[0], spacing, inner[0]
     return output_to_image(mapping, pixel_centres(preprocessing.size))
 

@@ -4,138 +4,175 @@ Samples are along the first axis of each argument. Random numbers are those of `
 with one key for all samples and each sample's index in the store as the second key.
 """
 
+from typing import Any, NamedTuple
+
 import numpy as np
 
-from fastseg._kernels.augment.bend import bend_rings
+from fastseg._kernels.augment.bend import move_rings
 from fastseg._kernels.augment.coordinates import RIM
-from fastseg._kernels.augment.intensity import GAUSSIAN, apply_intensity, step_stream
-from fastseg._kernels.augment.noise import BLOCKS, fill_words, write_with_gaussian
-from fastseg._kernels.augment.warp import clear_outside, warp_image, warp_mask
+from fastseg._kernels.augment.intensity import (
+    GAUSSIAN,
+    STEPS,
+    apply_intensity,
+    step_stream,
+)
+from fastseg._kernels.augment.interpolation import Scaling
+from fastseg._kernels.augment.mapping import (
+    AFFINES,
+    DISPLACEMENTS,
+    displacement_of,
+    mapping_of,
+)
+from fastseg._kernels.augment.noise import (
+    BLOCKS,
+    KEYS,
+    fill_words,
+    write_with_gaussian,
+)
+from fastseg._kernels.augment.warp import (
+    Sampling,
+    clear_outside,
+    warp_image,
+    warp_mask,
+)
 from fastseg._kernels.contours.polygon import RULE, fill_one
 from fastseg._kernels.images.stream import put, settle
 from fastseg._kernels.jit import empty, entry, flat, kernel
 
+F = np.float32
 # A double has 53 bits: 26 of one word and 27 of another.
 HIGH, LOW = np.uint32(6), np.uint32(5)
 
 
-@entry(
-    key="uint64",
-    samples="const uint64[::1]",
-    stream="uint32",
-    out="float64[:, ::1]",
-)
-def draw_uniforms(key, samples, stream, out):
+class Scalings(NamedTuple):
+    """How the values of b images become those of a batch, see `Scaling`.
+
+    shift, gain, fill : float32 (b,)
+    low, high         : float64, rounded to float32
+    """
+
+    shift: Any
+    gain: Any
+    fill: Any
+    low: float
+    high: float
+
+
+COLUMN = "const float32[::1]"
+
+
+@kernel
+def fill_uniforms(key0, key1, stream, out):
+    """Fill out, float64 (n,), with the numbers of `draw_uniforms` for one sample."""
+    words = empty((4, BLOCKS), np.uint32)
+    for start in range(0, len(out), 2 * BLOCKS):
+        fill_words(np.uint64(start // 2), key0, key1, stream, words)
+        for k in range(start, min(start + 2 * BLOCKS, len(out))):
+            block, half = (k - start) >> 1, 2 * (k & 1)
+            high = np.float64(words[half, block] >> HIGH)
+            low = np.float64(words[half + 1, block] >> LOW)
+            out[k] = (high * 2.0**27 + low) * 2.0**-53
+
+
+@entry(keys=KEYS, stream="uint32", out="float64[:, ::1]")
+def draw_uniforms(keys, stream, out):
     """Fill out with uniform numbers in [0, 1), multiples of 2**-53.
 
-    key     : uint64
-    samples : uint64 (b,)
-    stream  : uint32
-    out     : float64 (b, n)
+    keys   : Keys
+    stream : uint32
+    out    : float64 (b, n)
     """
-    words = empty((4, BLOCKS), np.uint32)
-    for j in range(len(samples)):
-        for start in range(0, out.shape[1], 2 * BLOCKS):
-            fill_words(np.uint64(start // 2), key, samples[j], stream, words)
-            for k in range(start, min(start + 2 * BLOCKS, out.shape[1])):
-                block, half = (k - start) >> 1, 2 * (k & 1)
-                high = np.float64(words[half, block] >> HIGH)
-                low = np.float64(words[half + 1, block] >> LOW)
-                out[j, k] = (high * 2.0**27 + low) * 2.0**-53
+    for j in range(len(out)):
+        fill_uniforms(keys.key, keys.samples[j], stream, out[j])
 
 
 @entry(
-    key="uint64",
-    samples="const uint64[::1]",
+    keys=KEYS,
     stream="uint32",
     magnitudes="const float64[::1]",
     grids="const int64[:, ::1]",
     out="float64[:, :, :, ::1]",
 )
-def draw_fields(key, samples, stream, magnitudes, grids, out):
+def draw_fields(keys, stream, magnitudes, grids, out):
     """Draw control points, each coordinate uniform between -magnitude and magnitude.
 
-    key, samples, stream : as for `draw_uniforms`
+    keys, stream : as for `draw_uniforms`
     magnitudes : float64 (b,)
     grids      : int64 (b, 2), rows and columns of each sample's own grid
     out        : float64 (b, gy, gx, 2); outside a sample's own grid, its outermost
         control points are repeated
     """
-    for j in range(len(samples)):
-        rows, columns = grids[j]
-        numbers = empty((1, 2 * rows * columns), np.float64)
-        draw_uniforms(key, samples[j : j + 1], stream, numbers)
+    for j in range(len(out)):
+        rows, columns = grids[j, 0], grids[j, 1]
+        numbers = empty(2 * rows * columns, np.float64)
+        fill_uniforms(keys.key, keys.samples[j], stream, numbers)
         for y in range(out.shape[1]):
             for x in range(out.shape[2]):
                 k = 2 * (min(y, rows - 1) * columns + min(x, columns - 1))
                 for axis in range(2):
-                    signed = 2 * numbers[0, k + axis] - 1
+                    signed = 2 * numbers[k + axis] - 1
                     out[j, y, x, axis] = magnitudes[j] * signed
 
 
 @entry(
     images="const T[:, :, ::1]",
     rows="const int64[::1]",
-    outer="const float64[:, :, ::1]",
-    control="const float64[:, :, :, ::1]",
-    spacing="float64",
-    inner="const float64[:, :, ::1]",
-    order="int64",
-    border="int64",
-    fill="const float32[::1]",
-    shift="const float32[::1]",
-    gain="const float32[::1]",
-    low="float64",
-    high="float64",
-    codes="const int64[:, ::1]",
-    params="const float64[:, :, ::1]",
-    stream="uint32",
-    key="uint64",
-    samples="const uint64[::1]",
+    affines=AFFINES,
+    displacements=DISPLACEMENTS,
+    sampling=(Sampling, "int64", "int64"),
+    scalings=(Scalings, COLUMN, COLUMN, COLUMN, "float64", "float64"),
+    steps=STEPS,
+    keys=KEYS,
     streams="bool",
     out="float32[:, :, ::1]",
     T=("int16", "uint16", "uint8"),
 )
 def augment_images(
-    images, rows, outer, control, spacing, inner, order, border, fill,
-    shift, gain, low, high, codes, params, stream, key, samples, streams, out,
-):  # fmt: skip
+    images, rows, affines, displacements, sampling, scalings, steps, keys, streams, out
+):
     """Apply `warp_image`, then `apply_intensity` to image rows[j], and write to out[j].
 
     Each image stays in the cache until all its steps are done: a batch does not fit
     into the cache, and warping a whole batch before the first intensity step takes 1.3
     times as long.
 
-    images : integers (n, H, W)
-    rows   : int64 (b,); where it is negative, out[j] is not changed
-    outer, inner : float64 (b, 2, 3); control : float64 (b, gy, gx, 2)
-    shift, gain, fill : float32 (b,)
-    codes, params, stream, key, samples : as for `apply_intensity_batch`
+    images  : integers (n, H, W)
+    rows    : int64 (b,); where it is negative, out[j] is not changed
+    affines : Affines
+    displacements : Displacements, or None. With None, the code for what is rare is left
+        out, half of the kernel: displacements, CUBIC, REFLECT, BIAS_FIELD and RICIAN.
+        Samples that need it must come with Displacements, if only of an empty grid
+    sampling, scalings, steps, keys : Sampling, Scalings, Steps, Keys
     streams : bool, whether to write past the caches
     out     : float32 (b, h, w), C-contiguous
     """
+    low, high = F(scalings.low), F(scalings.high)
+    rare = None if displacements is None else True
     cells = flat(out)
-    size = out[0].size
-    plane = empty(out.shape[1:], np.float32)
-    scratch = empty(size, np.float32)
+    size = out.shape[1] * out.shape[2]
+    plane = empty((out.shape[1], out.shape[2]), F)
+    scratch = empty(size, F)
     for j in range(len(rows)):
         if rows[j] >= 0:
+            shift, gain, fill = scalings.shift[j], scalings.gain[j], scalings.fill[j]
             warp_image(
-                images[rows[j]], outer[j], control[j], spacing, inner[j], order, border,
-                fill[j], shift[j], gain[j], low, high, plane,
-            )  # fmt: skip
-            last = len(codes[j]) - 1
-            while last >= 0 and codes[j, last] < 0:
-                last -= 1
-            noisy = last >= 0 and codes[j, last] == GAUSSIAN
-            count = last if noisy else last + 1
-            apply_intensity(
-                plane, codes[j, :count], params[j], key, samples[j], stream, scratch
+                images[rows[j]],
+                mapping_of(affines, j),
+                displacement_of(displacements, j),
+                sampling,
+                Scaling(shift, gain, low, high, fill),
+                plane,
             )
+            last = steps.codes.shape[1] - 1
+            while last >= 0 and steps.codes[j, last] < 0:
+                last -= 1
+            noisy = last >= 0 and steps.codes[j, last] == GAUSSIAN
+            count = last if noisy else last + 1
+            apply_intensity(plane, steps, j, count, keys, scratch, rare)
             if noisy:
-                noise_stream = step_stream(stream, last)
+                stream = step_stream(steps.stream, last)
                 write_with_gaussian(
-                    plane, params[j, last, 0], key, samples[j], noise_stream,
+                    plane, steps.params[j, last, 0], keys.key, keys.samples[j], stream,
                     cells, j * size, streams,
                 )  # fmt: skip
             else:
@@ -146,31 +183,32 @@ def augment_images(
 @entry(
     masks="const T[:, :, ::1]",
     rows="const int64[::1]",
-    outer="const float64[:, :, ::1]",
-    control="const float64[:, :, :, ::1]",
-    spacing="float64",
-    inner="const float64[:, :, ::1]",
+    affines=AFFINES,
+    displacements=DISPLACEMENTS,
     out="T[:, :, ::1]",
     T=("uint8",),
 )
-def warp_masks(masks, rows, outer, control, spacing, inner, out):
+def warp_masks(masks, rows, affines, displacements, out):
     """Apply `warp_mask` to mask rows[j] of a stack (n, H, W), and write it to out[j].
 
     Where rows[j] is negative, out[j] is not changed.
     """
     for j in range(len(rows)):
         if rows[j] >= 0:
-            warp_mask(masks[rows[j]], outer[j], control[j], spacing, inner[j], out[j])
+            mapping = mapping_of(affines, j)
+            displacement = displacement_of(displacements, j)
+            warp_mask(masks[rows[j]], mapping, displacement, out[j])
 
 
 @kernel
-def reaches_outside(points, height, width):
-    """Return whether a vertex (x, y) of points (n, 2) is outside an image."""
+def reaches_outside(points, first, stop, height, width):
+    """Return whether one of the vertices [first, stop) is outside an image."""
     least_x = least_y = 0.0
     most_x, most_y = width - 1.0, height - 1.0
-    for k in range(len(points)):
-        least_x, most_x = min(least_x, points[k, 0]), max(most_x, points[k, 0])
-        least_y, most_y = min(least_y, points[k, 1]), max(most_y, points[k, 1])
+    for k in range(first, stop):
+        x, y = points[k, 0], points[k, 1]
+        least_x, most_x = min(least_x, x), max(most_x, x)
+        least_y, most_y = min(least_y, y), max(most_y, y)
     return (
         min(least_x, least_y) < -RIM
         or most_x > width - 1.0 + RIM
@@ -178,81 +216,95 @@ def reaches_outside(points, height, width):
     )
 
 
+class StoredContours(NamedTuple):
+    """All rings of a store; the rings of one sample, class and group are neighbours.
+
+    points     : float64 (P, 2), (x, y) in pixels, pixel centres at integers
+    offsets    : int64 (R + 1,), ring k is points[offsets[k]:offsets[k + 1]]
+    ring_class : int64 (R,)
+    ring_group : int64 (R,), the group of each ring, as for `fill_one`
+    """
+
+    points: Any
+    offsets: Any
+    ring_class: Any
+    ring_group: Any
+
+
+INDICES = "const int64[::1]"
+# Room for the points of a sample's class; more is made when it is needed.
+FEW_POINTS = 1024
+
+
 @entry(
-    points="const float64[:, ::1]",
-    offsets="const int64[::1]",
-    ring_class="const int64[::1]",
-    ring_group="const int64[::1]",
+    contours=(StoredContours, "const float64[:, ::1]", INDICES, INDICES, INDICES),
     ranges="const int64[:, ::1]",
     sizes="const int64[:, ::1]",
-    outer="const float64[:, :, ::1]",
-    control="const float64[:, :, :, ::1]",
-    spacing="float64",
-    inner="const float64[:, :, ::1]",
+    affines=AFFINES,
+    displacements=DISPLACEMENTS,
     rule=RULE,
     values="const T[::1]",
     out="T[:, :, ::1]",
     T=("uint8",),
 )
 def draw_moved_contours(
-    points, offsets, ring_class, ring_group, ranges, sizes,
-    outer, control, spacing, inner, rule, values, out,
-):  # fmt: skip
+    contours, ranges, sizes, affines, displacements, rule, values, out
+):
     """Move the contours of samples to the output, and draw them as masks.
 
     What lies outside the image is 0, as in its stored mask.
 
-    points, offsets, ring_class : all rings of a store; the rings of one sample and
-        class are neighbours
-    ring_group : the group of each ring, as for `fill_one`; the rings of one sample,
-        class and group are neighbours
-    ranges : int64 (b, 2), each sample's first ring and the one after its last
-    sizes  : int64 (b, 2), height and width of each sample's image
-    outer, control, spacing, inner : as for `augment_images`
-    rule   : as for `fill_one`
-    values : (K,) of the dtype of out, the bit of each class
-    out    : unsigned (b, h, w), every cell is written
+    contours : StoredContours
+    ranges   : int64 (b, 2), each sample's first ring and the one after its last
+    sizes    : int64 (b, 2), height and width of each sample's image
+    affines, displacements : Affines; Displacements or None
+    rule     : Rule or None, as for `fill_one`
+    values   : (K,) of the dtype of out, the bit of each class
+    out      : unsigned (b, h, w), every cell is written
     """
+    points, offsets, ring_class, ring_group = contours
+    cells, size = flat(out), out.shape[1] * out.shape[2]
+    moved = empty((FEW_POINTS, 2), np.float64)
     for j in range(len(ranges)):
-        mask = out[j]
-        mask[:] = 0
-        first, last = ranges[j]
-        height, width = sizes[j]
-        drawn = points[offsets[first] : offsets[last]]
+        pixels = cells[j * size : (j + 1) * size]
+        for k in range(len(pixels)):
+            pixels[k] = 0
+        mapping = mapping_of(affines, j)
+        displacement = displacement_of(displacements, j)
+        first, last = ranges[j, 0], ranges[j, 1]
+        start = offsets[first]
         while first < last:
             stop = first + 1
             while stop < last and ring_class[stop] == ring_class[first]:
                 stop += 1
-            class_points = points[offsets[first] : offsets[stop]]
-            starts = offsets[first : stop + 1] - offsets[first]
-            moved, starts = bend_rings(
-                class_points, starts, outer[j], control[j], spacing, inner[j]
-            )
-            groups = ring_group[first:stop].astype(np.int64)
+            moved_offsets = empty(stop - first + 1, np.int64)
+            count = len(moved)
+            for _ in range(2):
+                if count > len(moved):
+                    moved = empty((2 * count, 2), np.float64)
+                count = move_rings(
+                    points, offsets, first, stop, mapping, displacement,
+                    moved, moved_offsets,
+                )  # fmt: skip
+                if count <= len(moved):
+                    break
+            groups = ring_group[first:stop]
             value = values[ring_class[first]]
-            fill_one(moved, starts, groups, 0.0, rule, mask, value, False)
+            fill_one(moved, moved_offsets, groups, 0.0, rule, out[j], value, False)
             first = stop
-        if reaches_outside(drawn, height, width):
-            clear_outside(height, width, outer[j], control[j], spacing, inner[j], mask)
+        height, width = sizes[j, 0], sizes[j, 1]
+        if reaches_outside(points, start, offsets[last], height, width):
+            clear_outside(height, width, mapping, displacement, out[j])
 
 
-@entry(
-    planes="float32[:, :, ::1]",
-    codes="const int64[:, ::1]",
-    params="const float64[:, :, ::1]",
-    stream="uint32",
-    key="uint64",
-    samples="const uint64[::1]",
-)
-def apply_intensity_batch(planes, codes, params, stream, key, samples):
+@entry(planes="float32[:, :, ::1]", steps=STEPS, keys=KEYS)
+def apply_intensity_batch(planes, steps, keys):
     """Apply `apply_intensity` to each plane; steps whose code is negative are skipped.
 
     planes : float32 (b, h, w)
-    codes  : int64 (b, k); params : float64 (b, k, PARAMETERS)
-    stream, key, samples : as for `draw_uniforms`
+    steps, keys : Steps, Keys
     """
-    scratch = empty(planes[0].size, np.float32)
+    scratch = empty(planes.shape[1] * planes.shape[2], F)
     for j in range(len(planes)):
-        apply_intensity(
-            planes[j], codes[j], params[j], key, samples[j], stream, scratch
-        )
+        count = steps.codes.shape[1]
+        apply_intensity(planes[j], steps, j, count, keys, scratch, True)

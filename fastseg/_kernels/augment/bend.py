@@ -1,7 +1,7 @@
 """Contours through a mapping: vertices go from the image to the output.
 
-`warp` describes the mapping, which goes from the output to the image; here each step of
-it is inverted. A displacement turns a straight edge into a curve: the edge is halved
+`mapping` describes the mapping, which goes from the output to the image; here each step
+of it is inverted. A displacement turns a straight edge into a curve: the edge is halved
 until each piece is within TOLERANCE of that curve.
 """
 
@@ -9,9 +9,16 @@ import math
 
 import numpy as np
 
-from fastseg._kernels.augment.coordinates import multiply_affines
+from fastseg._kernels.augment.mapping import (
+    AFFINES,
+    DISPLACEMENTS,
+    apply_affine,
+    displacement_of,
+    invert_affine,
+    mapping_of,
+)
 from fastseg._kernels.augment.spline import differentiate_point
-from fastseg._kernels.jit import empty, inlined, kernel, zeros
+from fastseg._kernels.jit import empty, entry, inlined, kernel
 
 # Greatest distance between the straight pieces and the true curve of an edge, in pixels
 # of the output. It changes about one pixel of a mask per 100 pixels of outline at most.
@@ -36,37 +43,15 @@ MOST_STEPS = 60
 
 
 @kernel
-def invert_affine(matrix):
-    """Return the inverse of an affine matrix (2, 3)."""
-    a, b, c, d = matrix[0, 0], matrix[0, 1], matrix[1, 0], matrix[1, 1]
-    determinant = a * d - b * c
-    inverse = empty((2, 3), np.float64)
-    inverse[0, 0], inverse[0, 1] = d / determinant, -b / determinant
-    inverse[1, 0], inverse[1, 1] = -c / determinant, a / determinant
-    for r in range(2):
-        inverse[r, 2] = -(inverse[r, 0] * matrix[0, 2] + inverse[r, 1] * matrix[1, 2])
-    return inverse
+def invert_displacement(displacement, rx, ry, x, y):
+    """Return the point that a displacement moves to (rx, ry).
 
-
-@inlined
-def apply_affine(matrix, x, y):
-    """Return the point to which a matrix (2, 3) maps (x, y)."""
-    return (
-        matrix[0, 0] * x + matrix[0, 1] * y + matrix[0, 2],
-        matrix[1, 0] * x + matrix[1, 1] * y + matrix[1, 2],
-    )
-
-
-@kernel
-def invert_displacement(control, spacing, rx, ry, x, y):
-    """Return the point that the displacement moves to (rx, ry).
-
-    control, spacing : the displacement, which must not move two points to the same one
+    displacement : Displacement, which must not move two points to the same one
     x, y : where the search starts
 
     Newton's method; each step is halved until it reduces the distance to (rx, ry).
     """
-    dx, dy, dx_x, dx_y, dy_x, dy_y = differentiate_point(control, spacing, x, y)
+    dx, dy, dx_x, dx_y, dy_x, dy_y = differentiate_point(displacement, x, y)
     residual_x, residual_y = rx - x - dx, ry - y - dy
     squared = residual_x * residual_x + residual_y * residual_y
     for _ in range(MOST_STEPS):
@@ -80,7 +65,7 @@ def invert_displacement(control, spacing, rx, ry, x, y):
         previous = squared
         for _ in range(MOST_STEPS):
             dx, dy, dx_x, dx_y, dy_x, dy_y = differentiate_point(
-                control, spacing, x + step_x, y + step_y
+                displacement, x + step_x, y + step_y
             )
             residual_x = rx - (x + step_x) - dx
             residual_y = ry - (y + step_y) - dy
@@ -119,40 +104,49 @@ def is_long(r0, r1, spacing, count):
     return is_over and abs(r1 - r0) > LONG * spacing
 
 
-@kernel
-def grow_points(points, count):
-    """Return points, or a larger copy if the array is full with `count` of them."""
-    if count < len(points):
-        return points
-    larger = empty((2 * len(points) + 16, 2), np.float64)
-    for k in range(count):
-        larger[k, 0], larger[k, 1] = points[k, 0], points[k, 1]
-    return larger
+@inlined
+def is_bent(displacement, to_output, start, stop, x, y, middle_x, middle_y):
+    """Return whether an edge bends too much at a point to be straight.
+
+    start, stop : (x, y) of the ends of the edge in the output
+    x, y        : coordinates of the point after the displacement
+    middle_x, middle_y : where the search for the point begins
+
+    Also returns the point.
+    """
+    x, y = invert_displacement(displacement, x, y, middle_x, middle_y)
+    px, py = apply_affine(to_output, x, y)
+    off = distance_to_line(start[0], start[1], stop[0], stop[1], px, py)
+    return off > MEASURED_LIMIT, x, y
 
 
 @kernel
-def bend_edge(control, spacing, to_output, ends, stack, out, count):
+def bend_edge(displacement, to_output, start, stop, stack, out, count):
     """Append the points between the two ends of an edge to out[:count].
 
-    ends  : float64 (2, 4), for each end rx, ry, and x, y: the point that the
-        displacement moves to (rx, ry)
-    to_output : float64 (2, 3), maps (x, y) to the output
-    stack : float64 (MOST_HALVINGS + 2, 4), overwritten
+    start, stop : the ends, (rx, ry, x, y); the displacement moves (x, y) to (rx, ry)
+    to_output : Affine, maps (x, y) to the output
+    stack : float64 (MOST_HALVINGS + 2, 5), overwritten
+    out   : float64 (n, 2), written as far as it reaches
 
-    Returns out, or a larger copy, and the new count. The points do not depend on the
-    direction of the edge.
+    Returns the new count. The points do not depend on the direction of the edge.
     """
     # (rx0, ry0, x0, y0) is the start of the current piece. The stack holds the ends of
-    # the pieces from there on, the nearest one on top; depths[k] is the number of
-    # halvings of the piece that ends at stack[k].
-    rx0, ry0, x0, y0 = ends[0]
-    for k in range(4):
-        stack[0, k] = ends[1, k]
-    depths = zeros(MOST_HALVINGS + 2, np.int64)
-    top, depth = 0, 0
+    # the pieces from there on, the nearest one on top, and the number of halvings of
+    # the piece that ends there.
+    rx0, ry0, x0, y0 = start
+    spacing = displacement.spacing
+    rows, columns = displacement.control.shape[0], displacement.control.shape[1]
+    push(stack, 0, stop, 0)
+    top = 0
     while top >= 0:
-        rx1, ry1, x1, y1 = stack[top]
-        depth = depths[top]
+        rx1, ry1, x1, y1, depth = (
+            stack[top, 0],
+            stack[top, 1],
+            stack[top, 2],
+            stack[top, 3],
+            stack[top, 4],
+        )
         # The search for the middle starts halfway between the ends, so that both
         # directions of the edge give the same point.
         rx, ry = 0.5 * (rx0 + rx1), 0.5 * (ry0 + ry1)
@@ -160,13 +154,11 @@ def bend_edge(control, spacing, to_output, ends, stack, out, count):
         split = False
         if depth < MOST_HALVINGS:
             length = max(abs(rx1 - rx0), abs(ry1 - ry0)) / spacing
-            x, y = invert_displacement(control, spacing, rx, ry, x, y)
-            px0, py0 = apply_affine(to_output, x0, y0)
-            px1, py1 = apply_affine(to_output, x1, y1)
-            px, py = apply_affine(to_output, x, y)
-            split = distance_to_line(px0, py0, px1, py1, px, py) > MEASURED_LIMIT
-            split = split or is_long(rx0, rx1, spacing, control.shape[1])
-            split = split or is_long(ry0, ry1, spacing, control.shape[0])
+            begin = apply_affine(to_output, x0, y0)
+            end = apply_affine(to_output, x1, y1)
+            split, x, y = is_bent(displacement, to_output, begin, end, rx, ry, x, y)
+            split = split or is_long(rx0, rx1, spacing, columns)
+            split = split or is_long(ry0, ry1, spacing, rows)
             if not split and length > SHORT:
                 for side in range(2):
                     if side == 0:
@@ -175,74 +167,120 @@ def bend_edge(control, spacing, to_output, ends, stack, out, count):
                     else:
                         sx, sy = 0.5 * (rx + rx1), 0.5 * (ry + ry1)
                         tx, ty = 0.5 * (x + x1), 0.5 * (y + y1)
-                    tx, ty = invert_displacement(control, spacing, sx, sy, tx, ty)
-                    px, py = apply_affine(to_output, tx, ty)
-                    if distance_to_line(px0, py0, px1, py1, px, py) > MEASURED_LIMIT:
-                        split = True
+                    bends, _, _ = is_bent(
+                        displacement, to_output, begin, end, sx, sy, tx, ty
+                    )
+                    split = split or bends
         if split:
-            depths[top] = depth + 1
+            stack[top, 4] = depth + 1
             top += 1
-            stack[top, 0], stack[top, 1], stack[top, 2], stack[top, 3] = rx, ry, x, y
-            depths[top] = depth + 1
+            push(stack, top, (rx, ry, x, y), depth + 1)
             continue
         top -= 1
         rx0, ry0, x0, y0 = rx1, ry1, x1, y1
         if top >= 0:
-            out = grow_points(out, count)
-            out[count, 0], out[count, 1] = apply_affine(to_output, x0, y0)
-            count += 1
-    return out, count
+            count = append_point(out, count, apply_affine(to_output, x0, y0))
+    return count
+
+
+@inlined
+def push(stack, top, end, depth):
+    """Write a row of the stack of `bend_edge`."""
+    stack[top, 0], stack[top, 1], stack[top, 2], stack[top, 3] = end
+    stack[top, 4] = depth
+
+
+@inlined
+def append_point(out, count, point):
+    """Write a point to row `count` of out if there is one; return the next row."""
+    if count < len(out):
+        out[count, 0], out[count, 1] = point
+    return count + 1
 
 
 @kernel
-def bend_rings(points, offsets, outer, control, spacing, inner):
-    """Map rings to the output, and return their points and offsets.
+def move_straight_rings(points, offsets, first, stop, mapping, out, out_offsets):
+    """Do the work of `move_rings` where nothing is displaced."""
+    to_output = invert_affine(mapping.whole)
+    start = offsets[first]
+    count = offsets[stop] - start
+    if count <= len(out):
+        for k in range(count):
+            x, y = points[start + k, 0], points[start + k, 1]
+            out[k, 0], out[k, 1] = apply_affine(to_output, x, y)
+        for ring in range(first, stop + 1):
+            out_offsets[ring - first] = offsets[ring] - start
+    return count
+
+
+@kernel
+def move_rings(points, offsets, first, stop, mapping, displacement, out, out_offsets):
+    """Map the rings [first, stop) to the output; see `bend_rings`.
+
+    mapping      : Mapping
+    displacement : Displacement or None
+    """
+    if displacement is None:
+        return move_straight_rings(
+            points, offsets, first, stop, mapping, out, out_offsets
+        )
+    if len(displacement.control) == 0:
+        return move_straight_rings(
+            points, offsets, first, stop, mapping, out, out_offsets
+        )
+    out_offsets[0] = count = 0
+    to_output, from_image = invert_affine(mapping.outer), invert_affine(mapping.inner)
+    stack = empty((MOST_HALVINGS + 2, 5), np.float64)
+    end = (0.0, 0.0, 0.0, 0.0)
+    for ring in range(first, stop):
+        begin, behind = offsets[ring], offsets[ring + 1]
+        for k in range(begin, behind + (behind > begin)):
+            start = end
+            # After the last point, the first one again closes the ring.
+            vertex = k if k < behind else begin
+            rx, ry = apply_affine(from_image, points[vertex, 0], points[vertex, 1])
+            dx, dy, _, _, _, _ = differentiate_point(displacement, rx, ry)
+            x, y = invert_displacement(displacement, rx, ry, rx - dx, ry - dy)
+            end = (rx, ry, x, y)
+            if k > begin:
+                count = bend_edge(
+                    displacement, to_output, start, end, stack, out, count
+                )
+            if k < behind:
+                count = append_point(out, count, apply_affine(to_output, x, y))
+        out_offsets[ring - first + 1] = count
+    return count
+
+
+@entry(
+    points="const float64[:, ::1]",
+    offsets="const int64[::1]",
+    affines=AFFINES,
+    displacements=DISPLACEMENTS,
+    out="float64[:, ::1]",
+    out_offsets="int64[::1]",
+)
+def bend_rings(points, offsets, affines, displacements, out, out_offsets):
+    """Map the rings of one sample to the output; return the number of points there.
 
     points  : float64 (P, 2), (x, y) in pixels of the image, pixel centres at integers
     offsets : int64 (R + 1,), ring k is points[offsets[k]:offsets[k + 1]]
-    outer, control, spacing, inner : the mapping, see `warp`. No control point may be
+    affines : Affines of one sample
+    displacements : Displacements of one sample, or None. No control point may be
         displaced by more than 0.48 * spacing along an axis: then the displacement has
         an inverse (Choi & Lee, "Injectivity conditions of 2D and 3D uniform cubic
         B-spline functions", 2000)
+    out     : float64 (n, 2), overwritten by the points, (x, y) in pixels of the output.
+        If n is less than the number of points, the rest is left out
+    out_offsets : int64 (R + 1,), overwritten
 
-    Returns new arrays, the points as (x, y) in pixels of the output. Without control
-    points, the number of points stays the same. With them, edges get further points,
-    so that they lie within TOLERANCE of the true curve of the edge. Edges that two
-    rings have in common get the same points in both.
+    Without displacements, the number of points stays the same. With them, edges get
+    further points, so that they lie within TOLERANCE of the true curve of the edge.
+    Edges that two rings have in common get the same points in both.
     """
-    if control.shape[0] == 0:
-        to_output = invert_affine(multiply_affines(inner, outer))
-        moved = empty(points.shape, np.float64)
-        for k in range(len(points)):
-            moved[k, 0], moved[k, 1] = apply_affine(
-                to_output, points[k, 0], points[k, 1]
-            )
-        return moved, offsets.copy()
-    from_image = invert_affine(inner)
-    to_output = invert_affine(outer)
-    out = empty((4 * len(points) + 16, 2), np.float64)
-    out_offsets = zeros(len(offsets), np.int64)
-    stack = empty((MOST_HALVINGS + 2, 4), np.float64)
-    ends = empty((2, 4), np.float64)
-    count = np.int64(0)  # numba would compile `bend_edge` once more for a literal 0
-    for ring in range(len(offsets) - 1):
-        start, stop = offsets[ring], offsets[ring + 1]
-        for k in range(start, stop + (stop > start)):
-            for axis in range(4):
-                ends[0, axis] = ends[1, axis]
-            # After the last point, the first one again closes the ring.
-            vertex = k if k < stop else start
-            rx, ry = apply_affine(from_image, points[vertex, 0], points[vertex, 1])
-            dx, dy, _, _, _, _ = differentiate_point(control, spacing, rx, ry)
-            x, y = invert_displacement(control, spacing, rx, ry, rx - dx, ry - dy)
-            ends[1, 0], ends[1, 1], ends[1, 2], ends[1, 3] = rx, ry, x, y
-            if k > start:
-                out, count = bend_edge(
-                    control, spacing, to_output, ends, stack, out, count
-                )
-            if k < stop:
-                out = grow_points(out, count)
-                out[count, 0], out[count, 1] = apply_affine(to_output, x, y)
-                count += 1
-        out_offsets[ring + 1] = count
-    return out[:count].copy(), out_offsets
+    mapping = mapping_of(affines, 0)
+    displacement = displacement_of(displacements, 0)
+    rings = len(offsets) - 1
+    return move_rings(
+        points, offsets, 0, rings, mapping, displacement, out, out_offsets
+    )

@@ -12,6 +12,7 @@ float32 first.
 """
 
 import math
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -220,7 +221,7 @@ def apply_gamma(plane, gamma, low, high, invert, keep_stats):
     if keep_stats:
         new_mean, new_deviation = find_mean_and_deviation(plane)
         multiply = deviation / max(new_deviation, 1e-30)
-        apply_brightness(plane, F(multiply), F(mean - new_mean * multiply))
+        apply_brightness(plane, multiply, mean - new_mean * multiply)
 
 
 @kernel
@@ -269,12 +270,15 @@ def gaussian_taps(sigma):
     that of scipy: TRUNCATE * sigma, rounded half up.
     """
     radius = int(TRUNCATE * sigma + 0.5)
-    taps = zeros(1 + 3 * max((radius + 2) // 3, 1), np.float64)
+    weights = zeros(1 + 3 * max((radius + 2) // 3, 1), np.float64)
     total = 0.0
     for k in range(radius + 1):
-        taps[k] = small_exp(-0.5 * k * k / (sigma * sigma))
-        total += taps[k] if k == 0 else 2 * taps[k]
-    return (taps / total).astype(np.float32)
+        weights[k] = small_exp(-0.5 * k * k / (sigma * sigma))
+        total += weights[k] if k == 0 else 2 * weights[k]
+    taps = empty(len(weights), np.float32)
+    for k in range(len(weights)):
+        taps[k] = weights[k] / total
+    return taps
 
 
 @kernel
@@ -316,38 +320,45 @@ def blur(plane, sigma, scratch):
             padded[k] = line[before[k]]
             padded[reach + width + k] = line[before[reach + width + k]]
         for k in range(1, reach + 1, 3):
+            low, high = reach - k, reach + k
+            before_it, behind_it = (low, low - 1, low - 2), (high, high + 1, high + 2)
             add_taps(
-                taps, k, width, padded, reach, reach - k, reach + k,
-                reach - k - 1, reach + k + 1, reach - k - 2, reach + k + 2,
+                taps, k, width, padded, reach, before_it, behind_it,
                 scratch, row * width,
             )  # fmt: skip
-    rows = reflected_indices(height, reach) * width
+    rows = reflected_indices(height, reach)
     for row in range(height):
         r = row + reach
         for k in range(1, reach + 1, 3):
+            above = (
+                rows[r - k] * width, rows[r - k - 1] * width, rows[r - k - 2] * width
+            )  # fmt: skip
+            below = (
+                rows[r + k] * width, rows[r + k + 1] * width, rows[r + k + 2] * width
+            )  # fmt: skip
             add_taps(
-                taps, k, width, scratch, rows[r], rows[r - k], rows[r + k],
-                rows[r - k - 1], rows[r + k + 1], rows[r - k - 2], rows[r + k + 2],
+                taps, k, width, scratch, rows[r] * width, above, below,
                 values, row * width,
             )  # fmt: skip
 
 
 @inlined
-def add_taps(taps, k, length, source, c, a1, b1, a2, b2, a3, b3, out, to):
+def add_taps(taps, k, length, source, centre, before, behind, out, to):
     """Add three pairs of taps to a row; the first three overwrite it.
 
     taps   : float32 (1 + 3 g,); taps[k : k + 3] are added, and taps[0] too if k is 1
     length : pixels of a row
-    source : float32 (n,); rows begin at c for taps[0], a1 and b1 for taps[k], ...
+    source : float32 (n,); rows begin at `centre` for taps[0], and at before[i] and
+        behind[i] for taps[k + i]
     out    : float32 (m,), the row begins at `to`
 
     Indices into long arrays are 2 times faster than slices: to make eight slices takes
     as long as to sum them.
     """
     tap1, tap2, tap3 = taps[k], taps[k + 1], taps[k + 2]
-    c, to = np.uint64(c), np.uint64(to)
-    a1, a2, a3 = np.uint64(a1), np.uint64(a2), np.uint64(a3)
-    b1, b2, b3 = np.uint64(b1), np.uint64(b2), np.uint64(b3)
+    c, to = np.uint64(centre), np.uint64(to)
+    a1, a2, a3 = np.uint64(before[0]), np.uint64(before[1]), np.uint64(before[2])
+    b1, b2, b3 = np.uint64(behind[0]), np.uint64(behind[1]), np.uint64(behind[2])
     if k == 1:
         tap0 = taps[0]
         for i in range(length):
@@ -440,6 +451,22 @@ def lower_resolution(plane, factor):
             line[x] = upper[x] + fraction * (lower[x] - upper[x])
 
 
+class Steps(NamedTuple):
+    """Intensity steps of b samples.
+
+    codes  : int64 (b, k), BRIGHTNESS to LOW_RESOLUTION; others are skipped
+    params : float64 (b, k, PARAMETERS), a row per step, see the codes
+    stream : uint32, for noise; step i uses the stream `step_stream`(stream, i)
+    """
+
+    codes: Any
+    params: Any
+    stream: int
+
+
+STEPS = (Steps, "const int64[:, ::1]", "const float64[:, :, ::1]", "uint32")
+
+
 @inlined
 def step_stream(stream, i):
     """Return the random stream of step i: stream + i modulo 2**32, uint32."""
@@ -447,36 +474,37 @@ def step_stream(stream, i):
 
 
 @kernel
-def apply_intensity(plane, codes, params, key0, key1, stream, scratch):
-    """Do several intensity steps, each in a pass over the whole plane.
+def apply_intensity(plane, steps, j, count, keys, scratch, rare):
+    """Do the first `count` steps of sample j, each in a pass over the whole plane.
 
     A pass over 256 x 256 values in the cache takes 2.3 us, a power 40 us. Doing all
     steps on eight rows before the next eight was 1.3 times slower.
 
     plane   : float32 (h, w), C-contiguous, changed in place
-    codes   : int64 (k,), BRIGHTNESS to LOW_RESOLUTION; others are skipped
-    params  : float64 (k, PARAMETERS), a row per step, see the codes
-    key0, key1 : uint64, for noise
-    stream  : uint32, for noise; step i uses the stream `step_stream`(stream, i)
+    steps   : Steps
+    keys    : Keys, for noise
     scratch : float32 (n,) with n at least h * w, overwritten by BLUR, else unused
+    rare    : True, or None, which leaves out the code of BIAS_FIELD and RICIAN
     """
-    for i in range(len(codes)):
-        code, p = codes[i], params[i]
-        noise_stream = step_stream(stream, i)
+    for i in range(count):
+        code, p = steps.codes[j, i], steps.params[j, i]
+        key0, key1 = keys.key, keys.samples[j]
+        stream = step_stream(steps.stream, i)
         if code == BRIGHTNESS:
-            apply_brightness(plane, F(p[0]), F(p[1]))
+            apply_brightness(plane, p[0], p[1])
         elif code == CONTRAST:
-            apply_contrast(plane, F(p[0]), p[1] != 0)
+            apply_contrast(plane, p[0], p[1] != 0)
         elif code == GAMMA:
             low, high = find_range(plane)
             apply_gamma(plane, p[0], low, high, p[1] != 0, p[2] != 0)
-        elif code == BIAS_FIELD:
-            apply_bias_field(plane, F(p[0]), p[1 : 1 + COEFFICIENTS])
         elif code == GAUSSIAN:
-            add_gaussian(plane, F(p[0]), key0, key1, noise_stream)
-        elif code == RICIAN:
-            add_rician(plane, F(p[0]), F(p[1]), key0, key1, noise_stream)
+            add_gaussian(plane, p[0], key0, key1, stream)
         elif code == BLUR:
             blur(plane, p[0], scratch)
         elif code == LOW_RESOLUTION:
             lower_resolution(plane, p[0])
+        if rare is not None:
+            if code == BIAS_FIELD:
+                apply_bias_field(plane, p[0], p[1 : 1 + COEFFICIENTS])
+            elif code == RICIAN:
+                add_rician(plane, p[0], p[1], key0, key1, stream)

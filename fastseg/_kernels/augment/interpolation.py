@@ -1,19 +1,41 @@
 """The value at each point of a row, interpolated between pixels.
 
-`coordinates` gives the points: for each, the index of pixel (floor(x), floor(y)) in the
+`coordinates` gives the Points: for each, the index of pixel (floor(x), floor(y)) in the
 flat image, and the fractional parts of x and y.
 """
 
-import numpy as np
-from numpy.lib.stride_tricks import as_strided
+from typing import NamedTuple
 
-from fastseg._kernels.jit import fma, inlined, kernel
+import numpy as np
+
+from fastseg._kernels.jit import empty, fma, inlined, kernel, overlapping
 
 F = np.float32
 I = np.int32  # noqa: E741 (int32, as F is float32)
 # Pixels that are interpolated together, in a loop of constant length.
 STRIP = 64
 u64 = np.uint64
+
+
+class Scaling(NamedTuple):
+    """How an image's values become those of a batch; all float32.
+
+    shift, gain, low, high : min(max((value - shift) * gain, low), high)
+    fill : what points outside the image get if the border is CONSTANT, not scaled
+    """
+
+    shift: np.float32
+    gain: np.float32
+    low: np.float32
+    high: np.float32
+    fill: np.float32
+
+
+@inlined
+def scale(value, scaling):
+    """Return a value, float32, as a Scaling says."""
+    scaled = (value - scaling.shift) * scaling.gain
+    return min(max(scaled, scaling.low), scaling.high)
 
 
 @inlined
@@ -24,16 +46,20 @@ def load_pixels(cells, indices, out):
 
 
 @kernel
-def join_pairs(image, top, bottom, left, right, pairs):
-    """Pack each pixel of a rectangle and the pixel below it into one uint32.
+def load_quads(image, top, bottom, left, right):
+    """Return a rectangle of an image with four neighbouring pixels in each cell.
 
     image : integers of at most 16 bits (H, W), of which rows [top, bottom) and columns
         [left, right) are used; below the last row, it is repeated
-    pairs : uint32 (n,), n at least the pixels of the rectangle, overwritten: the upper
-        pixel in the low 16 bits; behind the rectangle, 0
+
+    Returns uint64 (n,), not to be written to, as neighbours overlap. Each cell has in
+    its low half a pixel, in the low 16 bits, and the pixel below it; in its high half
+    the same of the pixel to the right. One load then brings four pixels: twice as fast
+    as one by one, and 8 us per image of 256 x 256 faster than writing the cells out.
     """
     mask = np.uint32(0xFFFF)
     width = right - left
+    pairs = empty(((bottom - top) * width + 2) // 2 * 2, np.uint32)
     for r in range(top, bottom):
         upper = image[r, left:right]
         lower = image[min(r + 1, bottom - 1), left:right]
@@ -42,19 +68,9 @@ def join_pairs(image, top, bottom, left, right, pairs):
             line[c] = np.uint32(np.uint32(upper[c]) & mask) | np.uint32(
                 np.uint32(lower[c]) << np.uint32(16)
             )
-    pairs[(bottom - top) * width :] = 0
-
-
-@inlined
-def view_quads(pairs):
-    """Return uint64 (len(pairs) - 1,): pair k in the low half, pair k + 1 in the high.
-
-    Do not write to it: the values overlap. One load brings four pixels: twice as fast
-    as one by one, and 8 us per image of 256 x 256 faster than writing the quads out.
-
-    pairs : uint32 (n,), n even
-    """
-    return as_strided(pairs.view(np.uint64), (len(pairs) - 1,), (4,))
+    for k in range((bottom - top) * width, len(pairs)):
+        pairs[k] = 0
+    return overlapping(pairs, np.uint64)
 
 
 @inlined
@@ -83,18 +99,16 @@ def high_half(word, bias):
 
 
 @inlined
-def interpolate_quads(
-    halves, bias, fraction_x, fraction_y, shift, gain, low, high, out, at, count
-):  # fmt: skip
+def interpolate_quads(halves, bias, points, scaling, out, at, count):
     """Interpolate bilinearly and scale the pixels of a row.
 
-    halves : uint32 (2 * n,), low and high half of each quad
+    halves : uint32 (2 * n,), low and high half of each point's cell of `load_quads`
     bias   : uint32, 0x8000 if the pixels are signed, else 0
-    fraction_x, fraction_y : float32 (n,)
-    shift, gain, low, high : as for `warp_image`
+    points : Points
     out    : float32 (m,), out[at : at + count] is written; count is at most n
     """
     begin = u64(at)
+    _, fraction_x, fraction_y = points
     strip = STRIP if count >= STRIP else 1
     for s in range(0, count, strip):
         # The last strip overlaps the one before it: a remainder, pixel by pixel, would
@@ -106,20 +120,18 @@ def interpolate_quads(
             a, c = low_half(left, bias), high_half(left, bias)
             b, d = low_half(right, bias), high_half(right, bias)
             value = bilinear(a, b, c, d, fraction_x[here], fraction_y[here])
-            out[begin + here] = min(max((value - shift) * gain, low), high)
+            out[begin + here] = scale(value, scaling)
 
 
 @inlined
-def interpolate_pixels(
-    cells, width, indices, fraction_x, fraction_y, shift, gain, low, high, out
-):
+def interpolate_pixels(cells, width, points, scaling, out):
     """Load, interpolate bilinearly and scale the pixels of a row, of any dtype.
 
     cells : the flat image, of `width` columns
-    shift, gain, low, high : as for `warp_image`
     """
     last = u64(len(cells) - 1)
     below = u64(width)
+    indices, fraction_x, fraction_y = points
     for k in range(len(out)):
         here = u64(indices[k])
         # Beyond the end, the weight is 0, but the load must stay in the array.
@@ -128,24 +140,20 @@ def interpolate_pixels(
             F(cells[min(here + below, last)]),
             F(cells[min(here + below + u64(1), last)]),
         )
-        value = bilinear(a, b, c, d, fraction_x[k], fraction_y[k])
-        out[k] = min(max((value - shift) * gain, low), high)
+        out[k] = scale(bilinear(a, b, c, d, fraction_x[k], fraction_y[k]), scaling)
 
 
 @inlined
-def interpolate_cubic(
-    cells, stride, indices, fraction_x, fraction_y, weights, sums,
-    shift, gain, low, high, out,
-):  # fmt: skip
+def interpolate_cubic(cells, stride, points, weights, sums, scaling, out):
     """Sum the 4 by 4 weighted spline coefficients around each point, and scale.
 
     cells   : float32, the flat array of coefficients
     stride  : number of coefficients in a row
-    indices : of the coefficient of pixel (floor(x), floor(y)) for each point
+    points  : Points, whose indices are those of coefficients
     weights : float32 (8, n), overwritten
     sums    : float32 (4 * n,), overwritten
-    shift, gain, low, high : as for `warp_image`
     """
+    indices, fraction_x, fraction_y = points
     for axis in range(2):
         fractions = fraction_x if axis == 0 else fraction_y
         w0, w1 = weights[4 * axis], weights[4 * axis + 1]
@@ -193,4 +201,4 @@ def interpolate_cubic(
         value = (a[k] * sums[4 * k] + b[k] * sums[4 * k + 1]) + (
             c[k] * sums[4 * k + 2] + d[k] * sums[4 * k + 3]
         )
-        out[k] = min(max((value - shift) * gain, low), high)
+        out[k] = scale(value, scaling)

@@ -17,6 +17,7 @@ mathematical library is called: every machine makes the same bits.
 """
 
 import math
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -49,6 +50,20 @@ SQUARED = F(-1.3862944)
 # FINE scales 31 bits to [0, 1), and a signed word to [-1, 1). With HALF_STEP added, the
 # 31 bits never make 0.
 FINE, HALF_STEP = F(2.0**-31), F(0.5)
+
+
+class Keys(NamedTuple):
+    """The keys of b samples.
+
+    key     : uint64, key0 of all
+    samples : uint64 (b,), key1 of each
+    """
+
+    key: int
+    samples: Any
+
+
+KEYS = (Keys, "uint64", "const uint64[::1]")
 
 
 @inlined

@@ -1,13 +1,13 @@
 """Cubic B-splines: a displacement on a coarse grid, and the coefficients of an image.
 
-The control points of a displacement are `control`, float64 (gy, gx, 2), last axis
-(dx, dy). Control point [j, i] is at ((i - 1) * spacing, (j - 1) * spacing), so a grid
-needs only one cell more at each end than the area that it displaces. Outside the grid,
-the outermost coefficients are repeated without end. An empty grid, (0, 0, 2), displaces
-nothing.
+The control points of a Displacement are `control`, last axis (dx, dy). Control point
+[j, i] is at ((i - 1) * spacing, (j - 1) * spacing), so a grid needs only one cell more
+at each end than the area that it displaces. Outside the grid, the outermost
+coefficients are repeated without end. An empty grid, (0, 0, 2), displaces nothing.
 """
 
 import math
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -33,6 +33,34 @@ B8 = F(POLE**8 / (1 + POLE**16))
 GAIN = F(-36 * POLE * (1 + POLE**2) * (1 + POLE**4) * (1 + POLE**8) * (1 + POLE**16))
 FIRST_GAIN = F(1 / (1 - POLE))
 POLE32 = F(POLE)
+
+
+class Displacement(NamedTuple):
+    """A displacement of points.
+
+    control : float64 (gy, gx, 2), control points
+    spacing : float64, distance between control points, pixels
+    """
+
+    control: Any
+    spacing: float
+
+
+class Bend(NamedTuple):
+    """A displacement as `displace_row` and `displace_point` need it for an output.
+
+    displacement : Displacement, in pixels of the image, at points in the frame of the
+        control points
+    lines        : float32 (gy, 2, n), second axis (dx, dy): each row of control points
+        at the columns of the output; (0, 2, n) if there is no displacement, or if
+        columns of the output are no columns of control points
+    reach_x, reach_y : the greatest |dx| and |dy| that it can cause
+    """
+
+    displacement: Displacement
+    lines: Any
+    reach_x: float
+    reach_y: float
 
 
 @inlined
@@ -108,8 +136,9 @@ def control_indices(cell, count):
 
 
 @kernel
-def displace_point(control, spacing, x, y):
+def displace_point(displacement, x, y):
     """Return the displacement (dx, dy) at a point."""
+    control, spacing = displacement
     i, t = find_cell(x, spacing, control.shape[1])
     j, s = find_cell(y, spacing, control.shape[0])
     columns = control_indices(i, control.shape[1])
@@ -118,11 +147,12 @@ def displace_point(control, spacing, x, y):
 
 
 @kernel
-def differentiate_point(control, spacing, x, y):
+def differentiate_point(displacement, x, y):
     """Return the displacement at a point, and its derivatives.
 
     In the order dx, dy, d dx / dx, d dx / dy, d dy / dx, d dy / dy.
     """
+    control, spacing = displacement
     i, t = find_cell(x, spacing, control.shape[1])
     j, s = find_cell(y, spacing, control.shape[0])
     columns = control_indices(i, control.shape[1])
@@ -135,50 +165,45 @@ def differentiate_point(control, spacing, x, y):
 
 
 @kernel
-def transform_control(control, matrix):
-    """Return the control points of the displacement multiplied by a matrix.
+def prepare_bend(displacement, mapping, width, capacity):
+    """Return the Bend of a displacement.
 
-    matrix : float64 (2, 3), the last column is not used
+    mapping  : Mapping
+    width    : columns of the output
+    capacity : columns to allocate, at least width
     """
-    transformed = empty(control.shape, np.float64)
-    for j in range(control.shape[0]):
-        for i in range(control.shape[1]):
-            dx, dy = control[j, i, 0], control[j, i, 1]
-            transformed[j, i, 0] = matrix[0, 0] * dx + matrix[0, 1] * dy
-            transformed[j, i, 1] = matrix[1, 0] * dx + matrix[1, 1] * dy
-    return transformed
-
-
-@kernel
-def evaluate_control_rows(control, spacing, step, start, width, capacity):
-    """Evaluate each row of control points at the columns of the output.
-
-    step, start : output column x has the coordinate step * x + start
-    width       : columns of the output
-    capacity    : columns to allocate, at least width
-
-    Returns float32 (gy, 2, capacity), second axis (dx, dy).
-    """
+    outer, inner = mapping.outer, mapping.inner
+    control, spacing = displacement
     rows, columns = control.shape[0], control.shape[1]
-    lines = zeros((rows, 2, capacity), F)
-    for x in range(width):
-        i, t = find_cell(step * x + start, spacing, columns)
+    moved = empty((rows, columns, 2), np.float64)
+    reach_x = reach_y = 0.0
+    for j in range(rows):
+        for i in range(columns):
+            dx, dy = control[j, i, 0], control[j, i, 1]
+            image_x = inner.xx * dx + inner.xy * dy
+            image_y = inner.yx * dx + inner.yy * dy
+            moved[j, i, 0], moved[j, i, 1] = image_x, image_y
+            reach_x, reach_y = max(reach_x, abs(image_x)), max(reach_y, abs(image_y))
+    is_upright = outer.xy == 0.0 and outer.yx == 0.0
+    lines = zeros((rows if is_upright else 0, 2, capacity), F)
+    for x in range(width if len(lines) > 0 else 0):
+        i, t = find_cell(outer.xx * x + outer.x0, spacing, columns)
         w0, w1, w2, w3 = spline_weights(t)
         i0, i1, i2, i3 = control_indices(i, columns)
         for j in range(rows):
             for axis in range(2):
-                line = control[j, :, axis]
+                line = moved[j, :, axis]
                 lines[j, axis, x] = (
                     w0 * line[i0] + w1 * line[i1] + w2 * line[i2] + w3 * line[i3]
                 )
-    return lines
+    return Bend(Displacement(moved, spacing), lines, reach_x, reach_y)
 
 
 @inlined
 def displace_row(lines, spacing, y, dx, dy):
     """Write the displacement of an output row, the weighted sum of four control rows.
 
-    lines  : what `evaluate_control_rows` returns
+    lines  : those of a Bend
     y      : coordinate of the row, in the frame of the control points
     dx, dy : float32, overwritten
     """

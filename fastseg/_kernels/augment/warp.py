@@ -1,54 +1,47 @@
-"""Resample an image or a mask through a mapping.
-
-A mapping gives the point q of the image that pixel (x, y) of the output shows:
-
-    p = outer (x, y, 1)     r = p + displacement at p     q = inner (r, 1)
-
-outer, inner : float64 (2, 3), applied to (x, y, 1); pixel centres at integers
-control, spacing : the displacement, see `spline`; an empty grid for none
-
-As the displacement is added to p, q is inner(outer(x, y)) plus the displacement times
-the linear part of `inner`. So the points of an output row are equally spaced on a line,
-and a displacement adds one array to their x and one to their y.
+"""Resample an image or a mask through a mapping, see `mapping`.
 
 Each output row goes through loops over arrays in the first-level cache: find the points
 (`map_row`), load the pixels there, interpolate and scale. With CUBIC, and for pixels
-that are not packed in pairs, one loop loads and interpolates. A single loop for all
+that are not packed in quads, one loop loads and interpolates. A single loop for all
 took five times as long, because compilers do not vectorize it.
 """
+
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from fastseg._kernels.augment.coordinates import (
-    BLOCK,
+    Area,
+    Field,
+    Frame,
+    Points,
     columns_inside,
-    fill_displaced,
-    is_whole,
+    fill_row_outside,
+    line_of,
     map_row,
     map_row_reflected,
-    multiply_affines,
     range_needed,
-    reciprocal,
+    row_capacity,
 )
 from fastseg._kernels.augment.interpolation import (
     interpolate_cubic,
     interpolate_pixels,
     interpolate_quads,
-    join_pairs,
     load_pixels,
-    view_quads,
+    load_quads,
+    scale,
 )
+from fastseg._kernels.augment.mapping import is_whole
 from fastseg._kernels.augment.spline import (
     CONSTANT,
     REACH,
     REFLECT,
     displace_point,
     displace_row,
-    evaluate_control_rows,
+    prepare_bend,
     spline_coefficients,
-    transform_control,
 )
-from fastseg._kernels.jit import empty, flat, inlined, kernel, zeros
+from fastseg._kernels.jit import empty, flat, inlined, kernel, reinterpret, zeros
 
 F = np.float32
 
@@ -57,79 +50,63 @@ NEAREST, LINEAR, CUBIC = 0, 1, 3
 MARGIN = 2
 
 
-@kernel
-def displacement_bounds(control):
-    """Return the greatest |dx| and |dy| that control points can cause."""
-    dx = dy = 0.0
-    for j in range(control.shape[0]):
-        for i in range(control.shape[1]):
-            dx = max(dx, abs(control[j, i, 0]))
-            dy = max(dy, abs(control[j, i, 1]))
-    return dx, dy
+class Sampling(NamedTuple):
+    """How images are resampled.
 
-
-@kernel
-def prepare_displacement(control, spacing, outer, inner, width, capacity):
-    """Return image_control and control_rows, which `fill_displacement` needs.
-
-    width    : columns of the output
-    capacity : columns to allocate, at least width
-
-    image_control : float64 (gy, gx, 2), the displacements of the control points times
-        the linear part of inner
-    control_rows  : see `evaluate_control_rows`; no rows if there is no displacement, or
-        if outer does not map rows to rows and columns to columns
+    order  : NEAREST, LINEAR, or CUBIC, a B-spline through the pixels
+    border : what points outside the image show, which reaches RIM beyond the outermost
+        pixel centres. CONSTANT: the `fill` of a Scaling; EDGE: the nearest pixel;
+        REFLECT: the image reflected, d c b a | a b c d
     """
-    image_control = transform_control(control, inner)
-    if control.shape[0] > 0 and outer[0, 1] == 0.0 and outer[1, 0] == 0.0:
-        control_rows = evaluate_control_rows(
-            image_control, spacing, outer[0, 0], outer[0, 2], width, capacity
-        )
-    else:
-        control_rows = empty((0, 2, capacity), F)
-    return image_control, control_rows
+
+    order: int
+    border: int
 
 
 @inlined
-def fill_displacement(
-    image_control, control_rows, spacing, outer, row, width, field_x, field_y
-):
-    """Write the displacement of each pixel of an output row, in pixels of the image.
+def empty_points(capacity):
+    """Return Points of a row."""
+    return Points(empty(capacity, np.int32), empty(capacity, F), empty(capacity, F))
 
-    field_x, field_y : float32, overwritten up to width
-    """
-    if control_rows.shape[0] > 0:
+
+@inlined
+def empty_field(capacity, is_used):
+    """Return a Field of a row, zeros."""
+    return Field(zeros(capacity, F), zeros(capacity, F), is_used)
+
+
+@inlined
+def fill_field(bend, outer, row, width, field):
+    """Write the displacement of each pixel of an output row to a Field, up to width."""
+    if len(bend.lines) > 0:
         displace_row(
-            control_rows,
-            spacing,
-            outer[1, 1] * row + outer[1, 2],
-            field_x[:width],
-            field_y[:width],
+            bend.lines,
+            bend.displacement.spacing,
+            outer.yy * row + outer.y0,
+            field.x[:width],
+            field.y[:width],
         )
     else:
+        field_x, field_y, _ = field
         for k in range(width):
             field_x[k], field_y[k] = displace_point(
-                image_control,
-                spacing,
-                outer[0, 0] * k + outer[0, 1] * row + outer[0, 2],
-                outer[1, 0] * k + outer[1, 1] * row + outer[1, 2],
+                bend.displacement,
+                outer.xx * k + outer.xy * row + outer.x0,
+                outer.yx * k + outer.yy * row + outer.y0,
             )
 
 
 @kernel
-def warp_image(
-    image, outer, control, spacing, inner,
-    order, border, fill, shift, gain, low, high, out,
-):  # fmt: skip
-    """Resample an image, and scale: min(max((value - shift) * gain, low), high).
+def warp_image(image, mapping, displacement, sampling, scaling, out):
+    """Resample an image, and scale.
 
-    image  : integers (H, W), C-contiguous
-    outer, control, spacing, inner : the mapping, see the module
-    order  : NEAREST, LINEAR, or CUBIC, a B-spline through the pixels
-    border : what points outside the image show, which reaches RIM beyond the outermost
-        pixel centres. CONSTANT: `fill`, not scaled; EDGE: the nearest pixel; REFLECT:
-        the image reflected, d c b a | a b c d
-    out    : float32 (h, w), C-contiguous, every cell is written
+    image        : integers (H, W), C-contiguous
+    mapping      : Mapping
+    displacement : Displacement or None. With None, the code for CUBIC and REFLECT is
+        left out, too
+    sampling     : Sampling
+    scaling      : Scaling
+    out          : float32 (h, w), C-contiguous, every cell is written
 
     Points of the image beyond the outermost pixel centres show the nearest point
     between these. At points between these, the values equal those of
@@ -139,135 +116,115 @@ def warp_image(
     centre, the output gets exactly the value that `gather_images` gives; with CUBIC,
     only if there is no displacement and the matrix is whole (`is_whole`).
     """
-    fill, shift, gain, low, high = F(fill), F(shift), F(gain), F(low), F(high)
+    order, border = sampling.order, sampling.border
     height, width = image.shape
     last_x, last_y = width - 1.0, height - 1.0
     rows, columns = out.shape
-    # `map_row` needs arrays of at least `columns`, rounded up to a multiple of LANES.
-    capacity = (columns + BLOCK - 1) // BLOCK * BLOCK + BLOCK
-    matrix = multiply_affines(inner, outer)
-    displaced = control.shape[0] > 0
-    if not displaced and is_whole(matrix):
+    capacity = row_capacity(columns)
+    whole = mapping.whole
+    is_displaced = False
+    reach_x = reach_y = 0.0
+    field: Any = None
+    if displacement is not None:
+        is_displaced = len(displacement.control) > 0
+        bend = prepare_bend(displacement, mapping, columns, capacity)
+        reach_x, reach_y = bend.reach_x, bend.reach_y
+        field = empty_field(capacity, is_displaced)
+    if not is_displaced and is_whole(whole):
         order = NEAREST
-    image_control, control_rows = prepare_displacement(
-        control, spacing, outer, inner, columns, capacity
-    )
-    reach_x, reach_y = displacement_bounds(image_control)
-    step_x, step_y = matrix[0, 0], matrix[1, 0]
-    per_x, per_y = reciprocal(step_x), reciprocal(step_y)
 
     # Find the rows and columns that are needed, and prepare them for interpolation.
     grow = 2 * REACH if order == CUBIC else 2
     left, right = range_needed(
-        matrix[0, 2], step_x * columns, matrix[0, 1] * rows,
-        reach_x, width, grow, border,
-    )  # fmt: skip
+        whole.x0, whole.xx * columns, whole.xy * rows, reach_x, width, grow, border
+    )
     top, bottom = range_needed(
-        matrix[1, 2], step_y * columns, matrix[1, 1] * rows,
-        reach_y, height, grow, border,
-    )  # fmt: skip
+        whole.y0, whole.yx * columns, whole.yy * rows, reach_y, height, grow, border
+    )
     used = (bottom - top) * (right - left)
-    cells = flat(image)
-    margin = 0
-    pairs = zeros(2, np.uint32)
-    coefficients = empty((0, 0), F)
     # Packing takes time for each used pixel: too much if the output is far smaller than
     # the used part of the image.
     in_quads = order == LINEAR and image.itemsize <= 2 and used <= 4 * out.size
-    stride = width
+    stride, margin = width, 0
     if in_quads:
-        pairs = empty((used + 2) // 2 * 2, np.uint32)
-        join_pairs(image, top, bottom, left, right, pairs)
         stride = right - left
     elif order == CUBIC:
         margin = MARGIN
-        coefficients = spline_coefficients(
-            image, top, bottom, left, right, border, margin
-        )
-        stride = coefficients.shape[1]
+        stride = right - left + 2 * margin
     else:
         left, top, right, bottom = 0, 0, width, height
-    quads = view_quads(pairs)
-    spline_cells = flat(coefficients)
-    bias = np.uint32(0x8000 if np.iinfo(image.dtype).min < 0 else 0)
-
-    nearest = order == NEAREST
-    low_x, high_x = float(margin), float(margin + right - left - 1)
-    low_y, high_y = float(margin), float(margin + bottom - top - 1)
-    indices = empty(capacity, np.int32)
-    fraction_x, fraction_y = empty(capacity, F), empty(capacity, F)
-    field_x, field_y = zeros(capacity, F), zeros(capacity, F)
-    pixels = empty(capacity, image.dtype)
-    out_cells = flat(out)
-    loaded = empty(capacity, np.uint64)
-    halves = loaded.view(np.uint32)  # low half first, on little-endian machines
-    weights = empty((8, capacity if order == CUBIC else 0), F)
-    sums = empty(4 * weights.shape[1], F)
-    for row in range(rows):
-        x0 = matrix[0, 1] * row + matrix[0, 2]
-        y0 = matrix[1, 1] * row + matrix[1, 2]
-        line = out[row]
-        first, stop = 0, columns
-        if displaced:
-            fill_displacement(
-                image_control, control_rows, spacing, outer, row, columns,
-                field_x, field_y,
-            )  # fmt: skip
-        elif border == CONSTANT:
-            first, stop = columns_inside(
-                x0, y0, per_x, per_y, 0.0, 0.0, last_x, last_y, columns
+    quads = load_quads(image, top, bottom if in_quads else top, left, right)
+    if displacement is not None:
+        coefficients = empty(0, F)
+        if order == CUBIC:
+            coefficients = flat(
+                spline_coefficients(image, top, bottom, left, right, border, margin)
             )
-            line[:first] = fill
-            line[stop:] = fill
-        span = line[first:stop]
-        if border == REFLECT:
-            map_row_reflected(
-                x0 + first * step_x, y0 + first * step_y, step_x, step_y, len(span),
-                displaced, field_x, field_y, nearest, width, height, left, top, margin,
-                low_x, high_x, low_y, high_y, stride, indices, fraction_x, fraction_y,
-            )  # fmt: skip
+        weights = empty((8, capacity if order == CUBIC else 0), F)
+        sums = empty(4 * weights.shape[1], F)
+    cells, out_cells = flat(image), flat(out)
+    bias = np.uint32(0x8000 if np.iinfo(image.dtype).min < 0 else 0)
+    area = Area(
+        float(margin),
+        float(margin + right - left - 1),
+        float(margin),
+        float(margin + bottom - top - 1),
+        stride,
+    )
+    nearest = order == NEAREST
+    points = empty_points(capacity)
+    pixels = empty(capacity, image.dtype)
+    loaded = empty(capacity, np.uint64)
+    halves = reinterpret(loaded, np.uint32)  # low half first, on little-endian machines
+    for row in range(rows):
+        line = line_of(whole, row)
+        cells_out = out[row]
+        first, stop = 0, columns
+        if displacement is not None and is_displaced:
+            fill_field(bend, mapping.outer, row, columns, field)
+        if not is_displaced and border == CONSTANT:
+            first, stop = columns_inside(line, 0.0, 0.0, last_x, last_y, columns)
+            for k in range(first):
+                cells_out[k] = scaling.fill
+            for k in range(stop, columns):
+                cells_out[k] = scaling.fill
+        count = stop - first
+        span = cells_out[first:stop]
+        x0, y0 = line.x + first * line.step_x, line.y + first * line.step_y
+        if displacement is not None and border == REFLECT:
+            frame = Frame(width, height, left, top, margin)
+            map_row_reflected(x0, y0, line, count, field, nearest, frame, area, points)
         else:
-            map_row(
-                x0 + first * step_x + (margin - left),
-                y0 + first * step_y + (margin - top),
-                step_x, step_y, len(span), displaced, field_x, field_y, nearest,
-                low_x, high_x, low_y, high_y, stride, indices, fraction_x, fraction_y,
-            )  # fmt: skip
+            x0, y0 = x0 + (margin - left), y0 + (margin - top)
+            map_row(x0, y0, line, count, field, nearest, area, points)
         if in_quads:
-            load_pixels(quads, indices, loaded[: len(span)])
-            interpolate_quads(
-                halves, bias, fraction_x, fraction_y, shift, gain, low, high,
-                out_cells, row * columns + first, stop - first,
-            )  # fmt: skip
+            load_pixels(quads, points.indices, loaded[:count])
+            at = row * columns + first
+            interpolate_quads(halves, bias, points, scaling, out_cells, at, count)
         elif order == LINEAR:
-            interpolate_pixels(
-                cells, width, indices, fraction_x, fraction_y,
-                shift, gain, low, high, span,
-            )  # fmt: skip
-        elif order == CUBIC:
+            interpolate_pixels(cells, width, points, scaling, span)
+        elif order == NEAREST:
+            load_pixels(cells, points.indices, pixels[:count])
+            for k in range(count):
+                span[k] = scale(F(pixels[k]), scaling)
+        elif displacement is not None:
             interpolate_cubic(
-                spline_cells, stride, indices, fraction_x, fraction_y, weights, sums,
-                shift, gain, low, high, span,
-            )  # fmt: skip
-        else:
-            values = pixels[: len(span)]
-            load_pixels(cells, indices, values)
-            for k in range(len(span)):
-                span[k] = min(max((F(values[k]) - shift) * gain, low), high)
-        if displaced and border == CONSTANT:
-            fill_displaced(
-                x0, y0, step_x, step_y, per_x, per_y, reach_x, reach_y,
-                field_x, field_y, last_x, last_y, fill, line,
-            )  # fmt: skip
+                coefficients, stride, points, weights, sums, scaling, span
+            )
+        if displacement is not None and is_displaced and border == CONSTANT:
+            fill_row_outside(
+                line, reach_x, reach_y, field, last_x, last_y, scaling.fill, cells_out
+            )
 
 
 @kernel
-def warp_mask(mask, outer, control, spacing, inner, out):
+def warp_mask(mask, mapping, displacement, out):
     """Resample a mask: nearest pixels, and 0 outside the image.
 
-    mask : integers (H, W), C-contiguous
-    outer, control, spacing, inner : the mapping, see the module
-    out  : of the same dtype (h, w), C-contiguous, every cell is written
+    mask         : integers (H, W), C-contiguous
+    mapping      : Mapping
+    displacement : Displacement or None
+    out          : of the same dtype (h, w), C-contiguous, every cell is written
 
     What belongs to the image, and the error of each point, are as in `warp_image`. Of
     two equally near pixels, takes the right or lower one.
@@ -275,80 +232,62 @@ def warp_mask(mask, outer, control, spacing, inner, out):
     height, width = mask.shape
     last_x, last_y = width - 1.0, height - 1.0
     rows, columns = out.shape
-    capacity = (columns + BLOCK - 1) // BLOCK * BLOCK + BLOCK  # as in `warp_image`
-    matrix = multiply_affines(inner, outer)
-    displaced = control.shape[0] > 0
-    image_control, control_rows = prepare_displacement(
-        control, spacing, outer, inner, columns, capacity
-    )
-    reach_x, reach_y = displacement_bounds(image_control)
-    step_x, step_y = matrix[0, 0], matrix[1, 0]
-    per_x, per_y = reciprocal(step_x), reciprocal(step_y)
+    capacity = row_capacity(columns)
+    is_displaced = False
+    field: Any = None
+    if displacement is not None:
+        is_displaced = len(displacement.control) > 0
+        bend = prepare_bend(displacement, mapping, columns, capacity)
+        field = empty_field(capacity, is_displaced)
     cells = flat(mask)
     none = mask.dtype.type(0)
-    indices = empty(capacity, np.int32)
-    fraction_x, fraction_y = empty(capacity, F), empty(capacity, F)
-    field_x, field_y = zeros(capacity, F), zeros(capacity, F)
+    area = Area(0.0, last_x, 0.0, last_y, width)
+    points = empty_points(capacity)
     for row in range(rows):
-        x0 = matrix[0, 1] * row + matrix[0, 2]
-        y0 = matrix[1, 1] * row + matrix[1, 2]
-        line = out[row]
+        line = line_of(mapping.whole, row)
+        cells_out = out[row]
         first, stop = 0, columns
-        if displaced:
-            fill_displacement(
-                image_control, control_rows, spacing, outer, row, columns,
-                field_x, field_y,
-            )  # fmt: skip
-        else:
-            first, stop = columns_inside(
-                x0, y0, per_x, per_y, 0.0, 0.0, last_x, last_y, columns
-            )
-            line[:first] = none
-            line[stop:] = none
-        span = line[first:stop]
-        map_row(
-            x0 + first * step_x, y0 + first * step_y, step_x, step_y, len(span),
-            displaced, field_x, field_y, True,
-            0.0, last_x, 0.0, last_y, width, indices, fraction_x, fraction_y,
-        )  # fmt: skip
-        load_pixels(cells, indices, span)
-        if displaced:
-            fill_displaced(
-                x0, y0, step_x, step_y, per_x, per_y, reach_x, reach_y,
-                field_x, field_y, last_x, last_y, none, line,
+        if displacement is not None and is_displaced:
+            fill_field(bend, mapping.outer, row, columns, field)
+        if not is_displaced:
+            first, stop = columns_inside(line, 0.0, 0.0, last_x, last_y, columns)
+            for k in range(first):
+                cells_out[k] = none
+            for k in range(stop, columns):
+                cells_out[k] = none
+        x0, y0 = line.x + first * line.step_x, line.y + first * line.step_y
+        map_row(x0, y0, line, stop - first, field, True, area, points)
+        load_pixels(cells, points.indices, cells_out[first:stop])
+        if displacement is not None and is_displaced:
+            fill_row_outside(
+                line, bend.reach_x, bend.reach_y, field, last_x, last_y, none,
+                cells_out,
             )  # fmt: skip
 
 
 @kernel
-def clear_outside(height, width, outer, control, spacing, inner, out):
+def clear_outside(height, width, mapping, displacement, out):
     """Set to 0 the pixels of a mask whose points are outside an image.
 
     height, width : of the image
-    outer, control, spacing, inner : the mapping, see the module
-    out : integers (h, w), C-contiguous, updated in place
+    mapping       : Mapping
+    displacement  : Displacement or None
+    out           : integers (h, w), C-contiguous, updated in place
     """
     last_x, last_y = width - 1.0, height - 1.0
     rows, columns = out.shape
-    matrix = multiply_affines(inner, outer)
-    displaced = control.shape[0] > 0
-    image_control, control_rows = prepare_displacement(
-        control, spacing, outer, inner, columns, columns
-    )
-    reach_x, reach_y = displacement_bounds(image_control)
-    step_x, step_y = matrix[0, 0], matrix[1, 0]
-    per_x, per_y = reciprocal(step_x), reciprocal(step_y)
     none = out.dtype.type(0)
-    field_x, field_y = zeros(columns, F), zeros(columns, F)
+    reach_x = reach_y = 0.0
+    field: Any = None
+    if displacement is not None:
+        bend = prepare_bend(displacement, mapping, columns, columns)
+        reach_x, reach_y = bend.reach_x, bend.reach_y
+        field = empty_field(columns, len(displacement.control) > 0)
     for row in range(rows):
-        x0 = matrix[0, 1] * row + matrix[0, 2]
-        y0 = matrix[1, 1] * row + matrix[1, 2]
-        if displaced:
-            fill_displacement(
-                image_control, control_rows, spacing, outer, row, columns,
-                field_x, field_y,
-            )  # fmt: skip
+        line = line_of(mapping.whole, row)
+        if displacement is not None and field.is_used:
+            fill_field(bend, mapping.outer, row, columns, field)
         # Without a displacement, all points that need a look are outside.
-        fill_displaced(
-            x0, y0, step_x, step_y, per_x, per_y, reach_x, reach_y,
-            field_x, field_y, last_x, last_y, none, out[row],
+        fill_row_outside(
+            line, reach_x, reach_y, field, last_x, last_y, none, out[row]
         )  # fmt: skip

@@ -154,6 +154,50 @@ def flat(typing_context: Any, array: Any) -> Any:
     return returned(array), generate
 
 
+def _view(array: Any, dtype: Any, overlaps: bool) -> Any:
+    """Return the signature and the code of `reinterpret` and `overlapping`."""
+    if array.layout != "C" or array.ndim != 1:
+        raise TypingError(f"1-D C-contiguous arrays are viewed, not {array}")
+    returned = array.copy(
+        dtype=npydecl.parse_dtype(dtype), layout="A" if overlaps else "C"
+    )
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        given = context.make_array(array)(context, builder, args[0])
+        result = context.make_array(returned)(context, builder)
+        size = ir.Constant(given.itemsize.type, returned.dtype.bitwidth // 8)
+        if overlaps:
+            count, step = builder.sub(given.nitems, size.type(1)), given.itemsize
+        else:
+            count = builder.udiv(builder.mul(given.nitems, given.itemsize), size)
+            step = size
+        arrayobj.populate_array(
+            result,
+            data=builder.bitcast(given.data, result.data.type),
+            shape=cgutils.pack_array(builder, [count]),
+            strides=cgutils.pack_array(builder, [step]),
+            itemsize=size,
+            meminfo=given.meminfo,
+            parent=given.parent,
+        )
+        value = result._getvalue()
+        return impl_ret_borrowed(context, builder, returned, value)
+
+    return returned(array, dtype), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def reinterpret(typing_context: Any, array: Any, dtype: Any) -> Any:
+    """Return the bytes of a C-contiguous 1-D array as another dtype: a view."""
+    return _view(array, dtype, False)
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def overlapping(typing_context: Any, array: Any, dtype: Any) -> Any:
+    """Return a view of which item k has the bytes of items k and k + 1 of an array."""
+    return _view(array, dtype, True)
+
+
 def _allocate(shape: Any, dtype: Any, is_zero: bool) -> Any:
     """Return the signature and the code of `empty` and `zeros`.
 
