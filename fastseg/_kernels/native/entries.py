@@ -100,7 +100,7 @@ class _Loader:
 
 
 def signature_for(kernel: "Kernel", args: tuple[Any, ...]) -> Signature:
-    """Return a declared signature that takes plain arguments, else their own.
+    """Return a declared signature that takes plain arguments, else one like it.
 
     Raises TypeError for arguments that no signature can take.
     """
@@ -112,7 +112,8 @@ def signature_for(kernel: "Kernel", args: tuple[Any, ...]) -> Signature:
             )
         if all(map(signatures.accepts, signature, args)):
             return signature
-    return tuple(map(signatures.type_of, args))
+    declared = zip(*kernel.signatures, strict=True)
+    return tuple(map(signatures.closest, declared, args))
 
 
 def prepare(wanted: Iterable[tuple["Kernel", dict[str, Any]]]) -> None:

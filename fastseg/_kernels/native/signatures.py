@@ -14,7 +14,7 @@ read-only or not.
 
 import itertools
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Any, TypeAlias
 
@@ -193,6 +193,32 @@ def type_of(value: Any) -> Type:
             flags = value.flags
             return Array(dtype, value.ndim, flags.c_contiguous, not flags.writeable)
     raise TypeError(f"kernels do not take {describe(value)}")
+
+
+def closest(kinds: Iterable[Type], value: Any) -> Type:
+    """Return one of the types that takes a plain value, or one like it.
+
+    That is a type that differs only in dtypes of arrays, if there is one, so that a
+    kernel gets numbers of the types that it declares, and promises to read only what it
+    declares so; else the value's own type. Raises TypeError.
+    """
+    kinds = [*dict.fromkeys(kinds)]
+    for kind in kinds:
+        if accepts(kind, value):
+            return kind
+    own = type_of(value)
+    for kind in kinds:
+        like: Type
+        if isinstance(kind, Array) and isinstance(own, Array):
+            like = replace(kind, dtype=own.dtype)
+        elif isinstance(kind, Record) and isinstance(own, Record):
+            pairs = zip(kind.fields, value, strict=False)
+            like = Record(kind.name, tuple(closest([k], field) for k, field in pairs))
+        else:
+            continue
+        if accepts(like, value):
+            return like
+    return own
 
 
 def accepts(kind: Type, value: Any) -> bool:
