@@ -9,8 +9,10 @@ from numpy.typing import NDArray
 
 from fastseg import randomness
 from fastseg._kernels.augment import batch, intensity, warp
+from fastseg._kernels.augment.mapping import Displacements
 from fastseg._kernels.augment.noise import Keys
 from fastseg._kernels.images import gather
+from fastseg._kernels.native.entries import prepare
 from fastseg.augment import BORDERS, as_compose
 from fastseg.augment.base import (
     ArrayTransform,
@@ -23,12 +25,13 @@ from fastseg.augment.base import (
 from fastseg.augment.mapping import MappingArrays, Mappings, pixel_ratios
 from fastseg.errors import OptionError
 from fastseg.loading.format import BatchFormat
-from fastseg.loading.preprocessing import Preprocessing, StageTimes
+from fastseg.loading.preprocessing import Preprocessing, StageTimes, used_buckets
 from fastseg.raster.rings import join_rings
 from fastseg.raster.rules import Rules
 from fastseg.store.layout import mask_dtype
 from fastseg.store.reader import Store
 
+NO_DISPLACEMENTS = Displacements(np.empty((0, 0, 0, 2)), 1.0)
 SPLINE_ORDERS = {"nearest": 0, "linear": 1, "cubic": 3}
 
 
@@ -64,7 +67,6 @@ class AugmentedPreprocessing(Preprocessing):
         super().__init__(store, indices, format)
         self.compose = compose = as_compose(format.augment)
         self.seed = seed
-        self._check_steps(indices)
         # Stored contours are relative to pixel centres, whatever the annotations used.
         rules = Rules(**{**store.options, "origin": "center"})
         self._rule = rules.kernel_rule(*self.size)
@@ -97,6 +99,8 @@ class AugmentedPreprocessing(Preprocessing):
         self._needs_all = bool(
             order == warp.CUBIC or compose.border == "reflect" or codes & rare
         )
+        self._prepare_kernels(indices)
+        self._check_steps(indices)
         # The normalized value of an image value of 0, which stands for no signal in
         # Rician noise and bias fields.
         intercept, slope = (store.items[name] for name in ("intercept", "slope"))
@@ -326,6 +330,34 @@ class AugmentedPreprocessing(Preprocessing):
         zero_signal = self._zero_signal[samples]
         repeat = self._repeats[number]
         return Context(drawn.key, samples, zero_signal, number, repeat)
+
+    def _prepare_kernels(self, indices: NDArray[np.int64]) -> None:
+        """Compile what batches are going to need, if it is not there."""
+        bends = any(step.bends for step in self.compose)
+        displaced: dict[str, Any] = {
+            "displacements": NO_DISPLACEMENTS if bends else None
+        }
+        drawn = {"T": self._bits_dtype.name, **displaced}
+        wanted: list[tuple[Any, dict[str, Any]]] = []
+        if self.format.labels == "exact":
+            drawn["rule"] = self._rule
+            wanted.append((batch.draw_moved_contours, drawn))
+        else:
+            wanted.append((batch.warp_masks, drawn))
+        if self._needs_all:
+            displaced = {"displacements": NO_DISPLACEMENTS}
+        for bucket in used_buckets(self.store, indices):
+            wanted.append((batch.augment_images, {"T": bucket.dtype.name, **displaced}))
+        if self.format.masks != "bits":
+            shape = (0,) * (1 + len(self.mask_shape))
+            mask = self._view_masks(np.empty(shape, np.uint8))
+            wanted.append((gather.gather_masks, {"out": mask}))
+        wanted.append((batch.draw_uniforms, {}))
+        if bends:
+            wanted.append((batch.draw_fields, {}))
+        if any(numbers for _, numbers in self._intensity_groups[1:]):
+            wanted.append((batch.apply_intensity_batch, {}))
+        prepare(wanted)
 
     def _check_steps(self, indices: NDArray[np.int64]) -> None:
         """Raise OptionError if transforms do not fit a shape or spacing of a sample."""

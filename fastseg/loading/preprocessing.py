@@ -258,14 +258,15 @@ def warn_of_missing(preprocessing: Preprocessing, stacklevel: int) -> None:
         warnings.warn(preprocessing.warning, MissingLabelsWarning, stacklevel + 1)
 
 
-def _used_buckets(store: Store, indices: NDArray[np.int64]) -> list[Any]:
+def used_buckets(store: Store, indices: NDArray[np.int64]) -> list[Any]:
+    """Return the buckets of a store that have some of the samples."""
     buckets = list(store.buckets.values())
     used = np.bincount(store.items["bucket"][indices], minlength=len(buckets))
     return [bucket for bucket, count in zip(buckets, used, strict=True) if count]
 
 
 def _common_size(store: Store, indices: NDArray[np.int64]) -> tuple[int, int]:
-    shapes = sorted({bucket.shape for bucket in _used_buckets(store, indices)})
+    shapes = sorted({bucket.shape for bucket in used_buckets(store, indices)})
     if len(shapes) > 1:
         names = ", ".join(f"{height}x{width}" for height, width in shapes)
         largest = tuple(max(sides) for sides in zip(*shapes, strict=True))
@@ -278,7 +279,7 @@ def _common_size(store: Store, indices: NDArray[np.int64]) -> tuple[int, int]:
 
 
 def _common_dtype(store: Store, indices: NDArray[np.int64]) -> np.dtype[Any]:
-    dtypes = {bucket.dtype for bucket in _used_buckets(store, indices)}
+    dtypes = {bucket.dtype for bucket in used_buckets(store, indices)}
     if len(dtypes) > 1:
         names = ", ".join(sorted(dtype.name for dtype in dtypes))
         raise OptionError(

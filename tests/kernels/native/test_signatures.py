@@ -93,6 +93,26 @@ def test_other_values_have_no_type(value):
         signatures.type_of(value)
 
 
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (7, "uint32"),
+        (np.zeros(2, np.int8), "const int8[::1]"),
+        (np.zeros(4)[::2], "float64[:]"),
+        (Pair(np.zeros(1), np.zeros(1, np.uint8)),
+         "tests.kernels.native.examples.Pair(const float64[::1], uint8[::1])"),
+        (2.5, "float64"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_value_that_is_not_declared_gets_the_closest_type(value, text):
+    """Only dtypes of arrays differ from a type that is declared, if that is enough."""
+    kinds = ["uint32", "const int16[::1]"]
+    pair = f"{signatures.class_name(Pair)}(const int32[::1], uint8[::1])"
+    kinds = [signatures.parse_type(kind) for kind in (*kinds, pair)]
+    assert str(signatures.closest(kinds, value)) == text
+
+
 def test_only_the_class_that_is_declared_is_taken():
     kind = signatures.type_of(Pair(FIRST, SECOND))
     assert not signatures.accepts(kind, OtherPair(FIRST, SECOND))
