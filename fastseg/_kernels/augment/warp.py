@@ -76,6 +76,16 @@ def empty_field(capacity, is_used):
 
 
 @inlined
+def fill_ends(cells, first, stop, value):
+    """Set all cells of a row outside [first, stop) to a value."""
+    before, behind = cells[:first], cells[stop:]
+    for k in range(len(before)):
+        before[k] = value
+    for k in range(len(behind)):
+        behind[k] = value
+
+
+@inlined
 def fill_field(bend, outer, row, width, field):
     """Write the displacement of each pixel of an output row to a Field, up to width."""
     if len(bend.lines) > 0:
@@ -184,10 +194,7 @@ def warp_image(image, mapping, displacement, sampling, scaling, out):
             fill_field(bend, mapping.outer, row, columns, field)
         if not is_displaced and border == CONSTANT:
             first, stop = columns_inside(line, 0.0, 0.0, last_x, last_y, columns)
-            for k in range(first):
-                cells_out[k] = scaling.fill
-            for k in range(stop, columns):
-                cells_out[k] = scaling.fill
+            fill_ends(cells_out, first, stop, scaling.fill)
         count = stop - first
         span = cells_out[first:stop]
         x0, y0 = line.x + first * line.step_x, line.y + first * line.step_y
@@ -251,10 +258,7 @@ def warp_mask(mask, mapping, displacement, out):
             fill_field(bend, mapping.outer, row, columns, field)
         if not is_displaced:
             first, stop = columns_inside(line, 0.0, 0.0, last_x, last_y, columns)
-            for k in range(first):
-                cells_out[k] = none
-            for k in range(stop, columns):
-                cells_out[k] = none
+            fill_ends(cells_out, first, stop, none)
         x0, y0 = line.x + first * line.step_x, line.y + first * line.step_y
         map_row(x0, y0, line, stop - first, field, True, area, points)
         load_pixels(cells, points.indices, cells_out[first:stop])
