@@ -20,7 +20,11 @@ import fastseg.cli.main
 import fastseg.ingest.builder
 import fastseg.pictures
 import fastseg.store.verify
+from fastseg._kernels.native import workers
 
+# Whether a test is the first to need a kernel is chance: what is compiled is not said
+# unless a test asks for it.
+workers.PATIENCE = 600.0
 # Systems that cannot fork start each process anew, which takes longer.
 METHODS = multiprocessing.get_all_start_methods()
 CONTEXT = multiprocessing.get_context(
