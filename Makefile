@@ -51,7 +51,7 @@ test: $(VENV)/.test lint
 	NUMBA_DISABLE_JIT=1 pytest $(PARALLEL) -m kernel
 	@echo "And with the code for other processors:"
 	for level in $$(python -m tests.levels); do \
-		FASTSEG_CPU=$$level pytest $(PARALLEL) -m kernel; done
+		FASTSEG_CPU=$$level pytest $(PARALLEL) -m kernel tests/kernels tests/raster; done
 
 lint: $(VENV)/.test
 	ruff check

@@ -16,9 +16,8 @@ from fastseg._kernels.native import cache, catalogue, entries, machine, signatur
 from tests.conftest import PROJECT
 from tests.kernels.native import examples
 
-pytestmark = pytest.mark.skipif(
-    jit.INTERPRETED or not machine.uses_objects(), reason="there is no object code here"
-)
+if jit.INTERPRETED or not machine.uses_objects():
+    pytest.skip("there is no object code here", allow_module_level=True)
 REQUESTS = [
     (kernel.path, signatures.join(kernel.signatures[0]))
     for kernel in (examples.pour, examples.add_to_all)
