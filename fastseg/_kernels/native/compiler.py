@@ -75,6 +75,10 @@ class _Library(codegen.AOTCodeLibrary):  # type: ignore[misc]
         for part in (*module.functions, *module.global_variables):
             if not part.is_declaration and part.name != self.entry:
                 part.linkage = "internal"
+        # numba counts a reference at each use of an array in a NamedTuple, in inner
+        # loops too. Once kernels are inlined into others, it no longer sees which
+        # counts cancel: a contour of many vertices then takes 1.4 times as long.
+        super()._optimize_functions(module)
         # Without numba's cheap passes before it: after them, LLVM no longer vectorizes
         # random numbers, which then take three times as long.
         managers = self._codegen._module_pass_manager()
@@ -103,6 +107,10 @@ class _Codegen(codegen.AOTCPUCodegen):  # type: ignore[misc]
 
     def set_env(self, name: str, env: Any) -> None:
         pass
+
+    def _function_pass_manager(self, *module: Any) -> Any:
+        # As much as it takes to see references that cancel.
+        return super()._function_pass_manager(*module, opt=1)
 
     def _customize_tm_features(self) -> str:
         # Compilers are cautious of 512 bits in code for any processor of a level.
