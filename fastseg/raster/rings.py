@@ -255,7 +255,7 @@ def as_offsets(values: Any, name: str, total: int) -> NDArray[np.int64]:
         )
     offsets = np.ascontiguousarray(array, dtype=np.int64)
     falls = offsets[1:] < offsets[:-1]
-    if falls.any():
+    if np.count_nonzero(falls):  # half the time of `any`
         k = int(np.argmax(falls)) + 1
         raise GeometryError(
             f"{name}[{k}] is {offsets[k]} after {offsets[k - 1]}; {name} must ascend"
