@@ -15,6 +15,7 @@ docs/benchmarks.md.
 """
 
 import argparse
+import compileall
 import contextlib
 import os
 import platform
@@ -137,6 +138,9 @@ def main():
         if options.old:
             old = stack.enter_context(checked_out(options.old, folder))
             trees = {options.old: old, **trees}
+        for tree in trees.values():
+            # As an installation by pip does; PYTHONDONTWRITEBYTECODE may be set.
+            compileall.compile_dir(tree / "fastseg", quiet=1)
         store = folder / "heart.h5"
         fastseg.build(fastseg.link(STUDY), store)
         rows = [("first use", *trees, "compiled before, from source")]
