@@ -5,7 +5,7 @@ from itertools import chain
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from fastseg.errors import FastsegError, OptionError
 
@@ -45,6 +45,13 @@ def as_array(
             "first"
         )
     return array
+
+
+def as_contiguous(array: NDArray[Any], dtype: DTypeLike) -> NDArray[Any]:
+    """Return an array as kernels take it: C-contiguous, aligned, of a dtype."""
+    result = np.ascontiguousarray(array, dtype=dtype)
+    # One that begins anywhere in a file or in bytes need not be aligned.
+    return result if result.flags.aligned else result.copy()
 
 
 def _is_masked(values: Any) -> bool:

@@ -71,7 +71,7 @@ def rasterize(
         out = np.empty(size, np.bool_)
     else:
         _check_out(out, size)
-    cells = out.view(np.uint8)
+    cells = out.view(np.uint8, np.ndarray)
     if groups is None:
         points, offsets, name = convert_rings(contours)
         draw_rings(points, offsets, cells, 0, rules, clear=True, name=name)
@@ -179,12 +179,13 @@ def rasterize_batch(
         out = np.empty((count, height, width), np.bool_)
     _check_out(out, (count, height, width))
     threads = check_threads(threads)
-    cells = out.view(np.uint8)
+    cells = out.view(np.uint8, np.ndarray)
     rings = vertices, ring_offsets, ring_groups, bounds
     rule = rules.kernel_rule(height, width)
 
     def fill_range(span: tuple[int, int]) -> bool:
-        polygon.fill_many(*rings, rules.shift, rule, cells, *span)
+        if span[0] < span[1]:
+            polygon.fill_many(*rings, rules.shift, rule, cells, *span)
         return True
 
     ends = [count * k // threads for k in range(threads + 1)]

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastseg._kernels.contours import polygon
-from fastseg.arrays import as_array
+from fastseg.arrays import as_array, as_contiguous
 from fastseg.choices import Origin
 from fastseg.errors import GeometryError, OptionError, in_order, shown, whole_number
 from fastseg.raster.rules import Rules
@@ -201,7 +201,7 @@ def as_vertices(vertices: Any, name: str) -> NDArray[np.float64]:
                 f"{name} has shape {array.shape}, expected (n, 2): columns x and y"
             )
         array = array[:, 0]
-    return np.ascontiguousarray(array, dtype=np.float64)
+    return as_contiguous(array, np.float64)
 
 
 def ring_error(
@@ -253,7 +253,7 @@ def as_offsets(values: Any, name: str, total: int) -> NDArray[np.int64]:
         raise GeometryError(
             f"{name} is {array.dtype} {array.shape}, expected integers (n + 1,)"
         )
-    offsets = np.ascontiguousarray(array, dtype=np.int64)
+    offsets = as_contiguous(array, np.int64)
     falls = offsets[1:] < offsets[:-1]
     if np.count_nonzero(falls):  # half the time of `any`
         k = int(np.argmax(falls)) + 1

@@ -208,6 +208,34 @@ def test_a_misspelt_origin_is_refused():
         rasterize(SQUARE, (5, 6), origin="centre")
 
 
+def misaligned(values):
+    """Return an array that begins at an odd address, as in the middle of a file."""
+    values = np.asarray(values)
+    content = b"?" + values.tobytes()
+    return np.frombuffer(content, values.dtype, offset=1).reshape(values.shape)
+
+
+def test_arrays_may_begin_anywhere_in_memory():
+    """Also offsets, and arrays to write to of a subclass."""
+    points, offsets = misaligned(np.array(SQUARE, float)), misaligned([0, 4])
+    assert not points.flags.aligned
+    mask = rasterize(SQUARE, (5, 6))
+    assert_array_equal(rasterize(points, (5, 6)), mask)
+    assert_array_equal(rasterize_batch(points, offsets, (5, 6)), mask[None])
+    assert_array_equal(coverage(points, (5, 6)), coverage(SQUARE, (5, 6)))
+    distances = signed_distance(points, (5, 6))
+    assert_array_equal(distances, signed_distance(SQUARE, (5, 6)))
+    with pytest.warns(PendingDeprecationWarning):
+        matrix = np.matrix(np.ones((5, 6), bool))
+    assert_array_equal(rasterize(SQUARE, (5, 6), matrix), mask)
+
+
+def test_no_masks_take_no_memory():
+    """However large they would be."""
+    masks = rasterize_batch(np.empty((0, 2)), [0], (2**20, 2**20), threads=2)
+    assert masks.shape == (0, 2**20, 2**20)
+
+
 @given(*[coordinates] * 4, st.integers(0, 20), st.integers(0, 20))
 def test_the_side_of_an_edge_is_exact(xa, ya, xb, yb, column, row):
     """`sum_side` and `side_of_edge` give the sign that rational arithmetic gives."""
