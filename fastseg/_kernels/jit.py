@@ -50,7 +50,7 @@ class Kernel:
     def _first_call(self, *args: Any) -> Any:
         from fastseg._kernels.native import entries
 
-        self._call = entries.callable_for(self)
+        entries.start(self)
         return self._call(*args)
 
     @property

@@ -350,6 +350,7 @@ class _Entry:
             self._need_equal(
                 self._load(value, engine.TYPE, POINTER), next(self._classes)
             )
+            self._need_equal(self._load(value, engine.HEAD, I64), I64(len(kind.fields)))
             fields = [
                 self._unpack(self._item(value, k), field, field_type)
                 for k, (field, field_type) in enumerate(

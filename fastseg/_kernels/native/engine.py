@@ -3,12 +3,13 @@
 An entry has the form that CPython calls fastest (METH_FASTCALL): it gets the arguments
 as a C array of objects, checks them, and reads arrays from numpy's own structs. What it
 does not take, it hands on to a Python function, its *fallback*. The offsets below are
-those of CPython 3.11 to 3.14 with a global lock and of numpy 2; `check_layouts` tries
+those of CPython 3.11 to 3.13 with a global lock and of numpy 2; `check_layouts` tries
 them once.
 """
 
 import ctypes
 import functools
+import os
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -19,7 +20,8 @@ from llvmlite import binding
 from fastseg._kernels.native.external import ADDRESSES
 
 METH_FASTCALL = 0x80
-# Offsets in bytes: of an object's type; what lies behind its head; a tuple's items.
+# Offsets in bytes: of an object's type; what lies behind its head, in a tuple the
+# number of items; a tuple's items.
 TYPE = 8
 HEAD = 16
 ITEMS = 24
@@ -100,6 +102,18 @@ _new_function.restype = ctypes.py_object
 _new_function.argtypes = (ctypes.c_void_p, ctypes.py_object, ctypes.c_void_p)
 
 
+# Held while an object is loaded, which takes milliseconds. No fork happens meanwhile:
+# the child would find locks of llvmlite's that nobody there gives back. A handler of a
+# signal may load another object in the same thread.
+_loading = threading.RLock()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_loading.acquire,
+        after_in_parent=_loading.release,
+        after_in_child=_loading.release,
+    )
+
+
 class Engine:
     """Holds the object code that a process has loaded, until the process ends."""
 
@@ -113,7 +127,6 @@ class Engine:
             binding.parse_assembly(""), self._machine
         )
         self._methods: list[_Method] = []
-        self._lock = threading.Lock()
 
     def load(
         self, code: bytes, symbol: str, contexts: Sequence[tuple[Any, ...]]
@@ -123,7 +136,7 @@ class Engine:
         symbol   : the name of the entry in the object
         contexts : see `Context`
         """
-        with self._lock:
+        with _loading:
             for name, address in ADDRESSES.items():
                 binding.add_symbol(name, address)
             self._engine.add_object_file(binding.ObjectFileRef.from_data(code))

@@ -42,12 +42,15 @@ def levels() -> list[str]:
     return machine.runnable_levels()
 
 
-def callable_for(kernel: "Kernel") -> Callable[..., Any]:
-    """Return the function to call for a kernel that has not been called yet."""
-    if kernel.declared is None or not machine.uses_objects():
-        dispatcher: Callable[..., Any] = kernel.dispatcher
-        return dispatcher
-    return _Loader(kernel).extend
+def start(kernel: "Kernel") -> None:
+    """Set the function to call for a kernel that has not been called yet."""
+    with _lock:
+        if kernel._call != kernel._first_call:
+            return  # another thread has set it
+        if kernel.declared is None or not machine.uses_objects():
+            kernel._call = kernel.dispatcher
+        else:
+            kernel._call = _Loader(kernel).extend
 
 
 class _Loader:

@@ -181,7 +181,7 @@ def type_of(value: Any) -> Type:
         return NONE
     if type(value) is bool:
         return Number("bool")
-    if type(value) is int:
+    if type(value) is int and -1 << 63 <= value < 1 << 64:
         return Number("int64" if value < 1 << 63 else "uint64")
     if type(value) is float:
         return Number("float64")
@@ -227,7 +227,9 @@ def accepts(kind: Type, value: Any) -> bool:
         if type(value) is not kind.made_by:
             return False
         fields: Any = value
-        return all(map(accepts, kind.fields, fields))
+        return len(fields) == len(kind.fields) and all(
+            map(accepts, kind.fields, fields)
+        )
     if isinstance(kind, Array):
         if type(value) is not np.ndarray or DTYPES.get(value.dtype) != kind.dtype:
             return False

@@ -229,3 +229,103 @@ def test_a_fork_in_the_middle_of_compiling_goes_on(tmp_path):
     """
     finished = run(code, FASTSEG_CACHE_DIR=str(tmp_path / "cache"))
     assert finished.stdout.split() == ["0", "None"]
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_a_named_tuple_with_too_few_items_is_refused(count):
+    pair = Pair(np.arange(3, dtype=np.int32), np.zeros(3, np.uint8))
+    examples.pour(pair, 2)
+    with pytest.raises(TypeError):
+        examples.pour(tuple.__new__(Pair, pair[:count]), 2)
+
+
+# Makes each load take long, and tells when one has begun.
+SLOW = """
+    import os, signal, sys, threading, time
+    import numpy as np
+    from llvmlite import binding
+    from tests.kernels.native import examples
+
+    values = np.zeros(3)
+    examples.add_to_all(values, 1)
+    examples.weigh(np.ones((2, 2)))
+    found = binding.ObjectFileRef.from_data
+    begun = threading.Event()
+    def slow(code):
+        begun.set()
+        time.sleep(0.5)
+        return found(code)
+"""
+
+
+def run_slowly(cache, code):
+    """Run code in a process that finds all compiled, and each load takes long there."""
+    for lines in ("examples.weigh(np.ones((2, 2), np.int16))", code):
+        finished = subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(SLOW) + textwrap.dedent(lines)],
+            env={
+                **os.environ,
+                "PYTHONPATH": os.pathsep.join(sys.path),
+                "FASTSEG_CACHE_DIR": str(cache),
+            },
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+    return finished
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_fork_in_the_middle_of_a_load_leaves_no_lock(tmp_path):
+    code = """
+        binding.ObjectFileRef.from_data = slow
+        load = examples.weigh, np.ones((2, 2), np.int16)
+        thread = threading.Thread(target=load[0], args=load[1:])
+        thread.start()
+        begun.wait()
+        child = os.fork()
+        if not child:
+            signal.alarm(30)
+            os._exit(int(examples.weigh(np.ones((1, 1), np.int16))))
+        thread.join()
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    """
+    finished = run_slowly(tmp_path, code)
+    assert finished.stdout == "1\n", finished.stderr
+
+
+def test_a_handler_may_load_while_the_thread_loads(tmp_path):
+    code = """
+        def handle(number, frame):
+            examples.add_to_all(values, np.int64(2))
+            print(values.tolist(), flush=True)
+        signal.signal(signal.SIGALRM, handle)
+        binding.ObjectFileRef.from_data = slow
+        examples.add_to_all._call = examples.add_to_all._first_call
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        print(examples.weigh(np.ones((1, 1), np.int16)))
+    """
+    finished = run_slowly(tmp_path, code)
+    assert finished.stdout == "[3.0, 3.0, 3.0]\n1.0\n", finished.stderr
+
+
+def test_threads_that_call_first_load_once(tmp_path):
+    code = """
+        loads = []
+        def counted(code):
+            loads.append(len(code))
+            return slow(code)
+        binding.ObjectFileRef.from_data = counted
+        examples.weigh._call = examples.weigh._first_call
+        cells = np.ones((1, 1))
+        threads = [threading.Thread(target=examples.weigh, args=(cells,))
+                   for _ in range(16)]
+        sys.setswitchinterval(1e-6)
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        print(len(loads))
+    """
+    finished = run_slowly(tmp_path, code)
+    assert finished.stdout == "1\n", finished.stderr
