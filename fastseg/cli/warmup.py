@@ -74,7 +74,7 @@ def warmup(
         missing = [request for request in requests if request not in there]
         if missing:
             folder = cache.make_folder(level)
-            cache.remove_outdated()
+            cache.remove_outdated(folder)
             if not as_json:
                 output.say(f"compiling {many(len(missing), 'kernel')} for {level}")
             start = time.perf_counter()

@@ -29,9 +29,9 @@ def folder(monkeypatch, tmp_path):
     """An empty cache; fastseg seems to have only the entries of `REQUESTS`."""
     monkeypatch.setenv(cache.SETTING, str(tmp_path / "cache"))
     monkeypatch.setattr(catalogue, "all_requests", lambda: REQUESTS)
-    cache.root.cache_clear()
+    cache.own_folder.cache_clear()
     yield tmp_path / "cache"
-    cache.root.cache_clear()
+    cache.own_folder.cache_clear()
 
 
 def objects_in(folder):

@@ -19,12 +19,15 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 import stat
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+
+from fastseg._kernels.native import machine
 
 log = logging.getLogger("fastseg.cache")
 
@@ -36,6 +39,9 @@ PACKAGE = KERNELS / "objects"
 OTHER_SOURCES = (KERNELS.parent / "bounds.py",)
 # What 64-bit object files for x86-64 begin with, and the number of this machine.
 ELF, MACHINE, X86_64 = b"\x7fELF\x02\x01", slice(18, 20), b"\x3e\0"
+# The digest of sources, in hexadecimal digits, and what a folder with that name is.
+DIGITS = 20
+DIGEST_NAME = re.compile(f"[0-9a-f]{{{DIGITS}}}")
 # Folders of other digests are removed when nobody has used them for so many days.
 KEPT_DAYS = 30
 DAY = 24 * 60 * 60.0
@@ -55,7 +61,7 @@ def digest() -> str:
         content = source.read_bytes()
         name = source.relative_to(KERNELS.parent).as_posix()
         total.update(f"{name}\0{len(content)}\0".encode() + content)
-    return total.hexdigest()[:20]
+    return total.hexdigest()[:DIGITS]
 
 
 def name_of(path: str, signature: str) -> str:
@@ -67,12 +73,18 @@ def name_of(path: str, signature: str) -> str:
 def configured_root() -> Path:
     """Return the folder that the environment or the platform names for the cache."""
     if own := os.environ.get(SETTING):
-        return Path(own).absolute()
+        return _absolute(own)
     if numbas := os.environ.get("NUMBA_CACHE_DIR"):
-        return Path(numbas).absolute() / "fastseg"
+        return _absolute(numbas) / "fastseg"
     import platformdirs
 
     return Path(platformdirs.user_cache_dir("fastseg", appauthor=False))
+
+
+@functools.cache
+def _absolute(folder: str) -> Path:
+    """Return an absolute path: the same one if the process changes its folder."""
+    return Path(folder).absolute()
 
 
 def symbol_of(path: str, signature: str) -> str:
@@ -106,31 +118,41 @@ def _is_private(group: int) -> bool:
 
 
 def check_trust(folder: Path) -> None:
-    """Raise CacheError if somebody else could write code into a folder."""
-    if not hasattr(os, "getuid"):  # as on Windows, where folders of users are private
-        return
+    """Raise CacheError if somebody else could write code into a folder.
+
+    folder : without symbolic links
+    """
     for part in (folder, *folder.parents):
         status = part.stat()
-        mode = status.st_mode
-        if mode & stat.S_ISVTX and status.st_uid == 0:
+        is_sticky = status.st_mode & stat.S_ISVTX and status.st_uid == 0
+        if part != folder and is_sticky:
             continue  # as /tmp: others cannot rename or remove what is in it
-        if status.st_uid not in (0, os.getuid()) and not trusts_group():
+        _check_status(part, status)
+
+
+def _check_status(path: Path, status: os.stat_result) -> None:
+    """Raise CacheError if somebody else could write to a file or folder."""
+    if not hasattr(os, "getuid"):  # as on Windows, where folders of users are private
+        return
+    user = os.getuid()
+    is_trusted = trusts_group() and status.st_gid in (os.getegid(), *os.getgroups())
+    if status.st_uid not in (0, user) and not is_trusted:
+        group = f" and to group {status.st_gid}, which is none of yours"
+        raise CacheError(
+            f"the cache of compiled code could be changed by another user: {path} "
+            f"belongs to user {status.st_uid}{group * trusts_group()}. Set {SETTING} "
+            "to a folder of your own"
+        )
+    mode = status.st_mode
+    for bit, who in ((stat.S_IWGRP, "a group"), (stat.S_IWOTH, "everybody")):
+        is_fine = bit == stat.S_IWGRP and (is_trusted or _is_private(status.st_gid))
+        if mode & bit and not is_fine:
             raise CacheError(
-                f"the cache of compiled code {folder} could be changed by another "
-                f"user: {part} belongs to user {status.st_uid}. Set {SETTING} to a "
-                "folder of your own"
+                f"the cache of compiled code could be changed by others: {who} can "
+                f"write to {path}. Set {SETTING} to a folder of your own, or remove "
+                f"the permission with `chmod go-w {path}`"
+                + (f"; to trust the group, set {TRUST}=group" * (who == "a group"))
             )
-        for bit, who in ((stat.S_IWGRP, "a group"), (stat.S_IWOTH, "everybody")):
-            is_fine = bit == stat.S_IWGRP and (
-                trusts_group() or _is_private(status.st_gid)
-            )
-            if mode & bit and not is_fine:
-                raise CacheError(
-                    f"the cache of compiled code {folder} could be changed by others: "
-                    f"{who} can write to {part}. Set {SETTING} to a folder of your "
-                    f"own, or remove the permission with `chmod go-w {part}`"
-                    + (f"; to trust the group, set {TRUST}=group" * (who == "a group"))
-                )
 
 
 # Objects that could not be written, by the full name of the kernel and the signature.
@@ -143,46 +165,52 @@ def hold(path: str, signature: str, code: bytes) -> None:
 
 
 @functools.cache
-def root() -> Path | None:
-    """Return the folder of the cache if it is there and trusted; else None."""
-    folder = configured_root()
+def own_folder(level: str) -> Path | None:
+    """Return the folder of the cache for a level if it is there and trusted."""
     try:
-        check_trust(folder.resolve(strict=True))
-    except FileNotFoundError:
+        folder = (configured_root() / digest() / level).resolve(strict=True)
+        check_trust(folder)
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as exc:
         log.warning("%s. What it holds is not used", exc)
         return None
+    with contextlib.suppress(OSError):  # members of a group may only read it
+        if time.time() - folder.parent.stat().st_mtime > DAY:
+            os.utime(folder.parent)  # see `remove_outdated`
     return folder
 
 
 def make_folder(level: str) -> Path:
     """Return the folder of the cache for a level, to write to; it is made.
 
-    Raises OSError, whose text says what to do, if there can be none.
+    Raises CacheError, whose text says what to do, if there can be none.
     """
-    folder = configured_root()
+    root = configured_root()
     mode = 0o777 if trusts_group() else FOLDER_MODE  # less what the umask takes away
     try:
-        folder.mkdir(mode=mode, parents=True, exist_ok=True)
-        check_trust(folder.resolve())
-        path = folder / digest() / level
+        root.mkdir(mode=mode, parents=True, exist_ok=True)
+        path = root.resolve() / digest() / level
+        check_trust(path.parents[1])  # first, so that nothing is made for others
         for part in (path.parent, path):
             part.mkdir(mode=mode, exist_ok=True)
+        path = path.resolve()
+        check_trust(path)
         with tempfile.TemporaryFile(dir=path):
             pass
     except CacheError:
         raise
     except OSError as exc:
-        raise CacheError(unwritable(folder, exc)) from exc
-    root.cache_clear()
+        raise CacheError(unwritable(root, exc)) from exc
+    own_folder.cache_clear()
     return path
 
 
 def unwritable(folder: Path, exc: OSError) -> str:
     """Return what to say of a folder that cannot be written to."""
+    why = "it is a file" if folder.is_file() else str(exc)
     return (
-        f"the cache of compiled code {folder} cannot be written to ({exc}). Set "
+        f"the cache of compiled code {folder} cannot be written to ({why}). Set "
         f"{SETTING} to a folder that can"
     )
 
@@ -205,16 +233,22 @@ def read(path: str, signature: str, levels: list[str]) -> bytes | None:
 def folders(level: str) -> Iterator[Path]:
     """Yield the folders that may hold objects for a level, the package's first."""
     yield PACKAGE / level
-    own = root()
+    own = own_folder(level)
     if own is not None:
-        yield own / digest() / level
+        yield own
 
 
 def read_file(file: Path, path: str, signature: str, level: str) -> bytes | None:
     """Return the code in a file if it is there, whole and the one that is wanted."""
     try:
-        content = file.read_bytes()
+        with file.open("rb") as opened:
+            if PACKAGE not in file.parents:
+                _check_status(file, os.fstat(opened.fileno()))
+            content = opened.read()
     except (FileNotFoundError, NotADirectoryError):
+        return None
+    except CacheError as exc:
+        log.warning("%s. It is compiled again", exc)
         return None
     except OSError as exc:
         log.warning("%s cannot be read: %s. It is compiled again", file, exc)
@@ -293,15 +327,21 @@ def locked(target: Path) -> Iterator[None]:
         yield
 
 
-def remove_outdated() -> None:
-    """Remove what other versions of the kernels left in the cache and nobody uses."""
-    folder = root()
-    if folder is None:
-        return
-    own = folder / digest()
+def remove_outdated(folder: Path) -> None:
+    """Remove what other versions of the kernels left in the cache and nobody uses.
+
+    folder : what `make_folder` returned
+    """
+    own = folder.parent
     with contextlib.suppress(OSError):
         os.utime(own)
-        for other in folder.iterdir():
-            is_ours = len(other.name) == len(own.name) and other != own
-            if is_ours and time.time() - other.stat().st_mtime > KEPT_DAYS * DAY:
-                shutil.rmtree(other, ignore_errors=True)
+        for other in own.parent.iterdir():
+            if (
+                DIGEST_NAME.fullmatch(other.name)
+                and not other.is_symlink()
+                and time.time() - other.stat().st_mtime > KEPT_DAYS * DAY
+            ):
+                for level in (*machine.LEVELS, "numba"):
+                    shutil.rmtree(other / level, ignore_errors=True)
+                with contextlib.suppress(OSError):  # it holds something else
+                    other.rmdir()

@@ -6,6 +6,7 @@ down nor fills the memory of the process that only runs kernels.
 
 import base64
 import contextlib
+import functools
 import gc
 import json
 import logging
@@ -13,7 +14,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import traceback
@@ -62,15 +62,21 @@ def compile_objects(
     if place is None:
         try:
             place = cache.make_folder(level)
-            cache.remove_outdated()
+            cache.remove_outdated(place)
         except OSError as exc:
-            cache_log.warning("%s. This process compiles for itself alone", exc)
+            _warn(str(exc))
     team = _Team(requests, level, place, progress)
     team.work()
     if team.unwritten and folder is not None:
         raise OSError(team.unwritten)
     if team.unwritten:
-        cache_log.warning("%s. This process compiles for itself alone", team.unwritten)
+        _warn(team.unwritten)
+
+
+@functools.cache
+def _warn(why: str) -> None:
+    """Say that nothing can be kept; each reason once in a process."""
+    cache_log.warning("%s. This process compiles for itself alone", why)
 
 
 class _Team:
@@ -127,7 +133,8 @@ class _Team:
         wait(tasks)
 
     def _run_process(self) -> None:
-        with tempfile.TemporaryFile("w+") as messages:
+        # What the process says, in memory: there may be no folder for such files.
+        with os.fdopen(os.memfd_create("messages"), "w+") as messages:
             with self._lock:
                 if self._is_stopped:
                     return
@@ -142,26 +149,33 @@ class _Team:
             with process:
                 try:
                     self._feed(process)
-                except (OSError, ValueError) as exc:  # the process has ended
+                except (OSError, ValueError, EOFError):  # the process has ended
+                    with contextlib.suppress(OSError):  # what it has not read
+                        process.stdin.close()  # type: ignore[union-attr]
                     process.kill()
                     process.wait()
                     if not self._is_stopped:
                         messages.seek(0)
+                        [*_, last] = messages.read().splitlines() or ["it says nothing"]
                         self._fail(
                             f"a process that compiles kernels of fastseg ended with "
-                            f"status {process.returncode}: {messages.read() or exc}"
+                            f"status {process.returncode}: {last}"
                         )
 
     def _start(self, messages: Any) -> "subprocess.Popen[str]":
+        if not sys.executable:
+            raise OSError("sys.executable does not name a Python to start")
+        ignored = ("NUMBA_", "PYTHON") if sys.flags.ignore_environment else ("NUMBA_",)
         environment = {
             name: value
             for name, value in os.environ.items()
-            if not name.startswith("NUMBA_")
+            if not name.startswith(ignored)
         }
         environment["PYTHONHASHSEED"] = "0"  # sets in numba have one order then
         return subprocess.Popen(
             [
-                *(sys.executable, "-c", START, json.dumps(sys.path)),
+                # Without the current folder, whose modules would come first.
+                *(sys.executable, "-P", "-c", START, json.dumps(sys.path)),
                 *(self._level, str(self._folder or "")),
             ],
             stdin=subprocess.PIPE,
@@ -183,7 +197,10 @@ class _Team:
             start = time.monotonic()
             process.stdin.write(json.dumps(request) + "\n")
             process.stdin.flush()
-            answer = json.loads(process.stdout.readline())
+            line = process.stdout.readline()
+            if not line:
+                raise EOFError("no answer")
+            answer = json.loads(line)
             if answer["error"]:
                 self._fail(f"{request[0]} cannot be compiled: {answer['error']}")
                 log.debug("%s", answer["traceback"])
@@ -198,6 +215,8 @@ class _Team:
             )
             if self._progress is not None:
                 self._progress(request[0].rpartition(".")[2])
+        # An empty line, because a process forked meanwhile may keep the pipe open.
+        process.stdin.write("\n")
         process.stdin.close()
 
     def _fail(self, error: str) -> None:
@@ -219,7 +238,9 @@ def serve(level: str, folder: str) -> None:
     from fastseg._kernels.native import compiler
 
     compiler.set_level(level)
-    for line in sys.stdin:
+    for line in iter(sys.stdin.readline, ""):
+        if not line.strip():
+            break
         answer = {"error": "", "unwritten": "", "code": ""}
         try:
             path, text = json.loads(line)

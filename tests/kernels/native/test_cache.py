@@ -36,9 +36,9 @@ def folder(tmp_path, monkeypatch):
     folder.mkdir(mode=0o700)
     monkeypatch.setenv("FASTSEG_CACHE_DIR", str(folder))
     monkeypatch.delenv("FASTSEG_CACHE_TRUST", raising=False)
-    cache.root.cache_clear()
+    cache.own_folder.cache_clear()
     yield folder
-    cache.root.cache_clear()
+    cache.own_folder.cache_clear()
 
 
 @pytest.fixture
@@ -156,7 +156,7 @@ def shared_group(monkeypatch):
 def test_a_cache_of_others_is_refused_with_a_remedy(file, caplog):
     for mode, who in ((0o702, "everybody"), (0o770, "a group")):
         cache.configured_root().chmod(mode)
-        cache.root.cache_clear()
+        cache.own_folder.cache_clear()
         caplog.clear()
         assert read() is None
         assert f"{who} can write to" in caplog.text
@@ -174,7 +174,7 @@ def test_a_group_of_the_user_alone_is_nobody_else(file, monkeypatch):
     cache.configured_root().chmod(0o770)
     for group, code in ((alone, CODE), (other, None)):
         monkeypatch.setattr(grp, "getgrgid", lambda number, group=group: group)
-        cache.root.cache_clear()
+        cache.own_folder.cache_clear()
         assert read() == code
 
 
@@ -182,10 +182,10 @@ def test_a_group_of_the_user_alone_is_nobody_else(file, monkeypatch):
 def test_a_group_is_trusted_where_that_is_asked_for(file, monkeypatch):
     cache.configured_root().chmod(0o770)
     monkeypatch.setenv("FASTSEG_CACHE_TRUST", "group")
-    cache.root.cache_clear()
+    cache.own_folder.cache_clear()
     assert read() == CODE
     cache.configured_root().chmod(0o702)
-    cache.root.cache_clear()
+    cache.own_folder.cache_clear()
     assert read() is None
 
 
@@ -217,10 +217,57 @@ def test_a_folder_above_counts_too(folder, monkeypatch):
         cache.make_folder(LEVEL)
 
 
+@pytest.mark.usefixtures("shared_group")
+@pytest.mark.parametrize("part", [0, 1, 2])
+def test_what_is_inside_counts_too(file, caplog, part):
+    """The object, the folder of its level and that of its digest, as of a copy."""
+    path = [file, *file.parents][part]
+    path.chmod(0o707)
+    cache.own_folder.cache_clear()
+    assert read() is None
+    assert f"everybody can write to {path}." in caplog.text
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only a folder of root's is like /tmp")
+def test_a_folder_like_tmp_is_no_cache(file, caplog):
+    """Another user may have made what is in it."""
+    cache.configured_root().chmod(0o1777)
+    cache.own_folder.cache_clear()
+    with pytest.raises(cache.CacheError, match="everybody can write"):
+        cache.make_folder(LEVEL)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root gives files away")
+def test_a_group_is_trusted_only_by_its_members(file, monkeypatch, caplog):
+    monkeypatch.setenv("FASTSEG_CACHE_TRUST", "group")
+    for group, code in ((os.getgid(), CODE), (54321, None)):
+        os.chown(cache.configured_root(), 12345, group)
+        cache.own_folder.cache_clear()
+        assert read() == code
+    assert "belongs to user 12345" in caplog.text
+
+
+def test_a_link_is_followed_once(file, tmp_path, monkeypatch):
+    """Who changes it later does not change where code is read."""
+    link = tmp_path / "link"
+    link.symlink_to(cache.configured_root())
+    monkeypatch.setenv("FASTSEG_CACHE_DIR", str(link))
+    cache.own_folder.cache_clear()
+    assert read() == CODE
+    assert cache.make_folder(LEVEL) == file.parent.resolve()
+    link.unlink()
+    link.symlink_to("/nowhere")
+    assert cache.own_folder(LEVEL) is None
+    link.unlink()
+    link.symlink_to(file.parents[2])
+    cache.own_folder.cache_clear()
+    assert cache.own_folder(LEVEL) == file.parent.resolve()
+
+
 @pytest.mark.skipif(os.getuid() != 0, reason="only root gives files away")
 def test_a_folder_of_another_user_is_refused(file, caplog):
     os.chown(cache.configured_root(), 12345, 12345)
-    cache.root.cache_clear()
+    cache.own_folder.cache_clear()
     assert read() is None
     assert "belongs to user 12345" in caplog.text
 
@@ -230,10 +277,10 @@ def test_a_cache_that_cannot_be_is_named(tmp_path, monkeypatch, kind):
     (tmp_path / "file").write_text("")
     place = {"file": tmp_path / "file", "below a file": tmp_path / "file" / "x"}
     monkeypatch.setenv("FASTSEG_CACHE_DIR", str(place.get(kind, Path("/proc/x"))))
-    cache.root.cache_clear()
+    cache.own_folder.cache_clear()
     with pytest.raises(cache.CacheError, match="Set FASTSEG_CACHE_DIR to a folder"):
         cache.make_folder(LEVEL)
-    cache.root.cache_clear()
+    cache.own_folder.cache_clear()
 
 
 def test_where_the_cache_is(monkeypatch, tmp_path):
@@ -248,17 +295,40 @@ def test_where_the_cache_is(monkeypatch, tmp_path):
 
 def test_what_nobody_uses_is_removed(file):
     """Of other digests, after a month; never anything else in the folder."""
-    old, used, other = (file.parents[2] / name for name in ("0" * 20, "1" * 20, "note"))
-    for path in (old, used, other):
-        path.mkdir()
-        long_ago = time.time() - (cache.KEPT_DAYS + 1) * cache.DAY
-        os.utime(path, (long_ago, long_ago))
-    os.utime(used)
-    cache.remove_outdated()
+    names = ("0" * 20, "1" * 20, "2" * 20, "thesis-data-2025-new")
+    old, used, fuller, other = (file.parents[2] / name for name in names)
+    for path in (old, used, fuller, other):
+        shutil.copytree(file.parents[1], path)
+    (fuller / "note").write_text("")
+    for path in (old, fuller, other):
+        make_old(path)
+    cache.remove_outdated(file.parent)
     assert not old.exists()
-    assert used.exists()
-    assert other.exists()
+    assert (used / LEVEL / file.name).exists()
+    assert [path.name for path in fuller.iterdir()] == ["note"]
+    assert (other / LEVEL / file.name).exists()
     assert read() == CODE
+
+
+def make_old(path):
+    long_ago = time.time() - (cache.KEPT_DAYS + 1) * cache.DAY
+    os.utime(path, (long_ago, long_ago))
+
+
+def test_what_is_read_is_in_use(file):
+    """Also if nothing is compiled any more."""
+    make_old(file.parents[1])
+    cache.own_folder.cache_clear()
+    assert read() == CODE
+    assert time.time() - file.parents[1].stat().st_mtime < cache.DAY
+
+
+def test_a_relative_folder_stays_the_same(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FASTSEG_CACHE_DIR", "some cache")
+    assert cache.configured_root() == tmp_path / "some cache"
+    monkeypatch.chdir("/")
+    assert cache.configured_root() == tmp_path / "some cache"
 
 
 def test_a_level_is_chosen_among_those_of_the_machine(monkeypatch):
@@ -338,7 +408,80 @@ def test_where_nothing_can_be_written_it_works_and_says_so(tmp_path):
     finished = call(file)
     assert finished.stdout == "[2.0, 2.0, 2.0] False\n"
     assert "Set FASTSEG_CACHE_DIR to a folder that can" in finished.stderr
+    assert "it is a file" in finished.stderr
     assert "it cannot be kept" in finished.stderr
+
+
+def test_each_fault_of_the_cache_is_said_once(tmp_path):
+    file = tmp_path / "file"
+    file.write_text("")
+    code = textwrap.dedent(CALL) + "examples.weigh(np.ones((2, 2)))\n"
+    finished = call(file, code)
+    assert not finished.returncode
+    assert finished.stderr.count("This process compiles for itself alone") == 1
+
+
+@pytest.mark.parametrize("options", [[], ["-I"]])
+def test_no_module_of_the_current_folder_is_run(tmp_path, options):
+    """As of a script that lies elsewhere."""
+    (tmp_path / "json.py").write_text("raise SystemExit('a module of the user')")
+    code = f"import sys; sys.path[:] = {sys.path!r}\n{textwrap.dedent(CALL)}"
+    finished = subprocess.run(
+        [sys.executable, "-P", *options, "-c", code.replace("\n", "\n" + IMPATIENT, 1)],
+        cwd=tmp_path,
+        env={**os.environ, "FASTSEG_CACHE_DIR": str(tmp_path / "cache")},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert finished.stdout == "[2.0, 2.0, 2.0] False\n", finished.stderr
+
+
+def test_a_process_forked_meanwhile_keeps_nobody_waiting(tmp_path):
+    """It inherits the pipes to the processes that compile, and lives on."""
+    code = """
+        import os, threading, time
+        from fastseg._kernels.native import entries, signatures, workers
+        from tests.kernels.native import examples
+
+        forked = []
+        feed = workers._Team._feed
+        def noted(self, process):
+            forked.append(os.fork())
+            if not forked[-1]:
+                time.sleep(100)
+                os._exit(0)
+            feed(self, process)
+        workers._Team._feed = noted
+        request = examples.weigh.path, signatures.join(examples.weigh.signatures[0])
+        start = time.monotonic()
+        workers.compile_objects([request], entries.levels()[0])
+        print(time.monotonic() - start < 90)
+        os.kill(forked[0], 9)
+    """
+    finished = call(tmp_path / "cache", code)
+    assert finished.stdout == "True\n", finished.stderr
+
+
+def test_a_compiler_that_ends_between_two_kernels_is_an_error(tmp_path):
+    code = """
+        from fastseg._kernels.native import entries, signatures, workers
+        from tests.kernels.native import examples
+
+        feed = workers._Team._feed
+        def killed(self, process):
+            process.kill()
+            process.wait()
+            feed(self, process)
+        workers._Team._feed = killed
+        request = examples.weigh.path, signatures.join(examples.weigh.signatures[0])
+        try:
+            workers.compile_objects([request], entries.levels()[0])
+        except workers.CompileError as exc:
+            print(exc)
+    """
+    finished = call(tmp_path / "cache", code)
+    assert finished.stdout.endswith("ended with status -9: it says nothing\n")
 
 
 def test_compiling_is_said_in_one_line_that_can_be_silenced(tmp_path):
