@@ -97,6 +97,9 @@ class _Method(ctypes.Structure):
     )
 
 
+_keep = ctypes.pythonapi.Py_IncRef
+_keep.restype = None
+_keep.argtypes = (ctypes.py_object,)
 _new_function = ctypes.pythonapi.PyCFunction_NewEx
 _new_function.restype = ctypes.py_object
 _new_function.argtypes = (ctypes.c_void_p, ctypes.py_object, ctypes.c_void_p)
@@ -126,7 +129,6 @@ class Engine:
         self._engine = binding.create_mcjit_compiler(
             binding.parse_assembly(""), self._machine
         )
-        self._methods: list[_Method] = []
 
     def load(
         self, code: bytes, symbol: str, contexts: Sequence[tuple[Any, ...]]
@@ -144,7 +146,9 @@ class Engine:
             if not address:
                 raise RuntimeError(f"object code without its entry {symbol}")
             method = _Method(symbol.encode(), address, METH_FASTCALL, None)
-            self._methods.append(method)
+            # It stays for ever: when Python ends, it clears modules in any order, and
+            # a function reads its method when it goes.
+            _keep(method)
             place = ctypes.addressof(method)
             return [_new_function(place, context, None) for context in contexts]
 

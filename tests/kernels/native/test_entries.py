@@ -329,3 +329,20 @@ def test_threads_that_call_first_load_once(tmp_path):
     """
     finished = run_slowly(tmp_path, code)
     assert finished.stdout == "1\n", finished.stderr
+
+
+def test_nothing_is_read_that_was_freed_when_python_ends(tmp_path):
+    """The C library overwrites what is freed with a byte that would end the process."""
+    finished = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(SLOW)],
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(sys.path),
+            "FASTSEG_CACHE_DIR": str(tmp_path),
+            "PYTHONMALLOC": "malloc",
+            "MALLOC_PERTURB_": "2",
+        },
+        capture_output=True,
+        timeout=120,
+    )
+    assert finished.returncode == 0, finished.stderr
