@@ -3,7 +3,7 @@
 An entry has the form that CPython calls fastest (METH_FASTCALL): it gets the arguments
 as a C array of objects, checks them, and reads arrays from numpy's own structs. What it
 does not take, it hands on to a Python function, its *fallback*. The offsets below are
-those of CPython 3.11 to 3.13 with a global lock and of numpy 2; `check_layouts` tries
+those of CPython 3.11 to 3.13 with a global lock and of numpy 2; `layouts_hold` tries
 them once.
 """
 

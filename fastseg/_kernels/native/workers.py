@@ -150,7 +150,7 @@ class _Team:
                 try:
                     self._feed(process)
                 except (OSError, ValueError, EOFError):  # the process has ended
-                    with contextlib.suppress(OSError):  # what it has not read
+                    with contextlib.suppress(OSError):  # it flushes to a closed pipe
                         process.stdin.close()  # type: ignore[union-attr]
                     process.kill()
                     process.wait()
