@@ -21,6 +21,8 @@ taken = []
 
 def stream(command: str) -> bytes:
     """Return a code stream for a command."""
+    # Longer ones would not be the segment of an image, or end with a zero byte.
+    assert len(command) <= 60
     return struct.pack("<16I", 1, 64, *[0] * 14) + command.encode().ljust(60)
 
 
