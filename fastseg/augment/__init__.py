@@ -15,7 +15,7 @@ Their one parameter may be given without its name where a transform is named for
 
 from typing import TYPE_CHECKING, Any
 
-from fastseg.augment import geometry, intensity
+from fastseg.augment import intensity, spatial
 from fastseg.augment.base import Transform
 from fastseg.augment.compose import (
     BORDERS,
@@ -26,8 +26,8 @@ from fastseg.augment.compose import (
     light,
     standard,
 )
-from fastseg.augment.geometry import *  # noqa: F403
 from fastseg.augment.intensity import *  # noqa: F403
+from fastseg.augment.spatial import *  # noqa: F403
 from fastseg.calls import unknown_attribute
 
 __all__ = [
@@ -40,7 +40,7 @@ __all__ = [
     "light",
     "standard",
 ]
-__all__ += geometry.__all__
+__all__ += spatial.__all__
 __all__ += intensity.__all__
 
 # What to write instead of names that other libraries have.

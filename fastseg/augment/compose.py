@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from fastseg import randomness
-from fastseg.augment import geometry, intensity
+from fastseg.augment import intensity, spatial
 from fastseg.augment.base import NoFunction, Transform, check_choice
-from fastseg.augment.geometry import Affine, Flip
 from fastseg.augment.intensity import (
     Blur,
     Brightness,
@@ -16,6 +15,7 @@ from fastseg.augment.intensity import (
     LowResolution,
     Noise,
 )
+from fastseg.augment.spatial import Affine, Flip
 from fastseg.calls import check_call
 from fastseg.errors import OptionError, choice, is_iterable, shown
 
@@ -26,7 +26,7 @@ INTERPOLATIONS = get_args(Interpolation)
 BORDERS = get_args(Border)
 _TRANSFORMS: dict[str, type[Transform]] = {
     name: getattr(module, name)
-    for module in (geometry, intensity)
+    for module in (spatial, intensity)
     for name in module.__all__
 }
 
