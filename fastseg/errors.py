@@ -5,7 +5,7 @@ FastsegError
 │   └── MissingLabelsError            some samples lack labels, and missing="error"
 ├── ArgumentError      (TypeError)    a call lacks an argument, or has an unknown one
 │   └── RenamedError                  an argument is given by its old name
-├── GeometryError      (ValueError)   contours bound no region, or vertices are bad
+├── GeometryError      (ValueError)   vertices, contours or planes are malformed
 ├── LinkError          (ValueError)   a links table or data folder is malformed
 │   └── PathError                     a path or ID leads outside its root
 ├── ContourError       (ValueError)   a contour file cannot be read
@@ -83,7 +83,7 @@ class RenamedError(ArgumentError):
 
 
 class GeometryError(FastsegError, ValueError):
-    """Vertices are malformed or bound no region."""
+    """Vertices are malformed or bound no region, or an image has no plane."""
 
 
 class LinkError(FastsegError, ValueError):

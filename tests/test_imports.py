@@ -36,7 +36,7 @@ LAYERS = [
         "threads",
         "_kernels",
     },
-    {"raster", "codecs", "dicom", "augment"},
+    {"raster", "codecs", "dicom", "augment", "geometry"},
     {"links", "sources"},
     {"store"},
     {"ingest", "loading", "pictures"},

@@ -1,0 +1,814 @@
+"""Where pixels lie in the patient: planes of images, times and volumes of a series.
+
+All of it is numbers: nothing here reads files.
+
+- Points are float64 (n, 3) in mm, in DICOM's patient coordinates (LPS): x grows to the
+  patient's left, y to the back, z to the head.
+- Pixels are points (x, y) of an image: the centre of pixel `[row, column]` is
+  `(x=column, y=row)`. `Plane` converts between both.
+- `origins`, float64 (n, 3) in mm, are the centres of the first pixels:
+  ImagePositionPatient. `directions`, float64 (n, 6), are unit vectors along a row and
+  along a column: ImageOrientationPatient. `spacings_mm`, float64 (n, 2), are the
+  distances between rows and between columns: PixelSpacing. NaN means unknown.
+- A position is the distance, in mm, of an image's plane from the point (0, 0, 0),
+  along the plane's normal.
+
+No result depends on the order of the images.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fastseg.arrays import as_array
+from fastseg.errors import GeometryError, shown
+
+# How far from 1 the length of a direction, and from 0 the product of both, may be.
+# Headers that give three digits are within it; a direction that is wrong is not.
+DIRECTION_TOLERANCE = 1e-3
+
+# By how much a cosine may differ between parallel images. At 500 mm from the origin of
+# an image, the width of a large one, this moves a pixel by 0.05 mm.
+PARALLEL_TOLERANCE = 1e-4
+
+# By how much, of itself, a spacing may differ between images that have the same one:
+# again 0.05 mm at 500 mm.
+SPACING_TOLERANCE = 1e-4
+
+# mm. Images whose positions are nearer than this are at one position. Positions that
+# are written with two digits differ by this; no clinical slices are that thin.
+SAME_POSITION_MM = 0.01
+
+# mm. How far the first pixel of a slice may lie off the normal through that of the
+# first slice: below half of the smallest clinical pixels, above the rounding of
+# headers. The gantry of a CT tilts by degrees, by which slices shift some mm.
+ALIGNMENT_TOLERANCE_MM = 0.1
+
+# mm, and a fraction of the distance between slices; the smaller one holds. How far a
+# slice may lie off the even grid between the first and the last one. It allows for
+# positions written with one digit, and a missing slice is always seen.
+EVENNESS_TOLERANCE_MM = 0.1
+EVENNESS_FRACTION = 0.1
+
+# Slices that are this many times their thickness apart have a gap in which a further
+# one fits: 2, less a thousandth because positions are rounded.
+GAP_RATIO = 1.999
+
+# How far the distances of uneven slices may be from whole multiples of the least one,
+# as a fraction of it, when the message says that slices may be missing.
+MULTIPLE_TOLERANCE = 0.05
+
+# mm. No patient is farther from the origin of the coordinates: 1 km. And no pixel is
+# smaller: 1 nm. Within these bounds no computation overflows.
+MAX_COORDINATE_MM = 1e6
+MIN_SPACING_MM = 1e-6
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Plane:
+    """The plane of an image in the patient.
+
+    origin           : float64 (3,), mm, LPS: the centre of pixel (0, 0)
+    row_direction    : float64 (3,), unit vector along a row: x, the column, grows along
+        it. The first three cosines of ImageOrientationPatient
+    column_direction : float64 (3,), unit vector along a column: y, the row, grows along
+        it. The last three cosines
+    spacing_mm       : (between rows, between columns), as PixelSpacing: x is scaled by
+        the second value, y by the first
+    normal           : float64 (3,), unit vector, row_direction x column_direction
+
+    The directions are used as they are given. They are refused if their lengths differ
+    from 1, or their product from 0, by more than DIRECTION_TOLERANCE: GeometryError.
+    So are values that are not finite, origins farther than MAX_COORDINATE_MM, and
+    spacings that are not from MIN_SPACING_MM to MAX_COORDINATE_MM.
+
+    The conversion is equation C.7.6.2.1-1 of DICOM PS3.3, section C.7.6.2.1.1.
+    """
+
+    origin: Floats
+    row_direction: Floats
+    column_direction: Floats
+    spacing_mm: tuple[float, float]
+    normal: Floats = field(init=False)
+
+    def __post_init__(self) -> None:
+        origin = _vector(self.origin, "origin", 3)
+        row = _vector(self.row_direction, "row_direction", 3)
+        column = _vector(self.column_direction, "column_direction", 3)
+        spacing = _vector(self.spacing_mm, "spacing_mm", 2)
+        if not _are_positions(origin):
+            raise GeometryError(
+                f"origin is {shown(origin.tolist())}, expected three numbers of at "
+                f"most {MAX_COORDINATE_MM:g} mm"
+            )
+        if not _are_directions(np.concatenate([row, column])):
+            raise GeometryError(
+                f"directions are {row.tolist()} and {column.tolist()}, expected two "
+                "orthogonal unit vectors; their lengths and their product may be off "
+                f"by {DIRECTION_TOLERANCE:g}"
+            )
+        if not _are_spacings(spacing):
+            raise GeometryError(
+                f"spacing_mm is {shown(spacing.tolist())}, expected two numbers from "
+                f"{MIN_SPACING_MM:g} to {MAX_COORDINATE_MM:g}"
+            )
+        normal = _normals(np.concatenate([row, column]))
+        for name, value in (
+            ("origin", origin),
+            ("row_direction", row),
+            ("column_direction", column),
+            ("normal", normal),
+        ):
+            value.flags.writeable = False
+            object.__setattr__(self, name, value)
+        object.__setattr__(self, "spacing_mm", tuple(spacing.tolist()))
+
+    def pixel_to_patient(self, points: ArrayLike) -> Floats:
+        """Return where points of the image lie in the patient.
+
+        points : (n, 2), (x, y) in pixels, pixel centres at integers
+
+        Returns float64 (n, 3), mm, LPS. Points are not rounded and need not lie within
+        the image. Raises GeometryError for points that are not finite.
+        """
+        pixels = _table(points, "points", 2)
+        between_rows, between_columns = self.spacing_mm
+        with np.errstate(over="ignore", invalid="ignore"):
+            along_row = pixels[:, :1] * between_columns * self.row_direction
+            along_column = pixels[:, 1:] * between_rows * self.column_direction
+            patient = self.origin + along_row + along_column
+        return _finite(patient, pixels)
+
+    def patient_to_pixel(self, points: ArrayLike) -> tuple[Floats, Floats]:
+        """Return the pixel coordinates of points, and how far off the plane they lie.
+
+        points : (n, 3), mm, LPS
+
+        Returns
+
+        - float64 (n, 2), (x, y) in pixels, pixel centres at integers, of the nearest
+          point of the plane. It is not rounded and need not lie within the image.
+        - float64 (n,), mm, the distance from the plane: positive on the side to which
+          the normal points
+
+        Raises GeometryError for points that are not finite.
+        """
+        patient = _table(points, "points", 3)
+        row, column = self.row_direction, self.column_direction
+        between_rows, between_columns = self.spacing_mm
+        # The directions are nearly orthogonal unit vectors, so the lengths along both
+        # are those that solve the equations of the nearest point.
+        row_row, row_column, column_column = (
+            _dot(row, row),
+            _dot(row, column),
+            _dot(column, column),
+        )
+        determinant = row_row * column_column - row_column * row_column
+        with np.errstate(over="ignore", invalid="ignore"):
+            offsets = patient - self.origin
+            on_row, on_column = _dot(offsets, row), _dot(offsets, column)
+            along_row = column_column * on_row - row_column * on_column
+            along_column = row_row * on_column - row_column * on_row
+            pixels = np.empty((len(patient), 2))
+            pixels[:, 0] = along_row / determinant / between_columns
+            pixels[:, 1] = along_column / determinant / between_rows
+            distances = _dot(offsets, self.normal)
+        return _finite(pixels, patient), distances
+
+
+class Volumes(NamedTuple):
+    """The volumes of a series, and why images are in none.
+
+    members     : int64 (d,) for each volume: indices of its images, by rising position.
+        Volumes are sorted by time
+    spacings_mm : mm between neighbouring slices of each volume, along the normal
+    problems    : sentences, each "kind of problem: what was found", sorted. Empty if
+        and only if every image is in a volume
+    """
+
+    members: tuple[Ints, ...]
+    spacings_mm: tuple[float, ...]
+    problems: tuple[str, ...]
+
+
+def have_planes(
+    origins: ArrayLike, directions: ArrayLike, spacings_mm: ArrayLike
+) -> Bools:
+    """Return which images have a plane: all values known, and as `Plane` needs them.
+
+    origins     : (n, 3), mm; NaN means unknown, here and below
+    directions  : (n, 6)
+    spacings_mm : (n, 2)
+
+    Returns bool (n,). Raises GeometryError for arrays of other shapes.
+    """
+    columns = (
+        _table(origins, "origins", 3),
+        _table(directions, "directions", 6),
+        _table(spacings_mm, "spacings_mm", 2),
+    )
+    _check_lengths(*columns)
+    have: Bools = (
+        _are_positions(columns[0])
+        & _are_directions(columns[1])
+        & _are_spacings(columns[2])
+    )
+    return have
+
+
+def positions_along_normal(origins: ArrayLike, directions: ArrayLike) -> Floats:
+    """Return the positions of images along their normals.
+
+    origins    : (n, 3), mm; NaN means unknown
+    directions : (n, 6)
+
+    Returns float64 (n,), mm: each origin times the unit normal of its own image. NaN
+    where the origin or the directions are unknown or are not as `Plane` needs them.
+    Zero is never negative. Raises GeometryError for arrays of other shapes.
+    """
+    points = _table(origins, "origins", 3)
+    vectors = _table(directions, "directions", 6)
+    _check_lengths(points, vectors)
+    known = _are_positions(points) & _are_directions(vectors)
+    positions = np.full(len(points), np.nan)
+    positions[known] = _positions(points[known], _normals(vectors[known]))
+    return positions
+
+
+def number_stacks(directions: ArrayLike, kinds: ArrayLike) -> Ints:
+    """Return a number for each image: equal for images of one direction and kind.
+
+    directions : (n, 6); NaN means unknown
+    kinds      : int (n,): images of one shape and dtype have the same number
+
+    Returns int64 (n,), from 0. Directions are the same if they differ by no more than
+    PARALLEL_TOLERANCE. Positions of images in different stacks are along different
+    normals and say nothing of each other; `number_times` takes these numbers. Raises
+    GeometryError for arrays of other shapes.
+    """
+    vectors = _table(directions, "directions", 6)
+    kind_of = _column(kinds, "kinds", "iu").astype(np.int64)
+    _check_lengths(vectors, kind_of)
+    oriented = _number_rows(vectors, PARALLEL_TOLERANCE)
+    return np.unique(np.stack([kind_of, oriented]), axis=1, return_inverse=True)[
+        1
+    ].reshape(-1)
+
+
+def number_times(
+    positions_mm: ArrayLike,
+    temporal_positions: ArrayLike,
+    trigger_times_ms: ArrayLike,
+    stacks: ArrayLike | None = None,
+) -> Floats:
+    """Return the times of the images of one series, as numbers from 0.
+
+    positions_mm       : (n,), mm, of `positions_along_normal`; NaN means unknown
+    temporal_positions : (n,), TemporalPositionIdentifier; NaN means unknown
+    trigger_times_ms   : (n,), ms, TriggerTime; NaN means unknown
+    stacks             : int (n,), of `number_stacks`; without it, all images are of one
+
+    Returns float64 (n,). k images at one position of a stack are 0 to k - 1, sorted by
+    temporal position, then by trigger time. A value that one of them lacks is compared
+    for none of them. These are ranks, because trigger times differ from slice to slice.
+    If temporal positions alone tell all images apart, and there are no more of them
+    than images at one position, the rank is among those of the stack: where an image
+    is missing, the others keep their times.
+
+    The time is NaN
+
+    - in a stack in which no position has several images that are told apart
+    - at positions whose images are not told apart
+    - where the position is NaN
+
+    Raises GeometryError for arrays of other shapes.
+    """
+    positions = _column(positions_mm, "positions_mm").astype(np.float64)
+    temporal = _column(temporal_positions, "temporal_positions").astype(np.float64)
+    trigger = _column(trigger_times_ms, "trigger_times_ms").astype(np.float64)
+    if stacks is None:
+        stacks = np.zeros(len(positions), dtype=np.int64)
+    stack_of = _column(stacks, "stacks", "iu")
+    _check_lengths(positions, temporal, trigger, stack_of)
+
+    times = np.full(len(positions), np.nan)
+    known = np.flatnonzero(np.isfinite(positions))
+    if not len(known):
+        return times
+    order = known[np.lexsort((positions[known], stack_of[known]))]
+    stack = np.unique(stack_of[order], return_inverse=True)[1]
+    # Images at one position of a stack, which is called a site here, lie side by side.
+    is_new = np.diff(positions[order]) > SAME_POSITION_MM
+    site = np.concatenate([[0], np.cumsum(is_new | (np.diff(stack) > 0))])
+    keys = np.stack([temporal[order], trigger[order]])
+    unknown = ~np.isfinite(keys)
+    keys[unknown] = 0.0
+    for key, lacks in zip(keys, unknown, strict=True):
+        key[np.isin(site, site[lacks])] = 0.0
+    sort = np.lexsort((keys[1], keys[0], site))
+    order, stack, site, keys = order[sort], stack[sort], site[sort], keys[:, sort]
+    temporal_known = ~unknown[0, sort]
+
+    images_at = np.bincount(site)
+    first_at = np.cumsum(images_at) - images_at
+    stack_at = stack[first_at]
+    ranks = np.arange(len(order)) - first_at[site]
+
+    # Dense ranks of the temporal positions in a stack, where they are usable.
+    follows = np.diff(site) == 0
+    repeats = follows & (np.diff(keys[0]) == 0)
+    is_usable = np.ones(stack[-1] + 1, dtype=bool)
+    is_usable[stack[~temporal_known]] = False
+    is_usable[stack[1:][repeats]] = False
+    pairs, pair_of = np.unique(
+        np.stack([stack.astype(np.float64), keys[0]]), axis=1, return_inverse=True
+    )
+    distinct = np.bincount(pairs[0].astype(np.int64), minlength=len(is_usable))
+    most = np.zeros(len(is_usable), dtype=np.int64)
+    np.maximum.at(most, stack_at, images_at)
+    is_usable &= distinct == most
+    dense = pair_of.reshape(-1) - (np.cumsum(distinct) - distinct)[stack]
+    ranks = np.where(is_usable[stack], dense, ranks)
+
+    is_doubled = np.zeros(len(images_at), dtype=bool)
+    is_doubled[site[1:][repeats & (np.diff(keys[1]) == 0)]] = True
+    has_times = np.zeros(len(is_usable), dtype=bool)
+    has_times[stack_at[(images_at > 1) & ~is_doubled]] = True
+    is_timed = has_times[stack] & ~is_doubled[site]
+    times[order[is_timed]] = ranks[is_timed]
+    return times
+
+
+def find_volumes(
+    *,
+    origins: ArrayLike,
+    directions: ArrayLike,
+    spacings_mm: ArrayLike,
+    thicknesses_mm: ArrayLike,
+    kinds: ArrayLike,
+    times: ArrayLike,
+) -> Volumes:
+    """Return the volumes that the images of one series form.
+
+    origins        : (n, 3), mm; NaN means unknown, here and below
+    directions     : (n, 6)
+    spacings_mm    : (n, 2)
+    thicknesses_mm : (n,), mm, SliceThickness
+    kinds          : int (n,): images of one shape and dtype have the same number
+    times          : (n,), of `number_times`; images whose time is NaN belong together
+
+    All images of one kind and one time are a volume if
+
+    - they are two or more
+    - they are parallel, to PARALLEL_TOLERANCE
+    - they have the same spacing, to SPACING_TOLERANCE
+    - no two are at one position, to SAME_POSITION_MM
+    - they are aligned along the normal, to ALIGNMENT_TOLERANCE_MM
+    - they are evenly spaced, to EVENNESS_TOLERANCE_MM and EVENNESS_FRACTION
+    - the distance between two is less than GAP_RATIO times the thickness, if known
+
+    Images without a plane (`have_planes`) are left out before. A problem is named by
+    the first of these rules that is broken; the text is of the first time that breaks
+    it and says how many more there are. Raises GeometryError for arrays of other
+    shapes.
+    """
+    points = _table(origins, "origins", 3)
+    vectors = _table(directions, "directions", 6)
+    spacings = _table(spacings_mm, "spacings_mm", 2)
+    thicknesses = _column(thicknesses_mm, "thicknesses_mm").astype(np.float64)
+    kind_of = _column(kinds, "kinds", "iu")
+    time_of = _column(times, "times").astype(np.float64)
+    _check_lengths(points, vectors, spacings, thicknesses, kind_of, time_of)
+
+    known = have_planes(points, vectors, spacings)
+    problems = list(_planeless(points, vectors, spacings))
+    if not known.any():
+        return Volumes((), (), tuple(problems))
+    order, first_of = _sort(points, vectors, kind_of, time_of, np.flatnonzero(known))
+    stacks = _Stacks(
+        order=order,
+        first=first_of,
+        origins=points[order],
+        directions=vectors[order],
+        spacings=spacings[order],
+        thicknesses=thicknesses[order],
+        times=time_of[order],
+    )
+    rules = stacks.broken_rules()
+    problems += stacks.describe(rules)
+    if {"single", "uneven"} & {rule for rule in rules if rule}:
+        counts = np.unique(kind_of[known], return_counts=True)[1]
+        if len(counts) > 1:
+            problems.append(
+                f"mixed shapes: images of {_several(counts, 'shapes or dtypes')}"
+            )
+    found = [k for k, rule in enumerate(rules) if not rule]
+    found.sort(key=stacks.sort_key)
+    return Volumes(
+        tuple(stacks.members(k) for k in found),
+        tuple(float(stacks.steps[k]) for k in found),
+        tuple(sorted(problems)),
+    )
+
+
+def volume_affine(
+    origins: ArrayLike, directions: ArrayLike, spacing_mm: ArrayLike
+) -> Floats:
+    """Return the matrix from voxel indices of a volume to the patient.
+
+    origins    : (d, 3), mm, LPS, of the slices by rising position, at least two
+    directions : (6,), of the first slice
+    spacing_mm : (2,), of the first slice: between rows, between columns
+
+    Returns float64 (4, 4): it times (x, y, z, 1) is (x, y, z, 1) in mm, LPS, for the
+    column x, the row y and the slice z. The step from slice to slice is that from the
+    first to the last origin, divided by d - 1. Raises GeometryError for what `Plane`
+    refuses, for fewer than two slices and for slices that do not rise.
+    """
+    points = _table(origins, "origins", 3)
+    vectors = _vector(directions, "directions", 6)
+    if len(points) < 2:
+        raise GeometryError(f"a volume has 2 slices or more, not {len(points)}")
+    first = Plane(
+        origin=points[0],
+        row_direction=vectors[:3],
+        column_direction=vectors[3:],
+        spacing_mm=spacing_mm,  # type: ignore[arg-type]  # which it checks
+    )
+    if not _are_positions(points[-1]):
+        raise GeometryError(f"the last origin is {shown(points[-1].tolist())}")
+    step = (points[-1] - points[0]) / (len(points) - 1)
+    if not _dot(step, first.normal) > 0:
+        raise GeometryError("the slices are not sorted by rising position")
+    between_rows, between_columns = first.spacing_mm
+    affine = np.eye(4)
+    affine[:3, 0] = first.row_direction * between_columns
+    affine[:3, 1] = first.column_direction * between_rows
+    affine[:3, 2] = step
+    affine[:3, 3] = first.origin
+    return affine
+
+
+@dataclass(slots=True, kw_only=True)
+class _Stacks:
+    """Images with planes, one stack after the other: those of one kind and one time.
+
+    order       : int64 (n,), indices of the images, by stack, then by position
+    first       : int64 (s,), where each stack begins
+    origins, directions, spacings, thicknesses, times : columns, in that order
+    normals     : float64 (s, 3), the normal of the least directions of each stack, in
+        lexicographic order
+    positions   : float64 (n,), mm, along the normal of the stack
+    steps       : float64 (s,), mm, mean distance between slices; NaN of a single one
+    """
+
+    order: Ints
+    first: Ints
+    origins: Floats
+    directions: Floats
+    spacings: Floats
+    thicknesses: Floats
+    times: Floats
+    counts: Ints = field(init=False)
+    stack: Ints = field(init=False)
+    normals: Floats = field(init=False)
+    positions: Floats = field(init=False)
+    steps: Floats = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.counts = np.diff(np.append(self.first, len(self.order)))
+        self.stack = np.repeat(np.arange(len(self.first)), self.counts)
+        self.normals = _least_normals(self.directions, self.stack, self.first)
+        self.positions = _positions(self.origins, self.normals[self.stack])
+        extents = self.positions[self._last()] - self.positions[self.first]
+        self.steps = np.full(len(self.first), np.nan)
+        several = self.counts > 1
+        self.steps[several] = extents[several] / (self.counts[several] - 1)
+
+    def broken_rules(self) -> list[str]:
+        """Return for each stack the rule that it breaks, "" for a volume."""
+        is_tilted, is_shifted = self._off_normal()
+        # The first rule that is broken is named: it explains those after it.
+        checks = {
+            "single": self.counts < 2,
+            "mixed orientations": self._spread(self.directions) > PARALLEL_TOLERANCE,
+            "mixed spacings": self._spread(np.log(self.spacings)) > SPACING_TOLERANCE,
+            "doubled": self._reduce(np.minimum, self._distances()) <= SAME_POSITION_MM,
+            "gantry tilt": is_tilted,
+            "shifted": is_shifted,
+            "uneven": self._reduce(np.maximum, np.abs(self._off_grid()))
+            > np.minimum(EVENNESS_TOLERANCE_MM, EVENNESS_FRACTION * self.steps),
+            "gap": self.steps >= GAP_RATIO * self._thickest(),
+        }
+        conditions = list(checks.values())
+        names = [*checks, ""]
+        indices = np.argmax([*conditions, np.ones(len(self.first), dtype=bool)], axis=0)
+        return [names[k] for k in indices.tolist()]
+
+    def describe(self, rules: list[str]) -> list[str]:
+        """Return a sentence for each rule that is broken."""
+        problems = []
+        for rule in sorted({rule for rule in rules if rule}):
+            broken = [k for k, name in enumerate(rules) if name == rule]
+            if rule == "single":
+                images = _counted(len(broken), "image")
+                text = f"{images} with no other of the same shape, dtype and time"
+                problems.append(f"single: {text}")
+                continue
+            # The order of stacks of one time may depend on how kinds are numbered.
+            time = np.nan_to_num(self.times[self.first[broken]], nan=np.inf)
+            earliest = [k for k, t in zip(broken, time, strict=True) if t == min(time)]
+            text = min(self._text(rule, k) for k in earliest)
+            if np.isfinite(min(time)):
+                text += f" (at time {min(time):g}"
+                text += f" and {len(broken) - 1} more)" if len(broken) > 1 else ")"
+            problems.append(f"{rule}: {text}")
+        return problems
+
+    def members(self, k: int) -> Ints:
+        """Return the indices of the images of stack k, by rising position."""
+        return self.order[self._slice(k)]
+
+    def sort_key(self, k: int) -> tuple[Any, ...]:
+        """Return what volumes are sorted by: time, then where they begin."""
+        first = self.first[k]
+        time = self.times[first]
+        return (np.isnan(time), time if time == time else 0.0, *self.origins[first])
+
+    def _text(self, rule: str, k: int) -> str:
+        """Return what was found in stack k, which breaks a rule."""
+        rows = self._slice(k)
+        distances = np.diff(self.positions[rows])
+        least, greatest = distances.min(), distances.max()
+        if rule == "mixed orientations":
+            numbers = _number_rows(self.directions[rows], PARALLEL_TOLERANCE)
+            return f"images of {_several(np.bincount(numbers), 'directions')}"
+        if rule == "mixed spacings":
+            numbers = _number_rows(np.log(self.spacings[rows]), SPACING_TOLERANCE)
+            return f"images of {_several(np.bincount(numbers), 'pixel spacings')}"
+        if rule == "doubled":
+            at = self.positions[rows]
+            is_doubled = np.zeros(len(at), dtype=bool)
+            is_doubled[1:] |= distances <= SAME_POSITION_MM
+            is_doubled[:-1] |= distances <= SAME_POSITION_MM
+            found = at[is_doubled]
+            sites = np.count_nonzero(np.diff(found) > SAME_POSITION_MM) + 1
+            where = f"{found[0]:g} mm" if sites == 1 else f"{sites} positions"
+            images = _counted(len(found), "image")
+            return f"{images} at {where} have no time that tells them apart"
+        if rule in ("gantry tilt", "shifted"):
+            across = _across(self.origins[rows], self.normals[k])
+            drift = float(np.sqrt(_dot(across[-1], across[-1])))
+            extent = float(self.positions[rows][-1] - self.positions[rows][0])
+            if rule == "gantry tilt":
+                angle = np.degrees(np.arctan2(drift, extent))
+                return (
+                    f"the last of {rows.stop - rows.start} slices is shifted by "
+                    f"{drift:.4g} mm over {extent:.4g} mm, by {angle:.3g} degrees"
+                )
+            most = float(np.sqrt(_dot(across, across)).max())
+            return f"slices are shifted by up to {most:.4g} mm in their planes"
+        if rule == "uneven":
+            text = f"slices are {least:.4g} to {greatest:.4g} mm apart"
+            multiples = distances / least
+            off = np.abs(multiples - np.round(multiples)).max()
+            if off <= MULTIPLE_TOLERANCE and multiples.max() > 1.5:
+                text += f", whole multiples of {least:.4g} mm: a slice may be missing"
+            return text
+        if rule == "gap":
+            apart, thickest = self.steps[k], self._thickest()[k]
+            return f"slices are {apart:.4g} mm apart and {thickest:.4g} mm thick"
+        raise AssertionError(rule)
+
+    def _slice(self, k: int) -> slice:
+        return slice(int(self.first[k]), int(self.first[k] + self.counts[k]))
+
+    def _last(self) -> Ints:
+        return self.first + self.counts - 1
+
+    def _reduce(self, function: np.ufunc, values: Floats) -> Floats:
+        result: Floats = function.reduceat(values, self.first)
+        return result
+
+    def _spread(self, values: Floats) -> Floats:
+        """Return the greatest difference, in any column, of each stack."""
+        least, greatest = (self._reduce(f, values) for f in (np.minimum, np.maximum))
+        spread: Floats = (greatest - least).max(axis=1)
+        return spread
+
+    def _distances(self) -> Floats:
+        """Return the distance from each slice to the next one; inf after the last."""
+        distances = np.full(len(self.order), np.inf)
+        distances[:-1] = np.diff(self.positions)
+        distances[self._last()] = np.inf
+        return distances
+
+    def _fractions(self) -> Floats:
+        """Return the number of each slice, 0 for the first to 1 for the last."""
+        numbers = np.arange(len(self.order)) - self.first[self.stack]
+        fractions: Floats = numbers / np.maximum(self.counts - 1, 1)[self.stack]
+        return fractions
+
+    def _off_grid(self) -> Floats:
+        """Return how far each slice lies from its even position, mm."""
+        start = self.positions[self.first]
+        extent = self.positions[self._last()] - start
+        even = start[self.stack] + self._fractions() * extent[self.stack]
+        return self.positions - even
+
+    def _off_normal(self) -> tuple[Bools, Bools]:
+        """Return which stacks are sheared, and which are shifted in another way."""
+        starts = self.origins[self.first][self.stack]
+        normals = self.normals[self.stack]
+        across = _across(self.origins, normals, starts)
+        ends = across[self._last()][self.stack]
+        # Along the stack: by the position of each slice, so that uneven ones are seen.
+        start = self.positions[self.first][self.stack]
+        extent = (self.positions[self._last()][self.stack] - start) + 0.0
+        extent[extent == 0] = 1.0
+        sheared = ends * ((self.positions - start) / extent)[:, np.newaxis]
+        rest = across - sheared
+        farthest = self._reduce(np.maximum, np.sqrt(_dot(across, across)))
+        remaining = self._reduce(np.maximum, np.sqrt(_dot(rest, rest)))
+        is_off = farthest > ALIGNMENT_TOLERANCE_MM
+        is_sheared = remaining <= ALIGNMENT_TOLERANCE_MM
+        return is_off & is_sheared, is_off & ~is_sheared
+
+    def _thickest(self) -> Floats:
+        """Return the greatest thickness in each stack, mm; NaN if none is known."""
+        is_known = np.isfinite(self.thicknesses) & (self.thicknesses > 0)
+        thickest = self._reduce(
+            np.maximum, np.where(is_known, self.thicknesses, -np.inf)
+        )
+        return np.where(np.isfinite(thickest), thickest, np.nan)
+
+
+def _sort(
+    origins: Floats,
+    directions: Floats,
+    kinds: NDArray[Any],
+    times: Floats,
+    chosen: Ints,
+) -> tuple[Ints, Ints]:
+    """Return the chosen images by stack and position, and where each stack begins."""
+    order = chosen[np.lexsort((times[chosen], kinds[chosen]))]
+    kind, time = kinds[order], times[order]
+    # NaN differs from itself, but all unknown times are one.
+    is_same_time = (time[1:] == time[:-1]) | (np.isnan(time[1:]) & np.isnan(time[:-1]))
+    is_new = ~is_same_time | (kind[1:] != kind[:-1])
+    first = np.flatnonzero(np.concatenate([[True], is_new]))
+    stack = np.concatenate([[0], np.cumsum(is_new)])
+    normals = _least_normals(directions[order], stack, first)
+    positions = _positions(origins[order], normals[stack])
+    # Images at one position are no volume, in whichever order they are.
+    return order[np.lexsort((positions, stack))], first
+
+
+def _least_normals(directions: Floats, stack: Ints, first: Ints) -> Floats:
+    """Return the normal of the least directions of each stack: whatever the order."""
+    order = np.lexsort((*directions.T[::-1], stack))
+    return _normals(directions[order][first])
+
+
+def _planeless(origins: Floats, directions: Floats, spacings: Floats) -> list[str]:
+    """Return the problem of the images that have no plane, if there are any."""
+    has_position = _are_positions(origins)
+    has_directions = np.isfinite(directions).all(axis=1)
+    is_orthogonal = _are_directions(directions)
+    has_spacing = _are_spacings(spacings)
+    conditions = {
+        "without a position": ~has_position,
+        "without directions": has_position & ~has_directions,
+        "whose directions are not orthogonal unit vectors": (
+            has_position & has_directions & ~is_orthogonal
+        ),
+        "without a pixel spacing": has_position & is_orthogonal & ~has_spacing,
+    }
+    counts = {text: int(np.count_nonzero(is_so)) for text, is_so in conditions.items()}
+    found = [
+        f"{_counted(count, 'image')} {text}" for text, count in counts.items() if count
+    ]
+    return [f"no plane: {', '.join(found)}"] if found else []
+
+
+def _several(counts: NDArray[Any], what: str) -> str:
+    """Return for example "2 shapes (20 and 1)", or only how many if there are many."""
+    numbers = sorted(map(int, counts), reverse=True)
+    if len(numbers) > 5:
+        return f"{len(numbers)} {what}"
+    if len(numbers) == 1:  # they drift, without a step that would tell them apart
+        return f"varying {what}"
+    listed = ", ".join(map(str, numbers[:-1]))
+    return f"{len(numbers)} {what} ({listed} and {numbers[-1]})"
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _number_rows(rows: Floats, tolerance: float) -> Ints:
+    """Return a number for each row, from 0, equal for those that hardly differ.
+
+    Rows are told apart where the sorted values of a column have a step that is greater
+    than the tolerance. NaN equals NaN alone.
+    """
+    numbers = np.zeros(len(rows), dtype=np.int64)
+    for column in np.where(np.isnan(rows), np.inf, rows).T:
+        order = np.lexsort((column, numbers))
+        with np.errstate(invalid="ignore"):
+            is_new = np.diff(column[order]) > tolerance
+        is_new |= np.diff(numbers[order]) > 0
+        numbers[order[1:]] = np.cumsum(is_new)
+        numbers[order[:1]] = 0
+    return numbers
+
+
+def _dot(a: Floats, b: Floats) -> Any:
+    """Return the products of vectors: for each alone, unlike a matrix product."""
+    return a[..., 0] * b[..., 0] + a[..., 1] * b[..., 1] + a[..., 2] * b[..., 2]
+
+
+def _normals(directions: Floats) -> Floats:
+    """Return the unit normals of directions, float64 (..., 6) to (..., 3)."""
+    normals: Floats = np.cross(directions[..., :3], directions[..., 3:])
+    normals /= np.sqrt(_dot(normals, normals))[..., np.newaxis]
+    return normals
+
+
+def _positions(origins: Floats, normals: Floats) -> Floats:
+    # Adding zero makes -0.0 positive.
+    positions: Floats = _dot(origins, normals) + 0.0
+    return positions
+
+
+def _across(origins: Floats, normals: Floats, starts: Floats | None = None) -> Floats:
+    """Return the part across the normal of the way from the first origin, mm."""
+    offsets = origins - (origins[0] if starts is None else starts)
+    across: Floats = offsets - _dot(offsets, normals)[..., np.newaxis] * normals
+    return across
+
+
+def _are_positions(origins: Floats) -> Any:
+    """Return which rows are finite positions within the bounds."""
+    return (np.abs(origins) <= MAX_COORDINATE_MM).all(axis=-1)
+
+
+def _are_directions(directions: Floats) -> Any:
+    """Return which rows are two unit vectors that are orthogonal."""
+    row, column = directions[..., :3], directions[..., 3:]
+    with np.errstate(over="ignore", invalid="ignore"):
+        return (
+            (np.abs(np.sqrt(_dot(row, row)) - 1) <= DIRECTION_TOLERANCE)
+            & (np.abs(np.sqrt(_dot(column, column)) - 1) <= DIRECTION_TOLERANCE)
+            & (np.abs(_dot(row, column)) <= DIRECTION_TOLERANCE)
+        )
+
+
+def _are_spacings(spacings: Floats) -> Any:
+    """Return which rows are finite spacings within the bounds."""
+    is_within = (spacings >= MIN_SPACING_MM) & (spacings <= MAX_COORDINATE_MM)
+    return is_within.all(axis=-1)
+
+
+def _vector(values: ArrayLike, name: str, length: int) -> Floats:
+    array = as_array(values, name, GeometryError)
+    if array.shape != (length,):
+        raise GeometryError(f"{name} has shape {array.shape}, expected ({length},)")
+    return array.astype(np.float64)
+
+
+def _table(values: ArrayLike, name: str, width: int) -> Floats:
+    array = as_array(values, name, GeometryError)
+    if array.ndim != 2 or array.shape[1] != width:
+        raise GeometryError(f"{name} has shape {array.shape}, expected (n, {width})")
+    return np.asarray(array, dtype=np.float64)
+
+
+def _column(values: ArrayLike, name: str, kinds: str = "iuf") -> NDArray[Any]:
+    array = as_array(values, name, GeometryError, kinds=kinds)
+    if array.ndim != 1:
+        raise GeometryError(f"{name} has shape {array.shape}, expected (n,)")
+    return array
+
+
+def _check_lengths(*columns: NDArray[Any]) -> None:
+    lengths = [len(column) for column in columns]
+    if len({*lengths}) > 1:
+        raise GeometryError(f"columns have lengths {lengths}, expected the same")
+
+
+def _finite(results: Floats, given: Floats) -> Floats:
+    """Return results, or raise the error that names a point without one."""
+    is_finite = np.isfinite(results).all(axis=1)
+    if not is_finite.all():
+        k = int(np.argmin(is_finite))
+        raise GeometryError(
+            f"point {k} is {shown(given[k].tolist())}, expected finite numbers"
+        )
+    return results
