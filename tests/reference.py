@@ -39,32 +39,37 @@ def fill_exact(rings, shape, edges, fill, origin):
         pts = [(Fraction(x), Fraction(y)) for x, y in np.asarray(ring).tolist()]
         segments += zip(pts, pts[1:] + pts[:1], strict=True)
     mask = np.zeros(shape, dtype=bool)
-    for r, c in np.ndindex(shape):
-        mask[r, c] = contains_point(segments, c + shift, r + shift, edges, fill)
+    for r in range(shape[0]):
+        crossings, touched = cut_at(segments, r + shift)
+        for c in range(shape[1]):
+            x = c + shift
+            if edges != "half-open" and any(a <= x <= b for a, b in touched):
+                mask[r, c] = edges == "closed"
+                continue
+            signs = [sign for crossing, sign in crossings if crossing <= x]
+            mask[r, c] = sum(signs) != 0 if fill == "nonzero" else len(signs) % 2 == 1
     return mask
 
 
-def contains_point(segments, x, y, edges, fill):
-    """Return whether the region inside line segments contains a point."""
-    crossings = winding = 0
+def cut_at(segments, y):
+    """Return where line segments cross and touch the horizontal line at y.
+
+    crossings : list of (x, 1 if the segment runs to larger y, else -1)
+    touched   : list of (least x, greatest x) that a segment has on the line
+    """
+    crossings = []
+    touched = []
     for (x0, y0), (x1, y1) in segments:
-        if (y0 <= y) != (y1 <= y) and x0 + (y - y0) * (x1 - x0) / (y1 - y0) <= x:
-            crossings += 1
-            winding += 1 if y0 < y1 else -1
-    inside = crossings % 2 == 1 if fill == "even-odd" else winding != 0
-    if edges != "half-open" and any(lies_on(segment, x, y) for segment in segments):
-        return edges == "closed"
-    return inside
-
-
-def lies_on(segment, x, y):
-    """Return whether a point lies on a line segment or at its ends."""
-    (x0, y0), (x1, y1) = segment
-    return (
-        min(x0, x1) <= x <= max(x0, x1)
-        and min(y0, y1) <= y <= max(y0, y1)
-        and (x1 - x0) * (y - y0) == (x - x0) * (y1 - y0)
-    )
+        if not min(y0, y1) <= y <= max(y0, y1):
+            continue
+        if y0 == y1:
+            touched.append((min(x0, x1), max(x0, x1)))
+            continue
+        x = x0 + (y - y0) * (x1 - x0) / (y1 - y0)
+        touched.append((x, x))
+        if (y0 <= y) != (y1 <= y):
+            crossings.append((x, 1 if y0 < y1 else -1))
+    return crossings, touched
 
 
 def rasterize_whole(
