@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from fastseg import augment as augment
     from fastseg import dicom as dicom
     from fastseg import errors as errors
+    from fastseg import geometry as geometry
     from fastseg import torch as torch
     from fastseg.benchmark import BenchReport as BenchReport
     from fastseg.benchmark import bench as bench
@@ -80,7 +81,7 @@ _HOME = {
 }
 # The functions whose name in their module differs from the public one.
 _NAME_THERE = {"open": "open_store"}
-_MODULES = ("augment", "dicom", "errors")
+_MODULES = ("augment", "dicom", "errors", "geometry")
 # Not in __all__, so that a star import and help() work without the optional package.
 _OPTIONAL_MODULES = ("torch",)
 _RENAMED = {"prove_split": "check_split"}
@@ -99,6 +100,7 @@ _ELSEWHERE = {
     "imread": "fastseg.dicom.read_image",
     "dcmread": "fastseg.dicom.read_image",
     "read_header": "fastseg.dicom.read_header",
+    "Plane": "fastseg.geometry.Plane",
     "Compose": "fastseg.augment.Compose",
     "transforms": "fastseg.augment",
     "split": "the method split of a store, as in fastseg.open('heart.h5').split(...)",

@@ -25,6 +25,17 @@ from numpy.typing import ArrayLike, NDArray
 from fastseg.arrays import as_array
 from fastseg.errors import GeometryError, shown
 
+__all__ = [
+    "Plane",
+    "Volumes",
+    "find_volumes",
+    "have_planes",
+    "number_stacks",
+    "number_times",
+    "positions_along_normal",
+    "volume_affine",
+]
+
 # How far from 1 the length of a direction, and from 0 the product of both, may be.
 # Headers that give three digits are within it; a direction that is wrong is not.
 DIRECTION_TOLERANCE = 1e-3
@@ -255,10 +266,8 @@ def number_stacks(directions: ArrayLike, kinds: ArrayLike) -> Ints:
     vectors = _table(directions, "directions", 6)
     kind_of = _column(kinds, "kinds", "iu").astype(np.int64)
     _check_lengths(vectors, kind_of)
-    oriented = _number_rows(vectors, PARALLEL_TOLERANCE)
-    return np.unique(np.stack([kind_of, oriented]), axis=1, return_inverse=True)[
-        1
-    ].reshape(-1)
+    pairs = np.stack([kind_of, _number_rows(vectors, PARALLEL_TOLERANCE)])
+    return np.unique(pairs, axis=1, return_inverse=True)[1].reshape(-1)
 
 
 def number_times(
@@ -303,42 +312,34 @@ def number_times(
         return times
     order = known[np.lexsort((positions[known], stack_of[known]))]
     stack = np.unique(stack_of[order], return_inverse=True)[1]
-    # Images at one position of a stack, which is called a site here, lie side by side.
+    # A site is one position of a stack.
     is_new = np.diff(positions[order]) > SAME_POSITION_MM
     site = np.concatenate([[0], np.cumsum(is_new | (np.diff(stack) > 0))])
-    keys = np.stack([temporal[order], trigger[order]])
-    unknown = ~np.isfinite(keys)
-    keys[unknown] = 0.0
-    for key, lacks in zip(keys, unknown, strict=True):
-        key[np.isin(site, site[lacks])] = 0.0
-    sort = np.lexsort((keys[1], keys[0], site))
-    order, stack, site, keys = order[sort], stack[sort], site[sort], keys[:, sort]
-    temporal_known = ~unknown[0, sort]
+    temporal, is_temporal = _known_at_sites(temporal[order], site)
+    trigger, _ = _known_at_sites(trigger[order], site)
+    sort = np.lexsort((trigger, temporal, site))
+    order, stack, temporal = order[sort], stack[sort], temporal[sort]
 
     images_at = np.bincount(site)
     first_at = np.cumsum(images_at) - images_at
     stack_at = stack[first_at]
-    ranks = np.arange(len(order)) - first_at[site]
-
-    # Dense ranks of the temporal positions in a stack, where they are usable.
-    follows = np.diff(site) == 0
-    repeats = follows & (np.diff(keys[0]) == 0)
-    is_usable = np.ones(stack[-1] + 1, dtype=bool)
-    is_usable[stack[~temporal_known]] = False
-    is_usable[stack[1:][repeats]] = False
-    pairs, pair_of = np.unique(
-        np.stack([stack.astype(np.float64), keys[0]]), axis=1, return_inverse=True
-    )
-    distinct = np.bincount(pairs[0].astype(np.int64), minlength=len(is_usable))
-    most = np.zeros(len(is_usable), dtype=np.int64)
-    np.maximum.at(most, stack_at, images_at)
-    is_usable &= distinct == most
-    dense = pair_of.reshape(-1) - (np.cumsum(distinct) - distinct)[stack]
-    ranks = np.where(is_usable[stack], dense, ranks)
-
+    repeats_temporal = (np.diff(site) == 0) & (np.diff(temporal) == 0)
+    repeats_both = repeats_temporal & (np.diff(trigger[sort]) == 0)
     is_doubled = np.zeros(len(images_at), dtype=bool)
-    is_doubled[site[1:][repeats & (np.diff(keys[1]) == 0)]] = True
-    has_times = np.zeros(len(is_usable), dtype=bool)
+    is_doubled[site[1:][repeats_both]] = True
+
+    at_site = np.arange(len(order)) - first_at[site]
+    in_stack, distinct = _ranks_in_stacks(stack, temporal)
+    # Where one position has all temporal positions of its stack, their ranks are times.
+    is_complete = np.ones(len(distinct), dtype=bool)
+    is_complete[stack[~is_temporal[sort]]] = False
+    is_complete[stack[1:][repeats_temporal]] = False
+    most = np.zeros(len(distinct), dtype=np.int64)
+    np.maximum.at(most, stack_at, images_at)
+    is_complete &= distinct == most
+    ranks = np.where(is_complete[stack], in_stack, at_site)
+
+    has_times = np.zeros(len(distinct), dtype=bool)
     has_times[stack_at[(images_at > 1) & ~is_doubled]] = True
     is_timed = has_times[stack] & ~is_doubled[site]
     times[order[is_timed]] = ranks[is_timed]
@@ -391,7 +392,7 @@ def find_volumes(
     if not known.any():
         return Volumes((), (), tuple(problems))
     order, first_of = _sort(points, vectors, kind_of, time_of, np.flatnonzero(known))
-    stacks = _Stacks(
+    candidates = _Candidates(
         order=order,
         first=first_of,
         origins=points[order],
@@ -400,8 +401,8 @@ def find_volumes(
         thicknesses=thicknesses[order],
         times=time_of[order],
     )
-    rules = stacks.broken_rules()
-    problems += stacks.describe(rules)
+    rules = candidates.broken_rules()
+    problems += candidates.describe(rules)
     if {"single", "uneven"} & {rule for rule in rules if rule}:
         counts = np.unique(kind_of[known], return_counts=True)[1]
         if len(counts) > 1:
@@ -409,10 +410,10 @@ def find_volumes(
                 f"mixed shapes: images of {_several(counts, 'shapes or dtypes')}"
             )
     found = [k for k, rule in enumerate(rules) if not rule]
-    found.sort(key=stacks.sort_key)
+    found.sort(key=candidates.sort_key)
     return Volumes(
-        tuple(stacks.members(k) for k in found),
-        tuple(float(stacks.steps[k]) for k in found),
+        tuple(candidates.members(k) for k in found),
+        tuple(float(candidates.steps[k]) for k in found),
         tuple(sorted(problems)),
     )
 
@@ -456,15 +457,15 @@ def volume_affine(
 
 
 @dataclass(slots=True, kw_only=True)
-class _Stacks:
-    """Images with planes, one stack after the other: those of one kind and one time.
+class _Candidates:
+    """Images with planes, by candidate for a volume: those of one kind and one time.
 
-    order       : int64 (n,), indices of the images, by stack, then by position
-    first       : int64 (s,), where each stack begins
+    order       : int64 (n,), indices of the images, by candidate, then by position
+    first       : int64 (s,), where each candidate begins
     origins, directions, spacings, thicknesses, times : columns, in that order
-    normals     : float64 (s, 3), the normal of the least directions of each stack, in
+    normals     : float64 (s, 3), of the least directions of each candidate, in
         lexicographic order
-    positions   : float64 (n,), mm, along the normal of the stack
+    positions   : float64 (n,), mm, along the normal of the candidate
     steps       : float64 (s,), mm, mean distance between slices; NaN of a single one
     """
 
@@ -476,23 +477,23 @@ class _Stacks:
     thicknesses: Floats
     times: Floats
     counts: Ints = field(init=False)
-    stack: Ints = field(init=False)
+    candidate: Ints = field(init=False)
     normals: Floats = field(init=False)
     positions: Floats = field(init=False)
     steps: Floats = field(init=False)
 
     def __post_init__(self) -> None:
         self.counts = np.diff(np.append(self.first, len(self.order)))
-        self.stack = np.repeat(np.arange(len(self.first)), self.counts)
-        self.normals = _least_normals(self.directions, self.stack, self.first)
-        self.positions = _positions(self.origins, self.normals[self.stack])
+        self.candidate = np.repeat(np.arange(len(self.first)), self.counts)
+        self.normals = _least_normals(self.directions, self.candidate, self.first)
+        self.positions = _positions(self.origins, self.normals[self.candidate])
         extents = self.positions[self._last()] - self.positions[self.first]
         self.steps = np.full(len(self.first), np.nan)
         several = self.counts > 1
         self.steps[several] = extents[several] / (self.counts[several] - 1)
 
     def broken_rules(self) -> list[str]:
-        """Return for each stack the rule that it breaks, "" for a volume."""
+        """Return for each candidate the rule that it breaks, "" for a volume."""
         is_tilted, is_shifted = self._off_normal()
         # The first rule that is broken is named: it explains those after it.
         checks = {
@@ -521,7 +522,7 @@ class _Stacks:
                 text = f"{images} with no other of the same shape, dtype and time"
                 problems.append(f"single: {text}")
                 continue
-            # The order of stacks of one time may depend on how kinds are numbered.
+            # The order of candidates of one time may depend on how kinds are numbered.
             time = np.nan_to_num(self.times[self.first[broken]], nan=np.inf)
             earliest = [k for k, t in zip(broken, time, strict=True) if t == min(time)]
             text = min(self._text(rule, k) for k in earliest)
@@ -532,7 +533,7 @@ class _Stacks:
         return problems
 
     def members(self, k: int) -> Ints:
-        """Return the indices of the images of stack k, by rising position."""
+        """Return the indices of the images of candidate k, by rising position."""
         return self.order[self._slice(k)]
 
     def sort_key(self, k: int) -> tuple[Any, ...]:
@@ -542,7 +543,7 @@ class _Stacks:
         return (np.isnan(time), time if time == time else 0.0, *self.origins[first])
 
     def _text(self, rule: str, k: int) -> str:
-        """Return what was found in stack k, which breaks a rule."""
+        """Return what was found in candidate k, which breaks a rule."""
         rows = self._slice(k)
         distances = np.diff(self.positions[rows])
         least, greatest = distances.min(), distances.max()
@@ -597,7 +598,7 @@ class _Stacks:
         return result
 
     def _spread(self, values: Floats) -> Floats:
-        """Return the greatest difference, in any column, of each stack."""
+        """Return the greatest difference, in any column, of each candidate."""
         least, greatest = (self._reduce(f, values) for f in (np.minimum, np.maximum))
         spread: Floats = (greatest - least).max(axis=1)
         return spread
@@ -611,26 +612,27 @@ class _Stacks:
 
     def _fractions(self) -> Floats:
         """Return the number of each slice, 0 for the first to 1 for the last."""
-        numbers = np.arange(len(self.order)) - self.first[self.stack]
-        fractions: Floats = numbers / np.maximum(self.counts - 1, 1)[self.stack]
+        numbers = np.arange(len(self.order)) - self.first[self.candidate]
+        fractions: Floats = numbers / np.maximum(self.counts - 1, 1)[self.candidate]
         return fractions
 
     def _off_grid(self) -> Floats:
         """Return how far each slice lies from its even position, mm."""
         start = self.positions[self.first]
         extent = self.positions[self._last()] - start
-        even = start[self.stack] + self._fractions() * extent[self.stack]
+        even = start[self.candidate] + self._fractions() * extent[self.candidate]
         return self.positions - even
 
     def _off_normal(self) -> tuple[Bools, Bools]:
-        """Return which stacks are sheared, and which are shifted in another way."""
-        starts = self.origins[self.first][self.stack]
-        normals = self.normals[self.stack]
+        """Return which candidates are sheared, and which are shifted in another way."""
+        starts = self.origins[self.first][self.candidate]
+        normals = self.normals[self.candidate]
         across = _across(self.origins, normals, starts)
-        ends = across[self._last()][self.stack]
-        # Along the stack: by the position of each slice, so that uneven ones are seen.
-        start = self.positions[self.first][self.stack]
-        extent = (self.positions[self._last()][self.stack] - start) + 0.0
+        ends = across[self._last()][self.candidate]
+        # In proportion to the position of a slice, not to its number: a stack that is
+        # tilted and uneven is called tilted.
+        start = self.positions[self.first][self.candidate]
+        extent = (self.positions[self._last()][self.candidate] - start) + 0.0
         extent[extent == 0] = 1.0
         sheared = ends * ((self.positions - start) / extent)[:, np.newaxis]
         rest = across - sheared
@@ -641,7 +643,7 @@ class _Stacks:
         return is_off & is_sheared, is_off & ~is_sheared
 
     def _thickest(self) -> Floats:
-        """Return the greatest thickness in each stack, mm; NaN if none is known."""
+        """Return the greatest thickness in each candidate, mm; NaN if none is known."""
         is_known = np.isfinite(self.thicknesses) & (self.thicknesses > 0)
         thickest = self._reduce(
             np.maximum, np.where(is_known, self.thicknesses, -np.inf)
@@ -656,24 +658,43 @@ def _sort(
     times: Floats,
     chosen: Ints,
 ) -> tuple[Ints, Ints]:
-    """Return the chosen images by stack and position, and where each stack begins."""
+    """Return the chosen images by candidate and position, and where each begins."""
     order = chosen[np.lexsort((times[chosen], kinds[chosen]))]
     kind, time = kinds[order], times[order]
     # NaN differs from itself, but all unknown times are one.
     is_same_time = (time[1:] == time[:-1]) | (np.isnan(time[1:]) & np.isnan(time[:-1]))
     is_new = ~is_same_time | (kind[1:] != kind[:-1])
     first = np.flatnonzero(np.concatenate([[True], is_new]))
-    stack = np.concatenate([[0], np.cumsum(is_new)])
-    normals = _least_normals(directions[order], stack, first)
-    positions = _positions(origins[order], normals[stack])
+    candidate = np.concatenate([[0], np.cumsum(is_new)])
+    normals = _least_normals(directions[order], candidate, first)
+    positions = _positions(origins[order], normals[candidate])
     # Images at one position are no volume, in whichever order they are.
-    return order[np.lexsort((positions, stack))], first
+    return order[np.lexsort((positions, candidate))], first
 
 
-def _least_normals(directions: Floats, stack: Ints, first: Ints) -> Floats:
-    """Return the normal of the least directions of each stack: whatever the order."""
-    order = np.lexsort((*directions.T[::-1], stack))
+def _least_normals(directions: Floats, candidate: Ints, first: Ints) -> Floats:
+    """Return the normal of the least directions of each candidate, float64 (s, 3)."""
+    order = np.lexsort((*directions.T[::-1], candidate))
     return _normals(directions[order][first])
+
+
+def _known_at_sites(values: Floats, site: Ints) -> tuple[Floats, Bools]:
+    """Return values, all 0 at a site where one is unknown, and where all are known."""
+    is_known = ~np.isin(site, site[~np.isfinite(values)])
+    return np.where(is_known, values, 0.0), is_known
+
+
+def _ranks_in_stacks(stack: Ints, values: Floats) -> tuple[Ints, Ints]:
+    """Return the rank of each value among those of its stack, and their numbers.
+
+    Returns int64 (n,), equal for equal values, and int64 (s,)
+    """
+    pairs, pair_of = np.unique(
+        np.stack([stack.astype(np.float64), values]), axis=1, return_inverse=True
+    )
+    distinct = np.bincount(pairs[0].astype(np.int64))
+    before = np.cumsum(distinct) - distinct
+    return pair_of.reshape(-1) - before[stack], distinct
 
 
 def _planeless(origins: Floats, directions: Floats, spacings: Floats) -> list[str]:

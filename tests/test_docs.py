@@ -177,11 +177,12 @@ def test_nobody_is_told_to_install_a_strangers_package():
 
 
 def test_the_reference_lists_every_public_name():
-    """Each name of `__all__`, of augment and of torch has its entry."""
+    """Each name of `__all__`, of augment, of geometry and of torch has its entry."""
     text = "\n".join(map(read, REFERENCE))
     listed = re.findall(r"^\.\. (?:auto|py:)\w+:: ([\w.]+)", text, re.MULTILINE)
     public = {*fastseg.__all__, *fastseg.augment.__all__} - {"__version__"}
-    public -= {"augment", "dicom", "errors"}  # which are pages
+    public |= {*fastseg.geometry.__all__}
+    public -= {"augment", "dicom", "errors", "geometry"}  # which are pages
     public -= {"FastsegError"}  # which the page of errors lists, as it does all others
     public |= {"as_torch", "TorchLoader", "TorchBatch", "Dataset"}
     public |= {"read_header", "read_image", "Header", "Image"}

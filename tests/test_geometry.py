@@ -1,6 +1,7 @@
 """Planes, times and volumes: exact conversions, rules with tolerances, any order."""
 
 import pickle
+import re
 import time
 
 import numpy as np
@@ -13,6 +14,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from fastseg import geometry
 from fastseg.errors import GeometryError
 from fastseg.geometry import Plane, find_volumes, number_times
+from tests.conftest import PROJECT
 
 # Of a coordinate, in float64: ten roundings of values of this size.
 ROUNDING = 1e-14
@@ -674,3 +676,12 @@ def test_many_images_take_little_time():
     spent, found = seconds(columns, unknown)
     assert found.problems[0].startswith("mixed orientations: ")
     assert spent < 1
+
+
+def test_the_page_of_geometry_gives_the_tolerances():
+    """Each constant of its table has the value that the page says."""
+    text = (PROJECT / "docs" / "geometry.md").read_text(encoding="utf-8")
+    told = dict(re.findall(r"\| `([A-Z_]+)` \| ([\d.]+)", text))
+    assert len(told) == 8
+    for name, value in told.items():
+        assert getattr(geometry, name) == float(value), name
