@@ -83,6 +83,9 @@ MAX_DECODER_BYTES_PER_PIXEL = 64
 # some 10 000 frames.
 MAX_FRAGMENTS = 2**20
 
+# Frames of a file whose headers are listed. Files of some 10 000 frames exist.
+MAX_FRAMES = 2**20
+
 # Segments of JPEG, and boxes of JP2, before the pixels of a code stream: some ten in
 # most files, some hundred with a large colour profile. Reading one takes a microsecond.
 MAX_SEGMENTS = 2**16

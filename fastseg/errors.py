@@ -10,7 +10,8 @@ FastsegError
 │   └── PathError                     a path or ID leads outside its root
 ├── ContourError       (ValueError)   a contour file cannot be read
 ├── DicomError         (ValueError)   an image file cannot be read
-│   └── NoImageError                  a DICOM file of a kind that has no pixels
+│   ├── NoImageError                  a DICOM file of a kind that has no pixels
+│   └── ColourImageError              an image has colours
 ├── DecoderStartError  (RuntimeError) no process can be started that decodes images
 ├── CompileError       (RuntimeError) a kernel cannot be compiled
 ├── FileChangedError   (OSError)      a file was written to while it was read
@@ -110,7 +111,22 @@ class DicomError(FastsegError, ValueError):
 
 
 class NoImageError(DicomError):
-    """A DICOM file holds something else than an image, such as a structure set."""
+    """A DICOM file holds something else than an image, such as a structure set.
+
+    kind : name of its class in the standard, such as "RT Structure Set Storage"; "" if
+        it is unknown
+    """
+
+    def __init__(self, message: str, kind: str = ""):
+        super().__init__(message, kind)
+        self.kind = kind
+
+    def __str__(self) -> str:
+        return escaped(str(self.args[0]))
+
+
+class ColourImageError(DicomError):
+    """An image has colours: not one grey value for each pixel."""
 
 
 class DecoderStartError(FastsegError, RuntimeError):

@@ -53,6 +53,52 @@ RARE_NUMBERS += [
 ]
 RARE_NUMBERS += [b"1 2 ", b"--1 ", b"\xa01", b"\xd9\xa3", b"0 ", b"-0", b"9" * 18]
 RARE_NUMBERS += [b"1.0 ", b"2.5 ", b"9" * 300, b"1\\\0\0", b"1\\ \\2", b"e1", b"1e "]
+# Positions and directions, and invalid ones.
+POSITIONS = [b"1\\-2.5\\3 ", b"-0.0\\0\\-0", b"-1e-3\\1E2\\+.5", b" 1 \\ 2\\3\0"]
+RARE_POSITIONS = [
+    b"1\\2 ",
+    b"1\\2\\3\\4",
+    b"1\\\\3 ",
+    b"1\\2\\",
+    b"\\\\",
+    b"1\\2\\1e21",
+]
+RARE_POSITIONS += [
+    b"1\\2\\nan ",
+    b"1\\2\\3x",
+    b"1 2\\3\\4",
+    b"",
+    b"    ",
+    b"1\\2\\1_0 ",
+]
+RARE_POSITIONS += [
+    b"12345678.12345678\\2\\3 ",
+    b"123456789012345678\\0\\0",
+    b"0\\0\\\0\0",
+]
+DIRECTIONS = [b"1\\0\\0\\0\\1\\0", b"-0\\.6\\-.8\\1\\-0.0\\0", b"0\\0\\0\\0\\0\\0"]
+TYPES = [b"ORIGINAL\\PRIMARY\\LOCALIZER", b"DERIVED\\SECONDARY", b"\\\\ LOCALIZER\0"]
+TYPES += [b"a\\b\\LOCALIZER\\c", b"", b"\xff\\\\", b"ORIGINAL\\PRIMARY\\LOCALIZER2"]
+UIDS = [b"1.2.3\0", b"1.2.840.10008.5.1.4.1.1.4 ", b"", b"9" * 64]
+RARE_UIDS = [
+    b"1.2\\3",
+    b"1.\xe9 ",
+    b" 1.2",
+    b"1.2 \0 ",
+    b"9" * 65 + b" ",
+    b"1.2\0003",
+    b"x",
+]
+IDS = [
+    b"AB-12 ",
+    b" a~b_c ",
+    b"Zo\xc3\xab",
+    b"a\\b ",
+    b"\x1b$B;3\x1b(B",
+    b"12^3\0",
+    b"",
+    b"\t1",
+]
 CHARACTER_SETS = [b"ISO_IR 100", b"ISO_IR 192", b"", b"\\ISO 2022 IR 87", b"ISO_IR 999"]
 CHARACTER_SETS += [
     b"utf8",
@@ -62,7 +108,7 @@ CHARACTER_SETS += [
     b"ISO 2022 IR 13\\GBK",
 ]
 # Tags of sequences, of other known elements, of private elements and an unknown one.
-TAGS = [0x00081140, 0x00082112, 0x00400275, 0x52009229, 0x00081030, 0x00091010]
+TAGS = [0x00081140, 0x00082112, 0x00400275, 0x00409096, 0x00081030, 0x00091010]
 TAGS += [0x00091002, 0x00080099, 0x00290010, 0x00291010, 0x60003000, 0x7FE00000]
 TAGS += [0x00080000, 0x00280000, 0xFFFAFFFA, 0xFFFCFFFC, 0x00283010, 0x00020102]
 TAGS += [0x00000002, 0x00010001, 0xFFFEE000, 0xFFFEE0DD, 0xFFFFFFFF, 0x7FE00002]
@@ -155,7 +201,18 @@ def make_elements(rng, explicit, unusual):
         Element(0x00080005, b"CS", even(rng.choice(CHARACTER_SETS[:4]))),
         Element(0x00280102, b"US", short(stored - 1, 20)),
         Element(0x00280030, b"DS", number(b"1\\2 ", b"0.5\\1e-1")),
-        Element(0x00181164, b"DS", number(b"1\\2 ", b"0.5\\1e-1")),
+        Element(0x00080008, b"CS", even(rng.choice(TYPES))),
+        Element(0x00080016, b"UI", text(UIDS[1], *RARE_UIDS)),
+        Element(0x00080018, b"UI", text(rng.choice(UIDS), *RARE_UIDS)),
+        Element(0x00080060, b"CS", text(b"MR", b"CT\0", b" CT", b"", b"mr", b"CT\\MR")),
+        Element(0x00100020, b"LO", text(rng.choice(IDS[:4]), *IDS)),
+        Element(0x00180050, b"DS", number()),
+        Element(0x00181060, b"DS", number()),
+        Element(0x0020000D, b"UI", text(rng.choice(UIDS), *RARE_UIDS)),
+        Element(0x00200032, b"DS", text(rng.choice(POSITIONS), *RARE_POSITIONS)),
+        Element(0x00200037, b"DS", text(rng.choice(DIRECTIONS), *RARE_POSITIONS)),
+        Element(0x00200052, b"UI", text(rng.choice(UIDS), *RARE_UIDS)),
+        Element(0x00200100, b"IS", number(b"3 ", b"10")),
         Element(0x00281050, b"DS", number(*NUMBERS)),
         Element(0x00281051, b"DS", number(*NUMBERS)),
         Element(0x00281052, b"DS", number()),
@@ -166,6 +223,10 @@ def make_elements(rng, explicit, unusual):
         Element(0x00080005, b"CS", even(rng.choice(CHARACTER_SETS))),
         Element(0x00280006, b"US", short(0, 1)),
         Element(0x00283000, b"SQ", b""),
+        Element(0x52009229, b"SQ", rng.choice((b"", b"\xfe\xff\0\xe0" + bytes(4)))),
+        Element(0x52009230, b"SQ", rng.choice((b"", b"\xfe\xff\0\xe0" + bytes(4)))),
+        make_sequence(rng, 0x52009230, explicit, unusual),
+        Element(0x00080016, b"UI", b"1.2.840.10008.5.1.4.1.1.4.1\0"),
         Element(0x7FE00001, b"OV", bytes(8)),
         Element(0x7FE00009, b"OF", bytes(8)),
     ]
@@ -337,7 +398,7 @@ def outcome(read, *arguments):
     if result is None:
         return None
     header = getattr(result, "header", result)
-    fields = [repr(header)]  # differs for -0.0 and 0.0
+    fields = [repr(header), header.patient_id]  # differs for -0.0 and 0.0
     if header is not result:
         pixels = result.pixels
         fields += [pixels.dtype.str, pixels.shape, pixels.tobytes()]

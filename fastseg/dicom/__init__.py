@@ -6,6 +6,7 @@
 header    `Header` and `Image`, the listed elements, and the checks of their values
 scan      the fast path: uncompressed, little-endian files
 fallback  every other file, read by pydicom
+groups    functional groups: what enhanced files say of each frame
 
 Pixels are *stored values*: the numbers in the file, with unused high bits cleared or
 sign-extended, and no further change. `Header.value_map` maps them to image values.
@@ -20,7 +21,7 @@ import os
 import re
 from collections.abc import Callable
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from numpy.typing import NDArray
 
@@ -33,11 +34,21 @@ from fastseg.dicom.header import (
     PIXEL_ELEMENTS,
     Header,
     Image,
+    check_frame,
+    check_frames,
     check_request,
 )
 from fastseg.dicom.scan import (
+    INSTANCE,
+    TEMPORAL_POSITION,
+    TRIGGER_TIME,
     UNKNOWN,
+    WINDOW_CENTRE,
+    WINDOW_WIDTH,
     HeaderScans,
+    X,
+    Y,
+    Z,
     header_arrays,
     note_headers,
     read_headers,
@@ -50,18 +61,27 @@ from fastseg.paths import as_path
 
 __all__ = [
     "HEADER_ELEMENTS",
+    "INSTANCE",
     "PIXEL_ELEMENTS",
+    "TEMPORAL_POSITION",
+    "TRIGGER_TIME",
     "UNKNOWN",
+    "WINDOW_CENTRE",
+    "WINDOW_WIDTH",
     "Header",
     "HeaderScans",
     "Image",
     "ParsedFile",
+    "X",
+    "Y",
+    "Z",
     "check_request",
     "decode",
     "header_arrays",
     "is_dicom",
     "note_headers",
     "parse",
+    "read_frame_headers",
     "read_header",
     "read_headers",
     "read_image",
@@ -87,7 +107,10 @@ class ParsedFile(Protocol):
 
     @property
     def header(self) -> Header:
-        """The checked header."""
+        """The checked header of the first frame."""
+
+    def header_of(self, frame: int, /) -> Header:
+        """Return the header of a frame, counted from 0, or raise DicomError."""
 
     def read(self, frame: int) -> Image:
         """Return one frame, counted from 0, or raise DicomError, MissingExtraError."""
@@ -112,19 +135,40 @@ def is_dicom(path: str | os.PathLike[str]) -> bool:
 
 
 @check_call()
-def read_header(path: str | os.PathLike[str]) -> Header:
-    """Read the metadata of an image file without its pixels.
+def read_header(path: str | os.PathLike[str], frame: int = 0) -> Header:
+    """Read the metadata of one frame (counted from 0) without its pixels.
 
-    Raises DicomError unless the header is that of a valid grey-scale image, OSError
-    if the file cannot be opened.
+    Raises DicomError unless the header is that of a valid grey-scale image and the
+    frame exists, OSError if the file cannot be opened, OptionError.
+    """
+    path = os.fspath(as_path("path", path))
+    if type(frame) is not int:
+        frame = whole_number("frame", frame, 0)
+    with open_regular(path) as file:
+        header = scan.read_header(file)
+        if header is None:
+            file.seek(0)
+            return cast(Header, _fallback().read_header(file, path, frame))
+    check_frame(header, frame, path)
+    return header
+
+
+@check_call()
+def read_frame_headers(path: str | os.PathLike[str]) -> tuple[Header, ...]:
+    """Read the metadata of each frame of an image file without its pixels.
+
+    Without functional groups, all frames have the same header. Raises DicomError unless
+    the headers are those of a valid grey-scale image of at most `bounds.MAX_FRAMES`
+    frames, OSError if the file cannot be opened.
     """
     path = os.fspath(as_path("path", path))
     with open_regular(path) as file:
         header = scan.read_header(file)
         if header is None:
             file.seek(0)
-            header = _fallback().read_header(file, path)
-    return header
+            return tuple(_fallback().read_frame_headers(file, path))
+    check_frames(header, path)
+    return (header,) * header.frames
 
 
 @check_call()

@@ -8,8 +8,10 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from io import BufferedReader, BytesIO, FileIO
-from typing import Any, BinaryIO, TypeVar
+from math import inf
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,13 +46,17 @@ from fastseg.codecs.codestream import (
     needs_libjpeg,
 )
 from fastseg.codecs.pool import Pool
+from fastseg.dicom.groups import read_groups
 from fastseg.dicom.header import (
     HEADER_ELEMENTS,
     ITEM,
     PIXEL_ELEMENTS,
     Header,
     Image,
+    check_frame,
+    check_frames,
     check_grey,
+    check_groups,
     check_header,
     check_request,
     describe,
@@ -61,12 +67,18 @@ from fastseg.dicom.header import (
 from fastseg.dicom.scan import clear_unused_bits
 from fastseg.errors import DicomError, FastsegError, NoImageError, missing_extra
 
-T = TypeVar("T")
 # The tags of pixels that are numbers with a point, and of any pixels.
 FLOAT_PIXELS = tuple(
     PIXEL_ELEMENTS[keyword][0] for keyword in ("FloatPixelData", "DoubleFloatPixelData")
 )
 ANY_PIXELS = (*FLOAT_PIXELS, PIXEL_ELEMENTS["PixelData"][0])
+# How elements begin that may be long, in either byte order: those of the pixels' group,
+# and functional groups.
+PIXEL_GROUPS = (b"\xe0\x7f", b"\x7f\xe0")
+FUNCTIONAL_GROUPS = (
+    *(b"\x00\x52\x29\x92", b"\x00\x52\x30\x92"),
+    *(b"\x52\x00\x92\x29", b"\x52\x00\x92\x30"),
+)
 # `catch_warnings` changes and restores state of the whole process.
 _WARNINGS_LOCK = threading.RLock()
 _LOGGER = logging.getLogger("pydicom")
@@ -85,13 +97,58 @@ INFLATED_HEAD = (
 )
 
 
-def read_header(raw: FileIO, name: str) -> Header:
-    """Read the metadata of an open file without its pixels.
+def read_header(raw: FileIO, name: str, frame: int = 0) -> Header:
+    """Read the metadata of a frame of an open file without its pixels.
 
-    Raises DicomError unless the header is that of a valid grey-scale image.
+    Raises DicomError unless the header is that of a valid grey-scale image, and the
+    frame exists.
     """
     with BufferedReader(raw) as file:
-        return _header(_parse(file, name, None), name)
+        headers = _Headers(_parse(file, name, None), name)
+    check_frame(headers.first, frame, name)
+    return headers.of(frame)
+
+
+def read_frame_headers(raw: FileIO, name: str) -> Iterator[Header]:
+    """Read the metadata of an open file; yield the header of each frame.
+
+    Raises the same errors as `read_header`.
+    """
+    with BufferedReader(raw) as file:
+        headers = _Headers(_parse(file, name, None), name)
+    check_frames(headers.first, name)
+    return map(headers.of, range(headers.first.frames))
+
+
+class _Headers:
+    """The headers of the frames of a dataset, checked.
+
+    first : that of the first frame
+
+    Raises DicomError for an invalid one.
+    """
+
+    def __init__(self, dataset: Any, name: str):
+        self._dataset = dataset
+        self._name = name
+        self._values: dict[str, Any] = {}
+        with _pydicom_failures(name):
+            self._groups = read_groups(dataset, name)
+        self.first = self._read(0)
+        check_groups(self._groups.frames, self.first, name)
+
+    def of(self, frame: int) -> Header:
+        """Return the header of a frame, which must exist."""
+        return self._read(frame) if frame and self._groups.frames else self.first
+
+    def _read(self, frame: int) -> Header:
+        with _pydicom_failures(self._name):
+            return check_header(self._get, self._name, self._groups.values(frame))
+
+    def _get(self, keyword: str) -> Any:
+        if keyword not in self._values:
+            self._values[keyword] = _value(self._dataset, keyword, self._name)
+        return self._values[keyword]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,10 +160,19 @@ class ParsedFile:
     """
 
     dataset: Any
-    header: Header
+    headers: _Headers
     name: str
     is_compressed: bool
     decode_timeout: float
+
+    @property
+    def header(self) -> Header:
+        """The header of the first frame."""
+        return self.headers.first
+
+    def header_of(self, frame: int) -> Header:
+        """Return the header of one frame, which must exist, or raise DicomError."""
+        return self.headers.of(frame)
 
     def read(self, frame: int) -> Image:
         """Return one frame, which must exist.
@@ -115,11 +181,12 @@ class ParsedFile:
         decoder is not installed, DecoderStartError.
         """
         self._require_pixels()
+        header = self.header_of(frame)
         if not self.is_compressed:
-            return Image(self._uncompressed(frame), self.header)
+            return Image(self._uncompressed(frame), header)
         coded = self._coded_frame(frame)
         pixels = pool.DEFAULT.decode(coded, self.name, self.decode_timeout)
-        return Image(_as_image(pixels, coded.syntax, self.header), self.header)
+        return Image(_as_image(pixels, coded.syntax, header), header)
 
     def start(self, frame: int, decoders: Pool) -> Callable[[], NDArray[Any]]:
         """Start to read one frame; call what is returned for its pixels.
@@ -218,13 +285,13 @@ def parse(
     Raises DicomError unless the header is that of a valid grey-scale image.
     """
     dataset = _parse(BytesIO(data), name, max_pixel_bytes)
-    header = _header(dataset, name)
+    headers = _Headers(dataset, name)
     with _pydicom_failures(name, quotes=True):
         _set_transfer_syntax(dataset)
         is_compressed = bool(dataset.file_meta.TransferSyntaxUID.is_encapsulated)
         if is_compressed:
-            check_fragments(dataset.get("PixelData") or b"", header.frames, name)
-    return ParsedFile(dataset, header, name, is_compressed, decode_timeout)
+            check_fragments(dataset.get("PixelData") or b"", headers.first.frames, name)
+    return ParsedFile(dataset, headers, name, is_compressed, decode_timeout)
 
 
 class _Deflated:
@@ -302,24 +369,27 @@ class _Bounded:
         self._lengths = lengths
         self._header_only = header_only
         self._elements = 0
-        self._may_be_long = False
+        self._most: float = MAX_VALUE_BYTES  # bytes of the value of this element
         self.seek = file.seek
         self.tell = file.tell
 
     def read(self, size: int) -> bytes:
         start = self._file.tell()
-        if size > MAX_VALUE_BYTES and not self._may_be_long:
+        if size > self._most:
             raise DicomError(
                 f"{self._name}: has a value of {size} bytes in its header, expected at "
-                f"most {MAX_VALUE_BYTES}"
+                f"most {self._most}"
             )
         if self._size is not None:
             size = min(size, max(self._size - start, 0))
         data: bytes = self._file.read(size)
         if size == 8:  # tag, VR and length of an element
             self._count(start)
-            # Pixels, in either byte order.
-            self._may_be_long = data[:2] in (b"\xe0\x7f", b"\x7f\xe0")
+            self._most = MAX_VALUE_BYTES
+            if data[:2] in PIXEL_GROUPS:
+                self._most = inf
+            elif data[:4] in FUNCTIONAL_GROUPS:
+                self._most = MAX_HEADER_BYTES
             if start + 4 in self._lengths:
                 return data[:4] + self._lengths[start + 4].to_bytes(4, "little")
         elif size == 4 and start in self._lengths:
@@ -361,7 +431,7 @@ def _parse(file: BinaryIO, name: str, max_pixel_bytes: int | None) -> Any:
             limit = MAX_HEADER_BYTES
             if max_pixel_bytes is not None:
                 # The header says how much there is to inflate.
-                header = _header(_parse(file, name, None), name)
+                header = _Headers(_parse(file, name, None), name).first
                 check_request(header, 0, max_pixel_bytes, name)
                 limit += header.pixel_bytes
             file.seek(start)
@@ -380,13 +450,14 @@ def _parse(file: BinaryIO, name: str, max_pixel_bytes: int | None) -> Any:
             _Bounded(source, size, name, lengths, header_only),  # type: ignore[arg-type]
             is_end,
             force=True,
-            specific_tags=[*map(Tag, elements), Tag("SOPClassUID")],
+            specific_tags=[*map(Tag, elements)],
         )
         _check_kind(dataset, pixel_tags, name)
     if "Rows" not in dataset or "Columns" not in dataset:
         if head[128:] != b"DICM":
             raise DicomError(f"{name}: is not a DICOM file")
-        _checked(check_grey, dataset, name)
+        with _pydicom_failures(name):
+            check_grey(partial(_value, dataset, name=name), name)
         raise DicomError(
             f"{name}: has no Rows and Columns; it is truncated or no image"
         )
@@ -408,11 +479,14 @@ def _check_kind(dataset: Any, pixel_tags: list[int], name: str) -> None:
     uids = dataset.get("SOPClassUID"), dataset.file_meta.get("MediaStorageSOPClassUID")
     kind = next((UID(str(x)).name for x in uids if str(x) in UID_dictionary), "")
     if kind == MediaStorageDirectoryStorage.name:
-        raise NoImageError(f"{name}: is no image but a DICOMDIR, which lists files")
+        raise NoImageError(
+            f"{name}: is no image but a DICOMDIR, which lists files", kind
+        )
     # An image without pixels is cut, or a header alone.
     if kind and "Image" not in kind:
         raise NoImageError(
-            f"{name}: is no image; it is of the class {kind} and has no pixel data"
+            f"{name}: is no image; it is of the class {kind} and has no pixel data",
+            kind,
         )
 
 
@@ -453,28 +527,16 @@ def _sequence_lengths(
     return dict(spans[: max(count, 0)].tolist())
 
 
-def _header(dataset: Any, name: str) -> Header:
-    """Return the header of a dataset, checked."""
-    return _checked(check_header, dataset, name)
-
-
-def _checked(
-    check: Callable[[Callable[[str], Any], str], T], dataset: Any, name: str
-) -> T:
-    """Return what a check of `header` returns for a dataset."""
-
-    def get(keyword: str) -> Any:
-        raw = dataset.get_item(keyword)
-        if raw is None:
-            return None
-        try:
-            return dataset.get(keyword)
-        except Exception as exc:
-            # pydicom converts a value when it is first read.
-            raise value_error(name, keyword, raw.value) from exc
-
-    with _pydicom_failures(name):
-        return check(get, name)
+def _value(dataset: Any, keyword: str, name: str) -> Any:
+    """Return the value of an element, None if it is absent, or raise DicomError."""
+    raw = dataset.get_item(keyword)
+    if raw is None:
+        return None
+    try:
+        return dataset.get(keyword)
+    except Exception as exc:
+        # pydicom converts a value when it is first read.
+        raise value_error(name, keyword, raw.value) from exc
 
 
 @contextmanager

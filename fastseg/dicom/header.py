@@ -1,20 +1,33 @@
 """The metadata that fastseg reads from an image file, and the checks of its values."""
 
 import re
-from collections.abc import Callable, Container, MutableSequence, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Mapping, MutableSequence, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastseg.bounds import MAX_DECIMAL, MAX_INTEGER_DIGITS, MAX_UID_BYTES
-from fastseg.errors import DicomError
+from fastseg.bounds import MAX_DECIMAL, MAX_FRAMES, MAX_INTEGER_DIGITS, MAX_UID_BYTES
+from fastseg.errors import ColourImageError, DicomError
 
 # Keyword, tag and VR of the elements that are read: header and pixels.
 HEADER_ELEMENTS = {
+    "ImageType": (0x00080008, "CS"),
+    "SOPClassUID": (0x00080016, "UI"),
+    "SOPInstanceUID": (0x00080018, "UI"),
+    "Modality": (0x00080060, "CS"),
+    "PatientID": (0x00100020, "LO"),
+    "SliceThickness": (0x00180050, "DS"),
+    "TriggerTime": (0x00181060, "DS"),
+    "StudyInstanceUID": (0x0020000D, "UI"),
     "SeriesInstanceUID": (0x0020000E, "UI"),
     "InstanceNumber": (0x00200013, "IS"),
+    "ImagePositionPatient": (0x00200032, "DS"),
+    "ImageOrientationPatient": (0x00200037, "DS"),
+    "FrameOfReferenceUID": (0x00200052, "UI"),
+    "TemporalPositionIdentifier": (0x00200100, "IS"),
     "SamplesPerPixel": (0x00280002, "US"),
     "PhotometricInterpretation": (0x00280004, "CS"),
     "NumberOfFrames": (0x00280008, "IS"),
@@ -30,8 +43,9 @@ HEADER_ELEMENTS = {
     "RescaleIntercept": (0x00281052, "DS"),
     "RescaleSlope": (0x00281053, "DS"),
     "VOILUTFunction": (0x00281056, "CS"),
-    "ImagerPixelSpacing": (0x00181164, "DS"),
     "ModalityLUTSequence": (0x00283000, "SQ"),
+    "SharedFunctionalGroupsSequence": (0x52009229, "SQ"),
+    "PerFrameFunctionalGroupsSequence": (0x52009230, "SQ"),
 }
 PIXEL_ELEMENTS = {
     "PlanarConfiguration": (0x00280006, "US"),
@@ -49,6 +63,30 @@ PHOTOMETRICS = frozenset(
     + ["YBR_ICT", "YBR_RCT"]
 )
 GREY = ("MONOCHROME1", "MONOCHROME2")
+# Defined terms of Modality (PS3.3 C.7.3.1.1.1), with the retired ones. Another value
+# could be any text.
+MODALITIES = frozenset(
+    term
+    for terms in (
+        "ANN AR ASMT AU BDUS BI BMD CFM CR CT CTPROTOCOL DG DMS DOC DX ECG EEG EMG EOG",
+        "EPS ES FID GM HC HD IO IOL IVOCT IVUS KER KO LEN LS M3D MG MR NM OAM OCT OP",
+        "OPM OPT OPTBSV OPTENF OPV OSS OT PA PLAN POS PR PT PX REG RESP RF RG RTDOSE",
+        "RTIMAGE RTINTENT RTPLAN RTRAD RTRECORD RTSEGANN RTSTRUCT RWV SEG SM SMR SR",
+        "SRF STAIN TEXTUREMAP TG US VA XA XAPROTOCOL XC",
+        "AS CD CF CP CS DD DF DM DS EC FA FS LP MA MS OPR ST VF",
+    )
+    for term in terms.split()
+)
+# Classes of enhanced images (PS3.4 B.5), whose rescale and geometry are in functional
+# groups.
+ENHANCED = {
+    "1.2.840.10008.5.1.4.1.1.2.1": "Enhanced CT Image Storage",
+    "1.2.840.10008.5.1.4.1.1.2.2": "Legacy Converted Enhanced CT Image Storage",
+    "1.2.840.10008.5.1.4.1.1.4.1": "Enhanced MR Image Storage",
+    "1.2.840.10008.5.1.4.1.1.4.4": "Legacy Converted Enhanced MR Image Storage",
+    "1.2.840.10008.5.1.4.1.1.128.1": "Legacy Converted Enhanced PET Image Storage",
+    "1.2.840.10008.5.1.4.1.1.130": "Enhanced PET Image Storage",
+}
 # What values of a VR consist of (PS3.5 6.2), and what messages call it.
 CODE = re.compile("[A-Z0-9_ ]{0,16}")
 UID = re.compile("[0-9.]*")
@@ -56,6 +94,7 @@ EXPECTED = {
     "CS": "a code of the standard",
     "DS": "a number",
     "IS": "a whole number",
+    "LO": "text",
     "SQ": "a sequence",
     "UI": f"a UID: up to {MAX_UID_BYTES} digits and points",
     "US": "a whole number",
@@ -73,7 +112,10 @@ DTYPES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Header:
-    """The metadata of a grey-scale image file, checked.
+    """The metadata of a frame of a grey-scale image file, checked.
+
+    In an enhanced file, functional groups may give each frame other values. In all
+    other files, the frames have one header.
 
     rows, columns, frames : numbers of each
     dtype       : dtype of the stored values, little-endian
@@ -82,9 +124,22 @@ class Header:
     slope, intercept : RescaleSlope and RescaleIntercept, 1 and 0 if absent
     window      : (centre, width) of a linear ramp as PS3.3 C.11.2.1.2 defines it for
         LINEAR, in rescaled values; the first one if there are several
-    spacing_mm  : (between rows, between columns), PixelSpacing or ImagerPixelSpacing
+    spacing_mm  : (between rows, between columns), PixelSpacing
     series      : SeriesInstanceUID, "" if absent
     instance    : InstanceNumber
+    modality    : Modality, "" if absent or no term of the standard
+    sop_class, sop_instance, study, frame_of_reference : SOPClassUID, SOPInstanceUID,
+        StudyInstanceUID, FrameOfReferenceUID; "" if absent
+    patient_id  : PatientID without blanks around it, "" if absent. It is in no message,
+        and not in the repr
+    is_localizer : whether ImageType says so
+    position_mm : (x, y, z), ImagePositionPatient; None if absent, or if it is one for
+        several frames
+    directions  : ImageOrientationPatient as it is: along a row (x, y, z), then along a
+        column
+    slice_thickness_mm : SliceThickness, None if it is not above 0
+    temporal_position  : TemporalPositionIdentifier, or TemporalPositionIndex of a frame
+    trigger_time_ms    : TriggerTime, or NominalCardiacTriggerDelayTime of a frame
     """
 
     rows: int
@@ -99,6 +154,18 @@ class Header:
     spacing_mm: tuple[float, float] | None
     series: str
     instance: int | None
+    modality: str
+    sop_class: str
+    sop_instance: str
+    study: str
+    frame_of_reference: str
+    patient_id: str = field(repr=False)
+    is_localizer: bool
+    position_mm: tuple[float, float, float] | None
+    directions: tuple[float, float, float, float, float, float] | None
+    slice_thickness_mm: float | None
+    temporal_position: int | None
+    trigger_time_ms: float | None
 
     @property
     def pixel_bytes(self) -> int:
@@ -146,12 +213,17 @@ class Image:
         return self.pixels * slope + intercept
 
 
-def check_header(get: Callable[[str], Any], name: str) -> Header:
+def check_header(
+    get: Callable[[str], Any],
+    name: str,
+    frame_values: Mapping[str, Any] = MappingProxyType({}),
+) -> Header:
     """Return the header with these values, checked.
 
     get  : returns the value of a keyword in HEADER_ELEMENTS: a number, a string, a
-        tuple of floats or pydicom's MultiValue; None or "" if there is none
+        tuple of floats or strings, or pydicom's MultiValue; None or "" if there is none
     name : name of the file in messages
+    frame_values : what functional groups say of the frame, by keyword
 
     Raises DicomError unless the header is that of a valid grey-scale image. It quotes
     no text of the file but known codes.
@@ -188,29 +260,39 @@ def check_header(get: Callable[[str], Any], name: str) -> Header:
         )
     if signed not in (0, 1):
         raise DicomError(f"{name}: PixelRepresentation is {signed}, not 0 or 1")
-    slope = _number(get, "RescaleSlope", name, default=1.0)
-    if abs(slope) * MAX_DECIMAL < 1:
-        raise DicomError(
-            f"{name}: RescaleSlope is {slope:.9g}, all values would be equal"
-        )
     rows = _whole(get, "Rows", name)
     columns = _whole(get, "Columns", name)
     frames = _whole(get, "NumberOfFrames", name, default=1)
     if rows < 1 or columns < 1 or frames < 1:
         raise DicomError(f"{name}: {frames} frames of {rows} x {columns} hold no pixel")
+    sop_class = _uid(get, "SOPClassUID", name)
+    if sop_class in ENHANCED and not frame_values:
+        raise DicomError(
+            f"{name}: is of the class {ENHANCED[sop_class]} but has no functional "
+            "groups, which hold its rescale, spacing and position. It is damaged; get "
+            "the file again"
+        )
+
+    def get_of_frame(keyword: str) -> Any:
+        return frame_values[keyword] if keyword in frame_values else get(keyword)
+
+    slope = _number(get_of_frame, "RescaleSlope", name, default=1.0)
+    if abs(slope) * MAX_DECIMAL < 1:
+        raise DicomError(
+            f"{name}: RescaleSlope is {slope:.9g}, all values would be equal"
+        )
     # There may be several windows.
-    centres = _numbers(get, "WindowCenter", name)
-    widths = _numbers(get, "WindowWidth", name)
+    centres = _numbers(get_of_frame, "WindowCenter", name)
+    widths = _numbers(get_of_frame, "WindowWidth", name)
     if not have_pairs(centres, widths):
         raise DicomError(
             f"{name}: WindowCenter has {len(centres)} values and WindowWidth "
             f"{len(widths)}, expected as many of each"
         )
-    spacings = [
-        _spacing(_numbers(get, keyword, name), keyword, name)
-        for keyword in ("PixelSpacing", "ImagerPixelSpacing")
-    ]
-    instance = _whole(get, "InstanceNumber", name, default=ABSENT)
+    thickness = _decimal(get_of_frame, "SliceThickness", name)
+    position = None
+    if frames == 1 or "ImagePositionPatient" in frame_values:
+        position = _vector(get_of_frame, "ImagePositionPatient", name, 3)
     return Header(
         rows=rows,
         columns=columns,
@@ -219,27 +301,41 @@ def check_header(get: Callable[[str], Any], name: str) -> Header:
         bits_stored=stored,
         photometric=photometric,
         slope=slope,
-        intercept=_number(get, "RescaleIntercept", name, default=0.0),
+        intercept=_number(get_of_frame, "RescaleIntercept", name, default=0.0),
         window=linear_window(
             [*centres[:1], *widths[:1]],
-            _code(get, "VOILUTFunction", name) or "LINEAR",
+            _code(get_of_frame, "VOILUTFunction", name) or "LINEAR",
         ),
-        spacing_mm=next((pair for pair, is_given in spacings if is_given), None),
+        spacing_mm=_spacing(get_of_frame, "PixelSpacing", name),
         series=_uid(get, "SeriesInstanceUID", name),
-        instance=None if instance == ABSENT else instance,
+        instance=_optional_whole(get, "InstanceNumber", name),
+        modality=_modality(get),
+        sop_class=sop_class,
+        sop_instance=_uid(get, "SOPInstanceUID", name),
+        study=_uid(get, "StudyInstanceUID", name),
+        frame_of_reference=_uid(get, "FrameOfReferenceUID", name),
+        patient_id=_text(get, "PatientID"),
+        is_localizer=_texts(get, "ImageType")[2:3] == ["LOCALIZER"],
+        position_mm=position,
+        directions=_vector(get_of_frame, "ImageOrientationPatient", name, 6),
+        slice_thickness_mm=thickness if thickness and thickness > 0 else None,
+        temporal_position=_optional_whole(
+            get_of_frame, "TemporalPositionIdentifier", name
+        ),
+        trigger_time_ms=_decimal(get_of_frame, "TriggerTime", name),
     )
 
 
 def check_grey(get: Callable[[str], Any], name: str) -> tuple[str, int | None]:
     """Return PhotometricInterpretation and SamplesPerPixel, "" and None if absent.
 
-    Raises DicomError if either is that of a colour image.
+    Raises ColourImageError if either is that of a colour image.
     """
     samples = _whole(get, "SamplesPerPixel", name, default=ABSENT)
     photometric = _code(get, "PhotometricInterpretation", name, PHOTOMETRICS)
     if samples not in (1, ABSENT) or photometric not in ("", *GREY):
         given = "an unknown number of" if samples == ABSENT else samples
-        raise DicomError(
+        raise ColourImageError(
             f"{name}: {photometric or 'no PhotometricInterpretation'} with "
             f"{given} samples per pixel; only grey-scale images "
             "(MONOCHROME1, MONOCHROME2) can be used"
@@ -247,15 +343,40 @@ def check_grey(get: Callable[[str], Any], name: str) -> tuple[str, int | None]:
     return photometric, None if samples == ABSENT else samples
 
 
+def check_frame(header: Header, frame: int, name: str) -> None:
+    """Raise DicomError for a frame that does not exist."""
+    if not 0 <= frame < header.frames:
+        raise DicomError(
+            f"{name}: has no frame {frame}, expected 0 to {header.frames - 1}"
+        )
+
+
+def check_frames(header: Header, name: str) -> None:
+    """Raise DicomError for more frames than MAX_FRAMES."""
+    if header.frames > MAX_FRAMES:
+        raise DicomError(
+            f"{name}: has {header.frames} frames, expected at most {MAX_FRAMES}"
+        )
+
+
+def check_groups(count: int | None, header: Header, name: str) -> None:
+    """Raise DicomError unless each frame has functional groups of its own, or none has.
+
+    count : of how many frames the file has groups; None if it does not say
+    """
+    if count not in (None, header.frames):
+        raise DicomError(
+            f"{name}: has functional groups of {count} frames, but {header.frames} "
+            "frames; it is damaged, get the file again"
+        )
+
+
 def check_request(header: Header, frame: int, limit: int, name: str) -> None:
     """Raise DicomError for a frame that does not exist or pixels over the limit.
 
     limit : max_pixel_bytes
     """
-    if not 0 <= frame < header.frames:
-        raise DicomError(
-            f"{name}: has no frame {frame}, expected 0 to {header.frames - 1}"
-        )
+    check_frame(header, frame, name)
     if header.pixel_bytes > limit:
         raise DicomError(
             f"{name}: {header.frames} frames of {header.rows} x {header.columns} "
@@ -328,6 +449,30 @@ def _code(
     return code
 
 
+def _modality(get: Callable[[str], Any]) -> str:
+    """Return Modality if it is one of MODALITIES, otherwise ""."""
+    code = _text(get, "Modality")
+    return code if code in MODALITIES else ""
+
+
+def _text(get: Callable[[str], Any], keyword: str) -> str:
+    """Return the text of an element, "" if it is absent or of another kind."""
+    return "\\".join(_texts(get, keyword)).strip(" \0")
+
+
+def _texts(get: Callable[[str], Any], keyword: str) -> list[str]:
+    """Return the texts of an element, without blanks around them."""
+    try:
+        value = get(keyword)
+    except DicomError:  # of another VR; nothing depends on these texts
+        return []
+    several = isinstance(value, tuple | MutableSequence)
+    texts = list(value) if several else [value]
+    if not all(isinstance(text, str) for text in texts):
+        return []
+    return [str(text).strip(" \0") for text in texts]
+
+
 def _uid(get: Callable[[str], Any], keyword: str, name: str) -> str:
     value = _one(get, keyword, name)
     uid = value.strip(" \0") if isinstance(value, str) else None
@@ -360,6 +505,11 @@ def _whole(
     return int(number)
 
 
+def _optional_whole(get: Callable[[str], Any], keyword: str, name: str) -> int | None:
+    number = _whole(get, keyword, name, default=ABSENT)
+    return None if number == ABSENT else number
+
+
 def _number(
     get: Callable[[str], Any], keyword: str, name: str, default: float
 ) -> float:
@@ -372,6 +522,12 @@ def _number(
             f"{MAX_DECIMAL:g}"
         )
     return number
+
+
+def _decimal(get: Callable[[str], Any], keyword: str, name: str) -> float | None:
+    """Return a number, None if it is absent or over the bound."""
+    number = _single(get, keyword, name)
+    return number if number is not None and abs(number) <= MAX_DECIMAL else None
 
 
 def _single(get: Callable[[str], Any], keyword: str, name: str) -> float | None:
@@ -431,13 +587,35 @@ def linear_window(pair: list[float], function: str) -> tuple[float, float] | Non
 
 
 def _spacing(
-    pair: list[float], keyword: str, name: str
-) -> tuple[tuple[float, float] | None, bool]:
-    """Return a spacing, None if it is not valid, and whether the element is given."""
+    get: Callable[[str], Any], keyword: str, name: str
+) -> tuple[float, float] | None:
+    """Return a spacing, None if it is absent or not valid."""
+    pair = _numbers(get, keyword, name)
     if not pair:
-        return None, False
+        return None
     if len(pair) != 2:
         raise DicomError(f"{name}: {keyword} has {len(pair)} values, expected two")
     rows, columns = pair
     is_valid = 0 < rows <= MAX_DECIMAL and 0 < columns <= MAX_DECIMAL
-    return (rows, columns) if is_valid else None, True
+    return (rows, columns) if is_valid else None
+
+
+def _vector(
+    get: Callable[[str], Any], keyword: str, name: str, count: int
+) -> tuple[Any, ...] | None:
+    """Return so many numbers, None if they are absent or one is over the bound."""
+    numbers = _numbers(get, keyword, name)
+    if not numbers:
+        return None
+    if len(numbers) != count:
+        raise DicomError(
+            f"{name}: {keyword} has {len(numbers)} values, expected {count}"
+        )
+    return as_vector(numbers)
+
+
+def as_vector(numbers: Sequence[float]) -> tuple[Any, ...] | None:
+    """Return numbers as a tuple without -0.0; None if one is over the bound."""
+    if not all(abs(number) <= MAX_DECIMAL for number in numbers):
+        return None
+    return tuple(number + 0.0 for number in numbers)

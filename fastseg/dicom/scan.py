@@ -2,7 +2,8 @@
 
 A *header scan* finds the listed elements before the pixels of a file. It splits them
 into *shared headers*, which the files of a series have in common, and *per-file
-fields*: InstanceNumber and window. The pixels start at the *pixel offset*.
+fields*: InstanceNumber, window, times, position and SOPInstanceUID. The pixels start at
+the *pixel offset*.
 
 Functions here return exactly what pydicom would. Where that is not certain, because a
 file deviates from the standard or holds anything unusual, they return None or UNKNOWN,
@@ -13,11 +14,11 @@ import os
 import re
 import threading
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import lru_cache, partial
 from io import FileIO
 from itertools import pairwise
-from math import nan
+from math import isnan, nan
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,6 +28,7 @@ from fastseg._kernels.files import content, system
 from fastseg._kernels.files.content import FileNames, HeaderArrays
 from fastseg._kernels.files.elements import (
     CHARACTER_SET,
+    CUT,
     LONGEST_VALUE,
     PIXEL_DATA,
     vr_code,
@@ -34,9 +36,12 @@ from fastseg._kernels.files.elements import (
 from fastseg.bounds import MAX_DECIMAL, MAX_UID_BYTES
 from fastseg.dicom.header import (
     HEADER_ELEMENTS,
+    ITEM,
     PIXEL_ELEMENTS,
     Header,
     Image,
+    as_vector,
+    check_groups,
     check_header,
     check_request,
     have_pairs,
@@ -46,11 +51,14 @@ from fastseg.dicom.header import (
 from fastseg.errors import DicomError
 
 # A header scan reads this many bytes of a file, and the next number if the header is
-# longer. Most headers end within the first number, nearly all within the last.
-SIZES = (2**12, 2**14, 2**20)
-# Bytes of all listed elements of a file that `scan_headers` keeps, at most; some 200 in
+# longer. Most headers end within the first number, those of CT with private elements
+# within the third, nearly all within the last.
+SIZES = (2**12, 2**14, 2**16, 2**20)
+# Bytes of all listed elements of a file that `scan_headers` keeps, at most; some 500 in
 # most files.
 VALUE_BYTES = 2**11
+# Files that `scan_headers` reads in one call, at most: their arrays take 4 KB each.
+MOST_FILES = 2**12
 # Bytes of the buffer for the beginnings of many files.
 BUFFER_BYTES = 2**20
 DECIMAL = re.compile(rb" *[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)? *")
@@ -58,11 +66,17 @@ DECIMAL = re.compile(rb" *[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]
 INTEGER = re.compile(rb" *[+-]?[0-9]{1,15}")
 CODE = re.compile(rb"[A-Z0-9_]{0,16}")
 UID = re.compile(b"[0-9.]{0,%d}" % MAX_UID_BYTES)
+# An item of a sequence that holds nothing.
+EMPTY_ITEM = ITEM + bytes(4)
+# These characters are the same in all character sets, but for the backslash, which
+# separates values.
+TEXT = re.compile(rb"[ -\[\]-~]*")
 # The files of a series have most values in common. Caching single values and whole
 # headers halves the 18 µs that a header takes.
 cached = lru_cache(512)
 # The character sets that pydicom knows (PS3.3 C.12.1.1.2). None of them changes a value
-# that is read here; files with any other set go to the fallback.
+# that is read here, as `TEXT` takes ASCII alone; files with any other set go to the
+# fallback.
 CHARACTER_SETS = frozenset(
     [b"", b"ISO_IR 192", b"GB18030", b"GBK", b"ISO 2022 GBK"]
     + [b"ISO_IR %d" % k for k in (6, 13, 100, 101, 109, 110, 126, 127)]
@@ -74,6 +88,11 @@ CHARACTER_SETS = frozenset(
 UNSIGNED = {dtype.itemsize: dtype for dtype in map(np.dtype, ("u1", "<u2", "<u4"))}
 # `HeaderScans.header_index` of a file that the fallback has to read.
 UNKNOWN = -1
+# The columns of `HeaderScans.per_file`.
+INSTANCE, WINDOW_CENTRE, WINDOW_WIDTH, TEMPORAL_POSITION, TRIGGER_TIME, X, Y, Z = range(
+    8
+)
+COLUMNS = 8
 
 
 class HeaderScan(NamedTuple):
@@ -106,45 +125,92 @@ def scan_header(data: bytes) -> HeaderScan | None:
         return None
     offsets, sizes, arrays = _single.offsets, _single.sizes, _single.arrays
     sizes[0] = len(data)
+    # A kernel writes only what is there.
+    arrays.per_file.fill(nan)
+    arrays.uids.fill(0)
+    arrays.irregular[0] = False
     content.note_headers(
         *(np.frombuffer(data, np.uint8), offsets, sizes, 0, 1, WANTED, 0, arrays)
     )
     count = int(arrays.counts[0])
-    if not count:
+    if count <= 0:
         return None
     elements = arrays.elements[0, :count].tolist()
     _, pixel_offset, pixel_length = elements.pop()
     raw = _raw_values(arrays.values[0], elements)
-    instance_text, centre_text, width_text = (raw.pop(row, b"") for row in PER_FILE)
+    texts = [raw.pop(row, b"") for row in PER_FILE]
     try:
         make_header, function = _header_maker(tuple(raw.items()))
-        instance = _integer(instance_text)
-        centre = _decimals(centre_text)
-        width = _decimals(width_text)
-        if not have_pairs(centre, width):
-            return None
+        if arrays.irregular[0]:
+            row, uid = _parse_per_file(texts)
+        else:
+            row = arrays.per_file[0].tolist()
+            uid = arrays.uids[0].tobytes().rstrip(b"\0").decode("ascii")
     except (_NotStandardError, DicomError):
         return None  # the fallback finds the reason
-    header = make_header(
-        instance=None if instance == "" else int(instance),
-        window=linear_window([*centre[:1], *width[:1]], function),
-    )
+    pair = [x for x in row[WINDOW_CENTRE : WINDOW_WIDTH + 1] if not isnan(x)]
+    row[WINDOW_CENTRE : WINDOW_WIDTH + 1] = linear_window(pair, function) or (nan, nan)
+    header = make_header(**_fields_of(row, uid))
+    if header.frames > 1:
+        header = replace(header, position_mm=None)
     return HeaderScan(header, pixel_offset, pixel_length)
+
+
+def _fields_of(row: list[float], uid: str) -> dict[str, Any]:
+    """Return the per-file fields of a Header.
+
+    row : of HeaderScans.per_file
+    """
+    instance, centre, width, temporal_position, trigger_time, x, y, z = row
+    return {
+        "instance": None if isnan(instance) else int(instance),
+        "window": None if isnan(width) else (centre, width),
+        "temporal_position": (
+            None if isnan(temporal_position) else int(temporal_position)
+        ),
+        "trigger_time_ms": None if isnan(trigger_time) else trigger_time,
+        # Without the sign of -0.0.
+        "position_mm": None if isnan(z) else (x + 0.0, y + 0.0, z + 0.0),
+        "sop_instance": uid,
+    }
 
 
 class HeaderScans(NamedTuple):
     """The header scans of n files, as columns.
 
-    headers      : the shared headers; their instance and window are None
+    headers      : the shared headers; their per-file fields are None and ""
     header_index : int64 (n,), index in `headers`; UNKNOWN if the fallback has to read
         the file
-    per_file     : float64 (n, 3), InstanceNumber, centre and width of the window; NaN
-        if absent
+    per_file     : float64 (n, 8), the columns INSTANCE, WINDOW_CENTRE, WINDOW_WIDTH,
+        TEMPORAL_POSITION, TRIGGER_TIME (ms), X, Y, Z (mm); NaN if absent
+    sop_instances : bytes (n,), SOPInstanceUID
     """
 
     headers: list[Header]
     header_index: NDArray[np.int64]
     per_file: NDArray[np.float64]
+    sop_instances: NDArray[np.bytes_]
+
+    def header_of(self, k: int) -> Header:
+        """Return the whole header of file k, which must not be UNKNOWN."""
+        make_header = _maker_of(self.headers[self.header_index[k]])
+        uid = self.sop_instances[k].decode("ascii")
+        return make_header(**_fields_of(self.per_file[k].tolist(), uid))
+
+    def put(self, k: int, header: Header) -> None:
+        """Write the header of file k, which is that of one frame."""
+        window = header.window or (nan, nan)
+        position = header.position_mm or (nan, nan, nan)
+        fields = header.instance, *window, header.temporal_position
+        row = *fields, header.trigger_time_ms, *position
+        self.per_file[k] = [nan if value is None else value for value in row]
+        self.sop_instances[k] = header.sop_instance.encode("ascii")
+        self.header_index[k] = len(self.headers)
+        self.headers.append(replace(header, **NO_FIELDS))
+
+
+# The per-file fields of a shared header.
+NO_FIELDS = _fields_of([nan] * COLUMNS, "")
 
 
 def header_arrays(count: int, value_bytes: int = VALUE_BYTES) -> HeaderArrays:
@@ -156,7 +222,8 @@ def header_arrays(count: int, value_bytes: int = VALUE_BYTES) -> HeaderArrays:
         elements=np.empty((count, len(WANTED), 3), np.int64),
         counts=np.zeros(count, np.int64),
         values=np.empty((count, value_bytes), np.uint8),
-        per_file=np.full((count, len(PER_FILE)), np.nan),
+        per_file=np.full((count, COLUMNS), nan),
+        uids=np.zeros((count, content.UID_BYTES), np.uint8),
         irregular=np.zeros(count, np.bool_),
         repeats=np.zeros(count, np.bool_),
         pixels=np.full(count, content.UNREAD),
@@ -170,22 +237,78 @@ def scan_headers(names: FileNames) -> HeaderScans:
 
     A file that cannot be read is UNKNOWN.
     """
+    starts = names.starts
+    parts = []
+    for first in range(0, max(len(starts) - 1, 1), MOST_FILES):
+        some = FileNames(names.joined, starts[first : first + MOST_FILES + 1])
+        parts.append(read_headers(_scan_some(some)))
+    if len(parts) == 1:
+        return parts[0]
+    numbers = np.cumsum([0, *(len(part.headers) for part in parts)])
+    return HeaderScans(
+        [header for part in parts for header in part.headers],
+        np.concatenate(
+            [
+                np.where(part.header_index < 0, UNKNOWN, part.header_index + number)
+                for part, number in zip(parts, numbers.tolist(), strict=False)
+            ]
+        ),
+        np.concatenate([part.per_file for part in parts]),
+        np.concatenate([part.sop_instances for part in parts]),
+    )
+
+
+def _scan_some(names: FileNames) -> HeaderArrays:
+    """Return what headers of files hold, reading as many bytes of each as needed."""
     count = len(names.starts) - 1
     arrays = header_arrays(count)
+    if not system.AVAILABLE:
+        return arrays
     buffer = np.empty(BUFFER_BYTES, np.uint8)
+    file_sizes = _scan_beginnings(names, SIZES[0], buffer, arrays)
+    for before, size in pairwise(SIZES):
+        is_longer = (arrays.counts == CUT) & (file_sizes > before)
+        longer = np.flatnonzero(is_longer)
+        if not len(longer):
+            break
+        texts = [names.joined[names.starts[k] : names.starts[k + 1]] for k in longer]
+        ends = np.cumsum([0, *map(len, texts)])
+        again = header_arrays(len(longer))
+        file_sizes[longer] = _scan_beginnings(
+            FileNames(np.concatenate(texts), ends), size, buffer, again
+        )
+        # Which file was before in this call, may be another one in `names`.
+        again.repeats[1:] &= np.diff(longer) == 1
+        columns: Any = zip(arrays, again, strict=True)
+        for column, values in columns:
+            column[longer] = values
+    return arrays
+
+
+def _scan_beginnings(
+    names: FileNames, size: int, buffer: NDArray[np.uint8], arrays: HeaderArrays
+) -> NDArray[np.int64]:
+    """Read this many bytes of each file, and write what they say; return all sizes.
+
+    buffer : at least of this size
+    arrays : of so many files, as `header_arrays` returned them
+
+    The size of a file that cannot be read is not defined.
+    """
+    count = len(names.starts) - 1
     offsets = np.empty(count, np.int64)
     stamps = np.empty((count, 4), np.int64)
     hashes = np.empty(count, np.uint64)
     sizes = np.empty(count, np.int64)
-    first = 0 if system.AVAILABLE else count
+    first = 0
     while first < count:
         stop = content.read_files(
-            *(names, first, SIZES[0], 0, buffer, offsets, stamps, hashes)
+            *(names, first, size, 0, buffer, offsets, stamps, hashes)
         )
-        sizes[first:stop] = np.minimum(stamps[first:stop, 0], SIZES[0])
+        sizes[first:stop] = np.minimum(stamps[first:stop, 0], size)
         note_headers(buffer, offsets, sizes, arrays, first=first, stop=stop)
         first = stop
-    return read_headers(arrays)
+    return stamps[:, 0].copy()
 
 
 def note_headers(
@@ -216,7 +339,8 @@ def read_headers(arrays: HeaderArrays) -> HeaderScans:
     """Return the header scans of n files whose elements kernels have found."""
     counts = arrays.counts
     count = len(counts)
-    scans = HeaderScans([], np.full(count, UNKNOWN), arrays.per_file)
+    uids = arrays.uids.reshape(-1).view(f"S{content.UID_BYTES}")
+    scans = HeaderScans([], np.full(count, UNKNOWN), arrays.per_file, uids)
 
     def raw_values(k: int) -> dict[int, Any]:
         elements = arrays.elements[k, : counts[k] - 1].tolist()
@@ -224,9 +348,9 @@ def read_headers(arrays: HeaderArrays) -> HeaderScans:
 
     # A block of neighbours that differ in nothing but per-file fields shares a header.
     is_first = (counts > 0) & ~arrays.repeats
-    bounds = [*np.flatnonzero(is_first | (counts == 0)).tolist(), count]
+    bounds = [*np.flatnonzero(is_first | (counts <= 0)).tolist(), count]
     for first, stop in pairwise(bounds):
-        if not counts[first]:
+        if counts[first] <= 0:
             continue
         shared = [pair for pair in raw_values(first).items() if pair[0] not in PER_FILE]
         try:
@@ -235,22 +359,27 @@ def read_headers(arrays: HeaderArrays) -> HeaderScans:
             continue  # the fallback finds the reason
         scans.header_index[first:stop] = len(scans.headers)
         scans.headers.append(header)
-        # The kernel parses fields that hold one number in the usual form.
+        # The kernel parses fields that hold simple numbers and a UID.
         for k in (np.flatnonzero(arrays.irregular[first:stop]) + first).tolist():
             raw = raw_values(k)
-            fields = [raw.get(row, b"") for row in PER_FILE]
             try:
-                scans.per_file[k] = _parse_per_file(fields)
+                scans.per_file[k], uid = _parse_per_file(
+                    [raw.get(row, b"") for row in PER_FILE]
+                )
             except _NotStandardError:
                 scans.header_index[k] = UNKNOWN
+            else:
+                uids[k] = uid.encode("ascii")
         # The same as `linear_window`, for all files of the block.
-        window = scans.per_file[first:stop, 1:]
+        window = scans.per_file[first:stop, WINDOW_CENTRE : WINDOW_WIDTH + 1]
         if function == "LINEAR_EXACT":
-            window += np.where(window[:, 1:] > 0, (0.5, 1.0), np.nan)
+            window += np.where(window[:, 1:] > 0, (0.5, 1.0), nan)
         elif function != "LINEAR":
-            window[:] = np.nan
+            window[:] = nan
         is_ramp = (np.abs(window) <= MAX_DECIMAL).all(axis=1) & (window[:, 1] >= 1)
-        window[~is_ramp] = np.nan
+        window[~is_ramp] = nan
+        position = scans.per_file[first:stop, X:]
+        position += 0.0 if header.frames == 1 else nan  # -0.0 becomes 0.0
     return scans
 
 
@@ -266,15 +395,24 @@ def _raw_values(values: NDArray[np.uint8], elements: list[list[int]]) -> dict[in
     }
 
 
-def _parse_per_file(raw: list[bytes]) -> tuple[float, float, float]:
-    """Return InstanceNumber, and centre and width of the window; NaN if absent."""
-    instance = _integer(raw[0])
-    centres, widths = _decimals(raw[1]), _decimals(raw[2])
-    if not have_pairs(centres, widths):
+def _parse_per_file(raw: list[bytes]) -> tuple[list[float], str]:
+    """Return a row of `HeaderScans.per_file`, its window as it is, and SOPInstanceUID.
+
+    raw : the values of PER_FILE
+    """
+    instance, temporal_position = _integer(raw[0]), _integer(raw[3])
+    centres, widths, times, position = map(_decimals, (raw[1], raw[2], *raw[4:6]))
+    if not have_pairs(centres, widths) or len(times) > 1 or len(position) not in (0, 3):
         raise _NotStandardError
-    centre, *_ = centres or (nan,)
-    width, *_ = widths or (nan,)
-    return nan if instance == "" else float(instance), centre, width
+    row = [
+        nan if instance == "" else float(instance),
+        *(centres[:1] or (nan,)),
+        *(widths[:1] or (nan,)),
+        nan if temporal_position == "" else float(temporal_position),
+        *(time if abs(time) <= MAX_DECIMAL else nan for time in times or (nan,)),
+        *((position and as_vector(position)) or (nan, nan, nan)),
+    ]
+    return row, _uid(raw[6])
 
 
 def read_header(file: FileIO) -> Header | None:
@@ -316,6 +454,10 @@ class ScannedFile(NamedTuple):
         size = self.header.pixel_bytes // self.header.frames
         return _image(self.data, self.pixel_offset + frame * size, self.header)
 
+    def header_of(self, _: int) -> Header:
+        """Return the header, which is the same for all frames."""
+        return self.header
+
     def start(self, frame: int, _: object) -> Callable[[], NDArray[Any]]:
         """Read one frame; call what is returned for its pixels, no view of `data`."""
         pixels = self.read(frame).pixels.copy()
@@ -350,22 +492,32 @@ def _header(raw: tuple[tuple[int, Any], ...]) -> tuple[Header, str]:
 
     raw : (row in WANTED, raw value) of each element
     """
-    meta = {
+    meta: dict[str, Any] = {
         KEYWORDS[row]: read(value) if (read := READERS[row]) else value
         for row, value in raw
     }
-    return check_header(meta.get, ""), meta.get("VOILUTFunction") or "LINEAR"
+    header = check_header(meta.get, "")
+    check_groups(meta.get("PerFrameFunctionalGroupsSequence"), header, "")
+    return header, meta.get("VOILUTFunction") or "LINEAR"
 
 
 @cached
-def _header_maker(raw: tuple[tuple[int, Any], ...]) -> tuple[Any, str]:
-    """Return what makes a Header of its instance and window, and VOILUTFunction.
+def _header_maker(
+    raw: tuple[tuple[int, Any], ...],
+) -> tuple[Callable[..., Header], str]:
+    """Return what makes a Header of its per-file fields, and VOILUTFunction."""
+    header, function = _header(raw)
+    return _maker_of(header), function
+
+
+@cached
+def _maker_of(header: Header) -> Callable[..., Header]:
+    """Return what makes a Header of its per-file fields.
 
     It takes two thirds of the time of `dataclasses.replace`.
     """
-    header, function = _header(raw)
     values = {field.name: getattr(header, field.name) for field in fields(header)}
-    return partial(Header, **values), function
+    return partial(Header, **values)
 
 
 def _image(data: bytes, offset: int, header: Header) -> Image:
@@ -447,6 +599,27 @@ def _uid(raw: bytes) -> str:
 
 
 @cached
+def _text(raw: bytes) -> str:
+    text = raw.strip(b" \0")
+    if not TEXT.fullmatch(text):
+        raise _NotStandardError
+    return text.decode("ascii")
+
+
+@cached
+def _texts(raw: bytes) -> tuple[str, ...]:
+    return tuple(raw.rstrip(b" \0").decode("latin-1").split("\\"))
+
+
+@cached
+def _empty_groups(raw: bytes) -> int:
+    """Return the number of items without content: none, or one as in some MR files."""
+    if raw not in (b"", EMPTY_ITEM):
+        raise _NotStandardError
+    return len(raw) // len(EMPTY_ITEM)
+
+
+@cached
 def _character_set(raw: bytes) -> str:
     names = raw.rstrip(b" \0").split(b"\\")
     if not CHARACTER_SETS.issuperset(names):
@@ -460,8 +633,15 @@ BY_VR: dict[str, Callable[[bytes], Any] | None] = {
     "CS": _code,
     "DS": _decimals,
     "IS": _integer,
+    "LO": _text,
     "UI": _uid,
     "US": None,
+}
+# Elements that are read in another way than others of their VR.
+BY_KEYWORD: dict[str, Callable[[bytes], Any]] = {
+    "ImageType": _texts,
+    "SharedFunctionalGroupsSequence": _empty_groups,
+    "PerFrameFunctionalGroupsSequence": _empty_groups,
 }
 # The listed elements, tags ascending. KEYWORDS and READERS have a further entry at the
 # beginning, for the character set.
@@ -470,22 +650,37 @@ ELEMENTS = sorted(
     for keyword, (tag, vr) in (HEADER_ELEMENTS | PIXEL_ELEMENTS).items()
 )
 KEYWORDS = ["", *(keyword for _, _, keyword in ELEMENTS)]
-READERS = [_character_set, *(BY_VR.get(vr) for _, vr, _ in ELEMENTS)]
-# Rows in WANTED of the per-file fields.
-PER_FILE = tuple(map(KEYWORDS.index, ("InstanceNumber", "WindowCenter", "WindowWidth")))
-# int64 (w, 3), as `content.note_headers` takes it: tag; VR, 0 if the fallback has to
-# read a file with this element; 1 + column in `per_file`, 0 for all other elements.
+READERS = [
+    _character_set,
+    *(BY_KEYWORD.get(keyword, BY_VR.get(vr)) for _, vr, keyword in ELEMENTS),
+]
+# The elements of per-file fields: first column in `HeaderScans.per_file` and number of
+# values. Their rows in WANTED are in the same order.
+PER_FILE_ELEMENTS = {
+    "InstanceNumber": (INSTANCE, 1),
+    "WindowCenter": (WINDOW_CENTRE, 1),
+    "WindowWidth": (WINDOW_WIDTH, 1),
+    "TemporalPositionIdentifier": (TEMPORAL_POSITION, 1),
+    "TriggerTime": (TRIGGER_TIME, 1),
+    "ImagePositionPatient": (X, 3),
+    "SOPInstanceUID": (content.UID_FIELD - 1, 1),
+}
+PER_FILE = tuple(map(KEYWORDS.index, PER_FILE_ELEMENTS))
+
+
+def _wanted(tag: int, vr: str, keyword: str) -> tuple[int, int, int, int]:
+    """Return a row of WANTED."""
+    column, count = PER_FILE_ELEMENTS.get(keyword, (content.SHARED - 1, 1))
+    is_read = vr in BY_VR or keyword in BY_KEYWORD
+    return tag, vr_code(vr) if is_read else 0, 1 + column, count
+
+
+# int64 (w, 4), as `content.note_headers` takes it. The VR is 0 if the fallback has to
+# read a file with this element.
 WANTED = np.array(
-    [(CHARACTER_SET, vr_code("CS"), 0)]
-    + [
-        (
-            tag,
-            vr_code(vr) if vr in BY_VR else 0,
-            1 + PER_FILE.index(row) if row in PER_FILE else 0,
-        )
-        for row, (tag, vr, _) in enumerate(ELEMENTS[:-1], 1)
-    ]
-    + [(PIXEL_DATA, vr_code("OW"), 0)],
+    [_wanted(CHARACTER_SET, "CS", "")]
+    + [_wanted(*element) for element in ELEMENTS[:-1]]
+    + [(PIXEL_DATA, vr_code("OW"), content.SHARED, 1)],
     np.int64,
 )
 _single = _Single()

@@ -206,7 +206,8 @@ class ImageReader:
         else:
             copy = values.copy()
             pixels = lambda: copy  # noqa: E731
-        return StartedImage(image.file.header, image.stamp, image.xxh3, pixels)
+        header = image.file.header_of(block.links[k][0].frame)
+        return StartedImage(header, image.stamp, image.xxh3, pixels)
 
     def hash_file(self, path: str, root: str) -> int:
         """Return the XXH3-64 of a file of any kind, or raise LinkError or OSError.
@@ -242,13 +243,9 @@ class ImageReader:
         for measured, column in zip(measure(stack), images.measures, strict=True):
             column[some] = measured
         for k, image in decoded.items():
-            header = image.header
             images.stamps[k] = image.stamp
             images.file_hashes[k] = image.xxh3
-            images.scans.header_index[k] = len(images.scans.headers)
-            images.scans.headers.append(replace(header, instance=None, window=None))
-            instance = nan if header.instance is None else header.instance
-            images.scans.per_file[k] = instance, *(header.window or (nan, nan))
+            images.scans.put(k, image.header)
         if pixels:
             slots = block.slots.pick(some)
             images.offsets[some] = pixels.write_images(slots, list(stack))
@@ -351,16 +348,18 @@ def write_columns(
     index = scans.header_index[items]
     per_file = scans.per_file[items]
     meta["frame"] = [block.links[k][0].frame for k in items.tolist()]
-    meta["instance"] = np.where(np.isnan(per_file[:, 0]), -1, per_file[:, 0])
+    instances = per_file[:, dicom.INSTANCE]
+    meta["instance"] = np.where(np.isnan(instances), -1, instances)
     unknown = nan, nan
     spacings = [header.spacing_mm or unknown for header in headers]
     meta["spacing_mm"] = np.array(spacings).reshape(-1, 2)[index]
     value_maps = [header.value_map for header in headers]
     meta["slope"], meta["intercept"] = np.array(value_maps).reshape(-1, 2)[index].T
-    meta["window"] = per_file[:, 1:]
+    windows = per_file[:, dicom.WINDOW_CENTRE : dicom.WINDOW_WIDTH + 1]
+    meta["window"] = windows
     is_inverted = [header.photometric != "MONOCHROME2" for header in headers]
     for j in np.flatnonzero(np.array(is_inverted, np.bool_)[index]).tolist():
-        centre, width = per_file[j, 1:].tolist()
+        centre, width = windows[j].tolist()
         window = None if isnan(width) else (centre, width)
         header = replace(headers[index[j]], window=window)
         meta["window"][j] = header.value_window or unknown

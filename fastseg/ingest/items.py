@@ -238,7 +238,8 @@ class ItemBuilder:
             try:
                 image = None if images.is_read[k] else self._images.open(block, k)
                 if image:
-                    header, digest = image.file.header, image.xxh3
+                    header = image.file.header_of(block.links[k][0].frame)
+                    digest = image.xxh3
                 else:
                     header = images.scans.headers[images.scans.header_index[k]]
                     digest = int(images.file_hashes[k])

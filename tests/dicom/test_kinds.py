@@ -503,7 +503,9 @@ def test_headers_of_ten_thousand_frames(tmp_path, explicit, defined, kind):
     """A header with a million elements in sequences is read in well under 5 s."""
     parts = damage.make_elements(random.Random(0), explicit, 0)
     frames = enhanced(10_000, explicit, defined)
-    parts = sorted([*parts, frames])
+    number = element(0x00280008, b"IS", b"10000 ")
+    parts = [part for part in parts if part.tag != number.tag]
+    parts = sorted([*parts, number, frames])
     if kind == "deflated":
         if not explicit:
             pytest.skip("deflated files are explicit")
@@ -525,8 +527,8 @@ def test_headers_of_ten_thousand_frames(tmp_path, explicit, defined, kind):
     start = time.perf_counter()
     header = dicom.read_header(path)
     assert time.perf_counter() - start < 5
-    plain = damage.write_file([e for e in parts if e is not frames], explicit)
-    assert header == dicom.decode(plain, "a.dcm").header
+    path.write_bytes(damage.write_file([e for e in parts if e is not frames], explicit))
+    assert header == dicom.read_header(path)
 
 
 TOO_MUCH = {

@@ -124,13 +124,25 @@ def test_the_header_holds_the_metadata(tmp_path):
     window = {"WindowCenter": "40", "WindowWidth": "400"}
     names = {"SeriesInstanceUID": "1.2.3.4", "InstanceNumber": "17"}
     bits = {"BitsStored": 14, "HighBit": 13, "PixelRepresentation": 1}
-    meta = {"PixelSpacing": [1.5, 0.75], **names, **bits, **rescale, **window}
+    geometry = {
+        "PixelSpacing": [1.5, 0.75],
+        "ImageOrientationPatient": [1, 0, 0, 0, 0.6, 0.8],
+        "SliceThickness": "2.5",
+    }
+    names |= {"StudyInstanceUID": "1.2", "FrameOfReferenceUID": "1.9", "Modality": "CT"}
+    names |= {"PatientID": "AB 12", "ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}
+    times = {"TemporalPositionIdentifier": "3", "TriggerTime": "12.5"}
+    meta = {**geometry, **names, **bits, **rescale, **window, **times}
     path = write_dicom(tmp_path / "a.dcm", FRAMES, **meta)
     header = dicom.read_header(path)
     assert header == dicom.read_image(path).header
     read = [getattr(header, name) for name in dicom.Header.__slots__]
     assert read[:6] == [3, 4, 3, np.dtype("<i2"), 14, "MONOCHROME2"]
-    assert read[6:] == [0.5, -1024, (40, 400), (1.5, 0.75), "1.2.3.4", 17]
+    assert read[6:12] == [0.5, -1024, (40, 400), (1.5, 0.75), "1.2.3.4", 17]
+    assert read[12:18] == ["CT", uid.MRImageStorage, "1.2.3", "1.2", "1.9", "AB 12"]
+    # One position of several frames is that of none.
+    assert read[18:] == [True, None, (1, 0, 0, 0, 0.6, 0.8), 2.5, 3, 12.5]
+    assert "AB 12" not in repr(header)
 
 
 def test_a_header_needs_no_pixels(tmp_path):
@@ -149,8 +161,8 @@ def test_a_header_needs_no_pixels(tmp_path):
         ({"WindowCenter": "40", "WindowWidth": "0.5"}, "window", None),
         ({"WindowCenter": "40"}, "window", None),
         ({"PixelSpacing": [2, 3], "ImagerPixelSpacing": [4, 5]}, "spacing_mm", (2, 3)),
-        ({"ImagerPixelSpacing": [4, 5]}, "spacing_mm", (4, 5)),
-        ({"PixelSpacing": "", "ImagerPixelSpacing": [4, 5]}, "spacing_mm", (4, 5)),
+        ({"ImagerPixelSpacing": [4, 5]}, "spacing_mm", None),
+        ({"PixelSpacing": "", "ImagerPixelSpacing": [4, 5]}, "spacing_mm", None),
         ({"PixelSpacing": [2, 0]}, "spacing_mm", None),
         ({"InstanceNumber": ""}, "instance", None),
         ({"NumberOfFrames": ""}, "frames", 1),

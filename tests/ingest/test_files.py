@@ -259,7 +259,9 @@ def test_scan_headers_equals_scan_header_for_damaged_files(tmp_path):
     assert compare_scans(paths, contents) > 20
 
 
-@pytest.mark.parametrize("keyword", ["InstanceNumber", "WindowCenter", "WindowWidth"])
+@pytest.mark.parametrize(
+    "keyword", ["InstanceNumber", "WindowCenter", "WindowWidth", "TriggerTime"]
+)
 @pytest.mark.parametrize("function", ["LINEAR", "LINEAR_EXACT", "SIGMOID"])
 def test_scan_headers_equals_scan_header_for_odd_numbers(
     study, tmp_path, keyword, function
@@ -289,18 +291,13 @@ def compare_scans(paths, contents):
     scans = scan.scan_headers(join_paths(map(str, paths)))
     scanned = 0
     for k, number in enumerate(scans.header_index.tolist()):
-        single = scan.scan_header(contents[k][: scan.SIZES[0]])
+        single = scan.scan_header(contents[k])
         if number == scan.UNKNOWN:
             assert single is None
             continue
         scanned += 1
-        instance, *window = scans.per_file[k].tolist()
-        header = replace(
-            scans.headers[number],
-            instance=None if np.isnan(instance) else int(instance),
-            window=None if np.isnan(window[0]) else tuple(window),
-        )
-        assert single.header == header
+        assert repr(single.header) == repr(scans.header_of(k))
+        assert single.header == scans.header_of(k)
     return scanned
 
 

@@ -11,8 +11,20 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastseg._kernels.files.decimals import POINT, SPACE, parse_decimal
-from fastseg._kernels.files.elements import ITEM, US, find_elements, read_tag, vr_code
+from fastseg._kernels.files.decimals import (
+    NINE,
+    POINT,
+    SPACE,
+    ZERO,
+    parse_decimal,
+)
+from fastseg._kernels.files.elements import (
+    ITEM,
+    US,
+    find_elements,
+    read_tag,
+    vr_code,
+)
 from fastseg._kernels.files.system import (
     OPEN_FLAGS,
     STATUS_WORDS,
@@ -24,15 +36,18 @@ from fastseg._kernels.files.system import (
     stamp_file,
 )
 from fastseg._kernels.jit import entry, inlined, kernel, zeros
+from fastseg.bounds import MAX_UID_BYTES
 
 UNREAD, TOO_LARGE = -1, -2  # instead of the offset or size of a file
 WHOLE = 2**62  # reads all bytes of a file, however many they are
 LINE = 64  # bytes of a cache line, to which files are aligned in a buffer
-NUL = 0
+NUL, BACKSLASH = 0, 92
 # `parse_number` refuses values with more characters. It reads up to 15 digits, which
 # float64 holds exactly.
 LONGEST_NUMBER = 16
 IS = vr_code("IS")
+UID_BYTES = MAX_UID_BYTES
+SHARED, UID_FIELD = 0, -1  # column 2 of what `note_headers` wants
 
 
 class FileNames(NamedTuple):
@@ -55,12 +70,14 @@ class HeaderArrays(NamedTuple):
     elements  : int64 (n, w, 3), as of `find_elements`, but the offset of a text is that
         in `values`
     counts    : int64 (n,), number of elements; 0 for a file that cannot be read or is
-        refused
+        refused, CUT for one whose data end before its pixels
     values    : uint8 (n, m), the texts of the elements, one after another
     per_file  : float64 (n, c), elements that the files of a series do not share; NaN if
         absent
-    irregular : bool (n,), whether one of these is not a simple number, or is an IS with
-        a point
+    uids      : uint8 (n, UID_BYTES), the UID that the files of a series do not share;
+        NUL behind it
+    irregular : bool (n,), whether one of these is not a simple number, is an IS with a
+        point, or is no UID
     repeats   : bool (n,), whether the shared elements equal those of the file before
     pixels    : int64 (n,), where in the data the pixels begin; UNREAD if the file is
         refused, or does not end with as many pixels as wanted
@@ -70,6 +87,7 @@ class HeaderArrays(NamedTuple):
     counts: NDArray[np.int64]
     values: NDArray[np.uint8]
     per_file: NDArray[np.float64]
+    uids: NDArray[np.uint8]
     irregular: NDArray[np.bool_]
     repeats: NDArray[np.bool_]
     pixels: NDArray[np.int64]
@@ -78,7 +96,7 @@ class HeaderArrays(NamedTuple):
 HEADER_ARRAYS = (
     HeaderArrays,
     *("int64[:, :, ::1]", "int64[::1]", "uint8[:, ::1]", "float64[:, ::1]"),
-    *("bool[::1]", "bool[::1]", "int64[::1]"),
+    *("uint8[:, ::1]", "bool[::1]", "bool[::1]", "int64[::1]"),
 )
 
 
@@ -169,7 +187,7 @@ def have_same_header(headers, k, wanted):
         earlier_start = earlier[j, 1]
         if row != earlier[j, 0]:
             return False
-        if wanted[row, 2]:
+        if wanted[row, 2] != SHARED:
             continue
         if size != earlier[j, 2]:
             return False
@@ -204,10 +222,54 @@ def parse_number(text, start, size):
 
 
 @kernel
+def parse_numbers(text, start, size, numbers):
+    """Write the numbers of an element, with backslashes between them.
+
+    numbers : float64 (c,), NaN, updated
+
+    Returns whether there are as many simple numbers, or the value has length 0.
+    """
+    if size == 0:
+        return True
+    stop = start + size
+    last = len(numbers) - 1
+    for k in range(last):
+        middle = start
+        while middle < stop and text[middle] != BACKSLASH:
+            middle += 1
+        value, is_number = parse_number(text, start, middle - start)
+        if not is_number or np.isnan(value) or middle == stop:
+            return False
+        numbers[k] = value
+        start = middle + 1
+    value, is_number = parse_number(text, start, stop - start)
+    numbers[last] = value
+    return is_number and (last == 0 or not np.isnan(value))
+
+
+@kernel
+def note_uid(text, start, size, uid):
+    """Write a UID without its padding; return whether it is one, or nothing.
+
+    uid : uint8 (UID_BYTES,), zeros, written
+    """
+    while size > 0 and text[start + size - 1] in (NUL, SPACE):
+        size -= 1
+    if size > len(uid):
+        return False
+    for k in range(size):
+        character = text[start + k]
+        if character != POINT and not ZERO <= character <= NINE:
+            return False
+        uid[k] = character
+    return True
+
+
+@kernel
 def note_elements(data, k, wanted, headers):
     """Write what file k holds of the wanted elements; return their number.
 
-    As `note_headers`, for one file; 0 if it is refused.
+    As `note_headers`, for one file; 0 if it is refused, CUT if its data end too early.
     """
     elements, values = headers.elements[k], headers.values[k]
     count = find_elements(data, wanted, elements)
@@ -221,11 +283,12 @@ def note_elements(data, k, wanted, headers):
         for index in range(size):
             values[end + index] = data[start + index]
         elements[j, 1] = end
-        column = wanted[row, 2] - 1
-        if column >= 0:
-            value, is_number = parse_number(values, end, size)
-            headers.per_file[k, column] = value
-            headers.irregular[k] |= not is_number
+        column = wanted[row, 2]
+        if column == UID_FIELD:
+            headers.irregular[k] |= not note_uid(values, end, size, headers.uids[k])
+        elif column != SHARED:
+            numbers = headers.per_file[k, column - 1 : column - 1 + wanted[row, 3]]
+            headers.irregular[k] |= not parse_numbers(values, end, size, numbers)
             if wanted[row, 1] == IS:
                 for index in range(end, end + size):
                     headers.irregular[k] |= values[index] == POINT
@@ -267,8 +330,9 @@ def note_headers(
     offsets     : int64 (n,), where in the data each file begins; negative if it was not
         read
     sizes       : int64 (n,), in bytes, of what was read of each file
-    wanted      : int64 (w, 3), as for `find_elements`; column 2 is 0 for an element
-        that the files of a series share, otherwise 1 + its column in per_file
+    wanted      : int64 (w, 4), as for `find_elements`. Column 2 is SHARED for an
+        element that the files of a series share, UID_FIELD for the one in `uids`,
+        otherwise 1 + its first column in `per_file`; column 3 is its number of values
     pixel_bytes : size of the pixels in bytes without padding
     headers     : HeaderArrays; rows [first, stop) are written, and the row before them
         is compared. What is not written of a file that is not read or is refused, keeps
@@ -281,7 +345,7 @@ def note_headers(
         file = data[offset : offset + sizes[k]]
         count = note_elements(file, k, wanted, headers)
         headers.counts[k] = count
-        if count == 0:
+        if count <= 0:
             continue
         start = headers.elements[k, count - 1, 1]
         length = headers.elements[k, count - 1, 2]

@@ -19,6 +19,7 @@ PIXEL_DATA = 0x7FE00010
 ITEM, ITEM_END, SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 DELIMITERS = 0xFFFE0000  # the lowest tag of their group
 UNDEFINED = 0xFFFFFFFF
+CUT = -1  # instead of a number of elements
 # A file is refused if sequences of undefined length are nested deeper than this.
 DEEPEST = 16
 # A file is refused if a wanted value other than the pixels has more bytes.
@@ -211,10 +212,12 @@ def skip_sequence(data, start, explicit):
 
 @kernel
 def find_elements(data, wanted, elements):
-    """Find the wanted elements of a file; return their number, 0 if it is refused.
+    """Find the wanted elements of a file; return their number.
+
+    Returns 0 if the file is refused, CUT if the data end before the pixels.
 
     data     : uint8 (n,), the file or its beginning
-    wanted   : int64 (w, 3): tag, VR (`vr_code`), and a column that only
+    wanted   : int64 (w, 4): tag, VR (`vr_code`), and columns that only
         `content.note_headers` reads. Tags ascend; the last one is PixelData. A file
         that contains an element with VR 0 is refused
     elements : int64 (w, 3), written: for each wanted element in the file its row in
@@ -233,6 +236,8 @@ def find_elements(data, wanted, elements):
     while 0 < offset < size:
         tag, vr, value, length = read_element(data, offset, explicit)
         read += 1
+        if value == 0 and offset + 12 > size:
+            return CUT
         if value == 0 or tag <= last_tag or tag >= DELIMITERS or read > MAX_ELEMENTS:
             return 0
         last_tag = tag
@@ -257,14 +262,18 @@ def find_elements(data, wanted, elements):
             elements[count, 1] = value
             elements[count, 2] = length
             if wanted[k, 1] == US:
-                if length != 2 or offset > size:
+                if length != 2:
                     return 0
+                if offset > size:
+                    return CUT
                 elements[count, 1] = u16(data, value)
             count += 1
             if tag == PIXEL_DATA and offset > size:
                 return count
     has_pixels = count > 0 and elements[count - 1, 0] == len(wanted) - 1
-    return count if offset == size and has_pixels else 0
+    if has_pixels:
+        return count if offset == size else 0
+    return CUT if offset < 0 or offset >= size else 0
 
 
 @entry(data="const uint8[::1]", offset="int64", explicit="bool", spans="int64[:, ::1]")
@@ -301,3 +310,118 @@ def find_sequences(data, offset, explicit, spans):
             spans[count, 1] = offset - value
             count += 1
     return -1
+
+
+@kernel
+def read_in_item(data, offset, end, explicit):
+    """Read the next element of an item.
+
+    end : offset after the item; -1 if its length is undefined
+
+    Returns (tag, VR, offset of the value, its end, offset after the element). The tag
+    is ITEM_END after the last element. The last offset is 0 if the item is refused.
+    """
+    size = len(data)
+    if offset == end:
+        return ITEM_END, 0, offset, offset, offset
+    if offset + 8 > size:
+        return 0, 0, 0, 0, 0
+    if end < 0 and read_tag(data, offset) == ITEM_END:
+        return ITEM_END, 0, offset, offset, offset + 8
+    tag, vr, value, length = read_element(data, offset, explicit)
+    if value == 0 or tag >= DELIMITERS:
+        return 0, 0, 0, 0, 0
+    after = value + length
+    if length == UNDEFINED:
+        if explicit and vr != SQ:
+            return 0, 0, 0, 0, 0
+        after = end_of_sequence(data, value, explicit, True)
+    if after <= 0 or after > size or (end >= 0 and after > end):
+        return 0, 0, 0, 0, 0
+    return tag, vr, value, after, after
+
+
+@kernel
+def open_item(data, offset, stop):
+    """Return (offset of an item's first element, end as for `read_in_item`).
+
+    Returns (0, 0) if no item that ends before `stop` is at the offset.
+    """
+    if offset + 8 > stop or read_tag(data, offset) != ITEM:
+        return 0, 0
+    length = u32(data, offset + 4)
+    if length == UNDEFINED:
+        return offset + 8, -1
+    end = offset + 8 + length
+    return (offset + 8, end) if end <= stop else (0, 0)
+
+
+@kernel
+def find_in_group(data, start, stop, explicit, sequence, wanted, found):
+    """Find the wanted elements of one functional group; return whether it is valid.
+
+    data[start:stop] : the value of the group's sequence, whose first item is read
+    sequence         : its tag
+    found            : int64 (w, 2), written as in `find_grouped`
+    """
+    if stop - start < 8 or read_tag(data, start) == SEQUENCE_END:
+        return True
+    offset, end = open_item(data, start, stop)
+    while offset > 0:
+        tag, vr, value, value_end, offset = read_in_item(data, offset, end, explicit)
+        if offset > 0 and tag == ITEM_END:
+            return True
+        for j in range(len(wanted)):
+            if wanted[j, 0] == sequence and wanted[j, 1] == tag:
+                if explicit and vr != wanted[j, 2]:
+                    return False
+                found[j, 0] = value
+                found[j, 1] = value_end - value
+    return False
+
+
+@entry(
+    data="const uint8[::1]",
+    explicit="bool",
+    wanted="const int64[:, ::1]",
+    found="int64[:, :, ::1]",
+)
+def find_grouped(data, explicit, wanted, found):
+    """Find the wanted elements in functional groups, in the items of a sequence.
+
+    data     : uint8 (n,), the value of the sequence, little-endian
+    explicit : whether VRs are explicit
+    wanted   : int64 (w, 3): tag of a group's sequence, tag and VR of an element in its
+        first item
+    found    : int64 (m, w, 2), written for the first m items: offset and length of each
+        value in bytes; what is not there keeps its value
+
+    Returns the number of items, or -1 if the data are refused.
+    """
+    size = len(data)
+    offset = np.int64(0)
+    count = 0
+    while offset + 8 <= size:
+        if read_tag(data, offset) == SEQUENCE_END:
+            return count
+        offset, end = open_item(data, offset, size)
+        while offset > 0:
+            tag, vr, value, value_end, offset = read_in_item(
+                *(data, offset, end, explicit)
+            )
+            if offset > 0 and tag == ITEM_END:
+                break
+            is_wanted = False
+            for j in range(len(wanted)):
+                is_wanted |= wanted[j, 0] == tag
+            if is_wanted and count < len(found):
+                if explicit and vr != SQ:
+                    return -1
+                if not find_in_group(
+                    *(data, value, value_end, explicit, tag, wanted, found[count])
+                ):
+                    return -1
+        if offset == 0:
+            return -1
+        count += 1
+    return count if offset == size else -1
