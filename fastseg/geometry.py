@@ -259,9 +259,9 @@ def number_stacks(directions: ArrayLike, kinds: ArrayLike) -> Ints:
     kinds      : int (n,): images of one shape and dtype have the same number
 
     Returns int64 (n,), from 0. Directions are the same if they differ by no more than
-    PARALLEL_TOLERANCE. Positions of images in different stacks are along different
-    normals and say nothing of each other; `number_times` takes these numbers. Raises
-    GeometryError for arrays of other shapes.
+    PARALLEL_TOLERANCE, or if others lie between them by such steps. Positions of images
+    in different stacks are along different normals and say nothing of each other;
+    `number_times` takes these numbers. Raises GeometryError for arrays of other shapes.
     """
     vectors = _table(directions, "directions", 6)
     kind_of = _column(kinds, "kinds", "iu").astype(np.int64)
@@ -286,14 +286,19 @@ def number_times(
     Returns float64 (n,). k images at one position of a stack are 0 to k - 1, sorted by
     temporal position, then by trigger time. A value that one of them lacks is compared
     for none of them. These are ranks, because trigger times differ from slice to slice.
-    If temporal positions alone tell all images apart, and there are no more of them
-    than images at one position, the rank is among those of the stack: where an image
-    is missing, the others keep their times.
+
+    Where images are missing at some positions of a stack, the others keep their times:
+
+    - if temporal positions alone tell all images apart, and there are no more of them
+      than images at one position, the rank is among those of the stack
+    - else trigger times, scaled to the same interval, are matched with those at the
+      positions that have the most images
 
     The time is NaN
 
     - in a stack in which no position has several images that are told apart
     - at positions whose images are not told apart
+    - at positions with fewer images than others, if they cannot be matched
     - where the position is NaN
 
     Raises GeometryError for arrays of other shapes.
@@ -318,31 +323,40 @@ def number_times(
     temporal, is_temporal = _known_at_sites(temporal[order], site)
     trigger, _ = _known_at_sites(trigger[order], site)
     sort = np.lexsort((trigger, temporal, site))
-    order, stack, temporal = order[sort], stack[sort], temporal[sort]
+    order, stack = order[sort], stack[sort]
+    temporal, trigger = temporal[sort], trigger[sort]
 
     images_at = np.bincount(site)
     first_at = np.cumsum(images_at) - images_at
     stack_at = stack[first_at]
     repeats_temporal = (np.diff(site) == 0) & (np.diff(temporal) == 0)
-    repeats_both = repeats_temporal & (np.diff(trigger[sort]) == 0)
+    repeats_both = repeats_temporal & (np.diff(trigger) == 0)
     is_doubled = np.zeros(len(images_at), dtype=bool)
     is_doubled[site[1:][repeats_both]] = True
 
-    at_site = np.arange(len(order)) - first_at[site]
     in_stack, distinct = _ranks_in_stacks(stack, temporal)
-    # Where one position has all temporal positions of its stack, their ranks are times.
-    is_complete = np.ones(len(distinct), dtype=bool)
-    is_complete[stack[~is_temporal[sort]]] = False
-    is_complete[stack[1:][repeats_temporal]] = False
     most = np.zeros(len(distinct), dtype=np.int64)
-    np.maximum.at(most, stack_at, images_at)
-    is_complete &= distinct == most
-    ranks = np.where(is_complete[stack], in_stack, at_site)
+    np.maximum.at(most, stack_at[~is_doubled], images_at[~is_doubled])
+    # Where one position has all temporal positions of its stack, their ranks are times.
+    is_temporal_stack = distinct == most
+    is_temporal_stack[stack[~is_temporal[sort]]] = False
+    is_temporal_stack[stack[1:][repeats_temporal]] = False
+    at_site = (np.arange(len(order)) - first_at[site]).astype(np.float64)
+    ranks = np.where(is_temporal_stack[stack], in_stack, at_site)
+    ranks[is_doubled[site]] = np.nan
+
+    is_short = (images_at < most[stack_at]) & ~is_temporal_stack[stack_at] & ~is_doubled
+    for k in np.unique(stack_at[is_short]).tolist():
+        full = np.flatnonzero((stack_at == k) & (images_at == most[k]) & ~is_doubled)
+        usual = trigger[first_at[full][:, np.newaxis] + np.arange(most[k])]
+        for j in np.flatnonzero(is_short & (stack_at == k)).tolist():
+            rows = slice(first_at[j], first_at[j] + images_at[j])
+            ranks[rows] = _match_times(trigger[rows], usual)
 
     has_times = np.zeros(len(distinct), dtype=bool)
     has_times[stack_at[(images_at > 1) & ~is_doubled]] = True
-    is_timed = has_times[stack] & ~is_doubled[site]
-    times[order[is_timed]] = ranks[is_timed]
+    ranks[~has_times[stack]] = np.nan
+    times[order] = ranks
     return times
 
 
@@ -695,6 +709,26 @@ def _ranks_in_stacks(stack: Ints, values: Floats) -> tuple[Ints, Ints]:
     distinct = np.bincount(pairs[0].astype(np.int64))
     before = np.cumsum(distinct) - distinct
     return pair_of.reshape(-1) - before[stack], distinct
+
+
+def _match_times(trigger: Floats, usual: Floats) -> Floats:
+    """Return the times of images at a position where some are missing.
+
+    trigger : float64 (k,), rising, of these images
+    usual   : float64 (p, m), rising, at positions with all m images
+
+    Returns float64 (k,): to which times they belong, NaN if that cannot be said.
+    """
+    unknown = np.full(len(trigger), np.nan)
+    intervals = np.diff(trigger)
+    missing = usual.shape[1] - len(trigger)
+    # Each missing image widens one interval, and more than half of them must be right.
+    if not len(usual) or 2 * missing >= len(intervals) or not (intervals > 0).all():
+        return unknown
+    typical = np.median(usual, axis=0)
+    scaled = trigger * (np.median(np.diff(typical)) / np.median(intervals))
+    nearest = np.abs(scaled[:, np.newaxis] - typical).argmin(axis=1)
+    return nearest.astype(np.float64) if (np.diff(nearest) > 0).all() else unknown
 
 
 def _planeless(origins: Floats, directions: Floats, spacings: Floats) -> list[str]:

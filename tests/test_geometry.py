@@ -215,8 +215,8 @@ def test_arrays_of_other_shapes_are_refused(function, arguments, message):
 
 def test_positions_are_along_the_own_normal():
     """A position is the origin's distance along the unit normal, and never -0.0."""
-    origins = [[5, 6, 7], [5, 6, 7], [0, 0, -0.0], [np.nan, 0, 0]]
-    directions = [AXIAL, SAGITTAL, [1.0, 0, 0, 0, -1, 0], AXIAL]
+    origins = [[5, 6, 7], [5, 6, 7], [-0.0, -0.0, -0.0], [np.nan, 0, 0]]
+    directions = [AXIAL, SAGITTAL, AXIAL, AXIAL]
     positions = geometry.positions_along_normal(origins, directions)
     assert_array_equal(positions, [7, -5, 0, np.nan])
     assert not np.signbit(positions[2])
@@ -326,11 +326,15 @@ NONE = {
         ("uneven: slices are 0.089 to 0.111 mm apart",),
     ),
     "a slice that is missing": (
-        series([0.0, 5, 10, 20]),
+        series([0.0, 5, 10.1, 20.1]),
         (
             "uneven: slices are 5 to 10 mm apart, whole multiples of 5 mm: a slice "
             "may be missing",
         ),
+    ),
+    "distances that are no multiples": (
+        series([0.0, 5, 10, 20.9]),
+        ("uneven: slices are 5 to 10.9 mm apart",),
     ),
     "every second slice": (
         series(np.arange(0, 50, 2.5), thicknesses_mm=np.full(20, 1.25)),
@@ -484,7 +488,37 @@ TIMES = {
         [0, 0, 1],
         [NAN] * 3,
         [1, 2, 2],
-        [0, 1, 0],
+        [0, 1, NAN],
+    ),
+    "trigger times, one of them missing": (
+        [0] * 6 + [1] * 5 + [2] * 6,
+        [NAN] * 17,
+        [18, 56, 94, 132, 170, 208, 20, 60, 140, 180, 220, 19, 58, 97, 136, 175, 214],
+        [0, 1, 2, 3, 4, 5, 0, 1, 3, 4, 5, 0, 1, 2, 3, 4, 5],
+    ),
+    "trigger times, the last missing": (
+        [0] * 5 + [1] * 4,
+        [NAN] * 9,
+        [0, 10, 20, 30, 40, 0, 11, 22, 33],
+        [0, 1, 2, 3, 4, 0, 1, 2, 3],
+    ),
+    "trigger times, too many missing": (
+        [0] * 5 + [1] * 3,
+        [NAN] * 8,
+        [0, 10, 20, 30, 40, 0, 20, 40],
+        [0, 1, 2, 3, 4, NAN, NAN, NAN],
+    ),
+    "trigger times that match no others": (
+        [0] * 5 + [1] * 4,
+        [NAN] * 9,
+        [0, 10, 20, 30, 40, 100, 110, 120, 130],
+        [0, 1, 2, 3, 4, NAN, NAN, NAN, NAN],
+    ),
+    "a position with fewer images, and one that is doubled": (
+        [0] * 5 + [1] * 4 + [2] * 6,
+        [NAN] * 15,
+        [0, 10, 20, 30, 40, 0, 10, 20, 30, 0, 0, 10, 20, 30, 40],
+        [0, 1, 2, 3, 4, 0, 1, 2, 3, *[NAN] * 6],
     ),
     "a temporal position that is missing": (
         [0, 0, 0, 1, 1, 2],
@@ -496,6 +530,18 @@ TIMES = {
         [0, 0, 1, 1],
         [1, 2, 3, 4],
         [NAN] * 4,
+        [0, 1, 0, 1],
+    ),
+    "a temporal position of 0, and one that is unknown": (
+        [0, 0, 1],
+        [0, 1, NAN],
+        [NAN] * 3,
+        [0, 1, NAN],
+    ),
+    "temporal positions that repeat": (
+        [0, 0, 1, 1],
+        [1, 1, 1, 2],
+        [5, 6, 7, 8],
         [0, 1, 0, 1],
     ),
     "no position": ([NAN, NAN, 1, 1], [1, 2, 1, 2], [NAN] * 4, [NAN, NAN, 0, 1]),
@@ -524,7 +570,7 @@ def test_positions_of_other_stacks_are_other_positions():
     assert len({*stacks[:3].tolist()}) == 1
     assert stacks[3] != stacks[0]
     trigger = np.array([1.0, 2, 3, 4])
-    assert_array_equal(number_times(positions, unknown, trigger), [0, 0, 0, 1])
+    assert_array_equal(number_times(positions, unknown, trigger), [NAN, 0, NAN, 1])
     assert_array_equal(number_times(positions, unknown, trigger, stacks), unknown)
 
 
@@ -541,36 +587,54 @@ def test_stacks_are_of_one_direction_and_kind():
     assert_array_equal(backwards[::-1], stacks)
 
 
+# What may spoil an image of a series: a column, and its other value.
+SPOILS = [
+    ("across", 0.06),
+    ("across", 1.0),
+    ("across", np.nan),
+    ("along", -0.0),
+    ("along", 2.005),
+    ("along", 4.2),
+    ("directions", SAGITTAL),
+    ("directions", [1, 8e-5, 0, 0, 1, 0]),
+    ("directions", [0] * 6),
+    ("spacings_mm", (1, 3)),
+    ("spacings_mm", (1, np.nan)),
+    ("thicknesses_mm", 0.5),
+    ("kinds", 1),
+    ("temporal", 1.0),
+    ("temporal", np.nan),
+    ("trigger", 10.0),
+    ("trigger", np.nan),
+]
+
+
 @st.composite
 def any_series(draw):
-    """Images that nearly are volumes: a grid of few values, and what spoils it."""
-    n = draw(st.integers(0, 14))
-
-    def pick(values):
-        return draw(st.lists(st.sampled_from(values), min_size=n, max_size=n))
-
-    regular = st.just([2.0 * (k // draw(st.sampled_from([1, 2, 3]))) for k in range(n)])
-    positions = draw(
-        st.one_of(regular, st.just(pick([0.0, -0.0, 2.0, 4.0, 4.005, 4.01, 4.02, 6.0])))
-    )
-
-    def some(usual, *others):
-        return [usual] * 9 + list(others)
-
-    turn = rotation(draw(angles))
-    directions = np.array(pick(some(AXIAL, SAGITTAL, [1, 8e-5, 0, 0, 1, 0], [0] * 6)))
-    directions = directions.reshape(n, 2, 3) @ turn.T
-    offsets = np.array(pick(some(0.0, 0.06, 1.0, np.nan)))
-    origins = np.stack([offsets, np.full(n, -0.0), positions], axis=1) @ turn.T
-    return {
-        "origins": origins,
-        "directions": directions.reshape(n, 6),
-        "spacings_mm": np.array(pick(some((1, 2), (1, 3), (1, np.nan)))).reshape(n, 2),
-        "thicknesses_mm": np.array(pick([1.0, 2.0, np.nan]), dtype=np.float64),
-        "kinds": np.array(pick(some(0, 1)), dtype=np.int64),
-        "temporal": np.array(pick([1.0, 2.0, 3.0, np.nan]), dtype=np.float64),
-        "trigger": np.array(pick([0.0, -0.0, 10.0, 20.0, np.nan]), dtype=np.float64),
+    """A series with one or several times, and up to four values that spoil it."""
+    times = draw(st.integers(1, 3))
+    n = times * draw(st.integers(0, 5))
+    position, rank = np.divmod(np.arange(n), times)
+    known = st.sampled_from([1.0, np.nan])
+    columns = {
+        "across": np.full(n, -0.0),
+        "along": 2.0 * position,
+        "directions": np.tile(AXIAL, (n, 1)),
+        "spacings_mm": np.full((n, 2), (1.0, 2.0)),
+        "thicknesses_mm": np.full(n, draw(st.sampled_from([1.1, 2.0, np.nan]))),
+        "kinds": np.zeros(n, dtype=np.int64),
+        "temporal": (rank + 1.0) * draw(known),
+        "trigger": 10.0 * rank * draw(known),
     }
+    spoils = st.tuples(st.integers(0, n - 1), st.sampled_from(SPOILS))
+    for k, (name, value) in draw(st.lists(spoils, max_size=4)) if n else ():
+        columns[name][k] = value
+    turn = rotation(draw(angles))
+    across, along = columns.pop("across"), columns.pop("along")
+    columns["origins"] = np.stack([across, np.full(n, -0.0), along], axis=1) @ turn.T
+    directions = columns["directions"].reshape(n, 2, 3) @ turn.T
+    columns["directions"] = directions.reshape(n, 6)
+    return columns
 
 
 def described(columns, names):

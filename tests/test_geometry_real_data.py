@@ -172,3 +172,21 @@ def test_a_cine_series_is_a_volume_at_each_time(real_data, patient, slices):
     assert found.spacings_mm == pytest.approx([10.0] * 20, abs=1e-3)
     for time, members in enumerate(found.members):
         assert_array_equal(columns["times"][members], time)
+
+
+def test_a_missing_file_does_not_change_the_times_of_others(real_data):
+    """Whichever file of a cine is missing, the others keep their trigger times' ranks."""
+    folder = real_data / "sunnybrook" / "dicoms" / "SCD0000101"
+    rows = np.array(
+        [
+            columns_of(dataset, dataset, dataset)
+            for path in sorted(folder.iterdir())
+            for dataset in [pydicom.dcmread(path, stop_before_pixels=True)]
+        ]
+    )
+    positions = geometry.positions_along_normal(rows[:, :3], rows[:, 3:9])
+    columns = np.stack([positions, rows[:, 12], rows[:, 13]])
+    times = geometry.number_times(*columns)
+    for k in range(len(rows)):
+        found = geometry.number_times(*np.delete(columns, k, axis=1))
+        assert_array_equal(found, np.delete(times, k))
