@@ -453,6 +453,27 @@ def test_k_times_are_k_volumes():
     assert found.problems == ()
 
 
+def test_volumes_are_sorted_by_time():
+    """Then by where they begin, whatever the numbers of their kinds."""
+    columns = series([5.0, 6, 0, 1, 5, 6, 0, 1], times=[1, 1, 1, 1, 0, 0, 0, 0])
+    for kinds in ([1, 1, 0, 0] * 2, [0, 0, 1, 1] * 2):
+        found = find_volumes(**columns | {"kinds": np.array(kinds)})
+        assert [m[0] for m in found.members] == [6, 4, 2, 0]
+
+
+def test_the_normal_of_a_volume_is_that_of_its_least_directions():
+    """So its spacing has the same bits, whichever of its slices comes first."""
+    turn = rotation([5e-5, 0, 0])
+    columns = series(np.arange(8) * 2.0)
+    columns["directions"][3] = np.concatenate([turn[:, 0], turn[:, 1]])
+    columns["origins"] += [0, 100, 0]
+    expected = find_volumes(**columns).spacings_mm
+    assert expected != (2.0,)
+    for k in range(8):
+        moved_on = {name: np.roll(value, k, axis=0) for name, value in columns.items()}
+        assert find_volumes(**moved_on).spacings_mm == expected
+
+
 def test_one_bad_time_does_not_hide_the_others():
     """The times that are fine are volumes; the problem names the one that is not."""
     columns, trigger = cine()
@@ -479,6 +500,12 @@ TIMES = {
     "temporal positions": ([0, 0, 1, 1], [3, 1, 1, 3], [NAN] * 4, [1, 0, 0, 1]),
     "trigger times": ([0, 0, 1, 1], [NAN] * 4, [9, 8, 3, 4], [1, 0, 0, 1]),
     "first by temporal position": ([0, 0], [2, 1], [1, 2], [1, 0]),
+    "first by temporal positions that count all images": (
+        [0, 0, 1, 1],
+        [2, 1, 3, 4],
+        [1, 2, 2, 1],
+        [1, 0, 0, 1],
+    ),
     "equal temporal positions": ([0, 0], [1, 1], [2, 1], [1, 0]),
     "a temporal position that one lacks": ([0, 0], [1, NAN], [2, 1], [1, 0]),
     "nothing known": ([0, 0, 1], [NAN] * 3, [NAN] * 3, [NAN] * 3),

@@ -175,7 +175,7 @@ def test_a_cine_series_is_a_volume_at_each_time(real_data, patient, slices):
 
 
 def test_a_missing_file_does_not_change_the_times_of_others(real_data):
-    """Whichever file of a cine is missing, the others keep their trigger times' ranks."""
+    """Whichever file of a cine is missing, the others keep their times."""
     folder = real_data / "sunnybrook" / "dicoms" / "SCD0000101"
     rows = np.array(
         [
