@@ -381,6 +381,15 @@ NONE = {
             "single: 3 images with no other of the same shape, dtype and time",
         ),
     ),
+    "shapes of which one is uneven": (
+        series([0.0, 1, 3, 2, 5], kinds=[0, 0, 0, 1, 1], times=[0, 0, 0, 0, 1]),
+        (
+            "mixed shapes: images of 2 shapes or dtypes (3 and 2)",
+            "single: 2 images with no other of the same shape, dtype and time",
+            "uneven: slices are 1 to 2 mm apart, whole multiples of 1 mm: a slice may "
+            "be missing (at time 0)",
+        ),
+    ),
     "times that all differ": (
         series(np.arange(3.0), times=[0, 1, 2]),
         ("single: 3 images with no other of the same shape, dtype and time",),
@@ -732,6 +741,20 @@ def test_a_voxel_lies_where_its_slice_puts_it(plane, slices, step, column):
         voxel = affine @ [column, 7, z, 1]
         assert_allclose(voxel[:3], patient, rtol=0, atol=ROUNDING * size)
     assert np.linalg.det(affine) > 0
+
+
+def test_the_step_of_a_volume_is_that_of_its_ends():
+    """A slice between whose position is rounded moves no voxel."""
+    affine = geometry.volume_affine([[0, 0, 0], [0, 0, 1.04], [0, 0, 2]], AXIAL, [3, 4])
+    assert_array_equal(affine, np.diag([4, 3, 1, 1]))
+
+
+def test_other_shapes_are_named_where_slices_are_uneven():
+    """A series whose slices have two shapes in turn says so."""
+    columns = series([0.0, 1, 3, 2, 5], kinds=[0, 0, 0, 1, 1])
+    found = find_volumes(**columns)
+    assert [m.tolist() for m in found.members] == [[3, 4]]
+    assert [text.split(":")[0] for text in found.problems] == ["mixed shapes", "uneven"]
 
 
 def test_many_images_take_little_time():
