@@ -481,6 +481,7 @@ class _Candidates:
         lexicographic order
     positions   : float64 (n,), mm, along the normal of the candidate
     steps       : float64 (s,), mm, mean distance between slices; NaN of a single one
+    thickest    : float64 (s,), mm, the greatest thickness; NaN if none is known
     """
 
     order: Ints
@@ -495,6 +496,7 @@ class _Candidates:
     normals: Floats = field(init=False)
     positions: Floats = field(init=False)
     steps: Floats = field(init=False)
+    thickest: Floats = field(init=False)
 
     def __post_init__(self) -> None:
         self.counts = np.diff(np.append(self.first, len(self.order)))
@@ -505,6 +507,9 @@ class _Candidates:
         self.steps = np.full(len(self.first), np.nan)
         several = self.counts > 1
         self.steps[several] = extents[several] / (self.counts[several] - 1)
+        is_thick = np.isfinite(self.thicknesses) & (self.thicknesses > 0)
+        thickest = self._reduce(np.maximum, np.where(is_thick, self.thicknesses, 0.0))
+        self.thickest = np.where(thickest > 0, thickest, np.nan)
 
     def broken_rules(self) -> list[str]:
         """Return for each candidate the rule that it breaks, "" for a volume."""
@@ -519,7 +524,7 @@ class _Candidates:
             "shifted": is_shifted,
             "uneven": self._reduce(np.maximum, np.abs(self._off_grid()))
             > np.minimum(EVENNESS_TOLERANCE_MM, EVENNESS_FRACTION * self.steps),
-            "gap": self.steps >= GAP_RATIO * self._thickest(),
+            "gap": self.steps >= GAP_RATIO * self.thickest,
         }
         conditions = list(checks.values())
         names = [*checks, ""]
@@ -537,11 +542,12 @@ class _Candidates:
                 problems.append(f"single: {text}")
                 continue
             # The order of candidates of one time may depend on how kinds are numbered.
-            time = np.nan_to_num(self.times[self.first[broken]], nan=np.inf)
-            earliest = [k for k, t in zip(broken, time, strict=True) if t == min(time)]
+            times = np.nan_to_num(self.times[self.first[broken]], nan=np.inf)
+            time = times.min()
+            earliest = np.array(broken)[times == time].tolist()
             text = min(self._text(rule, k) for k in earliest)
-            if np.isfinite(min(time)):
-                text += f" (at time {min(time):g}"
+            if np.isfinite(time):
+                text += f" (at time {time:g}"
                 text += f" and {len(broken) - 1} more)" if len(broken) > 1 else ")"
             problems.append(f"{rule}: {text}")
         return problems
@@ -597,7 +603,7 @@ class _Candidates:
                 text += f", whole multiples of {least:.4g} mm: a slice may be missing"
             return text
         if rule == "gap":
-            apart, thickest = self.steps[k], self._thickest()[k]
+            apart, thickest = self.steps[k], self.thickest[k]
             return f"slices are {apart:.4g} mm apart and {thickest:.4g} mm thick"
         raise AssertionError(rule)
 
@@ -655,14 +661,6 @@ class _Candidates:
         is_off = farthest > ALIGNMENT_TOLERANCE_MM
         is_sheared = remaining <= ALIGNMENT_TOLERANCE_MM
         return is_off & is_sheared, is_off & ~is_sheared
-
-    def _thickest(self) -> Floats:
-        """Return the greatest thickness in each candidate, mm; NaN if none is known."""
-        is_known = np.isfinite(self.thicknesses) & (self.thicknesses > 0)
-        thickest = self._reduce(
-            np.maximum, np.where(is_known, self.thicknesses, -np.inf)
-        )
-        return np.where(np.isfinite(thickest), thickest, np.nan)
 
 
 def _sort(
@@ -780,7 +778,6 @@ def _number_rows(rows: Floats, tolerance: float) -> Ints:
             is_new = np.diff(column[order]) > tolerance
         is_new |= np.diff(numbers[order]) > 0
         numbers[order[1:]] = np.cumsum(is_new)
-        numbers[order[:1]] = 0
     return numbers
 
 

@@ -743,6 +743,16 @@ def test_a_voxel_lies_where_its_slice_puts_it(plane, slices, step, column):
     assert np.linalg.det(affine) > 0
 
 
+def test_problems_do_not_depend_on_the_numbers_of_kinds():
+    """Of two shapes that are uneven at one time, the text is of the same one."""
+    columns = series([0.0, 1, 3, 0, 2, 5])
+    found = [
+        find_volumes(**columns | {"kinds": np.repeat(kinds, 3)}).problems
+        for kinds in ([0, 1], [1, 0])
+    ]
+    assert found[0] == found[1]
+
+
 def test_the_step_of_a_volume_is_that_of_its_ends():
     """A slice between whose position is rounded moves no voxel."""
     affine = geometry.volume_affine([[0, 0, 0], [0, 0, 1.04], [0, 0, 2]], AXIAL, [3, 4])
@@ -789,6 +799,11 @@ def test_many_images_take_little_time():
     columns["directions"][:, 3] = -np.sin(turns)
     spent, found = seconds(columns, unknown)
     assert found.problems[0].startswith("mixed orientations: ")
+    assert spent < 1
+    columns = series(np.arange(n) % 4 * 4.0, thicknesses_mm=np.full(n, 2.0))
+    columns["kinds"] = np.arange(n) // 4
+    spent, found = seconds(columns, unknown)
+    assert found.problems == ("gap: slices are 4 mm apart and 2 mm thick",)
     assert spent < 1
 
 
