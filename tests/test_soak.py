@@ -13,16 +13,16 @@ from tests.soak.__main__ import TRIES
 
 # Tries of each part in this test, and how many different outcomes there must be.
 FEW = {
-    "kills": (30, 3),
-    "system_calls": (100, 2),
-    "interrupts": (80, 6),
-    "stores": (600, 3),
-    "metadata": (500, 2),
-    "codecs": (210, 8),
-    "dicom_files": (1_500, 3),
+    "kills": (9, 2),
+    "system_calls": (30, 2),
+    "interrupts": (24, 6),
+    "stores": (150, 3),
+    "metadata": (120, 2),
+    "codecs": (21, 7),
+    "dicom_files": (500, 3),
     "public_files": (100, 2),
     "polygons": (300, 5),
-    "compiling": (16, 2),
+    "compiling": (8, 2),
 }
 
 
