@@ -14,14 +14,15 @@ import fastseg
 EVERY_LINE = """
 import contextlib, faulthandler, gc, os, sys, threading, time, warnings
 import numpy as np
-import fastseg, fastseg.torch
+import fastseg
 from fastseg.threads import map_ordered
 
 WATCHED = [os.path.dirname(fastseg.__file__)]
 WATCHED += [threading.__file__, contextlib.__file__]
 store = fastseg.open(sys.argv[1])
 loader = fastseg.Loader(store, batch_size=3, threads=2, prefetch=2, seed=4)
-torch_loader = fastseg.torch.as_torch(loader)
+if sys.argv[2] == "tensors":
+    torch_loader = fastseg.torch.as_torch(loader)
 expected = [batch.image.tobytes() for batch in loader]
 sys.unraisablehook = lambda _: None  # an interrupt while a generator is collected
 
