@@ -371,7 +371,7 @@ def test_real_decoders_may_do_anything(codec):
         expected = pool.start(coded(sound), "a.dcm", 60).result()
         outcomes = [
             pool.start(coded(codec_damage.spoil(rng, sound)), "a.dcm", 10)
-            for _ in range(30)
+            for _ in range(12)
         ]
         failed = 0
         for decoding in outcomes:
@@ -380,5 +380,5 @@ def test_real_decoders_may_do_anything(codec):
             except DicomError as exc:
                 assert exc.args[0].startswith("a.dcm: ")  # noqa: PT017
                 failed += 1
-        assert failed > 5
+        assert failed > 1
         assert pool.start(coded(sound), "a.dcm", 60).result() == expected

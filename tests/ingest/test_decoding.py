@@ -63,10 +63,10 @@ def rejects_of(report):
 @pytest.mark.filterwarnings("ignore::fastseg.errors.RejectedWarning")
 @pytest.mark.parametrize("codec", CODECS)
 def test_damaged_streams_end_no_build(tmp_path, codec, capfd):
-    """Of 100 damaged files of a codec, each is built or rejected by its name."""
-    outcomes = codec_damage.build_damaged(tmp_path, codec, 3, 100)
-    assert outcomes.total() == 100
-    assert outcomes["built"] < 80
+    """Of 30 damaged files of a codec, each is built or rejected by its name."""
+    outcomes = codec_damage.build_damaged(tmp_path, codec, 3, 30)
+    assert outcomes.total() == 30
+    assert outcomes["built"] < 28
     assert not any("0x" in reason for reason in outcomes)
     assert capfd.readouterr() == ("", "")
 

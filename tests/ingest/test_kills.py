@@ -158,13 +158,14 @@ def test_only_one_builds_at_a_time(study, tmp_path):
 def test_after_ctrl_c_a_build_can_be_continued(tmp_path, fastseg_command):
     """The command exits with 130 and says how to continue; the bytes are the same."""
     study = tmp_path / "study"
-    fastseg.make_phantom(study, patients=6, slices=10, phases=12, seed=3)
+    fastseg.make_phantom(study, patients=1, slices=2, phases=3, seed=3)
     fastseg.link(study, keep_unlabelled=True).save(tmp_path / "links.csv")
     # The build waits after its first block, so that it is interrupted there however
     # slow the machine is.
     script = """
 import time
 from fastseg.__main__ import main
+from fastseg.ingest import plan
 from fastseg.store.writing.partial import Partial
 add = Partial.add
 def add_and_wait(self, *records):
@@ -172,6 +173,7 @@ def add_and_wait(self, *records):
     print("added", flush=True)
     time.sleep(300)
 Partial.add = add_and_wait
+plan.BLOCK_SIZE = 2
 main()
 """
     command = [sys.executable, "-c", script, "build", "links.csv", "-o", "o.h5"]

@@ -295,7 +295,7 @@ def test_no_flipped_bit_of_a_journal_does_harm(table, whole, output, monkeypatch
     assert sum(items) >= 9
     assert max(items) == size
     for number in {0, 1, frames // 2, frames}:
-        for bit in range(0, 8 * FRAME.size, 5):
+        for bit in range(0, 8 * FRAME.size, 11):
             damaged = bytearray(data)
             damaged[starts[number] + bit // 8] ^= 1 << bit % 8
             partial_path(output, ".journal").write_bytes(damaged)

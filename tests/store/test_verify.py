@@ -22,7 +22,7 @@ from fastseg.store.reader import Store
 from tests import steps
 
 PROJECT = Path(__file__).parents[2]
-MUTATIONS = 2000
+MUTATIONS = 600
 
 
 @pytest.fixture
