@@ -46,7 +46,7 @@ from fastseg.codecs.codestream import (
     needs_libjpeg,
 )
 from fastseg.codecs.pool import Pool
-from fastseg.dicom.groups import read_groups
+from fastseg.dicom import groups
 from fastseg.dicom.header import (
     HEADER_ELEMENTS,
     ITEM,
@@ -133,7 +133,7 @@ class _Headers:
         self._name = name
         self._values: dict[str, Any] = {}
         with _pydicom_failures(name):
-            self._groups = read_groups(dataset, name)
+            self._groups = groups.read_groups(dataset, name)
         self.first = self._read(0)
         check_groups(self._groups.frames, self.first, name)
 

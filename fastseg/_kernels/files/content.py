@@ -47,7 +47,7 @@ NUL, BACKSLASH = 0, 92
 LONGEST_NUMBER = 16
 IS = vr_code("IS")
 UID_BYTES = MAX_UID_BYTES
-SHARED, UID_FIELD = 0, -1  # column 2 of what `note_headers` wants
+SHARED = 0  # column 2 of what `note_headers` wants; negative numbers are UIDs
 
 
 class FileNames(NamedTuple):
@@ -74,8 +74,8 @@ class HeaderArrays(NamedTuple):
     values    : uint8 (n, m), the texts of the elements, one after another
     per_file  : float64 (n, c), elements that the files of a series do not share; NaN if
         absent
-    uids      : uint8 (n, UID_BYTES), the UID that the files of a series do not share;
-        NUL behind it
+    uids      : uint8 (n, u, UID_BYTES), UIDs that the files of a series do not share;
+        NUL behind each
     irregular : bool (n,), whether one of these is not a simple number, is an IS with a
         point, or is no UID
     repeats   : bool (n,), whether the shared elements equal those of the file before
@@ -96,7 +96,7 @@ class HeaderArrays(NamedTuple):
 HEADER_ARRAYS = (
     HeaderArrays,
     *("int64[:, :, ::1]", "int64[::1]", "uint8[:, ::1]", "float64[:, ::1]"),
-    *("uint8[:, ::1]", "bool[::1]", "bool[::1]", "int64[::1]"),
+    *("uint8[:, :, ::1]", "bool[::1]", "bool[::1]", "int64[::1]"),
 )
 
 
@@ -284,9 +284,10 @@ def note_elements(data, k, wanted, headers):
             values[end + index] = data[start + index]
         elements[j, 1] = end
         column = wanted[row, 2]
-        if column == UID_FIELD:
-            headers.irregular[k] |= not note_uid(values, end, size, headers.uids[k])
-        elif column != SHARED:
+        if column < SHARED:
+            uid = headers.uids[k, -1 - column]
+            headers.irregular[k] |= not note_uid(values, end, size, uid)
+        elif column > SHARED:
             numbers = headers.per_file[k, column - 1 : column - 1 + wanted[row, 3]]
             headers.irregular[k] |= not parse_numbers(values, end, size, numbers)
             if wanted[row, 1] == IS:
@@ -331,8 +332,8 @@ def note_headers(
         read
     sizes       : int64 (n,), in bytes, of what was read of each file
     wanted      : int64 (w, 4), as for `find_elements`. Column 2 is SHARED for an
-        element that the files of a series share, UID_FIELD for the one in `uids`,
-        otherwise 1 + its first column in `per_file`; column 3 is its number of values
+        element that the files of a series share, 1 + its first column in `per_file`, or
+        -1 - its index in `uids`; column 3 is its number of values
     pixel_bytes : size of the pixels in bytes without padding
     headers     : HeaderArrays; rows [first, stop) are written, and the row before them
         is compared. What is not written of a file that is not read or is refused, keeps
