@@ -321,6 +321,10 @@ NONE = {
         moved([0, 0, 0.11]),
         ("uneven: slices are 1.89 to 2.11 mm apart",),
     ),
+    "a slice that is moved by a little": (
+        moved([0, 0, 0.11], step=5.0),
+        ("uneven: slices are 4.89 to 5.11 mm apart",),
+    ),
     "thin slices, one of them moved": (
         moved([0, 0, 0.011], step=0.1),
         ("uneven: slices are 0.089 to 0.111 mm apart",),
