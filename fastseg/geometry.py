@@ -345,7 +345,7 @@ def number_times(
     ranks = np.where(is_temporal_stack[stack], in_stack, at_site)
     ranks[is_doubled[site]] = np.nan
 
-    is_short = (images_at < most[stack_at]) & ~is_temporal_stack[stack_at] & ~is_doubled
+    is_short = (images_at < most[stack_at]) & ~is_temporal_stack[stack_at]
     for k in np.unique(stack_at[is_short]).tolist():
         full = np.flatnonzero((stack_at == k) & (images_at == most[k]) & ~is_doubled)
         usual = trigger[first_at[full][:, np.newaxis] + np.arange(most[k])]
@@ -721,7 +721,7 @@ def _match_times(trigger: Floats, usual: Floats) -> Floats:
     intervals = np.diff(trigger)
     missing = usual.shape[1] - len(trigger)
     # Each missing image widens one interval, and more than half of them must be right.
-    if not len(usual) or 2 * missing >= len(intervals) or not (intervals > 0).all():
+    if 2 * missing >= len(intervals) or not (intervals > 0).all():
         return unknown
     typical = np.median(usual, axis=0)
     scaled = trigger * (np.median(np.diff(typical)) / np.median(intervals))

@@ -548,6 +548,24 @@ TIMES = {
         [0, 10, 20, 30, 40, 0, 20, 40],
         [0, 1, 2, 3, 4, NAN, NAN, NAN],
     ),
+    "trigger times of a slower heart, one of them missing": (
+        [0] * 8 + [1] * 7,
+        [NAN] * 15,
+        [0, 10, 20, 30, 40, 50, 60, 70, 0, 12, 36, 48, 60, 72, 84],
+        [0, 1, 2, 3, 4, 5, 6, 7, 0, 1, 3, 4, 5, 6, 7],
+    ),
+    "two trigger times of six missing": (
+        [0] * 6 + [1] * 4,
+        [NAN] * 10,
+        [0, 10, 20, 30, 40, 50, 0, 10, 20, 30],
+        [0, 1, 2, 3, 4, 5, NAN, NAN, NAN, NAN],
+    ),
+    "a trigger time of four missing": (
+        [0] * 4 + [1] * 3,
+        [NAN] * 7,
+        [0, 10, 20, 30, 0, 10, 20],
+        [0, 1, 2, 3, NAN, NAN, NAN],
+    ),
     "trigger times that match no others": (
         [0] * 5 + [1] * 4,
         [NAN] * 9,
