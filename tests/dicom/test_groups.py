@@ -5,6 +5,7 @@ import random
 import time
 from io import BytesIO
 
+import numba
 import numpy as np
 import pydicom
 import pytest
@@ -28,6 +29,7 @@ from tests.dicom.test_read_image import (
 )
 from tests.nifti import read_nifti
 
+pytestmark = pytest.mark.kernel
 DEFLATED = uid.DeflatedExplicitVRLittleEndian
 # Sequence, element and value of each field of a Header.
 GROUPS = {
@@ -302,15 +304,17 @@ def test_real_frames_lie_where_the_reference_puts_them(real_data):
             assert_allclose(voxels[x, y, z], values[row, column], rtol=1e-6)
 
 
+@pytest.mark.skipif(numba.config.DISABLE_JIT, reason="is about time")
 def test_a_thousand_frames_take_no_seconds(tmp_path):
-    """Each frame of a large enhanced file is read, in milliseconds each at most."""
+    """The headers of a thousand frames take a fifth of a second of processor time."""
     count = 1000
     frames = [{**ALL, "position_mm": (0.0, 0.0, float(k))} for k in range(count)]
     path = tmp_path / "a.dcm"
     path.write_bytes(enhanced({}, frames, np.zeros((count, 2, 2), np.uint8)))
-    start = time.perf_counter()
+    dicom.read_header(path)  # compiles
+    start = time.process_time()
     headers = dicom.read_frame_headers(path)
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 1
     positions = np.array([header.position_mm for header in headers])
     assert_array_equal(positions[:, 2], np.arange(count))
 
