@@ -817,9 +817,9 @@ def test_the_example_learns_and_resumes(store, tmp_path):
     whole, first, last = (
         run_python(EXAMPLE, *arguments, cwd=tmp_path)
         for arguments in (
-            (store.path, "--size", 64, "--epochs", 6, "--picture", "picture.png"),
+            (store.path, "--size", 64, "--epochs", 4, "--picture", "picture.png"),
             ("--size", 64, "--epochs", 2, "--checkpoint", "unet.pt"),
-            (store.path, "--size", 64, "--epochs", 6, "--resume", "unet.pt"),
+            (store.path, "--size", 64, "--epochs", 4, "--resume", "unet.pt"),
         )
     )
     assert [run.stderr for run in (whole, first, last)] == ["", "", ""]
