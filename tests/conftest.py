@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 import fastseg
+from fastseg._kernels import jit
 from tests.commands import run_command
 
 # The first example of a kernel compiles it, so no example has a deadline. And a busy
@@ -17,7 +18,11 @@ from tests.commands import run_command
 settings.register_profile(
     "fastseg", deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
-settings.load_profile("fastseg")
+# Kernels that run as Python take long, and their results were tried when compiled.
+settings.register_profile(
+    "interpreted", settings.get_profile("fastseg"), max_examples=25
+)
+settings.load_profile("interpreted" if jit.INTERPRETED else "fastseg")
 
 # What a shell starts in the background ignores Ctrl-C, and so would all that the tests
 # start to press it.
