@@ -9,7 +9,7 @@ import numba
 import numpy as np
 import pydicom
 import pytest
-from numpy.testing import assert_allclose, assert_array_equal
+from numpy.testing import assert_allclose
 from pydicom import uid
 from pydicom.dataset import Dataset
 
@@ -308,15 +308,20 @@ def test_real_frames_lie_where_the_reference_puts_them(real_data):
 def test_a_thousand_frames_take_no_seconds(tmp_path):
     """The headers of a thousand frames take a fifth of a second of processor time."""
     count = 1000
-    frames = [{**ALL, "position_mm": (0.0, 0.0, float(k))} for k in range(count)]
+    parts, _ = damage.split_file(enhanced(frames=[ALL], pixels=PIXELS))
+    number = damage.Element(0x00280008, b"IS", b"%d" % count)
+    # One item of one frame, and its pixels, become a thousand.
+    long = {part.tag: part for part in [*parts, number]}
+    for tag in (0x52009230, 0x7FE00010):
+        long[tag] = long[tag]._replace(value=long[tag].value * count)
     path = tmp_path / "a.dcm"
-    path.write_bytes(enhanced({}, frames, np.zeros((count, 2, 2), np.uint8)))
+    path.write_bytes(damage.write_file(sorted(long.values()), explicit=True))
     dicom.read_header(path)  # compiles
     start = time.process_time()
     headers = dicom.read_frame_headers(path)
     assert time.process_time() - start < 1
-    positions = np.array([header.position_mm for header in headers])
-    assert_array_equal(positions[:, 2], np.arange(count))
+    assert len(headers) == count
+    assert headers[-1].position_mm == ALL["position_mm"]
 
 
 def test_spoilt_groups_raise_nothing_else(tmp_path):
@@ -326,7 +331,7 @@ def test_spoilt_groups_raise_nothing_else(tmp_path):
     start = data.index(b"\x00\x52\x29\x92")
     path = tmp_path / "a.dcm"
     messages = []
-    for _ in range(400):
+    for _ in range(200):
         damaged = bytearray(data)
         for _ in range(rng.choice((1, 1, 2))):
             at = rng.randrange(start, len(data) - FRAMES.nbytes)
@@ -337,7 +342,7 @@ def test_spoilt_groups_raise_nothing_else(tmp_path):
         except DicomError as exc:
             messages.append(str(exc))
     assert all(message.startswith(f"{path}: ") for message in messages)
-    assert 50 < len(messages) < 350
+    assert 25 < len(messages) < 175
 
 
 def test_the_kernel_and_pydicom_agree(tmp_path, monkeypatch):

@@ -428,6 +428,35 @@ def test_each_frame_is_an_image(study, tmp_path):
     assert "has no frame 5, expected 0 to 4" in report.rejects[0].reason
 
 
+def test_each_frame_has_its_functional_groups(study, tmp_path):
+    """Each frame of an enhanced file has its own rescale, spacing and window."""
+    dataset = pydicom.dcmread(study / SECOND)
+    pixels = dataset.PixelData
+    dataset.SOPClassUID = pydicom.uid.EnhancedMRImageStorage
+    dataset.NumberOfFrames = 3
+    dataset.PixelData = pixels * 3
+    groups = []
+    for k in range(3):
+        measures, rescale, window, item = (pydicom.Dataset() for _ in range(4))
+        measures.PixelSpacing = [1 + k, 2 + k]
+        rescale.RescaleSlope, rescale.RescaleIntercept = 2 + k, -k
+        window.WindowCenter, window.WindowWidth = 40 + k, 400
+        item.PixelMeasuresSequence = [measures]
+        item.PixelValueTransformationSequence = [rescale]
+        item.FrameVOILUTSequence = [window]
+        groups.append(item)
+    dataset.PerFrameFunctionalGroupsSequence = groups
+    dataset.save_as(study / SECOND, enforce_file_format=True)
+    links = tuple(
+        Link(patient="PHANTOM0001", dicom_path=SECOND, frame=frame) for frame in (0, 2)
+    )
+    items = build(LinkTable(base=study, links=links), tmp_path / "s.h5").items
+    assert items["spacing_mm"].tolist() == [[1, 2], [3, 4]]
+    assert items["slope"].tolist() == [2, 4]
+    assert items["intercept"].tolist() == [0, -2]
+    assert items["window"].tolist() == [[40, 400], [42, 400]]
+
+
 def test_max_pixel_bytes_limits_images(study, tmp_path):
     """Images with more bytes of pixels are rejected, the others are built."""
     table = fastseg.link(study)
