@@ -369,7 +369,7 @@ def make_file(rng):
     """Return a small file; half of them are spoilt."""
     explicit = rng.random() < 0.6
     spoilt = rng.random() < 0.5
-    elements = make_elements(rng, explicit, rng.choice((0, 0.03, 0.1, 0.2)))
+    elements = make_elements(rng, explicit, rng.choice((0, 0, 0.02, 0.1)))
     if spoilt and rng.random() < 0.6:
         for _ in range(rng.choice((1, 1, 2))):
             if elements:
