@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from fastseg.store.splits import hold_out as hold_out
     from fastseg.store.verify import VerifyReport as VerifyReport
     from fastseg.store.verify import verify as verify
+    from fastseg.store.volumes import Volume as Volume
 
     # The decorated function itself would be a cycle of types.
     def open(path: StrPath) -> Store:
@@ -62,6 +63,7 @@ _HOME = {
     "Sample": "fastseg.store.reader",
     "Store": "fastseg.store.reader",
     "VerifyReport": "fastseg.store.verify",
+    "Volume": "fastseg.store.volumes",
     "bench": "fastseg.benchmark",
     "build": "fastseg.ingest.builder",
     "coverage": "fastseg.raster.area",

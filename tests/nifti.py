@@ -5,7 +5,7 @@ import struct
 
 import numpy as np
 
-DTYPES = {4: "<i2", 16: "<f4", 512: "<u2"}
+DTYPES = {2: "<u1", 4: "<i2", 16: "<f4", 64: "<f8", 512: "<u2"}
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
@@ -24,8 +24,26 @@ def read_nifti(path):
     offset, slope, intercept = struct.unpack("<3f", data[108:120])
     assert (slope, intercept) == (1, 0), f"{path} has scaled values"
     (sform_code,) = struct.unpack("<h", data[254:256])
-    assert sform_code > 0, f"{path} has no sform"
     affine = np.eye(4)
-    affine[:3] = np.reshape(struct.unpack("<12f", data[280:328]), (3, 4))
+    if sform_code > 0:
+        affine[:3] = np.reshape(struct.unpack("<12f", data[280:328]), (3, 4))
+    else:
+        affine[:3] = quaternion_affine(data)
     voxels = np.frombuffer(data, DTYPES[code], np.prod(shape), int(offset))
     return voxels.reshape(shape[:3], order="F"), RAS_TO_LPS @ affine
+
+
+def quaternion_affine(data):
+    """Return the affine of the qform, float64 (3, 4), as nifti1.h defines it."""
+    sign, *steps = np.frombuffer(data, "<f4", 4, 76).astype(float)
+    b, c, d, *offset = np.frombuffer(data, "<f4", 6, 256).astype(float)
+    a = np.sqrt(max(1 - b * b - c * c - d * d, 0))
+    rotation = np.array(
+        [
+            [a * a + b * b - c * c - d * d, 2 * (b * c - a * d), 2 * (b * d + a * c)],
+            [2 * (b * c + a * d), a * a + c * c - b * b - d * d, 2 * (c * d - a * b)],
+            [2 * (b * d - a * c), 2 * (c * d + a * b), a * a + d * d - b * b - c * c],
+        ]
+    )
+    steps[2] *= sign or 1
+    return np.column_stack([rotation * steps, offset])

@@ -13,6 +13,7 @@ from fastseg.store.layout import Bucket
 CLASSES = ("icontour", "ocontour")
 BUCKETS = (Bucket((256, 216), np.dtype("<u2")), Bucket((256, 256), np.dtype("<u2")))
 SAMPLES_OF_A_PATIENT = 100
+SLICES_OF_A_VOLUME = 20
 POINTS_OF_A_RING = 40
 
 
@@ -24,11 +25,20 @@ def make_sparse_store(path, samples):
     indices = np.arange(samples)
     ring_items = np.repeat(indices, len(CLASSES))
     patients = indices // SAMPLES_OF_A_PATIENT
+    patient_ids = np.char.mod("SCD%07d", np.unique(patients))[patients]
+    series = np.char.mod("1.2.3.%08d", np.unique(patients))[patients]
+    firsts = np.arange(0, samples + 1 - SLICES_OF_A_VOLUME, SLICES_OF_A_VOLUME)
+    firsts = firsts[(firsts >= half) | (firsts + SLICES_OF_A_VOLUME <= half)]
+    slices = np.full(len(firsts), SLICES_OF_A_VOLUME)
     written = {
         "items/bucket": indices >= half,
         "items/row": np.where(indices < half, indices, indices - half),
-        "items/patient": np.char.mod("SCD%07d", np.unique(patients))[patients],
-        "items/series": np.char.mod("1.2.3.%08d", np.unique(patients))[patients],
+        "items/patient": patient_ids,
+        "items/series": series,
+        "items/modality": np.full(samples, "MR"),
+        "items/sop_instance": np.char.mod("1.2.3.4.%08d", indices),
+        "items/frame_of_reference": series,
+        "items/volume": layout.volumes_of_items(firsts, slices, 0, samples),
         "items/source": indices,
         "items/slope": np.ones(samples),
         "items/std": np.ones(samples),
@@ -39,6 +49,11 @@ def make_sparse_store(path, samples):
         "contours/class": np.tile(np.arange(len(CLASSES)), samples),
         "contours/source": ring_items,
         "sources/path": np.char.mod("images/%08d.dcm", indices),
+        "volumes/first": firsts,
+        "volumes/slices": slices,
+        "volumes/spacing_mm": np.full(len(firsts), 8.0),
+        "volumes/patient": patient_ids[firsts],
+        "volumes/series": series[firsts],
     }
     lengths = {
         "items": samples,
@@ -46,6 +61,7 @@ def make_sparse_store(path, samples):
         "contours/points": POINTS_OF_A_RING * rings,
         "contours/offsets": rings + 1,
         "sources": samples,
+        "volumes": len(firsts),
     }
     with h5py.File(
         path,

@@ -365,7 +365,10 @@ PUBLIC = [
     *(fastseg.LinkTable.load, fastseg.LinkTable.save),
 ]
 # Users make none of these.
-RECORDS = {"Batch", "BenchReport", "BuildReport", "Link", "Sample", "VerifyReport"}
+RECORDS = {
+    *("Batch", "BenchReport", "BuildReport", "Link", "Sample", "VerifyReport"),
+    "Volume",
+}
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,9 @@ def info(
         ("store", str(store)),
         ("samples", str(summary["samples"])),
         ("patients", str(summary["patients"])),
+        ("series", str(summary["series"])),
+        ("modality", _modalities(summary["modalities"])),
+        ("volumes", _volumes(summary)),
         ("size", f"{summary['bytes'] / 1e6:.1f} MB"),
     ]
     if summary["compression"]:
@@ -87,6 +90,28 @@ def info(
 
 def _pairs(values: Mapping[str, str]) -> str:
     return ", ".join(f"{name} {value}" for name, value in values.items())
+
+
+def _modalities(modalities: Sequence[Mapping[str, Any]]) -> str:
+    names = [modality["name"] or "unknown" for modality in modalities]
+    if len(names) == 1:
+        return str(names[0])
+    counts = [many(modality["samples"], "sample") for modality in modalities]
+    return ", ".join(
+        f"{name} ({count})" for name, count in zip(names, counts, strict=True)
+    )
+
+
+def _volumes(summary: Mapping[str, Any]) -> str:
+    volumes = summary["volumes"]
+    if not volumes["count"]:
+        return "none"
+    # Distances are computed: one of 10 mm is 9.99997.
+    spacing = _range([round(mm, 3) for mm in volumes["spacing_mm"]])
+    slices = _range(volumes["slices"])
+    others = summary["samples"] - volumes["samples"]
+    text = f"{volumes['count']} of {slices} slices, {spacing} mm apart"
+    return f"{text}; {many(others, 'sample')} in none" if others else text
 
 
 def _range(values: Sequence[float] | None) -> str:

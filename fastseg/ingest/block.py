@@ -103,6 +103,7 @@ def hash_links(links: Iterable[Link], bucket: str, paths: Paths) -> int:
             link.label,
             link.contour_key,
             format_of(link) if link.contour_path else "",
+            "" if link.time is None else repr(link.time),
         )
         for link in links
     ]

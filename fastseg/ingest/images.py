@@ -347,12 +347,20 @@ def write_columns(
     headers = scans.headers
     index = scans.header_index[items]
     per_file = scans.per_file[items]
-    meta["frame"] = [block.links[k][0].frame for k in items.tolist()]
-    instances = per_file[:, dicom.INSTANCE]
-    meta["instance"] = np.where(np.isnan(instances), -1, instances)
+    links = [block.links[k][0] for k in items.tolist()]
+    meta["frame"] = [link.frame for link in links]
+    meta["time"] = [nan if link.time is None else link.time for link in links]
     unknown = nan, nan
     spacings = [header.spacing_mm or unknown for header in headers]
+    directions = [header.directions or (nan,) * 6 for header in headers]
+    thicknesses = [header.slice_thickness_mm for header in headers]
     meta["spacing_mm"] = np.array(spacings).reshape(-1, 2)[index]
+    meta["directions"] = np.array(directions).reshape(-1, 6)[index]
+    meta["slice_thickness_mm"] = np.array(thicknesses, np.float64)[index]
+    meta["origin_mm"] = per_file[:, dicom.X : dicom.Z + 1] + 0.0  # no -0.0
+    meta["instance"] = or_minus_one(per_file[:, dicom.INSTANCE])
+    meta["temporal_position"] = or_minus_one(per_file[:, dicom.TEMPORAL_POSITION])
+    meta["trigger_time_ms"] = per_file[:, dicom.TRIGGER_TIME]
     value_maps = [header.value_map for header in headers]
     meta["slope"], meta["intercept"] = np.array(value_maps).reshape(-1, 2)[index].T
     windows = per_file[:, dicom.WINDOW_CENTRE : dicom.WINDOW_WIDTH + 1]
@@ -374,6 +382,11 @@ def write_columns(
     meta["max"] = sums[:, 1]
     meta["percentiles"] = measures.percentiles[items]
     meta["image_xxh3"] = measures.hashes[items]
+
+
+def or_minus_one(numbers: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return whole numbers with -1 for NaN."""
+    return np.where(np.isnan(numbers), -1, numbers)
 
 
 def mean_and_std(count: int, total: int, squares: int) -> tuple[float, float]:

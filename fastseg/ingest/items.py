@@ -267,6 +267,9 @@ class ItemBuilder:
         links_hash = int(block.slots.links[k])
         if k in block.rejects:
             used = [contour.link for contour in contours]
+            if not used:
+                image = block.links[k][0]
+                used = [image._replace(contour_path="", label="", contour_key="")]
             links_hash = hash_links(used, block.bucket.name, self._paths)
         return hash_inputs(links_hash, [digest, *(x.file.xxh3 for x in contours)])
 
@@ -386,13 +389,16 @@ class ItemBuilder:
                 # again.
                 links_hashes[j] = 0
         stamp_rows = np.array([stamp for stamp, _ in files], np.int64).reshape(-1, 4)
-        headers = images.scans.headers
-        header_index = images.scans.header_index[items].tolist()
+        scans = images.scans
+        index = scans.header_index[items]
         return Records(
             links=links_hashes,
             offsets=offsets,
             patient=as_texts(block.links[k][0].patient for k in items.tolist()),
-            series=as_texts(headers[number].series for number in header_index),
+            series=as_texts(header.series for header in scans.headers)[index],
+            modality=as_texts(header.modality for header in scans.headers)[index],
+            sop_instance=scans.sop_instances[items],
+            frame_of_reference=scans.frames_of_reference[items],
             file_counts=np.array([1 + len(contours[k]) for k in items.tolist()], "<i8"),
             stamps=stamp_rows,
             path=as_texts(paths),

@@ -222,7 +222,7 @@ class Datasets:
     def table(
         self, table: str, classes: Sequence[str], compression: str
     ) -> dict[str, NDArray[Any]]:
-        """Return the columns of /items, /contours or /sources, by name."""
+        """Return the columns of one of `layout.TABLES`, by name."""
         columns = layout.tables(classes, compression)[table]
         return {
             name: self._array(f"{table}/{name}", dtype, trailing)
@@ -374,24 +374,25 @@ def release(mapped: mmap.mmap) -> None:
 
 
 def check_columns(
-    items: Columns,
-    contours: Columns,
-    sources: Columns,
+    tables: Mapping[str, Columns],
     counts: Sequence[int],
     release: Callable[[], None],
 ) -> None:
     """Raise StoreError for columns of unequal length and indices outside of their data.
 
+    tables  : the columns of each of `layout.TABLES`
     counts  : how many images each bucket has
     release : called after each block of samples, so that only one block is in memory at
         a time
     """
+    items, contours, sources = (tables[n] for n in ("items", "contours", "sources"))
     samples = _common_length("items", items)
     files = _common_length("sources", sources)
     by_ring = {n: contours[n] for n in ("item", "class", "group", "source")}
     rings = _common_length("contours", {**by_ring, "offsets": contours["offsets"][1:]})
     _need(samples == sum(counts), "items/row")
     _need(len(contours["offsets"]) > 0, "contours/offsets")
+    _check_volumes(tables["volumes"], samples)
     classes = items["pixels"].shape[1]
     lengths = np.array([*counts, 0])
     ring = point = 0
@@ -402,6 +403,7 @@ def check_columns(
         _need_index(bucket, len(counts), "items/bucket")
         _need((_unsigned(row) < _unsigned(lengths)[bucket]).all(), "items/row")
         _need_index(items["source"][block], files, "items/source")
+        _check_slices(items, tables["volumes"], start, min(block.stop, samples))
 
         first, stop = items["contours"][block].T
         follows = first[0] == ring and (first[1:] == stop[:-1]).all()
@@ -421,6 +423,34 @@ def check_columns(
     _need(ring == rings, "items/contours")
     _need(contours["offsets"][0] == 0, "contours/offsets")
     _need(point == len(contours["points"]), "contours/offsets")
+
+
+def _check_volumes(volumes: Columns, samples: int) -> None:
+    """Raise StoreError for volumes outside of the samples, or that overlap."""
+    _common_length("volumes", volumes)
+    first, slices, spacing = (volumes[n] for n in ("first", "slices", "spacing_mm"))
+    is_volume = (slices >= layout.LEAST_SLICES) & (slices <= samples)
+    _need(is_volume.all(), "volumes/slices")
+    _need_index(first, samples, "volumes/first")
+    end = first + slices
+    _need((end[:-1] <= first[1:]).all(), "volumes/first")
+    _need((end[-1:] <= samples).all(), "volumes/slices")
+    _need((np.isfinite(spacing) & (spacing > 0)).all(), "volumes/spacing_mm")
+
+
+def _check_slices(items: Columns, volumes: Columns, start: int, stop: int) -> None:
+    """Raise StoreError if the slices of a volume are not consecutive rows of a bucket.
+
+    start, stop : the range of items to check, and the one before, which may be of the
+        same volume
+    """
+    expected = layout.volumes_of_items(volumes["first"], volumes["slices"], start, stop)
+    _need((items["volume"][start:stop] == expected).all(), "items/volume")
+    block = slice(max(start - 1, 0), stop)
+    volume, bucket, row = (items[n][block] for n in ("volume", "bucket", "row"))
+    is_next = (bucket[1:] == bucket[:-1]) & (row[1:] - row[:-1] == 1)
+    starts = (volume[1:] != volume[:-1]) | (volume[1:] < 0)
+    _need((is_next | starts).all(), "items/volume")
 
 
 def check_chunks(items: Columns, length: int, release: Callable[[], None]) -> None:

@@ -1,4 +1,4 @@
-"""The file format of a store, version 3. Every change of it raises the version.
+"""The file format of a store, version 4. Every change of it raises the version.
 
 A store is a plain HDF5 file. Numbers are little-endian; strings are UTF-8 of a fixed
 length, padded with NUL. Every dataset is contiguous and has no filter, so that it can
@@ -6,22 +6,22 @@ be mapped into memory at its offset. Only the images and masks of a compressed s
 chunked and filtered. An item is a sample; items are numbered from 0, in the order of
 the links table.
 
-B is the number of buckets, K of classes, R of rings, P of vertices, and n the number of
-images in a bucket.
+B is the number of buckets, K of classes, R of rings, P of vertices, V of volumes, and n
+the number of images in a bucket.
 
 Root attributes
 
     format           "fastseg-store"
-    version          3
+    version          4
     classes          (K,) names, at most 64; bit k of a mask belongs to class k
     buckets          (B,) names of the datasets in /images and /masks, sorted
     options          JSON object: edges, fill and origin, by which the masks were drawn
     software         JSON object: versions of the packages that wrote the file
     checksums        JSON object: XXH3-64, as 16 hex digits, of the bytes of each
-                     dataset in /items, /contours and /sources, by its name as in
-                     "items/row", and of the text of the attribute `software`. There is
-                     none for "contours/points": the vertices have one by item, in the
-                     column contour_xxh3
+                     dataset in /items, /contours, /sources and /volumes, by its name as
+                     in "items/row", and of the text of the attribute `software`. There
+                     is none for "contours/points": the vertices have one by item, in
+                     the column contour_xxh3
     fingerprint      SHA-256, in hex, of content and options (see `fingerprint`)
     compression      "zstd" in a compressed store, else absent; both have the same
                      fingerprint
@@ -51,10 +51,30 @@ Root attributes
     row              int64       index into the first axis of the bucket's datasets
     patient          string      patient of the item, from the links table
     series           string      SeriesInstanceUID, empty if absent
+    modality         string      Modality, empty if absent or not a code of the standard
+    sop_instance     string      SOPInstanceUID, empty if absent
+    frame_of_reference
+                     string      FrameOfReferenceUID, empty if absent
     instance         int64       InstanceNumber, -1 if absent
     source           int64       index into /sources: the image's file
     frame            int64       frame of that file, from 0
-    spacing_mm       float64 (2) between rows, between columns; NaN if absent
+    spacing_mm       float64 (2) PixelSpacing: between rows, between columns; NaN if
+                                 absent
+    origin_mm        float64 (3) ImagePositionPatient: (x, y, z) of the centre of the
+                                 first pixel, LPS; NaN if absent
+    directions       float64 (6) ImageOrientationPatient: (x, y, z) of the unit vector
+                                 along which the column index grows, then of that along
+                                 which the row index grows; NaN if absent
+    position_mm      float64     origin along the image's own normal, which is the cross
+                                 product of the two directions; NaN if not known
+    time             float64     tells apart the images of a series at one position, as
+                                 in the links table; NaN if there is one image at each
+    slice_thickness_mm
+                     float64     SliceThickness, NaN if absent
+    temporal_position
+                     int64       TemporalPositionIdentifier, -1 if absent
+    trigger_time_ms  float64     TriggerTime, NaN if absent
+    volume           int64       index into /volumes, -1 if the image is in none
     slope, intercept float64     image value = slope * stored value + intercept; the
                                  slope is negative where MONOCHROME1 was inverted
     window           float64 (2) centre and width, in image values; NaN if absent
@@ -97,6 +117,17 @@ Root attributes
     path             string          relative to the root of the data set
     size             int64           bytes
     xxh3             uint64          XXH3-64 of the content
+
+/volumes/<column>    volumes, in the order of their first item: images of one patient,
+                     series and time that are parallel, aligned and evenly spaced. The
+                     items of a volume follow each other, by rising position, and so do
+                     their rows in their bucket: images[row:row + slices] is the
+                     volume, (D, H, W)
+    first            int64 (V)       its first item
+    slices           int64 (V)       number of its items, at least 2
+    spacing_mm       float64 (V)     between slices, along the normal
+    patient, series  string (V)      as of its items
+    time             float64 (V)     as of its items
 """
 
 import hashlib
@@ -106,13 +137,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from xxhash import xxh3_64_hexdigest
 
 from fastseg.errors import BuildError
 
 FORMAT = "fastseg-store"
-VERSION = 3
+VERSION = 4
 MAX_CLASSES = 64
+# A single image is no volume.
+LEAST_SLICES = 2
 # MAX_CLASSES names of this length fit into the 64 KiB that HDF5 allows an attribute.
 MAX_CLASS_BYTES = 1000
 PERCENTILES = (0.5, 1.0, 5.0, 50.0, 95.0, 99.0, 99.5)
@@ -180,6 +214,14 @@ def column_layout(classes: Sequence[str]) -> dict[str, tuple[str, tuple[int, ...
         "source": ("<i8", ()),
         "frame": ("<i8", ()),
         "spacing_mm": ("<f8", (2,)),
+        "origin_mm": ("<f8", (3,)),
+        "directions": ("<f8", (6,)),
+        "position_mm": ("<f8", ()),
+        "time": ("<f8", ()),
+        "slice_thickness_mm": ("<f8", ()),
+        "temporal_position": ("<i8", ()),
+        "trigger_time_ms": ("<f8", ()),
+        "volume": ("<i8", ()),
         "slope": ("<f8", ()),
         "intercept": ("<f8", ()),
         "window": ("<f8", (2,)),
@@ -199,7 +241,13 @@ def column_layout(classes: Sequence[str]) -> dict[str, tuple[str, tuple[int, ...
     }
 
 
-STRING_COLUMNS = ("patient", "series")
+STRING_COLUMNS = (
+    "patient",
+    "series",
+    "modality",
+    "sop_instance",
+    "frame_of_reference",
+)
 CHUNK_COLUMNS = {"image_chunk": ("<i8", (2,)), "mask_chunk": ("<i8", (2,))}
 CONTOUR_COLUMNS = {
     "points": ("<f8", (2,)),
@@ -210,12 +258,21 @@ CONTOUR_COLUMNS = {
     "source": ("<i8", ()),
 }
 SOURCE_COLUMNS = {"path": ("|S", ()), "size": ("<i8", ()), "xxh3": ("<u8", ())}
+VOLUME_COLUMNS = {
+    "first": ("<i8", ()),
+    "slices": ("<i8", ()),
+    "spacing_mm": ("<f8", ()),
+    "patient": ("|S", ()),
+    "series": ("|S", ()),
+    "time": ("<f8", ()),
+}
+TABLES = ("items", "contours", "sources", "volumes")
 
 
 def tables(
     classes: Sequence[str], compression: str = ""
 ) -> dict[str, dict[str, tuple[str, tuple[int, ...]]]]:
-    """Return the columns of /items, /contours and /sources as `column_layout` does.
+    """Return the columns of all TABLES as `column_layout` does.
 
     Strings have the dtype "|S", whatever their length.
     """
@@ -227,7 +284,26 @@ def tables(
         "items": items,
         "contours": dict(CONTOUR_COLUMNS),
         "sources": dict(SOURCE_COLUMNS),
+        "volumes": dict(VOLUME_COLUMNS),
     }
+
+
+def volumes_of_items(
+    first: NDArray[np.int64], slices: NDArray[np.int64], start: int, stop: int
+) -> NDArray[np.int64]:
+    """Return the column `volume` of the items from `start` to `stop - 1`.
+
+    first, slices : int64 (v,), the columns of /volumes
+    """
+    # Those that begin in the range, and the one before.
+    k, end = np.searchsorted(first, [start, stop]).tolist()
+    k = max(k - 1, 0)
+    begin = first[k:end]
+    bounds = np.stack([begin, begin + slices[k:end]], axis=1).clip(start, stop).ravel()
+    # Items between volumes and items of a volume take turns.
+    volumes = np.full(len(bounds) + 1, -1)
+    volumes[1::2] = np.arange(k, end)
+    return np.repeat(volumes, np.diff(bounds, prepend=start, append=stop))
 
 
 def checksum_names(classes: Sequence[str], compression: str = "") -> set[str]:

@@ -61,6 +61,14 @@ class MappedPixels:
         mask: NDArray[Any] = self._arrays[self._bucket[item]][1][self._row[item]]
         return mask
 
+    def images_of(self, items: range) -> NDArray[Any]:
+        """Return a view of items that have consecutive rows of one bucket."""
+        return self._rows(0, items)
+
+    def masks_of(self, items: range) -> NDArray[Any]:
+        """Return a view of items that have consecutive rows of one bucket."""
+        return self._rows(1, items)
+
     def stacks(self, items: NDArray[np.int64]) -> Iterator[Stack]:
         """Yield one stack for each bucket that has some of the items."""
         rows = self._row[items]
@@ -82,6 +90,12 @@ class MappedPixels:
                 self._offsets[bucket], self._arrays[bucket], strict=True
             ):
                 yield offset + row * array[0].nbytes, array[0].nbytes
+
+    def _rows(self, kind: int, items: range) -> NDArray[Any]:
+        """Return the images (kind 0) or the masks (kind 1) of consecutive rows."""
+        array: NDArray[Any] = self._arrays[self._bucket[items.start]][kind]
+        row = self._row[items.start]
+        return array[row : row + len(items)]
 
 
 class CompressedPixels:
@@ -123,6 +137,14 @@ class CompressedPixels:
         """Return a new array."""
         return self._decode(1, item)
 
+    def images_of(self, items: range) -> NDArray[Any]:
+        """Return the images of one shape and dtype as a new array."""
+        return self._decode_all(0, items)
+
+    def masks_of(self, items: range) -> NDArray[Any]:
+        """Return the masks of one shape as a new array."""
+        return self._decode_all(1, items)
+
     def stacks(self, items: NDArray[np.int64]) -> Iterator[Stack]:
         """Yield a stack for each item, while its pixels are in the core's caches."""
         for j, item in enumerate(items.tolist()):
@@ -133,6 +155,11 @@ class CompressedPixels:
         """Yield offset in the file and size in bytes of each chunk."""
         for chunks in self._chunks:
             yield from chunks[items].tolist()
+
+    def _decode_all(self, kind: int, items: range) -> NDArray[Any]:
+        arrays = np.stack([self._decode(kind, item) for item in items])
+        arrays.flags.writeable = False  # as those of one item
+        return arrays
 
     def _decode(self, kind: int, item: int) -> NDArray[Any]:
         """Return the image (kind 0) or the mask (kind 1) of an item."""

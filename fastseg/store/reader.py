@@ -28,6 +28,7 @@ from fastseg.errors import (
     shown,
 )
 from fastseg.files import name_path
+from fastseg.geometry import Plane, have_planes
 from fastseg.notebook import MAX_SAMPLES, Thumbnail, as_html, join_regions, thinning
 from fastseg.paths import StrPath, as_path
 from fastseg.reprs import MOST_COUNTED, listed, many, once_made, short
@@ -36,6 +37,7 @@ from fastseg.store.mapped_file import Closed, MappedFile
 from fastseg.store.pixels import CompressedPixels, MappedPixels, Stack
 from fastseg.store.summary import summarize
 from fastseg.store.text import decode
+from fastseg.store.volumes import VolumeSequence
 
 
 @check_call("fastseg.open('heart.h5')")
@@ -81,6 +83,12 @@ def as_store(store: Any) -> "Store":
     train_test_split="store.split({'train': 0.8, 'val': 0.2}) makes parts",
     random_split="store.split({'train': 0.8, 'val': 0.2}) makes parts",
     meta="store.items has the columns of all samples, store[k].meta those of one",
+    volume="store.volumes[k] is volume k, store[k].meta['volume'] that of sample k",
+    series="store.items['series'] has that of each sample, store.volumes the volumes",
+    affine="store.volumes[k].affine is that of volume k, store[k].plane of sample k",
+    plane="store[k].plane is that of sample k, store.volumes[k].planes of volume k",
+    planes="store[k].plane is that of sample k, store.volumes[k].planes of volume k",
+    modality="store.items['modality'] has that of each sample",
 )
 @refuse_renamed_attributes(is_whole="is_unchanged", check_size="check")
 class Store:
@@ -93,6 +101,8 @@ class Store:
     items       : columns of metadata, the first axis is the sample (see `store.layout`)
     contours    : columns of all rings: points, offsets, item, class, source
     sources     : columns of the files that the store was made from: path, size, xxh3
+    volumes     : the volumes that its samples make up, a sequence of Volume
+    tables      : all columns, by the name of the table, as in tables["items"]
     options     : edges, fill and origin, by which the masks were drawn
     software    : versions of the packages that wrote the file
     fingerprint : SHA-256 of content and options
@@ -135,17 +145,16 @@ class Store:
                 for name in attributes.buckets
             }
             self.buckets = {name: bucket for name, (bucket, _) in buckets.items()}
-            self._items, self._contours, self._sources = (
-                datasets.table(name, self.classes, self.compression)
-                for name in ("items", "contours", "sources")
-            )
+            self._tables = {
+                name: datasets.table(name, self.classes, self.compression)
+                for name in layout.TABLES
+            }
+            self._items = self._tables["items"]
             self._pixels = self._open_pixels(datasets)
             self.percentile_ranks = datasets.percentile_ranks()
             self.offsets: Mapping[str, int] = datasets.offsets
             counts = [count for _, count in buckets.values()]
-            checks.check_columns(
-                self._items, self._contours, self._sources, counts, datasets.release
-            )
+            checks.check_columns(self._tables, counts, datasets.release)
             if self.compression:
                 checks.check_chunks(self._items, len(self._map), datasets.release)
         self.check()
@@ -243,7 +252,7 @@ class Store:
         # to what it reads, so that nothing is unmapped under it.
         self._file = closed
         self._map = self._pixels = closed
-        self._items = self._contours = self._sources = closed
+        self._tables = self._items = closed
 
     @property
     def is_closed(self) -> bool:
@@ -307,14 +316,24 @@ class Store:
     @property
     def contours(self) -> dict[str, NDArray[Any]]:
         """Columns of all rings, by name."""
-        self.check()
-        return self._contours
+        return self.tables["contours"]
 
     @property
     def sources(self) -> dict[str, NDArray[Any]]:
         """Columns of the files that the store was made from, by name."""
+        return self.tables["sources"]
+
+    @property
+    def tables(self) -> dict[str, dict[str, NDArray[Any]]]:
+        """Columns of items, contours, sources and volumes, by table and name."""
         self.check()
-        return self._sources
+        return self._tables
+
+    @property
+    def volumes(self) -> VolumeSequence:
+        """The volumes, in the order of their samples: a sequence of Volume."""
+        self.check()
+        return VolumeSequence(self)
 
     @property
     def images(self) -> dict[str, NDArray[Any]]:
@@ -540,6 +559,12 @@ class Store:
     contour="contours holds the rings of each class",
     shape="image.shape is (height, width)",
     spacing="meta['spacing_mm'] is that between rows and columns",
+    affine="plane maps pixels to the patient, store.volumes[k].affine voxels",
+    origin="plane.origin is the centre of its first pixel, in mm",
+    position="meta['position_mm'] is that along its normal, plane.origin the point",
+    volume="meta['volume'] is the index of its volume in store.volumes, -1 if none",
+    series="meta['series'] is its SeriesInstanceUID",
+    modality="meta['modality'] is that of its image",
     metadata="meta holds what the store knows",
     classes="contours names those of the sample, those of the store are store.classes",
 )
@@ -600,12 +625,27 @@ class Sample:
         meta = {n: _value(column, self.index) for n, column in store.items.items()}
         meta["bucket"] = store._bucket_names[meta["bucket"]]
         texts = [
-            meta["patient"],
-            meta["series"],
-            store._sources["path"][meta["source"]],
+            *(meta[name] for name in layout.STRING_COLUMNS),
+            store._tables["sources"]["path"][meta["source"]],
         ]
-        meta["patient"], meta["series"], meta["source"] = decode(store, texts)
+        names = (*layout.STRING_COLUMNS, "source")
+        meta |= zip(names, decode(store, texts), strict=True)
         return meta
+
+    @property
+    def plane(self) -> Plane | None:
+        """Where its pixels lie in the patient; None if the header does not say."""
+        items = self._store.items
+        names = "origin_mm", "directions", "spacing_mm"
+        origin, directions, spacing = (items[name][self.index] for name in names)
+        if not have_planes(origin[None], directions[None], spacing[None])[0]:
+            return None
+        return Plane(
+            origin=origin,
+            row_direction=directions[:3],
+            column_direction=directions[3:],
+            spacing_mm=spacing,
+        )
 
     @property
     def patient(self) -> str:

@@ -64,7 +64,7 @@ def select(
         )
     for column, wanted in (("patient", patients), ("series", series)):
         if wanted is not None:
-            keys, group = _distinct(store.items[column])
+            keys, group = distinct(store.items[column])
             names = decode(store, keys.tolist())
             chosen = chosen[_is_wanted(column, wanted, names)[group[chosen]]]
     if shape is not None:
@@ -124,10 +124,10 @@ def groups_of(store: "Store", by: By) -> tuple[NDArray[Any], Indices]:
     if by == "series" and not column.all():
         # Samples without a SeriesInstanceUID count as one series per patient.
         column = np.where(column == b"", store.items["patient"], column)
-    return _distinct(column)
+    return distinct(column)
 
 
-def _distinct(column: NDArray[Any]) -> tuple[NDArray[Any], Indices]:
+def distinct(column: NDArray[Any]) -> tuple[NDArray[Any], Indices]:
     """Return the distinct values, sorted, and the index into them of each item."""
     # Samples of a patient are neighbours. To sort one value of each row of equal
     # neighbours, not all values, is 15 times faster (a million samples of 10 000

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastseg.store.selection import has_class
+from fastseg.store.selection import distinct, has_class
+from fastseg.store.text import decode
 
 if TYPE_CHECKING:
     from fastseg.store.reader import Store
@@ -40,11 +41,14 @@ def summarize(store: "Store") -> dict[str, Any]:
         area = float(items["pixels"][labelled, k].mean()) if count else None
         entry = {"name": name, "bit": k, "samples": count, "mean_pixels": area}
         classes.append(entry)
+    volumes = store.tables["volumes"]
     return {
         "path": str(store.path),
         "bytes": store.path.stat().st_size,
         "samples": len(store),
         "patients": len(store.patients),
+        "series": int((distinct(items["series"])[0] != b"").sum()),
+        "modalities": _modalities(store),
         "source_files": len(store.sources["path"]),
         "compression": store.compression,
         "compression_ratio": store.compression_ratio,
@@ -53,10 +57,26 @@ def summarize(store: "Store") -> dict[str, Any]:
         "fingerprint": store.fingerprint,
         "buckets": buckets,
         "classes": classes,
+        "volumes": {
+            "count": len(volumes["first"]),
+            "slices": _range(volumes["slices"]),
+            "spacing_mm": _range(volumes["spacing_mm"]),
+            "samples": int(volumes["slices"].sum()),
+        },
     }
 
 
-def _range(values: NDArray[np.float64]) -> list[float] | None:
+def _modalities(store: "Store") -> list[dict[str, Any]]:
+    """Return name and number of samples of each modality; None for an unknown one."""
+    keys, index = distinct(store.items["modality"])
+    counts = np.bincount(index, minlength=len(keys)).tolist()
+    return [
+        {"name": name or None, "samples": count}
+        for name, count in zip(decode(store, keys.tolist()), counts, strict=True)
+    ]
+
+
+def _range(values: NDArray[Any]) -> list[Any] | None:
     """Return the least and the greatest of some numbers; None if all are unknown."""
     known = values[np.isfinite(values)]
-    return [float(known.min()), float(known.max())] if len(known) else None
+    return [known.min().item(), known.max().item()] if len(known) else None

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fastseg.errors import StoreError
+from fastseg.store import layout
 
 if TYPE_CHECKING:
     from fastseg.store.reader import Store
@@ -30,7 +31,7 @@ def decode(store: "Store", values: Iterable[bytes]) -> list[str]:
 
 def _where(store: "Store", value: bytes) -> str:
     """Return the column that has a value, and its sample."""
-    for name in ("patient", "series"):
+    for name in layout.STRING_COLUMNS:
         samples = np.flatnonzero(store.items[name] == value)
         if len(samples):
             return f"items/{name} of sample {samples[0]}"
@@ -38,4 +39,8 @@ def _where(store: "Store", value: bytes) -> str:
     samples = np.flatnonzero(np.isin(store.items["source"], rows))
     if len(samples):
         return f"sources/path of sample {samples[0]}"
-    return f"sources/path of file {rows[0]}"
+    if len(rows):
+        return f"sources/path of file {rows[0]}"
+    volumes = store.tables["volumes"]
+    name = "patient" if (volumes["patient"] == value).any() else "series"
+    return f"volumes/{name} of volume {np.flatnonzero(volumes[name] == value)[0]}"

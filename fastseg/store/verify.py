@@ -318,7 +318,7 @@ class _Columns:
 
     def __getitem__(self, name: str) -> NDArray[Any]:
         table, _, column = name.partition("/")
-        values: NDArray[Any] = np.empty_like(getattr(self.store, table)[column])
+        values: NDArray[Any] = np.empty_like(self.store.tables[table][column])
         buffer = values.reshape(-1).view(np.uint8)
         offset = self.store.offsets[name]
         read(self.file, offset, offset + len(buffer), memoryview(buffer))
@@ -361,8 +361,8 @@ def _blocks(columns: _Columns) -> Iterator[_Block]:
             checksums[first : first + BLOCK_SAMPLES].tolist(),
             range(first, first + len(rings)),
         )
-    for table in ("items", "contours", "sources"):
-        for column, values in getattr(store, table).items():
+    for table, arrays in store.tables.items():
+        for column, values in arrays.items():
             name = f"{table}/{column}"
             if name in store.checksums:
                 offset = store.offsets[name]
@@ -381,8 +381,8 @@ def _extents(columns: _Columns) -> Iterator[NDArray[np.int64]]:
     for group, arrays in zip(("images", "masks"), pixels, strict=False):
         for name, array in arrays.items():
             yield np.array([[store.offsets[f"{group}/{name}"], array.nbytes]], np.int64)
-    for table in ("items", "contours", "sources"):
-        for name, array in getattr(store, table).items():
+    for table, arrays in store.tables.items():
+        for name, array in arrays.items():
             yield np.array([[store.offsets[f"{table}/{name}"], array.nbytes]], np.int64)
     for name in layout.CHUNK_COLUMNS if store.compression else ():
         yield columns[f"items/{name}"]

@@ -4,9 +4,11 @@ import contextlib
 import csv
 import os
 import shutil
+from collections import Counter
 from dataclasses import replace
 from fractions import Fraction
-from math import sqrt
+from itertools import groupby
+from math import isnan, sqrt
 from pathlib import Path
 
 import h5py
@@ -64,6 +66,18 @@ def statistics(pixels, ranks):
     return meta | {"percentiles": ranked.tolist()}
 
 
+def volumes_of(headers, times):
+    """Return the volume of each image, -1 for none: a run of one series and time."""
+    keys = list(zip((h.SeriesInstanceUID for h in headers), times, strict=True))
+    volumes, number = [], 0
+    for _, run in groupby(range(len(keys)), keys.__getitem__):
+        z = [headers[k].ImagePositionPatient[2] for k in run]
+        is_volume = len(z) > 1 and z == sorted(set(z))
+        volumes += [number if is_volume else -1] * len(z)
+        number += is_volume
+    return volumes
+
+
 def bounding_box(mask):
     y, x = np.nonzero(mask)
     return [y.min(), x.min(), y.max() + 1, x.max() + 1] if mask.any() else [0] * 4
@@ -82,7 +96,11 @@ def test_a_store_equals_a_simple_computation(study, tmp_path, origin):
     assert (store.classes, store.options["origin"]) == (table.classes, origin)
     assert list(store.images) == list(store.masks) == ["40x40_uint16", "48x36_uint16"]
     off_image = []
-    for sample, path in zip(store, paths, strict=True):
+    headers = [pydicom.dcmread(study / path) for path in paths]
+    times = {link.dicom_path: link.time for link in table.links}
+    volumes = volumes_of(headers, [times[path] for path in paths])
+    rows = Counter()
+    for sample, path, header in zip(store, paths, headers, strict=True):
         image = fastseg.dicom.read_image(study / path).pixels
         assert_array_equal(sample.image, image, strict=True)
         links = [link for link in table.links if link.label and link.dicom_path == path]
@@ -97,15 +115,24 @@ def test_a_store_equals_a_simple_computation(study, tmp_path, origin):
         mask = sum(plane.astype(np.uint8) << k for k, plane in enumerate(covered))
         assert_array_equal(sample.mask, mask, strict=True)
         rings = [ring for (ring,) in sample.contours.values()]
-        header = pydicom.dcmread(study / path)
         meta = sample.meta
         assert np.diff(meta.pop("contours")) == len(rings) == len(links)
         meta.pop("inputs_xxh3")  # a hash of the inputs, which later builds compare
-        number = header.InstanceNumber
-        expected = {"source": path, "frame": 0, "instance": number, "row": number - 1}
+        expected = {"source": path, "frame": 0, "instance": header.InstanceNumber}
+        expected |= {"row": rows[image.shape], "volume": volumes[sample.index]}
+        rows[image.shape] += 1
+        meta["time"] = None if isnan(meta["time"]) else meta["time"]
+        expected |= {"time": times[path]}
         expected |= {"patient": header.PatientID, "series": header.SeriesInstanceUID}
         expected |= {"window": [header.WindowCenter, header.WindowWidth]}
         expected |= {"slope": 1, "intercept": 0, "spacing_mm": [*header.PixelSpacing]}
+        expected |= {"modality": "MR", "sop_instance": header.SOPInstanceUID}
+        expected |= {"frame_of_reference": header.FrameOfReferenceUID}
+        expected |= {"origin_mm": [*header.ImagePositionPatient]}
+        expected |= {"directions": [*header.ImageOrientationPatient]}
+        expected |= {"position_mm": header.ImagePositionPatient[2]}  # axial
+        expected |= {"slice_thickness_mm": header.SliceThickness}
+        expected |= {"temporal_position": -1, "trigger_time_ms": header.TriggerTime}
         expected |= {"bucket": f"{header.Rows}x{header.Columns}_uint16"}
         expected |= statistics(image, store.percentile_ranks)
         expected |= {

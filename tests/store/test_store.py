@@ -38,7 +38,7 @@ def test_h5py_alone_reads_a_store(store):
     """Every sample can be read with h5py, as `layout` describes it."""
     with h5py.File(store.path) as file:
         assert file.attrs["format"] == b"fastseg-store"
-        assert file.attrs["version"] == layout.VERSION == 3
+        assert file.attrs["version"] == layout.VERSION == 4
         assert file.attrs["complete"] == 1
         classes = [name.decode() for name in file.attrs["classes"]]
         buckets = [name.decode() for name in file.attrs["buckets"]]
@@ -81,12 +81,12 @@ def test_the_format_describes_every_dataset(store):
     """`store.layout` names each dataset and attribute of a store."""
     description = layout.__doc__
     with h5py.File(store.path) as file:
-        for group in ("items", "contours", "sources"):
+        for group in layout.TABLES:
             for name in file[group]:
                 assert name in description, f"{group}/{name}"
         for name in file.attrs:
             assert name in description, name
-        assert set(file) == {"images", "masks", "items", "contours", "sources"}
+        assert set(file) == {"images", "masks", *layout.TABLES}
 
 
 def test_samples_are_views_of_the_map(store):
@@ -298,8 +298,8 @@ CHANGES = [
         f"{layout.VERSION}; upgrade",
     ),
     (
-        set_attribute("version", 1),
-        f"has version 1, this fastseg reads version {layout.VERSION}; build",
+        set_attribute("version", 3),
+        f"has version 3, this fastseg reads version {layout.VERSION}; build",
     ),
     (set_attribute("version", 0), "has version 0"),
     (set_attribute("version", 1.5), "has version 1.5"),

@@ -4,9 +4,9 @@ The threads of a build write pixels in any order. The thread that owns the build
 the records of finished items in their order. At the end, HDF5 writes the columns and
 attributes, and a rename publishes the file.
 
-    pixels ──> pixel_writers ──> pixel_file ──────────────┐
-                                                          ├─> merge ──> sync, rename
-    records ───> journal ──> totals ──> hdf5_index ───────┘
+    pixels ──> pixel_writers ──> pixel_file ────────────────┐
+                                                            ├─> merge ──> sync, rename
+    records ───> journal ──> totals, volumes ──> hdf5_index ┘
 
 If the pixels are compressed, `hdf5_index` copies the chunks from the pixel file itself.
 `partial` holds all this together, and lists the files on the disk.
@@ -17,6 +17,7 @@ If the pixels are compressed, `hdf5_index` copies the chunks from the pixel file
     records        all that a store holds of items but their pixels, as columns
     journal        the records in a file, from which a build resumes
     totals         numbers of rings and points, widths of texts, rows of /sources
+    volumes        which items are the slices of a volume
     hdf5_index     the HDF5 file without the pixels, and how to merge it with them
     hdf5_file      the file object that h5py writes to
     older_store    items of the store that is replaced, which a build reuses

@@ -51,8 +51,8 @@ class OlderStore:
         checksums = self.store.checksums
         return all(
             self._checksum(column) == checksums[f"{table}/{name}"]
-            for table in ("items", "contours", "sources")
-            for name, column in getattr(self.store, table).items()
+            for table, columns in self.store.tables.items()
+            for name, column in columns.items()
             if f"{table}/{name}" in checksums
         )
 

@@ -48,9 +48,10 @@ from fastseg.store.writing.pixel_file import PixelFile
 from fastseg.store.writing.pixel_writers import ChunkWriter, PixelWriter, PlannedWriter
 from fastseg.store.writing.records import Records, Slots
 from fastseg.store.writing.totals import Totals
+from fastseg.store.writing.volumes import VolumeFinder
 
 # A build does not resume from journals of other versions.
-JOURNAL_VERSION = 3
+JOURNAL_VERSION = 4
 # After this many bytes of images, the system is asked to begin to write to the disk.
 WRITEBACK_BYTES = 2**22
 # Columns are written in blocks of at least this many items.
@@ -262,8 +263,17 @@ class Partial:
                 some = items[start : start + ITEMS_AT_ONCE]
                 yield FinishedItems(journal.read(self._numbers[some]), slots.pick(some))
 
-        totals = Totals(records for records, _ in finished())
-        content = Content(finished, totals, self.options, self.software)
+        finder = VolumeFinder()
+
+        def records() -> Iterator[Records]:
+            for some, where in finished():
+                finder.add(some, where.bucket)
+                yield some
+
+        totals = Totals(records())
+        content = Content(
+            finished, totals, finder.finish(), self.options, self.software
+        )
         complete, fingerprint = self.pixels.complete(
             self._index, self._shape(counts), is_done, content
         )

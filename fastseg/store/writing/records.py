@@ -10,8 +10,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastseg.store import layout
 
-# Columns of /items that no record has: they depend on the other items of the store.
-LATE_COLUMNS = ("bucket", "row", "source", "contours")
+# Columns of /items that no record has: they depend on the other items of the store, or
+# follow from other columns.
+LATE_COLUMNS = ("bucket", "row", "source", "contours", "volume", "position_mm")
 
 
 class Slots(NamedTuple):
@@ -46,7 +47,7 @@ class Records(NamedTuple):
     links       : uint64 (n,), as in Slots; 0 if a build must not resume the item
     offsets     : int64 (n, 4), of image and mask in the file of pixels, then the sizes
         of both in bytes
-    patient, series : bytes (n,), UTF-8
+    patient, series, modality, sop_instance, frame_of_reference : bytes (n,), UTF-8
     file_counts : int64 (n,), number of files of each item
     stamps      : int64 (f, 4), the `files.Stamp` of each file when it was read. A
         resumed build compares them to see whether the files have changed; they are not
@@ -63,6 +64,9 @@ class Records(NamedTuple):
     offsets: NDArray[np.int64]
     patient: NDArray[np.bytes_]
     series: NDArray[np.bytes_]
+    modality: NDArray[np.bytes_]
+    sop_instance: NDArray[np.bytes_]
+    frame_of_reference: NDArray[np.bytes_]
     file_counts: NDArray[np.int64]
     stamps: NDArray[np.int64]
     path: NDArray[np.bytes_]
@@ -90,6 +94,9 @@ class Records(NamedTuple):
             offsets=self.offsets[chosen],
             patient=self.patient[chosen],
             series=self.series[chosen],
+            modality=self.modality[chosen],
+            sop_instance=self.sop_instance[chosen],
+            frame_of_reference=self.frame_of_reference[chosen],
             file_counts=self.file_counts[chosen],
             stamps=self.stamps[files],
             path=self.path[files],
@@ -112,6 +119,9 @@ COLUMNS = {
     "offsets": ("<i8", 4),
     "patient": ("S", 1),
     "series": ("S", 1),
+    "modality": ("S", 1),
+    "sop_instance": ("S", 1),
+    "frame_of_reference": ("S", 1),
     "file_counts": ("<i8", 1),
     "stamps": ("<i8", 4),
     "path": ("S", 1),

@@ -1,0 +1,470 @@
+"""Volumes of a store: which samples they have, where they lie, and damaged tables."""
+
+import pickle
+import re
+import shutil
+from itertools import pairwise
+
+import h5py
+import numpy as np
+import pydicom
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.testing import assert_allclose, assert_array_equal
+
+import fastseg
+from fastseg import geometry
+from fastseg.errors import RejectedWarning, StoreError
+from fastseg.geometry import Plane
+from fastseg.links import LinkTable
+from fastseg.store import checks, layout
+from fastseg.store.writing import volumes as writing_volumes
+from fastseg.store.writing.records import Records, as_texts, meta_dtype
+from tests.series import AXIAL, position_of, table_of, write_stack
+
+# The samples of the last volume of `opened`.
+LATER = range(8, 11)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A cine of 4 positions and 2 times, a stack of 3 slices, and 2 single images."""
+    base = tmp_path_factory.mktemp("volumes")
+    for time in range(2):
+        write_stack(
+            *(base / "cine", np.arange(4) * 2.5 - 1),
+            number=1 + 4 * time,
+            series="1.1",
+            TriggerTime=100 * time,
+            TemporalPositionIdentifier=time + 1,
+            SliceThickness=2.5,
+            Modality="MR",
+        )
+    write_stack(base / "stack", [7, 4, 1], number=20, series="1.2", shape=(5, 9))
+    write_stack(base / "single", [7], number=30, series="1.3")
+    write_stack(base / "none", [7], number=31, series="1.4", PixelSpacing=None)
+    return base
+
+
+@pytest.fixture(scope="module")
+def opened(folder, tmp_path_factory):
+    """The store of these."""
+    path = tmp_path_factory.mktemp("store") / "volumes.h5"
+    return fastseg.open(fastseg.build(table_of(folder), path).path)
+
+
+def build(table, path, **options):
+    """Build a store and open it."""
+    return fastseg.open(fastseg.build(table, path, **options).path)
+
+
+def headers_of(store, folder):
+    """Return what pydicom reads of each sample."""
+    return [pydicom.dcmread(folder / sample.meta["source"]) for sample in store]
+
+
+def test_volumes_are_those_of_the_series(opened):
+    """A cine has a volume for each time; single images are in none."""
+    volumes = opened.volumes
+    assert len(volumes) == 3
+    assert [volume.samples for volume in volumes] == [range(4), range(4, 8), LATER]
+    assert [volume.series for volume in volumes] == ["1.1", "1.1", "1.2"]
+    assert [volume.time for volume in volumes] == [0, 1, None]
+    assert {volume.patient for volume in volumes} == {"A"}
+    assert [volume.shape for volume in volumes] == [(4, 6, 8), (4, 6, 8), (3, 5, 9)]
+    assert [len(volume) for volume in volumes] == [4, 4, 3]
+    assert [v.spacing_mm for v in volumes] == 2 * [(2.5, 0.5, 0.75)] + [(3, 0.5, 0.75)]
+    assert opened.items["volume"].tolist() == [0] * 4 + [1] * 4 + [2] * 3 + [-1] * 2
+
+
+def test_a_volume_is_a_view_of_its_slices(opened, folder):
+    """Image and mask are read-only views of the map, by rising position."""
+    headers = headers_of(opened, folder)
+    for volume in opened.volumes:
+        images = opened.images[opened[volume.samples[0]].meta["bucket"]]
+        assert np.shares_memory(volume.image, images)
+        assert not volume.image.flags.writeable
+        assert not volume.mask.flags.writeable
+        members = [headers[k] for k in volume.samples]
+        pixels = np.stack([header.pixel_array for header in members])
+        assert_array_equal(volume.image, pixels, strict=True)
+        assert_array_equal(volume.mask, [opened[k].mask for k in volume.samples])
+        positions = [position_of(header) for header in members]
+        assert all(one < two for one, two in pairwise(positions))
+
+
+def test_the_affine_puts_voxels_where_the_planes_are(opened):
+    """It maps (x, y, z) to the point that the plane of slice z gives for (x, y)."""
+    for volume in opened.volumes:
+        for z, plane in enumerate(volume.planes):
+            points = np.array([[0, 0], [3.5, 1], [7, 4]])
+            ends = np.column_stack([points, np.full(3, z), np.ones(3)])
+            mapped = ends @ volume.affine.T
+            assert_allclose(mapped[:, :3], plane.pixel_to_patient(points), atol=1e-9)
+            assert_array_equal(mapped[:, 3], 1)
+        steps = np.linalg.norm(volume.affine[:3, :3], axis=0)
+        assert_allclose(steps, volume.spacing_mm[::-1])
+    with pytest.raises(IndexError):
+        opened.volumes[0].plane(4)
+
+
+def test_samples_know_their_plane(opened, folder):
+    """`plane` has what the header says, and is None if the spacing is absent."""
+    for sample, header in zip(opened, headers_of(opened, folder), strict=True):
+        plane = sample.plane
+        if "PixelSpacing" not in header:
+            assert plane is None
+            continue
+        assert isinstance(plane, Plane)
+        assert_array_equal(plane.origin, header.ImagePositionPatient)
+        assert_array_equal(plane.row_direction, AXIAL[:3])
+        assert_array_equal(plane.column_direction, AXIAL[3:])
+        assert tuple(plane.spacing_mm) == (0.5, 0.75)
+    assert sum(sample.plane is None for sample in opened) == 1
+
+
+def test_metadata_are_those_of_the_headers(opened, folder):
+    """Each new column holds what pydicom reads, or what stands for nothing."""
+    for sample, header in zip(opened, headers_of(opened, folder), strict=True):
+        meta = sample.meta
+        assert meta["modality"] == header.Modality
+        assert meta["sop_instance"] == header.SOPInstanceUID
+        assert meta["frame_of_reference"] == header.FrameOfReferenceUID
+        assert meta["origin_mm"] == list(header.ImagePositionPatient)
+        assert meta["directions"] == list(header.ImageOrientationPatient)
+        assert meta["position_mm"] == position_of(header)
+        assert meta["temporal_position"] == header.get("TemporalPositionIdentifier", -1)
+        for name, keyword in (
+            ("slice_thickness_mm", "SliceThickness"),
+            ("trigger_time_ms", "TriggerTime"),
+        ):
+            assert_array_equal(meta[name], header.get(keyword, np.nan))
+
+
+def test_volumes_are_a_sequence(opened):
+    """Length, negative indices, slices, iteration and errors are those of a list."""
+    volumes = opened.volumes
+    assert [volume.index for volume in volumes] == [0, 1, 2]
+    assert volumes[-1].index == volumes[np.int64(2)].index == 2
+    assert [volume.index for volume in volumes[1:]] == [1, 2]
+    with pytest.raises(IndexError, match="volume 3 is outside a store of 3 volumes"):
+        volumes[3]
+    with pytest.raises(TypeError, match="indexed by one whole number, not str"):
+        volumes["1.2"]
+    with pytest.raises(TypeError, match="a volume has no"):
+        volumes[0][1]
+
+
+def test_volumes_say_what_they_are(opened):
+    """`repr` gives shape, dtype, spacing, patient and time."""
+    assert repr(opened.volumes) == "<3 volumes of volumes.h5>"
+    assert repr(opened.volumes[1]) == (
+        "<Volume 1 of volumes.h5: 4x6x8 uint16, 2.5 x 0.5 x 0.75 mm, patient A, time 1>"
+    )
+    assert opened.volumes[1]._repr_html_().count("<img") == 4
+
+
+def test_volumes_can_be_pickled(opened):
+    """A copy finds the same volume in its own map."""
+    copy = pickle.loads(pickle.dumps(opened.volumes[2]))
+    assert_array_equal(copy.image, opened.volumes[2].image)
+    assert len(pickle.loads(pickle.dumps(opened.volumes))) == 3
+
+
+def test_volumes_of_a_closed_store_raise(opened):
+    """Whatever reads the file raises StoreError; `repr` says that it is closed."""
+    store = fastseg.open(opened.path)
+    volume, volumes = store.volumes[0], store.volumes
+    store.close()
+    for read in (
+        lambda: store.volumes,
+        lambda: len(volumes),
+        lambda: volumes[0],
+        lambda: volume.image,
+        lambda: volume.mask_of("a"),
+        lambda: volume.samples,
+        lambda: volume.affine,
+        lambda: volume.plane(0),
+        lambda: volume.time,
+    ):
+        with pytest.raises(StoreError, match="was closed"):
+            read()
+    assert repr(volume) == "<Volume 0 of volumes.h5, which is closed>"
+    assert repr(volumes) == "<Volumes of volumes.h5, which is closed>"
+
+
+def test_a_compressed_store_has_the_same_volumes(opened, folder, tmp_path):
+    """Its slices are decompressed into one read-only array."""
+    small = build(table_of(folder), tmp_path / "small.h5", compress=True)
+    assert small.fingerprint == opened.fingerprint
+    for one, two in zip(opened.volumes, small.volumes, strict=True):
+        assert_array_equal(one.image, two.image, strict=True)
+        assert_array_equal(one.mask, two.mask, strict=True)
+        assert_array_equal(one.affine, two.affine)
+        assert not two.image.flags.writeable
+    assert fastseg.verify(small).is_valid
+
+
+@pytest.mark.parametrize("threads", [2, 5])
+def test_threads_change_no_byte(opened, folder, tmp_path, threads):
+    """Volumes do not depend on how images are divided among threads."""
+    path = fastseg.build(table_of(folder), tmp_path / "s.h5", threads=threads).path
+    assert path.read_bytes() == opened.path.read_bytes()
+
+
+def test_a_rejected_slice_leaves_a_gap(folder, tmp_path):
+    """A stack without one of its inner slices is no volume, its images are samples."""
+    base = shutil.copytree(folder, tmp_path / "data")
+    table = table_of(base)
+    (base / "cine" / "2.dcm").write_bytes(b"damaged")
+    with pytest.warns(RejectedWarning):
+        store = build(table, tmp_path / "s.h5")
+    assert len(store) == len(table.links) - 1
+    assert [volume.samples for volume in store.volumes] == [range(3, 7), range(7, 10)]
+    assert [volume.time for volume in store.volumes] == [1, None]
+
+
+def test_slices_in_another_order_are_no_volume(folder, tmp_path):
+    """Where samples are not by rising position, no view of them is a volume."""
+    links = table_of(folder).links
+    links = [*links[:2], links[3], links[2], *links[4:]]
+    store = build(LinkTable(base=folder, links=links), tmp_path / "s.h5")
+    assert [volume.samples for volume in store.volumes] == [range(4, 8), LATER]
+
+
+def test_a_time_that_changes_in_the_table_changes_the_store(folder, tmp_path):
+    """An item whose time is another one is not taken from the older store."""
+    path = tmp_path / "s.h5"
+    links = table_of(folder).links
+    build(LinkTable(base=folder, links=links), path)
+    later = [x._replace(time=None if x.time is None else x.time + 5) for x in links]
+    store = build(LinkTable(base=folder, links=later), path)
+    assert [volume.time for volume in store.volumes] == [5, 6, None]
+    assert_array_equal(store.items["time"][:8], [5] * 4 + [6] * 4)
+
+
+def test_images_without_a_series_are_in_no_volume(tmp_path):
+    """Nothing says that files without a SeriesInstanceUID belong together."""
+    write_stack(tmp_path / "data", range(4), series=None)
+    store = build(table_of(tmp_path / "data"), tmp_path / "s.h5")
+    assert (len(store), len(store.volumes)) == (4, 0)
+    assert fastseg.verify(store).is_valid
+
+
+def test_summary_counts_volumes(opened, fastseg_command):
+    """`summary` and `fastseg info` give their number, slices and spacing."""
+    summary = opened.summary()
+    assert summary["volumes"] == {
+        "count": 3,
+        "slices": [3, 4],
+        "spacing_mm": [2.5, 3.0],
+        "samples": 11,
+    }
+    assert summary["series"] == 4
+    assert summary["modalities"] == [
+        {"name": "CT", "samples": 5},
+        {"name": "MR", "samples": 8},
+    ]
+    lines = fastseg_command("info", opened.path).stdout.splitlines()
+    assert [line.strip() for line in lines[3:6]] == [
+        "series       4",
+        "modality     CT (5 samples), MR (8 samples)",
+        "volumes      3 of 3 to 4 slices, 2.5 to 3 mm apart; 2 samples in none",
+    ]
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.integers(2, 5)), max_size=6),
+    st.integers(0, 4),
+    st.data(),
+)
+def test_the_column_volume_follows_from_the_table(volumes, tail, data):
+    """`volumes_of_items` is what a loop over the volumes writes, for any range."""
+    first, slices, end = [], [], 0
+    for gap, count in volumes:
+        first.append(end + gap)
+        slices.append(count)
+        end += gap + count
+    expected = np.full(end + tail, -1)
+    for k, (start, count) in enumerate(zip(first, slices, strict=True)):
+        expected[start : start + count] = k
+    start = data.draw(st.integers(0, end + tail))
+    stop = data.draw(st.integers(start, end + tail))
+    columns = np.array(first, np.int64), np.array(slices, np.int64)
+    column = layout.volumes_of_items(*columns, start, stop)
+    assert_array_equal(column, expected[start:stop])
+
+
+def records_of(rows, first):
+    """Return Records and buckets of items, of which `first` is the first.
+
+    A row is (patient, series, z, bucket).
+    """
+    count = len(rows)
+    patient, series, z, bucket = zip(*rows, strict=True)
+    meta = np.zeros(count, meta_dtype(()))
+    meta["origin_mm"][:, 2] = z
+    meta["directions"] = AXIAL
+    meta["spacing_mm"] = 1
+    meta["time"] = meta["slice_thickness_mm"] = np.nan
+    empty = as_texts([""] * count)
+    records = Records(
+        links=np.zeros(count, "<u8"),
+        offsets=np.zeros((count, 4), "<i8"),
+        patient=as_texts(patient),
+        series=as_texts(series),
+        modality=empty,
+        sop_instance=empty,
+        frame_of_reference=empty,
+        file_counts=np.ones(count, "<i8"),
+        stamps=np.zeros((count, 4), "<i8"),
+        path=as_texts(f"{first + k}.dcm" for k in range(count)),
+        size=np.zeros(count, "<i8"),
+        xxh3=np.zeros(count, "<u8"),
+        rings=np.zeros((0, 5), "<i8"),
+        meta=meta,
+        points=np.empty((0, 2)),
+    )
+    return records, np.array(bucket)
+
+
+runs = st.tuples(
+    st.sampled_from("AB"),
+    st.sampled_from(["1", "1.22", ""]),
+    st.lists(st.sampled_from([0, 1, 2, 3, 5]), min_size=1, max_size=5),
+    st.integers(0, 1),
+)
+
+
+@given(
+    st.lists(runs, min_size=1, max_size=5),
+    st.lists(st.integers(1, 30)),
+    st.sampled_from([1, 4, 2**12]),
+)
+def test_volumes_do_not_depend_on_the_blocks_of_records(groups, ends, at_once):
+    """They are those that `find_volumes` finds in each series by itself, in order."""
+    rows = [(p, s, z, b) for p, s, positions, b in groups for z in positions]
+    expected = []
+    start = 0
+    while start < len(rows):
+        stop = start + 1
+        while stop < len(rows) and rows[stop][:2] == rows[start][:2] and rows[start][1]:
+            stop += 1
+        count = stop - start
+        found = geometry.find_volumes(
+            origins=np.array([(0, 0, z) for *_, z, _ in rows[start:stop]], float),
+            directions=np.tile(AXIAL, (count, 1)),
+            spacings_mm=np.ones((count, 2)),
+            thicknesses_mm=np.full(count, np.nan),
+            kinds=np.array([bucket for *_, bucket in rows[start:stop]]),
+            times=np.full(count, np.nan),
+        )
+        for members, spacing in zip(found.members, found.spacings_mm, strict=True):
+            if (np.diff(members) == 1).all():
+                expected.append((start + members[0], len(members), spacing))
+        start = stop
+    bounds = [0, *sorted({end for end in ends if end < len(rows)}), len(rows)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(writing_volumes, "SEARCHED_AT_ONCE", at_once)
+        finder = writing_volumes.VolumeFinder()
+        for start, stop in pairwise(bounds):
+            finder.add(*records_of(rows[start:stop], start))
+        columns = finder.finish()
+    assert list(zip(*(x.tolist() for x in columns), strict=True)) == sorted(expected)
+
+
+def put(name, index, value):
+    """Return a function that changes a value in a file."""
+    return lambda file: file[name].__setitem__(index, value)
+
+
+def shorten(name):
+    def change(file):
+        values = file[name][:-1]
+        del file[name]
+        file[name] = values
+
+    return change
+
+
+def swap_rows(file):
+    rows = file["items/row"][:2]
+    file["items/row"][:2] = rows[::-1]
+
+
+def join_volumes(file):
+    """Say that the two volumes of the cine are one, also in the column of items."""
+    file["volumes/slices"][0] = 9
+    file["volumes/first"][:] = [0, 9, 11]
+    file["volumes/slices"][:] = [9, 2, 2]
+    file["items/volume"][:] = [0] * 9 + [1] * 2 + [2] * 2
+
+
+DAMAGE = {
+    "no slices": (put("volumes/slices", 0, 0), "volumes/slices is invalid"),
+    "one slice": (put("volumes/slices", 0, 1), "volumes/slices is invalid"),
+    "negative slices": (put("volumes/slices", 0, -4), "volumes/slices is invalid"),
+    "huge slices": (put("volumes/slices", 2, 2**62), "volumes/slices is invalid"),
+    "beyond the end": (put("volumes/slices", 2, 6), "volumes/slices is invalid"),
+    "negative first": (put("volumes/first", 0, -1), "volumes/first is invalid"),
+    "first outside": (put("volumes/first", 2, 13), "volumes/first is invalid"),
+    "huge first": (put("volumes/first", 2, 2**63 - 1), "volumes/first is invalid"),
+    "overlap": (put("volumes/first", 1, 3), "volumes/first is invalid"),
+    "not in order": (put("volumes/first", 0, 8), "volumes/first is invalid"),
+    "one sample more": (put("volumes/slices", 2, 4), "items/volume is invalid"),
+    "one sample less": (put("volumes/slices", 0, 3), "items/volume is invalid"),
+    "another volume": (put("items/volume", 5, 0), "items/volume is invalid"),
+    "no such volume": (put("items/volume", 5, 3), "items/volume is invalid"),
+    "below -1": (put("items/volume", 12, -2), "items/volume is invalid"),
+    "a sample in none": (put("items/volume", 5, -1), "items/volume is invalid"),
+    "rows not in order": (swap_rows, "items/volume is invalid"),
+    "several buckets": (join_volumes, "items/volume is invalid"),
+    "no spacing": (put("volumes/spacing_mm", 0, 0), "volumes/spacing_mm is invalid"),
+    "NaN": (put("volumes/spacing_mm", 1, np.nan), "volumes/spacing_mm is invalid"),
+    "infinite": (put("volumes/spacing_mm", 1, np.inf), "volumes/spacing_mm is invalid"),
+    "short": (shorten("volumes/time"), "/volumes has columns of lengths [2, 3]"),
+    "missing": (lambda file: file.__delitem__("volumes/first"), "volumes/first"),
+    "no table": (lambda file: file.__delitem__("volumes"), "volumes/first"),
+}
+
+
+@pytest.mark.parametrize("at_once", [1, 3, 2**15])
+@pytest.mark.parametrize(("change", "text"), DAMAGE.values(), ids=DAMAGE)
+def test_damaged_volumes_are_refused(
+    opened, tmp_path, monkeypatch, change, text, at_once
+):
+    """A table of volumes that is no view of the pixels does not open."""
+    monkeypatch.setattr(checks, "SAMPLES_AT_ONCE", at_once)
+    path = tmp_path / "damaged.h5"
+    path.write_bytes(opened.path.read_bytes())
+    assert len(fastseg.open(path).volumes) == 3
+    with h5py.File(path, "r+") as file:
+        change(file)
+    with pytest.raises(StoreError, match=re.escape(text)):
+        fastseg.open(path)
+
+
+@pytest.mark.parametrize("name", ["patient", "series"])
+def test_text_of_a_volume_that_is_not_utf8_is_named(opened, tmp_path, name):
+    """StoreError says where it stands; `verify` reports the column."""
+    path = tmp_path / "damaged.h5"
+    path.write_bytes(opened.path.read_bytes())
+    with h5py.File(path, "r+") as file:
+        file[f"volumes/{name}"][1] = b"\xff"
+    volume = fastseg.open(path).volumes[1]
+    with pytest.raises(StoreError, match=f"volumes/{name} of volume 1 is not UTF-8"):
+        getattr(volume, name)
+    assert [d.part for d in fastseg.verify(path).damages] == [f"volumes/{name}"]
+
+
+def test_columns_of_volumes_are_verified(opened, tmp_path):
+    """A changed spacing or time is damage of its column."""
+    path = tmp_path / "damaged.h5"
+    path.write_bytes(opened.path.read_bytes())
+    with h5py.File(path, "r+") as file:
+        file["volumes/spacing_mm"][0] = 2.25
+        file["volumes/time"][0] = 7
+        file["items/origin_mm"][0] = 7
+    parts = [damage.part for damage in fastseg.verify(path).damages]
+    assert parts == ["items/origin_mm", "volumes/spacing_mm", "volumes/time"]
