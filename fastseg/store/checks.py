@@ -10,6 +10,7 @@ opens every path that a file names, so links and data outside of the store are r
 before HDF5 follows them.
 """
 
+import contextlib
 import errno
 import json
 import math
@@ -308,16 +309,22 @@ class Datasets:
         dataset = self._open(self._groups[group], column, name)
         if not isinstance(dataset, h5py.h5d.DatasetID):
             raise _FormatError(f"has no dataset {name}")
-        creation = dataset.get_create_plist()
-        is_virtual = creation.get_layout() == h5py.h5d.VIRTUAL
-        if is_virtual or creation.get_external_count():
-            raise _FormatError(f"{name} has its data in other files")
+        # What has an offset is contiguous and in this file. To look takes 1 us, to get
+        # the properties 28.
+        if dataset.get_offset() is None:
+            creation = dataset.get_create_plist()
+            is_virtual = creation.get_layout() == h5py.h5d.VIRTUAL
+            if is_virtual or creation.get_external_count():
+                raise _FormatError(f"{name} has its data in other files")
         space = dataset.get_space()
         if space.get_simple_extent_type() == h5py.h5s.NULL:
             raise _FormatError(f"has no dataset {name}")
         shape = space.get_simple_extent_dims()
         kind = dataset.get_type()
-        stored = np.dtype(kind.dtype.str)  # without h5py's metadata on strings
+        if dtype is not None and dtype != TEXT and kind == _type_of(dtype):
+            stored = np.dtype(dtype)  # h5py takes 35 us to find it
+        else:
+            stored = np.dtype(kind.dtype.str)  # without h5py's metadata on strings
         text = TEXT if stored.kind == "S" else stored.str
         is_wrong = dtype is not None and (text, shape[1:]) != (dtype, trailing)
         if is_wrong or not shape or stored.byteorder == ">":
@@ -341,6 +348,10 @@ class Datasets:
             raise _FormatError(f"has no dataset {name}")
         if parent.links.get_info(key).type != h5py.h5l.TYPE_HARD:
             raise _FormatError(f"{name} is a link, which may lead into another file")
+        if parent is not self._root:
+            # Nearly always a dataset. To find out what it is takes 18 us longer.
+            with contextlib.suppress(KeyError, ValueError, RuntimeError, TypeError):
+                return h5py.h5d.open(parent, key)
         return h5py.h5o.open(parent, key)
 
     def _array(
