@@ -429,16 +429,19 @@ DAMAGE = {
 }
 
 
-@pytest.mark.parametrize("at_once", [1, 3, 2**15])
-@pytest.mark.parametrize(("change", "text"), DAMAGE.values(), ids=DAMAGE)
-def test_damaged_volumes_are_refused(
-    opened, tmp_path, monkeypatch, change, text, at_once
-):
-    """A table of volumes that is no view of the pixels does not open."""
+@pytest.mark.parametrize("at_once", [1, 3, 13, 14])
+def test_volumes_may_cross_blocks_of_samples(opened, monkeypatch, at_once):
+    """However many samples are checked at once, a valid store opens."""
     monkeypatch.setattr(checks, "SAMPLES_AT_ONCE", at_once)
+    assert len(fastseg.open(opened.path).volumes) == 3
+
+
+@pytest.mark.parametrize(("change", "text"), DAMAGE.values(), ids=DAMAGE)
+def test_damaged_volumes_are_refused(opened, tmp_path, monkeypatch, change, text):
+    """A table of volumes that is no view of the pixels does not open."""
+    monkeypatch.setattr(checks, "SAMPLES_AT_ONCE", 3)
     path = tmp_path / "damaged.h5"
     path.write_bytes(opened.path.read_bytes())
-    assert len(fastseg.open(path).volumes) == 3
     with h5py.File(path, "r+") as file:
         change(file)
     with pytest.raises(StoreError, match=re.escape(text)):
