@@ -27,6 +27,7 @@ from pydicom.uid import (
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     MediaStorageDirectoryStorage,
+    SegmentationStorage,
     UID_dictionary,
 )
 
@@ -474,10 +475,16 @@ def _check_kind(dataset: Any, pixel_tags: list[int], name: str) -> None:
     """
     if set(pixel_tags) & set(FLOAT_PIXELS):
         raise DicomError(f"{name}: floating-point pixel data are not supported")
-    if pixel_tags:
-        return
     uids = dataset.get("SOPClassUID"), dataset.file_meta.get("MediaStorageSOPClassUID")
     kind = next((UID(str(x)).name for x in uids if str(x) in UID_dictionary), "")
+    if kind == SegmentationStorage.name:
+        raise NoImageError(
+            f"{name}: is no image but a DICOM segmentation (SEG), whose pixels are "
+            "labels",
+            kind,
+        )
+    if pixel_tags:
+        return
     if kind == MediaStorageDirectoryStorage.name:
         raise NoImageError(
             f"{name}: is no image but a DICOMDIR, which lists files", kind

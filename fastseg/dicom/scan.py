@@ -14,7 +14,7 @@ and `fallback` reads the file.
 import os
 import re
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
 from functools import lru_cache
 from io import FileIO
@@ -236,6 +236,13 @@ def header_arrays(count: int, value_bytes: int = VALUE_BYTES) -> HeaderArrays:
         repeats=np.zeros(count, np.bool_),
         pixels=np.full(count, content.UNREAD),
     )
+
+
+def join_paths(paths: Iterable[str | None]) -> FileNames:
+    """Return paths as kernels take them; None becomes a path that does not exist."""
+    joined = os.fsencode("\0".join([*(path or "" for path in paths), ""]))
+    data = np.frombuffer(joined, np.uint8)
+    return FileNames(data, np.concatenate([[0], np.flatnonzero(data == 0) + 1]))
 
 
 def scan_headers(names: FileNames) -> HeaderScans:

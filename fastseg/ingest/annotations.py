@@ -17,9 +17,10 @@ from fastseg import dicom
 from fastseg._kernels.contours import labels
 from fastseg._kernels.files import content, system
 from fastseg.bounds import MAX_CONTOUR_BYTES
+from fastseg.dicom import join_paths
 from fastseg.errors import ContourError, GeometryError, LinkError
 from fastseg.files import read_handle
-from fastseg.ingest.block import Block, join_paths
+from fastseg.ingest.block import Block
 from fastseg.links import Link
 from fastseg.paths import Paths
 from fastseg.raster.rings import as_ring

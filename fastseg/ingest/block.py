@@ -1,6 +1,5 @@
 """Block: neighbouring images that a build makes together, and what it knows of them."""
 
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -8,7 +7,6 @@ import numpy as np
 from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
-from fastseg._kernels.files.content import FileNames
 from fastseg.links import Link
 from fastseg.paths import Paths
 from fastseg.sources import format_of
@@ -79,13 +77,6 @@ def reject_image(
             if link.contour_path and link.contour_path not in listed
         ),
     ]
-
-
-def join_paths(paths: Iterable[str | None]) -> FileNames:
-    """Return paths as kernels take them; None becomes a path that does not exist."""
-    joined = os.fsencode("\0".join([*(path or "" for path in paths), ""]))
-    data = np.frombuffer(joined, np.uint8)
-    return FileNames(data, np.concatenate([[0], np.flatnonzero(data == 0) + 1]))
 
 
 def hash_links(links: Iterable[Link], bucket: str, paths: Paths) -> int:

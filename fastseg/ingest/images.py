@@ -23,9 +23,10 @@ from fastseg._kernels.images import statistics
 from fastseg._kernels.images.statistics import Measures
 from fastseg.bounds import MAX_CONTOUR_BYTES, MAX_HEADER_BYTES
 from fastseg.codecs.pool import Pool
+from fastseg.dicom import join_paths
 from fastseg.errors import DicomError
 from fastseg.files import Stamp, read_file, stamp_of
-from fastseg.ingest.block import Block, join_paths
+from fastseg.ingest.block import Block
 from fastseg.paths import Paths
 from fastseg.store import layout
 from fastseg.store.layout import Bucket

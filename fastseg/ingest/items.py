@@ -19,10 +19,11 @@ from xxhash import xxh3_64_intdigest
 
 from fastseg._kernels.contours import labels
 from fastseg._kernels.files import content, system
+from fastseg.dicom import join_paths
 from fastseg.errors import DicomError, LinkError
 from fastseg.files import stamp_of
 from fastseg.ingest.annotations import Annotations, Contour, File
-from fastseg.ingest.block import Block, hash_links, join_paths
+from fastseg.ingest.block import Block, hash_links
 from fastseg.ingest.images import (
     BlockImages,
     DecodedImage,

@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastseg import bounds, dicom
+from fastseg.dicom import join_paths
 from fastseg.errors import DicomError, LinkError
 from fastseg.files import identify
-from fastseg.ingest.block import Block, hash_links, join_paths, reject_image
+from fastseg.ingest.block import Block, hash_links, reject_image
 from fastseg.links import Link, Links, LinkTable
 from fastseg.paths import Paths
 from fastseg.progress import Progress

@@ -13,11 +13,11 @@ from xxhash import xxh3_64_intdigest
 import fastseg
 from fastseg._kernels.files import content, system
 from fastseg.codecs.pool import Pool
-from fastseg.dicom import scan
+from fastseg.dicom import join_paths, scan
 from fastseg.errors import RejectedWarning
 from fastseg.files import stamp_of
 from fastseg.ingest import annotations, images
-from fastseg.ingest.block import Block, join_paths
+from fastseg.ingest.block import Block
 from fastseg.links import Link
 from fastseg.paths import Paths
 from fastseg.store.layout import Bucket
