@@ -93,6 +93,7 @@ bench-first-use: wheel
 
 bench-dicom: $(VENV)/.bench
 	python -m benchmarks.dicom.race
+	python -m benchmarks.dicom.tree
 
 bench-build: $(VENV)/.bench
 	python -m benchmarks.build.race
