@@ -10,8 +10,8 @@ from typing import Literal
 Edges = Literal["half-open", "closed", "open"]
 Fill = Literal["even-odd", "nonzero", "union"]
 Origin = Literal["center", "corner"]
-# Which images are linked: those with a contour, or all.
-Slices = Literal["labelled", "all"]
+# Which images are linked: those with a contour, those of series that have one, or all.
+Slices = Literal["labelled", "series", "all"]
 # What a split keeps whole, and in what it makes the parts alike.
 By = Literal["patient", "series", "sample"]
 Stratify = Literal["classes", "shape"]

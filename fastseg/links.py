@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice, pairwise
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple, overload
 
 import numpy as np
@@ -86,6 +87,8 @@ DTYPES = tuple(dtype.name for dtype in header.DTYPES.values())
 PAIRED = "contour_path and label must be given together or not at all"
 WHOLE = re.compile(r"[0-9]{1,9}")
 DECIMAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+# No files left out: a default that nobody can change.
+NOTHING: Mapping[str, Iterable[str]] = MappingProxyType({})
 # Rows that are held as Python objects at a time.
 ROWS_AT_ONCE = 2**12
 
@@ -481,6 +484,8 @@ class LinkTable:
     rejects    : files and rows that cannot be used
     unlabelled : number of images without a contour, None if unknown
     ignored    : files that are neither images nor contours
+    left_out   : DICOM files that `link` left out, by what they are, such as "localizer"
+    notes      : what `link` found besides, in words
     """
 
     base: Path
@@ -488,6 +493,8 @@ class LinkTable:
     rejects: tuple[Reject, ...]
     unlabelled: int | None
     ignored: tuple[str, ...]
+    left_out: Mapping[str, tuple[str, ...]]
+    notes: tuple[str, ...]
 
     @check_call()
     def __init__(
@@ -498,23 +505,33 @@ class LinkTable:
         rejects: Iterable[Reject] = (),
         unlabelled: int | None = None,
         ignored: Iterable[str] = (),
+        left_out: Mapping[str, Iterable[str]] = NOTHING,
+        notes: Iterable[str] = (),
     ):
         """Make a table of links in any form, see `Links.of`."""
         for name, given in (("links", links), ("rejects", rejects)):
             if not is_iterable(given):
                 raise OptionError(f"{name} is {shown(given)}, expected a list")
-        if not is_iterable(ignored):
-            raise OptionError(f"ignored is {shown(ignored)}, expected a list of paths")
+        for name, texts in (("ignored", ignored), ("notes", notes)):
+            if not is_iterable(texts):
+                raise OptionError(f"{name} is {shown(texts)}, expected a list of texts")
+        if not isinstance(left_out, Mapping):
+            raise OptionError(
+                f"left_out is {shown(left_out)}, expected paths of files by kind"
+            )
         object.__setattr__(self, "base", as_path("base", base))
         object.__setattr__(self, "links", Links.of(links))
         object.__setattr__(self, "rejects", tuple(rejects))
         object.__setattr__(self, "unlabelled", unlabelled)
         object.__setattr__(self, "ignored", tuple(ignored))
+        files = {kind: tuple(paths) for kind, paths in left_out.items()}
+        object.__setattr__(self, "left_out", files)
+        object.__setattr__(self, "notes", tuple(notes))
 
     def __len__(self) -> int:
         return len(self.links)
 
-    @once_made("ignored")
+    @once_made("notes")
     def __repr__(self) -> str:
         links = many(len(self), "link")
         if len(self) <= MOST_COUNTED:

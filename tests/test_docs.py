@@ -97,7 +97,7 @@ def test_the_readme_runs_from_top_to_bottom(folder, fastseg_command, capsys):
     assert {"links.csv", "heart.h5", "picture.png"} <= names
     printed = capsys.readouterr().out
     assert "(96, 96) uint16" in printed
-    assert "dicoms/PHANTOM0001/1.dcm" in printed
+    assert "dicoms/PHANTOM0001/19.dcm" in printed
 
 
 @pytest.mark.usefixtures("loggers")

@@ -47,7 +47,8 @@ def link(
     slices: Annotated[
         Slices | None,
         typer.Option(
-            help="Link images with a contour, or all images.",
+            help="Images to link: `labelled` (with a contour), `series` (whole series "
+            "that have one, for volumes) or `all` (of any folder with DICOM files).",
             show_default="labelled",
         ),
     ] = None,
@@ -55,12 +56,26 @@ def link(
         bool,
         typer.Option("--keep-unlabelled", help="The same as `--slices all`."),
     ] = False,
+    pseudonyms: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="KEYFILE",
+            help="Write keyed hashes of patients' IDs in place of the IDs. The file "
+            "holds a secret key of at least 16 bytes; the same key gives the same "
+            "pseudonyms. Only the column `patient` changes: names of folders and files "
+            "stay as they are.",
+        ),
+    ] = None,
     force: Force = False,
     allow_rejects: AllowRejects = False,
 ) -> None:
     """Find images and their contours and write a table of links.
 
     Example: `fastseg link data/sunnybrook -o links.csv --label icontour`
+
+    Whole series, for volumes: `fastseg link data/sunnybrook --slices series`
+
+    All DICOM images of a folder: `fastseg link exports --slices all --pseudonyms key`
     """
     from fastseg.links import check_outputs
 
@@ -70,21 +85,32 @@ def link(
         labels=label or None,
         slices=slices,
         keep_unlabelled=keep_unlabelled,
+        pseudonyms=pseudonyms,
         progress=output.progress,
     )
     path = table.save(out, force=force)
     counts = ", ".join(f"{count} {name}" for name, count in table.counts().items())
     output.say(f"{out}: {many(table.images, 'image')}, {counts or 'no contours'}")
     output.written(out, path)
-    if table.unlabelled:
-        result = "linked"
-        if not keep_unlabelled and slices != "all":
-            result = "left out (--keep-unlabelled keeps them)"
+    if table.unlabelled and (counts or table.unlabelled != table.images):
+        result = "left out (--keep-unlabelled keeps them)"
+        if keep_unlabelled or slices == "all":
+            result = "linked"
+        elif slices == "series":
+            result = "linked if their series has a contour"
         output.say(f"{many(table.unlabelled, 'image')} without a contour: {result}")
+    for note in table.notes:
+        output.say(note)
+    listed = "" if output.verbose else " (--verbose lists them)"
+    if table.left_out:
+        kinds = [many(len(paths), kind) for kind, paths in table.left_out.items()]
+        output.say(f"left out {', '.join(kinds)}{listed}")
+        for kind, paths in table.left_out.items():
+            for name in paths:
+                output.detail(f"  {kind}: {name}")
     if table.ignored:
         output.say(
-            f"ignored {many(len(table.ignored), 'file')} of another kind"
-            + ("" if output.verbose else " (--verbose lists them)")
+            f"ignored {many(len(table.ignored), 'file')} of another kind{listed}"
         )
         for name in table.ignored:
             output.detail(f"  ignored {name}")

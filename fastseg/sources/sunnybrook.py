@@ -7,12 +7,11 @@ contours. The numbers in the latter may be zero-padded in the table of patients 
 in the name of the folder, or the reverse.
 """
 
-import os
 import re
 from array import array
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +31,15 @@ from fastseg.errors import (
     choice,
 )
 from fastseg.escapes import escaped
-from fastseg.files import NOT_REGULAR
 from fastseg.links import Link, Links, LinkTable
-from fastseg.paths import is_inside, natural_key
+from fastseg.paths import natural_key
 from fastseg.progress import Progress
 from fastseg.raster.rings import as_ring
+from fastseg.reprs import many
 from fastseg.sources.base import Group
-from fastseg.tables import Reject, read_csv, reason_of
+from fastseg.sources.folder import JUNK_NAME, Folder, is_named_image
+from fastseg.sources.series import place_images
+from fastseg.tables import read_csv, reason_of
 
 CLASSES = ("icontour", "ocontour", "p1contour", "p2contour")
 CONTOUR_NAME = re.compile(
@@ -48,13 +49,6 @@ CONTOUR_NAME = re.compile(
 LINE = re.compile(r"([^\r\n]*)(?:\r\n|\r|\n|$)")
 # A line of a contour file has at least this many bytes: "0 0" and a line end.
 SHORTEST_LINE = 4
-# Files that editors and file managers leave behind.
-JUNK_NAME = re.compile(r"\..*|.*~|.*\.sw[a-p]|Thumbs\.db|desktop\.ini", re.IGNORECASE)
-
-UNFIT = (
-    "has a backslash, a control or format character, or bytes that are not UTF-8 in "
-    "its name; rename it"
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,34 +129,54 @@ class Sunnybrook:
         instances: dict[str, dict[int, list[Link]]] = defaultdict(
             lambda: defaultdict(list)
         )
+        headers: dict[str, dicom.Header] = {}
         with progress("read headers", len(files)) as advance:
             for patient, path in files:
                 numbered = data_set.numbered_image(patient, path)
                 if numbered is not None:
-                    number, image = numbered
+                    number, image, header = numbered
                     instances[patient.image_id][number].append(image)
+                    headers[image.dicom_path] = header
                 advance()
         links: list[Link] = []
-        unlabelled = 0
+        unlabelled = bare = 0
         for patient in patients:
             images = data_set.unique_images(instances[patient.image_id])
+            placed = place_images(
+                list(images.values()),
+                [headers[image.dicom_path] for image in images.values()],
+            )
+            images = dict(zip(images, placed, strict=True))
             contours = data_set.contours_by_image(patient)
-            links += data_set.link_contours(patient, images, contours, wanted)
-            # An image whose contours were rejected or not requested is not unlabelled:
-            # without a contour, a network would learn that it shows nothing.
-            labelled = {number for number, _ in contours}
-            unlabelled_links = [
-                image for number, image in images.items() if number not in labelled
-            ]
-            unlabelled += len(unlabelled_links)
-            if slices == "all":
-                links += unlabelled_links
+            linked = data_set.link_contours(patient, images, contours, wanted)
+            links += linked
+            # An image whose contours were rejected or not requested is not unlabelled.
+            # It is linked like one, so that volumes stay whole, but counted on its own:
+            # the store says of both that nobody outlined anything.
+            outlined = {number for number, _ in contours}
+            unlabelled += len(images.keys() - outlined)
+            paths = {link.dicom_path for link in linked}
+            series = {link.series for link in linked}
+            for number, image in images.items():
+                is_wanted = slices == "all" or (
+                    slices == "series" and image.series in series
+                )
+                if is_wanted and image.dicom_path not in paths:
+                    links.append(image)
+                    bare += number in outlined
+        notes = []
+        if bare:
+            notes.append(
+                f"{many(bare, 'image')} whose contours are rejected or of other "
+                "classes: linked without a contour"
+            )
         return LinkTable(
             base=root,
             links=Links.of(links).sorted(),
             rejects=data_set.rejects,
             unlabelled=unlabelled,
             ignored=data_set.ignored,
+            notes=notes,
         )
 
     def parse(self, data: bytes, name: str) -> NDArray[np.float64]:
@@ -251,22 +265,8 @@ class _Patient:
 
 
 @dataclass(slots=True)
-class _DataSet:
-    """One data set, whose files its methods find.
-
-    rejects : files and rows that cannot be used
-    ignored : files that are neither images nor contours, relative to the root
-    """
-
-    root: Path
-    rejects: list[Reject] = field(default_factory=list)
-    ignored: list[str] = field(default_factory=list)
-
-    def relative(self, path: Path) -> str:
-        return path.relative_to(self.root).as_posix()
-
-    def reject(self, path: Path, reason: str, line: int | None = None) -> None:
-        self.rejects.append(Reject(str(path), line, reason))
+class _DataSet(Folder):
+    """One data set, whose files its methods find."""
 
     def patients(self, layout: Layout) -> Iterator[_Patient]:
         """Yield the patients in the table whose image folders exist."""
@@ -288,7 +288,7 @@ class _DataSet:
             key = _unpadded_id(contour_id)
             problem = _id_problem(image_id) or _id_problem(contour_id)
             if not problem and {f"image {image_id}", f"contour {key}"} & seen:
-                problem = f"{image_id} or {contour_id} is listed twice"
+                problem = "one of its IDs is listed twice"
             if problem:
                 self.reject(id_file, problem, line)
                 continue
@@ -312,13 +312,13 @@ class _DataSet:
                 [
                     path
                     for folder in images
-                    for path in self._files(folder)
+                    for path in map(Path, self.files(folder))
                     if self._is_image(path)
                 ],
                 [
                     path
                     for folder in contours
-                    for path in self._files(folder)
+                    for path in map(Path, self.files(folder))
                     if self._is_contour(path)
                 ],
             )
@@ -329,12 +329,14 @@ class _DataSet:
             if folder not in image_folders_seen:
                 self.reject(folder, f"is not listed in {layout.id_file}")
 
-    def numbered_image(self, patient: _Patient, path: Path) -> tuple[int, Link] | None:
-        """Return an image's InstanceNumber and link; None if the file is not used."""
+    def numbered_image(
+        self, patient: _Patient, path: Path
+    ) -> tuple[int, Link, dicom.Header] | None:
+        """Return an image's InstanceNumber, link, header; None if it is not used."""
         try:
             header = dicom.read_header(path)
         except NoImageError as exc:
-            if _is_named_image(path.name):
+            if is_named_image(path.name):
                 self.reject(path, reason_of(exc, path))
             else:
                 self.ignored.append(self.relative(path))
@@ -355,14 +357,12 @@ class _DataSet:
                 f"has {header.frames} frames, expected 1: contours do not name a frame",
             )
             return None
-        return header.instance, Link(
+        image = Link(
             patient=patient.image_id,
             dicom_path=self.relative(path),
             series=header.series,
-            rows=header.rows,
-            columns=header.columns,
-            dtype=header.dtype.name,
         )
+        return header.instance, image, header
 
     def unique_images(self, instances: dict[int, list[Link]]) -> dict[int, Link]:
         """Return the images whose InstanceNumber no other file has; reject the rest.
@@ -371,7 +371,7 @@ class _DataSet:
         """
         unique = {}
         for number, images in sorted(instances.items()):
-            named = [image for image in images if _is_named_image(image.dicom_path)]
+            named = [image for image in images if is_named_image(image.dicom_path)]
             if len(named) == 1:
                 self.ignored += [x.dicom_path for x in images if x is not named[0]]
                 images = named
@@ -418,8 +418,7 @@ class _DataSet:
                 elif number not in images:
                     self.reject(
                         path,
-                        f"patient {patient.image_id} has no usable image with "
-                        f"InstanceNumber {number}",
+                        f"its patient has no usable image with InstanceNumber {number}",
                     )
                 else:
                     links.append(
@@ -456,33 +455,8 @@ class _DataSet:
                 self.ignored.append(self.relative(path))
         return folders
 
-    def _files(self, folder: Path) -> Iterator[Path]:
-        """Yield the files in a folder and its subfolders; reject links out of root."""
-        real_root = os.path.realpath(self.root)
-        if not is_inside(os.path.realpath(folder), real_root):
-            self.reject(folder, "leads outside the data folder by a symbolic link")
-            return
-        if not _fits_table(self.relative(folder)):
-            self.reject(folder, UNFIT)
-            return
-        for path in sorted(folder.iterdir(), key=lambda path: natural_key(path.name)):
-            if JUNK_NAME.fullmatch(path.name):
-                continue
-            if path.is_symlink() and not is_inside(os.path.realpath(path), real_root):
-                self.reject(path, "leads outside the data folder by a symbolic link")
-            elif not _fits_table(path.name):
-                self.reject(path, UNFIT)
-            elif path.is_dir() and path.is_symlink():  # it may form a cycle
-                self.reject(path, "is a symbolic link to a folder; links to files work")
-            elif path.is_dir():
-                yield from self._files(path)
-            elif not path.is_file() and path.exists():
-                self.reject(path, NOT_REGULAR)
-            else:
-                yield path
-
     def _is_image(self, path: Path) -> bool:
-        if _is_named_image(path.name):
+        if is_named_image(path.name):
             return True
         try:
             if dicom.is_dicom(path):
@@ -507,11 +481,6 @@ class _DataSet:
         return False
 
 
-def _is_named_image(name: str) -> bool:
-    """Return whether the name of a file says that it is an image."""
-    return name.lower().endswith(".dcm")
-
-
 def _id_problem(name: str) -> str | None:
     """Return why an ID from a file cannot be the name of a folder, None if it can."""
     if not name:
@@ -524,11 +493,6 @@ def _id_problem(name: str) -> str | None:
     ):
         return f"the ID {name[:80]!r} is not the name of a folder in the data folder"
     return None
-
-
-def _fits_table(name: str) -> bool:
-    """Return whether a links table can hold the name of a file or folder."""
-    return "\\" not in name and escaped(name) == name
 
 
 def _unpadded_id(name: str) -> str:

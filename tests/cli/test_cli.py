@@ -92,7 +92,7 @@ def test_verify_lists_damage(fastseg_command, heart, study):
     assert run.returncode == 1
     assert "heart.h5: damaged, 8 samples" in run.stdout
     assert "4 damaged:" in run.stderr
-    line = "  sample 0 (dicoms/PHANTOM0001/1.dcm): mask differs from what was written"
+    line = "  sample 0 (dicoms/PHANTOM0001/4.dcm): mask differs from what was written"
     assert line in run.stderr.splitlines()
     run = fastseg_command("verify", "heart.h5", "--sources", study)
     assert run.returncode == 1

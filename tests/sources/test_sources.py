@@ -142,7 +142,7 @@ def test_a_folder_of_no_source_lists_all_sources(polygons):
     with pytest.raises(LinkError) as caught:
         fastseg.link(polygons.parent)
     text = str(caught.value)
-    assert re.search(rf"did you mean {re.escape(str(polygons))}\?; expected ", text)
+    assert re.search(rf"did you mean {re.escape(str(polygons))}\?; it holds ", text)
     for source in sources.SOURCES.values():
         assert source.outline in text
 

@@ -80,13 +80,20 @@ def test_counts_are_those_of_the_data(study):
 
 
 def test_links_hold_what_the_headers_say(study):
-    """Series, shape and dtype are those of the image; position and time are unknown."""
-    for link in fastseg.link(study, keep_unlabelled=True).links:
+    """Series, shape, dtype and position are those of the image; time is a rank."""
+    links = fastseg.link(study, keep_unlabelled=True).links
+    for link in links:
         dataset = pydicom.dcmread(study / link.dicom_path)
         assert link.series == dataset.SeriesInstanceUID
         assert (link.rows, link.columns) == dataset.pixel_array.shape
         assert link.dtype == dataset.pixel_array.dtype.name
-        assert (link.position_mm, link.time) == (None, None)
+        assert link.position_mm == dataset.ImagePositionPatient[2]
+        triggers = {
+            pydicom.dcmread(study / other.dicom_path).TriggerTime
+            for other in links
+            if (other.patient, other.position_mm) == (link.patient, link.position_mm)
+        }
+        assert sorted(triggers)[int(link.time)] == dataset.TriggerTime
 
 
 @pytest.mark.parametrize("labels", [["ocontour"], ["p1contour", "icontour"], []])
@@ -114,6 +121,39 @@ def test_images_without_contours_are_kept_on_request(study):
     assert sorted(link.dicom_path for link in added) == paths
     assert {(link.contour_path, link.label) for link in added} == {("", "")}
     assert table.unlabelled == both.unlabelled == 4
+
+
+def test_a_whole_series_is_linked_if_an_image_has_a_contour(study):
+    """slices="series" adds the other images of a series, and no series without one."""
+    shutil.rmtree(study / "contourfiles" / "PH-2")
+    (study / "contourfiles" / "PH-2").mkdir()
+    labelled, whole, everything = (
+        fastseg.link(study, slices=slices) for slices in ("labelled", "series", "all")
+    )
+    patients = [{x.patient for x in table.links} for table in (whole, everything)]
+    assert patients == [{"PHANTOM0001"}, {"PHANTOM0001", "PHANTOM0002"}]
+    assert set(labelled.links) < set(whole.links) < set(everything.links)
+    assert whole.images == 6
+    assert everything.images == 12
+    assert labelled.unlabelled == whole.unlabelled == everything.unlabelled == 8
+    assert everything.notes == ()
+
+
+@pytest.mark.filterwarnings("ignore::fastseg.errors.RejectedWarning")
+def test_images_without_their_contours_keep_a_series_whole(study):
+    """An image whose contours are rejected or of other classes is linked without."""
+    images = sorted(path.relative_to(study).as_posix() for path in study.rglob("*.dcm"))
+    shutil.copy(study / DRAWN, study / TWIN)  # both are rejected
+    for labels, bare in ((None, 1), (["ocontour"], 4)):
+        labelled = fastseg.link(study, labels=labels)
+        assert labelled.notes == ()
+        for slices in ("series", "all"):
+            table = fastseg.link(study, labels=labels, slices=slices)
+            assert sorted({link.dicom_path for link in table.links}) == images
+            assert [x for x in table.links if x.label] == list(labelled.links)
+            assert table.unlabelled == labelled.unlabelled
+            (note,) = table.notes
+            assert note.startswith(f"{bare} image{'s' * (bare > 1)} whose contours are")
 
 
 def test_junk_makes_no_difference(study):
@@ -247,7 +287,12 @@ def check_rejected(study, spoil, rejects, lost=""):
     assert caught[0].filename == __file__
     gone = [x for x in clean.links if lost and lost in x.dicom_path + x.contour_path]
     assert bool(gone) == bool(lost)
-    assert table.links == tuple(link for link in clean.links if link not in gone)
+    # Times are counted among the images that are there.
+    remaining, expected = (
+        sorted(link._replace(time=None) for link in links)
+        for links in (table.links, [link for link in clean.links if link not in gone])
+    )
+    assert remaining == expected
     orphans = [f"{x.contour_path} has no usable" for x in gone if ORPHANS in rejects]
     reported = []
     for file, line, reason in table.rejects:
@@ -387,7 +432,10 @@ def test_a_file_named_like_a_series_is_no_series(study):
         (lambda root: (root / "link.csv").unlink(), "/link.csv: is missing; it must"),
         (lambda root: write_ids(root, "original_id"), "/link.csv, line 1: no column p"),
         (lambda root: (root / "SCD_ManualContours").mkdir(), ": holds several layouts"),
-        (lambda root: [shutil.rmtree(root), root.mkdir()], ": has no layout that fast"),
+        (
+            lambda root: [shutil.rmtree(root), root.mkdir()],
+            ": has no layout that fastseg knows; it holds no DICOM files; expected ",
+        ),
         (shutil.rmtree, ": does not exist"),
     ],
 )

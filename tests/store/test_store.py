@@ -123,9 +123,9 @@ def test_a_store_describes_its_content(store):
     sample = store[0]
     assert "96x96" in repr(sample)
     meta = sample.meta
-    assert meta["source"] == "dicoms/PHANTOM0001/1.dcm"
+    assert meta["source"] == "dicoms/PHANTOM0001/19.dcm"
     assert meta["bucket"] == "96x96_uint16"
-    assert meta["instance"] == 1
+    assert meta["instance"] == 19
     assert meta["pixels"][0] == sample.mask_of("icontour").sum()
     assert json.dumps(meta)
 

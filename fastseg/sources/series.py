@@ -1,0 +1,134 @@
+"""Where the images of a series lie, and which of them make up volumes.
+
+All of it depends on what the headers say and on nothing else: neither the order of the
+images, nor their names, nor InstanceNumber changes a position or a time.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastseg import geometry
+from fastseg.dicom import Header
+from fastseg.links import Link
+
+
+def place_images(links: Sequence[Link], headers: Sequence[Header]) -> list[Link]:
+    """Return links with all columns filled in that the headers of images say.
+
+    links   : one of each image, in any order
+    headers : of the same images; those of a series must all be there, because times
+        are counted within a series
+
+    Sets `series`, `rows`, `columns`, `dtype`, `position_mm` and `time`. Images of one
+    patient and series that are parallel have positions along a common normal, so that
+    rounded directions do not change their order. An image has no position if its header
+    gives no plane. `geometry.number_times` says which images have a time.
+    """
+    filled: list[Link] = [
+        link._replace(
+            series=header.series,
+            rows=header.rows,
+            columns=header.columns,
+            dtype=header.dtype.name,
+        )
+        for link, header in zip(links, headers, strict=True)
+    ]
+    for members in by_series(filled):
+        kinds = _number_kinds([filled[k] for k in members])
+        some = [headers[k] for k in members]
+        positions, times = _positions_and_times(some, kinds)
+        for k, position, time in zip(members, positions, times, strict=True):
+            filled[k] = filled[k]._replace(
+                position_mm=_or_none(position), time=_or_none(time)
+            )
+    return filled
+
+
+def by_series(links: Iterable[Link]) -> list[list[int]]:
+    """Return the indices of the links of each patient and series."""
+    members: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for k, link in enumerate(links):
+        members[link.patient, link.series].append(k)
+    return list(members.values())
+
+
+def find_problems(links: Sequence[Link], headers: Sequence[Header]) -> list[str]:
+    """Return why images of a series are in no volume, as `geometry.find_volumes` does.
+
+    links   : of the images of one series, as `place_images` returns them
+    headers : of the same images
+    """
+    volumes = geometry.find_volumes(
+        origins=_origins(headers),
+        directions=_directions(headers),
+        spacings_mm=_column([header.spacing_mm for header in headers], 2),
+        thicknesses_mm=_numbers([header.slice_thickness_mm for header in headers]),
+        kinds=_number_kinds(links),
+        times=_numbers([link.time for link in links]),
+    )
+    return list(volumes.problems)
+
+
+def _positions_and_times(
+    headers: Sequence[Header], kinds: NDArray[np.int64]
+) -> tuple[list[float], list[float]]:
+    """Return position and time of the images of a series, NaN where there is none.
+
+    kinds : int64 (n,): images of one shape and dtype have the same number
+    """
+    origins, directions = _origins(headers), _directions(headers)
+    # Their own normals say which images have a position; a single image has no other.
+    positions = geometry.positions_along_normal(origins, directions)
+    if len(headers) == 1:
+        return positions.tolist(), [np.nan]
+    parallel = geometry.number_stacks(directions, np.zeros_like(kinds))
+    for number in range(parallel.max() + 1):
+        members = np.flatnonzero((parallel == number) & np.isfinite(positions))
+        if len(members) > 1:
+            common = min(map(tuple, directions[members].tolist()))
+            positions[members] = geometry.positions_along_normal(
+                origins[members], np.tile(common, (len(members), 1))
+            )
+    times = geometry.number_times(
+        positions,
+        _numbers([header.temporal_position for header in headers]),
+        _numbers([header.trigger_time_ms for header in headers]),
+        geometry.number_stacks(directions, kinds),
+    )
+    return positions.tolist(), times.tolist()
+
+
+def _number_kinds(links: Sequence[Link]) -> NDArray[np.int64]:
+    """Return int64 (n,): images of one shape and dtype have the same number."""
+    shapes = [(link.rows, link.columns, link.dtype) for link in links]
+    numbers = {shape: k for k, shape in enumerate(dict.fromkeys(shapes))}
+    return np.array([numbers[shape] for shape in shapes], np.int64)
+
+
+def _origins(headers: Sequence[Header]) -> NDArray[np.float64]:
+    return _column([header.position_mm for header in headers], 3)
+
+
+def _directions(headers: Sequence[Header]) -> NDArray[np.float64]:
+    return _column([header.directions for header in headers], 6)
+
+
+def _column(
+    values: Sequence[tuple[float, ...] | None], width: int
+) -> NDArray[np.float64]:
+    """Return float64 (n, width), NaN where a value is None."""
+    unknown = (np.nan,) * width
+    rows = [unknown if value is None else value for value in values]
+    return np.array(rows, np.float64).reshape(len(rows), width)
+
+
+def _numbers(values: Sequence[float | None]) -> NDArray[np.float64]:
+    """Return float64 (n,), NaN where a value is None."""
+    return np.array([np.nan if x is None else x for x in values], np.float64)
+
+
+def _or_none(value: float) -> float | None:
+    return None if value != value else value

@@ -1,0 +1,419 @@
+"""All DICOM files below a folder, whatever their names and folders are.
+
+folder ── files ──> headers, side by side ──> Tree: images, other objects by kind
+                                               └─ link_images ──> LinkTable
+
+A file is what its content says. Images are the frames of grey-scale files that show a
+patient; localizers, secondary captures, colour images, structure sets, reports and
+whatever else there is are listed by kind.
+"""
+
+import filecmp
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from fastseg import dicom
+from fastseg.bounds import MAX_TEXT_BYTES
+from fastseg.dicom import Header
+from fastseg.errors import (
+    ColourImageError,
+    DicomError,
+    MissingExtraError,
+    NoImageError,
+)
+from fastseg.escapes import escaped
+from fastseg.files import identify
+from fastseg.links import Link, Links, LinkTable
+from fastseg.progress import Progress, silent
+from fastseg.reprs import many
+from fastseg.sources.folder import Folder, is_named_image
+from fastseg.sources.series import by_series, find_problems, place_images
+from fastseg.tables import Reject, reason_of
+from fastseg.threads import map_ordered, usable_cores
+
+# Files whose headers are read in one call.
+FILES_AT_ONCE = 256
+# Threads that read headers, at most. More than there are cores help where files are far
+# away, but each holds the buffers of a call.
+MOST_THREADS = 8
+# Series that are no volume and that `notes` lists one by one.
+SERIES_LISTED = 5
+# Files of one SOPInstanceUID that a reject names.
+NAMES_LISTED = 3
+
+LOCALIZER = "localizer"
+SECONDARY = "secondary capture"
+COLOUR = "colour image"
+DUPLICATE = "duplicate"
+STRUCTURE_SET = "RT structure set"
+# What messages call files of a class, by the name of the class in the standard.
+KINDS = {
+    "RT Structure Set Storage": STRUCTURE_SET,
+    "RT Dose Storage": "RT dose",
+    "RT Plan Storage": "RT plan",
+    "Segmentation Storage": "segmentation",
+    "Media Storage Directory Storage": "DICOMDIR",
+    "": "DICOM object of an unknown class",
+}
+# Classes whose files are grey-scale images to a reader, but show no patient: values
+# that were computed, or labels. Names and UIDs as in PS3.6, annex A.
+OTHER_CLASSES = {
+    "1.2.840.10008.5.1.4.1.1.481.2": "RT dose",
+    "1.2.840.10008.5.1.4.1.1.66.4": "segmentation",
+    "1.2.840.10008.5.1.4.1.1.66.7": "segmentation",
+}
+# Secondary Capture Image Storage; the UIDs of its multi-frame classes have one number
+# more.
+SECONDARY_CLASS = "1.2.840.10008.5.1.4.1.1.7"
+
+
+class TreeImage(NamedTuple):
+    """One frame of a file of a tree.
+
+    path  : relative to the root, with forward slashes
+    frame : counted from 0
+    """
+
+    path: str
+    frame: int
+    header: Header
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tree:
+    """What the DICOM files below a folder are.
+
+    images  : sorted by path and frame, numbers in paths by their value
+    others  : paths of the files that are no images to learn from, by kind, such as
+        "localizer" or "RT structure set"; a "duplicate" is a further name or a copy of
+        an image
+    rejects : files that cannot be used
+    ignored : paths of the files that are not DICOM
+    """
+
+    root: Path
+    images: list[TreeImage]
+    others: Mapping[str, tuple[str, ...]]
+    rejects: list[Reject]
+    ignored: tuple[str, ...]
+
+    def describe(self) -> str:
+        """Return in words what it holds: "3 CT series of 2 patients and 1 RT plan"."""
+        parts = describe_series(
+            (_patient_of(image.header), image.header) for image in self.images
+        )
+        parts += [many(len(paths), kind) for kind, paths in self.others.items()]
+        if self.rejects:
+            parts.append(many(len(self.rejects), "unusable file"))
+        if not parts:
+            return "no DICOM files"
+        *most, last = parts
+        return f"{', '.join(most)} and {last}" if most else last
+
+
+def read_tree(
+    root: Path, progress: Progress = silent, threads: int | None = None
+) -> Tree:
+    """Read the header of each DICOM file below a folder, once.
+
+    threads : that read side by side; by default one for each core, up to MOST_THREADS
+
+    Two names of one file are one image. So are two files with one SOPInstanceUID if
+    their pixels are equal: the one whose name sorts first is the image. If they differ,
+    all of them are rejected.
+    """
+    folder = Folder(root)
+    prefix = os.path.join(root, "")  # noqa: PTH118  keeps what Path would drop
+    others: dict[str, list[str]] = defaultdict(list)
+
+    def relative(path: str) -> str:
+        return path[len(prefix) :].replace(os.sep, "/")
+
+    # By device and inode, which all names of a file share.
+    names: dict[tuple[int, int] | None, str] = {}
+    # The batch scan follows no links.
+    real: dict[str, str] = {}
+    with progress("find files", 0) as advance:
+        for path in folder.files(root):
+            advance()
+            try:
+                identity = identify(path)
+                if identity is None:
+                    real[path] = os.path.realpath(path)
+                    identity = identify(real[path])
+            except OSError as exc:
+                folder.reject(Path(path), reason_of(exc))
+                continue
+            first = names.setdefault(identity, path)
+            if first is not path:
+                others[DUPLICATE].append(relative(path))
+    paths = list(names.values())
+    del names
+    blocks = [
+        [(path, real.get(path, path)) for path in paths[k : k + FILES_AT_ONCE]]
+        for k in range(0, len(paths), FILES_AT_ONCE)
+    ]
+    files: dict[str, tuple[Header, ...]] = {}
+    count = threads or min(usable_cores(), MOST_THREADS)
+    with (
+        progress("read headers", len(paths)) as advance,
+        closing(map_ordered(_read_files, blocks, count)) as results,
+    ):
+        for block, contents in zip(blocks, results, strict=True):
+            for (path, _), content in zip(block, contents, strict=True):
+                if isinstance(content, tuple):
+                    files[path] = content
+                elif isinstance(content, _Other):
+                    others[content.kind].append(relative(path))
+                elif content:
+                    folder.reject(Path(path), content)
+                else:
+                    folder.ignored.append(relative(path))
+            advance(len(block))
+    for path, reason in _find_repeats(files).items():
+        del files[path]
+        if reason:
+            folder.reject(Path(path), reason)
+        else:
+            others[DUPLICATE].append(relative(path))
+    return Tree(
+        root=root,
+        images=[
+            TreeImage(relative(path), frame, header)
+            for path, headers in files.items()
+            for frame, header in enumerate(headers)
+        ],
+        others={kind: tuple(others[kind]) for kind in sorted(others)},
+        rejects=folder.rejects,
+        ignored=tuple(folder.ignored),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Other:
+    """A DICOM file that holds something else than images to learn from."""
+
+    kind: str
+
+
+# The headers of a file's frames; or what it is instead; or why it cannot be used, ""
+# for a file that is not DICOM.
+_Content = tuple[Header, ...] | _Other | str
+
+
+def _read_files(paths: list[tuple[str, str]]) -> list[_Content]:
+    """Return what each of some files holds, given by path and real path."""
+    scans = dicom.scan_headers(dicom.join_paths(real for _, real in paths))
+    contents = []
+    for k, index in enumerate(scans.header_index.tolist()):
+        is_single = index >= 0 and scans.headers[index].frames == 1
+        contents.append(
+            _content_of((scans.header_of(k),)) if is_single else _read_file(paths[k][0])
+        )
+    return contents
+
+
+def _content_of(headers: tuple[Header, ...]) -> _Content:
+    """Return the headers of an image file, or what it is instead."""
+    header = headers[0]
+    kind = OTHER_CLASSES.get(header.sop_class)
+    if kind is not None:
+        return _Other(kind)
+    if f"{header.sop_class}.".startswith(f"{SECONDARY_CLASS}."):
+        return _Other(SECONDARY)
+    return _Other(LOCALIZER) if header.is_localizer else headers
+
+
+def _read_file(path: str) -> _Content:
+    """Return what a file holds that the batch scan does not understand."""
+    try:
+        if not dicom.is_dicom(path):
+            return "is not a DICOM file" if is_named_image(path) else ""
+        return _content_of(dicom.read_frame_headers(path))
+    except NoImageError as exc:
+        return _Other(_kind_of(exc.kind))
+    except ColourImageError:
+        return _Other(COLOUR)
+    except (DicomError, OSError) as exc:
+        return reason_of(exc, path)
+
+
+def _kind_of(name: str) -> str:
+    """Return what messages call the files of a class, by its name in the standard."""
+    if name in KINDS:
+        return KINDS[name]
+    if name.endswith("SR Storage"):
+        return "report"
+    return f"{name.removesuffix(' Storage')} object"
+
+
+def _find_repeats(files: Mapping[str, tuple[Header, ...]]) -> dict[str, str]:
+    """Return the files to leave out because another has their SOPInstanceUID.
+
+    The value is "" for a copy of one that stays, else why the file cannot be used.
+    """
+    by_uid: dict[str, list[str]] = defaultdict(list)
+    for path, headers in files.items():
+        if headers[0].sop_instance:
+            by_uid[headers[0].sop_instance].append(path)
+    left_out: dict[str, str] = {}
+    for paths in by_uid.values():
+        if len(paths) == 1:
+            continue
+        first, *rest = paths
+        try:
+            is_equal = all(_have_equal_pixels(first, path, files) for path in rest)
+            problem = "other pixels"
+        except (DicomError, MissingExtraError, OSError) as exc:
+            is_equal = False
+            problem = f"pixels that cannot be compared ({reason_of(exc, *paths)})"
+        if is_equal:
+            left_out |= dict.fromkeys(rest, "")
+            continue
+        for path in paths:
+            others = [other for other in paths if other != path]
+            shown = ", ".join(others[:NAMES_LISTED])
+            if len(others) > NAMES_LISTED:
+                shown += f" and {len(others) - NAMES_LISTED} more"
+            left_out[path] = (
+                f"has the SOPInstanceUID of {shown} but {problem}; keep one"
+            )
+    return left_out
+
+
+def _have_equal_pixels(
+    first: str, second: str, files: Mapping[str, tuple[Header, ...]]
+) -> bool:
+    """Return whether two files have equal pixels, or raise what `read_image` does."""
+    if filecmp.cmp(first, second, shallow=False):
+        return True
+    if len(files[first]) != len(files[second]):
+        return False
+    for frame in range(len(files[first])):
+        pixels, others = (
+            dicom.read_image(path, frame).pixels for path in (first, second)
+        )
+        if pixels.dtype != others.dtype or not np.array_equal(pixels, others):
+            return False
+    return True
+
+
+def describe_series(images: Iterable[tuple[str, Header]]) -> list[str]:
+    """Return numbers of series and patients in words, an empty list for no image.
+
+    images : patient and header of each
+    """
+    modalities = {
+        (patient, header.series): header.modality for patient, header in images
+    }
+    if not modalities:
+        return []
+    counts = Counter(modalities.values())
+    series = [
+        f"{count} {_series(modality)}" for modality, count in sorted(counts.items())
+    ]
+    series[-1] += f" of {many(len({patient for patient, _ in modalities}), 'patient')}"
+    return series
+
+
+def link_images(tree: Tree) -> LinkTable:
+    """Link all images of a tree, without contours.
+
+    A patient is a PatientID. Images without one belong to a patient that is named by
+    their StudyInstanceUID: a study has one patient, and parts of a split share none.
+    """
+    rejects = list(tree.rejects)
+    links: list[Link] = []
+    headers: list[Header] = []
+    by_study = 0
+    refused: set[str] = set()
+    for path, frame, header in tree.images:
+        problem = _patient_problem(header)
+        if problem:
+            if path not in refused:
+                rejects.append(Reject(str(tree.root / path), None, problem))
+            refused.add(path)
+            continue
+        by_study += not header.patient_id
+        links.append(Link(patient=_patient_of(header), dicom_path=path, frame=frame))
+        headers.append(header)
+    links = place_images(links, headers)
+    patients = [link.patient for link in links]
+    parts = describe_series(zip(patients, headers, strict=True))
+    notes = [", ".join(parts)] if parts else []
+    if by_study:
+        notes.append(
+            f"{many(by_study, 'image')} without PatientID: each study counts as a "
+            "patient, named by its StudyInstanceUID"
+        )
+    notes += _notes_on_volumes(links, headers)
+    return LinkTable(
+        base=tree.root,
+        links=Links.of(links).sorted(),
+        rejects=rejects,
+        unlabelled=len(links),
+        ignored=tree.ignored,
+        left_out=tree.others,
+        notes=notes,
+    )
+
+
+def _patient_of(header: Header) -> str:
+    return header.patient_id or header.study
+
+
+def _patient_problem(header: Header) -> str:
+    """Return why it is not known whose image it is, "" if it is; it quotes no ID."""
+    name = _patient_of(header)
+    if not name:
+        return (
+            "has neither PatientID nor StudyInstanceUID, so that nobody knows whose "
+            "image it is; write a links table by hand"
+        )
+    if escaped(name) != name or name != name.strip():
+        return "has a PatientID with control or format characters"
+    if len(name.encode()) > MAX_TEXT_BYTES:
+        return f"has a PatientID of more than {MAX_TEXT_BYTES} bytes"
+    return ""
+
+
+def _notes_on_volumes(links: Sequence[Link], headers: Sequence[Header]) -> list[str]:
+    """Return in words which series are no volume, and why; the first ones of many.
+
+    A series of one image is none, and needs no reason.
+    """
+    lines = []
+    for members in by_series(links):
+        if len(members) == 1:
+            continue
+        some = [links[k] for k in members]
+        problems = find_problems(some, [headers[k] for k in members])
+        if problems:
+            series = _series(headers[members[0]].modality)
+            folder = _folder_of(some)
+            lines.append(f"  {series} in {folder}: {'; '.join(problems)}")
+    if not lines:
+        return []
+    lines.sort()
+    head = f"{len(lines)} series with images that are in no volume:"
+    shown = lines[:SERIES_LISTED]
+    if len(lines) > len(shown):
+        shown.append(f"  and {len(lines) - len(shown)} more")
+    return [head, *shown]
+
+
+def _folder_of(links: Iterable[Link]) -> str:
+    """Return the folder that all images of some links lie in."""
+    folders = {link.dicom_path.rpartition("/")[0] for link in links}
+    return os.path.commonpath(folders) or "."
+
+
+def _series(modality: str) -> str:
+    return f"{modality} series" if modality else "series of unknown modality"

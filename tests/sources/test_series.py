@@ -1,0 +1,163 @@
+"""Positions and times of images depend on their headers, and on nothing else."""
+
+from dataclasses import replace
+
+import numpy as np
+import pydicom
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import fastseg
+from fastseg import dicom
+from fastseg.links import Link
+from fastseg.sources.series import find_problems, place_images
+from tests.sources.dicom_files import save_slice
+
+AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+SAGITTAL = (0.0, 1.0, 0.0, 0.0, 0.0, -1.0)
+SKEWED = (1.0, 0.0, 0.0, 0.5, 0.5, 0.0)
+
+
+@pytest.fixture(scope="module")
+def header(tmp_path_factory):
+    """The header of a slice at the origin."""
+    return dicom.read_header(save_slice(tmp_path_factory.mktemp("slice") / "0"))
+
+
+@st.composite
+def images(draw):
+    """Up to ten images of two patients with two series each, and their new order."""
+    numbers = st.none() | st.integers(0, 2)
+    drawn = draw(
+        st.lists(
+            st.fixed_dictionaries(
+                {
+                    "patient": st.sampled_from("AB"),
+                    "series": st.sampled_from(["", "1.2"]),
+                    "position_mm": st.none()
+                    | st.tuples(*[st.sampled_from([-0.0, 0.0, 2.5, 5.0])] * 3),
+                    "directions": st.sampled_from([AXIAL, SAGITTAL, SKEWED, None]),
+                    "temporal_position": numbers,
+                    "trigger_time_ms": numbers,
+                    "rows": st.sampled_from([8, 16]),
+                }
+            ),
+            max_size=10,
+        )
+    )
+    return drawn, draw(st.permutations(range(len(drawn))))
+
+
+def placed(header, drawn, names):
+    """Return the links of drawn images, placed."""
+    links = [
+        Link(patient=image["patient"], dicom_path=name)
+        for image, name in zip(drawn, names, strict=True)
+    ]
+    headers = [
+        replace(header, **{k: v for k, v in image.items() if k != "patient"})
+        for image in drawn
+    ]
+    return place_images(links, headers)
+
+
+@given(case=images())
+def test_the_order_of_images_does_not_matter(header, case):
+    """The same images in another order, with other names, get the same columns."""
+    drawn, order = case
+    names = [f"{k}.dcm" for k in range(len(drawn))]
+    straight = placed(header, drawn, names)
+    shuffled = placed(header, [drawn[k] for k in order], [names[-k] for k in order])
+    assert [link._replace(dicom_path="") for link in shuffled] == [
+        straight[k]._replace(dicom_path="") for k in order
+    ]
+
+
+@given(case=images())
+def test_a_position_is_known_where_the_plane_is(header, case):
+    """Position is None without origin or with directions that span no plane."""
+    drawn, _ = case
+    for image, link in zip(drawn, placed(header, drawn, "x" * len(drawn)), strict=True):
+        is_known = image["position_mm"] and image["directions"] in (AXIAL, SAGITTAL)
+        assert (link.position_mm is not None) == bool(is_known)
+        if is_known:
+            x, _, z = image["position_mm"]
+            expected = z if image["directions"] == AXIAL else -x
+            assert link.position_mm == pytest.approx(expected)
+            assert str(link.position_mm) != "-0.0"
+        else:
+            assert link.time is None
+
+
+def test_columns_are_those_of_the_header(header):
+    """Series, shape and dtype come from the header; the rest of a link stays."""
+    link = Link("P", "a.dcm", "c.txt", label="x", frame=3)
+    (filled,) = place_images([link], [header])
+    assert filled == link._replace(
+        series=header.series,
+        rows=8,
+        columns=8,
+        dtype="uint16",
+        position_mm=0.0,
+        time=None,
+    )
+
+
+def test_images_at_one_position_are_told_apart_by_time(header):
+    """Times are ranks within a position: by temporal position, then by trigger time."""
+    triggers = [(0.0, 40.0), (0.0, 18.5), (2.0, 19.0), (2.0, 41.5)]
+    headers = [
+        replace(header, position_mm=(0.0, 0.0, z), trigger_time_ms=ms)
+        for z, ms in triggers
+    ]
+    links = place_images([Link("P", str(k)) for k in range(4)], headers)
+    assert [link.time for link in links] == [1, 0, 0, 1]
+    by_name = [replace(x, trigger_time_ms=None, instance=k) for k, x in
+               enumerate(headers)]  # fmt: skip
+    links = place_images([Link("P", str(k)) for k in range(4)], by_name)
+    assert [link.time for link in links] == [None] * 4
+
+
+def test_rounded_directions_do_not_change_the_order(header):
+    """Parallel images have one normal, so far from the origin they stay in order."""
+    headers = [
+        replace(
+            header,
+            position_mm=(900.0, 900.0, 0.05 * k),
+            directions=(1.0, 0.0, (-1) ** k * 4e-5, 0.0, 1.0, 0.0),
+        )
+        for k in range(6)
+    ]
+    links = place_images([Link("P", str(k)) for k in range(6)], headers)
+    steps = np.diff([link.position_mm for link in links])
+    np.testing.assert_allclose(steps, 0.05, atol=1e-6)
+
+
+def test_problems_name_why_there_is_no_volume(header):
+    """A volume has no problem; one with a slice missing says that it is uneven."""
+    headers = [replace(header, position_mm=(0.0, 0.0, 2.0 * k)) for k in range(5)]
+    links = place_images([Link("P", str(k)) for k in range(5)], headers)
+    assert find_problems(links, headers) == []
+    del headers[2], links[2]
+    (problem,) = find_problems(links, headers)
+    assert problem.startswith("uneven: ")
+
+
+def test_real_cine_series_have_times(real_data):
+    """A Sunnybrook patient is one series of 12 or 13 positions, each at 20 times."""
+    table = fastseg.link(real_data / "sunnybrook", slices="all")
+    for patient, positions in (("SCD0000101", 12), ("SCD0000201", 13)):
+        by_path = {x.dicom_path: x for x in table.links if x.patient == patient}
+        links = list(by_path.values())
+        assert len({link.series for link in links}) == 1
+        places = {(link.position_mm, link.time) for link in links}
+        assert len(places) == len(links) == 20 * positions
+        assert {link.time for link in links} == set(range(20))
+        keys = [(link.time, link.position_mm) for link in links]
+        assert keys == sorted(keys)  # the slices of each time, by rising position
+        for link in links[::50]:
+            ds = pydicom.dcmread(real_data / "sunnybrook" / link.dicom_path)
+            x = np.array(ds.ImageOrientationPatient, float).reshape(2, 3)
+            expected = np.cross(*x) @ np.array(ds.ImagePositionPatient, float)
+            assert link.position_mm == pytest.approx(expected, abs=1e-3)
