@@ -346,7 +346,8 @@ def number_times(
     ranks[is_doubled[site]] = np.nan
 
     is_short = (images_at < most[stack_at]) & ~is_temporal_stack[stack_at]
-    for k in np.unique(stack_at[is_short]).tolist():
+    # numpy.unique would import numpy.ma, which takes milliseconds.
+    for k in np.flatnonzero(np.bincount(stack_at[is_short])).tolist():
         full = np.flatnonzero((stack_at == k) & (images_at == most[k]) & ~is_doubled)
         usual = trigger[first_at[full][:, np.newaxis] + np.arange(most[k])]
         for j in np.flatnonzero(is_short & (stack_at == k)).tolist():
