@@ -83,6 +83,8 @@ class Link(NamedTuple):
 COLUMNS = Link._fields
 REQUIRED = ("patient", "dicom_path", "contour_path", "label")
 PATHS = ("dicom_path", "contour_path")
+# What the header of an image says.
+HEADER_COLUMNS = ("series", "position_mm", "time", "rows", "columns", "dtype")
 DTYPES = tuple(dtype.name for dtype in header.DTYPES.values())
 PAIRED = "contour_path and label must be given together or not at all"
 WHOLE = re.compile(r"[0-9]{1,9}")
@@ -136,6 +138,12 @@ class Texts(NamedTuple):
     def pick(self, rows: Any) -> "Texts":
         """Return the column of some rows."""
         return Texts(self.codes[rows], self.texts)
+
+    def distinct(self) -> "Texts":
+        """Return the column without repeated texts."""
+        numbers: dict[str, int] = {}
+        codes = [numbers.setdefault(text, len(numbers)) for text in self.texts]
+        return Texts(np.array(codes, np.int32)[self.codes], tuple(numbers))
 
     def values(self) -> list[str]:
         """Return the texts of all rows."""
@@ -326,10 +334,17 @@ class Links(Sequence[Link]):
         return Links(*columns)
 
     def sorted(self) -> "Links":
-        """Sort by patient, series, time, position, image, frame and class.
+        """Return the links in the `order` of all tables."""
+        order = self.order()
+        is_sorted = bool((order[1:] > order[:-1]).all())
+        return self if is_sorted else self.pick(order)
 
-        Numbers in texts compare by their value: 2.dcm comes before 10.dcm. An unknown
-        series comes first, an unknown time or position last.
+    def order(self) -> NDArray[np.int64]:
+        """Return int64 (n,), the rows sorted as in all tables.
+
+        By patient, series, time, position, image, frame and class. Numbers in texts
+        compare by their value: 2.dcm comes before 10.dcm. An unknown series comes
+        first, an unknown time or position last.
         """
         keys: list[NDArray[Any]] = [
             self.patient.ranks(natural_key),
@@ -342,9 +357,26 @@ class Links(Sequence[Link]):
             *self.contour_path.ranks(),
             self.contour_key.ranks(natural_key),
         ]
-        order = np.lexsort(keys[::-1])
-        is_sorted = bool((order[1:] > order[:-1]).all())
-        return self if is_sorted else self.pick(order)
+        return np.lexsort(keys[::-1])
+
+    def filled(self, rows: NDArray[np.int64], links: Sequence[Link]) -> "Links":
+        """Return the links with what the header says taken from others.
+
+        rows  : int64 (n,), the rows to fill, each once
+        links : n of them
+        """
+        given = Links.of(links)
+        columns: dict[str, Any] = {}
+        for name in HEADER_COLUMNS:
+            old, new = getattr(self, name), getattr(given, name)
+            if isinstance(old, Texts):
+                codes = old.codes.copy()
+                codes[rows] = new.codes + np.int32(len(old.texts))
+                columns[name] = Texts(codes, (*old.texts, *new.texts)).distinct()
+            else:
+                columns[name] = old.copy()
+                columns[name][rows] = new
+        return replace(self, **columns)
 
     def images(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Group the links by image: by `dicom_path` and `frame`.
@@ -425,14 +457,15 @@ def check_text(name: str, text: object) -> None:
         )
     if text != text.strip():  # which no table keeps
         raise LinkError(f"{name} is {text!r}, expected text without spaces around it")
-    if 4 * len(text) > MAX_NAME_BYTES:
-        _check_length(name, text)
+    _check_length(name, text)
     if name == "dtype" and text not in ("", *DTYPES):
         raise LinkError(one_of(name, text, DTYPES))
 
 
 def _check_length(name: str, text: str) -> None:
     """Raise LinkError for a text that is longer than any real one."""
+    if 4 * len(text) <= MAX_NAME_BYTES:
+        return
     is_path = name in PATHS or name == "root"
     size = len(text.encode())
     most = MAX_PATH_BYTES if is_path else MAX_TEXT_BYTES
@@ -625,48 +658,60 @@ def check_outputs(path: StrPath, force: bool) -> Path:
 def _read_links(path: Path, rejects: list[Reject], advance: Advance) -> Iterator[Link]:
     """Yield the rows of a table; append those that cannot be used to `rejects`."""
     paths = Paths(path.parent)
+    cells = {name: _Cells(name) for name in COLUMNS}
     for line, row in read_csv(path, REQUIRED, rejects, COLUMNS):
         advance()
         try:
-            link = _parse_row(row)
-            paths.resolve(link.dicom_path, link.root)
-            paths.resolve(link.contour_path or link.dicom_path, link.root)
+            link = _parse_row(row, cells)
+            # Whether a file is a link that leads outside is seen when it is opened.
+            paths.locate(link.dicom_path, link.root)
+            if link.contour_path:
+                paths.locate(link.contour_path, link.root)
         except LinkError as exc:
             rejects.append(Reject(str(path), line, str(exc)))
         else:
             yield link
 
 
-def _parse_row(row: Mapping[str, str]) -> Link:
-    values: dict[str, Any] = {
-        name: value if name in NUMBERS else unquoted(value)
-        for name, value in row.items()
-        if value
-    }
+class _Cells(dict[str, Any]):
+    """The values of the cells of a column: a cell that is repeated is parsed once."""
+
+    def __init__(self, name: str):
+        super().__init__()
+        self._name = name
+
+    def __missing__(self, cell: str) -> Any:
+        if len(self) >= ROWS_AT_ONCE:
+            self.clear()
+        self[cell] = value = _parse_cell(self._name, cell)
+        return value
+
+
+def _parse_row(row: Mapping[str, str], cells: Mapping[str, Mapping[str, Any]]) -> Link:
+    values = {name: cells[name][cell] for name, cell in row.items() if cell}
     for name in ("patient", "dicom_path"):
         if name not in values:
             raise LinkError(f"the field {name} is empty")
-    for name, value in values.items():
-        if 4 * len(value) > MAX_NAME_BYTES:
-            _check_length(name, value)
-        if name in NUMBERS:
-            values[name] = _parse_number(name, value)
-    if bool(row["contour_path"]) != bool(row["label"]):
+    if ("contour_path" in values) != ("label" in values):
         raise LinkError(PAIRED)
-    for name in (*PATHS, "root"):
-        _check_relative(name, values.get(name, ""))
-    for name in TABLE.texts:
-        if name in values:
-            check_text(name, values[name])
     return Link(**values)
 
 
-def _parse_number(name: str, text: str) -> float:
-    numbers = NUMBERS[name]
+def _parse_cell(name: str, cell: str) -> str | float:
+    """Return the value of a cell that is not empty, or raise LinkError."""
+    numbers = NUMBERS.get(name)
+    if numbers is None:
+        text = unquoted(cell)
+        _check_length(name, text)
+        if name in PATHS or name == "root":
+            _check_relative(name, text)
+        check_text(name, text)
+        return text
+    _check_length(name, cell)
     is_whole = numbers.typecode != "d"
-    if not (WHOLE if is_whole else DECIMAL).fullmatch(text):
-        raise LinkError(f"{name} is {text!r}, expected {numbers.expected}")
-    return check_number(name, int(text) if is_whole else float(text))
+    if not (WHOLE if is_whole else DECIMAL).fullmatch(cell):
+        raise LinkError(f"{name} is {cell!r}, expected {numbers.expected}")
+    return check_number(name, int(cell) if is_whole else float(cell))
 
 
 def _check_relative(name: str, text: str) -> None:

@@ -50,17 +50,27 @@ class Paths:
 
     def resolve(self, path: str, root: str) -> str:
         """Return the real path of a file, or raise PathError if it is outside root."""
+        real = self.locate(path, root)
+        if os.path.islink(real):  # noqa: PTH114
+            real = os.path.realpath(real)
+            if not is_inside(real, self._folder(root, root)[0]):
+                raise _outside(path, root)
+        return real
+
+    def locate(self, path: str, root: str) -> str:
+        """Return the real path of a file's folder, and its name, without a look at it.
+
+        This is the real path of the file unless it is a symbolic link. Raises PathError
+        if the folder lies outside root.
+        """
         folder, slash, name = path.rpartition("/")
         parent, inside = self._folder(folder + slash, root)
         real = f"{parent}{os.sep}{name}"
-        if name in FOLDER_NAMES or os.path.islink(real):  # noqa: PTH114
+        if name in FOLDER_NAMES:
             real = os.path.realpath(real)
             inside = is_inside(real, self._folder(root, root)[0])
         if not inside:
-            raise PathError(
-                f"{path} leads outside its root {root!r}; a path must stay inside the "
-                "data folder, also where it follows symbolic links"
-            )
+            raise _outside(path, root)
         return real
 
     def open(self, path: str, root: str) -> int:
@@ -113,6 +123,13 @@ class Paths:
             known = real, is_inside(real, real_root)
             self._folders[folder, root] = known
         return known
+
+
+def _outside(path: str, root: str) -> PathError:
+    return PathError(
+        f"{path} leads outside its root {root!r}; a path must stay inside the data "
+        "folder, also where it follows symbolic links"
+    )
 
 
 def is_inside(real_path: StrPath, real_folder: StrPath) -> bool:

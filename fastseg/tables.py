@@ -143,7 +143,7 @@ def read_csv(
                 if not any(row):  # spreadsheets write separators for an empty row
                     continue
                 if len(row) == len(names):
-                    values = (value.strip() for value in row)
+                    values = map(str.strip, row)
                     yield lines.count, dict(zip(names, values, strict=True))
                 else:
                     reason = f"the row has {len(row)} fields, expected {len(names)}"
