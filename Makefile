@@ -12,7 +12,7 @@
 # make bench-dicom     reading DICOM files beside pydicom and dicomsdl
 # make bench-build     building a store beside a plain loop and the disk's limit
 # make bench-compress  compressed stores beside plain ones
-# make bench-scale     a store of a million samples
+# make bench-scale     a store of a million samples, and the plan of one
 # make bench-loader    the loader beside its peers (installs them: some GB)
 # make bench-augment   augmentation beside its peers (the same)
 
@@ -103,6 +103,7 @@ bench-compress: $(VENV)/.bench
 
 bench-scale: $(VENV)/.bench
 	python -m benchmarks.store.scale
+	python -m benchmarks.build.plan
 
 bench-loader: $(VENV)/.peers
 	python -m benchmarks.loader.race
