@@ -94,6 +94,7 @@ def hash_links(links: Iterable[Link], bucket: str, paths: Paths) -> int:
             link.label,
             link.contour_key,
             format_of(link) if link.contour_path else "",
+            # It depends on the other images of the series.
             "" if link.time is None else repr(link.time),
         )
         for link in links

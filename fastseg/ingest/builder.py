@@ -55,9 +55,16 @@ from fastseg.store.writing.partial import (
     remove_work,
     sole_builder,
 )
+from fastseg.store.writing.records import Records
 from fastseg.tables import Reject, check_rejects, rejects_path, save_rejects
 from fastseg.threads import check_threads, map_ordered
 
+# Odd numbers, by which a row of numbers becomes one.
+MIXING = np.array(
+    [0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9]
+    + [0xD6E8FEB86659FD93, 0xA0761D6478BD642F],
+    np.uint64,
+)
 # Instead of the index of an item in an older store: -1 as `OlderStore.find` returns it.
 ABSENT, REJECTED = -1, -2
 
@@ -287,14 +294,7 @@ class _Build:
         self.decoders = images.decoders
         self.item_builder = ItemBuilder(self.paths, table.classes, rules, images)
         self.older = self._find_older()
-        self.rejects = list(table.rejects)
-        self.samples = 0
-        self.reused = 0
-        self.failed = 0
-        self.drawn = 0
-        # Rejects of an item of the plan, and files of contours off its image.
-        self._rejects: dict[int, list[Reject]] = {}
-        self._off_image: dict[int, list[str]] = {}
+        self._reset()
 
     @property
     def off_image(self) -> list[str]:
@@ -303,6 +303,27 @@ class _Build:
 
     def run(self) -> str | None:
         """Build, and return the fingerprint; None if there is nothing to build."""
+        try:
+            return self._run(identify_all=False)
+        except _SeveralNamesError:
+            # Links to files are rare, and to look for them takes as long as to look at
+            # every file. All finished items but these are resumed.
+            self._reset()
+            return self._run(identify_all=True)
+
+    def _reset(self) -> None:
+        self.rejects = list(self.table.rejects)
+        self.samples = 0
+        self.reused = 0
+        self.failed = 0
+        self.drawn = 0
+        # Rejects of an item of the plan, and files of contours off its image.
+        self._rejects: dict[int, list[Reject]] = {}
+        self._off_image: dict[int, list[str]] = {}
+        # Of each block, numbers that differ for different files and frames.
+        self._identities: list[NDArray[np.uint64]] = []
+
+    def _run(self, identify_all: bool) -> str | None:
         plan, rejects = plan_build(
             self.table,
             self.paths,
@@ -310,6 +331,7 @@ class _Build:
             self.compress,
             self.threads,
             self.progress,
+            identify_all=identify_all,
         )
         self.rejects += rejects
         fingerprint = None
@@ -321,7 +343,7 @@ class _Build:
             self._rejects.clear()
             self._off_image.clear()
             self.drawn = 0
-            fingerprint = self._build_store(plan)
+            fingerprint = self._build_store(plan, identify_all)
         if fingerprint is None:
             remove_work(self.target)
         self.failed = len(plan) - self.samples
@@ -329,8 +351,11 @@ class _Build:
             self.rejects += rejects
         return fingerprint
 
-    def _build_store(self, plan: Plan) -> str | None:
-        """Build all items and publish the store; None if all items failed."""
+    def _build_store(self, plan: Plan, identify_all: bool) -> str | None:
+        """Build all items and publish the store; None if all items failed.
+
+        Raises _SeveralNamesError if two items may be one image, unless `identify_all`.
+        """
         self._prepare_kernels(plan)
         with Partial(
             self.target,
@@ -367,6 +392,9 @@ class _Build:
                     advance(len(result.block))
             if not self.samples:
                 return None
+            identities = np.sort(np.concatenate(self._identities))
+            if not identify_all and (identities[1:] == identities[:-1]).any():
+                raise _SeveralNamesError
             self.older = None  # Windows replaces no file that is mapped
             return partial.publish()
 
@@ -404,11 +432,13 @@ class _Build:
             self._rejects[int(block.items[k])] = rejects
         if len(built.items):
             partial.add(block.items[built.items], built.records)
+        self._identities.append(_identify(built.records))
         self._count_contours(block, built.items, built.records.meta)
         self.samples += len(built.items)
         self.reused += int(built.is_reused.sum())
         for some in resumed:
             partial.add_resumed(block.items[some.items], some)
+            self._identities.append(_identify(some.records))
             self._count_contours(block, some.items, some.records.meta)
             self.samples += len(some.items)
             self.reused += len(some.items)
@@ -510,6 +540,18 @@ class _Build:
                     if not meta["pixels"][j][bit]:
                         off_image = self._off_image.setdefault(int(block.items[k]), [])
                         off_image.append(files[name])
+
+
+class _SeveralNamesError(Exception):
+    """Two items of a plan may be the same frame of one file, under several names."""
+
+
+def _identify(records: Records) -> NDArray[np.uint64]:
+    """Return uint64 (n,): equal for the same frame of one file, and seldom else."""
+    firsts = np.cumsum(records.file_counts) - records.file_counts
+    stamps = records.stamps[firsts].view(np.uint64)
+    frames = records.meta["frame"].astype(np.uint64)
+    return np.asarray(np.column_stack([stamps, frames]) @ MIXING)
 
 
 def _find_copies(store: Store) -> tuple[tuple[str, ...], ...]:

@@ -1,11 +1,15 @@
 """The plan of a build: which images are built, and their rows in the store.
 
-It is made from the links table before any pixels are read. Where the table does not
-say shape and dtype, the headers of the images are read.
+It is made from the links table before any pixels are read. Where a row of the table
+says shape and dtype, its files are not touched: a million rows on a network drive take
+no longer than on a local disk. Where it does not, as in tables written by hand, the
+header of the image is read, and what `link` would have written is filled in.
 """
 
+import os
+import struct
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from functools import lru_cache
 from itertools import pairwise
@@ -13,6 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from xxhash import xxh3_128_digest
 
 from fastseg import bounds, dicom
 from fastseg.dicom import join_paths
@@ -22,6 +27,7 @@ from fastseg.ingest.block import Block, hash_links, reject_image
 from fastseg.links import Link, Links, LinkTable
 from fastseg.paths import Paths
 from fastseg.progress import Progress
+from fastseg.sources.series import place_images
 from fastseg.store.layout import Bucket
 from fastseg.store.writing.records import Slots
 from fastseg.tables import Reject, reason_of
@@ -120,79 +126,115 @@ def plan_build(
     compress: bool,
     threads: int,
     progress: Progress,
+    *,
+    identify_all: bool = False,
 ) -> tuple[Plan, list[Reject]]:
     """Check every image, so that the size of the store is known.
 
-    compress : whether the store will be compressed, which bounds the pixels of an image
+    compress     : whether the store will be compressed, which bounds the pixels of an
+        image
+    identify_all : whether to look at every file, and find all names of it
 
-    Returns the images that can be built, in the order of the table, and the rejects.
+    Returns the images that can be built, and the rejects. The images are in the order
+    of the table; in that of a sorted one if headers had to be read.
     """
     links = table.links
-    image_links, missing = _find_images(links, paths)
-    count = len(image_links.bounds) - 1
-    every = np.arange(count)
-    blocks = [every[k : k + BLOCK_SIZE] for k in range(0, count, BLOCK_SIZE)]
-    rejects: list[Reject] = []
-    hashes = np.zeros(count, np.uint64)
-    kinds = np.full(count, -1)
-    numbers: dict[Bucket, int] = {}
-    last, number = None, -1
-
-    def check(images: NDArray[np.int64]) -> list[tuple[Bucket, int] | list[Reject]]:
-        block = image_links.take(links, images)
-        reasons = [missing.get(k) for k in images.tolist()]
-        return _check_images(block, reasons, paths, max_pixel_bytes, compress)
-
-    with (
-        progress("check", count) as advance,
-        closing(map_ordered(check, blocks, threads)) as checked,
-    ):
-        for images, results in zip(blocks, checked, strict=True):
-            for k, result in zip(images.tolist(), results, strict=True):
-                if isinstance(result, tuple):
-                    bucket, hashes[k] = result
-                    if bucket is not last:  # to hash one takes longer than all else
-                        last, number = bucket, numbers.setdefault(bucket, len(numbers))
-                    kinds[k] = number
-                else:
-                    rejects += result
-            advance(len(images))
-    valid = np.flatnonzero(kinds >= 0)
-    plan = Plan(
-        links, image_links.pick(valid), hashes[valid], kinds[valid], list(numbers)
+    known = _are_known(links, max_pixel_bytes)
+    untouched = known & (not identify_all)
+    image_links, reasons = _find_images(links, paths, untouched)
+    firsts = image_links.rows[image_links.bounds[:-1]]
+    unknown = [k for k in np.flatnonzero(~known[firsts]).tolist() if k not in reasons]
+    if unknown:
+        headers = _read_headers(
+            *(links, firsts, np.array(unknown), reasons, paths),
+            *(max_pixel_bytes, threads, progress),
+        )
+        read = np.array([k for k in unknown if k in headers], np.int64)
+        placed = place_images(
+            links.take(firsts[read]), [headers.pop(k) for k in read.tolist()]
+        )
+        picked = image_links.pick(read)
+        number = np.repeat(np.arange(len(read)), np.diff(picked.bounds))
+        links = links.filled(picked.rows, [placed[k] for k in number.tolist()])
+        image_links, order = _sort(image_links, links.order())
+        reasons = {
+            new: reasons[old]
+            for new, old in enumerate(order.tolist())
+            if old in reasons
+        }
+    return _check_images(
+        links, image_links, reasons, paths, max_pixel_bytes, compress, progress
     )
-    return plan, rejects
 
 
-def _find_images(links: Links, paths: Paths) -> tuple[ImageLinks, dict[int, str]]:
+def _sort(
+    image_links: ImageLinks, rows: NDArray[np.int64]
+) -> tuple[ImageLinks, NDArray[np.int64]]:
+    """Return images, and the rows of each, in the order of rows; and their old indices.
+
+    rows : int64 (r,), all rows of the table
+    """
+    sizes = np.diff(image_links.bounds)
+    image = np.empty(len(rows), np.int64)
+    image[image_links.rows] = np.repeat(np.arange(len(sizes)), sizes)
+    image = image[rows]
+    first = np.empty(len(sizes), np.int64)
+    first[image[::-1]] = np.arange(len(rows))[::-1]
+    order = np.argsort(first)
+    number = np.argsort(order)
+    bounds = np.concatenate([[0], np.cumsum(sizes[order])])
+    by_image = np.argsort(number[image], kind="stable")
+    return ImageLinks(rows[by_image], bounds), order
+
+
+def _are_known(links: Links, max_pixel_bytes: int) -> NDArray[np.bool_]:
+    """Return which rows of a table say shape and dtype, bool (n,).
+
+    Those whose pixels are over the limit do not count: there the header decides.
+    """
+    sizes = [np.dtype(text).itemsize if text else 0 for text in links.dtype.texts]
+    heights = links.rows.astype(np.int64)
+    widths = links.columns.astype(np.int64)
+    pixel_bytes = heights * widths * np.array(sizes, np.int64)[links.dtype.codes]
+    known: NDArray[np.bool_] = (
+        (heights > 0) & (pixel_bytes > 0) & (pixel_bytes <= max_pixel_bytes)
+    )
+    return known
+
+
+def _find_images(
+    links: Links, paths: Paths, untouched: NDArray[np.bool_]
+) -> tuple[ImageLinks, dict[int, str]]:
     """Return the links of each image, and why some have no file, by index of the image.
 
-    Two names of one file, by any kind of link, are one image.
+    untouched : bool (r,), the rows whose files are not looked at
+
+    Two names of one file are one image: by its device and inode, or where no file is
+    touched, by the real path of its folder and its name.
     """
     image_links = ImageLinks(*links.images())
     count = len(image_links.bounds) - 1
-    # Device and inode of each file; -1 and the image's index if it has none.
-    devices = array("q")
-    inodes = array("q")
-    missing = {}
     firsts = image_links.rows[image_links.bounds[:-1]]
+    # Two numbers that name each file; -1 and the image's index if it has none.
+    high = array("q")
+    low = array("q")
+    missing = {}
     for start in range(0, count, TAKEN_AT_ONCE):
         rows = firsts[start : start + TAKEN_AT_ONCE]
-        named = links.dicom_path.pick(rows).values(), links.root.pick(rows).values()
-        for k, (path, root) in enumerate(zip(*named, strict=True), start):
-            found = None
+        columns = (
+            links.dicom_path.pick(rows).values(),
+            links.root.pick(rows).values(),
+            untouched[rows].tolist(),
+        )
+        for k, file in enumerate(zip(*columns, strict=True), start):
+            names = -1, k
             try:
-                file = paths.direct(path, root)
-                if file is not None:
-                    found = identify(file)
-                if found is None:
-                    found = identify(paths.resolve(path, root))
+                names = _name_file(paths, *file)
             except (LinkError, OSError) as exc:
-                missing[k] = reason_of(exc, path)
-            device, inode = found or (-1, k)
-            devices.append(device)
-            inodes.append(inode)
-    identity = np.column_stack([devices, inodes, links.frame[firsts]])
+                missing[k] = reason_of(exc, file[0])
+            high.append(names[0])
+            low.append(names[1])
+    identity = np.column_stack([high, low, links.frame[firsts]])
     order = np.lexsort(identity.T)
     repeats = (np.diff(identity[order], axis=0) == 0).all(axis=1)
     if repeats.any():
@@ -212,52 +254,128 @@ def _find_images(links: Links, paths: Paths) -> tuple[ImageLinks, dict[int, str]
     return image_links, missing
 
 
+def _name_file(
+    paths: Paths, path: str, root: str, is_untouched: bool
+) -> tuple[int, int]:
+    """Return two numbers that all names of a file share, or raise LinkError, OSError.
+
+    is_untouched : whether not to look at the file
+    """
+    if is_untouched:
+        digest = xxh3_128_digest(os.fsencode(paths.locate(path, root)))
+        high, low = struct.unpack("<qq", digest)
+        return high, low
+    file = paths.direct(path, root)
+    found = identify(file) if file is not None else None
+    if found is None:
+        found = identify(paths.resolve(path, root))
+    if found is None:  # a link has just been put in its place
+        raise OSError("has changed while it was read; build again")
+    return found
+
+
+def _read_headers(
+    links: Links,
+    firsts: NDArray[np.int64],
+    unknown: NDArray[np.int64],
+    reasons: dict[int, str],
+    paths: Paths,
+    max_pixel_bytes: int,
+    threads: int,
+    progress: Progress,
+) -> dict[int, dicom.Header]:
+    """Return the headers of images by their index; add why others have none to reasons.
+
+    firsts  : int64 (n,), the first row of each image
+    unknown : int64 (m,), the images whose header to read
+    """
+    blocks = [unknown[k : k + BLOCK_SIZE] for k in range(0, len(unknown), BLOCK_SIZE)]
+    headers = {}
+
+    def read(images: NDArray[np.int64]) -> list[dicom.Header | str]:
+        return _read_block(links.take(firsts[images]), paths, max_pixel_bytes)
+
+    with (
+        progress("read headers", len(unknown)) as advance,
+        closing(map_ordered(read, blocks, threads)) as results,
+    ):
+        for images, block in zip(blocks, results, strict=True):
+            for k, result in zip(images.tolist(), block, strict=True):
+                if isinstance(result, str):
+                    reasons[k] = result
+                else:
+                    headers[k] = result
+            advance(len(images))
+    return headers
+
+
+def _read_block(
+    links: list[Link], paths: Paths, max_pixel_bytes: int
+) -> list[dicom.Header | str]:
+    """Return the header of each image, or why it cannot be used."""
+    direct = [paths.direct(link.dicom_path, link.root) for link in links]
+    scans = dicom.scan_headers(join_paths(direct))
+    results: list[dicom.Header | str] = []
+    for k, link in enumerate(links):
+        file = link.dicom_path
+        try:
+            if scans.header_index[k] != dicom.UNKNOWN:
+                header = scans.header_of(k)
+            else:
+                file = paths.resolve(file, link.root)
+                header = dicom.read_header(file, link.frame)
+            dicom.check_request(header, link.frame, max_pixel_bytes, file)
+            results.append(header)
+        except (DicomError, LinkError, OSError) as exc:
+            results.append(reason_of(exc, file, link.dicom_path))
+    return results
+
+
 def _check_images(
-    block: list[list[Link]],
-    reasons: list[str | None],
+    links: Links,
+    image_links: ImageLinks,
+    reasons: Mapping[int, str],
     paths: Paths,
     max_pixel_bytes: int,
     compress: bool,
-) -> list[tuple[Bucket, int] | list[Reject]]:
-    """Return the bucket of each image and `hash_links`, or its rejects.
+    progress: Progress,
+) -> tuple[Plan, list[Reject]]:
+    """Return the plan of the images that can be built, and the rejects.
 
-    reasons : why an image has no file
+    reasons : why an image cannot be used, by its index
     """
-    buckets = [
-        _bucket_of(links[0].rows, links[0].columns, links[0].dtype, max_pixel_bytes)
-        for links in block
-    ]
-    unknown = [
-        k for k, bucket in enumerate(buckets) if bucket is None and reasons[k] is None
-    ]
-    headers = _scan([block[k][0] for k in unknown], paths)
-    for k, header in zip(unknown, headers, strict=True):
-        link = block[k][0]
-        file = link.dicom_path
-        try:
-            if header is None:
-                file = paths.resolve(file, link.root)
-                header = dicom.read_header(file)
-            dicom.check_request(header, link.frame, max_pixel_bytes, file)
-            buckets[k] = Bucket((header.rows, header.columns), header.dtype)
-        except (DicomError, LinkError, OSError) as exc:
-            reasons[k] = reason_of(exc, file, link.dicom_path)
-    results: list[tuple[Bucket, int] | list[Reject]] = []
-    last, name, too_large = None, "", ""
-    for links, bucket, reason in zip(block, buckets, reasons, strict=True):
-        if bucket is not last and bucket is not None:
-            last, name = bucket, bucket.name  # numpy takes long to name a dtype
-            too_large = _reason_not_to_compress(bucket) if compress else ""
-        patients = {link.patient for link in links} if len(links) > 1 else ()
-        if len(patients) > 1:
-            reason = f"is linked to several patients: {sorted(patients)}"
-        if reason is not None or bucket is None:
-            results.append(reject_image(links, str(reason)))
-        elif too_large:
-            results.append(reject_image(links, too_large))
-        else:
-            results.append((bucket, hash_links(links, name, paths)))
-    return results
+    count = len(image_links.bounds) - 1
+    rejects: list[Reject] = []
+    hashes = np.zeros(count, np.uint64)
+    kinds = np.full(count, -1)
+    numbers: dict[Bucket, int] = {}
+    last, number, name, too_large = None, -1, "", ""
+    with progress("check", count) as advance:
+        for start in range(0, count, BLOCK_SIZE):
+            images = np.arange(start, min(start + BLOCK_SIZE, count))
+            for k, rows in enumerate(image_links.take(links, images), start):
+                first = rows[0]
+                bucket = _bucket_of(first.rows, first.columns, first.dtype)
+                # To hash or name a bucket takes longer than all else.
+                if bucket is not last and bucket is not None:
+                    last, name = bucket, bucket.name
+                    number = numbers.setdefault(bucket, len(numbers))
+                    too_large = _reason_not_to_compress(bucket) if compress else ""
+                reason = reasons.get(k) or too_large
+                patients = {link.patient for link in rows} if len(rows) > 1 else ()
+                if len(patients) > 1:
+                    reason = f"is linked to several patients: {sorted(patients)}"
+                if reason or bucket is None:
+                    rejects += reject_image(rows, reason)
+                else:
+                    kinds[k] = number
+                    hashes[k] = hash_links(rows, name, paths)
+            advance(len(images))
+    valid = np.flatnonzero(kinds >= 0)
+    plan = Plan(
+        links, image_links.pick(valid), hashes[valid], kinds[valid], list(numbers)
+    )
+    return plan, rejects
 
 
 def _reason_not_to_compress(bucket: Bucket) -> str:
@@ -272,23 +390,8 @@ def _reason_not_to_compress(bucket: Bucket) -> str:
 
 
 @lru_cache(1024)  # the images of a table have few shapes
-def _bucket_of(
-    rows: int | None, columns: int | None, dtype: str, max_pixel_bytes: int
-) -> Bucket | None:
-    """Return the bucket of an image, None if its header has to be read.
-
-    The header decides also if the pixels are over the limit.
-    """
+def _bucket_of(rows: int | None, columns: int | None, dtype: str) -> Bucket | None:
+    """Return the bucket of an image, None if the table does not say it."""
     if not (rows and columns and dtype):
         return None
-    bucket = Bucket((rows, columns), np.dtype(dtype))
-    return bucket if rows * columns * bucket.dtype.itemsize <= max_pixel_bytes else None
-
-
-def _scan(links: list[Link], paths: Paths) -> list[dicom.Header | None]:
-    """Return the shared headers of images, None where another reader is needed."""
-    if not links:
-        return []
-    direct = [paths.direct(link.dicom_path, link.root) for link in links]
-    scans = dicom.scan_headers(join_paths(direct))
-    return [scans.headers[k] if k >= 0 else None for k in scans.header_index.tolist()]
+    return Bucket((rows, columns), np.dtype(dtype))

@@ -1,6 +1,8 @@
 """What a build does with the images of a table before it reads their pixels."""
 
 import os
+import random
+import shutil
 import tracemalloc
 from dataclasses import replace
 
@@ -10,8 +12,10 @@ import pytest
 import fastseg
 from fastseg import files
 from fastseg.errors import LinkError, RejectedWarning
-from fastseg.ingest import images, plan
-from fastseg.links import Link, LinkTable
+from fastseg.ingest import builder, images, plan
+from fastseg.links import HEADER_COLUMNS, Link, LinkTable
+from fastseg.paths import Paths
+from fastseg.progress import silent
 from tests import steps
 from tests.dicom.test_read_image import dicom_bytes
 
@@ -69,27 +73,83 @@ def test_one_file_of_two_patients_is_rejected(study, table, tmp_path):
     assert "is linked to several patients" in reasons[FIRST]
 
 
+def without_headers(table):
+    """Return a table that says nothing of the headers, as one written by hand."""
+    unknown = {name: Link._field_defaults[name] for name in HEADER_COLUMNS}
+    return replace(table, links=[link._replace(**unknown) for link in table.links])
+
+
 @pytest.mark.parametrize("kind", ["is missing", "is a folder"])
-def test_images_without_a_file_are_rejected_before_anything_is_written(
-    study, table, tmp_path, kind
-):
-    """They cost no copy of the store, as images do that fail when they are read."""
+@pytest.mark.parametrize("is_complete", [False, True])
+def test_images_without_a_file_are_rejected(study, table, tmp_path, kind, is_complete):
+    """They are found when they are read: before the build if the header has to be."""
+    expected = "is a folder" if kind == "is a folder" else "No such file"
     (study / FIRST).unlink()
     if kind == "is a folder":
         (study / FIRST).mkdir()
     with pytest.warns(RejectedWarning):
+        report = fastseg.build(
+            table if is_complete else without_headers(table), tmp_path / "o.h5"
+        )
+    assert (report.samples, report.failed) == (table.images - 1, is_complete)
+    reasons = {reject.file: reject.reason for reject in report.rejects}
+    assert expected in reasons[FIRST]
+
+
+def test_a_plan_from_a_complete_table_touches_no_file(study, table):
+    """Where the table says shapes and dtypes, no file need be there."""
+    shutil.rmtree(study / "dicoms")
+    shutil.rmtree(study / "contourfiles")
+    made, rejects = plan.plan_build(
+        *(table, Paths(study), 2**30, False, 1, silent),
+    )
+    assert (len(made), rejects) == (table.images, [])
+
+
+@pytest.mark.parametrize("column", ["dicom_path", "contour_path"])
+def test_a_file_that_leads_outside_is_rejected_when_it_is_read(
+    study, table, tmp_path, column
+):
+    """A symbolic link is followed to a file inside the root only."""
+    link = next(link for link in table.links if link.contour_path)
+    path = study / getattr(link, column)
+    path.rename(tmp_path / "away")
+    path.symlink_to(tmp_path / "away")
+    with pytest.warns(RejectedWarning):
         report = fastseg.build(table, tmp_path / "o.h5")
-    assert (report.samples, report.failed) == (table.images - 1, 0)
+    reasons = {reject.file: reject.reason for reject in report.rejects}
+    assert "leads outside its root" in reasons[getattr(link, column)]
+
+
+def test_copies_of_a_stamp_are_looked_at_once(study, table, tmp_path, monkeypatch):
+    """A second plan looks at every file only if two of the first may be one."""
+    calls = []
+    make_plan = plan.plan_build
+
+    def count(*arguments, **options):
+        calls.append(options)
+        return make_plan(*arguments, **options)
+
+    monkeypatch.setattr(builder, "plan_build", count)
+    fastseg.build(table, tmp_path / "a.h5")
+    assert calls == [{"identify_all": False}]
+    os.link(study / FIRST, study / f"{FIRST}.copy")
+    link = next(link for link in table.links if link.dicom_path == FIRST)
+    link = link._replace(dicom_path=f"{FIRST}.copy", contour_path="", label="")
+    twice = replace(table, links=[*table.links, link])
+    calls.clear()
+    report = fastseg.build(twice, tmp_path / "b.h5")
+    assert calls == [{"identify_all": False}, {"identify_all": True}]
+    assert report.samples == table.images
 
 
 def test_a_table_without_shapes_gives_the_same_bytes(study, table, tmp_path):
     """If the table does not say shape and dtype, the headers are read."""
-    bare = [
-        link._replace(series="", rows=None, columns=None, dtype="")
-        for link in table.links
-    ]
     expected = fastseg.build(table, tmp_path / "e.h5").path.read_bytes()
-    report = fastseg.build(replace(table, links=bare), tmp_path / "o.h5")
+    bare = without_headers(table)
+    links = list(bare.links)
+    random.Random(0).shuffle(links)
+    report = fastseg.build(replace(bare, links=links), tmp_path / "o.h5")
     assert report.path.read_bytes() == expected
 
 
