@@ -44,8 +44,10 @@ def info(
     opened = fastseg.open(store)
     summary = opened.summary()
     if as_json:
-        patients = {"patient_ids": list(opened.patients)} if output.verbose else {}
-        output.json(summary | patients)
+        if output.verbose:
+            summary["patient_ids"] = list(opened.patients)
+            summary["volumes"]["list"] = list(map(_as_dict, opened.volumes))
+        output.json(summary)
         return
     rows = [
         ("store", str(store)),
@@ -82,10 +84,39 @@ def info(
         (c["name"], str(c["bit"]), str(c["samples"]), f"{c['mean_pixels'] or 0:.0f}")
         for c in summary["classes"]
     ]
-    output.table(classes, ("class", "bit", "samples", "mean area (pixels)"))
+    if classes:
+        output.table(classes, ("class", "bit", "samples", "mean area (pixels)"))
+    else:
+        output.say("no classes: no image has a contour")
     if output.verbose:
+        if opened.volumes:
+            output.say("")
+            output.table(
+                [tuple(map(str, row)) for row in map(_volume_row, opened.volumes)],
+                ("volume", "patient", "series", "time", "shape", "spacing (mm)"),
+            )
+        output.say("")
         for patient in opened.patients:
             output.say(f"patient {patient}")
+
+
+def _volume_row(volume: fastseg.Volume) -> Sequence[Any]:
+    spacing = " x ".join(f"{mm:.4g}" for mm in volume.spacing_mm)
+    time = "" if volume.time is None else f"{volume.time:g}"
+    shape = "x".join(map(str, volume.shape))
+    return volume.index, volume.patient, volume.series, time, shape, spacing
+
+
+def _as_dict(volume: fastseg.Volume) -> dict[str, Any]:
+    return {
+        "patient": volume.patient,
+        "series": volume.series,
+        "time": volume.time,
+        "first_sample": volume.samples.start,
+        "shape": list(volume.shape),
+        "spacing_mm": list(volume.spacing_mm),
+        "affine": volume.affine.tolist(),
+    }
 
 
 def _pairs(values: Mapping[str, str]) -> str:

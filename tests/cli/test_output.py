@@ -89,6 +89,29 @@ def test_info_as_json_has_what_the_store_holds(run, store):
     assert strict(out)["patient_ids"] == list(store.patients)
 
 
+def test_info_lists_each_volume(run, study, tmp_path):
+    """With `--verbose`, a line or an object for each; without, how many there are."""
+    path = tmp_path / "all.h5"
+    fastseg.build(fastseg.link(study, slices="all"), path)
+    volumes = fastseg.open(path).volumes
+    assert volumes
+    _, out, _ = run("info", path)
+    assert f"volumes      {len(volumes)} of " in out
+    assert "patient  series" not in out
+    _, out, _ = run("info", path, "-v")
+    for volume in volumes:
+        shape = "x".join(map(str, volume.shape))
+        assert any(
+            {volume.series, shape} <= {*line.split()} for line in out.split("\n")
+        )
+    _, out, _ = run("info", path, "--json", "-v")
+    for volume, entry in zip(volumes, strict(out)["volumes"]["list"], strict=True):
+        assert entry["affine"] == volume.affine.tolist()
+        assert entry["first_sample"] == volume.samples[0]
+        assert tuple(entry["shape"]) == volume.image.shape
+        assert tuple(entry["spacing_mm"]) == volume.spacing_mm
+
+
 def test_unknown_numbers_are_null(store, monkeypatch):
     """A spacing that no header has, and the area of a class without samples, are
     None."""
