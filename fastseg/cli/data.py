@@ -92,12 +92,12 @@ def link(
     counts = ", ".join(f"{count} {name}" for name, count in table.counts().items())
     output.say(f"{out}: {many(table.images, 'image')}, {counts or 'no contours'}")
     output.written(out, path)
-    if table.unlabelled and (counts or table.unlabelled != table.images):
-        result = "left out (--keep-unlabelled keeps them)"
+    are_all = table.unlabelled == table.images and not counts
+    # A note counts those that `--slices series` links.
+    if table.unlabelled and not are_all and slices != "series":
+        result = "left out (--slices series or all keeps them)"
         if keep_unlabelled or slices == "all":
             result = "linked"
-        elif slices == "series":
-            result = "linked if their series has a contour"
         output.say(f"{many(table.unlabelled, 'image')} without a contour: {result}")
     for note in table.notes:
         output.say(note)

@@ -139,7 +139,7 @@ class Sunnybrook:
                     headers[image.dicom_path] = header
                 advance()
         links: list[Link] = []
-        unlabelled = bare = 0
+        unlabelled = kept = bare = 0
         for patient in patients:
             images = data_set.unique_images(instances[patient.image_id])
             placed = place_images(
@@ -164,7 +164,16 @@ class Sunnybrook:
                 if is_wanted and image.dicom_path not in paths:
                     links.append(image)
                     bare += number in outlined
+                    kept += number not in outlined
         notes = []
+        if slices == "series" and unlabelled:
+            result = f"{kept} linked"
+            if unlabelled > kept:
+                result += (
+                    f", {unlabelled - kept} left out, because no image of their series "
+                    "has one"
+                )
+            notes.append(f"{many(unlabelled, 'image')} without a contour: {result}")
         if bare:
             notes.append(
                 f"{many(bare, 'image')} whose contours are rejected or of other "

@@ -136,7 +136,11 @@ def test_a_whole_series_is_linked_if_an_image_has_a_contour(study):
     assert whole.images == 6
     assert everything.images == 12
     assert labelled.unlabelled == whole.unlabelled == everything.unlabelled == 8
-    assert everything.notes == ()
+    assert everything.notes == labelled.notes == ()
+    assert whole.notes == (
+        "8 images without a contour: 2 linked, 6 left out, because no image of their "
+        "series has one",
+    )
 
 
 @pytest.mark.filterwarnings("ignore::fastseg.errors.RejectedWarning")
@@ -152,7 +156,10 @@ def test_images_without_their_contours_keep_a_series_whole(study):
             assert sorted({link.dicom_path for link in table.links}) == images
             assert [x for x in table.links if x.label] == list(labelled.links)
             assert table.unlabelled == labelled.unlabelled
-            (note,) = table.notes
+            *others, note = table.notes
+            assert others == (
+                ["4 images without a contour: 4 linked"] if slices == "series" else []
+            )
             assert note.startswith(f"{bare} image{'s' * (bare > 1)} whose contours are")
 
 
