@@ -142,7 +142,7 @@ def _volumes(summary: Mapping[str, Any]) -> str:
     slices = _range(volumes["slices"])
     others = summary["samples"] - volumes["samples"]
     text = f"{volumes['count']} of {slices} slices, {spacing} mm apart"
-    return f"{text}; {many(others, 'sample')} in none" if others else text
+    return f"{text}; {many(others, 'sample')} in no volume" if others else text
 
 
 def _range(values: Sequence[float] | None) -> str:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     label="mask is a bit field of all classes, mask_of(name) the mask of one",
     labels="mask is a bit field of all classes, mask_of(name) the mask of one",
     segmentation="mask is a bit field of all classes, mask_of(name) the mask of one",
+    outlined="labelled is a bit field of the classes with a contour, slice by slice",
+    modalities="modality is that of its series",
     slices="samples has the indices of the slices, store[k] is one of them",
     spacing="spacing_mm is that between slices, rows and columns",
     zooms="spacing_mm is that between slices, rows and columns",
@@ -51,8 +53,8 @@ class Volume:
 
     def __getitem__(self, name: object) -> Any:
         raise TypeError(
-            f"a volume has no [{shown(name)}]: its arrays are image and mask, and its "
-            "slices are the samples store[k] for k in samples"
+            f"a volume has no [{shown(name)}]: volume.image is the array, volume.mask "
+            "the masks, and its slices are the samples store[k] for k in volume.samples"
         )
 
     def __len__(self) -> int:
@@ -88,6 +90,20 @@ class Volume:
         bit = mask.dtype.type(1 << self._store.class_index(name))
         covered: NDArray[np.bool_] = (mask & bit) != 0
         return covered
+
+    @property
+    def labelled(self) -> NDArray[Any]:
+        """Bit fields (D,), read-only: bit k is set where class k has a contour.
+
+        On the other slices, the mask of class k is 0 because nobody outlined it.
+        """
+        return self._column("labelled")
+
+    @property
+    def modality(self) -> str:
+        """Modality, as in "MR", of its first slice; "" if unknown."""
+        (text,) = decode(self._store, self._column("modality")[:1].tolist())
+        return text
 
     @property
     def patient(self) -> str:
@@ -130,7 +146,18 @@ class Volume:
 
     def plane(self, k: int) -> Plane:
         """Return the plane of slice k, counted from 0."""
-        item = self.samples[k]
+        if isinstance(k, bool) or not hasattr(k, "__index__"):
+            raise TypeError(
+                f"slices of a volume are numbered, expected a whole number, not "
+                f"{type(k).__name__}"
+            )
+        try:
+            item = self.samples[k]
+        except IndexError:
+            count = many(len(self), "slice")
+            raise IndexError(
+                f"slice {shown(k)} is outside volume {self.index}, which has {count}"
+            ) from None
         items = self._store.items
         return Plane(
             origin=items["origin_mm"][item],

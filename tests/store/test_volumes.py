@@ -105,8 +105,41 @@ def test_the_affine_puts_voxels_where_the_planes_are(opened):
             assert_array_equal(mapped[:, 3], 1)
         steps = np.linalg.norm(volume.affine[:3, :3], axis=0)
         assert_allclose(steps, volume.spacing_mm[::-1])
-    with pytest.raises(IndexError):
-        opened.volumes[0].plane(4)
+
+
+def test_slices_that_a_volume_lacks_are_refused(opened):
+    """`plane` counts like a list, and says how many slices there are."""
+    volume = opened.volumes[1]
+    assert_array_equal(volume.plane(-1).origin, volume.planes[3].origin)
+    for k in (4, -5):
+        message = f"slice {k} is outside volume 1, which has 4 slices"
+        with pytest.raises(IndexError, match=message):
+            volume.plane(k)
+    for wrong in (1.5, "1", True):
+        with pytest.raises(
+            TypeError, match=f"a whole number, not {type(wrong).__name__}"
+        ):
+            volume.plane(wrong)
+
+
+def test_a_volume_knows_its_modality_and_what_was_outlined(folder, tmp_path):
+    """`modality` is the header's; `labelled` has the classes with a contour."""
+    base = shutil.copytree(folder, tmp_path / "data")
+    (base / "ring.txt").write_text("1 1\n4 1\n4 3\n")
+    links = list(table_of(base).links)
+    a, b = ({"contour_path": "ring.txt", "label": name} for name in ("a", "b"))
+    links[1] = links[1]._replace(**b)
+    links[2:3] = [links[2]._replace(**a), links[2]._replace(**b)]
+    store = build(LinkTable(base=base, links=links), tmp_path / "s.h5")
+    assert [volume.modality for volume in store.volumes] == ["MR", "MR", "CT"]
+    assert [volume.labelled.tolist() for volume in store.volumes] == [
+        [0, 0b10, 0b11, 0],
+        [0] * 4,
+        [0] * 3,
+    ]
+    for name in ("modalities", "outlined"):
+        with pytest.raises(AttributeError, match=r"modality is|labelled is"):
+            getattr(store.volumes[0], name)
 
 
 def test_samples_know_their_plane(opened, folder):
@@ -152,8 +185,9 @@ def test_volumes_are_a_sequence(opened):
         volumes[3]
     with pytest.raises(TypeError, match="indexed by one whole number, not str"):
         volumes["1.2"]
-    with pytest.raises(TypeError, match="a volume has no"):
-        volumes[0][1]
+    for read in (lambda volume: volume[1], list, np.asarray):
+        with pytest.raises(TypeError, match=r"a volume has no .*volume.image is the"):
+            read(volumes[0])
 
 
 def test_volumes_say_what_they_are(opened):
@@ -270,7 +304,7 @@ def test_summary_counts_volumes(opened, fastseg_command):
     assert [line.strip() for line in lines[3:6]] == [
         "series       4",
         "modality     CT (5 samples), MR (8 samples)",
-        "volumes      3 of 3 to 4 slices, 2.5 to 3 mm apart; 2 samples in none",
+        "volumes      3 of 3 to 4 slices, 2.5 to 3 mm apart; 2 samples in no volume",
     ]
 
 
@@ -395,7 +429,6 @@ def swap_rows(file):
 
 def join_volumes(file):
     """Say that the two volumes of the cine are one, also in the column of items."""
-    file["volumes/slices"][0] = 9
     file["volumes/first"][:] = [0, 9, 11]
     file["volumes/slices"][:] = [9, 2, 2]
     file["items/volume"][:] = [0] * 9 + [1] * 2 + [2] * 2
