@@ -16,16 +16,16 @@ from fastseg.links import Link
 
 
 def place_images(links: Sequence[Link], headers: Sequence[Header]) -> list[Link]:
-    """Return links with all columns filled in that the headers of images say.
+    """Return links with series, rows, columns, dtype, position and time of the images.
 
     links   : one of each image, in any order
     headers : of the same images; those of a series must all be there, because times
         are counted within a series
 
-    Sets `series`, `rows`, `columns`, `dtype`, `position_mm` and `time`. Images of one
-    patient and series that are parallel have positions along a common normal, so that
-    rounded directions do not change their order. An image has no position if its header
-    gives no plane. `geometry.number_times` says which images have a time.
+    Images of a series (see `series_of`) that are parallel have positions along a common
+    normal, so that rounded directions do not change their order. An image has no
+    position if its header gives no plane. `geometry.number_times` says which images
+    have a time.
     """
     filled: list[Link] = [
         link._replace(
@@ -48,18 +48,32 @@ def place_images(links: Sequence[Link], headers: Sequence[Header]) -> list[Link]
 
 
 def by_series(links: Iterable[Link]) -> list[list[int]]:
-    """Return the indices of the links of each patient and series."""
-    members: dict[tuple[str, str], list[int]] = defaultdict(list)
+    """Return the indices of the links of each series, as `series_of` tells them."""
+    members: dict[tuple[str, ...], list[int]] = defaultdict(list)
     for k, link in enumerate(links):
-        members[link.patient, link.series].append(k)
+        members[series_of(link.patient, link.series, link.dicom_path)].append(k)
     return list(members.values())
 
 
-def find_problems(links: Sequence[Link], headers: Sequence[Header]) -> list[str]:
-    """Return why images of a series are in no volume, as `geometry.find_volumes` does.
+def series_of(patient: str, uid: str, path: str) -> tuple[str, ...]:
+    """Return what the images of one series have in common, and no others.
+
+    uid : SeriesInstanceUID; without one, each file is a series, as in the store
+    """
+    return (patient, uid) if uid else (patient, uid, path)
+
+
+def find_problems(
+    links: Sequence[Link], headers: Sequence[Header], rows: Sequence[int]
+) -> list[str]:
+    """Return why images of a series are in no volume of a store, [] if all are in one.
 
     links   : of the images of one series, as `place_images` returns them
     headers : of the same images
+    rows    : of the same images in the sorted table: the slices of a volume must follow
+        each other
+
+    The texts are those of `geometry.find_volumes`, or "interleaved: ...".
     """
     volumes = geometry.find_volumes(
         origins=_origins(headers),
@@ -69,7 +83,16 @@ def find_problems(links: Sequence[Link], headers: Sequence[Header]) -> list[str]
         kinds=_number_kinds(links),
         times=_numbers([link.time for link in links]),
     )
-    return list(volumes.problems)
+    problems = list(volumes.problems)
+    apart = sum(
+        [rows[k] for k in members.tolist()]
+        != list(range(rows[members[0]], rows[members[0]] + len(members)))
+        for members in volumes.members
+    )
+    if apart:
+        stacks = f"{apart} stacks" if apart > 1 else "a stack"
+        problems.append(f"interleaved: other images lie between the slices of {stacks}")
+    return problems
 
 
 def _positions_and_times(

@@ -156,7 +156,8 @@ class Sunnybrook:
             outlined = {number for number, _ in contours}
             unlabelled += len(images.keys() - outlined)
             paths = {link.dicom_path for link in linked}
-            series = {link.series for link in linked}
+            # A file without a SeriesInstanceUID is a series of its own.
+            series = {link.series for link in linked} - {""}
             for number, image in images.items():
                 is_wanted = slices == "all" or (
                     slices == "series" and image.series in series

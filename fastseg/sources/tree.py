@@ -34,7 +34,12 @@ from fastseg.links import Link, Links, LinkTable
 from fastseg.progress import Progress, silent
 from fastseg.reprs import many
 from fastseg.sources.folder import Folder, is_named_image
-from fastseg.sources.series import by_series, find_problems, place_images
+from fastseg.sources.series import (
+    by_series,
+    find_problems,
+    place_images,
+    series_of,
+)
 from fastseg.tables import Reject, reason_of
 from fastseg.threads import map_ordered, usable_cores
 
@@ -107,7 +112,8 @@ class Tree:
     def describe(self) -> str:
         """Return in words what it holds: "3 CT series of 2 patients and 1 RT plan"."""
         parts = describe_series(
-            (_patient_of(image.header), image.header) for image in self.images
+            (_patient_of(image.header), image.path, image.header)
+            for image in self.images
         )
         parts += [many(len(paths), kind) for kind, paths in self.others.items()]
         if self.rejects:
@@ -305,13 +311,14 @@ def _have_equal_pixels(
     return True
 
 
-def describe_series(images: Iterable[tuple[str, Header]]) -> list[str]:
+def describe_series(images: Iterable[tuple[str, str, Header]]) -> list[str]:
     """Return numbers of series and patients in words, an empty list for no image.
 
-    images : patient and header of each
+    images : patient, path and header of each
     """
     modalities = {
-        (patient, header.series): header.modality for patient, header in images
+        series_of(patient, header.series, path): header.modality
+        for patient, path, header in images
     }
     if not modalities:
         return []
@@ -319,7 +326,7 @@ def describe_series(images: Iterable[tuple[str, Header]]) -> list[str]:
     series = [
         f"{count} {_series(modality)}" for modality, count in sorted(counts.items())
     ]
-    series[-1] += f" of {many(len({patient for patient, _ in modalities}), 'patient')}"
+    series[-1] += f" of {many(len({patient for patient, *_ in modalities}), 'patient')}"
     return series
 
 
@@ -345,8 +352,14 @@ def link_images(tree: Tree) -> LinkTable:
         links.append(Link(patient=_patient_of(header), dicom_path=path, frame=frame))
         headers.append(header)
     links = place_images(links, headers)
-    patients = [link.patient for link in links]
-    parts = describe_series(zip(patients, headers, strict=True))
+    unsorted = Links.of(links)
+    order = unsorted.order()
+    links = [links[k] for k in order.tolist()]
+    headers = [headers[k] for k in order.tolist()]
+    parts = describe_series(
+        (link.patient, link.dicom_path, header)
+        for link, header in zip(links, headers, strict=True)
+    )
     notes = [", ".join(parts)] if parts else []
     if by_study:
         notes.append(
@@ -356,7 +369,7 @@ def link_images(tree: Tree) -> LinkTable:
     notes += _notes_on_volumes(links, headers)
     return LinkTable(
         base=tree.root,
-        links=Links.of(links).sorted(),
+        links=unsorted.pick(order),
         rejects=rejects,
         unlabelled=len(links),
         ignored=tree.ignored,
@@ -387,26 +400,37 @@ def _patient_problem(header: Header) -> str:
 def _notes_on_volumes(links: Sequence[Link], headers: Sequence[Header]) -> list[str]:
     """Return in words which series are no volume, and why; the first ones of many.
 
-    A series of one image is none, and needs no reason.
+    links   : sorted
+    headers : of the same images
+
+    A series of one image is none, and needs no reason. Files that are series because
+    they have no SeriesInstanceUID are counted.
     """
+    notes = []
     lines = []
+    lone = 0
     for members in by_series(links):
-        if len(members) == 1:
-            continue
         some = [links[k] for k in members]
-        problems = find_problems(some, [headers[k] for k in members])
+        if len(members) == 1:
+            lone += not some[0].series
+            continue
+        problems = find_problems(some, [headers[k] for k in members], members)
         if problems:
             series = _series(headers[members[0]].modality)
             folder = _folder_of(some)
             lines.append(f"  {series} in {folder}: {'; '.join(problems)}")
-    if not lines:
-        return []
-    lines.sort()
-    head = f"{len(lines)} series with images that are in no volume:"
-    shown = lines[:SERIES_LISTED]
-    if len(lines) > len(shown):
-        shown.append(f"  and {len(lines) - len(shown)} more")
-    return [head, *shown]
+    if lone:
+        notes.append(
+            f"{many(lone, 'image')} without SeriesInstanceUID: each file counts as a "
+            "series, so they are in no volume"
+        )
+    if lines:
+        lines.sort()
+        notes.append(f"{len(lines)} series with images that are in no volume:")
+        notes += lines[:SERIES_LISTED]
+        if len(lines) > SERIES_LISTED:
+            notes.append(f"  and {len(lines) - SERIES_LISTED} more")
+    return notes
 
 
 def _folder_of(links: Iterable[Link]) -> str:

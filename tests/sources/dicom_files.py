@@ -2,8 +2,13 @@
 
 import numpy as np
 import pydicom
-from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.uid import (
+    CTImageStorage,
+    EnhancedCTImageStorage,
+    ExplicitVRLittleEndian,
+    generate_uid,
+)
 
 
 def uid(*parts):
@@ -45,6 +50,32 @@ def make_slice(k=0, *, patient="P1", series="S1", pixels=None, **elements):
             delattr(ds, keyword)
         else:
             setattr(ds, keyword, value)
+    return ds
+
+
+def make_frames(*heights, **options):
+    """Return an enhanced file as a dataset, with one frame at each z in mm.
+
+    options : of `make_slice`; the pixels are those of all frames
+    """
+    ds = make_slice(**options, NumberOfFrames=len(heights))
+    ds.SOPClassUID = EnhancedCTImageStorage
+    for keyword in ("ImagePositionPatient", "ImageOrientationPatient"):
+        delattr(ds, keyword)
+    groups = []
+    for z in heights:
+        group = Dataset()
+        group.PlanePositionSequence = [Dataset()]
+        group.PlanePositionSequence[0].ImagePositionPatient = [0, 0, z]
+        groups.append(group)
+    shared = Dataset()
+    shared.PlaneOrientationSequence = [Dataset()]
+    shared.PlaneOrientationSequence[0].ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+    shared.PixelMeasuresSequence = [Dataset()]
+    shared.PixelMeasuresSequence[0].PixelSpacing = [1, 1]
+    del ds.PixelSpacing
+    ds.SharedFunctionalGroupsSequence = [shared]
+    ds.PerFrameFunctionalGroupsSequence = groups
     return ds
 
 

@@ -1,5 +1,6 @@
 """Positions and times of images depend on their headers, and on nothing else."""
 
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -11,8 +12,8 @@ from hypothesis import strategies as st
 import fastseg
 from fastseg import dicom
 from fastseg.links import Link
-from fastseg.sources.series import find_problems, place_images
-from tests.sources.dicom_files import save_slice
+from fastseg.sources.series import by_series, find_problems, place_images
+from tests.sources.dicom_files import make_frames, save, save_slice, uid
 
 AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 SAGITTAL = (0.0, 1.0, 0.0, 0.0, 0.0, -1.0)
@@ -138,10 +139,117 @@ def test_problems_name_why_there_is_no_volume(header):
     """A volume has no problem; one with a slice missing says that it is uneven."""
     headers = [replace(header, position_mm=(0.0, 0.0, 2.0 * k)) for k in range(5)]
     links = place_images([Link("P", str(k)) for k in range(5)], headers)
-    assert find_problems(links, headers) == []
+    assert find_problems(links, headers, range(5)) == []
     del headers[2], links[2]
-    (problem,) = find_problems(links, headers)
+    (problem,) = find_problems(links, headers, range(4))
     assert problem.startswith("uneven: ")
+
+
+def save_series(root, *changes, patient, number):
+    """Write a slice for each change, into a folder named like the patient.
+
+    number : of the patient: no two have an image in common
+    """
+    for k, change in enumerate(changes):
+        pixels = np.arange(8 * change.get("Columns", 8)) + 100 * number + k
+        options = {"SOPInstanceUID": uid(patient, k), "pixels": pixels, **change}
+        save_slice(root / patient / f"{k}.dcm", k, patient=patient, **options)
+
+
+def at(z, x=0):
+    return {"ImagePositionPatient": [x, 0, z]}
+
+
+@pytest.fixture
+def all_kinds(tmp_path):
+    """A folder of many series, with a volume and without: one for each patient."""
+    wide = {"Columns": 16}
+    lying = {"ImageOrientationPatient": [0, 1, 0, 0, 0, 1]}
+    unknown = {"SeriesInstanceUID": None}
+    phases = [{**at(k // 2), "TriggerTime": 50 * (k % 2)} for k in range(6)]
+    cases = {
+        "even": map(at, range(4)),
+        "uneven": map(at, (0, 2, 5)),
+        "gap": map(at, (0, 4, 8)),
+        "tilted": [at(z, z / 3) for z in range(4)],
+        "doubled": map(at, (0, 1, 1, 2)),
+        "planeless": [{"PixelSpacing": None}, *map(at, range(3))],
+        "phases": phases,
+        "phase missing": phases[:-1],
+        "one wide": [*map(at, range(3)), at(3) | wide],
+        "some wide": [*map(at, range(3)), *(at(z) | wide for z in (3, 4))],
+        "every second wide": [at(z) | (wide if z % 2 else {}) for z in range(4)],
+        "lying": [*map(at, range(2)), *(at(0, x) | lying for x in (5, 6))],
+        "no series": [at(z) | unknown for z in range(4)],
+        "no series, phases": [phase | unknown for phase in phases],
+    }
+    for number, (patient, changes) in enumerate(cases.items()):
+        save_series(tmp_path, *changes, patient=patient, number=number)
+    for name, heights in {"frames": [(0, 1)], "two files": [(0, 2), (1, 3)]}.items():
+        for k, zs in enumerate(heights):
+            pixels = np.arange(128) + 2000 + 10 * zs[-1] * len(heights)
+            ds = make_frames(*zs, k=k, patient=name, pixels=pixels, **unknown)
+            save(ds, tmp_path / name / f"{k}.dcm")
+    return tmp_path
+
+
+def check_notes(root, tmp_path):
+    """Check `find_problems` against a store; return the volumes of each patient."""
+    table = fastseg.link(root, slices="all")
+    store = fastseg.open(fastseg.build(table, tmp_path / "checked.h5").path)
+    assert len(store) == len(table)
+    headers = [dicom.read_header(root / x.dicom_path, x.frame) for x in table.links]
+    volume = store.items["volume"]
+    for rows in by_series(table.links):
+        problems = find_problems(
+            [table.links[k] for k in rows], [headers[k] for k in rows], rows
+        )
+        if len(rows) > 1:
+            assert bool(problems) == bool((volume[rows] < 0).any()), problems
+    return Counter(x.patient for x in store.volumes)
+
+
+def test_there_is_a_problem_where_the_store_lacks_a_volume(all_kinds, tmp_path):
+    """`find_problems` is empty if the store has all images of a series in volumes."""
+    volumes = check_notes(all_kinds, tmp_path)
+    assert volumes == {
+        "even": 1,
+        "phases": 2,
+        "phase missing": 2,
+        "planeless": 1,
+        "one wide": 1,
+        "some wide": 2,
+        "frames": 1,
+    }
+
+
+@pytest.mark.parametrize("name", ["series", "sts/STS_002", "sunnybrook/dicoms"])
+def test_real_series_have_a_problem_or_volumes(real_data, name, tmp_path):
+    """So it is with real series: tilted and uneven ones, cines, and whole patients."""
+    assert check_notes(real_data / name, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["oblique_philips", "oblique_hitachi"])
+def test_a_file_without_a_series_is_one(real_data, name, tmp_path):
+    """Of images without SeriesInstanceUID, neither table nor store makes a volume."""
+    root = tmp_path / "data"
+    root.mkdir()
+    paths = sorted((real_data / "series" / name).iterdir())
+    for path in paths:
+        ds = pydicom.dcmread(path)
+        del ds.SeriesInstanceUID
+        ds.save_as(root / path.name)
+    table = fastseg.link(root, slices="all")
+    assert {(link.series, link.time) for link in table.links} == {("", None)}
+    assert None not in {link.position_mm for link in table.links}
+    assert table.notes == (
+        f"{len(paths)} MR series of 1 patient",
+        f"{len(paths)} images without SeriesInstanceUID: each file counts as a series, "
+        "so they are in no volume",
+    )
+    store = fastseg.open(fastseg.build(table, tmp_path / "store.h5").path)
+    assert len(store) == len(paths)
+    assert len(store.volumes) == 0
 
 
 def test_real_cine_series_have_times(real_data):

@@ -143,6 +143,15 @@ def test_a_whole_series_is_linked_if_an_image_has_a_contour(study):
     )
 
 
+def test_a_file_without_a_series_has_no_other_images(study):
+    """Without SeriesInstanceUID, slices="series" adds no image to labelled ones."""
+    for path in (study / "dicoms").rglob("*.dcm"):
+        ds = pydicom.dcmread(path)
+        del ds.SeriesInstanceUID
+        ds.save_as(path)
+    assert fastseg.link(study, slices="series") == fastseg.link(study)
+
+
 @pytest.mark.filterwarnings("ignore::fastseg.errors.RejectedWarning")
 def test_images_without_their_contours_keep_a_series_whole(study):
     """An image whose contours are rejected or of other classes is linked without."""

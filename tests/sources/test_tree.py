@@ -7,10 +7,8 @@ import shutil
 import numpy as np
 import pydicom
 import pytest
-from pydicom.dataset import Dataset
 from pydicom.uid import (
     BasicTextSRStorage,
-    EnhancedCTImageStorage,
     RTStructureSetStorage,
     SecondaryCaptureImageStorage,
     SegmentationStorage,
@@ -19,7 +17,7 @@ from pydicom.uid import (
 import fastseg
 from fastseg.errors import LinkError, OptionError, RejectedWarning
 from fastseg.sources.tree import read_tree
-from tests.sources.dicom_files import make_slice, save, save_slice, uid
+from tests.sources.dicom_files import make_frames, make_slice, save, save_slice, uid
 
 
 def link_all(root):
@@ -317,21 +315,7 @@ def test_a_folder_without_images_is_refused(tmp_path, slices):
 
 def test_an_enhanced_file_has_a_row_for_each_frame(tmp_path):
     """Each frame has its own position, by which its row is sorted."""
-    ds = make_slice(pixels=np.arange(192), NumberOfFrames=3)
-    ds.SOPClassUID = EnhancedCTImageStorage
-    for keyword in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"):
-        delattr(ds, keyword)
-    groups = []
-    for z in (4, 0, 2):
-        group = Dataset()
-        group.PlanePositionSequence = [Dataset()]
-        group.PlanePositionSequence[0].ImagePositionPatient = [0, 0, z]
-        groups.append(group)
-    shared = Dataset()
-    shared.PlaneOrientationSequence = [Dataset()]
-    shared.PlaneOrientationSequence[0].ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
-    ds.SharedFunctionalGroupsSequence = [shared]
-    ds.PerFrameFunctionalGroupsSequence = groups
+    ds = make_frames(4, 0, 2, pixels=np.arange(192))
     save(ds, tmp_path / "x")
     table = link_all(tmp_path)
     rows = [(link.frame, link.position_mm, link.rows) for link in table.links]
