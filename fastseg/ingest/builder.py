@@ -120,8 +120,9 @@ def build(
 ) -> BuildReport:
     """Read all linked images and contours and write them into a store.
 
-    links  : a LinkTable, or the path of a saved one; samples are in the order of a
-        LinkTable, and a saved one is first sorted as `link` sorts
+    links  : a LinkTable, or the path of a saved one. What rows lack of what `link`
+        writes is read from headers. The table is sorted as `link` sorts if it was saved
+        or had to be completed; else samples are in the order of its links
     output : path of the store; an existing store is replaced when the new one is
         complete, and not touched if it would not change
     edges, fill, origin : which pixels belong to a region, see `raster.rules.Rules`

@@ -4,7 +4,7 @@ A store is a plain HDF5 file. Numbers are little-endian; strings are UTF-8 of a 
 length, padded with NUL. Every dataset is contiguous and has no filter, so that it can
 be mapped into memory at its offset. Only the images and masks of a compressed store are
 chunked and filtered. An item is a sample; items are numbered from 0, in the order of
-the links table.
+the links table: of a sorted one if it was saved, or if headers had to complete it.
 
 B is the number of buckets, K of classes, R of rings, P of vertices, V of volumes, and n
 the number of images in a bucket.
