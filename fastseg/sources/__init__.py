@@ -8,6 +8,7 @@ folder      finds files
 pseudonyms  keyed hashes of patients' IDs
 """
 
+import os
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
@@ -39,6 +40,8 @@ from fastseg.sources.tree import link_images, read_tree
 SOURCES: dict[str, Source] = {source.format: source for source in (Sunnybrook(),)}
 # The format of links that name none.
 DEFAULT_FORMAT = Sunnybrook.format
+# Folders with contours that a note names.
+LAYOUTS_LISTED = 3
 
 
 def format_of(link: Link) -> str:
@@ -81,8 +84,8 @@ def link(
 
     Raises LinkError if no source knows the folder and `slices` is not "all", or there
     are no images, or it holds several data sets, or its table of patients cannot be
-    read; OptionError for an unknown class, an invalid option or key file;
-    FileNotFoundError if there is no key file.
+    read; OptionError for an unknown class, for labels if no source knows the folder,
+    for an invalid option or key file; FileNotFoundError if there is no key file.
     """
     if slices is not None:
         choice("slices", slices, get_args(Slices))
@@ -132,35 +135,52 @@ def link(
 def _link_tree(
     folder: Path, labels: list[str] | None, slices: Slices, progress: Progress
 ) -> LinkTable:
-    """Link the images of a folder that no source knows, or raise LinkError."""
-    if slices != "all":
-        below = [
-            child
-            for child in sorted(folder.iterdir())
-            if child.is_dir() and _recognise(child)
-        ]
-        hint = f"; did you mean {below[0]}?" if below else ""
-        known = "; or ".join(source.outline for source in SOURCES.values())
-    if labels:
+    """Link the images of a folder that no source knows.
+
+    Raises LinkError if there are none or `slices` is not "all", OptionError for labels.
+    """
+    known = _find_layouts(folder)
+    hint = f"; did you mean {known[0]}?" if known else ""
+    if slices == "all" and labels:
         raise OptionError(
             f"labels is {shown(labels)}, but {folder} has no contours that fastseg "
-            "can read; leave it out"
+            f"can read{hint}; leave labels out to link the images alone"
         )
     tree = read_tree(folder, progress)
-    if tree.images and slices == "all":
-        return link_images(tree)
     held = tree.describe()
     if slices == "all":
-        raise LinkError(f"{folder}: holds {held}, and no images that can be linked")
+        if tree.images:
+            return link_images(tree, [_hint_at(known)] if known else [])
+        if tree.others or tree.rejects:
+            held += ", and no images that can be linked"
+        raise LinkError(f"{folder}: holds {held}")
     if tree.images:
-        held += (
-            ", but no contours that fastseg can read; --slices all links the images "
-            "alone"
-        )
+        held += '; slices="all" (--slices all) links the images alone'
+    expected = "; or ".join(source.outline for source in SOURCES.values())
     raise LinkError(
-        f"{folder}: has no layout that fastseg knows{hint}; it holds {held}; expected "
-        f"{known}"
+        f"{folder}: has no layout that fastseg knows{hint}; it holds "
+        f"{held}; expected {expected}"
     )
+
+
+def _find_layouts(folder: Path) -> list[Path]:
+    """Return the folders in a folder that have contours in a layout of a source."""
+    found = []
+    for child in sorted(folder.iterdir()):
+        # Unlike Path.is_dir, it raises nothing: `read_tree` rejects what it must.
+        if os.path.isdir(child):  # noqa: PTH112
+            sources = (source for source, _ in _recognise(child))
+            if any(source.has_contours(child) for source in sources):
+                found.append(child)
+    return found
+
+
+def _hint_at(layouts: list[Path]) -> str:
+    """Return a note on folders whose contours are not linked."""
+    named = ", ".join(map(str, layouts[:LAYOUTS_LISTED]))
+    if len(layouts) > LAYOUTS_LISTED:
+        named += f" and {len(layouts) - LAYOUTS_LISTED} more"
+    return f"the contours in {named} are not linked; did you mean {layouts[0]}?"
 
 
 def _recognise(folder: Path) -> list[tuple[Source, str]]:

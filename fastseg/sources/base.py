@@ -48,6 +48,9 @@ class Source(Protocol):
         none that this source knows.
         """
 
+    def has_contours(self, root: Path) -> bool:
+        """Return whether a folder that `recognise` knows has a folder of contours."""
+
     def find_links(
         self,
         root: Path,
@@ -58,10 +61,13 @@ class Source(Protocol):
         """Link the images and contours of a data set that `recognise` has returned.
 
         labels : the classes to link, None for all
+        slices : "labelled" for images with a contour, "series" for all images of each
+            series that has one, "all" for all images
 
-        Files and rows that cannot be used are in the table's `rejects`. Raises
-        LinkError if the folder as a whole cannot be used, OptionError for an unknown
-        class.
+        In the table, `rejects` has files and rows that cannot be used, `ignored` files
+        of another kind, `left_out` DICOM files that are no images to learn from, and
+        `notes` what else a user should know, one line each. Raises LinkError if the
+        folder as a whole cannot be used, OptionError for an unknown class.
         """
 
     def parse(self, data: bytes, name: str) -> Any:

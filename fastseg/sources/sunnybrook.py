@@ -105,6 +105,10 @@ class Sunnybrook:
         """Return the outlines of the layouts that a folder has."""
         return [layout.outline for layout in _layouts(root)]
 
+    def has_contours(self, root: Path) -> bool:
+        """Return whether the folder of contours is there."""
+        return any((root / layout.contours).is_dir() for layout in _layouts(root))
+
     def find_links(
         self,
         root: Path,

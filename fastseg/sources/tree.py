@@ -330,8 +330,10 @@ def describe_series(images: Iterable[tuple[str, str, Header]]) -> list[str]:
     return series
 
 
-def link_images(tree: Tree) -> LinkTable:
+def link_images(tree: Tree, hints: Sequence[str] = ()) -> LinkTable:
     """Link all images of a tree, without contours.
+
+    hints : further notes
 
     A patient is a PatientID. Images without one belong to a patient that is named by
     their StudyInstanceUID: a study has one patient, and parts of a split share none.
@@ -367,6 +369,7 @@ def link_images(tree: Tree) -> LinkTable:
             "patient, named by its StudyInstanceUID"
         )
     notes += _notes_on_volumes(links, headers)
+    notes += hints
     return LinkTable(
         base=tree.root,
         links=unsorted.pick(order),

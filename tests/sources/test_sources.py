@@ -31,6 +31,9 @@ class Polygons:
     def recognise(self, root):
         return [self.outline] if (root / FILE).exists() else []
 
+    def has_contours(self, root):
+        return True
+
     def find_links(self, root, labels, slices, progress):
         polygons = self.parse((root / FILE).read_bytes(), FILE)
         links = []

@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import shutil
 
 import numpy as np
@@ -295,18 +296,44 @@ def test_without_contours_the_error_says_what_there_is(tmp_path):
     with pytest.raises(LinkError) as caught:
         fastseg.link(tmp_path)
     assert (
-        "it holds 1 CT series, 6 MR series of 2 patients and 1 RT structure set, but "
-        "no contours that fastseg can read; --slices all links the images alone"
+        "; it holds 1 CT series, 6 MR series of 2 patients and 1 RT structure set; "
+        'slices="all" (--slices all) links the images alone; expected link.csv with '
     ) in str(caught.value)
-    with pytest.raises(OptionError, match="has no contours that fastseg can read"):
+    with pytest.raises(LinkError, match="has no layout that fastseg knows; it holds"):
+        fastseg.link(tmp_path, labels="GTV")
+    with pytest.raises(
+        OptionError, match="has no contours that fastseg can read; leave labels out"
+    ):
         fastseg.link(tmp_path, slices="all", labels="GTV")
+
+
+def test_a_folder_in_it_with_contours_is_named(tmp_path, study):
+    """Labels or no contours: the error names the folder that has them, or a note."""
+    parent = study.parent
+    hint = rf"; did you mean {re.escape(str(study))}\?"
+    with pytest.raises(LinkError, match=f"fastseg knows{hint}"):
+        fastseg.link(parent, labels="icontour")
+    with pytest.raises(OptionError, match=f"can read{hint}; leave labels out"):
+        fastseg.link(parent, labels="icontour", slices="all")
+    table = fastseg.link(parent, slices="all")
+    assert table.notes[-1] == (
+        f"the contours in {study} are not linked; did you mean {study}?"
+    )
+    assert fastseg.link(study / "dicoms", slices="all").notes == table.notes[:-1]
+    for k in range(3):
+        shutil.copytree(study, parent / f"study {k}")
+    text = fastseg.link(parent, slices="all").notes[-1]
+    assert f"study 1 and 1 more are not linked; did you mean {study}?" in text
+    for path in parent.glob("*/contourfiles"):
+        shutil.rmtree(path)
+    assert fastseg.link(parent, slices="all").notes == table.notes[:-1]
 
 
 @pytest.mark.parametrize("slices", ["labelled", "series", "all"])
 def test_a_folder_without_images_is_refused(tmp_path, slices):
     """LinkError says that there is no DICOM file, or what there is instead."""
     (tmp_path / "notes.txt").write_text("x")
-    with pytest.raises(LinkError, match="holds no DICOM files"):
+    with pytest.raises(LinkError, match=r"holds no DICOM files(; expected .*|)$"):
         fastseg.link(tmp_path, slices=slices)
     save_object(tmp_path / "rs", RTStructureSetStorage)
     with pytest.raises(LinkError, match=r"holds 1 RT structure set(;|, and no images)"):
