@@ -7,7 +7,9 @@ ID gives the same pseudonym in every run and on every machine.
 import errno
 import hashlib
 import hmac
+import json
 import os
+import shlex
 import stat
 import sys
 from collections.abc import Callable
@@ -39,13 +41,11 @@ def read_key(path: Path) -> bytes:
             mode = os.fstat(file.fileno()).st_mode
             key = file.read(MOST_KEY_BYTES + 1) or b""
     except FileNotFoundError:
-        make = (
-            f"python -c \"import os; os.umask(0o77); open('{path}', 'xb')"
-            '.write(os.urandom(32))"'
+        missing = FileNotFoundError(
+            f"there is no key file {path}; make one with: {command_that_makes(path)}"
         )
-        raise FileNotFoundError(
-            errno.ENOENT, f"No such key file; this makes one: {make}", str(path)
-        ) from None
+        missing.errno = errno.ENOENT
+        raise missing from None
     if not LEAST_KEY_BYTES <= len(key) <= MOST_KEY_BYTES:
         raise OptionError(
             f"{path}: is no key, it must have {LEAST_KEY_BYTES} to {MOST_KEY_BYTES} "
@@ -55,9 +55,18 @@ def read_key(path: Path) -> bytes:
     if sys.platform != "win32" and mode & OTHERS_READ:
         raise OptionError(
             f"{path}: others than its owner can read this key, and find out whose "
-            f"pseudonyms these are: chmod 600 {path}"
+            f"pseudonyms these are: chmod 600 {shlex.quote(str(path))}"
         )
     return key
+
+
+def command_that_makes(path: Path) -> str:
+    """Return a command for the shells of Linux and macOS that makes a key file."""
+    # JSON quotes a text as Python does, but always with the quotes that need no escapes
+    # in those of the shell.
+    name = json.dumps(str(path), ensure_ascii=False)
+    code = f'import os; os.umask(0o77); open({name}, "xb").write(os.urandom(32))'
+    return f"python3 -c {shlex.quote(code)}"
 
 
 def pseudonym_of(key: bytes) -> Callable[[str], str]:

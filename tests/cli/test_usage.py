@@ -17,6 +17,7 @@ WRONG_VALUES = {
     ("link", "--label"): ("link study --label icontuor", "did you mean 'icontour'"),
     ("link", "--slices"): ("link study --slices labeled", "'labelled'?"),
     ("build", "--out"): ("build links.csv -o links.csv/s.h5", "no folder links.csv"),
+    ("link", "--pseudonyms"): ("link study --pseudonyms heart.h5", "is no key, it"),
     ("build", "--edges"): ("build links.csv --edges opn", "mean 'open'"),
     ("build", "--fill"): ("build links.csv --fill odd-even", "mean 'even-odd'?"),
     ("build", "--origin"): ("build links.csv --origin centre", "mean 'center'"),

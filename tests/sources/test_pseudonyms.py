@@ -1,5 +1,6 @@
 """Pseudonyms are keyed hashes of patients' IDs, the same in every run."""
 
+import errno
 import hashlib
 import hmac
 import os
@@ -40,9 +41,10 @@ def test_a_pseudonym_is_a_keyed_hash(tmp_path, key):
     assert {link.dicom_path: link.patient for link in table.links} == expected
     patients = [link.patient for link in table.links]
     assert patients == sorted(patients)
-    assert sorted(link._replace(patient="").dicom_path for link in table.links) == (
-        sorted(link.dicom_path for link in plain.links)
-    )
+    bare = [
+        sorted(link._replace(patient="") for link in x.links) for x in (plain, table)
+    ]
+    assert bare[0] == bare[1]
 
 
 def test_any_source_takes_pseudonyms(study, key):
@@ -123,17 +125,38 @@ def test_a_key_is_a_regular_file(study, tmp_path):
         fastseg.link(study, pseudonyms=tmp_path)
 
 
-def test_the_error_without_a_key_has_a_command_that_makes_one(study, tmp_path):
-    """The command in the message makes a key that is taken."""
-    path = tmp_path / "new key"
-    with pytest.raises(FileNotFoundError, match="No such key file; this makes") as info:
+@pytest.mark.skipif(sys.platform == "win32", reason="has another shell")
+@pytest.mark.parametrize(
+    "name",
+    ["key", "new key", """it's "my" $(exit 3) `x` \\ key""", "two\nlines", "ä €"],
+)
+def test_the_error_without_a_key_has_a_command_that_makes_one(study, tmp_path, name):
+    """The command at the end of the message makes a key that is taken."""
+    path = tmp_path / name
+    with pytest.raises(FileNotFoundError) as info:
         fastseg.link(study, pseudonyms=path)
-    command = str(info.value.strerror).partition("this makes one: ")[2]
-    assert command.startswith("python -c ")
-    command = command.replace("python", f'"{sys.executable}"', 1)
-    subprocess.run(command, shell=True, check=True)
+    assert info.value.errno == errno.ENOENT
+    text, _, command = str(info.value).partition("; make one with: ")
+    assert text == f"there is no key file {path}"
+    assert command.startswith("python3 -c 'import os; ")
+    assert "\n" not in command
+    command = command.replace("python3", f'"{sys.executable}"', 1)
+    subprocess.run(command, shell=True, check=True, cwd=tmp_path)
     assert path.stat().st_size == 32
     assert path.stat().st_mode & 0o777 == 0o600
+    fastseg.link(study, pseudonyms=path)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such permissions")
+def test_the_error_for_an_open_key_has_a_command_that_closes_it(study, tmp_path):
+    """The command at the end of the message makes the key one that is taken."""
+    path = tmp_path / "it's a $(exit 3) key"
+    path.write_bytes(bytes(32))
+    path.chmod(0o644)
+    with pytest.raises(OptionError, match="can read this key") as info:
+        fastseg.link(study, pseudonyms=path)
+    command = str(info.value).partition("pseudonyms these are: ")[2]
+    subprocess.run(command, shell=True, check=True, cwd=tmp_path)
     fastseg.link(study, pseudonyms=path)
 
 
