@@ -111,8 +111,9 @@ class Tree:
 
     def describe(self) -> str:
         """Return in words what it holds: "3 CT series of 2 patients and 1 RT plan"."""
+        patients = _Patients(image.header for image in self.images)
         parts = describe_series(
-            (_patient_of(image.header), image.path, image.header)
+            (patients.of(image.header), image.path, image.header)
             for image in self.images
         )
         parts += [many(len(paths), kind) for kind, paths in self.others.items()]
@@ -335,23 +336,21 @@ def link_images(tree: Tree, hints: Sequence[str] = ()) -> LinkTable:
 
     hints : further notes
 
-    A patient is a PatientID. Images without one belong to a patient that is named by
-    their StudyInstanceUID: a study has one patient, and parts of a split share none.
+    `_Patients` says whose images they are.
     """
     rejects = list(tree.rejects)
     links: list[Link] = []
     headers: list[Header] = []
-    by_study = 0
+    patients = _Patients(image.header for image in tree.images)
     refused: set[str] = set()
     for path, frame, header in tree.images:
-        problem = _patient_problem(header)
+        problem = patients.problem(header)
         if problem:
             if path not in refused:
                 rejects.append(Reject(str(tree.root / path), None, problem))
             refused.add(path)
             continue
-        by_study += not header.patient_id
-        links.append(Link(patient=_patient_of(header), dicom_path=path, frame=frame))
+        links.append(Link(patient=patients.of(header), dicom_path=path, frame=frame))
         headers.append(header)
     links = place_images(links, headers)
     unsorted = Links.of(links)
@@ -363,11 +362,7 @@ def link_images(tree: Tree, hints: Sequence[str] = ()) -> LinkTable:
         for link, header in zip(links, headers, strict=True)
     )
     notes = [", ".join(parts)] if parts else []
-    if by_study:
-        notes.append(
-            f"{many(by_study, 'image')} without PatientID: each study counts as a "
-            "patient, named by its StudyInstanceUID"
-        )
+    notes += patients.notes(headers)
     notes += _notes_on_volumes(links, headers)
     notes += hints
     return LinkTable(
@@ -381,23 +376,87 @@ def link_images(tree: Tree, hints: Sequence[str] = ()) -> LinkTable:
     )
 
 
-def _patient_of(header: Header) -> str:
-    return header.patient_id or header.study
+class _Patients:
+    """Whose images they are, by the headers of all images of a tree.
 
+    A patient is a PatientID. A study has one patient, so an image without a PatientID
+    takes the only one of its study. If its study has none, the patient is named by the
+    StudyInstanceUID: a study then stays whole, and parts of a split share none.
+    """
 
-def _patient_problem(header: Header) -> str:
-    """Return why it is not known whose image it is, "" if it is; it quotes no ID."""
-    name = _patient_of(header)
-    if not name:
-        return (
-            "has neither PatientID nor StudyInstanceUID, so that nobody knows whose "
-            "image it is; write a links table by hand"
-        )
-    if escaped(name) != name or name != name.strip():
-        return "has a PatientID with control or format characters"
-    if len(name.encode()) > MAX_TEXT_BYTES:
-        return f"has a PatientID of more than {MAX_TEXT_BYTES} bytes"
-    return ""
+    def __init__(self, headers: Iterable[Header]):
+        self._ids: dict[str, set[str]] = defaultdict(set)
+        for header in headers:
+            if header.study and header.patient_id:
+                self._ids[header.study].add(header.patient_id)
+
+    def of(self, header: Header) -> str:
+        """Return the patient of an image, "" if nobody knows it."""
+        if header.patient_id:
+            return header.patient_id
+        ids = self._ids.get(header.study, ())
+        if len(ids) > 1:
+            return ""
+        return next(iter(ids), header.study)
+
+    def problem(self, header: Header) -> str:
+        """Return why an image cannot be linked, "" if it can; it quotes no ID."""
+        name = self.of(header)
+        if not name and header.study:
+            return (
+                "has no PatientID, and its study has several, so that nobody knows "
+                "whose image it is; write a links table by hand"
+            )
+        if not name:
+            return (
+                "has neither PatientID nor StudyInstanceUID, so that nobody knows "
+                "whose image it is; write a links table by hand"
+            )
+        if "\ufffd" in name:
+            # pydicom puts this in place of bytes that it cannot decode: other IDs with
+            # other bytes there would look the same.
+            return (
+                "has a PatientID with bytes that are not of its character set; "
+                "correct SpecificCharacterSet"
+            )
+        if escaped(name) != name or name != name.strip():
+            return "has a PatientID with control or format characters"
+        if len(name.encode()) > MAX_TEXT_BYTES:
+            return f"has a PatientID of more than {MAX_TEXT_BYTES} bytes"
+        return ""
+
+    def notes(self, headers: Iterable[Header]) -> list[str]:
+        """Return in words what is unusual about the patients of linked images."""
+        ids: dict[str, set[str]] = defaultdict(set)
+        by_study = 0
+        by_others = 0
+        for header in headers:
+            if header.patient_id:
+                ids[header.study].add(header.patient_id)
+            elif self.of(header) == header.study:
+                by_study += 1
+            else:
+                by_others += 1
+        ids.pop("", None)
+        mixed = sum(len(some) > 1 for some in ids.values())
+        notes = []
+        if by_others:
+            notes.append(
+                f"{many(by_others, 'image')} without PatientID: other images of the "
+                "study say whose they are"
+            )
+        if by_study:
+            notes.append(
+                f"{many(by_study, 'image')} without PatientID: each study counts as a "
+                "patient, named by its StudyInstanceUID"
+            )
+        if mixed:
+            studies = "study has" if mixed == 1 else "studies have"
+            notes.append(
+                f"{mixed} {studies} several PatientIDs, though a study is of one "
+                "patient: a split may put one person into two parts"
+            )
+        return notes
 
 
 def _notes_on_volumes(links: Sequence[Link], headers: Sequence[Header]) -> list[str]:

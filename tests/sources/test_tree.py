@@ -286,6 +286,61 @@ def test_a_patient_without_an_id_is_named_by_the_study(tmp_path):
     assert reason.startswith("has neither PatientID nor StudyInstanceUID")
 
 
+@pytest.mark.parametrize("missing", [None, ""])
+def test_an_image_without_a_patient_is_of_the_patient_of_its_study(tmp_path, missing):
+    """A series in which every second file has no PatientID is one volume of one."""
+    study = {"StudyInstanceUID": uid("study"), "SeriesInstanceUID": uid("series")}
+    for k in range(6):
+        save_slice(tmp_path / f"{k}", k, **study, PatientID="" if k % 2 else "P1")
+        if k % 2 and missing is None:
+            save_slice(tmp_path / f"{k}", k, **study, PatientID=None)
+    table = link_all(tmp_path)
+    assert [link.patient for link in table.links] == ["P1"] * 6
+    assert [link.position_mm for link in table.links] == [0, 2, 4, 6, 8, 10]
+    assert table.notes == (
+        "1 CT series of 1 patient",
+        "3 images without PatientID: other images of the study say whose they are",
+    )
+
+
+def test_an_image_without_a_patient_in_a_study_of_two_is_rejected(tmp_path):
+    """Nobody can tell whose it is; that a study has two patients is a note."""
+    study = {"StudyInstanceUID": uid("study")}
+    for k in range(6):
+        patient = ["SECRET1", "SECRET2", ""][k // 2]
+        save_slice(tmp_path / f"{k}", k % 2, patient=patient, series=k // 2, **study)
+    with pytest.warns(RejectedWarning):
+        table = link_all(tmp_path)
+    assert [reject.file for reject in table.rejects] == [
+        str(tmp_path / name) for name in "45"
+    ]
+    for reject in table.rejects:
+        assert reject.reason.startswith("has no PatientID, and its study has several")
+    assert table.notes == (
+        "2 CT series of 2 patients",
+        "1 study has several PatientIDs, though a study is of one patient: a split "
+        "may put one person into two parts",
+    )
+
+
+def test_a_patient_whose_id_cannot_be_decoded_is_rejected(tmp_path):
+    """Two IDs of other bytes would decode to one text, and two patients be one."""
+    for k, letter in enumerate("ÄÖ"):
+        ds = make_slice(k, patient=f"{letter}1", series=k)
+        ds.SpecificCharacterSet = "ISO_IR 100"
+        path = save(ds, tmp_path / f"{k}")
+        data = path.read_bytes()
+        path.write_bytes(data.replace(b"ISO_IR 100", b"ISO_IR 192"))
+    save_slice(tmp_path / "2", 2)
+    with pytest.warns(RejectedWarning):
+        table = link_all(tmp_path)
+    assert [link.patient for link in table.links] == ["P1"]
+    assert [reject.reason for reject in table.rejects] == [
+        "has a PatientID with bytes that are not of its character set; correct "
+        "SpecificCharacterSet"
+    ] * 2
+
+
 def test_without_contours_the_error_says_what_there_is(tmp_path):
     """LinkError counts series, patients and other objects, and names the option."""
     for k in range(6):
