@@ -111,18 +111,17 @@ class Tree:
 
     def describe(self) -> str:
         """Return in words what it holds: "3 CT series of 2 patients and 1 RT plan"."""
-        patients = _Patients(image.header for image in self.images)
-        parts = describe_series(
-            (patients.of(image.header), image.path, image.header)
-            for image in self.images
-        )
-        parts += [many(len(paths), kind) for kind, paths in self.others.items()]
+        parts = [many(len(paths), kind) for kind, paths in self.others.items()]
         if self.rejects:
             parts.append(many(len(self.rejects), "unusable file"))
-        if not parts:
-            return "no DICOM files"
-        *most, last = parts
-        return f"{', '.join(most)} and {last}" if most else last
+        if self.images:
+            patients = _Patients(image.header for image in self.images)
+            series = describe_series(
+                (patients.of(image.header), image.path, image.header)
+                for image in self.images
+            )
+            parts.insert(0, series)
+        return _join(parts or ["no DICOM files"])
 
 
 def read_tree(
@@ -312,23 +311,28 @@ def _have_equal_pixels(
     return True
 
 
-def describe_series(images: Iterable[tuple[str, str, Header]]) -> list[str]:
-    """Return numbers of series and patients in words, an empty list for no image.
+def describe_series(images: Iterable[tuple[str, str, Header]]) -> str:
+    """Return in words the series: "1 CT and 2 MR series of 3 patients".
 
-    images : patient, path and header of each
+    images : patient, path and header of each, at least one
     """
     modalities = {
         series_of(patient, header.series, path): header.modality
         for patient, path, header in images
     }
-    if not modalities:
-        return []
     counts = Counter(modalities.values())
-    series = [
-        f"{count} {_series(modality)}" for modality, count in sorted(counts.items())
-    ]
-    series[-1] += f" of {many(len({patient for patient, *_ in modalities}), 'patient')}"
-    return series
+    known = sorted(modality for modality in counts if modality)
+    parts = [f"{counts[modality]} {modality}" for modality in known]
+    if "" in counts:
+        parts.append(f"{counts['']} unknown-modality")
+    patients = {patient for patient, *_ in modalities}
+    return f"{_join(parts)} series of {many(len(patients), 'patient')}"
+
+
+def _join(parts: Sequence[str]) -> str:
+    """Return "a", "a and b", "a, b and c"."""
+    *most, last = parts
+    return f"{', '.join(most)} and {last}" if most else last
 
 
 def link_images(tree: Tree, hints: Sequence[str] = ()) -> LinkTable:
@@ -357,11 +361,13 @@ def link_images(tree: Tree, hints: Sequence[str] = ()) -> LinkTable:
     order = unsorted.order()
     links = [links[k] for k in order.tolist()]
     headers = [headers[k] for k in order.tolist()]
-    parts = describe_series(
-        (link.patient, link.dicom_path, header)
-        for link, header in zip(links, headers, strict=True)
-    )
-    notes = [", ".join(parts)] if parts else []
+    notes = []
+    if links:
+        series = describe_series(
+            (link.patient, link.dicom_path, header)
+            for link, header in zip(links, headers, strict=True)
+        )
+        notes.append(series)
     notes += patients.notes(headers)
     notes += _notes_on_volumes(links, headers)
     notes += hints

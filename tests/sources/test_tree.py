@@ -52,6 +52,15 @@ def test_patients_mixed_in_a_directory_are_told_apart(tmp_path):
     assert table.unlabelled == len(table) == 40
 
 
+def test_series_are_counted_by_modality(tmp_path):
+    """The number of patients is that of all series, also of those without modality."""
+    for k, modality in enumerate(["CT", "CT", "MR", None]):
+        save_slice(tmp_path / f"{k}", patient=f"P{k // 2}", series=k, Modality=modality)
+    (note,) = link_all(tmp_path).notes
+    assert note == "2 CT, 1 MR and 1 unknown-modality series of 2 patients"
+    assert read_tree(tmp_path).describe() == note
+
+
 def test_series_with_the_same_positions_stay_apart(tmp_path):
     """Two series of a patient at the same positions are sorted one after the other."""
     for k in range(6):
@@ -351,7 +360,7 @@ def test_without_contours_the_error_says_what_there_is(tmp_path):
     with pytest.raises(LinkError) as caught:
         fastseg.link(tmp_path)
     assert (
-        "; it holds 1 CT series, 6 MR series of 2 patients and 1 RT structure set; "
+        "; it holds 1 CT and 6 MR series of 2 patients and 1 RT structure set; "
         'slices="all" (--slices all) links the images alone; expected link.csv with '
     ) in str(caught.value)
     with pytest.raises(LinkError, match="has no layout that fastseg knows; it holds"):
@@ -428,7 +437,7 @@ def test_real_patients_are_linked(real_data):
     """A patient with CT, MR and PET has three series and three structure sets."""
     table = link_all(real_data / "sts" / "STS_002")
     assert table.rejects == ()
-    assert table.notes == ("1 CT series, 1 MR series, 1 PT series of 1 patient",)
+    assert table.notes == ("1 CT, 1 MR and 1 PT series of 1 patient",)
     assert {kind: len(paths) for kind, paths in table.left_out.items()} == {
         "RT structure set": 3
     }
