@@ -174,14 +174,15 @@ def read_tree(
     ):
         for block, contents in zip(blocks, results, strict=True):
             for (path, _), content in zip(block, contents, strict=True):
-                if isinstance(content, tuple):
-                    files[path] = content
-                elif isinstance(content, _Other):
-                    others[content.kind].append(relative(path))
-                elif content:
-                    folder.reject(Path(path), content)
-                else:
-                    folder.ignored.append(relative(path))
+                match content:
+                    case _Other():
+                        others[content.kind].append(relative(path))
+                    case _NoDicom():
+                        folder.ignored.append(relative(path))
+                    case _Unusable():
+                        folder.reject(Path(path), content.reason)
+                    case tuple():
+                        files[path] = content
             advance(len(block))
     for path, reason in _find_repeats(files).items():
         del files[path]
@@ -209,9 +210,20 @@ class _Other:
     kind: str
 
 
-# The headers of a file's frames; or what it is instead; or why it cannot be used, ""
-# for a file that is not DICOM.
-_Content = tuple[Header, ...] | _Other | str
+@dataclass(frozen=True, slots=True)
+class _NoDicom:
+    """A file that is not DICOM, nor named like an image."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Unusable:
+    """A file that cannot be used, and why."""
+
+    reason: str
+
+
+# The headers of the frames of an image file, or what it is instead.
+_Content = tuple[Header, ...] | _Other | _NoDicom | _Unusable
 
 
 def _read_files(paths: list[tuple[str, str]]) -> list[_Content]:
@@ -241,14 +253,16 @@ def _read_file(path: str) -> _Content:
     """Return what a file holds that the batch scan does not understand."""
     try:
         if not dicom.is_dicom(path):
-            return "is not a DICOM file" if is_named_image(path) else ""
+            if is_named_image(path):
+                return _Unusable("is not a DICOM file")
+            return _NoDicom()
         return _content_of(dicom.read_frame_headers(path))
     except NoImageError as exc:
         return _Other(_kind_of(exc.kind))
     except ColourImageError:
         return _Other(COLOUR)
     except (DicomError, OSError) as exc:
-        return reason_of(exc, path)
+        return _Unusable(reason_of(exc, path))
 
 
 def _kind_of(name: str) -> str:
