@@ -233,22 +233,36 @@ def have_planes(
     return have
 
 
-def positions_along_normal(origins: ArrayLike, directions: ArrayLike) -> Floats:
+def positions_along_normal(
+    origins: ArrayLike, directions: ArrayLike, series: ArrayLike | None = None
+) -> Floats:
     """Return the positions of images along their normals.
 
     origins    : (n, 3), mm; NaN means unknown
     directions : (n, 6)
+    series     : int (n,): images of one series have the same number; without it, each
+        image has its own normal
 
-    Returns float64 (n,), mm: each origin times the unit normal of its own image. NaN
-    where the origin or the directions are unknown or are not as `Plane` needs them.
-    Zero is never negative. Raises GeometryError for arrays of other shapes.
+    Returns float64 (n,), mm: each origin times a unit normal. Parallel images of a
+    series (`number_stacks`) share that of the least of their directions, so that
+    rounded directions do not change their order. NaN where the origin or the directions
+    are unknown or are not as `Plane` needs them. Zero is never negative. Raises
+    GeometryError for arrays of other shapes.
     """
     points = _table(origins, "origins", 3)
     vectors = _table(directions, "directions", 6)
     _check_lengths(points, vectors)
     known = _are_positions(points) & _are_directions(vectors)
+    normals = _normals(vectors[known])
+    if series is not None and len(normals):
+        number = _column(series, "series", "iu")
+        _check_lengths(points, number)
+        stack = number_stacks(vectors[known], number[known])
+        counts = np.bincount(stack)
+        first = np.cumsum(counts) - counts
+        normals = _least_normals(vectors[known], stack, first)[stack]
     positions = np.full(len(points), np.nan)
-    positions[known] = _positions(points[known], _normals(vectors[known]))
+    positions[known] = _positions(points[known], normals)
     return positions
 
 
@@ -256,18 +270,18 @@ def number_stacks(directions: ArrayLike, kinds: ArrayLike) -> Ints:
     """Return a number for each image: equal for images of one direction and kind.
 
     directions : (n, 6); NaN means unknown
-    kinds      : int (n,): images of one shape and dtype have the same number
+    kinds      : int (n,): images of one series, shape and dtype have the same number
 
-    Returns int64 (n,), from 0. Directions are the same if they differ by no more than
-    PARALLEL_TOLERANCE, or if others lie between them by such steps. Positions of images
-    in different stacks are along different normals and say nothing of each other;
-    `number_times` takes these numbers. Raises GeometryError for arrays of other shapes.
+    Returns int64 (n,), from 0. Directions of a kind are the same if they differ by no
+    more than PARALLEL_TOLERANCE, or if others lie between them by such steps. Positions
+    of images in different stacks are along different normals and say nothing of each
+    other; `number_times` takes these numbers. Raises GeometryError for arrays of other
+    shapes.
     """
     vectors = _table(directions, "directions", 6)
     kind_of = _column(kinds, "kinds", "iu").astype(np.int64)
     _check_lengths(vectors, kind_of)
-    pairs = np.stack([kind_of, _number_rows(vectors, PARALLEL_TOLERANCE)])
-    return np.unique(pairs, axis=1, return_inverse=True)[1].reshape(-1)
+    return _number_rows(vectors, PARALLEL_TOLERANCE, kind_of)
 
 
 def number_times(
@@ -766,18 +780,21 @@ def _counted(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def _number_rows(rows: Floats, tolerance: float) -> Ints:
+def _number_rows(rows: Floats, tolerance: float, kinds: Ints | None = None) -> Ints:
     """Return a number for each row, from 0, equal for those that hardly differ.
+
+    kinds : int64 (n,); rows of different kinds are told apart
 
     Rows are told apart where the sorted values of a column have a step that is greater
     than the tolerance. NaN equals NaN alone.
     """
-    numbers = np.zeros(len(rows), dtype=np.int64)
+    numbers = np.zeros(len(rows), dtype=np.int64) if kinds is None else kinds.copy()
     for column in np.where(np.isnan(rows), np.inf, rows).T:
         order = np.lexsort((column, numbers))
         with np.errstate(invalid="ignore"):
             is_new = np.diff(column[order]) > tolerance
         is_new |= np.diff(numbers[order]) > 0
+        numbers[order[:1]] = 0
         numbers[order[1:]] = np.cumsum(is_new)
     return numbers
 

@@ -103,18 +103,10 @@ def _positions_and_times(
     kinds : int64 (n,): images of one shape and dtype have the same number
     """
     origins, directions = _origins(headers), _directions(headers)
-    # Their own normals say which images have a position; a single image has no other.
-    positions = geometry.positions_along_normal(origins, directions)
+    one_series = np.zeros_like(kinds)
+    positions = geometry.positions_along_normal(origins, directions, one_series)
     if len(headers) == 1:
         return positions.tolist(), [np.nan]
-    parallel = geometry.number_stacks(directions, np.zeros_like(kinds))
-    for number in range(parallel.max() + 1):
-        members = np.flatnonzero((parallel == number) & np.isfinite(positions))
-        if len(members) > 1:
-            common = min(map(tuple, directions[members].tolist()))
-            positions[members] = geometry.positions_along_normal(
-                origins[members], np.tile(common, (len(members), 1))
-            )
     times = geometry.number_times(
         positions,
         _numbers([header.temporal_position for header in headers]),

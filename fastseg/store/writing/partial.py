@@ -271,8 +271,9 @@ class Partial:
                 yield some
 
         totals = Totals(records())
+        volumes, positions = finder.finish()
         content = Content(
-            finished, totals, finder.finish(), self.options, self.software
+            finished, totals, volumes, positions, self.options, self.software
         )
         complete, fingerprint = self.pixels.complete(
             self._index, self._shape(counts), is_done, content

@@ -47,6 +47,7 @@ class VolumeFinder:
         self._series = 0
         # Blocks of `_geometry`, of the items that have not been searched.
         self._blocks: list[NDArray[np.float64]] = []
+        self._positions = [np.empty(0)]
         self._first = array("q")
         self._slices = array("q")
         self._spacing = array("d")
@@ -76,14 +77,18 @@ class VolumeFinder:
             self._blocks.append(rows[start:stop])
             self._items += stop - start
 
-    def finish(self) -> VolumeColumns:
-        """Return the volumes of all items that were added."""
+    def finish(self) -> tuple[VolumeColumns, NDArray[np.float64]]:
+        """Return the volumes of all items that were added, and float64 (n,), mm.
+
+        The latter are the positions of the items along the normals of their series.
+        """
         self._search()
-        return VolumeColumns(
+        volumes = VolumeColumns(
             np.array(self._first, np.int64),
             np.array(self._slices, np.int64),
             np.array(self._spacing, np.float64),
         )
+        return volumes, np.concatenate(self._positions)
 
     def _search(self) -> None:
         """Find the volumes of the items that have not been searched."""
@@ -92,6 +97,12 @@ class VolumeFinder:
         if not blocks:
             return
         columns = np.concatenate(blocks)
+        kinds = columns[:, KIND].astype(np.int64)
+        self._positions.append(
+            geometry.positions_along_normal(
+                columns[:, :3], columns[:, 3:9], kinds // MAX_BUCKETS
+            )
+        )
         # The images of all series in one call, which takes as long as a call for one:
         # no volume has images of several kinds, and each series has kinds of its own.
         found = geometry.find_volumes(
@@ -100,7 +111,7 @@ class VolumeFinder:
             spacings_mm=columns[:, 9:11],
             thicknesses_mm=columns[:, 11],
             times=columns[:, 12],
-            kinds=columns[:, KIND].astype(np.int64),
+            kinds=kinds,
         )
         volumes = []
         for members, spacing in zip(found.members, found.spacings_mm, strict=True):
