@@ -364,18 +364,24 @@ class Links(Sequence[Link]):
 
         rows  : int64 (n,), the rows to fill, each once
         links : n of them
+
+        Shape and dtype are those of the others; what is known of series, position and
+        time stays.
         """
         given = Links.of(links)
         columns: dict[str, Any] = {}
         for name in HEADER_COLUMNS:
             old, new = getattr(self, name), getattr(given, name)
             if isinstance(old, Texts):
+                is_empty = np.array([text == "" for text in old.texts], np.bool_)
+                empty = is_empty[old.codes[rows]] | (name == "dtype")
                 codes = old.codes.copy()
-                codes[rows] = new.codes + np.int32(len(old.texts))
+                codes[rows[empty]] = (new.codes + np.int32(len(old.texts)))[empty]
                 columns[name] = Texts(codes, (*old.texts, *new.texts)).distinct()
             else:
+                empty = np.isnan(old[rows]) | (name in ("rows", "columns"))
                 columns[name] = old.copy()
-                columns[name][rows] = new
+                columns[name][rows[empty]] = new[empty]
         return replace(self, **columns)
 
     def images(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -6,7 +6,7 @@ the journal, publishes the store, and reports what was built, reused and rejecte
 
 import os
 import warnings
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.util import find_spec
@@ -27,6 +27,7 @@ from fastseg.choices import Edges, Fill, Origin
 from fastseg.codecs.pool import Pool, check_timeout
 from fastseg.errors import (
     CopiesWarning,
+    LinkError,
     NothingBuiltError,
     OptionError,
     PathError,
@@ -36,12 +37,12 @@ from fastseg.errors import (
     true_or_false,
     whole_number,
 )
-from fastseg.files import name_path
+from fastseg.files import name_path, stamp_of
 from fastseg.ingest.block import Block
 from fastseg.ingest.images import ImageReader
 from fastseg.ingest.items import BuiltItems, ItemBuilder
 from fastseg.ingest.plan import Plan, plan_build
-from fastseg.links import LinkTable
+from fastseg.links import Link, LinkTable
 from fastseg.outputs import check_input, check_target
 from fastseg.paths import Paths, StrPath, as_path, is_inside
 from fastseg.progress import Progress, silent
@@ -59,10 +60,12 @@ from fastseg.store.writing.records import Records
 from fastseg.tables import Reject, check_rejects, rejects_path, save_rejects
 from fastseg.threads import check_threads, map_ordered
 
-# Odd numbers, by which a row of numbers becomes one.
+# Odd factors, which make one number of 64 bits of a stamp and a frame.
 MIXING = np.array(
-    [0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9]
-    + [0xD6E8FEB86659FD93, 0xA0761D6478BD642F],
+    [
+        *(0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9),
+        *(0xD6E8FEB86659FD93, 0xA0761D6478BD642F),
+    ],
     np.uint64,
 )
 # Instead of the index of an item in an older store: -1 as `OlderStore.find` returns it.
@@ -302,16 +305,6 @@ class _Build:
         """Contour files off their image, in the order of the plan."""
         return [path for _, paths in sorted(self._off_image.items()) for path in paths]
 
-    def run(self) -> str | None:
-        """Build, and return the fingerprint; None if there is nothing to build."""
-        try:
-            return self._run(identify_all=False)
-        except _SeveralNamesError:
-            # Links to files are rare, and to look for them takes as long as to look at
-            # every file. All finished items but these are resumed.
-            self._reset()
-            return self._run(identify_all=True)
-
     def _reset(self) -> None:
         self.rejects = list(self.table.rejects)
         self.samples = 0
@@ -326,6 +319,20 @@ class _Build:
         self._identities: list[NDArray[np.uint64]] = []
         self._varied: list[NDArray[np.uint64]] = []
 
+    def run(self) -> str | None:
+        """Build, and return the fingerprint; None if there is nothing to build."""
+        try:
+            return self._run(identify_all=False)
+        except _SeveralNamesError:
+            # Links to files are rare, and to look for them takes as long as to look at
+            # every file. All finished items but these are resumed.
+            reused = self.reused
+            self._reset()
+            fingerprint = self._run(identify_all=True)
+            if self.older is None:  # it has resumed what this call has built before
+                self.reused = min(self.reused, reused)
+            return fingerprint
+
     def _run(self, identify_all: bool) -> str | None:
         plan, rejects = plan_build(
             self.table,
@@ -338,7 +345,7 @@ class _Build:
         )
         self.rejects += rejects
         fingerprint = None
-        if self.older is not None and self._is_up_to_date(self.older, plan):
+        if self.older is not None and self._is_up_to_date(plan, identify_all):
             self.samples = self.reused = len(self.older.store)
             fingerprint = self.older.store.fingerprint
             remove_work(self.target)
@@ -432,6 +439,8 @@ class _Build:
         block, built, resumed = result
         for k, rejects in block.rejects.items():
             self._rejects[int(block.items[k])] = rejects
+        for k in set(block.rejects).difference(built.items.tolist()):
+            self._note_rejected(block.links[k][0])
         if len(built.items):
             partial.add(block.items[built.items], built.records)
         self._note_images(built.records)
@@ -448,12 +457,20 @@ class _Build:
     def _note_images(self, records: Records) -> None:
         """Keep what tells whether a file has several names, or an image copies."""
         meta = records.meta
-        self._identities.append(_identify(records))
+        firsts = np.cumsum(records.file_counts) - records.file_counts
+        self._identities.append(identify_images(records.stamps[firsts], meta["frame"]))
         self._varied.append(meta["image_xxh3"][meta["min"] != meta["max"]])
+
+    def _note_rejected(self, link: Link) -> None:
+        """Keep what tells whether a rejected image is another one, too."""
+        with suppress(LinkError, OSError):  # then it is not
+            stamp = stamp_of(self.paths.resolve(link.dicom_path, link.root))
+            row = np.array([stamp], np.int64), np.array([link.frame])
+            self._identities.append(identify_images(*row))
 
     def find_copies(self) -> tuple[tuple[str, ...], ...]:
         """Return `BuildReport.copies`, after the build."""
-        if self.older is not None:  # which is up to date
+        if self.older is not None:  # then it is up to date, and nothing was built
             return _find_copies(self.older.store)
         # To open the store takes a twentieth of the time of a build of 500 images.
         if not _have_repeats(self._varied):
@@ -478,11 +495,14 @@ class _Build:
         older = OlderStore(store)
         return older if older_options == options and older.is_valid() else None
 
-    def _is_up_to_date(self, older: OlderStore, plan: Plan) -> bool:
-        """Return whether a build would give the same store again.
+    def _is_up_to_date(self, plan: Plan, identify_all: bool) -> bool:
+        """Return whether a build would give the same store as the older one.
 
         It compares the contents of all files, not their times, and writes nothing.
+        Raises _SeveralNamesError as `_build_store` does.
         """
+        older = self.older
+        assert older is not None
         store = older.store
         if (store.compression, store.software) != (
             compression.NAME if self.compress else "",
@@ -492,8 +512,12 @@ class _Build:
         # The index in the older store of each item of the plan.
         indices = np.full(len(plan), REJECTED)
 
-        def compare(block: Block) -> tuple[Block, NDArray[np.int64]]:
-            return block, self._compare_block(older, block)
+        identities = []
+
+        def compare(
+            block: Block,
+        ) -> tuple[Block, NDArray[np.int64], NDArray[np.uint64]]:
+            return block, *self._compare_block(older, block)
 
         with (
             self.progress("compare", len(plan)) as advance,
@@ -504,9 +528,10 @@ class _Build:
                 )
             ) as results,
         ):
-            for block, found in results:
+            for block, found, identity in results:
                 if (found == ABSENT).any():
                     return False
+                identities.append(identity)
                 indices[block.items] = found
                 done = np.flatnonzero(found != REJECTED)
                 meta = {
@@ -518,11 +543,21 @@ class _Build:
                     self._rejects[int(block.items[k])] = rejects
                 older.store.release()
                 advance(len(block))
+        if identities and not identify_all and _have_repeats(identities):
+            raise _SeveralNamesError
         return older.has_same_items(indices[indices != REJECTED])
 
-    def _compare_block(self, older: OlderStore, block: Block) -> NDArray[np.int64]:
-        """Return the index of each item in an older store, or ABSENT or REJECTED."""
-        digests = self.item_builder.input_hashes(block)
+    def _compare_block(
+        self, older: OlderStore, block: Block
+    ) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
+        """Return the index of each item in an older store, or ABSENT or REJECTED.
+
+        Also returns the identities of the images that can be read.
+        """
+        digests, stamps = self.item_builder.input_hashes(block)
+        frames = np.array([links[0].frame for links in block.links])
+        is_read = (stamps >= 0).any(axis=1)
+        identity = identify_images(stamps[is_read], frames[is_read])
         indices = older.find([digest or 0 for digest in digests])
         is_unknown = [digest is None for digest in digests]
         new = np.flatnonzero((indices < 0) | is_unknown)
@@ -537,7 +572,7 @@ class _Build:
             block.rejects = {
                 int(new[k]): rejects for k, rejects in rest.rejects.items()
             }
-        return indices
+        return indices, identity
 
     def _count_contours(
         self, block: Block, items: NDArray[np.int64], meta: Any
@@ -563,12 +598,16 @@ class _SeveralNamesError(Exception):
     """Two items of a plan may be the same frame of one file, under several names."""
 
 
-def _identify(records: Records) -> NDArray[np.uint64]:
-    """Return uint64 (n,): equal for the same frame of one file, and seldom else."""
-    firsts = np.cumsum(records.file_counts) - records.file_counts
-    stamps = records.stamps[firsts].view(np.uint64)
-    frames = records.meta["frame"].astype(np.uint64)
-    return np.asarray(np.column_stack([stamps, frames]) @ MIXING)
+def identify_images(
+    stamps: NDArray[np.int64], frames: NDArray[np.int64]
+) -> NDArray[np.uint64]:
+    """Return uint64 (n,): equal for the same frame of one file, and seldom else.
+
+    stamps : int64 (n, 4), of the files
+    frames : int64 (n,)
+    """
+    rows = np.column_stack([stamps, frames]).view(np.uint64)
+    return np.asarray(rows @ MIXING)
 
 
 def _have_repeats(blocks: list[NDArray[np.uint64]]) -> bool:

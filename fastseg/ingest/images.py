@@ -210,8 +210,8 @@ class ImageReader:
         header = image.file.header_of(block.links[k][0].frame)
         return StartedImage(header, image.stamp, image.xxh3, pixels)
 
-    def hash_file(self, path: str, root: str) -> int:
-        """Return the XXH3-64 of a file of any kind, or raise LinkError or OSError.
+    def hash_file(self, path: str, root: str) -> tuple[int, Stamp]:
+        """Return XXH3-64 and stamp of a file of any kind; raise LinkError or OSError.
 
         Each thread keeps that of its last file, which may hold the frames of many
         items.
@@ -224,7 +224,7 @@ class ImageReader:
             self._local.hashed = real, stamp
             self._local.digest = xxh3_64_intdigest(data)
         digest: int = self._local.digest
-        return digest
+        return digest, stamp
 
     def add(
         self,

@@ -128,8 +128,11 @@ class ItemBuilder:
             *(resolve(link.contour_path, link.root) for link in contours),
         ]
 
-    def input_hashes(self, block: Block) -> list[int | None]:
-        """Return `inputs_xxh3` of each item if all its files can be used; else None."""
+    def input_hashes(self, block: Block) -> tuple[list[int | None], NDArray[np.int64]]:
+        """Return `inputs_xxh3` of each item if all its files can be used; else None.
+
+        Also returns the stamps of the images, int64 (n, 4), all -1 where unknown.
+        """
         files = [
             [
                 (links[0].dicom_path, links[0].root),
@@ -139,26 +142,30 @@ class ItemBuilder:
         ]
         # Several items may name one file, such as all frames of a large one.
         different = list(dict.fromkeys(chain.from_iterable(files)))
-        digests = dict(zip(different, self._hash_files(different), strict=True))
+        hashed, stamps = self._hash_files(different)
+        digests = dict(zip(different, hashed, strict=True))
+        numbers = {file: k for k, file in enumerate(different)}
         results: list[int | None] = []
         for named, links_hash in zip(files, block.slots.links.tolist(), strict=True):
             usable = [x for x in map(digests.get, named) if x is not None]
             is_complete = len(usable) == len(named)
             results.append(hash_inputs(links_hash, usable) if is_complete else None)
-        return results
+        return results, stamps[[numbers[image] for image, *_ in files]]
 
-    def _hash_files(self, files: Sequence[tuple[str, str]]) -> list[int | None]:
-        """Return the XXH3-64 of files, None for one that cannot be read.
+    def _hash_files(
+        self, files: Sequence[tuple[str, str]]
+    ) -> tuple[list[int | None], NDArray[np.int64]]:
+        """Return the XXH3-64 of files and their stamps; None, -1 for unreadable ones.
 
         files : path and root of each
         """
         count = len(files)
         offsets = np.full(count, content.UNREAD)
         hashes = np.empty(count, np.uint64)
+        stamps = np.full((count, 4), -1)
         if system.AVAILABLE:
             names = join_paths(self._paths.direct(*file) for file in files)
             buffer = np.empty(HASHED_AT_ONCE, np.uint8)
-            stamps = np.empty((count, 4), np.int64)
             first = 0
             while first < count:
                 first = content.read_files(
@@ -167,11 +174,12 @@ class ItemBuilder:
                 )
         digests: list[int | None] = [*hashes.tolist()]
         for k in np.flatnonzero(offsets < 0).tolist():
+            stamps[k] = -1
             try:
-                digests[k] = self._images.hash_file(*files[k])
+                digests[k], stamps[k] = self._images.hash_file(*files[k])
             except (LinkError, OSError):
                 digests[k] = None
-        return digests
+        return digests, stamps
 
     def build(
         self, block: Block, partial: Partial | None, older: OlderStore | None

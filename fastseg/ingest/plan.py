@@ -188,18 +188,23 @@ def _sort(
 
 
 def _are_known(links: Links, max_pixel_bytes: int) -> NDArray[np.bool_]:
-    """Return which rows of a table say shape and dtype, bool (n,).
+    """Return the rows of a table whose headers need not be read, bool (n,).
 
-    Those whose pixels are over the limit do not count: there the header decides.
+    They say shape and dtype, and a row of their series says a position. Where pixels
+    are over the limit, the header decides. If one image of a patient has to be read,
+    so have all of them: times are counted within a series.
     """
     sizes = [np.dtype(text).itemsize if text else 0 for text in links.dtype.texts]
     heights = links.rows.astype(np.int64)
     widths = links.columns.astype(np.int64)
     pixel_bytes = heights * widths * np.array(sizes, np.int64)[links.dtype.codes]
-    known: NDArray[np.bool_] = (
-        (heights > 0) & (pixel_bytes > 0) & (pixel_bytes <= max_pixel_bytes)
-    )
-    return known
+    known = (heights > 0) & (pixel_bytes > 0) & (pixel_bytes <= max_pixel_bytes)
+    patients = links.patient.codes
+    pairs = patients * np.int64(len(links.series.texts)) + links.series.codes
+    series = np.unique(pairs, return_inverse=True)[1]
+    known &= (np.bincount(series, np.isfinite(links.position_mm)) > 0)[series]
+    unread: NDArray[np.bool_] = np.bincount(patients, ~known)[patients] == 0
+    return unread
 
 
 def _find_images(

@@ -11,7 +11,7 @@ import pytest
 
 import fastseg
 from fastseg import files
-from fastseg.errors import LinkError, RejectedWarning
+from fastseg.errors import CopiesWarning, LinkError, RejectedWarning
 from fastseg.ingest import builder, images, plan
 from fastseg.links import HEADER_COLUMNS, Link, LinkTable
 from fastseg.paths import Paths
@@ -140,7 +140,49 @@ def test_copies_of_a_stamp_are_looked_at_once(study, table, tmp_path, monkeypatc
     calls.clear()
     report = fastseg.build(twice, tmp_path / "b.h5")
     assert calls == [{"identify_all": False}, {"identify_all": True}]
-    assert report.samples == table.images
+    assert (report.samples, report.reused) == (table.images, 0)
+    calls.clear()
+    report = fastseg.build(twice, tmp_path / "b.h5")
+    assert calls == [{"identify_all": False}, {"identify_all": True}]
+    assert (report.samples, report.reused) == (table.images, table.images)
+
+
+def test_a_copy_that_becomes_a_link_is_noticed(study, table, tmp_path):
+    """A build without other changes sees that two images are one file now."""
+    copy = "dicoms/PHANTOM0002/copy.dcm"
+    shutil.copy(study / FIRST, study / copy)
+    link = next(link for link in table.links if link.dicom_path == FIRST)
+    link = link._replace(
+        dicom_path=copy, contour_path="", label="", patient="PHANTOM0002"
+    )
+    twice = replace(table, links=[*table.links, link])
+    with pytest.warns(CopiesWarning):
+        report = fastseg.build(twice, tmp_path / "o.h5")
+    assert report.samples == table.images + 1
+    (study / copy).unlink()
+    os.link(study / FIRST, study / copy)
+    with pytest.warns(RejectedWarning):
+        report = fastseg.build(twice, tmp_path / "o.h5")
+    assert report.samples == table.images - 1
+    reasons = {reject.file: reject.reason for reject in report.rejects}
+    assert "is linked to several patients" in reasons[FIRST]
+
+
+def test_a_rejected_image_that_has_another_name_is_noticed(study, table, tmp_path):
+    """A file of two patients is rejected, also if one of its images fails."""
+    other = "dicoms/PHANTOM0002/copy.dcm"
+    os.link(study / FIRST, study / other)
+    (study / "bad.txt").write_text("no number\n")
+    link = next(link for link in table.links if link.dicom_path == FIRST)
+    stolen = link._replace(
+        dicom_path=other, contour_path="bad.txt", patient="PHANTOM0002"
+    )
+    with pytest.warns(RejectedWarning):
+        report = fastseg.build(
+            replace(table, links=[*table.links, stolen]), tmp_path / "o.h5"
+        )
+    reasons = {reject.file: reject.reason for reject in report.rejects}
+    assert "is linked to several patients" in reasons[FIRST]
 
 
 def test_a_table_without_shapes_gives_the_same_bytes(study, table, tmp_path):
@@ -151,6 +193,37 @@ def test_a_table_without_shapes_gives_the_same_bytes(study, table, tmp_path):
     random.Random(0).shuffle(links)
     report = fastseg.build(replace(bare, links=links), tmp_path / "o.h5")
     assert report.path.read_bytes() == expected
+
+
+@pytest.mark.parametrize(
+    "names",
+    [["position_mm", "time"], ["rows"], ["series", "columns"], ["time", "dtype"]],
+)
+@pytest.mark.parametrize("every", [1, 3])
+def test_empty_cells_are_filled(study, table, tmp_path, names, every):
+    """Whichever columns some or all rows lack, the store is the same."""
+    if every > 1 and "rows" not in names and "columns" not in names:
+        names = [*names, "dtype"]
+    unknown = {name: Link._field_defaults[name] for name in names}
+    links = [
+        link if k % every else link._replace(**unknown)
+        for k, link in enumerate(table.links)
+    ]
+    expected = fastseg.build(table, tmp_path / "e.h5").path.read_bytes()
+    report = fastseg.build(replace(table, links=links), tmp_path / "o.h5")
+    assert report.path.read_bytes() == expected
+    assert fastseg.open(report.path).volumes
+
+
+def test_what_a_table_says_of_times_stays(study, table, tmp_path):
+    """A time that somebody has written is not replaced by what the header says."""
+    links = [
+        link._replace(rows=None, time=float(k)) for k, link in enumerate(table.links)
+    ]
+    report = fastseg.build(replace(table, links=links), tmp_path / "o.h5")
+    times = fastseg.open(report.path).items["time"]
+    assert set(times.tolist()) <= set(map(float, range(len(links))))
+    assert len(set(times.tolist())) > 1
 
 
 def test_an_image_that_is_not_as_the_table_says_is_rejected(study, table, tmp_path):
