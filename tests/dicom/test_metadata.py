@@ -9,10 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastseg import dicom
-from fastseg.dicom import fallback, scan
+from fastseg.dicom import fallback, join_paths, scan
 from fastseg.dicom.header import HEADER_ELEMENTS, MODALITIES
 from fastseg.errors import ColourImageError, DicomError, NoImageError
-from fastseg.ingest.block import join_paths
 from tests import dicom_damage as damage
 from tests.dicom.test_read_image import FRAMES, PIXELS, dicom_bytes, write_dicom
 
