@@ -100,14 +100,14 @@ def info(
             output.say(f"patient {patient}")
 
 
-def _volume_row(volume: fastseg.Volume) -> Sequence[Any]:
+def _volume_row(volume: "fastseg.Volume") -> Sequence[Any]:
     spacing = " x ".join(f"{mm:.4g}" for mm in volume.spacing_mm)
     time = "" if volume.time is None else f"{volume.time:g}"
     shape = "x".join(map(str, volume.shape))
     return volume.index, volume.patient, volume.series, time, shape, spacing
 
 
-def _as_dict(volume: fastseg.Volume) -> dict[str, Any]:
+def _as_dict(volume: "fastseg.Volume") -> dict[str, Any]:
     return {
         "patient": volume.patient,
         "series": volume.series,

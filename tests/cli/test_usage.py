@@ -16,7 +16,6 @@ WRONG_VALUES = {
     ("link", "--out"): ("link study -o nowhere/l.csv", "no folder nowhere"),
     ("link", "--label"): ("link study --label icontuor", "did you mean 'icontour'"),
     ("link", "--slices"): ("link study --slices labeled", "'labelled'?"),
-    ("link", "--pseudonyms"): ("link study --pseudonyms links.csv", "chmod 600"),
     ("build", "--out"): ("build links.csv -o links.csv/s.h5", "no folder links.csv"),
     ("link", "--pseudonyms"): ("link study --pseudonyms heart.h5", "is no key, it"),
     ("build", "--edges"): ("build links.csv --edges opn", "mean 'open'"),
