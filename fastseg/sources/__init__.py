@@ -3,6 +3,7 @@
 base        what a source must do
 sunnybrook  a source
 tree        all DICOM files below a folder that no source knows
+repeats     files that have the SOPInstanceUID of another
 series      fills in positions and times of images
 folder      finds files
 pseudonyms  keyed hashes of patients' IDs

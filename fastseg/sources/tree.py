@@ -8,7 +8,6 @@ patient; localizers, secondary captures, colour images, structure sets, reports 
 whatever else there is are listed by kind.
 """
 
-import filecmp
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,15 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
 from fastseg import dicom
 from fastseg.bounds import MAX_TEXT_BYTES
 from fastseg.dicom import Header
 from fastseg.errors import (
     ColourImageError,
     DicomError,
-    MissingExtraError,
     NoImageError,
 )
 from fastseg.escapes import escaped
@@ -34,6 +30,7 @@ from fastseg.links import Link, Links, LinkTable
 from fastseg.progress import Progress, silent
 from fastseg.reprs import many
 from fastseg.sources.folder import Folder, is_named_image
+from fastseg.sources.repeats import find_repeats
 from fastseg.sources.series import (
     by_series,
     find_problems,
@@ -50,8 +47,6 @@ FILES_AT_ONCE = 256
 MOST_THREADS = 8
 # Series that are no volume and that `notes` lists one by one.
 SERIES_LISTED = 5
-# Files of one SOPInstanceUID that a reject names.
-NAMES_LISTED = 3
 
 LOCALIZER = "localizer"
 SECONDARY = "secondary capture"
@@ -132,8 +127,9 @@ def read_tree(
     threads : that read side by side; by default one for each core, up to MOST_THREADS
 
     Two names of one file are one image. So are two files with one SOPInstanceUID if
-    their pixels are equal: the one whose name sorts first is the image. If they differ,
-    all of them are rejected.
+    their pixels are equal and their headers say the same of patient, series and plane:
+    the one whose name sorts first is the image. If they differ, all of them are
+    rejected.
     """
     folder = Folder(root)
     prefix = os.path.join(root, "")  # noqa: PTH118  keeps what Path would drop
@@ -184,7 +180,7 @@ def read_tree(
                     case tuple():
                         files[path] = content
             advance(len(block))
-    for path, reason in _find_repeats(files).items():
+    for path, reason in find_repeats(files).items():
         del files[path]
         if reason:
             folder.reject(Path(path), reason)
@@ -272,57 +268,6 @@ def _kind_of(name: str) -> str:
     if name.endswith("SR Storage"):
         return "report"
     return f"{name.removesuffix(' Storage')} object"
-
-
-def _find_repeats(files: Mapping[str, tuple[Header, ...]]) -> dict[str, str]:
-    """Return the files to leave out because another has their SOPInstanceUID.
-
-    The value is "" for a copy of one that stays, else why the file cannot be used.
-    """
-    by_uid: dict[str, list[str]] = defaultdict(list)
-    for path, headers in files.items():
-        if headers[0].sop_instance:
-            by_uid[headers[0].sop_instance].append(path)
-    left_out: dict[str, str] = {}
-    for paths in by_uid.values():
-        if len(paths) == 1:
-            continue
-        first, *rest = paths
-        try:
-            is_equal = all(_have_equal_pixels(first, path, files) for path in rest)
-            problem = "other pixels"
-        except (DicomError, MissingExtraError, OSError) as exc:
-            is_equal = False
-            problem = f"pixels that cannot be compared ({reason_of(exc, *paths)})"
-        if is_equal:
-            left_out |= dict.fromkeys(rest, "")
-            continue
-        for path in paths:
-            others = [other for other in paths if other != path]
-            shown = ", ".join(others[:NAMES_LISTED])
-            if len(others) > NAMES_LISTED:
-                shown += f" and {len(others) - NAMES_LISTED} more"
-            left_out[path] = (
-                f"has the SOPInstanceUID of {shown} but {problem}; keep one"
-            )
-    return left_out
-
-
-def _have_equal_pixels(
-    first: str, second: str, files: Mapping[str, tuple[Header, ...]]
-) -> bool:
-    """Return whether two files have equal pixels, or raise what `read_image` does."""
-    if filecmp.cmp(first, second, shallow=False):
-        return True
-    if len(files[first]) != len(files[second]):
-        return False
-    for frame in range(len(files[first])):
-        pixels, others = (
-            dicom.read_image(path, frame).pixels for path in (first, second)
-        )
-        if pixels.dtype != others.dtype or not np.array_equal(pixels, others):
-            return False
-    return True
 
 
 def describe_series(images: Iterable[tuple[str, str, Header]]) -> str:

@@ -1,9 +1,11 @@
 """DICOM files below a folder are found by content, and said to be what they are."""
 
+import dataclasses
 import os
 import random
 import re
 import shutil
+import time
 
 import numpy as np
 import pydicom
@@ -16,7 +18,9 @@ from pydicom.uid import (
 )
 
 import fastseg
+from fastseg import dicom
 from fastseg.errors import LinkError, OptionError, RejectedWarning
+from fastseg.sources.repeats import find_repeats
 from fastseg.sources.tree import read_tree
 from tests.sources.dicom_files import make_frames, make_slice, save, save_slice, uid
 
@@ -198,6 +202,82 @@ def test_images_of_one_uid_with_other_pixels_are_rejected(tmp_path):
     assert rejects[str(tmp_path / "a")] == (
         f"has the SOPInstanceUID of {tmp_path / 'b'}, {tmp_path / 'c'} but other "
         "pixels; keep one"
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"PatientID": "P2"}, "another PatientID; raw and pseudonymised copies must"),
+        ({"PatientID": None}, "another PatientID"),
+        ({"StudyInstanceUID": uid("other")}, "another study"),
+        ({"SeriesInstanceUID": uid("other")}, "another series"),
+        ({"Rows": 4, "Columns": 16}, "another shape"),
+        ({"PixelRepresentation": 1}, "another kind of pixels"),
+        ({"Modality": "MR"}, "another modality"),
+        ({"RescaleSlope": 2}, "another rescale"),
+        ({"ImagePositionPatient": [0, 0, 9]}, "another position"),
+        ({"ImagePositionPatient": None}, "another position"),
+        ({"ImageOrientationPatient": [0, 1, 0, 1, 0, 0]}, "another orientation"),
+        ({"PixelSpacing": [2, 2]}, "another spacing"),
+        ({"TriggerTime": 3}, "another time"),
+        ({"WindowCenter": 3, "WindowWidth": 8}, "another window"),
+    ],
+)
+def test_copies_whose_headers_differ_are_rejected(tmp_path, change, what):
+    """No name decides what an image is: all are rejected, and the reason says why."""
+    for name in "ab":
+        save_slice(tmp_path / name, **(change if name == "b" else {}))
+    save_slice(tmp_path / "c", 1)
+    with pytest.warns(RejectedWarning):
+        table = link_all(tmp_path)
+    assert [link.dicom_path for link in table.links] == ["c"]
+    assert [reject.file for reject in table.rejects] == [
+        str(tmp_path / name) for name in "ab"
+    ]
+    for reject in table.rejects:
+        assert f" but {what}" in reject.reason
+        assert "P1" not in reject.reason.replace(str(tmp_path), "")
+
+
+def test_copies_numbered_anew_are_copies(tmp_path):
+    """InstanceNumber and texts may differ: exports change them."""
+    for k, name in enumerate("ab"):
+        save_slice(tmp_path / name, InstanceNumber=k, SeriesDescription=name)
+    assert link_all(tmp_path).left_out == {"duplicate": ("b",)}
+
+
+@pytest.mark.parametrize("damaged", range(3))
+def test_a_damaged_copy_is_rejected_alone(tmp_path, damaged):
+    """Of three copies one of which is cut, the others are compared with each other."""
+    for k, name in enumerate("abc"):
+        path = save_slice(tmp_path / name, SeriesDescription=name)
+        if k == damaged:
+            path.write_bytes(path.read_bytes()[:-20])
+    with pytest.warns(RejectedWarning):
+        table = link_all(tmp_path)
+    first, second = (name for k, name in enumerate("abc") if k != damaged)
+    assert [link.dicom_path for link in table.links] == [first]
+    assert table.left_out == {"duplicate": (second,)}
+    ((file, _, reason),) = table.rejects
+    assert file == str(tmp_path / "abc"[damaged])
+    assert "pixels that cannot be compared" in reason
+
+
+def test_many_files_of_one_uid_take_no_time(tmp_path):
+    """Of 20 000 files, each reject names three others, and all take under 5 s."""
+    header = dicom.read_header(save_slice(tmp_path / "x"))
+    files = {
+        f"f{k}": (dataclasses.replace(header, position_mm=(0, 0, k)),)
+        for k in range(20_000)
+    }
+    start = time.perf_counter()
+    reasons = find_repeats(files)
+    assert time.perf_counter() - start < 5
+    assert len(reasons) == 20_000
+    assert reasons["f1"] == (
+        "has the SOPInstanceUID of f0, f2, f3 and 19996 more but another position; "
+        "keep one"
     )
 
 
