@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, assert_never
 
 from fastseg import dicom
 from fastseg.bounds import MAX_TEXT_BYTES
@@ -179,6 +179,8 @@ def read_tree(
                         folder.reject(Path(path), content.reason)
                     case tuple():
                         files[path] = content
+                    case _:
+                        assert_never(content)
             advance(len(block))
     for path, reason in find_repeats(files).items():
         del files[path]
