@@ -45,8 +45,8 @@ class Folder:
         """Yield the files in a folder and in those below it, in natural order.
 
         Junk is skipped. Rejects links that lead out of the root, links to folders,
-        which may form a cycle, what is no regular file, and names that a links table
-        cannot hold.
+        which may form a cycle, links to themselves, what is no regular file, and names
+        that a links table cannot hold.
         """
         real_root = os.path.realpath(self.root)
         if not is_inside(os.path.realpath(folder), real_root):
@@ -72,8 +72,8 @@ class Folder:
                 remaining.append(self._entries(path))
             elif is_link and os.path.isdir(path):  # noqa: PTH112
                 self.reject(Path(path), FOLDER_LINK)
-            elif not _may_be_file(entry):
-                self.reject(Path(path), NOT_REGULAR)
+            elif problem := _file_problem(entry):
+                self.reject(Path(path), problem)
             elif entry.name != entry.name.strip():
                 self.reject(Path(path), UNFIT)
             else:
@@ -101,7 +101,12 @@ def is_named_image(name: str) -> bool:
     return name.lower().endswith(".dcm")
 
 
-def _may_be_file(entry: os.DirEntry[str]) -> bool:
-    """Return whether an entry is a regular file, or cannot be told to be another."""
+def _file_problem(entry: os.DirEntry[str]) -> str:
+    """Return why an entry is no regular file, "" if it is or cannot be told."""
+    try:
+        is_file = entry.is_file()
+    except OSError as exc:  # such as a symbolic link to itself
+        return reason_of(exc)
     # A file that is gone, or a link to one, is reported by whoever opens it.
-    return entry.is_file() or not os.path.exists(entry.path)  # noqa: PTH110
+    may_be_file = is_file or not os.path.exists(entry.path)  # noqa: PTH110
+    return "" if may_be_file else NOT_REGULAR

@@ -345,6 +345,7 @@ STRANGE = DRAWN.replace("icontour-m", "xcontour-m")
         (f"mv {DRAWN} ../a, ln {DRAWN} ../a", [f"{DRAWN} {OUTSIDE}"], DRAWN),
         (f"ln {P2}/up dicoms", [f"{P2}/up is a symbolic link to a folder"], ""),
         (f"ln {P2}/7.dcm 8.dcm", [f"{P2}/7.dcm No such file"], ""),
+        (f"ln {P2}/7.dcm {P2}/7.dcm", [f"{P2}/7.dcm Too many levels"], ""),
         (f"rm {P2}", [f"link.csv:3 there is no image folder {P2}"], f"{P2}/"),
         (f"rm {P2}, cp link.csv {P2}", [f"link.csv:3 no image folder {P2}"], f"{P2}/"),
         (f"rm {C2}", [f"link.csv:3 there is no contour folder {C2}"], f"{C2}/"),

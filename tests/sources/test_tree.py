@@ -1,6 +1,7 @@
 """DICOM files below a folder are found by content, and said to be what they are."""
 
 import dataclasses
+import errno
 import os
 import random
 import re
@@ -295,6 +296,21 @@ def test_links_that_lead_elsewhere_are_rejected(tmp_path):
     assert "leads outside" in reasons.pop(str(root / "out"))
     assert "symbolic link to a folder" in reasons.pop(str(root / "cycle"))
     assert reasons == {str(root / "pipe"): "is no regular file"}
+
+
+def test_a_link_to_itself_is_rejected_alone(tmp_path):
+    """Links in a circle lead to no file: each is a reject, and the images are linked."""
+    save_slice(tmp_path / "image")
+    (tmp_path / "self").symlink_to("self")
+    (tmp_path / "there").symlink_to("back")
+    (tmp_path / "back").symlink_to("there")
+    with pytest.warns(RejectedWarning):
+        table = link_all(tmp_path)
+    assert [link.dicom_path for link in table.links] == ["image"]
+    assert [reject.file for reject in table.rejects] == [
+        str(tmp_path / name) for name in ("back", "self", "there")
+    ]
+    assert {reject.reason for reject in table.rejects} == {os.strerror(errno.ELOOP)}
 
 
 def test_a_folder_that_cannot_be_listed_is_rejected(tmp_path, monkeypatch):
