@@ -77,8 +77,9 @@ def show(
 ) -> Path:
     """Draw random samples, one in each row, and return the picture's path.
 
-    The columns are the image, its mask, the segmented image (darker where no class
-    is) and the image with its contours. Lengths are those in millimetres: a pixel is as
+    Samples with contours come first. The columns are the image, its mask, the segmented
+    image (darker where no class is) and the image with its contours; of a store without
+    classes, the image alone. Lengths are those in millimetres: a pixel is as
     much higher than wide as the spacing says, and a square if it is unknown.
 
     store   : a store, as `fastseg.open` returns it, or the path of one
@@ -114,8 +115,10 @@ def show(
         )
     check_input(path, store.path, "the store", PICTURE)
     check_target(path, PICTURE, force)
-    chosen = epoch_order(len(store), check_seed(seed), 0, shuffle=True)[:count]
-    titles = ["image", "mask", "segmented", "contours"]
+    shuffled = epoch_order(len(store), check_seed(seed), 0, shuffle=True)
+    is_unlabelled = store.items["labelled"][shuffled] == 0
+    chosen = shuffled[np.argsort(is_unlabelled, kind="stable")][:count]
+    titles = ["image", "mask", "segmented", "contours"][: 4 if store.classes else 1]
     if augment is not None:
         compose = as_compose(augment)
         titles = ["image", *(f"epoch {k}" for k in range(VERSIONS))]
@@ -179,7 +182,7 @@ def _draw_sample(axes: Any, store: Store, sample: Sample) -> None:
         covered |= region
     segmented = np.where(covered[..., None], 0.55, 0.3) * grey[..., None]
     segmented = np.where(covered[..., None], segmented + 0.45 * mask, segmented)
-    pictures = (grey, mask, segmented, grey)
+    pictures = (grey, mask, segmented, grey) if store.classes else (grey,)
     aspect = _aspect(store.items["spacing_mm"][[sample.index]])
     for axis, picture in zip(axes, pictures, strict=True):
         axis.imshow(
@@ -190,7 +193,7 @@ def _draw_sample(axes: Any, store: Store, sample: Sample) -> None:
             interpolation="nearest",
             aspect=aspect,
         )
-    _draw_contours(axes[3], store, sample.contours)
+    _draw_contours(axes[-1], store, sample.contours)
 
 
 def _draw_versions(

@@ -104,6 +104,21 @@ def test_a_store_without_classes_is_drawn(store, tmp_path):
     assert colour_fraction(show(store, tmp_path / "full.png", count=2)) > 0.01
 
 
+def test_samples_with_contours_come_first(tmp_path):
+    """Of a store in which few samples have a contour, these are drawn."""
+    study = make_phantom(tmp_path / "study", **SMALL)
+    first = min(study.rglob("*icontour*.txt"))
+    for path in study.rglob("*.txt"):
+        if path != first:
+            path.unlink()
+    store = build(study, keep_unlabelled=True)
+    (labelled,) = np.flatnonzero(store.items["labelled"]).tolist()
+    assert len(store) > 2
+    for seed in range(3):
+        drawn = drawn_samples(store, tmp_path / "p.svg", count=1, seed=seed)
+        assert drawn == [labelled]
+
+
 def test_a_count_above_the_size_of_the_store_draws_all(tmp_path):
     """If the store has fewer samples than `count`, each is drawn once."""
     small = build(make_phantom(tmp_path / "study", **SMALL))
