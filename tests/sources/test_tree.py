@@ -299,7 +299,7 @@ def test_links_that_lead_elsewhere_are_rejected(tmp_path):
 
 
 def test_a_link_to_itself_is_rejected_alone(tmp_path):
-    """Links in a circle lead to no file: each is a reject, and the images are linked."""
+    """Links in a circle lead to no file: each is a reject; images are linked."""
     save_slice(tmp_path / "image")
     (tmp_path / "self").symlink_to("self")
     (tmp_path / "there").symlink_to("back")
