@@ -79,7 +79,8 @@ CHALLENGE = Layout(
     contour_id="original_id",
     images="dicoms/{}",
     contours="contourfiles",
-    marks=("link.csv", "contourfiles", "dicoms"),
+    # Folders named dicoms are everywhere.
+    marks=("link.csv", "contourfiles"),
 )
 ORIGINAL = Layout(
     outline="scd_patientdata.csv with SCD_IMAGES_*/<PatientID>/CINESAX_*/ "

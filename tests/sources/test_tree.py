@@ -373,6 +373,13 @@ def test_names_do_not_change_the_rows(tmp_path):
     assert [link.time for link in first] == [0] * 4 + [1] * 4
 
 
+def test_folders_may_have_the_names_of_a_layout(tmp_path):
+    """A folder named dicoms makes no Sunnybrook layout of the folder above it."""
+    (tmp_path / "dicoms").mkdir()
+    save_slice(tmp_path / "dicoms" / "a", 0)
+    assert len(link_all(tmp_path).links) == 1
+
+
 def test_a_patient_without_an_id_is_named_by_the_study(tmp_path):
     """Each study then counts as one, which a note says; without both it is rejected."""
     for k in range(4):
