@@ -27,6 +27,7 @@ from pydicom.uid import (
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     MediaStorageDirectoryStorage,
+    ParametricMapStorage,
     SegmentationStorage,
     UID_dictionary,
 )
@@ -473,10 +474,19 @@ def _check_kind(dataset: Any, pixel_tags: list[int], name: str) -> None:
     This comes before any element is missed: a structure set needs no Rows. The class is
     quoted by its name in the standard.
     """
+    uids = [
+        str(content.get(keyword) or "").strip(" \0")
+        for content, keyword in (
+            (dataset, "SOPClassUID"),
+            (dataset.file_meta, "MediaStorageSOPClassUID"),
+        )
+    ]
+    kind = next((UID(uid).name for uid in uids if uid in UID_dictionary), "")
     if set(pixel_tags) & set(FLOAT_PIXELS):
-        raise DicomError(f"{name}: floating-point pixel data are not supported")
-    uids = dataset.get("SOPClassUID"), dataset.file_meta.get("MediaStorageSOPClassUID")
-    kind = next((UID(str(x)).name for x in uids if str(x) in UID_dictionary), "")
+        problem = f"{name}: floating-point pixel data are not supported"
+        if kind == ParametricMapStorage.name:
+            raise NoImageError(problem, kind)
+        raise DicomError(problem)
     if kind == SegmentationStorage.name:
         raise NoImageError(
             f"{name}: is no image but a DICOM segmentation (SEG), whose pixels are "
@@ -488,6 +498,13 @@ def _check_kind(dataset: Any, pixel_tags: list[int], name: str) -> None:
     if kind == MediaStorageDirectoryStorage.name:
         raise NoImageError(
             f"{name}: is no image but a DICOMDIR, which lists files", kind
+        )
+    is_named = any(uid and is_uid(uid) for uid in uids)
+    if is_named and not kind and "Rows" not in dataset:
+        # Vendors have classes for raw data, such as CSA Non-Image of Siemens.
+        raise NoImageError(
+            f"{name}: is no image; it is of a class that the standard does not list, "
+            "and has neither Rows nor pixel data"
         )
     # An image without pixels is cut, or a header alone.
     if kind and "Image" not in kind:

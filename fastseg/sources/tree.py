@@ -59,12 +59,14 @@ KINDS = {
     "RT Dose Storage": "RT dose",
     "RT Plan Storage": "RT plan",
     "Segmentation Storage": "segmentation",
+    "Parametric Map Storage": "parametric map",
     "Media Storage Directory Storage": "DICOMDIR",
     "": "DICOM object of an unknown class",
 }
 # Classes whose files are grey-scale images to a reader, but show no patient: values
 # that were computed, or labels. Names and UIDs as in PS3.6, annex A.
 OTHER_CLASSES = {
+    "1.2.840.10008.5.1.4.1.1.30": "parametric map",
     "1.2.840.10008.5.1.4.1.1.481.2": "RT dose",
     "1.2.840.10008.5.1.4.1.1.66.4": "segmentation",
     "1.2.840.10008.5.1.4.1.1.66.7": "segmentation",

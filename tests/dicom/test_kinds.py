@@ -452,6 +452,51 @@ def test_a_file_of_another_kind_is_named(tmp_path, name, bare, syntax):
         assert isinstance(caught.value, NoImageError) != is_image
 
 
+CSA, PHILIPS, GE = (
+    *("1.3.12.2.1107.5.9.1", "1.3.46.670589.11.0.0.12.1"),
+    "1.2.840.113619.4.26",
+)
+
+
+@pytest.mark.parametrize("syntax", [EXPLICIT, IMPLICIT, DEFLATED])
+@pytest.mark.parametrize("sop_class", [CSA, PHILIPS, GE])
+def test_an_object_of_a_private_class_is_no_image(tmp_path, sop_class, syntax):
+    """A class that the standard does not list, without Rows and pixels, is no image."""
+    elements = dict.fromkeys(BARE) | {"SOPClassUID": sop_class}
+    path = write_dicom(tmp_path / "a.dcm", PIXELS, syntax, **elements)
+    for read in (dicom.read_image, dicom.read_header):
+        with pytest.raises(NoImageError, match=r"/a\.dcm: .*does not list") as caught:
+            read(path)
+        assert caught.value.kind == ""
+
+
+@pytest.mark.parametrize(
+    "elements",
+    [
+        {"SOPClassUID": uid.CTImageStorage},
+        {"SOPClassUID": CSA, "Rows": 3},
+    ],
+    ids=["listed", "rows"],
+)
+def test_a_header_without_rows_or_pixels_may_be_a_damaged_image(tmp_path, elements):
+    """An image class, or Rows without pixels, stay errors of an image."""
+    elements = dict.fromkeys(BARE) | elements
+    path = write_dicom(tmp_path / "a.dcm", PIXELS, **elements)
+    with pytest.raises(DicomError, match="has no Rows and Columns") as caught:
+        dicom.read_header(path)
+    assert not isinstance(caught.value, NoImageError)
+
+
+def test_a_map_of_numbers_with_a_point_is_named(tmp_path):
+    """A parametric map is no image, also one whose pixels cannot be read."""
+    elements = {"PixelData": None, "FloatPixelData": bytes(48)}
+    elements["SOPClassUID"] = uid.ParametricMapStorage
+    path = write_dicom(tmp_path / "a.dcm", PIXELS, **elements)
+    with pytest.raises(NoImageError, match="floating-point") as caught:
+        dicom.read_header(path)
+    assert caught.value.kind == "Parametric Map Storage"
+
+
 def test_files_that_cannot_be_opened_are_named(tmp_path):
     """A folder, a missing file and an unreadable file raise OSErrors with the name."""
     locked = write_dicom(tmp_path / "locked.dcm", PIXELS)

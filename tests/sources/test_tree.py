@@ -13,6 +13,7 @@ import pydicom
 import pytest
 from pydicom.uid import (
     BasicTextSRStorage,
+    ParametricMapStorage,
     RTStructureSetStorage,
     SecondaryCaptureImageStorage,
     SegmentationStorage,
@@ -137,6 +138,11 @@ def test_files_are_named_by_their_content(tmp_path):
     bits = {"BitsAllocated": 1, "BitsStored": 1, "HighBit": 0}
     segmentation = {"SOPClassUID": SegmentationStorage, "pixels": np.zeros(4)}
     save_slice(tmp_path / "g", 7, **bits, **segmentation)
+    save_object(tmp_path / "h", pydicom.uid.UID("1.3.12.2.1107.5.9.1"))
+    save_slice(tmp_path / "i", 8, SOPClassUID=ParametricMapStorage)
+    ds = make_slice(9, SOPClassUID=ParametricMapStorage, PixelData=None)
+    ds.FloatPixelData = bytes(256)
+    save(ds, tmp_path / "j")
     (tmp_path / "notes.txt").write_text("x")
     (tmp_path / "empty").touch()
     (tmp_path / ".hidden").write_bytes((tmp_path / "image").read_bytes())
@@ -145,9 +151,11 @@ def test_files_are_named_by_their_content(tmp_path):
         table = link_all(tmp_path)
     assert [link.dicom_path for link in table.links] == ["image"]
     assert table.left_out == {
+        "DICOM object of an unknown class": ("h",),
         "RT structure set": ("e/RS.dcm",),
         "colour image": ("d",),
         "localizer": ("a",),
+        "parametric map": ("i", "j"),
         "report": ("f",),
         "secondary capture": ("b", "c"),
         "segmentation": ("g",),
