@@ -138,6 +138,8 @@ class _Headers:
             self._groups = groups.read_groups(dataset, name)
         self.first = self._read(0)
         check_groups(self._groups.frames, self.first, name)
+        with _pydicom_failures(name):
+            groups.check_rescale(self._groups, self._get, self.first, name)
 
     def of(self, frame: int) -> Header:
         """Return the header of a frame, which must exist."""

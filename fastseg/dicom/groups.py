@@ -6,7 +6,7 @@ those that belong together, such as slope and intercept, all come from one level
 of the frame if it has any of them, else the shared one, else the top level of the file.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ from pydicom.tag import Tag
 
 from fastseg._kernels.files.elements import find_grouped, vr_code
 from fastseg.bounds import MAX_FRAMES
-from fastseg.dicom.header import HEADER_ELEMENTS, value_error
+from fastseg.dicom.header import ENHANCED, HEADER_ELEMENTS, Header, value_error
 from fastseg.errors import DicomError
 
 SHARED, PER_FRAME = "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"
@@ -63,6 +63,13 @@ WANTED = np.array(
     [(element.group, element.tag, vr_code(element.vr)) for element in ELEMENTS],
     np.int64,
 )
+RESCALE = ("RescaleSlope", "RescaleIntercept")
+# Classes whose values are Hounsfield units: those of Enhanced CT and of its legacy
+# conversion. What is stored is something else, so that they need a rescale. Other
+# classes may lack it: values of MR have no unit, and the group is optional there (PS3.3
+# A.71.4); Enhanced PET should have it (A.56.4), but without one its values are taken as
+# stored, as those of a PET file of one frame are.
+HOUNSFIELD = ("1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2")
 
 
 class _Level(NamedTuple):
@@ -71,10 +78,13 @@ class _Level(NamedTuple):
     size  : number of items
     value : returns the value of one of ELEMENTS in an item, by their indices; None if
         it is absent
+    given : returns for each item whether it has a value of one of ELEMENTS, by its
+        index
     """
 
     size: int
     value: Callable[[int, int], Any]
+    given: Callable[[int], list[bool]]
 
 
 class Groups(NamedTuple):
@@ -118,6 +128,46 @@ def read_groups(dataset: Any, name: str) -> Groups:
     return Groups(*(_level(dataset, keyword, name) for keyword in (SHARED, PER_FRAME)))
 
 
+def check_rescale(
+    groups: Groups, get: Callable[[str], Any], header: Header, name: str
+) -> None:
+    """Raise DicomError if the rescale of a frame would be a guess.
+
+    get    : returns the value of a keyword at the top level of the file
+    header : of the first frame; there are groups of each frame or of none
+
+    Either all frames have a slope or none has, and so with the intercept. Both are
+    needed where values are Hounsfield units, but for localizers.
+    """
+    if groups.shared is None and groups.per_frame is None:
+        return
+    first = [element.keyword for element in ELEMENTS].index(RESCALE[0])
+
+    def given(level: _Level | None) -> Sequence[tuple[bool, ...]]:
+        columns = [level.given(first + k) for k in range(2)] if level else []
+        return list(zip(*columns, strict=True))
+
+    # What frames have that give neither.
+    others = tuple(get(keyword) not in (None, "") for keyword in RESCALE)
+    others = next((pair for pair in given(groups.shared)[:1] if any(pair)), others)
+    pairs = [pair if any(pair) else others for pair in given(groups.per_frame)]
+    for k, keyword in enumerate(RESCALE):
+        column = [pair[k] for pair in pairs or [others]]
+        if all(column):
+            continue
+        if any(column):
+            raise DicomError(
+                f"{name}: frame {column.index(False)}, counted from 0, has no "
+                f"{keyword}, but other frames have; its values would be a guess. Get "
+                "the file again"
+            )
+        if header.sop_class in HOUNSFIELD and not header.is_localizer:
+            raise DicomError(
+                f"{name}: is of the class {ENHANCED[header.sop_class]} but has no "
+                f"{keyword}; its Hounsfield units would be a guess. Get the file again"
+            )
+
+
 def _level(dataset: Any, keyword: str, name: str) -> _Level | None:
     raw = dataset.get_item(keyword)
     if raw is None:
@@ -144,7 +194,19 @@ def _level(dataset: Any, keyword: str, name: str) -> _Level | None:
         element = group.value[0].get(Tag(ELEMENTS[j].tag))
         return None if element is None else element.value
 
-    return _Level(len(items), value)
+    def is_given(item: Dataset, j: int) -> bool:
+        group = item.get(Tag(ELEMENTS[j].group))
+        element = group and group.value and group.value[0].get_item(ELEMENTS[j].tag)
+        return bool(element) and not _is_blank(element.value)
+
+    return _Level(len(items), value, lambda j: [is_given(item, j) for item in items])
+
+
+def _is_blank(value: Any) -> bool:
+    """Return whether the value of an element, converted or not, is empty."""
+    if isinstance(value, bytes):
+        return not value.strip(b" \0")
+    return value is None or value == ""
 
 
 def _scan(data: bytes, is_explicit: bool, name: str) -> _Level | None:
@@ -177,7 +239,13 @@ def _scan(data: bytes, is_explicit: bool, name: str) -> _Level | None:
         except Exception as exc:
             raise value_error(name, element.keyword, text) from exc
 
-    return _Level(count, value)
+    def given(j: int) -> list[bool]:
+        return [
+            not _is_blank(data[offset : offset + size])
+            for offset, size in found[:, j].tolist()
+        ]
+
+    return _Level(count, value, given)
 
 
 @lru_cache(4096)

@@ -150,11 +150,86 @@ def test_the_top_level_is_the_last(tmp_path):
 
 
 def test_elements_that_belong_together_come_from_one_level(tmp_path):
-    """A slope of a frame is not combined with an intercept of the whole file."""
-    frames = [{"slope": 4.0}, {}, {"intercept": 5.0}]
+    """A slope of a frame is not combined with an intercept of other levels."""
+    frames = [{"slope": 4.0}, {"slope": 5.0}, {"slope": 6.0}]
     shared = {"slope": 3.0, "intercept": -7.0}
     headers = headers_of(tmp_path, enhanced(shared, frames, RescaleIntercept="-1024"))
-    assert [(h.slope, h.intercept) for h in headers] == [(4, 0), (3, -7), (1, 5)]
+    assert [(h.slope, h.intercept) for h in headers] == [(4, 0), (5, 0), (6, 0)]
+
+
+@pytest.mark.parametrize("syntax", [EXPLICIT, BIG])
+@pytest.mark.parametrize("blank", [None, "", " "])
+@pytest.mark.parametrize("field", ["slope", "intercept"])
+def test_each_frame_has_a_rescale_or_none_has(tmp_path, field, blank, syntax):
+    """A frame without a slope that others have would get 1: the file is refused."""
+    whole = {"slope": 2.0, "intercept": -5.0}
+    frames = list(map(item_of, [whole] * 3))
+    (inner,) = frames[1].PixelValueTransformationSequence
+    keyword = GROUPS[field][1]
+    if blank is None:
+        del inner[keyword]
+    else:
+        inner[keyword].value = blank
+    data = enhanced(PerFrameFunctionalGroupsSequence=frames, syntax=syntax)
+    expected = rf"a\.dcm: frame 1, counted from 0, has no {keyword}, but other frames"
+    with pytest.raises(DicomError, match=expected):
+        headers_of(tmp_path, data)
+
+
+@pytest.mark.parametrize("level", ["shared", "top", "none"])
+def test_a_frame_without_a_rescale_needs_another_level(tmp_path, level):
+    """What frames lack comes from the shared groups or the file, else it is refused."""
+    whole = {"slope": 2.0, "intercept": -5.0}
+    frames = [whole, {"position_mm": (0, 0, 1)}, whole]
+    shared = {"spacing_mm": (1, 2)}
+    if level == "shared":
+        shared |= {"slope": 3, "intercept": 7}
+    top = {"RescaleSlope": "3", "RescaleIntercept": "7"} if level == "top" else {}
+    data = enhanced(shared, frames, **top)
+    if level == "none":
+        with pytest.raises(DicomError, match=r"frame 1, .* has no RescaleSlope"):
+            headers_of(tmp_path, data)
+    else:
+        header = headers_of(tmp_path, data)[1]
+        assert (header.slope, header.intercept) == (3, 7)
+
+
+CT = (uid.EnhancedCTImageStorage, uid.LegacyConvertedEnhancedCTImageStorage)
+
+
+@pytest.mark.parametrize("frames", [None, [{"position_mm": (0, 0, 1)}] * 3])
+@pytest.mark.parametrize("sop_class", ENHANCED)
+def test_without_any_rescale_hounsfield_units_are_a_guess(tmp_path, sop_class, frames):
+    """A CT file needs a rescale, on any level; MR and PET files do not."""
+    shared = {"spacing_mm": (1, 2)}
+    if sop_class not in CT:
+        headers = headers_of(tmp_path, enhanced(shared, frames, SOPClassUID=sop_class))
+        assert {(h.slope, h.intercept) for h in headers} == {(1, 0)}
+        return
+    for some, lack in (({}, "Slope"), ({"slope": 2.0}, "Intercept")):
+        data = enhanced(shared | some, frames, SOPClassUID=sop_class)
+        with pytest.raises(DicomError, match=f"no Rescale{lack}; its Hounsfield units"):
+            headers_of(tmp_path, data)
+    top = {"RescaleSlope": "1", "RescaleIntercept": "-1024"}
+    data = enhanced(shared, frames, SOPClassUID=sop_class, **top)
+    assert {h.intercept for h in headers_of(tmp_path, data)} == {-1024}
+
+
+def test_a_localizer_needs_no_rescale(tmp_path):
+    """It is no image to learn from, and its values need not be Hounsfield units."""
+    image_type = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
+    shared = {"spacing_mm": (1, 2)}
+    data = enhanced(shared, SOPClassUID=CT[0], ImageType=image_type)
+    assert all(header.is_localizer for header in headers_of(tmp_path, data))
+
+
+@pytest.mark.parametrize("field", ["position_mm", "directions", "spacing_mm"])
+def test_a_frame_may_lack_its_plane(tmp_path, field):
+    """A frame without position, directions or spacing is read, and has none."""
+    frames = [ALL, {key: ALL[key] for key in ALL.keys() - {field}}, ALL]
+    headers = headers_of(tmp_path, enhanced(frames=frames))
+    values = [getattr(header, field) for header in headers]
+    assert values == [ALL[field], None, ALL[field]]
 
 
 def test_a_window_of_a_frame_is_read(tmp_path):
@@ -264,11 +339,11 @@ BAD = {
 def test_a_bad_value_of_a_frame_is_named(tmp_path, keyword, syntax):
     """It is an error of its frame, names the element and quotes nothing."""
     sequence, value = BAD[keyword]
-    inner, item = Dataset(), item_of(ALL)
+    item = item_of(ALL)
+    (inner,) = item[sequence].value
     tag = pydicom.tag.Tag(keyword)
     raw = pydicom.dataelem.RawDataElement(tag, "DS", len(value), value, 0, False, True)
     inner[tag] = raw
-    setattr(item, sequence, [inner])
     path = tmp_path / "a.dcm"
     groups = {"PerFrameFunctionalGroupsSequence": [item_of(ALL), item, item_of(ALL)]}
     path.write_bytes(enhanced(**groups, syntax=syntax))
