@@ -71,6 +71,25 @@ GAP_RATIO = 1.999
 # as a fraction of it, when the message says that slices may be missing.
 MULTIPLE_TOLERANCE = 0.05
 
+# By how much, of itself, the interval between images may differ between positions
+# whose trigger times are matched: hearts do not beat evenly. Those of Sunnybrook's
+# series differ by up to 9 %; 20 and 25 phases of one heartbeat differ by 25 %.
+INTERVAL_TOLERANCE = 0.15
+
+# A fraction of the interval between images: how far a trigger time may be from the time
+# that it is matched with. As far again, and another time would be as near.
+TRIGGER_TOLERANCE = 0.25
+
+# Intervals. A wider gap between trigger times is not measured in intervals: what their
+# length is off by adds up.
+LONGEST_GAP = 4
+
+# Intervals. The least standard deviation that a trigger time is taken to have: they are
+# rounded. And the greatest standard error of where the images of a position begin: one
+# that is matched with a wrong time, within TRIGGER_TOLERANCE, is off by six of these.
+LEAST_DEVIATION = 0.01
+BEGINNING_ERROR = 0.125
+
 # mm. No patient is farther from the origin of the coordinates: 1 km. And no pixel is
 # smaller: 1 nm. Within these bounds no computation overflows.
 MAX_COORDINATE_MM = 1e6
@@ -297,22 +316,23 @@ def number_times(
     trigger_times_ms   : (n,), ms, TriggerTime; NaN means unknown
     stacks             : int (n,), of `number_stacks`; without it, all images are of one
 
-    Returns float64 (n,). k images at one position of a stack are 0 to k - 1, sorted by
-    temporal position, then by trigger time. A value that one of them lacks is compared
-    for none of them. These are ranks, because trigger times differ from slice to slice.
+    Returns float64 (n,), equal for images of one time. A stack is numbered by what
+    tells more of its images apart from those at the same position: temporal positions,
+    or else trigger times.
 
-    Where images are missing at some positions of a stack, the others keep their times:
-
-    - if temporal positions alone tell all images apart, and there are no more of them
-      than images at one position, the rank is among those of the stack
-    - else trigger times, scaled to the same interval, are matched with those at the
-      positions that have the most images
+    - Temporal positions: the rank among those of the stack, or among those of the
+      position if no two images share one and all positions have as many images.
+    - Trigger times: the rank at the position, if all have as many images and nothing
+      says that others are missing. Else the number of intervals since the first time,
+      so that missing images leave holes: see `_match_by_intervals` and
+      `_match_by_pattern`.
 
     The time is NaN
 
     - in a stack in which no position has several images that are told apart
-    - at positions whose images are not told apart
-    - at positions with fewer images than others, if they cannot be matched
+    - at positions whose images have values that are equal or unknown
+    - at positions whose trigger times do not match those of others: a wrong time is
+      worse than none
     - where the position is NaN
 
     Raises GeometryError for arrays of other shapes.
@@ -334,44 +354,25 @@ def number_times(
     # A site is one position of a stack.
     is_new = np.diff(positions[order]) > SAME_POSITION_MM
     site = np.concatenate([[0], np.cumsum(is_new | (np.diff(stack) > 0))])
-    temporal, is_temporal = _known_at_sites(temporal[order], site)
-    trigger, _ = _known_at_sites(trigger[order], site)
-    sort = np.lexsort((trigger, temporal, site))
-    order, stack = order[sort], stack[sort]
-    temporal, trigger = temporal[sort], trigger[sort]
-
     images_at = np.bincount(site)
-    first_at = np.cumsum(images_at) - images_at
-    stack_at = stack[first_at]
-    repeats_temporal = (np.diff(site) == 0) & (np.diff(temporal) == 0)
-    repeats_both = repeats_temporal & (np.diff(trigger) == 0)
-    is_doubled = np.zeros(len(images_at), dtype=bool)
-    is_doubled[site[1:][repeats_both]] = True
-
-    in_stack, distinct = _ranks_in_stacks(stack, temporal)
-    most = np.zeros(len(distinct), dtype=np.int64)
-    np.maximum.at(most, stack_at[~is_doubled], images_at[~is_doubled])
-    # Where one position has all temporal positions of its stack, their ranks are times.
-    is_temporal_stack = distinct == most
-    is_temporal_stack[stack[~is_temporal[sort]]] = False
-    is_temporal_stack[stack[1:][repeats_temporal]] = False
-    at_site = (np.arange(len(order)) - first_at[site]).astype(np.float64)
-    ranks = np.where(is_temporal_stack[stack], in_stack, at_site)
-    ranks[is_doubled[site]] = np.nan
-
-    is_short = (images_at < most[stack_at]) & ~is_temporal_stack[stack_at]
-    # numpy.unique would import numpy.ma, which takes milliseconds.
-    for k in np.flatnonzero(np.bincount(stack_at[is_short])).tolist():
-        full = np.flatnonzero((stack_at == k) & (images_at == most[k]) & ~is_doubled)
-        usual = trigger[first_at[full][:, np.newaxis] + np.arange(most[k])]
-        for j in np.flatnonzero(is_short & (stack_at == k)).tolist():
-            rows = slice(first_at[j], first_at[j] + images_at[j])
-            ranks[rows] = _match_times(trigger[rows], usual)
-
-    has_times = np.zeros(len(distinct), dtype=bool)
-    has_times[stack_at[(images_at > 1) & ~is_doubled]] = True
-    ranks[~has_times[stack]] = np.nan
-    times[order] = ranks
+    stack_at = stack[np.cumsum(images_at) - images_at]
+    values = {"temporal": temporal[order], "trigger": trigger[order]}
+    is_told = {name: _are_told_apart(value, site) for name, value in values.items()}
+    told = {
+        name: np.bincount(stack_at, weights=is_so * images_at * (images_at > 1))
+        for name, is_so in is_told.items()
+    }
+    is_temporal = (told["temporal"] >= told["trigger"]) & (told["temporal"] > 0)
+    is_trigger = ~is_temporal & (told["trigger"] > 0)
+    for name, is_so, number in (
+        ("temporal", is_temporal, _number_by_identifiers),
+        ("trigger", is_trigger, _number_by_triggers),
+    ):
+        rows = np.flatnonzero(is_so[stack] & is_told[name][site])
+        rows = rows[np.lexsort((values[name][rows], site[rows]))]
+        ends = np.flatnonzero(np.diff(stack[rows])) + 1
+        for chosen in np.split(rows, ends) if len(rows) else ():
+            times[order[chosen]] = number(values[name][chosen], site[chosen])
     return times
 
 
@@ -391,7 +392,8 @@ def find_volumes(
     spacings_mm    : (n, 2)
     thicknesses_mm : (n,), mm, SliceThickness
     kinds          : int (n,): images of one shape and dtype have the same number
-    times          : (n,), of `number_times`; images whose time is NaN belong together
+    times          : (n,), of `number_times`; images whose time is NaN belong together,
+        unless others of their direction and kind have times
 
     All images of one kind and one time are a volume if
 
@@ -403,7 +405,9 @@ def find_volumes(
     - they are evenly spaced, to EVENNESS_TOLERANCE_MM and EVENNESS_FRACTION
     - the distance between two is less than GAP_RATIO times the thickness, if known
 
-    Images without a plane (`have_planes`) are left out before. A problem is named by
+    Images without a plane (`have_planes`) are left out before, and so are those without
+    a time if others of their direction and kind have one: at several positions, they
+    may be of several times. A problem is named by
     the first of these rules that is broken; the text is of the first time that breaks
     it and says how many more there are. Raises GeometryError for arrays of other
     shapes.
@@ -418,8 +422,16 @@ def find_volumes(
 
     known = have_planes(points, vectors, spacings)
     problems = list(_planeless(points, vectors, spacings))
+    is_unmatched = _are_unmatched(vectors, kind_of, time_of, known)
+    if is_unmatched.any():
+        problems.append(
+            f"unmatched: {_counted(int(is_unmatched.sum()), 'image')} without a "
+            "time, where others have one: trigger times fit no time of the series, or "
+            "are equal or unknown"
+        )
+    known &= ~is_unmatched
     if not known.any():
-        return Volumes((), (), tuple(problems))
+        return Volumes((), (), tuple(sorted(problems)))
     order, first_of = _sort(points, vectors, kind_of, time_of, np.flatnonzero(known))
     candidates = _Candidates(
         order=order,
@@ -705,43 +717,207 @@ def _least_normals(directions: Floats, candidate: Ints, first: Ints) -> Floats:
     return _normals(directions[order][first])
 
 
-def _known_at_sites(values: Floats, site: Ints) -> tuple[Floats, Bools]:
-    """Return values, all 0 at a site where one is unknown, and where all are known."""
-    is_known = ~np.isin(site, site[~np.isfinite(values)])
-    return np.where(is_known, values, 0.0), is_known
+def _are_unmatched(
+    directions: Floats, kinds: NDArray[Any], times: Floats, known: Bools
+) -> Bools:
+    """Return which known images have no time, though others of their stack have one."""
+    is_unmatched = np.zeros(len(times), dtype=bool)
+    if np.isnan(times[known]).any() and np.isfinite(times[known]).any():
+        stack = number_stacks(directions[known], kinds[known])
+        has_times = np.zeros(len(stack), dtype=bool)
+        has_times[stack[np.isfinite(times[known])]] = True
+        is_unmatched[known] = np.isnan(times[known]) & has_times[stack]
+    return is_unmatched
 
 
-def _ranks_in_stacks(stack: Ints, values: Floats) -> tuple[Ints, Ints]:
-    """Return the rank of each value among those of its stack, and their numbers.
+def _are_told_apart(values: Floats, site: Ints) -> Bools:
+    """Return at which sites all values are known, and no two are equal: bool (s,)."""
+    is_known = np.isfinite(values)
+    order = np.lexsort((np.where(is_known, values, 0.0), site))
+    is_equal = (np.diff(values[order]) == 0) & (np.diff(site[order]) == 0)
+    is_told = np.ones(site[-1] + 1, dtype=bool)
+    is_told[site[~is_known]] = False
+    is_told[site[order][1:][is_equal]] = False
+    return is_told
 
-    Returns int64 (n,), equal for equal values, and int64 (s,)
+
+def _number_by_identifiers(identifiers: Floats, site: Ints) -> Floats:
+    """Return the times of the images of a stack, by temporal position, float64 (n,).
+
+    identifiers : float64 (n,), by site, rising and distinct at each
     """
-    pairs, pair_of = np.unique(
-        np.stack([stack.astype(np.float64), values]), axis=1, return_inverse=True
-    )
-    distinct = np.bincount(pairs[0].astype(np.int64))
-    before = np.cumsum(distinct) - distinct
-    return pair_of.reshape(-1) - before[stack], distinct
+    images_at = np.bincount(site - site[0])
+    images_at = images_at[images_at > 0]
+    first = np.cumsum(images_at) - images_at
+    rising = np.sort(identifiers)
+    is_new = np.diff(rising, prepend=np.nan) != 0
+    # They count all images, through the slices.
+    if is_new.all() and (images_at == images_at[0]).all():
+        ranks = np.arange(len(site)) - np.repeat(first, images_at)
+        return ranks.astype(np.float64)
+    return np.searchsorted(rising[is_new], identifiers).astype(np.float64)
 
 
-def _match_times(trigger: Floats, usual: Floats) -> Floats:
-    """Return the times of images at a position where some are missing.
+@dataclass(slots=True, kw_only=True)
+class _Triggers:
+    """The trigger times of a stack, and the intervals between them.
 
-    trigger : float64 (k,), rising, of these images
-    usual   : float64 (p, m), rising, at positions with all m images
-
-    Returns float64 (k,): to which times they belong, NaN if that cannot be said.
+    times  : float64 (n,), ms, by site, rising and distinct at each
+    site   : int64 (n,), from 0
+    counts : int64 (s,), images at each site
+    first  : int64 (s,), where each site begins
+    ranks  : int64 (n,), at the site, from 0
+    gaps   : float64 (g,), ms, from each image to the next one of its site
+    gap_at : int64 (g,), the site of each
     """
-    unknown = np.full(len(trigger), np.nan)
-    intervals = np.diff(trigger)
-    missing = usual.shape[1] - len(trigger)
-    # Each missing image widens one interval, and more than half of them must be right.
-    if 2 * missing >= len(intervals) or not (intervals > 0).all():
+
+    times: Floats
+    site: Ints
+    counts: Ints = field(init=False)
+    first: Ints = field(init=False)
+    ranks: Ints = field(init=False)
+    gaps: Floats = field(init=False)
+    gap_at: Ints = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.counts = np.bincount(self.site)
+        self.first = np.cumsum(self.counts) - self.counts
+        self.ranks = np.arange(len(self.site)) - self.first[self.site]
+        is_gap = np.diff(self.site) == 0
+        self.gaps = np.diff(self.times)[is_gap]
+        self.gap_at = self.site[1:][is_gap]
+
+
+def _number_by_triggers(times_ms: Floats, site: Ints) -> Floats:
+    """Return the times of the images of a stack, by trigger time, float64 (n,).
+
+    times_ms : float64 (n,), by site, rising and distinct at each
+    """
+    is_new = (np.diff(site, prepend=site[0]) > 0).astype(np.int64)
+    triggers = _Triggers(times=times_ms, site=np.cumsum(is_new))
+    # Values without sense overflow, or divide by zero: they match nothing.
+    with np.errstate(all="ignore"):
+        by_pattern = _match_by_pattern(triggers)
+        if np.isfinite(by_pattern).all():
+            return by_pattern
+        by_intervals = _match_by_intervals(triggers)
+    known = [np.count_nonzero(np.isfinite(x)) for x in (by_pattern, by_intervals)]
+    return by_pattern if known[0] > known[1] else by_intervals
+
+
+def _match_by_pattern(triggers: _Triggers) -> Floats:
+    """Return times by trigger times that are the same at all positions, float64 (n,).
+
+    The pattern is the median over the positions that have the most images. At each time
+    of it, these must differ by no more than TRIGGER_TOLERANCE, of the smallest gap that
+    any of them has beside this time. Images of other positions must be as near. Such a
+    position has times if it has half of the images of the pattern, and each is near
+    another time; a single image proves nothing.
+
+    Returns float64 (n,)
+    """
+    times, site, counts = triggers.times, triggers.site, triggers.counts
+    unknown = np.full(len(times), np.nan)
+    most = counts.max()
+    full = triggers.first[counts == most]
+    rows = times[full[:, np.newaxis] + np.arange(most)]
+    gaps = np.diff(rows, axis=1).min(axis=0)
+    gaps = np.concatenate([[np.inf], gaps, [np.inf]])
+    limits = TRIGGER_TOLERANCE * np.minimum(gaps[:-1], gaps[1:])
+    if not (np.ptp(rows, axis=0) <= limits).all():
         return unknown
-    typical = np.median(usual, axis=0)
-    scaled = trigger * (np.median(np.diff(typical)) / np.median(intervals))
-    nearest = np.abs(scaled[:, np.newaxis] - typical).argmin(axis=1)
-    return nearest.astype(np.float64) if (np.diff(nearest) > 0).all() else unknown
+    pattern = np.median(rows, axis=0)
+    after = np.searchsorted(pattern, times).clip(1, most - 1)
+    nearest = after - (times - pattern[after - 1] < pattern[after] - times)
+    agrees = np.abs(times - pattern[nearest]) <= limits[nearest]
+    agrees[1:] &= (np.diff(nearest) > 0) | (np.diff(site) > 0)
+    is_matched = np.logical_and.reduceat(agrees, triggers.first)
+    is_matched &= (counts > 1) & (2 * counts >= most)
+    return np.where(is_matched[site], nearest, unknown)
+
+
+def _match_by_intervals(triggers: _Triggers) -> Floats:
+    """Return times by numbers of intervals, which each position has of its own.
+
+    Images at a position are regular if their trigger times are near a straight line
+    over whole numbers, some of which may be missing. Its slope is the interval. Where
+    the line begins, counted in intervals and also in ms, says which number the first
+    image has. A position that begins between two numbers has no times. Only if nothing
+    is missing anywhere do all have their ranks, wherever they begin.
+
+    Returns float64 (n,)
+    """
+    site, counts, gap_at = triggers.site, triggers.counts, triggers.gap_at
+    steps = triggers.gaps / _lower_medians(triggers.gaps, gap_at)[gap_at]
+    whole = np.rint(steps)
+    is_odd = ~(np.abs(steps - whole) <= TRIGGER_TOLERANCE)
+    is_odd |= (whole < 1) | (whole > LONGEST_GAP)
+    is_regular = counts > 1
+    is_regular[gap_at[is_odd]] = False
+
+    # The line of each position: its interval and beginning, ms.
+    number = np.zeros(len(site))
+    number[triggers.ranks > 0] = np.where(is_odd, 1.0, whole)
+    number = np.cumsum(number)
+    number -= number[triggers.first][site]
+
+    def mean(values: Floats) -> Floats:
+        means: Floats = np.bincount(site, weights=values) / counts
+        return means
+
+    mean_number, mean_time = mean(number), mean(triggers.times)
+    off_number = number - mean_number[site]
+    off_time = triggers.times - mean_time[site]
+    variance = mean(off_number**2)
+    interval = mean(off_number * off_time) / variance
+    beginning = mean_time - mean_number * interval
+    residuals = off_time / interval[site] - off_number
+    is_regular &= np.maximum.reduceat(np.abs(residuals), triggers.first) <= (
+        TRIGGER_TOLERANCE
+    )
+    if not is_regular.any():
+        return np.full(len(site), np.nan)
+    of_gaps = np.sort(interval[gap_at[is_regular[gap_at]]])
+    typical = of_gaps[(len(of_gaps) - 1) // 2]
+    ratio = np.log(interval / typical)
+    is_regular &= np.abs(ratio) <= np.log1p(INTERVAL_TOLERANCE)
+
+    # In which places it begins, in intervals, and how well this is known.
+    surplus = np.maximum(np.sum(counts[is_regular] - 2), 1)
+    deviation = np.sqrt(np.sum(residuals[is_regular[site]] ** 2) / surplus)
+    deviation = np.maximum(deviation, LEAST_DEVIATION)
+    error = deviation * np.sqrt((1 + (mean_time / interval) ** 2 / variance) / counts)
+    is_placed = is_regular & (error <= BEGINNING_ERROR)
+    place = beginning / interval
+    places = np.sort(place[is_placed])
+    usual = places[(len(places) - 1) // 2] if len(places) else np.nan
+    shift = np.rint(place - usual)
+    for off in (place - usual, (beginning - usual * typical) / interval):
+        is_placed &= np.abs(off - shift) <= TRIGGER_TOLERANCE
+
+    # Nothing is missing inside, and all have as many images. Nothing is at the ends if
+    # all begin within an interval, or all later than others end. Beginnings that are
+    # nearly an interval apart must have others between: slices imaged in turn.
+    if is_regular.all() and (counts == counts[0]).all() and (whole == 1).all():
+        apart = min(np.ptp(place), np.ptp(beginning) / typical)
+        between = np.diff(np.sort(place))
+        if (
+            apart <= 1 - TRIGGER_TOLERANCE
+            or (apart < 1 and (between <= TRIGGER_TOLERANCE).all())
+            or (between >= counts[0] - TRIGGER_TOLERANCE).all()
+        ):
+            return triggers.ranks.astype(np.float64)
+    times = np.where(is_placed[site], number + shift[site], np.nan)
+    return times - np.nanmin(times) if is_placed.any() else times
+
+
+def _lower_medians(values: Floats, group: Ints) -> Floats:
+    """Return the median of each group, float64; of two, the lower one."""
+    counts = np.bincount(group)
+    middle = np.cumsum(counts) - counts + np.maximum(counts - 1, 0) // 2
+    rising: Floats = values[np.lexsort((values, group))]
+    medians: Floats = rising[middle.clip(0, len(rising) - 1)]
+    return medians
 
 
 def _planeless(origins: Floats, directions: Floats, spacings: Floats) -> list[str]:

@@ -542,35 +542,137 @@ TIMES = {
         [0, 10, 20, 30, 40, 0, 11, 22, 33],
         [0, 1, 2, 3, 4, 0, 1, 2, 3],
     ),
-    "trigger times, too many missing": (
+    "every second trigger time": (
         [0] * 5 + [1] * 3,
         [NAN] * 8,
         [0, 10, 20, 30, 40, 0, 20, 40],
+        [0, 1, 2, 3, 4, 0, 2, 4],
+    ),
+    "every second trigger time of a slower heart": (
+        [0] * 5 + [1] * 3,
+        [NAN] * 8,
+        [0, 10, 20, 30, 40, 0, 22, 44],
         [0, 1, 2, 3, 4, NAN, NAN, NAN],
     ),
     "trigger times of a slower heart, one of them missing": (
         [0] * 8 + [1] * 7,
         [NAN] * 15,
-        [0, 10, 20, 30, 40, 50, 60, 70, 0, 12, 36, 48, 60, 72, 84],
+        [0, 10, 20, 30, 40, 50, 60, 70, 0, 11, 33, 44, 55, 66, 77],
         [0, 1, 2, 3, 4, 5, 6, 7, 0, 1, 3, 4, 5, 6, 7],
+    ),
+    "trigger times of a heart that is too slow": (
+        [0] * 8 + [1] * 7,
+        [NAN] * 15,
+        [0, 10, 20, 30, 40, 50, 60, 70, 0, 12, 36, 48, 60, 72, 84],
+        [0, 1, 2, 3, 4, 5, 6, 7, *[NAN] * 7],
     ),
     "two trigger times of six missing": (
         [0] * 6 + [1] * 4,
         [NAN] * 10,
         [0, 10, 20, 30, 40, 50, 0, 10, 20, 30],
-        [0, 1, 2, 3, 4, 5, NAN, NAN, NAN, NAN],
+        [0, 1, 2, 3, 4, 5, 0, 1, 2, 3],
     ),
-    "a trigger time of four missing": (
+    "the first trigger time of four missing": (
         [0] * 4 + [1] * 3,
         [NAN] * 7,
-        [0, 10, 20, 30, 0, 10, 20],
-        [0, 1, 2, 3, NAN, NAN, NAN],
+        [0, 10, 20, 30, 11, 22, 33],
+        [0, 1, 2, 3, 1, 2, 3],
     ),
-    "trigger times that match no others": (
+    "another trigger time missing at each position": (
+        [0] * 4 + [1] * 4 + [2] * 4,
+        [NAN] * 12,
+        [5, 15, 25, 45, 16.5, 27.5, 38.5, 49.5, 5, 15, 35, 45],
+        [0, 1, 2, 4, 1, 2, 3, 4, 0, 1, 3, 4],
+    ),
+    "trigger times that are all later": (
         [0] * 5 + [1] * 4,
         [NAN] * 9,
         [0, 10, 20, 30, 40, 100, 110, 120, 130],
-        [0, 1, 2, 3, 4, NAN, NAN, NAN, NAN],
+        [0, 1, 2, 3, 4, 10, 11, 12, 13],
+    ),
+    "trigger times half an interval later": (
+        [0] * 3 + [1] * 3 + [2] * 3,
+        [NAN] * 9,
+        [0, 10, 20, 0, 10, 20, 5, 15, 25],
+        [0, 1, 2] * 3,
+    ),
+    "trigger times that are late by much, after beats of several lengths, of all": (
+        [0] * 4 + [1] * 4 + [2] * 4,
+        [NAN] * 12,
+        [80, 90, 100, 110, 80, 90, 100, 110, 80, 91.4, 102.8, 114.2],
+        [0, 1, 2, 3] * 3,
+    ),
+    "trigger times of slices that are imaged in turn": (
+        [0] * 2 + [1] * 2 + [2] * 2 + [3] * 2 + [4] * 2 + [5] * 2,
+        [NAN] * 12,
+        [0, 60, 10, 70, 20, 80, 30, 90, 40, 100, 50, 110],
+        [0, 1] * 6,
+    ),
+    "trigger times that go on from slice to slice": (
+        [0] * 3 + [1] * 3 + [2] * 3,
+        [NAN] * 9,
+        [0, 10, 20, 30, 40, 50, 70, 80, 90],
+        [0, 1, 2] * 3,
+    ),
+    "trigger times half an interval later, where one is missing": (
+        [0] * 4 + [1] * 4 + [2] * 3,
+        [NAN] * 11,
+        [0, 10, 20, 30, 0, 10, 20, 30, 5, 15, 25],
+        [0, 1, 2, 3, 0, 1, 2, 3, NAN, NAN, NAN],
+    ),
+    "trigger times half an interval later, where all may miss the first or last": (
+        [0] * 4 + [1] * 4 + [2] * 4 + [3] * 4,
+        [NAN] * 16,
+        [0, 10, 20, 30, 10, 20, 30, 40, 5, 15, 25, 35, 0, 10, 20, 30],
+        [0, 1, 2, 3, 1, 2, 3, 4, *[NAN] * 4, 0, 1, 2, 3],
+    ),
+    "trigger times that are late by much, after beats of several lengths": (
+        [0] * 4 + [1] * 4 + [2] * 3,
+        [NAN] * 11,
+        [80, 90, 100, 110, 80, 90, 100, 110, 80, 91.4, 102.8],
+        [0, 1, 2, 3, 0, 1, 2, 3, NAN, NAN, NAN],
+    ),
+    "a gap of more intervals than are counted": (
+        [0] * 7 + [1] * 4,
+        [NAN] * 11,
+        [0, 10, 20, 30, 40, 50, 60, 0, 11, 66, 77],
+        [0, 1, 2, 3, 4, 5, 6, *[NAN] * 4],
+    ),
+    "coarser trigger times": (
+        [0] * 5 + [1] * 5 + [2] * 5 + [3] * 4,
+        [NAN] * 19,
+        [*[0, 32, 64, 96, 128] * 3, 0, 40, 80, 120],
+        [*[0, 1, 2, 3, 4] * 3, *[NAN] * 4],
+    ),
+    "uneven trigger times, of which some are missing": (
+        [0] * 5 + [1] * 5 + [2] * 3 + [3] * 2,
+        [NAN] * 15,
+        [0, 10, 14, 60, 99, 1, 11, 15, 61, 99, 0, 14, 98, 10, 60],
+        [0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 0, 2, 4, NAN, NAN],
+    ),
+    "two trigger times near one of a pattern": (
+        [0] * 4 + [1] * 2,
+        [NAN] * 6,
+        [0, 10, 100, 200, 98, 102],
+        [0, 1, 2, 3, NAN, NAN],
+    ),
+    "uneven trigger times that differ": (
+        [0] * 4 + [1] * 4,
+        [NAN] * 8,
+        [0, 10, 14, 60, 0, 10, 56, 60],
+        [NAN] * 8,
+    ),
+    "two trigger times at each position, far apart and near": (
+        [0, 0, 1, 1],
+        [NAN] * 4,
+        [0, 40, 0, 80],
+        [0, 1, NAN, NAN],
+    ),
+    "trigger times of any size": (
+        [0] * 3 + [1] * 3,
+        [NAN] * 6,
+        [-1.7e308, 0, 1.7e308, 0, 5e-324, 1],
+        [NAN] * 6,
     ),
     "a position with fewer images, and one that is doubled": (
         [0] * 5 + [1] * 4 + [2] * 6,
@@ -583,6 +685,18 @@ TIMES = {
         [10, 20, 30, 10, 30, 20],
         [NAN] * 6,
         [0, 1, 2, 0, 2, 1],
+    ),
+    "temporal positions of which each slice lacks another": (
+        [0, 0, 5, 5, 10, 10],
+        [2, 3, 1, 3, 1, 2],
+        [NAN] * 6,
+        [1, 2, 0, 2, 0, 1],
+    ),
+    "temporal positions that tell fewer images apart than trigger times": (
+        [0, 0, 1, 1],
+        [1, 2, 1, NAN],
+        [1, 2, 1, 2],
+        [0, 1, 0, 1],
     ),
     "temporal positions that count all images": (
         [0, 0, 1, 1],
@@ -612,12 +726,97 @@ TIMES = {
 
 
 @pytest.mark.parametrize("name", TIMES)
-def test_times_are_ranks_at_each_position(name):
-    """By temporal position, then by trigger time; NaN where these do not tell."""
+def test_times_are_equal_where_images_match(name):
+    """By temporal position or trigger time, and NaN where these do not tell."""
     *columns, expected = TIMES[name]
     columns = [np.array(column, dtype=np.float64) for column in columns]
     assert_array_equal(number_times(*columns), expected)
     assert_array_equal(number_times(*(c[::-1] for c in columns)), expected[::-1])
+
+
+@st.composite
+def cines(draw, most_missing, hearts=0.1, jitter=0.02):
+    """A cine of 12 x 20 images: columns of `number_times`, and the true times.
+
+    Its hearts beat at each position in their own way, and images are missing.
+    """
+    seed = draw(st.integers(0, 2**32 - 1))
+    share = draw(st.floats(0, most_missing))
+    random = np.random.default_rng(seed)
+    position, phase = np.divmod(np.arange(240), 20)
+    interval = 40 * random.uniform(1 - hearts, 1 + hearts, 12)
+    start = draw(st.sampled_from([0.0, 0.5, 1.0]))
+    trigger = (phase + start + random.uniform(-jitter, jitter, 240)) * interval[
+        position
+    ]
+    kept = random.permutation(240)[round(share * 240) :]
+    columns = position[kept], np.full(len(kept), np.nan), trigger[kept]
+    return columns, phase[kept]
+
+
+def check_matches(times, phases):
+    """Check that times are phases, except that a number may be missing for all."""
+    known = np.isfinite(times)
+    pairs = {*zip(times[known].tolist(), phases[known].tolist(), strict=True)}
+    for side in zip(*pairs, strict=True):
+        assert len({*side}) == len(pairs)
+
+
+@given(cines(most_missing=0.2))
+def test_images_that_are_missing_change_no_times(case):
+    """Wherever they are, images of two phases never get one time, and most get one."""
+    columns, phases = case
+    times = number_times(*columns)
+    check_matches(times, phases)
+    assert np.isfinite(times).mean() > 0.5
+
+
+@given(cines(most_missing=0.4))
+def test_many_images_that_are_missing_mix_no_times(case):
+    """Then many images have no time, but none has that of another phase."""
+    columns, phases = case
+    check_matches(number_times(*columns), phases)
+
+
+@given(
+    st.lists(
+        st.sets(st.integers(1, 5), min_size=2, max_size=4), min_size=2, max_size=6
+    ).filter(lambda sites: len(set.union(*sites)) < sum(map(len, sites)))
+)
+def test_temporal_positions_are_the_same_time_everywhere(sites):
+    """Whichever of them each position has, as long as two have one in common."""
+    position = np.repeat(np.arange(len(sites)), [len(site) for site in sites])
+    identifiers = np.concatenate([list(site) for site in sites])
+    times = number_times(position, identifiers, np.full(len(position), np.nan))
+    ranks = np.searchsorted(sorted(set.union(*sites)), identifiers)
+    assert_array_equal(times, ranks)
+
+
+def test_images_without_a_time_are_in_no_volume_where_others_have_one():
+    """Alone at even positions they would look like one, of several phases."""
+    columns = series([0.0, 0, 1, 1, 2, 3, 4])
+    times = number_times(columns["origins"][:, 2], [NAN] * 7, [1, 2, 1, 2, 1, 2, 1])
+    assert_array_equal(times, [0, 1, 0, 1, NAN, NAN, NAN])
+    found = find_volumes(**columns | {"times": times})
+    assert [m.tolist() for m in found.members] == [[0, 2], [1, 3]]
+    assert found.problems == (
+        "unmatched: 3 images without a time, where others have one: trigger times fit "
+        "no time of the series, or are equal or unknown",
+    )
+
+
+def test_images_without_a_time_are_a_volume_of_their_own_direction():
+    """A stack beside a cine is one, though its images have no times."""
+    columns = series([0.0, 0, 1, 1, 0, 1], times=[0, 1, 0, 1, NAN, NAN])
+    columns["directions"][4:] = SAGITTAL
+    columns["origins"][4:, 0] = [5, 6]
+    columns["origins"][4:, 2] = 0
+    found = find_volumes(**columns)
+    assert sorted(m.tolist() for m in found.members) in (
+        [[0, 2], [1, 3], [4, 5]],
+        [[0, 2], [1, 3], [5, 4]],
+    )
+    assert found.problems == ()
 
 
 def test_positions_of_other_stacks_are_other_positions():

@@ -174,9 +174,9 @@ def test_a_cine_series_is_a_volume_at_each_time(real_data, patient, slices):
         assert_array_equal(columns["times"][members], time)
 
 
-def test_a_missing_file_does_not_change_the_times_of_others(real_data):
-    """Whichever file of a cine is missing, the others keep their times."""
-    folder = real_data / "sunnybrook" / "dicoms" / "SCD0000101"
+def cine_columns(real_data, patient):
+    """Return the columns of `number_times` of a cine, float64 (3, n)."""
+    folder = real_data / "sunnybrook" / "dicoms" / patient
     rows = np.array(
         [
             columns_of(dataset, dataset, dataset)
@@ -185,8 +185,26 @@ def test_a_missing_file_does_not_change_the_times_of_others(real_data):
         ]
     )
     positions = geometry.positions_along_normal(rows[:, :3], rows[:, 3:9])
-    columns = np.stack([positions, rows[:, 12], rows[:, 13]])
+    return np.stack([positions, rows[:, 12], rows[:, 13]])
+
+
+def test_a_missing_file_does_not_change_the_times_of_others(real_data):
+    """Whichever file of a cine is missing, the others keep their times."""
+    columns = cine_columns(real_data, "SCD0000101")
     times = geometry.number_times(*columns)
-    for k in range(len(rows)):
+    for k in range(times.size):
         found = geometry.number_times(*np.delete(columns, k, axis=1))
         assert_array_equal(found, np.delete(times, k))
+
+
+@pytest.mark.parametrize("patient", ["SCD0000101", "SCD0000201"])
+def test_a_file_missing_at_each_position_does_not_change_times(real_data, patient):
+    """Another phase at each of them: no position has all, and none mixes phases."""
+    columns = cine_columns(real_data, patient)
+    times = geometry.number_times(*columns)
+    sites = np.unique(columns[0].round(1), return_inverse=True)[1]
+    for seed in range(20):
+        random = np.random.default_rng(seed)
+        gone = [random.choice(np.flatnonzero(sites == k)) for k in np.unique(sites)]
+        found = geometry.number_times(*np.delete(columns, gone, axis=1))
+        assert_array_equal(found, np.delete(times, gone))
