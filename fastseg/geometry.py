@@ -826,7 +826,9 @@ def _match_by_pattern(triggers: _Triggers) -> Floats:
     limits = TRIGGER_TOLERANCE * np.minimum(gaps[:-1], gaps[1:])
     if not (np.ptp(rows, axis=0) <= limits).all():
         return unknown
-    pattern = np.median(rows, axis=0)
+    # Not np.median, which imports numpy.ma when it is first called: 8 ms.
+    sorted_rows = np.sort(rows, axis=0)
+    pattern = (sorted_rows[(len(rows) - 1) // 2] + sorted_rows[len(rows) // 2]) / 2
     after = np.searchsorted(pattern, times).clip(1, most - 1)
     nearest = after - (times - pattern[after - 1] < pattern[after] - times)
     agrees = np.abs(times - pattern[nearest]) <= limits[nearest]
