@@ -884,33 +884,33 @@ def _match_by_intervals(triggers: _Triggers) -> Floats:
     ratio = np.log(interval / typical)
     is_regular &= np.abs(ratio) <= np.log1p(INTERVAL_TOLERANCE)
 
-    # In which places it begins, in intervals, and how well this is known.
+    # Where each site begins, in intervals, and how well this is known.
     surplus = np.maximum(np.sum(counts[is_regular] - 2), 1)
     deviation = np.sqrt(np.sum(residuals[is_regular[site]] ** 2) / surplus)
     deviation = np.maximum(deviation, LEAST_DEVIATION)
     error = deviation * np.sqrt((1 + (mean_time / interval) ** 2 / variance) / counts)
-    is_placed = is_regular & (error <= BEGINNING_ERROR)
-    place = beginning / interval
-    places = np.sort(place[is_placed])
-    usual = places[(len(places) - 1) // 2] if len(places) else np.nan
-    shift = np.rint(place - usual)
-    for off in (place - usual, (beginning - usual * typical) / interval):
-        is_placed &= np.abs(off - shift) <= TRIGGER_TOLERANCE
+    has_phase = is_regular & (error <= BEGINNING_ERROR)
+    phase = beginning / interval
+    known_phases = np.sort(phase[has_phase])
+    usual = known_phases[(len(known_phases) - 1) // 2] if len(known_phases) else np.nan
+    shift = np.rint(phase - usual)
+    for off in (phase - usual, (beginning - usual * typical) / interval):
+        has_phase &= np.abs(off - shift) <= TRIGGER_TOLERANCE
 
     # Nothing is missing inside, and all have as many images. Nothing is at the ends if
     # all begin within an interval, or all later than others end. Beginnings that are
     # nearly an interval apart must have others between: slices imaged in turn.
     if is_regular.all() and (counts == counts[0]).all() and (whole == 1).all():
-        apart = min(np.ptp(place), np.ptp(beginning) / typical)
-        between = np.diff(np.sort(place))
+        apart = min(np.ptp(phase), np.ptp(beginning) / typical)
+        between = np.diff(np.sort(phase))
         if (
             apart <= 1 - TRIGGER_TOLERANCE
             or (apart < 1 and (between <= TRIGGER_TOLERANCE).all())
             or (between >= counts[0] - TRIGGER_TOLERANCE).all()
         ):
             return triggers.ranks.astype(np.float64)
-    times = np.where(is_placed[site], number + shift[site], np.nan)
-    return times - np.nanmin(times) if is_placed.any() else times
+    times = np.where(has_phase[site], number + shift[site], np.nan)
+    return times - np.nanmin(times) if has_phase.any() else times
 
 
 def _lower_medians(values: Floats, group: Ints) -> Floats:

@@ -1,9 +1,9 @@
 """The plan of a build: which images are built, and their rows in the store.
 
-It is made from the links table before any pixels are read. Where a row of the table
-says shape and dtype, its files are not touched: a million rows on a network drive take
-no longer than on a local disk. Where it does not, as in tables written by hand, the
-header of the image is read, and what `link` would have written is filled in.
+It is made from the links table before any pixels are read. Where the rows of a patient
+say shapes, dtypes and positions, as those that `link` writes, no file is touched, only
+the folders. Where one does not, as in tables written by hand, the headers of the
+patient's images are read, and what `link` would have written is filled in.
 """
 
 import os
