@@ -51,7 +51,7 @@ class Link(NamedTuple):
     frame        : frame of the image file, counted from 0
     label        : class of the contour, "" without one
     contour_key  : names one contour of a file that holds several, else ""
-    format       : format of the contour file, a key of `sources.SOURCES`; "" means
+    format       : format of the contour file, a key of `sources.READERS`; "" means
         `sources.DEFAULT_FORMAT`
     root         : folder in which both files must lie
 

@@ -1,7 +1,7 @@
 """The contours of a block: annotation files to rings of vertices.
 
 Kernels read the files that are plain lists of points, many in one call. All other files
-are read and parsed by their source, each once for all links that name it.
+are read and parsed by their reader, each once for all links that name it.
 """
 
 import threading
@@ -16,7 +16,6 @@ from xxhash import xxh3_64_intdigest
 from fastseg import dicom
 from fastseg._kernels.contours import labels
 from fastseg._kernels.files import content, system
-from fastseg.bounds import MAX_CONTOUR_BYTES
 from fastseg.dicom import join_paths
 from fastseg.errors import ContourError, GeometryError, LinkError
 from fastseg.files import read_handle
@@ -24,8 +23,8 @@ from fastseg.ingest.block import Block
 from fastseg.links import Link
 from fastseg.paths import Paths
 from fastseg.raster.rings import as_ring
-from fastseg.sources import SOURCES, format_of, source_of
-from fastseg.sources.base import Group, Source
+from fastseg.sources import READERS, format_of, reader_of
+from fastseg.sources.base import Group, Reader
 from fastseg.tables import Reject, reason_of
 
 # Parsed files that are kept for further links. Links are sorted by patient, and the
@@ -37,7 +36,7 @@ TEXT_BYTES = 2**20
 
 
 class File(NamedTuple):
-    """An annotation file: its stamp and XXH3-64, and what its source made of it."""
+    """An annotation file: its stamp and XXH3-64, and what its reader made of it."""
 
     stamp: tuple[int, ...]
     xxh3: int
@@ -67,7 +66,7 @@ class Annotations:
         Returns the file of each link, `parsed` is the ring; leaves out the links whose
         files kernels cannot read or parse.
         """
-        point_lists = {name for name, x in SOURCES.items() if x.is_point_list}
+        point_lists = {name for name, x in READERS.items() if x.is_point_list}
         links = [
             link
             for k in block.todo()
@@ -137,9 +136,9 @@ class Annotations:
                     file = lists[link]
                     groups = [Group([file.parsed])]
                 else:
-                    source = source_of(link)
-                    file = self._read(link, source)
-                    groups = list(self._groups(link, source, file, header))
+                    reader = reader_of(link)
+                    file = self._read(link, reader)
+                    groups = list(self._groups(link, reader, file, header))
             except (ContourError, LinkError, OSError) as exc:
                 line = exc.line if isinstance(exc, ContourError) else None
                 reason = reason_of(exc, link.contour_path)
@@ -152,9 +151,9 @@ class Annotations:
                 block.reject(k, "left out: none of its contours can be used")
         return contours
 
-    def _read(self, link: Link, source: Source) -> File:
+    def _read(self, link: Link, reader: Reader) -> File:
         """Return the parsed file of a link; raise its error for each of its links."""
-        key = source.format, link.root, link.contour_path
+        key = reader.format, link.root, link.contour_path
         with self._lock:
             known = self._files.get(key)
             future = known or Future()
@@ -165,19 +164,19 @@ class Annotations:
         if known is None:
             try:
                 handle = self._paths.open(link.contour_path, link.root)
-                data, stamp = read_handle(handle, MAX_CONTOUR_BYTES)
-                parsed = source.parse(data, link.contour_path)
+                data, stamp = read_handle(handle, reader.max_bytes)
+                parsed = reader.parse(data, link.contour_path)
                 future.set_result(File(tuple(stamp), xxh3_64_intdigest(data), parsed))
             except BaseException as exc:
                 future.set_exception(exc)
         return future.result()
 
     def _groups(
-        self, link: Link, source: Source, file: File, header: dicom.Header
+        self, link: Link, reader: Reader, file: File, header: dicom.Header
     ) -> Iterator[Group]:
         """Yield the groups of a link, with their rings checked."""
         name = link.contour_path
-        groups = source.rings(file.parsed, link, header)
+        groups = reader.rings(file.parsed, link, header)
         if not any(group.rings for group in groups):
             raise ContourError(f"{name}: holds no contour of this image")
         for group in groups:

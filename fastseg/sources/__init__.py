@@ -1,6 +1,6 @@
 """Sources of images and contours, by the format of their contour files.
 
-base        what a source must do
+base        what a source and a reader must do
 sunnybrook  a source
 tree        all DICOM files below a folder that no source knows
 repeats     files that have the SOPInstanceUID of another
@@ -33,12 +33,15 @@ from fastseg.files import name_path
 from fastseg.links import Link, LinkTable
 from fastseg.paths import StrPath, as_path
 from fastseg.progress import Progress, silent
-from fastseg.sources.base import Source
+from fastseg.sources.base import Reader, Source
 from fastseg.sources.pseudonyms import read_key, with_pseudonyms
 from fastseg.sources.sunnybrook import Sunnybrook
 from fastseg.sources.tree import link_images, read_tree
 
+# What recognises a folder by its layout, by format.
 SOURCES: dict[str, Source] = {source.format: source for source in (Sunnybrook(),)}
+# What reads contour files, by format.
+READERS: dict[str, Reader] = {**SOURCES}
 # The format of links that name none.
 DEFAULT_FORMAT = Sunnybrook.format
 # Folders with contours that a note names.
@@ -50,12 +53,12 @@ def format_of(link: Link) -> str:
     return link.format or DEFAULT_FORMAT
 
 
-def source_of(link: Link) -> Source:
-    """Return the source that reads a link's contour file, or raise LinkError."""
+def reader_of(link: Link) -> Reader:
+    """Return what reads a link's contour file, or raise LinkError."""
     name = format_of(link)
-    if name not in SOURCES:
-        raise LinkError(one_of("format", name, SOURCES))
-    return SOURCES[name]
+    if name not in READERS:
+        raise LinkError(one_of("format", name, READERS))
+    return READERS[name]
 
 
 @check_call()

@@ -1,4 +1,4 @@
-"""What a source must do: recognise its data sets, find links, read contour files.
+"""What a reader of contour files must do, and a source, which also finds them.
 
 folder ── recognise ──> find_links ──> LinkTable
 contour file ── parse, once ──> rings, for each of its links ──> groups of rings
@@ -28,18 +28,47 @@ class Group(NamedTuple):
     is_xor: bool = False
 
 
-class Source(Protocol):
-    """One kind of data set, with the format of its contour files.
+class Reader(Protocol):
+    """One format of contour files: what a build needs of it.
 
     format        : name in the column `format` of a links table
-    outline       : how its files are arranged, in words, for messages
     is_point_list : whether every contour file holds one ring, nearly always as lines of
         two decimals without an exponent; compiled kernels then read most files
+    joins         : whether an image may have several links of one class: their groups
+        are joined. If not, such links are rejected
+    max_bytes     : of a contour file; larger ones are rejected
     """
 
     format: str
-    outline: str
     is_point_list: bool
+    joins: bool
+    max_bytes: int
+
+    def parse(self, data: bytes, name: str) -> Any:
+        """Return the content of a contour file, in any form that `rings` takes.
+
+        name : name of the file in messages
+
+        A build calls it once for each file. Raises ContourError with the invalid line.
+        """
+
+    def rings(self, parsed: Any, link: Link, header: Header | None) -> list[Group]:
+        """Return the rings of one link, in groups that are filled together.
+
+        parsed : what `parse` has returned for the link's contour file
+        header : of the link's image, None if it is not known
+
+        Raises ContourError if the file has no rings for the link.
+        """
+
+
+class Source(Reader, Protocol):
+    """One kind of data set, with the format of its contour files.
+
+    outline : how its files are arranged, in words, for messages
+    """
+
+    outline: str
 
     def recognise(self, root: Path) -> list[str]:
         """Return how the files in a folder are arranged, in words, for messages.
@@ -68,21 +97,4 @@ class Source(Protocol):
         of another kind, `left_out` DICOM files that are no images to learn from, and
         `notes` what else a user should know, one line each. Raises LinkError if the
         folder as a whole cannot be used, OptionError for an unknown class.
-        """
-
-    def parse(self, data: bytes, name: str) -> Any:
-        """Return the content of a contour file, in any form that `rings` takes.
-
-        name : name of the file in messages
-
-        A build calls it once for each file. Raises ContourError with the invalid line.
-        """
-
-    def rings(self, parsed: Any, link: Link, header: Header | None) -> list[Group]:
-        """Return the rings of one link, in groups that are filled together.
-
-        parsed : what `parse` has returned for the link's contour file
-        header : of the link's image, None if it is not known
-
-        Raises ContourError if the file has no rings for the link.
         """

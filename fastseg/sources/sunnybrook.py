@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from fastseg import dicom
 from fastseg._kernels.files import decimals
-from fastseg.bounds import MAX_ROW_CHARACTERS
+from fastseg.bounds import MAX_CONTOUR_BYTES, MAX_ROW_CHARACTERS
 from fastseg.choices import Slices
 from fastseg.errors import (
     ContourError,
@@ -101,6 +101,8 @@ class Sunnybrook:
     format = "sunnybrook"
     outline = "; or ".join(layout.outline for layout in LAYOUTS)
     is_point_list = True
+    joins = False
+    max_bytes = MAX_CONTOUR_BYTES
 
     def recognise(self, root: Path) -> list[str]:
         """Return the outlines of the layouts that a folder has."""

@@ -27,6 +27,8 @@ class PolygonTable:
     format = "polygon-table"
     outline = "a CSV file of polygons"
     is_point_list = False
+    joins = False
+    max_bytes = 2**25
 
     def __init__(self):
         self.parsed = Counter()
@@ -75,7 +77,7 @@ def lines(key, group, is_xor, *rings):
 def source(monkeypatch):
     """The source, registered for the test."""
     new = PolygonTable()
-    monkeypatch.setitem(sources.SOURCES, new.format, new)
+    monkeypatch.setitem(sources.READERS, new.format, new)
     return new
 
 

@@ -27,6 +27,8 @@ class Polygons:
     format = "polygons"
     outline = f"{FILE} with the images that it names"
     is_point_list = False
+    joins = False
+    max_bytes = 2**25
 
     def recognise(self, root):
         return [self.outline] if (root / FILE).exists() else []
@@ -75,7 +77,9 @@ class Polygons:
 @pytest.fixture
 def polygons(study, tmp_path, monkeypatch):
     """A folder of three images, two of them with polygons, for a registered source."""
-    monkeypatch.setitem(sources.SOURCES, "polygons", Polygons())
+    source = Polygons()
+    monkeypatch.setitem(sources.SOURCES, source.format, source)
+    monkeypatch.setitem(sources.READERS, source.format, source)
     root = tmp_path / "polygons"
     root.mkdir()
     for k in (1, 2, 3):
@@ -106,12 +110,12 @@ def test_a_second_source_finds_its_links(polygons):
 def test_a_second_source_reads_the_rings_of_each_link(polygons):
     """One parsed file gives the rings of all its links, in pixels of the image."""
     table = fastseg.link(polygons)
-    (source,) = {sources.source_of(link) for link in table.links}
-    parsed = source.parse((polygons / FILE).read_bytes(), FILE)
+    (reader,) = {sources.reader_of(link) for link in table.links}
+    parsed = reader.parse((polygons / FILE).read_bytes(), FILE)
     counts = []
     for link in table.links:
         header = dicom.read_header(polygons / link.dicom_path)
-        (group,) = source.rings(parsed, link, header)
+        (group,) = reader.rings(parsed, link, header)
         counts.append(len(group.rings))
         assert not group.is_xor
     assert counts == [2, 1]
@@ -154,7 +158,7 @@ def test_an_unknown_format_is_refused():
     """The error names the format, all known ones and the nearest."""
     link = Link("P", "a.dcm", "c.txt", label="x", format="sunybrook")
     with pytest.raises(LinkError, match=r"format is 'sunybrook'.*mean 'sunnybrook'"):
-        sources.source_of(link)
+        sources.reader_of(link)
 
 
 def test_no_format_means_the_default(study, tmp_path):
