@@ -7,6 +7,7 @@ repeats     files that have the SOPInstanceUID of another
 series      fills in positions and times of images
 folder      finds files
 pseudonyms  keyed hashes of patients' IDs
+aliases     which names of ROIs belong to which class
 """
 
 import os
