@@ -383,6 +383,32 @@ Force = Annotated[
     ),
 ]
 
+RoiPatterns = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--roi",
+        metavar="<class=names>",
+        help="A class and the names of ROIs that belong to it, with | between them, as "
+        "in heart='Heart|HEART*|heart_v[0-9]'. Repeat the option for each class.",
+        show_default="each name is a class",
+    ),
+]
+AliasesFile = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="File of classes and names: TOML, as in heart = [\"Heart\", \"HEART*\"], "
+        "or CSV with the columns class and pattern. `fastseg rois -o` writes one to "
+        "start with.",
+    ),
+]
+MatchCase = Annotated[
+    bool,
+    typer.Option(
+        "--match-case", help="Upper and lower case differ in --roi and --aliases."
+    ),
+]
+
 
 class Switches(NamedTuple):
     """The options that stand before the command or after it."""
