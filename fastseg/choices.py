@@ -22,3 +22,5 @@ MaskForm = Literal["labels", "bits", "onehot"]
 Preset = Literal["light", "standard"]
 # The keys of `_kernels.native.machine.LEVELS`.
 Cpu = Literal["x86-64-v4", "x86-64-v3", "x86-64-v2", "x86-64"]
+# The modules of `phantom` that draw a study.
+PhantomKind = Literal["cine", "rtstruct"]

@@ -47,6 +47,12 @@ def sample_study():
 
 
 @pytest.fixture(scope="session")
+def studies(sample_study):
+    """The committed phantoms by kind; not to be written to."""
+    return {"cine": sample_study, "rtstruct": PROJECT / "data" / "phantom_rt"}
+
+
+@pytest.fixture(scope="session")
 def small_study(tmp_path_factory):
     """A phantom of two patients with images of different shapes; read only."""
     return fastseg.make_phantom(

@@ -10,7 +10,13 @@ import pytest
 import fastseg
 from fastseg import augment, dicom
 from fastseg.benchmark import bench
-from fastseg.errors import FastsegError, OptionError, real_number, true_or_false
+from fastseg.errors import (
+    FastsegError,
+    OptionError,
+    real_number,
+    true_or_false,
+    whole_number,
+)
 from fastseg.phantom import make_phantom
 from fastseg.raster import rings
 
@@ -170,8 +176,14 @@ def test_whole_numbers(value, store, tmp_path):
         lambda: store.select(shape=(value, 96)),
         lambda: augment.Crop(size=(value, 8)),
         lambda: augment.Resize(size=value),
-        lambda: make_phantom(tmp_path / "p", patients=value),
-        lambda: make_phantom(tmp_path / "p", slices=value),
+        *(
+            lambda name=name: (
+                make_phantom(tmp_path / "p", **{name: value})
+                if value is not None
+                else whole_number(name, value, 1)
+            )
+            for name in ("patients", "slices", "phases")
+        ),
         lambda: bench(store, rounds=value),
     ]
     for call in calls:

@@ -1,4 +1,7 @@
-"""The synthetic study: reproducible, valid DICOM, contours that match the images."""
+"""The synthetic studies: reproducible, valid DICOM, contours that match the images.
+
+`test_phantom_rtstruct.py` has what is true of structure sets alone.
+"""
 
 import numpy as np
 import pydicom
@@ -10,6 +13,10 @@ from fastseg.errors import BuildError, OptionError
 from fastseg.phantom import parse_size
 
 SMALL = {"slices": 1, "phases": 3, "sizes": (32, "40x34")}
+KINDS = [
+    {"kind": "cine", **SMALL},
+    {"kind": "rtstruct", "slices": 2, "sizes": (32, "40x34")},
+]
 
 
 def contents(root):
@@ -24,32 +31,36 @@ def images(root):
     return {name: pydicom.dcmread(path) for name, path in sorted(paths.items())}
 
 
-def test_the_same_call_gives_the_same_bytes(tmp_path):
-    """Equal arguments give equal bytes; another seed changes every file but one."""
+@pytest.mark.parametrize("options", KINDS, ids=lambda options: options["kind"])
+def test_the_same_call_gives_the_same_bytes(tmp_path, options):
+    """Equal arguments give equal bytes; another seed changes every DICOM file."""
     first, second, other = (
-        contents(make_phantom(tmp_path / name, patients=2, seed=seed, **SMALL))
+        contents(make_phantom(tmp_path / name, patients=2, seed=seed, **options))
         for name, seed in (("first", 7), ("second", 7), ("other", 8))
     )
     assert first == second
     assert first.keys() == other.keys()
     same = {name for name, data in first.items() if other[name] == data}
-    assert same == {"link.csv"}
+    assert same == {"link.csv"} & first.keys()
 
 
-def test_a_patient_does_not_depend_on_the_others(tmp_path):
+@pytest.mark.parametrize("options", KINDS, ids=lambda options: options["kind"])
+def test_a_patient_does_not_depend_on_the_others(tmp_path, options):
     """Patient 1 of 1 equals patient 1 of 3, and no two files of the three are equal."""
     one, three = (
-        contents(make_phantom(tmp_path / str(n), patients=n, **SMALL)) for n in (1, 3)
+        contents(make_phantom(tmp_path / str(n), patients=n, **options)) for n in (1, 3)
     )
-    short, long = one.pop("link.csv"), three.pop("link.csv")
+    short, long = one.pop("link.csv", b""), three.pop("link.csv", b"")
     assert long.startswith(short)
     assert one.items() <= three.items()
     assert len(set(three.values())) == len(three)
 
 
-def test_the_committed_study_is_reproduced(sample_study, tmp_path):
-    """data/phantom equals make_phantom(), except for the name of the DICOM writer."""
-    study = make_phantom(tmp_path / "study")
+@pytest.mark.parametrize("kind", ["cine", "rtstruct"])
+def test_the_committed_studies_are_reproduced(studies, kind, tmp_path):
+    """Those in data/ equal make_phantom(), but for the name of the DICOM writer."""
+    study = make_phantom(tmp_path / "study", kind=kind)
+    sample_study = studies[kind]
     committed, fresh = contents(sample_study), contents(study)
     assert committed.keys() == fresh.keys()
     for name in committed:
@@ -65,8 +76,8 @@ def test_the_committed_study_is_reproduced(sample_study, tmp_path):
 
 
 def test_the_committed_study_is_small_and_varied(sample_study):
-    """It has under 3 MB, 96 images of two shapes, and 80 contours on 32 of them."""
-    assert sum(map(len, contents(sample_study).values())) < 3e6
+    """It has 96 images of two shapes, and 80 contours on 32; all of data/, 4 MB."""
+    assert sum(map(len, contents(sample_study.parent).values())) < 4e6
     table = fastseg.link(sample_study)
     assert not table.rejects
     assert (len(table), table.images, table.unlabelled) == (80, 32, 64)
@@ -89,18 +100,23 @@ def check_elements(dataset):
     strict = {"validation_mode": pydicom.config.RAISE}
     for element in dataset:
         pydicom.DataElement(element.tag, element.VR, element.value, **strict)
+        for item in element.value if element.VR == "SQ" else ():
+            check_elements(item)
 
 
-def test_every_image_is_valid_dicom(sample_study):
+@pytest.mark.parametrize("kind", ["cine", "rtstruct"])
+def test_every_file_is_valid_dicom(studies, kind):
     """pydicom finds no invalid element in any file, and can print each file."""
-    for name, dataset in images(sample_study).items():
+    for name, dataset in images(studies[kind]).items():
         check_elements(dataset)
         check_elements(dataset.file_meta)
         # A warning is an error here.
-        assert "Pixel Data" in str(dataset), name
+        last = "Contour Data" if name.endswith("RS.dcm") else "Pixel Data"
+        assert last in str(dataset), name
         assert dataset.file_meta.MediaStorageSOPInstanceUID == dataset.SOPInstanceUID
         assert dataset.file_meta.MediaStorageSOPClassUID == dataset.SOPClassUID
-        assert dataset.pixel_array.max() < 2**dataset.BitsStored
+        if last == "Pixel Data":
+            assert dataset.pixel_array.max() < 2**dataset.BitsStored
 
 
 @pytest.mark.parametrize(
@@ -115,11 +131,17 @@ def test_check_elements_refuses_invalid_values(sample_study, fault):
         check_elements(dataset)
 
 
-def test_no_two_images_share_an_identity(tmp_path):
+def test_no_two_files_share_an_identity(tmp_path):
     """SOPInstanceUIDs differ, also if slices and phases have two digits."""
-    study = make_phantom(tmp_path / "a", patients=1, slices=12, phases=11, sizes=[32])
-    names = [dataset.SOPInstanceUID for dataset in images(study).values()]
-    assert len(set(names)) == len(names) == 12 * 11
+    options = {"patients": 1, "slices": 12, "sizes": [32]}
+    cine = make_phantom(tmp_path / "a", phases=11, **options)
+    chest = make_phantom(tmp_path / "b", kind="rtstruct", **options)
+    names = [
+        dataset.SOPInstanceUID
+        for study in (cine, chest)
+        for dataset in images(study).values()
+    ]
+    assert len(set(names)) == len(names) == 12 * 11 + 12 + 1
 
 
 def outlined(store):
@@ -171,6 +193,13 @@ def test_contours_are_nested(store):
     [
         ({"patients": 0}, "patients is 0, expected at least 1"),
         ({"patients": 10**30}, "1000000000.* images, expected at most 1000000"),
+        ({"kind": "rtss"}, "kind is 'rtss', .* did you mean 'rtstruct'"),
+        ({"kind": None}, "kind is None, expected"),
+        ({"kind": "rtstruct", "phases": 6}, "phases is 6, but kind 'rtstruct' has no"),
+        (
+            {"kind": "rtstruct", "patients": 10**5, "slices": 11},
+            "100000 patients of 11 slices are 1100000 images, expected at most",
+        ),
         ({"slices": 0}, "slices is 0"),
         ({"phases": 1}, "phases is 1, expected at least 2"),
         ({"sizes": ()}, "sizes is empty"),

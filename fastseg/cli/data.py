@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 import fastseg
-from fastseg.choices import Edges, Fill, Origin, Slices
+from fastseg.choices import Edges, Fill, Origin, PhantomKind, Slices
 from fastseg.cli.terminal import (
     EXIT_REJECTS,
     REJECTS_SHOWN,
@@ -265,33 +265,60 @@ def phantom(
             callback=in_folder,
         ),
     ],
-    patients: Annotated[int, typer.Option(help="Number of patients.")] = 4,
+    kind: Annotated[
+        PhantomKind,
+        typer.Option(
+            help="`cine`: MR of the heart with contours as text files. `rtstruct`: "
+            "oblique CT of the chest with DICOM structure sets."
+        ),
+    ] = "cine",
+    patients: Annotated[
+        int | None,
+        typer.Option(help="Number of patients.", show_default="4; rtstruct 3"),
+    ] = None,
     size: Annotated[
         list[str] | None,
         typer.Option(
             metavar="<size>",
             help="Rows and columns of the images, as in 96 or 120x88. Repeat the "
             "option for several sizes, which patients get in turn.",
-            show_default="96 for three patients, 120x88 for the fourth",
+            show_default="96 for three patients, 120x88 for the fourth; rtstruct "
+            "80x120, 96x104 and 104x96",
         ),
     ] = None,
-    slices: Annotated[int, typer.Option(help="Number of slices along the heart.")] = 4,
-    phases: Annotated[int, typer.Option(help="Number of phases of the heartbeat.")] = 6,
+    slices: Annotated[
+        int | None,
+        typer.Option(
+            help="Number of slices along the body.", show_default="4; rtstruct 8"
+        ),
+    ] = None,
+    phases: Annotated[
+        int | None,
+        typer.Option(
+            help="Number of phases of the heartbeat, of `cine` alone.", show_default="6"
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the random anatomy.")] = 0,
 ) -> None:
-    """Write a synthetic cine-MR study of the heart with its contours.
+    """Write a synthetic study with its contours: cine MR of the heart, or CT.
 
     Example: `fastseg phantom study --patients 10 --size 256 --slices 8 --phases 20`
+
+    Structure sets: `fastseg phantom study --kind rtstruct`
     """
-    sizes = {"sizes": size} if size else {}
-    fastseg.make_phantom(
+    study = fastseg.make_phantom(
         out,
+        kind=kind,
         patients=patients,
+        sizes=size or None,
         slices=slices,
         phases=phases,
         seed=seed,
         progress=output.progress,
-        **sizes,  # type: ignore[arg-type]
     )
-    images = many(patients * slices * phases, "image")
-    output.say(f"{out}: {many(patients, 'patient')}, {images}")
+    images = [path for path in study.rglob("*.dcm") if path.name != "RS.dcm"]
+    sets = len(list(study.rglob("RS.dcm")))
+    counts = [many(len({path.parent for path in images}), "patient")]
+    counts += [many(len(images), "image")]
+    counts += [many(sets, "structure set")] if sets else []
+    output.say(f"{out}: {', '.join(counts)}")

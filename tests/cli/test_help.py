@@ -22,6 +22,7 @@ OFFERED = {
     "split": [choices.By, choices.Stratify],
     "show": [choices.Preset],
     "bench": [choices.DTypeName, choices.MaskForm],
+    "phantom": [choices.PhantomKind],
     "warmup": [choices.Cpu],
 }
 

@@ -51,6 +51,7 @@ WRONG_VALUES = {
     ("bench", "--seconds"): ("bench heart.h5 --seconds 0", "seconds is 0.0, expected"),
     ("bench", "--rounds"): ("bench heart.h5 --rounds 0", "rounds is 0, expected"),
     ("warmup", "--cpu"): ("warmup --cpu x86-64-v5", "mean 'x86-64-v4' or 'x86-64-v3'?"),
+    ("phantom", "--kind"): ("phantom new --kind rtstrct", "did you mean 'rtstruct'?"),
     ("phantom", "--patients"): ("phantom new --patients 0", "patients is 0, expected"),
     ("phantom", "--size"): ("phantom new --size 9", "size is 9x9, expected"),
     ("phantom", "--slices"): ("phantom new --slices 0", "slices is 0, expected"),

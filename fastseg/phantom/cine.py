@@ -1,4 +1,4 @@
-"""A synthetic cine-MR study of the heart, for samples, tests and benchmarks.
+"""A synthetic cine-MR study of the heart in the layout of the Sunnybrook challenge.
 
 Each patient has a stack of short-axis slices over one heartbeat: blood pool, muscle
 ring, papillary muscles, right ventricle, chest, Rician noise and the smooth bias
@@ -12,25 +12,25 @@ files, and an image does not depend on the number of patients.
 
 import csv
 import math
-import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
+from pydicom.dataset import Dataset
+from pydicom.uid import MRImageStorage
 
-from fastseg.bounds import MAX_PHANTOM_IMAGES
-from fastseg.calls import check_call
-from fastseg.errors import OptionError, OutputError, whole_number
-from fastseg.loading.orders import check_seed
-from fastseg.paths import StrPath, as_path
-from fastseg.progress import Progress, silent
-
-Array = NDArray[np.floating[Any]]
+from fastseg.phantom.drawing import (
+    Array,
+    Ring,
+    fill_layers,
+    make_uid,
+    new_file,
+    normal,
+    set_pixels,
+    uniform,
+)
+from fastseg.progress import Progress
 
 # Width of the field of view; pixels are square.
 FIELD_MM = 250.0
@@ -40,89 +40,19 @@ HEARTBEAT_MS = 850.0
 # in both channels of the complex signal.
 AIR, CHEST, LUNG, MUSCLE, BLOOD, FAT = 15.0, 260.0, 60.0, 190.0, 520.0, 640.0
 NOISE = 14.0
-SMALLEST_SIDE = 32
-LARGEST_SIDE = 4096
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ring:
-    """A closed curve, star-shaped about its centre, in millimetres.
-
-    x, y   : the centre
-    radius : mean radius
-    waves  : (amplitude relative to the radius, phase) of orders 2, 3, 4
-    """
-
-    x: float
-    y: float
-    radius: float
-    waves: tuple[tuple[float, float], ...] = ()
-
-    def radius_at(self, angle: Array) -> Array:
-        """Return the radius at an angle."""
-        wave = sum(
-            (a * np.cos(k * angle + p) for k, (a, p) in enumerate(self.waves, 2)),
-            start=np.zeros_like(angle),
-        )
-        return self.radius * (1 + wave)
-
-    def depth(self, x: Array, y: Array) -> Array:
-        """Return how far points lie inside, in millimetres along the radius."""
-        dx, dy = x - self.x, y - self.y
-        depth: Array = self.radius_at(np.arctan2(dy, dx)) - np.hypot(dx, dy)
-        return depth
-
-    def vertices(self, count: int) -> Array:
-        """Return (count, 2) points of the curve."""
-        angle: Array = np.arange(count) * (2 * np.pi / count)
-        radius = self.radius_at(angle)
-        return np.column_stack(
-            [self.x + radius * np.cos(angle), self.y + radius * np.sin(angle)]
-        )
-
-
-@check_call()
-def make_phantom(
-    output: StrPath,
+def write_study(
+    root: Path,
+    shapes: list[tuple[int, int]],
     *,
-    patients: int = 4,
-    sizes: int | str | Sequence[int | str | tuple[int, int]] = (96, 96, 96, "120x88"),
-    slices: int = 4,
-    phases: int = 6,
-    seed: int = 0,
-    progress: Progress = silent,
-) -> Path:
-    """Write a study in the Sunnybrook challenge layout and return its folder.
-
-    output   : a new or empty folder
-    patients : number of patients
-    sizes    : (rows, columns) of the patients' images, "ROWSxCOLUMNS", or one number
-        for a square; of several sizes, patient k has the k-th, in rotation
-    slices, phases : numbers of a patient's images along the heart and over a heartbeat
-    seed     : seed of the random anatomy and noise, below 2**64
-
-    Raises OptionError for an invalid option, OutputError if the folder has files.
-    """
-    patients = whole_number("patients", patients, 1)
-    slices = whole_number("slices", slices, 1)
-    phases = whole_number("phases", phases, 2)
-    if patients * slices * phases > MAX_PHANTOM_IMAGES:
-        raise OptionError(
-            f"{patients} patients of {slices} slices in {phases} phases are "
-            f"{patients * slices * phases} images, expected at most "
-            f"{MAX_PHANTOM_IMAGES}"
-        )
-    seed = check_seed(seed)
-    several = [sizes] if isinstance(sizes, int | str) else list(sizes)
-    if not several:
-        raise OptionError("sizes is empty, expected at least one")
-    shapes = [parse_size(size) for size in several]
-    root = as_path("output", output)
-    # A link to nothing is there, too.
-    is_there = root.exists() or root.is_symlink()
-    if is_there and (not root.is_dir() or any(root.iterdir())):
-        raise OutputError(f"{root}: is not an empty folder; choose a new folder")
-    root.mkdir(parents=True, exist_ok=True)
+    patients: int,
+    slices: int,
+    phases: int,
+    seed: int,
+    progress: Progress,
+) -> None:
+    """Write the images and contours of all patients into an empty folder."""
     with (root / "link.csv").open("x", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["patient_id", "original_id"])
@@ -146,29 +76,6 @@ def make_phantom(
                 phase_ms=phase * HEARTBEAT_MS / phases,
             )
             advance()
-    return root
-
-
-def parse_size(size: int | str | tuple[int, int]) -> tuple[int, int]:
-    """Return (rows, columns) of 96, "96", "120x88" or (120, 88)."""
-    if isinstance(size, str):
-        match = re.fullmatch(r"(\d{1,5})(?:[x×](\d{1,5}))?", size.strip())
-        if not match:
-            raise OptionError(f"size is {size!r}, expected as in 96 or 120x88")
-        rows, columns = int(match[1]), int(match[2] or match[1])
-    else:
-        try:
-            sides: Any = size if isinstance(size, Sequence) else (size, size)
-            rows, columns = (whole_number("size", side, 1) for side in sides)
-        except (TypeError, ValueError):
-            raise OptionError(
-                f"size is {size!r}, expected rows and columns, or one number"
-            ) from None
-    if not all(SMALLEST_SIDE <= side <= LARGEST_SIDE for side in (rows, columns)):
-        raise OptionError(
-            f"size is {rows}x{columns}, expected {SMALLEST_SIDE} to {LARGEST_SIDE}"
-        )
-    return rows, columns
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,7 +95,7 @@ class _Heart:
         cls, seed: int, patient: int, level: float, phase: int, phases: int
     ) -> "_Heart":
         """Return a slice of a patient's heart; all rings follow from the arguments."""
-        u = _uniform((seed, patient, 0, 0), 20)  # the patient's anatomy
+        u = uniform((seed, patient, 0, 0), 20)  # the patient's anatomy
         systole = round(phases * 0.4)
         # Contraction: 0 at end diastole, 1 at end systole.
         if phase <= systole:
@@ -249,10 +156,6 @@ class _Heart:
         Where a boundary crosses a pixel, its signal lies between those of both tissues.
         """
 
-        def fraction_inside(ring: Ring) -> Array:
-            fraction: Array = np.clip(ring.depth(x, y) / pixel + 0.5, 0, 1)
-            return fraction
-
         body = Ring(x=0, y=8, radius=108, waves=((0.12, 0.0), (0.02, 1.0)))
         skin = Ring(x=0, y=8, radius=98, waves=((0.13, 0.0), (0.02, 1.0)))
         lungs = (
@@ -265,8 +168,7 @@ class _Heart:
         layers += [(self.outer, MUSCLE), (self.inner, BLOOD)]
         layers += [(muscle, MUSCLE) for muscle in self.papillary]
         signal = np.full_like(x, AIR)
-        for ring, tissue in layers:
-            signal += fraction_inside(ring) * (tissue - signal)
+        fill_layers(signal, layers, x, y, pixel)
         return signal
 
     def contours(self) -> dict[str, Ring]:
@@ -301,13 +203,15 @@ def _write_image(
     centre_x, centre_y = (columns - 1) / 2, (rows - 1) / 2
     y, x = np.mgrid[:rows, :columns]
     x_mm, y_mm = (x - centre_x) * pixel, (y - centre_y) * pixel
-    u = _uniform((key[0], heart.patient, 0, 1), 4)  # the patient's coil
+    u = uniform((key[0], heart.patient, 0, 1), 4)  # the patient's coil
     bias = np.exp(
         0.35 * (u[0] - 0.5) * (x_mm / 100)
         - (0.15 + 0.3 * u[1]) * (y_mm / 160)
         - 0.18 * ((x_mm - 30 * u[2]) ** 2 + (y_mm - 30 * u[3]) ** 2) / 160**2
     )
-    real, imaginary = _normal(key, rows * columns).reshape(2, rows, columns)
+    seed, patient, slice_index, phase = key
+    noise = normal((seed, patient, slice_index + 1, phase), rows * columns)
+    real, imaginary = noise.reshape(2, rows, columns)
     signal = bias * heart.signal(x_mm, y_mm, pixel) + NOISE * real
     magnitude = np.hypot(signal, NOISE * imaginary)
     stored = np.rint(np.clip(magnitude, 0, 4095)).astype("<u2")
@@ -337,31 +241,14 @@ def _dataset(
     phase_ms: float,
 ) -> Dataset:
     """Return an MR image object (PS3.3 A.4) of one frame."""
-
-    def uid(*parts: object) -> Any:
-        # One text with separators: generate_uid would join 1, 10 and 11, 0 alike.
-        return generate_uid(entropy_srcs=[f"fastseg phantom {parts}"])
-
     seed, patient = key[:2]
-    meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID = MRImageStorage
-    meta.MediaStorageSOPInstanceUID = uid("image", *key)
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    ds = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
-    ds.SpecificCharacterSet = "ISO_IR 192"
+    ds = new_file(MRImageStorage, make_uid("image", *key))
     ds.ImageType = ["ORIGINAL", "PRIMARY", "OTHER"]
-    ds.SOPClassUID = meta.MediaStorageSOPClassUID
-    ds.SOPInstanceUID = meta.MediaStorageSOPInstanceUID
-    ds.StudyDate = ds.SeriesDate = ds.ContentDate = "20000101"
-    ds.StudyTime = ds.SeriesTime = ds.ContentTime = "120000"
-    ds.AccessionNumber = ""
+    ds.ContentDate = "20000101"
+    ds.ContentTime = "120000"
     ds.Modality = "MR"
-    ds.Manufacturer = "fastseg"
-    ds.ManufacturerModelName = "phantom"
-    ds.ReferringPhysicianName = ""
     ds.PatientName = f"Phantom^{patient + 1}"
     ds.PatientID = _ids(patient)[0]
-    ds.PatientBirthDate = ds.PatientSex = ""
     ds.BodyPartExamined = "HEART"
     ds.ScanningSequence = "GR"
     ds.SequenceVariant = "SS"
@@ -375,11 +262,9 @@ def _dataset(
     ds.FlipAngle = "45"
     ds.TriggerTime = round(phase_ms, 3)
     ds.PatientPosition = "HFS"
-    ds.StudyInstanceUID = uid("study", seed, patient)
-    ds.SeriesInstanceUID = uid("series", seed, patient)
-    ds.FrameOfReferenceUID = uid("frame", seed, patient)
-    ds.PositionReferenceIndicator = ""
-    ds.StudyID = "1"
+    ds.StudyInstanceUID = make_uid("study", seed, patient)
+    ds.SeriesInstanceUID = make_uid("series", seed, patient)
+    ds.FrameOfReferenceUID = make_uid("frame", seed, patient)
     ds.SeriesNumber = 1
     ds.InstanceNumber = number
     rows, columns = stored.shape
@@ -387,45 +272,12 @@ def _dataset(
     corner = [-(columns - 1) / 2 * pixel, -(rows - 1) / 2 * pixel, -key[2] * SLICE_MM]
     ds.ImagePositionPatient = [round(mm, 6) for mm in corner]
     ds.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
-    ds.SamplesPerPixel = 1
-    ds.PhotometricInterpretation = "MONOCHROME2"
-    ds.Rows, ds.Columns = rows, columns
     ds.PixelSpacing = [round(pixel, 6)] * 2
-    ds.BitsAllocated, ds.BitsStored, ds.HighBit = 16, 12, 11
-    ds.PixelRepresentation = 0
     ds.WindowCenter, ds.WindowWidth = 330, 660
-    ds.PixelData = stored.tobytes()
+    set_pixels(ds, stored, 12)
     return ds
 
 
 def _ids(patient: int) -> tuple[str, str]:
     """Return a patient's IDs of images and of contours."""
     return f"PHANTOM{patient + 1:04d}", f"PH-{patient + 1}"
-
-
-def _uniform(key: tuple[int, int, int, int], count: int) -> Array:
-    """Return `count` numbers in (0, 1), a function of the key alone.
-
-    key : (seed, patient, stream, phase). Stream 0 holds what slices share: anatomy in
-        phase 0, coil in phase 1. Stream k + 1 holds the noise of slice k.
-    """
-    # numpy guarantees the raw numbers of Philox in all versions, but not the floats
-    # that it makes of them, so they are converted here.
-    seed, patient, stream, phase = key
-    words = np.array([seed, patient << 40 | stream << 20 | phase], np.uint64)
-    raw = np.random.Philox(key=words).random_raw(count)
-    numbers: Array = ((raw >> np.uint64(12)) + 0.5) * 2.0**-52
-    return numbers
-
-
-def _normal(key: tuple[int, int, int, int], count: int) -> Array:
-    """Return two rows of `count` standard normal numbers (Box and Muller, 1958).
-
-    key : (seed, patient, slice, phase)
-    """
-    seed, patient, slice_index, phase = key
-    stream = slice_index + 1
-    u, v = _uniform((seed, patient, stream, phase), 2 * count).reshape(2, count)
-    radius = np.sqrt(-2 * np.log(u))
-    angle = 2 * np.pi * v
-    return np.stack([radius * np.cos(angle), radius * np.sin(angle)])
