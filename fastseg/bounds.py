@@ -40,6 +40,20 @@ MAX_UID_BYTES = 64
 # other formats that is known has 10 MB.
 MAX_CONTOUR_BYTES = 2**25
 
+# Bytes of an RT structure set, and of its content if it is deflated. Most have less
+# than 10 MB; one of 100 MB has five million points.
+MAX_STRUCTURE_SET_BYTES = 2**28
+
+# ROIs of a structure set; known ones have up to some hundred.
+MAX_ROIS = 2**14
+
+# Values and items that are read of a structure set, and images that its contours
+# reference: some ten for each contour. Each takes 32 to 72 bytes of memory.
+MAX_STRUCTURE_SET_VALUES = 2**22
+
+# Contours of a structure set that cannot be used, each of which is reported.
+MAX_CONTOUR_PROBLEMS = 2**14
+
 # Characters of a line of a contour file, and of a row of a table. A row with two paths
 # of the longest kind has 10 000.
 MAX_ROW_CHARACTERS = 2**16

@@ -397,7 +397,7 @@ AliasesFile = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE",
-        help="File of classes and names: TOML, as in heart = [\"Heart\", \"HEART*\"], "
+        help='File of classes and names: TOML, as in heart = ["Heart", "HEART*"], '
         "or CSV with the columns class and pattern. `fastseg rois -o` writes one to "
         "start with.",
     ),

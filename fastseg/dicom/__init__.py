@@ -1,4 +1,4 @@
-"""One DICOM image file: its pixels and the metadata that fastseg needs.
+"""One DICOM file: an image, its pixels and metadata, or a structure set.
 
     file ──> scan ──> Header, Image
                └─ not fully understood ──> fallback (pydicom) ──> the same, or an error
@@ -7,6 +7,8 @@ header    `Header` and `Image`, the listed elements, and the checks of their val
 scan      the fast path: uncompressed, little-endian files
 fallback  every other file, read by pydicom
 groups    functional groups: what enhanced files say of each frame
+
+structure_set  RT structure sets: ROIs and contours
 
 Pixels are *stored values*: the numbers in the file, with unused high bits cleared or
 sign-extended, and no further change. `Header.value_map` maps them to image values.

@@ -134,11 +134,11 @@ class _Headers:
         self._dataset = dataset
         self._name = name
         self._values: dict[str, Any] = {}
-        with _pydicom_failures(name):
+        with pydicom_failures(name):
             self._groups = groups.read_groups(dataset, name)
         self.first = self._read(0)
         check_groups(self._groups.frames, self.first, name)
-        with _pydicom_failures(name):
+        with pydicom_failures(name):
             groups.check_rescale(self._groups, self._get, self.first, name)
 
     def of(self, frame: int) -> Header:
@@ -146,7 +146,7 @@ class _Headers:
         return self._read(frame) if frame and self._groups.frames else self.first
 
     def _read(self, frame: int) -> Header:
-        with _pydicom_failures(self._name):
+        with pydicom_failures(self._name):
             return check_header(self._get, self._name, self._groups.values(frame))
 
     def _get(self, keyword: str) -> Any:
@@ -210,14 +210,14 @@ class ParsedFile:
     def _require_pixels(self) -> None:
         """Raise DicomError if the file has no pixels that can be used."""
         dataset, name = self.dataset, self.name
-        with _pydicom_failures(name):
+        with pydicom_failures(name):
             has_pixels = bool(dataset.get("PixelData"))
         if not has_pixels:
             raise DicomError(f"{name}: has no pixel data; it is damaged or no image")
 
     def _uncompressed(self, frame: int) -> NDArray[Any]:
         header, name = self.header, self.name
-        with _pydicom_failures(name, quotes=True):
+        with pydicom_failures(name, quotes=True):
             element = self.dataset["PixelData"]
             element.value = _without_padding(
                 element.value, bool(element.is_undefined_length), header, name
@@ -234,7 +234,7 @@ class ParsedFile:
     def _coded_frame(self, frame: int) -> CodedFrame:
         """Return a frame of compressed pixels, its size checked."""
         dataset, header, name = self.dataset, self.header, self.name
-        with _pydicom_failures(name, quotes=True):
+        with pydicom_failures(name, quotes=True):
             syntax = dataset.file_meta.TransferSyntaxUID
             decoder = _decoder(syntax, name)
             tables = [
@@ -290,7 +290,7 @@ def parse(
     """
     dataset = _parse(BytesIO(data), name, max_pixel_bytes)
     headers = _Headers(dataset, name)
-    with _pydicom_failures(name, quotes=True):
+    with pydicom_failures(name, quotes=True):
         _set_transfer_syntax(dataset)
         is_compressed = bool(dataset.file_meta.TransferSyntaxUID.is_encapsulated)
         if is_compressed:
@@ -428,7 +428,7 @@ def _parse(file: BinaryIO, name: str, max_pixel_bytes: int | None) -> Any:
     header_only = max_pixel_bytes is None
     elements = HEADER_ELEMENTS if header_only else HEADER_ELEMENTS | PIXEL_ELEMENTS
     size: int | None = file.seek(0, os.SEEK_END)
-    with _pydicom_failures(name):
+    with pydicom_failures(name):
         syntax, start = _read_meta(_Bounded(file, size, name, {}, True), name)
         source: Any = file
         if syntax == DeflatedExplicitVRLittleEndian:
@@ -460,7 +460,7 @@ def _parse(file: BinaryIO, name: str, max_pixel_bytes: int | None) -> Any:
     if "Rows" not in dataset or "Columns" not in dataset:
         if head[128:] != b"DICM":
             raise DicomError(f"{name}: is not a DICOM file")
-        with _pydicom_failures(name):
+        with pydicom_failures(name):
             check_grey(partial(_value, dataset, name=name), name)
         raise DicomError(
             f"{name}: has no Rows and Columns; it is truncated or no image"
@@ -566,7 +566,7 @@ def _value(dataset: Any, keyword: str, name: str) -> Any:
 
 
 @contextmanager
-def _pydicom_failures(name: str, *, quotes: bool = False) -> Iterator[None]:
+def pydicom_failures(name: str, *, quotes: bool = False) -> Iterator[None]:
     """Turn any exception, which damaged files make pydicom raise, into a DicomError.
 
     quotes : whether to quote the exception's text. It may contain any text of the

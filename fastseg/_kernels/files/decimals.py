@@ -6,24 +6,25 @@ and no exponent. Nearly all numbers in files are like this.
 
 import numpy as np
 
-from fastseg._kernels.jit import entry, kernel
+from fastseg._kernels.jit import entry, inlined, kernel
 
 NEWLINE, RETURN, SPACE, PLUS, MINUS, POINT = 10, 13, 32, 43, 45, 46
 ZERO, NINE = 48, 57
+CAPITAL_E, SMALL_E = 69, 101
 # float64 holds integers up to 10**15 and powers of ten up to 10**22 exactly, so their
-# quotient is the float64 nearest to the decimal (Clinger 1990, "How to read floating
-# point numbers accurately").
+# product and quotient are the float64 nearest to the decimal (Clinger 1990, "How to
+# read floating point numbers accurately").
 LARGEST = 10**15
-MOST_DECIMALS = 22
+LARGEST_POWER = 22
 
 
-@kernel
-def parse_decimal(text, start, stop):
-    """Parse the simple decimal at the start of text[start:stop].
+@inlined
+def read_digits(text, start, stop):
+    """Read the digits at the start of text[start:stop], with a sign and a point.
 
-    text : uint8 (n,)
-
-    Returns its value and the index after it, or (0.0, start) if there is none.
+    Returns (their number without the point, digits after the point or -1 without one,
+    whether it is negative, the index after them). The index is `start` if there is no
+    digit.
     """
     index = start
     negative = index < stop and text[index] == MINUS
@@ -31,7 +32,7 @@ def parse_decimal(text, start, stop):
         index += 1
     number = np.int64(0)
     digits = 0
-    decimals = -1  # digits after the point; -1 before it
+    decimals = -1
     while index < stop:
         if text[index] == POINT and decimals < 0:
             decimals = 0
@@ -42,13 +43,60 @@ def parse_decimal(text, start, stop):
         else:
             break
         index += 1
-    if digits == 0 or decimals > MOST_DECIMALS:
-        return 0.0, start
+    return number, decimals, negative, (index if digits else start)
+
+
+@inlined
+def scaled(number, power, negative):
+    """Return a number times a power of ten, correctly rounded.
+
+    number : at most LARGEST
+    power  : from -LARGEST_POWER to LARGEST_POWER
+    """
     scale = 1.0
-    for _ in range(decimals):
+    for _ in range(abs(power)):
         scale *= 10.0
-    value = float(number) / scale
-    return -value if negative else value, index
+    value = float(number) * scale if power > 0 else float(number) / scale
+    return -value if negative else value
+
+
+@kernel
+def parse_decimal(text, start, stop):
+    """Parse the simple decimal at the start of text[start:stop].
+
+    text : uint8 (n,)
+
+    Returns its value and the index after it, or (0.0, start) if there is none.
+    """
+    number, decimals, negative, index = read_digits(text, start, stop)
+    if index == start or decimals > LARGEST_POWER:
+        return 0.0, start
+    return scaled(number, -max(decimals, 0), negative), index
+
+
+@kernel
+def parse_scientific(text, start, stop):
+    """Parse the decimal at the start of text[start:stop], maybe with an exponent.
+
+    text : uint8 (n,)
+
+    Returns its value and the index after it, or (0.0, start) if there is none or it is
+    not simple: a number of at most 15 digits, times or divided by a power of ten that
+    is at most 10**LARGEST_POWER.
+    """
+    number, decimals, negative, index = read_digits(text, start, stop)
+    if index == start:
+        return 0.0, start
+    power = -max(decimals, 0)
+    if index < stop and (text[index] == CAPITAL_E or text[index] == SMALL_E):
+        exponent, more, falls, end = read_digits(text, index + 1, stop)
+        if end == index + 1 or more >= 0:
+            return 0.0, start
+        power += -exponent if falls else exponent
+        index = end
+    if abs(power) > LARGEST_POWER:
+        return 0.0, start
+    return scaled(number, power, negative), index
 
 
 @entry(text="const uint8[::1]", out="float64[:, ::1]")
