@@ -20,6 +20,8 @@ DTypeName = Literal["float32", "float16", "raw"]
 MaskForm = Literal["labels", "bits", "onehot"]
 # The keys of `augment.PRESETS`.
 Preset = Literal["light", "standard"]
+# The values that are black and white in a picture, see `show`.
+Window = Literal["auto", "header", "percentiles"]
 # The keys of `_kernels.native.machine.LEVELS`.
 Cpu = Literal["x86-64-v4", "x86-64-v3", "x86-64-v2", "x86-64"]
 # The modules of `phantom` that draw a study.

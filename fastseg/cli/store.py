@@ -14,7 +14,7 @@ import typer
 
 import fastseg
 from fastseg.bounds import MAX_JSON_BYTES
-from fastseg.choices import By, DTypeName, MaskForm, Preset, Stratify
+from fastseg.choices import By, DTypeName, MaskForm, Preset, Stratify, Window
 from fastseg.cli.terminal import (
     EXIT_ERROR,
     REJECTS_SHOWN,
@@ -335,8 +335,54 @@ def show(
         "picture.png"
     ),
     count: Annotated[
-        int, typer.Option("--count", "-n", help="Number of samples to draw.")
-    ] = 4,
+        int | None,
+        typer.Option(
+            "--count",
+            "-n",
+            help="Number of samples to draw, chosen at random; those with contours "
+            "first.",
+            show_default="4, or all of --index",
+        ),
+    ] = None,
+    patient: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="<patient>",
+            help="Only samples of this patient; repeat the option for several.",
+            show_default="all patients",
+        ),
+    ] = None,
+    classes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--class",
+            metavar="<class>",
+            help="Draw only this class, and only samples that have it; repeat the "
+            "option for several.",
+            show_default="all classes",
+        ),
+    ] = None,
+    index: Annotated[
+        list[int] | None,
+        typer.Option(
+            metavar="<number>",
+            help="Draw this sample of the store; repeat the option for several.",
+            show_default="any",
+        ),
+    ] = None,
+    window: Annotated[
+        str,
+        choice_or(
+            "LOW,HIGH",
+            Window,
+            "Values that are black and white: the `header`'s window, two "
+            "`percentiles` of what is shown, or two numbers, as in -160,240; `auto` is "
+            "the header's for CT and percentiles for all else.",
+        ),
+    ] = "auto",
+    zoom: Annotated[
+        bool, typer.Option("--zoom", help="Show only what is labelled, with a margin.")
+    ] = False,
     seed: Annotated[
         int, typer.Option(help="Seed of the choice of samples and of the augmentation.")
     ] = 0,
@@ -351,10 +397,14 @@ def show(
     ] = None,
     force: Force = False,
 ) -> None:
-    """Draw random samples: image, mask, segmented image and contours.
+    """Draw samples: image, mask, and the image with mask and contours.
 
-    Example: `fastseg show heart.h5 -o picture.png --count 6`
+    Example: `fastseg show heart.h5 -o picture.png --count 6 --zoom`
+
+    Chosen samples: `fastseg show heart.h5 --patient PHANTOM0001 --class icontour`
     """
+    from fastseg.pictures import choose_samples
+
     opened = fastseg.open(store)
     compose: fastseg.augment.Compose | str | None = augment
     if augment is not None and augment not in get_args(Preset):
@@ -362,16 +412,27 @@ def show(
             text = one_of("--augment", augment, get_args(Preset))
             raise OptionError(f"{text}; a file of a Compose ends with .json")
         compose = _read_compose(Path(augment))
+    chosen = choose_samples(
+        opened,
+        count=count,
+        patients=patient,
+        classes=classes,
+        indices=index,
+        seed=seed,
+    )
     path = fastseg.show(
         opened,
         out,
-        count=count,
+        indices=chosen,
+        classes=classes,
+        window=_window(window),
+        zoom=zoom,
         seed=seed,
         augment=compose,
         force=force,
         progress=output.progress,
     )
-    output.say(f"{out}: {min(count, len(opened))} of {len(opened)} samples")
+    output.say(f"{out}: {len(chosen)} of {len(opened)} samples")
     output.written(out, path)
 
 
@@ -476,6 +537,19 @@ def _read_compose(path: Path) -> "fastseg.augment.Compose":
         raise OptionError(f"{path}: {exc}") from None
     except RecursionError:
         raise OptionError(f"{path}: is nested too deeply for a Compose") from None
+
+
+def _window(text: str) -> Any:
+    """Return the option `window` of `fastseg.show`, from a text like -160,240."""
+    if "," not in text:
+        return text  # one of the words, or none: `show` says so
+    try:
+        low, high = map(float, text.split(","))
+    except ValueError:
+        raise OptionError(
+            f"--window is {text!r}, expected two numbers, as in -160,240"
+        ) from None
+    return low, high
 
 
 def _size(text: str | None) -> int | tuple[int, int] | None:

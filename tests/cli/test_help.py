@@ -20,7 +20,7 @@ OFFERED = {
     "link": [choices.Slices],
     "build": [choices.Edges, choices.Fill, choices.Origin],
     "split": [choices.By, choices.Stratify],
-    "show": [choices.Preset],
+    "show": [choices.Preset, choices.Window],
     "bench": [choices.DTypeName, choices.MaskForm],
     "phantom": [choices.PhantomKind],
     "warmup": [choices.Cpu],
