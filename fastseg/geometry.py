@@ -33,6 +33,7 @@ __all__ = [
     "number_stacks",
     "number_times",
     "positions_along_normal",
+    "stack_normals",
     "volume_affine",
 ]
 
@@ -277,9 +278,7 @@ def positions_along_normal(
         number = _column(series, "series", "iu")
         _check_lengths(points, number)
         stack = number_stacks(vectors[known], number[known])
-        counts = np.bincount(stack)
-        first = np.cumsum(counts) - counts
-        normals = _least_normals(vectors[known], stack, first)[stack]
+        normals = stack_normals(vectors[known], stack)[stack]
     positions = np.full(len(points), np.nan)
     positions[known] = _positions(points[known], normals)
     return positions
@@ -301,6 +300,22 @@ def number_stacks(directions: ArrayLike, kinds: ArrayLike) -> Ints:
     kind_of = _column(kinds, "kinds", "iu").astype(np.int64)
     _check_lengths(vectors, kind_of)
     return _number_rows(vectors, PARALLEL_TOLERANCE, kind_of)
+
+
+def stack_normals(directions: ArrayLike, stacks: ArrayLike) -> Floats:
+    """Return the normal that the images of each stack share.
+
+    directions : (n, 6), all as `Plane` needs them
+    stacks     : int (n,), of `number_stacks`: each number up to the greatest occurs
+
+    Returns float64 (s, 3), unit vectors: that of the least directions of each stack, as
+    `positions_along_normal` takes it. Raises GeometryError for arrays of other shapes.
+    """
+    vectors = _table(directions, "directions", 6)
+    stack = _column(stacks, "stacks", "iu")
+    _check_lengths(vectors, stack)
+    counts = np.bincount(stack)
+    return _least_normals(vectors, stack, np.cumsum(counts) - counts)
 
 
 def number_times(

@@ -16,9 +16,12 @@ from fastseg.choices import Edges, Fill, Origin, PhantomKind, Slices
 from fastseg.cli.terminal import (
     EXIT_REJECTS,
     REJECTS_SHOWN,
+    AliasesFile,
     AllowRejects,
     Force,
+    MatchCase,
     Output,
+    RoiPatterns,
     command,
     fail,
     in_folder,
@@ -49,13 +52,33 @@ def link(
         typer.Option(
             help="Images to link: `labelled` (with a contour), `series` (whole series "
             "that have one, for volumes) or `all` (of any folder with DICOM files).",
-            show_default="labelled",
+            show_default="series with structure sets, else labelled",
         ),
     ] = None,
     keep_unlabelled: Annotated[
         bool,
         typer.Option("--keep-unlabelled", help="The same as `--slices all`."),
     ] = False,
+    roi: RoiPatterns = None,
+    aliases: AliasesFile = None,
+    match_case: MatchCase = False,
+    join: Annotated[
+        bool,
+        typer.Option(
+            "--join",
+            help="Join several ROIs of one class on one series; otherwise they are "
+            "rejected.",
+        ),
+    ] = False,
+    plane_tolerance: Annotated[
+        float | None,
+        typer.Option(
+            metavar="<mm>",
+            help="Distance in mm that a contour of a structure set may lie off the "
+            "plane of its image.",
+            show_default="a tenth of the distance between slices, at least 0.1",
+        ),
+    ] = None,
     pseudonyms: Annotated[
         Path | None,
         typer.Option(
@@ -75,9 +98,12 @@ def link(
 
     Whole series, for volumes: `fastseg link data/sunnybrook --slices series`
 
+    RT structure sets: `fastseg link studies --roi heart='Heart|HEART*'`
+
     All DICOM images of a folder: `fastseg link exports --slices all --pseudonyms key`
     """
     from fastseg.links import check_outputs
+    from fastseg.sources.aliases import aliases_of_options
 
     check_outputs(out, force)  # before the files are read
     table = fastseg.link(
@@ -85,6 +111,9 @@ def link(
         labels=label or None,
         slices=slices,
         keep_unlabelled=keep_unlabelled,
+        rois=aliases_of_options(roi, aliases, match_case),
+        join=join,
+        plane_tolerance_mm=plane_tolerance,
         pseudonyms=pseudonyms,
         progress=output.progress,
     )
@@ -93,12 +122,14 @@ def link(
     output.say(f"{out}: {many(table.images, 'image')}, {counts or 'no contours'}")
     output.written(out, path)
     are_all = table.unlabelled == table.images and not counts
-    # A note counts those that `--slices series` links.
-    if table.unlabelled and not are_all and slices != "series":
+    if table.unlabelled and not are_all:
+        text = f"{many(table.unlabelled, 'image')} without a contour: "
         result = "left out (--slices series or all keeps them)"
         if keep_unlabelled or slices == "all":
             result = "linked"
-        output.say(f"{many(table.unlabelled, 'image')} without a contour: {result}")
+        # Where whole series are linked, a note says of how many.
+        if not any(note.startswith(text) for note in table.notes):
+            output.say(f"{text}{result}")
     for note in table.notes:
         output.say(note)
     listed = "" if output.verbose else " (--verbose lists them)"

@@ -3,18 +3,19 @@
 base        what a source and a reader must do
 sunnybrook  a source
 tree        all DICOM files below a folder that no source knows
+rtstruct    the structure sets of a tree: links, and a reader
+stacks      the images on whose planes contours lie
 repeats     files that have the SOPInstanceUID of another
 series      fills in positions and times of images
 folder      finds files
 pseudonyms  keyed hashes of patients' IDs
-aliases     which names of ROIs belong to which class
 """
 
 import os
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
-from typing import get_args
+from typing import Any, NamedTuple, get_args
 
 from fastseg._kernels.files import content
 from fastseg._kernels.native.entries import prepare
@@ -34,15 +35,18 @@ from fastseg.files import name_path
 from fastseg.links import Link, LinkTable
 from fastseg.paths import StrPath, as_path
 from fastseg.progress import Progress, silent
+from fastseg.sources.aliases import Aliases, Rois
 from fastseg.sources.base import Reader, Source
 from fastseg.sources.pseudonyms import read_key, with_pseudonyms
+from fastseg.sources.rtstruct import RtStruct, link_structure_sets
+from fastseg.sources.stacks import check_tolerance
 from fastseg.sources.sunnybrook import Sunnybrook
-from fastseg.sources.tree import link_images, read_tree
+from fastseg.sources.tree import STRUCTURE_SET, link_images, read_tree
 
 # What recognises a folder by its layout, by format.
 SOURCES: dict[str, Source] = {source.format: source for source in (Sunnybrook(),)}
 # What reads contour files, by format.
-READERS: dict[str, Reader] = {**SOURCES}
+READERS: dict[str, Reader] = {**SOURCES, RtStruct.format: RtStruct()}
 # The format of links that name none.
 DEFAULT_FORMAT = Sunnybrook.format
 # Folders with contours that a note names.
@@ -69,28 +73,45 @@ def link(
     labels: Iterable[str] | None = None,
     slices: Slices | None = None,
     keep_unlabelled: bool = False,
+    rois: "Rois | None" = None,
+    match_case: bool = False,
+    join: bool = False,
+    plane_tolerance_mm: float | None = None,
     pseudonyms: StrPath | None = None,
     progress: Progress = silent,
 ) -> LinkTable:
     """Find the images and contours under a folder and link them.
 
-    root : folder of a data set that one of the sources knows; with `slices="all"`, any
-        folder with DICOM images in it or in folders below it, whatever their names
+    root : folder of a data set that one of the sources knows, or any folder with DICOM
+        images and RT structure sets in it or in folders below it, whatever their names;
+        with `slices="all"`, any folder with DICOM images
     labels : the classes to link, all by default
-    slices : "labelled" (the default) links images with a contour; "series" all images
-        of each series that has one, so that volumes stay whole; "all" all images
+    slices : "labelled" links images with a contour (the default in layouts that a
+        source knows); "series" all images of each series that has one, so that volumes
+        stay whole (the default with structure sets); "all" all images
     keep_unlabelled : the same as `slices="all"`
+    rois : the names of ROIs of each class, see `Aliases.of`; by default, each name is a
+        class
+    match_case : whether upper and lower case differ in `rois`
+    join : join several ROIs of a series that are of one class; by default, they are
+        rejected
+    plane_tolerance_mm : how far, in mm, a contour may lie off the plane of its image;
+        by default a tenth of the distance between slices and at least 0.1, of a single
+        slice half its thickness
     pseudonyms : file with a secret key; `patient` then holds keyed hashes of the IDs
+
+    `rois`, `match_case`, `join` and `plane_tolerance_mm` are for structure sets alone.
 
     Returns a LinkTable. Files and rows that cannot be used are in its `rejects` with
     file, line and reason, and a RejectedWarning counts them. Its `unlabelled` is the
     number of images without contours, `left_out` lists DICOM files that are no images
     to learn from, and `notes` says what else was found.
 
-    Raises LinkError if no source knows the folder and `slices` is not "all", or there
-    are no images, or it holds several data sets, or its table of patients cannot be
-    read; OptionError for an unknown class, for labels if no source knows the folder,
-    for an invalid option or key file; FileNotFoundError if there is no key file.
+    Raises LinkError if no source knows the folder, it holds no structure sets and
+    `slices` is not "all", or there are no images, or it holds several data sets, or its
+    table of patients cannot be read, or there are too many classes; OptionError for an
+    unknown class, for labels if the folder has no contours, for an invalid option or
+    key file; FileNotFoundError if there is no key file.
     """
     if slices is not None:
         choice("slices", slices, get_args(Slices))
@@ -100,7 +121,7 @@ def link(
             f"slices is {slices!r}, but keep_unlabelled is set, which means 'all'; "
             "leave one of them out"
         )
-    wanted: Slices = "all" if keep_unlabelled else slices or "labelled"
+    wanted: Slices | None = "all" if keep_unlabelled else slices
     names = [labels] if isinstance(labels, str) else labels
     if names is not None and not is_iterable(names):
         raise OptionError(f"labels is {shown(labels)}, expected classes to link")
@@ -117,14 +138,16 @@ def link(
             f"{folder}: holds several layouts at once; separate them: {layouts}"
         )
     classes = None if names is None else list(names)
+    options = _RoiOptions.of(rois, match_case, join, plane_tolerance_mm)
     # The second one is for the build: it is compiled beside the first.
     prepare([(content.note_headers, {}), (content.read_files, {})])
     with name_path(folder):
         if seen:
-            ((source, _),) = seen
-            table = source.find_links(folder, classes, wanted, progress)
+            ((source, outline),) = seen
+            options.refuse(f"{folder} has the layout {outline}")
+            table = source.find_links(folder, classes, wanted or "labelled", progress)
         else:
-            table = _link_tree(folder, classes, wanted, progress)
+            table = _link_tree(folder, classes, wanted, options, progress)
     if key is not None:
         table = with_pseudonyms(table, key)
     if table.rejects:
@@ -137,31 +160,80 @@ def link(
     return table
 
 
-def _link_tree(
-    folder: Path, labels: list[str] | None, slices: Slices, progress: Progress
-) -> LinkTable:
-    """Link the images of a folder that no source knows.
+class _RoiOptions(NamedTuple):
+    """The options of `link` that are for structure sets alone."""
 
-    Raises LinkError if there are none or `slices` is not "all", OptionError for labels.
+    rois: Aliases | None
+    join: bool
+    plane_tolerance_mm: float | None
+
+    @classmethod
+    def of(
+        cls, rois: Any, match_case: Any, join: Any, plane_tolerance_mm: Any
+    ) -> "_RoiOptions":
+        """Return the options, checked."""
+        match_case = true_or_false("match_case", match_case)
+        if match_case and rois is None:
+            raise OptionError("match_case is set, but it is for rois, which is not")
+        tolerance = plane_tolerance_mm
+        return cls(
+            None if rois is None else Aliases.of(rois, match_case),
+            true_or_false("join", join),
+            None if tolerance is None else check_tolerance(tolerance),
+        )
+
+    def refuse(self, reason: str) -> None:
+        """Raise OptionError if any is set where there are no structure sets."""
+        for name, value in self._asdict().items():
+            if value not in (None, False):
+                raise OptionError(
+                    f"{name} is for the ROIs of RT structure sets, but {reason}; leave "
+                    "it out"
+                )
+
+
+def _link_tree(
+    folder: Path,
+    labels: list[str] | None,
+    slices: Slices | None,
+    options: _RoiOptions,
+    progress: Progress,
+) -> LinkTable:
+    """Link the images of a folder that no source knows, and its structure sets.
+
+    Raises LinkError if there are no images, or no structure sets and `slices` is not
+    "all", OptionError for labels and options without structure sets.
     """
     known = _find_layouts(folder)
     hint = f"; did you mean {known[0]}?" if known else ""
+    hints = [_hint_at(known)] if known else []
+    tree = read_tree(folder, progress)
+    if STRUCTURE_SET in tree.others:
+        return link_structure_sets(
+            tree,
+            labels=labels,
+            slices=slices or "series",
+            progress=progress,
+            hints=hints,
+            **options._asdict(),
+        )
     if slices == "all" and labels:
         raise OptionError(
             f"labels is {shown(labels)}, but {folder} has no contours that fastseg "
             f"can read{hint}; leave labels out to link the images alone"
         )
-    tree = read_tree(folder, progress)
+    options.refuse(f"{folder} has none{hint}")
     held = tree.describe()
     if slices == "all":
         if tree.images:
-            return link_images(tree, [_hint_at(known)] if known else [])
+            return link_images(tree, hints)
         if tree.others or tree.rejects:
             held += ", and no images that can be linked"
         raise LinkError(f"{folder}: holds {held}")
     if tree.images:
         held += '; slices="all" (--slices all) links the images alone'
-    expected = "; or ".join(source.outline for source in SOURCES.values())
+    outlines = [source.outline for source in SOURCES.values()]
+    expected = "; or ".join([*outlines, "DICOM images with RT structure sets"])
     raise LinkError(
         f"{folder}: has no layout that fastseg knows{hint}; it holds "
         f"{held}; expected {expected}"

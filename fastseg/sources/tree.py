@@ -10,7 +10,7 @@ whatever else there is are listed by kind.
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,14 +18,14 @@ from typing import NamedTuple, assert_never
 
 from fastseg import dicom
 from fastseg.bounds import MAX_TEXT_BYTES
-from fastseg.dicom import Header
+from fastseg.dicom import Header, structure_set
 from fastseg.errors import (
     ColourImageError,
     DicomError,
     NoImageError,
 )
 from fastseg.escapes import escaped
-from fastseg.files import identify
+from fastseg.files import identify, open_regular
 from fastseg.links import Link, Links, LinkTable
 from fastseg.progress import Progress, silent
 from fastseg.reprs import many
@@ -45,6 +45,8 @@ FILES_AT_ONCE = 256
 # Threads that read headers, at most. More than there are cores help where files are far
 # away, but each holds the buffers of a call.
 MOST_THREADS = 8
+# Bytes at the beginning of a file that say whether it is a structure set.
+HEAD_BYTES = 1024
 # Series that are no volume and that `notes` lists one by one.
 SERIES_LISTED = 5
 
@@ -112,7 +114,7 @@ class Tree:
         if self.rejects:
             parts.append(many(len(self.rejects), "unusable file"))
         if self.images:
-            patients = _Patients(image.header for image in self.images)
+            patients = Patients(image.header for image in self.images)
             series = describe_series(
                 (patients.of(image.header), image.path, image.header)
                 for image in self.images
@@ -252,6 +254,8 @@ def _content_of(headers: tuple[Header, ...]) -> _Content:
 def _read_file(path: str) -> _Content:
     """Return what a file holds that the batch scan does not understand."""
     try:
+        if structure_set.is_structure_set(_read_head(path)):
+            return _Other(STRUCTURE_SET)
         if not dicom.is_dicom(path):
             if is_named_image(path):
                 return _Unusable("is not a DICOM file")
@@ -263,6 +267,11 @@ def _read_file(path: str) -> _Content:
         return _Other(COLOUR)
     except (DicomError, OSError) as exc:
         return _Unusable(reason_of(exc, path))
+
+
+def _read_head(path: str) -> bytes:
+    with open_regular(path) as file:
+        return file.read(HEAD_BYTES) or b""
 
 
 def _kind_of(name: str) -> str:
@@ -298,32 +307,57 @@ def _join(parts: Sequence[str]) -> str:
     return f"{', '.join(most)} and {last}" if most else last
 
 
-def link_images(tree: Tree, hints: Sequence[str] = ()) -> LinkTable:
-    """Link all images of a tree, without contours.
+class Linkable(NamedTuple):
+    """The images of a tree whose patients are known.
 
-    hints : further notes
-
-    `_Patients` says whose images they are.
+    images   : in the order of the tree
+    patients : whose they are
+    rejects  : those of the tree, and the files whose patients are not known
     """
+
+    images: list[TreeImage]
+    patients: "Patients"
+    rejects: list[Reject]
+
+
+def linkable_images(tree: Tree) -> Linkable:
+    """Return the images of a tree that can be linked."""
     rejects = list(tree.rejects)
-    links: list[Link] = []
-    headers: list[Header] = []
-    patients = _Patients(image.header for image in tree.images)
+    patients = Patients(image.header for image in tree.images)
+    images: list[TreeImage] = []
     refused: set[str] = set()
-    for path, frame, header in tree.images:
-        problem = patients.problem(header)
-        if problem:
-            if path not in refused:
-                rejects.append(Reject(str(tree.root / path), None, problem))
-            refused.add(path)
-            continue
-        links.append(Link(patient=patients.of(header), dicom_path=path, frame=frame))
-        headers.append(header)
-    links = place_images(links, headers)
-    unsorted = Links.of(links)
-    order = unsorted.order()
-    links = [links[k] for k in order.tolist()]
-    headers = [headers[k] for k in order.tolist()]
+    for image in tree.images:
+        problem = patients.problem(image.header)
+        if not problem:
+            images.append(image)
+        elif image.path not in refused:
+            refused.add(image.path)
+            rejects.append(Reject(str(tree.root / image.path), None, problem))
+    return Linkable(images, patients, rejects)
+
+
+def place_sorted(
+    images: Sequence[TreeImage],
+    patients: "Patients",
+    kept: Container[int] | None = None,
+) -> tuple[list[Link], list[int], list[str]]:
+    """Return a link of each image, in the order of all tables.
+
+    images : all of the series that are linked, see `place_images`
+    kept   : indices of those to link; None for all
+
+    Returns links without contours, the index of each in `images`, and notes.
+    """
+    given = [
+        Link(patient=patients.of(header), dicom_path=path, frame=frame)
+        for path, frame, header in images
+    ]
+    links = place_images(given, [image.header for image in images])
+    order = Links.of(links).order().tolist()
+    if kept is not None:
+        order = [k for k in order if k in kept]
+    links = [links[k] for k in order]
+    headers = [images[k].header for k in order]
     notes = []
     if links:
         series = describe_series(
@@ -333,19 +367,30 @@ def link_images(tree: Tree, hints: Sequence[str] = ()) -> LinkTable:
         notes.append(series)
     notes += patients.notes(headers)
     notes += _notes_on_volumes(links, headers)
-    notes += hints
+    return links, order, notes
+
+
+def link_images(tree: Tree, hints: Sequence[str] = ()) -> LinkTable:
+    """Link all images of a tree, without contours.
+
+    hints : further notes
+
+    `Patients` says whose images they are.
+    """
+    images, patients, rejects = linkable_images(tree)
+    links, _, notes = place_sorted(images, patients)
     return LinkTable(
         base=tree.root,
-        links=unsorted.pick(order),
+        links=links,
         rejects=rejects,
         unlabelled=len(links),
         ignored=tree.ignored,
         left_out=tree.others,
-        notes=notes,
+        notes=[*notes, *hints],
     )
 
 
-class _Patients:
+class Patients:
     """Whose images they are, by the headers of all images of a tree.
 
     A patient is a PatientID. A study has one patient, so an image without a PatientID
@@ -361,12 +406,16 @@ class _Patients:
 
     def of(self, header: Header) -> str:
         """Return the patient of an image, "" if nobody knows it."""
-        if header.patient_id:
-            return header.patient_id
-        ids = self._ids.get(header.study, ())
+        return self.named(header.patient_id, header.study)
+
+    def named(self, patient_id: str, study: str) -> str:
+        """Return the patient with a PatientID, or "", in a study; "" if unknown."""
+        if patient_id:
+            return patient_id
+        ids = self._ids.get(study, ())
         if len(ids) > 1:
             return ""
-        return next(iter(ids), header.study)
+        return next(iter(ids), study)
 
     def problem(self, header: Header) -> str:
         """Return why an image cannot be linked, "" if it can; it quotes no ID."""

@@ -151,7 +151,7 @@ def test_files_are_named_by_their_content(tmp_path):
     assert [link.dicom_path for link in table.links] == ["image"]
     assert table.left_out == {
         "DICOM object of an unknown class": ("h",),
-        "RT structure set": ("e/RS.dcm",),
+        "empty RT structure set": ("e/RS.dcm",),
         "colour image": ("d",),
         "localizer": ("a",),
         "parametric map": ("i", "j"),
@@ -464,11 +464,11 @@ def test_without_contours_the_error_says_what_there_is(tmp_path):
         patient = f"P{k // 3}"
         save_slice(tmp_path / f"{k}", k % 2, patient=patient, series=k, Modality="MR")
     save_slice(tmp_path / "7", 7)
-    save_object(tmp_path / "rs", RTStructureSetStorage)
+    save_object(tmp_path / "sr", BasicTextSRStorage)
     with pytest.raises(LinkError) as caught:
         fastseg.link(tmp_path)
     assert (
-        "; it holds 1 CT and 6 MR series of 2 patients and 1 RT structure set; "
+        "; it holds 1 CT and 6 MR series of 2 patients and 1 report; "
         'slices="all" (--slices all) links the images alone; expected link.csv with '
     ) in str(caught.value)
     with pytest.raises(LinkError, match="has no layout that fastseg knows; it holds"):
@@ -545,9 +545,11 @@ def test_real_patients_are_linked(real_data):
     """A patient with CT, MR and PET has three series and three structure sets."""
     table = link_all(real_data / "sts" / "STS_002")
     assert table.rejects == ()
-    assert table.notes == ("1 CT, 1 MR and 1 PT series of 1 patient",)
-    assert {kind: len(paths) for kind, paths in table.left_out.items()} == {
-        "RT structure set": 3
-    }
+    assert table.notes == (
+        "1 CT, 1 MR and 1 PT series of 1 patient",
+        "3 structure sets, contours matched: 48 by position in the series that their "
+        "structure sets name",
+    )
+    assert table.left_out == {}
     keys = [(link.series, link.position_mm) for link in table.links]
     assert len(set(keys)) == len(keys)

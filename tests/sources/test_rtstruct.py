@@ -1,0 +1,718 @@
+"""Structure sets are linked by the images that contours name, or by their positions."""
+
+import re
+
+import numpy as np
+import pytest
+
+import fastseg
+from fastseg import dicom, sources
+from fastseg.errors import ContourError, LinkError, OptionError, RejectedWarning
+from fastseg.sources.rtstruct import make_key
+from tests.sources.dicom_files import make_frames, save_slice, uid
+from tests.sources.dicom_files import save as save_image
+from tests.structure_sets import make_contour, make_structure_set, save
+
+SQUARE = ((1, 1), (5, 1), (5, 5), (1, 5))
+SMALL = ((2, 2), (4, 2), (4, 4), (2, 4))
+
+
+def image(k, series="S1", patient="P1"):
+    """Return the SOPInstanceUID of slice k of a series of `make_slice`."""
+    return uid(patient, series, k)
+
+
+def ring(k, pixels=SQUARE, *, dz=0.0):
+    """Return points in mm, of pixels (x, y) of slice k of `make_slice`."""
+    x, y = np.array(pixels, float).T
+    return np.column_stack([x - 8, y - 8, np.full(len(x), 2.0 * k + dz)])
+
+
+def contour(k, pixels=SQUARE, *, dz=0.0, series="S1", patient="P1", **options):
+    """Return a contour on slice k that names its image."""
+    options = {"images": [image(k, series, patient)], **options}
+    return make_contour(ring(k, pixels, dz=dz), **options)
+
+
+def bare(k, pixels=SQUARE, *, dz=0.0, **options):
+    """Return a contour on slice k that names no image."""
+    return make_contour(ring(k, pixels, dz=dz), **options)
+
+
+@pytest.fixture
+def study(tmp_path):
+    """A folder with a series of four slices, at z = 0, 2, 4 and 6 mm."""
+    for k in range(4):
+        save_slice(tmp_path / "ct" / f"{k}.dcm", k)
+    return tmp_path
+
+
+def link(root, **options):
+    """Return the table of a folder from which nothing is rejected."""
+    table = fastseg.link(root, **options)
+    assert table.rejects == ()
+    return table
+
+
+def link_some(root, **options):
+    """Return the table of a folder and the reasons of its rejects, without paths."""
+    with pytest.warns(RejectedWarning):
+        table = fastseg.link(root, **options)
+    return table, [reject.reason for reject in table.rejects]
+
+
+def rows(table):
+    """Return the rows with contours: image, class, key."""
+    return [
+        (row.dicom_path.rpartition("/")[2], row.label, row.contour_key)
+        for row in table.links
+        if row.contour_path
+    ]
+
+
+def masks(table):
+    """Return the mask of each image and class, drawn as a build draws it."""
+    found = {}
+    for row in table.links:
+        if row.contour_path:
+            reader = sources.reader_of(row)
+            data = (table.base / row.contour_path).read_bytes()
+            header = dicom.read_header(table.base / row.dicom_path, row.frame)
+            shape = header.rows, header.columns
+            parsed = reader.parse(data, row.contour_path)
+            mask = found.setdefault((row.dicom_path, row.label), np.zeros(shape, bool))
+            for group in reader.rings(parsed, row, header):
+                mask |= fastseg.rasterize(group.rings, shape)
+    return found
+
+
+def test_contours_belong_to_the_images_that_they_name(study):
+    """Each row has the contours of an ROI on an image, numbered from 1."""
+    contours = [contour(2), contour(0), contour(2, SMALL), contour(3)]
+    rois = {"Heart": contours, "Lung": [contour(0, SMALL)]}
+    save(make_structure_set(rois, series=()), study / "rs" / "set.dcm")
+    table = link(study)
+    assert rows(table) == [
+        ("0.dcm", "Heart", "1:2"),
+        ("0.dcm", "Lung", "2:1"),
+        ("2.dcm", "Heart", "1:1,3"),
+        ("3.dcm", "Heart", "1:4"),
+    ]
+    assert {row.contour_path for row in table.links} == {"rs/set.dcm", ""}
+    assert {row.format for row in table.links if row.contour_path} == {"rtstruct"}
+    assert [row.position_mm for row in table.links] == [0, 0, 2, 4, 6]
+    assert table.unlabelled == 1
+    assert table.notes == (
+        "1 CT series of 1 patient",
+        "1 image without a contour: 1 linked",
+        "1 structure set, contours matched: 5 by the images that they name",
+    )
+    assert table.left_out == {}
+
+
+def test_masks_of_links_have_holes_and_are_not_rounded(study):
+    """Rings of an ROI on an image are one group, in pixels with their fractions."""
+    odd = [(0.5, 0.25), (6.75, 1.125), (3.375, 6.875)]
+    rois = {"Heart": [contour(1), contour(1, SMALL)], "Apex": [contour(1, odd)]}
+    save(make_structure_set(rois), study / "set.dcm")
+    drawn = masks(link(study))
+    whole = fastseg.rasterize([SQUARE, SMALL], (8, 8))
+    np.testing.assert_array_equal(drawn["ct/1.dcm", "Heart"], whole)
+    apex = fastseg.rasterize(odd, (8, 8))
+    np.testing.assert_array_equal(drawn["ct/1.dcm", "Apex"], apex)
+
+
+def test_contours_without_references_lie_in_the_series_that_is_named(study):
+    """Of two series in one frame of reference, that of RTReferencedSeriesSequence."""
+    for k in range(4):
+        save_slice(study / "mr" / f"{k}.dcm", k, series="S2", Modality="MR")
+    save(make_structure_set({"Heart": [bare(1)]}, series=["S2"]), study / "set.dcm")
+    table = link(study)
+    (row,) = [row for row in table.links if row.contour_path]
+    assert row.dicom_path == "mr/1.dcm"
+    assert len(table) == 4
+    assert table.unlabelled == 7
+    assert table.notes[1:] == (
+        "7 images without a contour: 3 linked, 4 left out, because no image of their "
+        "series has one",
+        "1 structure set, contours matched: 1 by position in the series that their "
+        "structure sets name",
+    )
+
+
+def test_a_series_that_is_absent_leaves_the_frame_of_reference(study):
+    """Contours then belong to the only series of the patient that they fit."""
+    save(make_structure_set({"Heart": [bare(1)]}, series=["S9"]), study / "set.dcm")
+    for k in range(4):
+        save_slice(study / "b" / f"{k}", k, patient="P2")
+    table = link(study)
+    assert rows(table) == [("1.dcm", "Heart", "1:1")]
+    assert "1 by position in their frame of reference" in table.notes[-1]
+
+
+def test_slices_choose_the_images(study):
+    """Whole series are linked by default; "labelled" and "all" are the others."""
+    save_slice(study / "other" / "0.dcm", 0, series="S2", patient="P2")
+    save(make_structure_set({"Heart": [contour(1)]}), study / "set.dcm")
+    assert len(link(study)) == len(link(study, slices="series")) == 4
+    (row,) = link(study, slices="labelled").links
+    assert (row.dicom_path, row.position_mm) == ("ct/1.dcm", 2)
+    table = link(study, keep_unlabelled=True)
+    assert len(table) == 5
+    assert table.unlabelled == 4
+    assert len(table.notes) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "frames", "expected"),
+    [
+        ({"images": [(image(9), 2)]}, (0, 2, 4), [1]),
+        ({"images": [(image(9), 1, 2, 3)]}, (0, 2, 4), [1]),
+        ({"images": [image(9)]}, (0, 2, 4), [1]),
+        ({"images": [image(9)]}, (0, 2, 2.05), [1, 2]),
+        ({"images": [(image(9), 3)]}, (0, 2, 2.05), [2]),
+        ({}, (0, 2, 4), [1]),
+    ],
+)
+def test_frames_are_named_by_number_or_all(tmp_path, options, frames, expected):
+    """A contour belongs to those frames that it names and on whose planes it lies."""
+    pixels = np.zeros(64 * len(frames))
+    ds = make_frames(*frames, k=9, pixels=pixels)
+    save_image(ds, tmp_path / "m")
+    points = ring(1) + [8, 8, 0]
+    save(
+        make_structure_set({"Heart": [make_contour(points, **options)]}),
+        tmp_path / "set",
+    )
+    table = link(tmp_path, slices="labelled")
+    assert [row.frame for row in table.links] == expected
+
+
+def test_several_sets_and_series_are_told_apart(study):
+    """Two sets of one series, and one of two series, in folders of their own."""
+    for k in range(2):
+        save_slice(study / "pt" / f"{k}.dcm", k, series="S2", Modality="PT")
+    one = make_structure_set({"Heart": [contour(1)]})
+    both = {"Lung": [contour(1)], "Tumour": [contour(0, series="S2")]}
+    two = make_structure_set(both, series=["S1", "S2"])
+    save(one, study / "a" / "set")
+    save(two, study / "b" / "c" / "set")
+    table = link(study)
+    found = [(x.dicom_path, x.label, x.contour_path) for x in table.links if x.label]
+    assert sorted(found) == [
+        ("ct/1.dcm", "Heart", "a/set"),
+        ("ct/1.dcm", "Lung", "b/c/set"),
+        ("pt/0.dcm", "Tumour", "b/c/set"),
+    ]
+    assert table.notes[-1].startswith("2 structure sets, ")
+
+
+def test_the_frame_of_an_roi_chooses_among_named_series(study):
+    """Of two series that a set names, it is that with the ROI's frame of reference."""
+    other = uid("other frame")
+    for k in range(4):
+        save_slice(study / "pt" / f"{k}", k, series="S2", FrameOfReferenceUID=other)
+    ds = make_structure_set({"A": [bare(1)], "B": [bare(1)]}, series=["S1", "S2"])
+    ds.StructureSetROISequence[1].ReferencedFrameOfReferenceUID = other
+    save(ds, study / "set")
+    found = [(x.dicom_path, x.label) for x in link(study).links if x.label]
+    assert sorted(found) == [("ct/1.dcm", "A"), ("pt/1", "B")]
+
+
+def test_another_frame_of_reference_is_noted(study):
+    """If images are named, the frame of reference does not forbid to draw on them."""
+    ds = make_structure_set({"A": [contour(1)]}, frame=uid("other"))
+    save(ds, study / "set")
+    table = link(study)
+    assert rows(table) == [("1.dcm", "A", "1:1")]
+    assert table.notes[-1] == (
+        "1 structure set with another frame of reference than the images that are "
+        "named: matched all the same"
+    )
+
+
+@pytest.mark.parametrize(
+    ("dz", "options", "is_linked"),
+    [
+        (0.19, {}, True),
+        (-0.19, {}, True),
+        (0.21, {}, False),
+        (0.21, {"plane_tolerance_mm": 0.3}, True),
+        (0.1, {"plane_tolerance_mm": 0.05}, False),
+        (0.9, {"plane_tolerance_mm": 10}, True),
+        (1.0, {"plane_tolerance_mm": 10}, False),
+    ],
+)
+@pytest.mark.parametrize("make", [contour, bare])
+def test_contours_may_lie_off_a_plane_within_the_tolerance(
+    study, dz, options, is_linked, make
+):
+    """By default a tenth of the distance between slices; the nearest slice is it."""
+    save(make_structure_set({"A": [make(1, dz=dz)]}), study / "set")
+    if make is contour and dz == 1.0:
+        is_linked = True  # it names one of both
+    if is_linked:
+        assert rows(link(study, **options)) == [("1.dcm", "A", "1:1")]
+    else:
+        table, (reason,) = link_some(study, **options)
+        assert rows(table) == []
+        assert reason.startswith("ROI 'A', contour 1: ")
+        assert f"{dz:g} mm off" in reason or "fits 2 images" in reason
+
+
+def test_the_tolerance_of_a_single_slice_is_half_its_thickness(tmp_path):
+    """A slice of 3 mm takes contours up to 1.5 mm away."""
+    save_slice(tmp_path / "0.dcm", 0, SliceThickness=3)
+    save(make_structure_set({"A": [bare(0, dz=1.49)]}), tmp_path / "a")
+    save(make_structure_set({"B": [bare(0, dz=1.51)]}), tmp_path / "b")
+    table, (reason,) = link_some(tmp_path)
+    assert rows(table) == [("0.dcm", "A", "1:1")]
+    assert reason == (
+        "ROI 'B', contour 1: lies 1.51 mm off the nearest plane, more than 1.5 mm"
+    )
+
+
+@pytest.mark.parametrize("value", [0, -1, 10.5, np.nan, "1", True])
+def test_a_tolerance_is_a_number_of_millimetres(study, value):
+    """OptionError for what is no number above 0 and up to 10."""
+    with pytest.raises(OptionError, match="plane_tolerance_mm is"):
+        fastseg.link(study, plane_tolerance_mm=value)
+
+
+def test_an_oblique_contour_lies_on_no_plane(study):
+    """All points count, not their mean."""
+    points = ring(1)
+    points[:, 2] += [-0.5, 0.5, 0.5, -0.5]
+    save(make_structure_set({"A": [make_contour(points)]}), study / "set")
+    _, reasons = link_some(study)
+    assert reasons == [
+        "ROI 'A', contour 1: lies 0.5 mm off the nearest plane, more than 0.2 mm"
+    ]
+
+
+def test_contours_beside_all_planes_are_listed_with_their_distances(study):
+    """Those between slices, and those beyond the first and the last one."""
+    contours = [bare(1), bare(1, dz=0.75), bare(3, dz=7.5), bare(0, dz=-2)]
+    save(make_structure_set({"Heart": contours}), study / "set")
+    table, reasons = link_some(study)
+    assert rows(table) == [("1.dcm", "Heart", "1:1")]
+    assert reasons == [
+        f"ROI 'Heart', contour {k}: lies {off} mm off the nearest plane, more than "
+        "0.2 mm"
+        for k, off in [(2, 0.75), (3, 7.5), (4, 2)]
+    ]
+    assert {reject.file for reject in table.rejects} == {str(study / "set")}
+
+
+def test_many_contours_of_one_kind_are_one_reject(study):
+    """Of more than 20, the range of distances is given."""
+    contours = [bare(4, dz=k) for k in range(21)]
+    save(make_structure_set({"Heart": [bare(1), *contours]}), study / "set")
+    _, reasons = link_some(study)
+    assert reasons == [
+        "ROI 'Heart', contours 2-22, each: lies off the nearest plane by more than "
+        "0.2 mm, by 2 to 22 mm"
+    ]
+
+
+def test_a_reference_that_disagrees_with_the_plane_is_rejected(study):
+    """The reject says how far off it is, and whose plane it is on; both lose it."""
+    contours = [
+        contour(1, images=[image(2)]),
+        contour(2, SMALL),
+        contour(3),
+        contour(0, dz=0.5),
+    ]
+    save(make_structure_set({"A": contours, "B": [contour(1)]}), study / "set")
+    table, reasons = link_some(study)
+    assert rows(table) == [("1.dcm", "B", "2:1"), ("3.dcm", "A", "1:3")]
+    assert reasons == [
+        "ROI 'A', contour 1: names ct/2.dcm, but lies 2 mm off its plane, on that of "
+        "ct/1.dcm",
+        "ROI 'A', contour 4: names ct/0.dcm, but lies 0.5 mm off its plane",
+        "ROI 'A', contour 2: is left out: another contour of its image cannot be used",
+    ]
+
+
+def test_series_that_fit_equally_are_named(study):
+    """A contour that two series fit is rejected; one that only one fits is linked."""
+    for k in range(2):
+        save_slice(study / "mr" / f"{k}.dcm", 0, series="S2", Modality="MR")
+    save_slice(study / "mr" / "1.dcm", 1, series="S2", Modality="MR")
+    contours = [bare(0), bare(2), bare(1)]
+    save(make_structure_set({"A": contours}, series=()), study / "set")
+    table, reasons = link_some(study)
+    assert rows(table) == [("2.dcm", "A", "1:2")]
+    assert reasons == [
+        f"ROI 'A', contour {k}: fits 2 series equally, and names no image of any: "
+        "CT in ct, MR in mr"
+        for k in (1, 3)
+    ]
+
+
+def test_images_at_one_position_are_ambiguous(study):
+    """Two times of a slice: a contour must name one of them."""
+    save_slice(study / "ct" / "again.dcm", 1, SOPInstanceUID=uid("again"))
+    save(make_structure_set({"A": [bare(1), bare(2)]}), study / "set")
+    table, reasons = link_some(study)
+    assert rows(table) == [("2.dcm", "A", "1:2")]
+    assert reasons == [
+        "ROI 'A', contour 1: fits 2 images equally, and names none of them: "
+        "ct/1.dcm, ct/again.dcm"
+    ]
+    save(make_structure_set({"A": [contour(1)]}), study / "set")
+    assert rows(link(study)) == [("1.dcm", "A", "1:1")]
+
+
+def test_a_set_that_belongs_to_nothing_here_is_rejected_once(study):
+    """It names the series that is missing, and no patient."""
+    rois = {"A": [contour(k, series="S9") for k in range(3)]}
+    save(make_structure_set(rois, series=["S9"], frame=uid("other")), study / "set")
+    table, reasons = link_some(study)
+    assert len(table) == 0
+    assert table.unlabelled == 4
+    (reason,) = reasons
+    assert re.fullmatch(
+        r"names no image and no series that is here, and no image of its patient has "
+        r"its frame of reference \(it names 1\.2\.[\d.]+\); add the images that it was "
+        r"drawn on",
+        reason.replace("...", "."),
+    )
+
+
+def test_a_frame_of_reference_of_another_patient_matches_nothing(study):
+    """The frame of reference alone does not lead to images of another patient."""
+    ds = make_structure_set({"A": [bare(1)]}, patient="P2", series=())
+    ds.StructureSetROISequence[0].ReferencedFrameOfReferenceUID = uid("P1", "frame")
+    save(ds, study / "set")
+    _, (reason,) = link_some(study)
+    assert reason.startswith("names no image and no series that is here, and no image")
+
+
+@pytest.mark.parametrize(
+    ("rois", "series"),
+    [({"A": [contour(1)]}, ()), ({"A": [bare(1)]}, ["S1"])],
+)
+def test_a_set_of_another_patient_is_rejected(study, rois, series):
+    """The message quotes no ID."""
+    ds = make_structure_set(rois, series=series)
+    ds.PatientID = "SOMEBODY"
+    save(ds, study / "set")
+    table, (reason,) = link_some(study)
+    assert rows(table) == []
+    assert reason.startswith("is of another patient than the images that it names; ")
+    assert "SOMEBODY" not in str(table.rejects)
+
+
+def test_a_set_that_names_images_of_two_patients_is_rejected(study):
+    """Nobody knows whose contours they are."""
+    save_slice(study / "other", 1, patient="P2")
+    ds = make_structure_set({"A": [contour(1), contour(1, patient="P2")]})
+    save(ds, study / "set")
+    _, reasons = link_some(study)
+    assert reasons == ["names images of several patients; it is damaged, or mixed up"]
+
+
+def test_a_set_without_a_patient_is_that_of_its_images(study):
+    """Its study says whose it is, or the images that it names."""
+    for k, study_uid in enumerate([uid("P1"), uid("nobody")]):
+        ds = make_structure_set({f"{k}": [bare(k)]}, StudyInstanceUID=study_uid)
+        del ds.PatientID
+        save(ds, study / f"set{k}")
+    assert len(rows(link(study))) == 2
+
+
+DAMAGED = {
+    "no number": ("ContourData", {"data": "1\\2\\3\\x\\5\\6\\7\\8\\9\\1\\2\\3"}),
+    "no multiple of three": ("ContourData has 8", {"data": "\\".join("12345678")}),
+    "not finite": ("ContourData", {"data": "1\\2\\nan\\4\\5\\6\\7\\8\\9\\1\\2\\3"}),
+    "another count": ("NumberOfContourPoints is 7", {"NumberOfContourPoints": 7}),
+    "no data": ("has no ContourData", {"ContourData": None}),
+    "unknown type": ("ContourGeometricType", {"kind": "CLOSED"}),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_a_damaged_contour_costs_the_roi_on_its_image(study, name):
+    """A mask without it would be wrong; other images and other ROIs are kept."""
+    text, options = DAMAGED[name]
+    contours = [contour(0), contour(1), contour(1, SMALL, **options), contour(2)]
+    save(make_structure_set({"A": contours, "B": [contour(1)]}), study / "set")
+    table, reasons = link_some(study)
+    assert rows(table) == [
+        ("0.dcm", "A", "1:1"),
+        ("1.dcm", "B", "2:1"),
+        ("2.dcm", "A", "1:4"),
+    ]
+    first, second = reasons
+    assert first.startswith("ROI 'A', contour 3: ")
+    assert text in first
+    assert second == (
+        "ROI 'A', contour 2: is left out: another contour of its image cannot be used"
+    )
+
+
+@pytest.mark.parametrize("pixels", [[(1, 1)], [(1, 1), (5, 1)], [(1, 1), (5, 1)] * 2])
+def test_contours_of_one_or_two_points_cover_nothing(study, pixels):
+    """They are rejected alone: the mask without them is whole."""
+    contours = [contour(1), contour(1, pixels)]
+    save(make_structure_set({"A": contours}), study / "set")
+    table, reasons = link_some(study)
+    assert rows(table) == [("1.dcm", "A", "1:1")]
+    assert reasons == ["ROI 'A', contour 2: has fewer than three distinct points"]
+
+
+def test_contours_without_an_inside_are_counted(study):
+    """POINT, OPEN_PLANAR and OPEN_NONPLANAR are left out, and no reject."""
+    kinds = ["POINT", "OPEN_PLANAR", "CLOSED_PLANAR", "OPEN_NONPLANAR", "POINT"]
+    contours = [contour(1, kind=kind) for kind in kinds]
+    contours[0] = contour(1, [(1, 1)], kind="POINT")
+    save(make_structure_set({"A": contours}), study / "set")
+    table = link(study)
+    assert rows(table) == [("1.dcm", "A", "1:3")]
+    assert table.left_out == {
+        "OPEN_NONPLANAR contour": ("set: ROI 'A', contour 4",),
+        "OPEN_PLANAR contour": ("set: ROI 'A', contour 2",),
+        "POINT contour": ("set: ROI 'A', contour 1", "set: ROI 'A', contour 5"),
+    }
+
+
+def test_xor_contours_are_a_group_of_their_own_kind(study):
+    """They are always even-odd; together with CLOSED_PLANAR they are rejected."""
+    xor = {"kind": "CLOSEDPLANAR_XOR"}
+    contours = [
+        contour(1, **xor),
+        contour(1, SMALL, **xor),
+        contour(2),
+        contour(2, **xor),
+        contour(3),
+    ]
+    save(make_structure_set({"A": contours}), study / "set")
+    table, reasons = link_some(study)
+    assert rows(table) == [("1.dcm", "A", "1:1,2"), ("3.dcm", "A", "1:5")]
+    assert reasons == [
+        "ROI 'A', contours 3, 4, each: lies on an image with both CLOSED_PLANAR and "
+        "CLOSEDPLANAR_XOR contours of the ROI, which do not go together"
+    ]
+    is_xor = []
+    for row in table.links:
+        if row.contour_path:
+            reader = sources.reader_of(row)
+            parsed = reader.parse((study / "set").read_bytes(), "set")
+            header = dicom.read_header(study / row.dicom_path)
+            (group,) = reader.rings(parsed, row, header)
+            is_xor.append(group.is_xor)
+    assert is_xor == [True, False]
+
+
+def test_rois_without_contours_are_noted(study):
+    """With an empty sequence or none; they are no reject."""
+    rois = {"A": [contour(1)], "B": [], "C": None}
+    save(make_structure_set(rois), study / "set")
+    table = link(study)
+    assert table.classes == ("A",)
+    assert table.notes[-1] == "2 ROIs without contours: 'B', 'C'"
+
+
+def test_sets_without_contours_are_left_out(study):
+    """If no set has one, LinkError says how to link the images alone."""
+    save(make_structure_set({"B": [], "C": None}), study / "set")
+    with pytest.raises(LinkError, match=r"no contours to link; slices=\"all\""):
+        fastseg.link(study)
+    table = link(study, slices="all")
+    assert table.left_out == {"empty RT structure set": ("set",)}
+    assert len(table) == 4
+
+
+def test_rois_with_one_number_are_rejected(study):
+    """The others of the set are used."""
+    rois = {"A": [contour(1)], "B": [contour(1)], "C": [contour(1)]}
+    save(make_structure_set(rois, numbers=[1, 1, 2]), study / "set")
+    table, reasons = link_some(study)
+    assert rows(table) == [("1.dcm", "C", "2:1")]
+    assert reasons[:2] == [
+        f"ROI '{name}': 2 ROIs have the ROINumber 1" for name in ("A", "B")
+    ]
+
+
+def test_rois_with_one_name_are_of_one_class(study):
+    """They are rejected, or joined: a row each."""
+    save(make_structure_set([("A", [contour(1)]), ("A", [contour(2)])]), study / "set")
+    table, reasons = link_some(study)
+    assert rows(table) == []
+    assert reasons == [
+        "ROI 'A' (number 1) of set, ROI 'A' (number 2) of set are of one class, 'A', "
+        "on one series (CT in ct); join them with --join (join=True), or tell them "
+        "apart with --roi (rois)"
+    ]
+    table = link(study, join=True)
+    assert rows(table) == [("1.dcm", "A", "1:1"), ("2.dcm", "A", "2:1")]
+
+
+def test_two_rois_of_a_class_are_joined_on_demand(study):
+    """Of one set, or of several; on another series they do not meet."""
+    save_slice(study / "mr" / "0.dcm", 0, series="S2")
+    save(
+        make_structure_set({"Heart": [contour(1)], "HEART v2": [contour(1, SMALL)]}),
+        study / "a",
+    )
+    save(make_structure_set({"heart": [contour(0, series="S2")]}), study / "b")
+    save(make_structure_set({"Lung": [contour(1)]}), study / "c")
+    rois = {"heart": ["Heart*"], "lung": ["Lung"]}
+    table, reasons = link_some(study, rois=rois)
+    assert rows(table) == [("1.dcm", "lung", "1:1"), ("0.dcm", "heart", "1:1")]
+    assert len(reasons) == 1
+    table = link(study, rois=rois, join=True)
+    assert rows(table) == [
+        ("1.dcm", "heart", "1:1"),
+        ("1.dcm", "heart", "2:1"),
+        ("1.dcm", "lung", "1:1"),
+        ("0.dcm", "heart", "1:1"),
+    ]
+
+
+def test_rois_of_no_class_are_left_out_and_noted(study):
+    """Their names and numbers are in the notes."""
+    for k in range(2):
+        rois = {"Heart": [contour(k)], "Body": [contour(k)], f"x{k}": [contour(k)]}
+        save(make_structure_set(rois), study / f"set{k}")
+        if k == 0:
+            table = link(study, rois=["heart=heart"])
+    table, _ = link_some(study, rois=["heart=heart"])
+    table = link(study, rois=["heart=heart"], join=True)
+    assert rows(table) == [("0.dcm", "heart", "1:1"), ("1.dcm", "heart", "1:1")]
+    assert table.notes[-1] == (
+        "3 ROI names of no class, left out: 'Body' (2), 'x0' (1), 'x1' (1); `fastseg "
+        "rois` lists all"
+    )
+    with pytest.raises(OptionError, match="match_case"):
+        fastseg.link(study, match_case=True)
+    with pytest.raises(LinkError, match=r"no class has their ROIs \(Heart, Body, x0"):
+        fastseg.link(study, rois=["heart=heart"], match_case=True)
+
+
+def test_labels_choose_among_the_classes(study):
+    """A class that no ROI has is an error with near misses."""
+    rois = {"Heart": [contour(1)], "Lung": [contour(2)]}
+    save(make_structure_set(rois), study / "set")
+    assert rows(link(study, labels="Lung")) == [("2.dcm", "Lung", "2:1")]
+    with pytest.raises(OptionError, match=r"'Hart'.*did you mean 'Heart'"):
+        fastseg.link(study, labels=["Hart"])
+
+
+def test_more_classes_than_a_store_holds_are_an_error(study):
+    """It counts them, names frequent ones, and says how to choose."""
+    names = [f"R{k}" for k in range(65)]
+    save(make_structure_set({x: [contour(1)] for x in names}), study / "set")
+    ds = make_structure_set({"R7": [contour(2)]}, SOPInstanceUID=uid("other"))
+    save(ds, study / "set2")
+    with pytest.raises(LinkError) as caught:
+        fastseg.link(study)
+    text = str(caught.value)
+    assert "ROIs of 65 names" in text
+    assert "at most 64 classes" in text
+    assert "'R7' (2), 'R0' (1)" in text
+    assert "--label" in text
+    assert "--roi" in text
+    assert "fastseg rois" in text
+    assert len(link(study, labels=names[:3], slices="labelled")) == 3
+
+
+def test_copies_of_a_set_are_one(study):
+    """Equal bytes are a duplicate; one SOPInstanceUID with other content is none."""
+    ds = make_structure_set({"A": [contour(1)]})
+    save(ds, study / "a")
+    save(ds, study / "b")
+    table = link(study)
+    assert rows(table) == [("1.dcm", "A", "1:1")]
+    assert table.left_out == {"duplicate": ("b",)}
+    ds.StructureSetLabel = "OTHER"
+    save(ds, study / "b")
+    table, reasons = link_some(study)
+    assert rows(table) == []
+    assert reasons == [
+        f"has the SOPInstanceUID of {other} but other content; keep one"
+        for other in ("b", "a")
+    ]
+
+
+def test_a_set_that_cannot_be_read_is_rejected(study):
+    """Others are used."""
+    save(make_structure_set({"A": [contour(1)]}), study / "a")
+    data = (study / "a").read_bytes()
+    (study / "b").write_bytes(data[:-40])
+    table, (reason,) = link_some(study)
+    assert rows(table) == [("1.dcm", "A", "1:1")]
+    assert "damaged" in reason
+    assert table.rejects[0].file == str(study / "b")
+
+
+def test_sets_without_images_are_refused(tmp_path):
+    """LinkError says what the folder holds."""
+    save(make_structure_set({"A": [contour(1)]}), tmp_path / "a")
+    with pytest.raises(LinkError, match="holds 1 RT structure set, and no images"):
+        fastseg.link(tmp_path)
+
+
+def test_options_of_rois_need_structure_sets(study, tmp_path):
+    """OptionError where there are none: in a tree, and in a layout of a source."""
+    options = {"rois": {"a": ["A"]}, "join": True, "plane_tolerance_mm": 1}
+    for name, value in options.items():
+        with pytest.raises(OptionError, match=f"{name} is for the ROIs of RT"):
+            fastseg.link(study, slices="all", **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("key", "reason"),
+    [
+        ("", "contour_key is ''"),
+        ("1", "contour_key is '1'"),
+        ("1:", "contour_key is '1:'"),
+        ("1:2,", "contour_key is '1:2,'"),
+        ("1:0", "expected rising numbers from 1"),
+        ("1:2,1", "expected rising numbers from 1"),
+        ("1:3-2", "expected rising numbers from 1"),
+        ("1:1-999999999", "has no contour 999999999"),
+        ("1:4", "ROI 1 has no contour 4"),
+        ("7:1", "no ROI with number 7 can be used"),
+        ("1:2", "are open, damaged or of several types"),
+        ("1:1,3", "are open, damaged or of several types"),
+    ],
+)
+def test_a_key_that_the_file_does_not_have_is_refused(study, key, reason):
+    """ContourError says what is wrong with it."""
+    contours = [contour(1), contour(1, [(1, 1)], kind="POINT")]
+    contours.append(contour(1, kind="CLOSEDPLANAR_XOR"))
+    save(make_structure_set({"A": contours}), study / "set")
+    reader = sources.READERS["rtstruct"]
+    parsed = reader.parse((study / "set").read_bytes(), "set")
+    row = fastseg.links.Link("P1", "ct/1.dcm", "set", contour_key=key)
+    header = dicom.read_header(study / "ct" / "1.dcm")
+    with pytest.raises(ContourError, match=f"set: .*{re.escape(reason)}"):
+        reader.rings(parsed, row, header)
+
+
+def test_rings_need_the_plane_where_they_lie(study):
+    """An image that was replaced by one 10 mm away, or without a plane, is refused."""
+    save(make_structure_set({"A": [contour(1)]}), study / "set")
+    (row,) = link(study, slices="labelled").links
+    reader = sources.READERS["rtstruct"]
+    parsed = reader.parse((study / "set").read_bytes(), "set")
+    for changes, reason in (
+        ({"ImagePositionPatient": [-8, -8, 12.5]}, "lies 10.5 mm off the plane of ct"),
+        ({"ImagePositionPatient": None}, "has no position, directions or pixel"),
+        ({"ImageOrientationPatient": [1, 0, 0, 1, 0, 0]}, "has no plane: directions"),
+    ):
+        save_slice(study / "ct" / "1.dcm", 1, **changes)
+        header = dicom.read_header(study / "ct" / "1.dcm")
+        with pytest.raises(ContourError, match=reason):
+            reader.rings(parsed, row, header)
+    with pytest.raises(ContourError, match="has no position"):
+        reader.rings(parsed, row, None)
+
+
+def test_keys_shorten_numbers_that_follow_each_other():
+    """Three and more of them are a range."""
+    assert make_key(4, [17]) == "4:17"
+    assert make_key(4, [1, 2, 4]) == "4:1,2,4"
+    assert make_key(0, [1, 2, 3, 5, 7, 8, 9, 10]) == "0:1-3,5,7-10"
