@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from fastseg.raster.masks import rasterize_batch as rasterize_batch
     from fastseg.raster.masks import rasterize_labels as rasterize_labels
     from fastseg.sources import link as link
+    from fastseg.sources.roi_list import RoiList as RoiList
+    from fastseg.sources.rois import list_rois as list_rois
     from fastseg.store.reader import Sample as Sample
     from fastseg.store.reader import Store as Store
     from fastseg.store.split_table import check_split as check_split
@@ -60,6 +62,7 @@ _HOME = {
     "Link": "fastseg.links",
     "LinkTable": "fastseg.links",
     "Loader": "fastseg.loading.loader",
+    "RoiList": "fastseg.sources.roi_list",
     "Sample": "fastseg.store.reader",
     "Store": "fastseg.store.reader",
     "VerifyReport": "fastseg.store.verify",
@@ -69,6 +72,7 @@ _HOME = {
     "coverage": "fastseg.raster.area",
     "hold_out": "fastseg.store.splits",
     "link": "fastseg.sources",
+    "list_rois": "fastseg.sources.rois",
     "open": "fastseg.store.reader",
     "make_phantom": "fastseg.phantom",
     "check_split": "fastseg.store.split_table",

@@ -51,6 +51,7 @@ def commands_of(block):
 def folder(tmp_path, monkeypatch, sample_study):
     """A folder with the sample data, in which a page runs."""
     shutil.copytree(sample_study, tmp_path / "data" / "phantom")
+    shutil.copytree(PROJECT / "data" / "phantom_rt", tmp_path / "data" / "phantom_rt")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -366,8 +366,8 @@ PUBLIC = [
 ]
 # Users make none of these.
 RECORDS = {
-    *("Batch", "BenchReport", "BuildReport", "Link", "Sample", "VerifyReport"),
-    "Volume",
+    *("Batch", "BenchReport", "BuildReport", "Link", "RoiList", "Sample"),
+    *("VerifyReport", "Volume"),
 }
 
 

@@ -16,6 +16,7 @@ from fastseg.errors import BuildError, OutputError, PathError, RejectedWarning
 from fastseg.links import LinkTable
 from fastseg.outputs import check_work, open_work, write_atomically
 from fastseg.tables import REJECTS, Reject, rejects_path, save_rejects
+from tests.structure_sets import make_contour, make_structure_set, save
 
 POSIX = pytest.mark.skipif(os.name == "nt", reason="needs the files of POSIX")
 ROOT = pytest.mark.skipif(
@@ -38,8 +39,17 @@ def small_store(links, tmp_path):
     return fastseg.open(fastseg.build(links, folder / "s.h5").path)
 
 
+@pytest.fixture(scope="module")
+def rois(tmp_path_factory):
+    """A folder with a structure set."""
+    contour = make_contour([(0, 0, 0), (9, 0, 0), (9, 9, 0)])
+    folder = tmp_path_factory.mktemp("rois")
+    save(make_structure_set({"Heart": [contour]}), folder / "RS.dcm")
+    return folder
+
+
 @pytest.fixture
-def write(links, small_store):
+def write(links, small_store, rois):
     """Functions that write an output of each kind to a path."""
     parts = {"all": range(len(small_store))}
     return {
@@ -49,10 +59,12 @@ def write(links, small_store):
         "picture": lambda path, **o: fastseg.show(
             small_store, path, count=1, dpi=20, **o
         ),
+        "aliases": lambda path, **o: fastseg.list_rois(rois).save_aliases(path, **o),
     }
 
 
 NAMES = {"store": "s.h5", "links": "l.csv", "split": "p.csv", "picture": "p.png"}
+NAMES |= {"aliases": "a.toml"}
 KINDS = pytest.mark.parametrize("kind", NAMES)
 
 

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 import fastseg
-from fastseg.cli import data, store, warmup  # noqa: F401  they register commands
+from fastseg.cli import data, rois, store, warmup  # noqa: F401  they register commands
 from fastseg.cli.terminal import (
     EXIT_USAGE,
     Debug,

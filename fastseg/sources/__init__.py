@@ -9,6 +9,11 @@ repeats     files that have the SOPInstanceUID of another
 series      fills in positions and times of images
 folder      finds files
 pseudonyms  keyed hashes of patients' IDs
+aliases     which names of ROIs belong to which class
+rois        reads and counts the names of ROIs
+roi_list    the names as a list, as JSON and as aliases
+lookalikes  names that look alike
+starter     a file of aliases to start with
 """
 
 import os

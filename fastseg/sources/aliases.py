@@ -13,7 +13,7 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 from fastseg.bounds import MAX_TEXT_BYTES
 from fastseg.errors import LinkError, OptionError, is_iterable, shown, true_or_false
@@ -28,17 +28,15 @@ WILDCARDS = re.compile(r"[*?[]")
 EXAMPLE = "heart='Heart|HEART*'"
 COLUMNS = ("class", "pattern")
 
-# What Python's callers may give.
-Rois: TypeAlias = (
-    "Aliases | Mapping[str, str | Iterable[str]] | Iterable[str] | StrPath"
-)
-
 
 class Match(NamedTuple):
     """A class that a name belongs to, and the first of its patterns that says so."""
 
     label: str
     pattern: str
+
+    def __str__(self) -> str:
+        return f"{self.label!r} ({self.pattern!r})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,7 +149,11 @@ class Aliases:
         """
         found = self.matches(name)
         if len(found) > 1:
-            raise OptionError(several_classes(name, found))
+            raise OptionError(
+                f"the ROI name {name!r} matches the classes "
+                f"{' and '.join(map(str, found))}; give the name itself to the class "
+                "that it belongs to, or narrow a pattern"
+            )
         return found[0].label if found else None
 
     def unused(self, names: Iterable[str]) -> list[Match]:
@@ -169,17 +171,17 @@ class Aliases:
         ]
 
     def _fold(self, text: str) -> str:
-        text = unicodedata.normalize("NFC", text.strip())
-        return text if self.match_case else text.casefold()
+        return folded(text, self.match_case)
 
 
-def several_classes(name: str, matches: Sequence[Match]) -> str:
-    """Return what is wrong with a name that belongs to several classes, in words."""
-    listed = " and ".join(f"{label!r} ({pattern!r})" for label, pattern in matches)
-    return (
-        f"the ROI name {name!r} matches the classes {listed}; give the name itself to "
-        "the class that it belongs to, or narrow a pattern"
-    )
+def folded(text: str, match_case: bool) -> str:
+    """Return a name or a pattern in the form in which both are compared."""
+    text = unicodedata.normalize("NFC", text.strip())
+    return text if match_case else text.casefold()
+
+
+# What callers may give in place of Aliases.
+Rois = Aliases | Mapping[str, str | Iterable[str]] | Iterable[str] | StrPath
 
 
 def read_aliases(path: Path, match_case: bool = False) -> Aliases:
