@@ -238,7 +238,6 @@ def show(
         headings = ["original", *(f"epoch {k}" for k in range(VERSIONS))]
     else:
         headings = ["image", "mask", "mask and contours"][: 3 if bits else 1]
-    labelled = store.items["labelled"][chosen]
     panel = PANEL if compose is None else VERSION_PANEL
     labelled = store.items["labelled"][chosen]
     legend = {k: short(store.classes[k]) for k in bits if has_class(labelled, k).any()}
@@ -366,8 +365,9 @@ def _draw_sample(axes: Any, view: _View, sample: Sample) -> Limits:
         items[name][sample.index] for name in ("slope", "intercept", "spacing_mm")
     )
     rings = _rings(view, sample.contours)
-    crop = _crop(view, sample.image.shape, rings, spacing)
-    image = crop.cut(sample.image, view)
+    image = sample.image
+    crop = _crop(view, image.shape, rings, spacing)
+    image = crop.cut(image, view)
     limits = _limits(view.window, sample, image)
     black, white = ((value - intercept) / slope for value in limits)
     grey = _to_grey(image, black, white)
@@ -407,8 +407,9 @@ def _draw_versions(
     )
     rings = _rings(view, sample.contours)
     spacing = store.items["spacing_mm"][sample.index]
-    crop = _crop(view, sample.image.shape, rings, spacing)
-    limits = _limits(view.window, sample, crop.cut(sample.image, view))
+    original = sample.image
+    crop = _crop(view, original.shape, rings, spacing)
+    limits = _limits(view.window, sample, crop.cut(original, view))
     black, white = _normalized(sample, limits)
     size = (crop.right - crop.left, crop.bottom - crop.top)
     versions = [(unchanged, 0), *((augmented, epoch) for epoch in range(VERSIONS))]
@@ -507,7 +508,7 @@ def _normalized(sample: Sample, limits: Limits) -> Limits:
 
 def _to_grey(image: NDArray[Any], black: float, white: float) -> NDArray[np.uint8]:
     """Return greys from 0 for black to 255 for white, uint8 (h, w, 1)."""
-    values = image[..., None].astype(np.float32)
+    values = image[..., None].astype(np.float64)
     values -= black
     values *= 255 / ((white - black) or 1)
     greys: NDArray[np.uint8] = np.rint(values.clip(0, 255)).astype(np.uint8)
