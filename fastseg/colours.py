@@ -1,11 +1,16 @@
 """The colours of classes in pictures."""
 
-# Okabe and Ito's palette, which people with any colour vision can tell apart.
-COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
+COLOURS = (
+    # Okabe and Ito's palette, which people with any colour vision can tell apart.
+    *("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7"),
+    # As far from these and from each other as 16 colours on grey can be.
+    *("#9A5CFF", "#6EE62E", "#FF2A5F", "#4BFFD2", "#FF4FE0", "#968510", "#FFD2EC"),
+    *("#4F63FF", "#A06A4A"),
+)
 
 
 def colour_of(k: int) -> str:
-    """Return the colour of class k, as in "#E69F00"; they repeat after seven."""
+    """Return the colour of class k, as in "#E69F00"; they repeat after 16."""
     return COLOURS[k % len(COLOURS)]
 
 

@@ -54,7 +54,7 @@ WHITE = "#f2f2f2"
 GREY = "#9aa3ad"
 # Opacity of a mask over the image, and of the dark rim of outlines, which keeps them
 # visible on a bright image.
-OVERLAY_OPACITY = 0.3
+OVERLAY_OPACITY = 0.27
 RIM = (0, 0, 0, 0.7)
 OUTLINE_POINTS, RIM_POINTS = 1.3, 2.7
 # Outlines of the classes for which the colours come again.

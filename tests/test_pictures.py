@@ -27,6 +27,7 @@ from fastseg.pictures import (
     _line_style,
     _View,
 )
+from fastseg.store.layout import MAX_CLASSES
 from tests.sources.dicom_files import save_slice
 
 # One patient with three images, two of which have contours.
@@ -476,9 +477,9 @@ def test_the_scale_bar_is_as_long_as_it_says(spacing, shape, length):
 
 
 def test_many_classes_differ_in_colour_or_line():
-    """28 classes can be told apart by their outlines."""
-    styles = {(colour_of(k), str(_line_style(k))) for k in range(28)}
-    assert len(styles) == 28
+    """As many classes as a store holds can be told apart by their outlines."""
+    styles = {(colour_of(k), str(_line_style(k))) for k in range(MAX_CLASSES)}
+    assert len(styles) == MAX_CLASSES
 
 
 def test_64_classes_have_a_legend(tmp_path):
