@@ -28,6 +28,7 @@ from fastseg.cli.terminal import (
     many,
     out_option,
     renamed,
+    rules_differ,
 )
 from fastseg.errors import OutputError
 
@@ -266,6 +267,12 @@ def build(
     if report.failed:
         output.say(f"{many(report.failed, 'image')} could not be used when read")
     output.detail(f"fingerprint {report.fingerprint}")
+    if report.several_rings:
+        dependent = report.rule_dependent
+        listed = " (--verbose lists them)" if dependent and not output.verbose else ""
+        output.say(rules_differ(len(dependent), report.several_rings) + listed)
+        for image, name in dependent:
+            output.detail(f"  rules differ: {name} on {image}")
     if report.off_image:
         output.say(
             f"{many(len(report.off_image), 'empty mask')}: the contour covers no "

@@ -25,6 +25,7 @@ from fastseg.cli.terminal import (
     command,
     many,
     out_option,
+    rules_differ,
 )
 from fastseg.errors import OptionError, one_of
 from fastseg.files import read_file
@@ -86,6 +87,13 @@ def info(
     ]
     if classes:
         output.table(classes, ("class", "bit", "samples", "mean area (pixels)"))
+        several, dependent = (
+            sum(entry[name] for entry in summary["classes"])
+            for name in ("several_rings", "rule_dependent")
+        )
+        if several:
+            output.say("")
+            output.say(rules_differ(dependent, several))
     else:
         output.say("no classes: no image has a contour")
     if output.verbose:

@@ -524,6 +524,14 @@ def fail(output: Output, text: str, status: int) -> NoReturn:
     raise typer.Exit(status)
 
 
+def rules_differ(dependent: int, several: int) -> str:
+    """Return on how many classes of images the rule for several rings decides."""
+    return (
+        f"in {dependent} of {many(several, '(image, class) pair')} of several rings, "
+        "even-odd, nonzero and union differ"
+    )
+
+
 def many(count: int, noun: str) -> str:
     """Return "1 image", "2 images"."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -5,10 +5,12 @@ are read and parsed by their reader, each once for all links that name it.
 """
 
 import threading
-from collections import OrderedDict
-from collections.abc import Iterator
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
+from weakref import WeakValueDictionary
 
 import numpy as np
 from xxhash import xxh3_64_intdigest
@@ -24,15 +26,21 @@ from fastseg.links import Link
 from fastseg.paths import Paths
 from fastseg.raster.rings import as_ring
 from fastseg.sources import READERS, format_of, reader_of
-from fastseg.sources.base import Group, Reader
+from fastseg.sources.base import Group
 from fastseg.tables import Reject, reason_of
 
-# Parsed files that are kept for further links. Links are sorted by patient, and the
-# files of a patient are few.
-FILES_KEPT = 32
+# Bytes of parsed files that are kept for blocks to come. Links are sorted by patient
+# and series, so the blocks that need a file follow each other.
+KEPT_BYTES = 2**25
+# Bytes that a file counts besides its own, so that the number of them is bounded, too.
+ENTRY_BYTES = 2**10
 # Bytes of the buffer for the texts of many files. A line of a text takes at least four
 # bytes, so its vertices take at most four times as many.
 TEXT_BYTES = 2**20
+
+
+# Format, root and path of a contour file.
+Key = tuple[str, str, str]
 
 
 class File(NamedTuple):
@@ -44,11 +52,75 @@ class File(NamedTuple):
 
 
 class Contour(NamedTuple):
-    """The groups of rings of one link, and the file that they are from."""
+    """The groups of rings of one link; stamp and XXH3-64 of the file they are from."""
 
     link: Link
-    file: File
+    stamp: tuple[int, ...]
+    xxh3: int
     groups: list[Group]
+
+
+class _ParsedFiles:
+    """Parsed files, or why they cannot be used, by key. Threads share it.
+
+    It knows all files that a block refers to, and keeps those that were used last: up
+    to KEPT_BYTES of them, and at least one.
+    """
+
+    def __init__(self) -> None:
+        self._known: WeakValueDictionary[Key, Future[File | Reject]]
+        self._known = WeakValueDictionary()
+        self._kept: OrderedDict[Key, Future[File | Reject]] = OrderedDict()
+        self._bytes = 0
+        self._lock = threading.Lock()
+
+    def get(
+        self, key: Key, read: Callable[[], File | Reject]
+    ) -> "Future[File | Reject]":
+        """Return a file that has been read; it is known as long as this is kept.
+
+        read : reads it, if it is not known
+        """
+        with self._lock:
+            future = self._known.get(key)
+            is_new = future is None
+            if future is None:
+                future = self._known[key] = Future()
+        if is_new:
+            try:
+                future.set_result(read())
+            except BaseException as exc:
+                future.set_exception(exc)
+        size = _size(future)  # waits for the thread that reads it
+        with self._lock:
+            if self._kept.get(key) is not future:
+                self._kept[key] = future
+                self._bytes += size
+            self._kept.move_to_end(key)
+            while self._bytes > KEPT_BYTES and len(self._kept) > 1:
+                _, oldest = self._kept.popitem(last=False)
+                self._bytes -= _size(oldest)
+        return future
+
+
+def _size(future: "Future[File | Reject]") -> int:
+    """Return the bytes that a file counts, or raise what reading it has raised."""
+    file = future.result()
+    return ENTRY_BYTES + (file.stamp[0] if isinstance(file, File) else 0)
+
+
+@dataclass(slots=True, kw_only=True)
+class BlockFiles:
+    """What is known of the contour files of a block.
+
+    lists     : the files that kernels have read, by link: `parsed` is the ring
+    remaining : how many links of each other file are still to be read
+    parsed    : such files that have been read, as long as links remain
+    """
+
+    lists: dict[Link, File]
+    remaining: Counter[Key]
+    parsed: dict[Key, "Future[File | Reject]"] = field(default_factory=dict)
 
 
 class Annotations:
@@ -56,24 +128,32 @@ class Annotations:
 
     def __init__(self, paths: Paths):
         self._paths = paths
-        self._files: OrderedDict[tuple[str, ...], Future[File]] = OrderedDict()
-        self._lock = threading.Lock()
+        self._files = _ParsedFiles()
         self._local = threading.local()
 
-    def read_lists(self, block: Block) -> dict[Link, File]:
+    def read(self, block: Block) -> BlockFiles:
+        """Read the files of a block that kernels can read, and count all others."""
+        lists = self._read_lists(block)
+        rest = (
+            _key(link)
+            for k in block.todo()
+            for link in block.links[k]
+            if link.contour_path and link not in lists
+        )
+        return BlockFiles(lists=lists, remaining=Counter(rest))
+
+    def _read_lists(self, block: Block) -> dict[Link, File]:
         """Read the files of a block that hold one ring as a list of points.
 
-        Returns the file of each link, `parsed` is the ring; leaves out the links whose
-        files kernels cannot read or parse.
+        Returns `BlockFiles.lists`; leaves out the links whose files kernels cannot read
+        or parse.
         """
-        point_lists = {name for name, x in READERS.items() if x.is_point_list}
+        formats = point_lists()
         links = [
             link
             for k in block.todo()
             for link in block.links[k]
-            if link.contour_path
-            and not link.contour_key
-            and format_of(link) in point_lists
+            if link.contour_path and not link.contour_key and format_of(link) in formats
         ]
         files: dict[Link, File] = {}
         if not links or not system.AVAILABLE:
@@ -111,72 +191,85 @@ class Annotations:
         self,
         block: Block,
         k: int,
-        lists: dict[Link, File],
-        header: dicom.Header,
+        files: BlockFiles,
+        header: Callable[[], dicom.Header],
     ) -> list[Contour]:
         """Return the contours of image k that can be used; reject the others.
 
-        lists  : what `read_lists` has returned for the block
-        header : of the image
+        files  : what `read` has returned for the block
+        header : returns that of the image, or raises DicomError
         """
         links = [link for link in block.links[k] if link.contour_path]
-        labels = [link.label for link in links]
+        counts = Counter(link.label for link in links)
         contours = []
         rejects = []
+        incomplete = set()
         for link in links:
             try:
-                count = labels.count(link.label)
-                if count > 1:
-                    raise LinkError(
-                        f"is one of {count} links of class "
-                        f"{link.label} to {link.dicom_path}, frame {link.frame}; keep "
-                        "one"
-                    )
-                if link in lists:
-                    file = lists[link]
-                    groups = [Group([file.parsed])]
-                else:
-                    reader = reader_of(link)
-                    file = self._read(link, reader)
-                    groups = list(self._groups(link, reader, file, header))
+                if counts[link.label] > 1:
+                    _check_joins(link, links)
+                contour = self._contour(link, files, header)
             except (ContourError, LinkError, OSError) as exc:
                 line = exc.line if isinstance(exc, ContourError) else None
                 reason = reason_of(exc, link.contour_path)
-                rejects.append(Reject(link.contour_path, line, reason))
+                contour = Reject(link.contour_path, line, reason)
+            if isinstance(contour, Reject):
+                rejects.append(contour)
+                incomplete.add(link.label)
             else:
-                contours.append(Contour(link, file, groups))
+                contours.append(contour)
         if rejects:
+            for contour in contours:
+                if contour.link.label in incomplete:
+                    rejects.append(_reject_part(contour.link))
+            contours = [x for x in contours if x.link.label not in incomplete]
             block.rejects[k] = rejects
             if not contours:
                 block.reject(k, "left out: none of its contours can be used")
         return contours
 
-    def _read(self, link: Link, reader: Reader) -> File:
-        """Return the parsed file of a link; raise its error for each of its links."""
-        key = reader.format, link.root, link.contour_path
-        with self._lock:
-            known = self._files.get(key)
-            future = known or Future()
-            self._files[key] = future
-            self._files.move_to_end(key)
-            if len(self._files) > FILES_KEPT:
-                self._files.popitem(last=False)
-        if known is None:
-            try:
-                handle = self._paths.open(link.contour_path, link.root)
-                data, stamp = read_handle(handle, reader.max_bytes)
-                parsed = reader.parse(data, link.contour_path)
-                future.set_result(File(tuple(stamp), xxh3_64_intdigest(data), parsed))
-            except BaseException as exc:
-                future.set_exception(exc)
-        return future.result()
+    def _contour(
+        self, link: Link, files: BlockFiles, header: Callable[[], dicom.Header]
+    ) -> Contour | Reject:
+        """Return the contour of a link, or why its file cannot be used.
 
-    def _groups(
-        self, link: Link, reader: Reader, file: File, header: dicom.Header
-    ) -> Iterator[Group]:
+        Raises ContourError, LinkError or OSError.
+        """
+        ring = files.lists.get(link)
+        if ring is not None:
+            return Contour(link, ring.stamp, ring.xxh3, [Group([ring.parsed])])
+        key = _key(link)
+        if key in files.parsed:
+            future = files.parsed[key]
+        else:
+            future = self._files.get(key, lambda: self._parse(link))
+            files.parsed[key] = future
+        files.remaining[key] -= 1
+        if not files.remaining[key]:
+            del files.parsed[key]
+        file = future.result()
+        if isinstance(file, Reject):
+            return file
+        groups = list(self._groups(link, file, header()))
+        return Contour(link, file.stamp, file.xxh3, groups)
+
+    def _parse(self, link: Link) -> File | Reject:
+        """Return the parsed file of a link, or why it cannot be used."""
+        name = link.contour_path
+        try:
+            reader = reader_of(link)
+            handle = self._paths.open(name, link.root)
+            data, stamp = read_handle(handle, reader.max_bytes)
+            return File(tuple(stamp), xxh3_64_intdigest(data), reader.parse(data, name))
+        except (ContourError, LinkError, OSError) as exc:
+            # Not the error itself, which refers to what all callers were doing.
+            line = exc.line if isinstance(exc, ContourError) else None
+            return Reject(name, line, reason_of(exc, name))
+
+    def _groups(self, link: Link, file: File, header: dicom.Header) -> Iterator[Group]:
         """Yield the groups of a link, with their rings checked."""
         name = link.contour_path
-        groups = reader.rings(file.parsed, link, header)
+        groups = reader_of(link).rings(file.parsed, link, header)
         if not any(group.rings for group in groups):
             raise ContourError(f"{name}: holds no contour of this image")
         for group in groups:
@@ -184,3 +277,36 @@ class Annotations:
                 yield group._replace(rings=list(map(as_ring, group.rings)))
             except GeometryError as exc:
                 raise ContourError(f"{name}: {exc}") from None
+
+
+def point_lists() -> set[str]:
+    """Return the formats whose files hold one ring each, as a list of points."""
+    return {name for name, reader in READERS.items() if reader.is_point_list}
+
+
+def _key(link: Link) -> Key:
+    """Return the key of a link's contour file."""
+    return format_of(link), link.root, link.contour_path
+
+
+def _check_joins(link: Link, links: Sequence[Link]) -> None:
+    """Raise LinkError unless the links of a class can be joined.
+
+    links : of the image
+    """
+    same = [other for other in links if other.label == link.label]
+    if not all(reader_of(other).joins for other in same):
+        raise LinkError(
+            f"is one of {len(same)} links of class {link.label} to {link.dicom_path}, "
+            f"frame {link.frame}; keep one"
+        )
+
+
+def _reject_part(link: Link) -> Reject:
+    """Return the reject of a contour whose class lacks another one on its image."""
+    return Reject(
+        link.contour_path,
+        None,
+        f"{link.label} on {link.dicom_path}, frame {link.frame}: left out, because "
+        "another contour of the class on this image is rejected",
+    )

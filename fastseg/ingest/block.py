@@ -1,5 +1,6 @@
 """Block: neighbouring images that a build makes together, and what it knows of them."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -65,18 +66,29 @@ def reject_image(
     rejects : of those of its contours that have a reason of their own
     """
     path = links[0].dicom_path
-    listed = {reject.file for reject in rejects}
-    # Its other contours are rejected too, so that the list names all lost files.
+    listed = Counter(reject.file for reject in rejects)
+    linked = Counter(link.contour_path for link in links if link.contour_path)
+    # Its other contours are rejected too, so that the list names all lost files. Of a
+    # file of several contours, some may have been rejected before.
     because = f"its image {path} is rejected"
     return [
         *rejects,
         Reject(path, None, reason),
         *(
-            Reject(link.contour_path, None, because)
-            for link in links
-            if link.contour_path and link.contour_path not in listed
+            Reject(file, None, because)
+            for file, count in linked.items()
+            if count > listed[file]
         ),
     ]
+
+
+def number_files(links: Iterable[Link]) -> dict[tuple[str, str], int]:
+    """Return the numbers of the contour files of an image, from 1, by path and root."""
+    numbers: dict[tuple[str, str], int] = {}
+    for link in links:
+        if link.contour_path:
+            numbers.setdefault((link.contour_path, link.root), len(numbers) + 1)
+    return numbers
 
 
 def hash_links(links: Iterable[Link], bucket: str, paths: Paths) -> int:

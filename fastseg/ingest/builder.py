@@ -6,12 +6,13 @@ the journal, publishes the store, and reports what was built, reused and rejecte
 
 import os
 import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,15 +39,17 @@ from fastseg.errors import (
     whole_number,
 )
 from fastseg.files import name_path, stamp_of
+from fastseg.ingest.annotations import point_lists
 from fastseg.ingest.block import Block
 from fastseg.ingest.images import ImageReader
-from fastseg.ingest.items import BuiltItems, ItemBuilder
+from fastseg.ingest.items import BuiltItems, ItemBuilder, find_several
 from fastseg.ingest.plan import Plan, plan_build
 from fastseg.links import Link, LinkTable
 from fastseg.outputs import check_input, check_target
 from fastseg.paths import Paths, StrPath, as_path, is_inside
 from fastseg.progress import Progress, silent
 from fastseg.raster.rules import Rules
+from fastseg.sources import DEFAULT_FORMAT
 from fastseg.store import compression, layout
 from fastseg.store.reader import Store, open_store
 from fastseg.store.writing.older_store import STORE, OlderStore
@@ -70,6 +73,9 @@ MIXING = np.array(
 )
 # Instead of the index of an item in an older store: -1 as `OlderStore.find` returns it.
 ABSENT, REJECTED = -1, -2
+# Columns of /items that a report counts.
+COUNTED = ("labelled", "rule_dependent", "pixels")
+T = TypeVar("T")
 
 
 @refuse_renamed_attributes(kept="reused")
@@ -85,7 +91,12 @@ class BuildReport:
         or all their contours turned out to be bad when they were read
     links     : number of links whose contour is in the store
     rejects   : input that was not used, as listed in `<path>.rejects.csv`
-    off_image : contour files whose contour covers no pixel of its image
+    several_rings : number of classes on images, counted image by image, that have
+        several rings there
+    rule_dependent : image file and class of those of them on which even-odd, nonzero
+        and union give different masks
+    off_image : contour files whose contour covers no pixel of its image; with class and
+        image, if a file holds several contours
     outer_roots : real paths of the roots of the table that do not lie in its folder
     copies    : files of images that have the same pixels and belong to several
         patients, together in a tuple; images of one value are left out. All are in the
@@ -99,6 +110,8 @@ class BuildReport:
     failed: int
     links: int
     rejects: tuple[Reject, ...]
+    several_rings: int
+    rule_dependent: tuple[tuple[str, str], ...]
     off_image: tuple[str, ...]
     outer_roots: tuple[Path, ...]
     copies: tuple[tuple[str, ...], ...]
@@ -215,7 +228,9 @@ def build(
         failed=work.failed,
         links=work.drawn,
         rejects=rejects,
-        off_image=tuple(work.off_image),
+        several_rings=work.several_rings,
+        rule_dependent=tuple(in_order(work.rule_dependent)),
+        off_image=tuple(in_order(work.off_image)),
         outer_roots=outer_roots,
         copies=copies,
         fingerprint=fingerprint,
@@ -298,26 +313,28 @@ class _Build:
         self.decoders = images.decoders
         self.item_builder = ItemBuilder(self.paths, table.classes, rules, images)
         self.older = self._find_older()
+        self._bits = {name: bit for bit, name in enumerate(table.classes)}
         self._reset()
-
-    @property
-    def off_image(self) -> list[str]:
-        """Contour files off their image, in the order of the plan."""
-        return [path for _, paths in sorted(self._off_image.items()) for path in paths]
 
     def _reset(self) -> None:
         self.rejects = list(self.table.rejects)
         self.samples = 0
         self.reused = 0
         self.failed = 0
-        self.drawn = 0
-        # Rejects of an item of the plan, and files of contours off its image.
         self._rejects: dict[int, list[Reject]] = {}
-        self._off_image: dict[int, list[str]] = {}
+        self._reset_counts()
         # Of each block, numbers that differ for different files and frames, and the
         # checksums of images of more than one value.
         self._identities: list[NDArray[np.uint64]] = []
         self._varied: list[NDArray[np.uint64]] = []
+
+    def _reset_counts(self) -> None:
+        self.drawn = 0
+        self.several_rings = 0
+        # By item of the plan: image and class whose mask depends on `fill`, and
+        # contours off the image.
+        self.rule_dependent: dict[int, list[tuple[str, str]]] = {}
+        self.off_image: dict[int, list[str]] = {}
 
     def run(self) -> str | None:
         """Build, and return the fingerprint; None if there is nothing to build."""
@@ -351,8 +368,7 @@ class _Build:
             remove_work(self.target)
         elif len(plan):
             self._rejects.clear()
-            self._off_image.clear()
-            self.drawn = 0
+            self._reset_counts()
             fingerprint = self._build_store(plan, identify_all)
         if fingerprint is None:
             remove_work(self.target)
@@ -416,6 +432,9 @@ class _Build:
             (content.note_headers, {}),
             (labels.parse_files, {}),
         ]
+        formats = {text or DEFAULT_FORMAT for text in self.table.links.format.texts}
+        if not formats <= point_lists():  # else each class has one ring
+            wanted.append((labels.compare_rules, {}))
         for bucket, _ in plan.counts:
             rule = rules.kernel_rule(*bucket.shape)
             wanted.append((labels.draw_masks, {"T": masks, "rule": rule}))
@@ -444,13 +463,13 @@ class _Build:
         if len(built.items):
             partial.add(block.items[built.items], built.records)
         self._note_images(built.records)
-        self._count_contours(block, built.items, built.records.meta)
+        self._count_contours(block, built.items, *contours_of(built.records))
         self.samples += len(built.items)
         self.reused += int(built.is_reused.sum())
         for some in resumed:
             partial.add_resumed(block.items[some.items], some)
             self._note_images(some.records)
-            self._count_contours(block, some.items, some.records.meta)
+            self._count_contours(block, some.items, *contours_of(some.records))
             self.samples += len(some.items)
             self.reused += len(some.items)
 
@@ -534,11 +553,8 @@ class _Build:
                 identities.append(identity)
                 indices[block.items] = found
                 done = np.flatnonzero(found != REJECTED)
-                meta = {
-                    name: store.items[name][found[done]]
-                    for name in ("labelled", "pixels")
-                }
-                self._count_contours(block, done, meta)
+                columns = _contours_in_store(store, found[done])
+                self._count_contours(block, done, *columns)
                 for k, rejects in block.rejects.items():
                     self._rejects[int(block.items[k])] = rejects
                 older.store.release()
@@ -575,23 +591,80 @@ class _Build:
         return indices, identity
 
     def _count_contours(
-        self, block: Block, items: NDArray[np.int64], meta: Any
+        self,
+        block: Block,
+        items: NDArray[np.int64],
+        meta: Any,
+        item: NDArray[np.int64],
+        bit: NDArray[np.int64],
     ) -> None:
         """Count the contours of items for the report.
 
         items : indices in the block
-        meta  : "labelled" and "pixels" of the items, as in a store
+        meta  : COUNTED of the items, as in a store
+        item, bit : int64 (r,), the index in `items` and the bit of the class of each
+            ring
         """
+        pairs, _, _ = find_several(item, bit)
+        self.several_rings += len(pairs)
         for j in np.flatnonzero(meta["labelled"]).tolist():
             k = int(items[j])
-            labelled = int(meta["labelled"][j])
-            files = {link.label: link.contour_path for link in block.links[k]}
-            for bit, name in enumerate(self.item_builder.classes):
-                if labelled >> bit & 1:
+            labelled, dependent, pixels = (meta[name][j].tolist() for name in COUNTED)
+            off_image = []
+            for link in block.links[k]:
+                # All links of a class are used, or none.
+                number = self._bits.get(link.label)
+                if number is not None and labelled >> number & 1:
                     self.drawn += 1
-                    if not meta["pixels"][j][bit]:
-                        off_image = self._off_image.setdefault(int(block.items[k]), [])
-                        off_image.append(files[name])
+                    if not pixels[number]:
+                        off_image.append(name_contour(link))
+            if off_image:
+                self.off_image[int(block.items[k])] = list(dict.fromkeys(off_image))
+            if dependent:
+                image = name_image(block.links[k][0])
+                self.rule_dependent[int(block.items[k])] = [
+                    (image, name)
+                    for name, number in self._bits.items()
+                    if dependent >> number & 1
+                ]
+
+
+def name_contour(link: Link) -> str:
+    """Return what a report calls the contour of a link."""
+    if not link.contour_key:
+        return link.contour_path
+    return f"{link.contour_path}, {link.label} on {name_image(link)}"
+
+
+def name_image(link: Link) -> str:
+    """Return what a report calls an image."""
+    return link.dicom_path + (f", frame {link.frame}" if link.frame else "")
+
+
+def in_order(by_item: Mapping[int, Sequence[T]]) -> Iterator[T]:
+    """Yield what is known of items in the order of the plan."""
+    for _, values in sorted(by_item.items()):
+        yield from values
+
+
+def contours_of(
+    records: Records,
+) -> tuple[NDArray[Any], NDArray[np.int64], NDArray[np.int64]]:
+    """Return the metadata of items, and item and class of each of their rings."""
+    return records.meta, records.rings[:, 0], records.rings[:, 1]
+
+
+def _contours_in_store(
+    store: Store, samples: NDArray[np.int64]
+) -> tuple[dict[str, NDArray[Any]], NDArray[np.int64], NDArray[np.int64]]:
+    """Return the same of samples of a store."""
+    meta = {name: store.items[name][samples] for name in COUNTED}
+    starts, stops = store.items["contours"][samples].T
+    sizes = stops - starts
+    firsts = np.cumsum(sizes) - sizes
+    rings = np.repeat(starts - firsts, sizes) + np.arange(sizes.sum())
+    item = np.repeat(np.arange(len(samples)), sizes)
+    return meta, item, store.contours["class"][rings]
 
 
 class _SeveralNamesError(Exception):

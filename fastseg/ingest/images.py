@@ -21,13 +21,14 @@ from fastseg import dicom
 from fastseg._kernels.files import content, system
 from fastseg._kernels.images import statistics
 from fastseg._kernels.images.statistics import Measures
-from fastseg.bounds import MAX_CONTOUR_BYTES, MAX_HEADER_BYTES
+from fastseg.bounds import MAX_HEADER_BYTES
 from fastseg.codecs.pool import Pool
 from fastseg.dicom import join_paths
 from fastseg.errors import DicomError
 from fastseg.files import Stamp, read_file, stamp_of
 from fastseg.ingest.block import Block
 from fastseg.paths import Paths
+from fastseg.sources import READERS
 from fastseg.store import layout
 from fastseg.store.layout import Bucket
 from fastseg.store.writing.pixel_writers import PixelWriter
@@ -219,7 +220,8 @@ class ImageReader:
         real = self._paths.resolve(path, root)
         stamp = stamp_of(real)
         if getattr(self._local, "hashed", None) != (real, stamp):
-            largest = max(self._max_pixel_bytes + MAX_HEADER_BYTES, MAX_CONTOUR_BYTES)
+            limits = [reader.max_bytes for reader in READERS.values()]
+            largest = max(self._max_pixel_bytes + MAX_HEADER_BYTES, *limits)
             data, stamp = read_file(real, largest)
             self._local.hashed = real, stamp
             self._local.digest = xxh3_64_intdigest(data)

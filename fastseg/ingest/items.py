@@ -1,6 +1,6 @@
 """The items of a block: from files to pixels in the store and records.
 
-    read_lists ──> read ──> contours ──> decode ──> draw ──> records
+    read ──> contours ──> decode ──> draw ──> records
 
 A stage works on all items of the block that are still to do. An item that fails is
 marked in the block with its rejects, and later stages skip it.
@@ -8,7 +8,8 @@ marked in the block with its rejects, and later stages skip it.
 
 import struct
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
+from dataclasses import replace
+from functools import cache, partial
 from itertools import chain, pairwise
 from math import prod
 from typing import Any, NamedTuple
@@ -22,8 +23,8 @@ from fastseg._kernels.files import content, system
 from fastseg.dicom import join_paths
 from fastseg.errors import DicomError, LinkError
 from fastseg.files import stamp_of
-from fastseg.ingest.annotations import Annotations, Contour, File
-from fastseg.ingest.block import Block, hash_links
+from fastseg.ingest.annotations import Annotations, BlockFiles, Contour
+from fastseg.ingest.block import Block, hash_links, number_files
 from fastseg.ingest.images import (
     BlockImages,
     DecodedImage,
@@ -33,7 +34,7 @@ from fastseg.ingest.images import (
 )
 from fastseg.links import Link
 from fastseg.paths import Paths
-from fastseg.raster.rings import shift_origin
+from fastseg.raster.rings import shift_origin, sort_rings
 from fastseg.raster.rules import Rules
 from fastseg.store import layout
 from fastseg.store.writing.older_store import OlderStore
@@ -58,11 +59,13 @@ class Rings(NamedTuple):
     """The rings of n items as columns; those of one item, then of one group follow.
 
     columns : int64 (r, 5), as `Records.rings`
+    groups  : int64 (r,), of each ring as its reader gave it, whatever `fill` is
     bounds  : int64 (n + 1,), item k has the rings bounds[k] to bounds[k + 1]
     points  : float64 (p, 2), (x, y) in pixels as in their files
     """
 
     columns: NDArray[np.int64]
+    groups: NDArray[np.int64]
     bounds: NDArray[np.int64]
     points: NDArray[np.float64]
 
@@ -121,12 +124,8 @@ class ItemBuilder:
 
     def _real_paths(self, links: Sequence[Link]) -> list[str]:
         """Return the paths of all files of an image: its own, then the contours'."""
-        resolve = self._paths.resolve
-        contours = [x for x in links if x.contour_path]
-        return [
-            resolve(links[0].dicom_path, links[0].root),
-            *(resolve(link.contour_path, link.root) for link in contours),
-        ]
+        files = (links[0].dicom_path, links[0].root), *number_files(links)
+        return [self._paths.resolve(*file) for file in files]
 
     def input_hashes(self, block: Block) -> tuple[list[int | None], NDArray[np.int64]]:
         """Return `inputs_xxh3` of each item if all its files can be used; else None.
@@ -192,7 +191,7 @@ class ItemBuilder:
         `block.rejects` says afterwards why some items are not done.
         """
         pixels = partial.pixels if partial else None
-        lists = self._annotations.read_lists(block)
+        files = self._annotations.read(block)
         images = self._images.read(block, pixels)
         contours: dict[int, list[Contour]] = {}
         hashes: dict[int, int] = {}
@@ -201,7 +200,7 @@ class ItemBuilder:
         size = prod(block.bucket.shape)
         most = min(2 * self._images.decoders.size, PIXELS_IN_FLIGHT // size)
         started = self._start_images(
-            block, images, lists, older, contours, hashes, is_decoded
+            block, images, files, older, contours, hashes, is_decoded
         )
         for k, image in keep_ahead(started, most):
             try:
@@ -224,6 +223,7 @@ class ItemBuilder:
         rings = self._join_rings(items, contours, meta)
         offsets = np.zeros((len(items), 4), np.int64)
         offsets[:, ::2] = images.offsets[items]
+        self._compare_rules(block, rings, meta)
         self._draw(block, items, rings, meta, pixels, offsets)
         records = self._records(block, items, images, contours, rings, meta, offsets)
         return BuiltItems(items, records, is_reused)
@@ -232,7 +232,7 @@ class ItemBuilder:
         self,
         block: Block,
         images: BlockImages,
-        lists: dict[Link, File],
+        files: BlockFiles,
         older: OlderStore | None,
         contours: dict[int, list[Contour]],
         hashes: dict[int, int],
@@ -247,12 +247,12 @@ class ItemBuilder:
             try:
                 image = None if images.is_read[k] else self._images.open(block, k)
                 if image:
-                    header = image.file.header_of(block.links[k][0].frame)
+                    header = partial(image.file.header_of, block.links[k][0].frame)
                     digest = image.xxh3
                 else:
-                    header = images.scans.headers[images.scans.header_index[k]]
+                    header = partial(images.scans.header_of, k)
                     digest = int(images.file_hashes[k])
-                contours[k] = self._annotations.contours(block, k, lists, header)
+                contours[k] = self._annotations.contours(block, k, files, header)
                 if not block.is_todo[k]:
                     continue
                 hashes[k] = self._hash_inputs(block, k, digest, contours[k])
@@ -280,7 +280,7 @@ class ItemBuilder:
                 image = block.links[k][0]
                 used = [image._replace(contour_path="", label="", contour_key="")]
             links_hash = hash_links(used, block.bucket.name, self._paths)
-        return hash_inputs(links_hash, [digest, *(x.file.xxh3 for x in contours)])
+        return hash_inputs(links_hash, [digest, *(x.xxh3 for x in contours)])
 
     def _join_rings(
         self,
@@ -290,27 +290,36 @@ class ItemBuilder:
     ) -> Rings:
         """Return the rings of items as columns, and write their columns of `meta`."""
         columns: list[tuple[int, int, int, int, int]] = []
+        groups: list[int] = []
         bounds = [0]
         points = [NO_POINTS]
         is_union = self._rules.fill == "union"
         for j, k in enumerate(items.tolist()):
             labelled = 0
-            for source, contour in enumerate(contours[k], 1):
-                bit = self._bits[contour.link.label]
+            sources = number_files(contour.link for contour in contours[k])
+            numbers: dict[int, int] = {}  # of the next group of each class
+            for contour in contours[k]:
+                link = contour.link
+                source = sources[link.contour_path, link.root]
+                bit = self._bits[link.label]
                 labelled |= 1 << bit
-                number = 0
+                number = numbers.get(bit, 0)
                 for group in contour.groups:
+                    own = -1 - number if group.is_xor else number
                     for ring in group.rings:
                         signed = -1 - number if group.is_xor else number
                         columns.append((j, bit, source, signed, len(ring)))
+                        groups.append(own)
                         points.append(ring)
                         number += is_union and not group.is_xor
                     number += 1
+                numbers[bit] = number
             meta["labelled"][j] = labelled
             bounds.append(len(columns))
         # A store has vertices in the frame in which pixel centres are integers.
         rings = Rings(
             np.array(columns, np.int64).reshape(-1, 5),
+            np.array(groups, np.int64),
             np.array(bounds),
             np.concatenate(points),
         )
@@ -320,6 +329,27 @@ class ItemBuilder:
             xxh3_64_intdigest(stored[start:stop].data) for start, stop in pairwise(ends)
         ]
         return rings
+
+    def _compare_rules(self, block: Block, rings: Rings, meta: NDArray[Any]) -> None:
+        """Find out which masks depend on `fill`: write their column of `meta`."""
+        pair, ring, counts = find_several(rings.columns[:, 0], rings.columns[:, 1])
+        if not len(pair):
+            return
+        shape = block.bucket.shape
+        points, offsets = sort_rings(rings.points, rings.ends(), ring)
+        several = labels.ImageRings(
+            points,
+            offsets,
+            np.concatenate([[0], np.cumsum(counts)]),
+            rings.columns[ring, 1],
+            rings.groups[ring],
+        )
+        differ = np.empty(len(pair), np.bool_)
+        rule = replace(self._rules, fill="nonzero").kernel_rule(*shape)
+        labels.compare_rules(several, self._rules.shift, rule, *shape, differ)
+        bits = meta["rule_dependent"]
+        for item, bit in pair[differ].tolist():
+            bits[item] |= bits.dtype.type(1 << bit)
 
     def _draw(
         self,
@@ -382,6 +412,7 @@ class ItemBuilder:
         within = self._paths.within_root
         paths: list[str] = []
         files: list[tuple[tuple[int, ...], int]] = []
+        file_counts = []
         links_hashes = block.slots.links[items]
         stamps = images.stamps[items].tolist()
         digests = images.file_hashes[items].tolist()
@@ -389,10 +420,11 @@ class ItemBuilder:
             link = block.links[k][0]
             paths.append(within(link.dicom_path, link.root))
             files.append((stamps[j], digests[j]))
-            for contour in contours[k]:
-                link = contour.link
-                paths.append(within(link.contour_path, link.root))
-                files.append((contour.file.stamp, contour.file.xxh3))
+            read = {(x.link.contour_path, x.link.root): x for x in contours[k]}
+            for file, contour in read.items():
+                paths.append(within(*file))
+                files.append((contour.stamp, contour.xxh3))
+            file_counts.append(1 + len(read))
             if k in block.rejects:
                 # The next build reads the item again, so that it reports the rejects
                 # again.
@@ -408,7 +440,7 @@ class ItemBuilder:
             modality=as_texts(header.modality for header in scans.headers)[index],
             sop_instance=scans.sop_instances[items],
             frame_of_reference=scans.frames_of_reference[items],
-            file_counts=np.array([1 + len(contours[k]) for k in items.tolist()], "<i8"),
+            file_counts=np.array(file_counts, "<i8"),
             stamps=stamp_rows,
             path=as_texts(paths),
             size=stamp_rows[:, 0].copy(),
@@ -417,6 +449,25 @@ class ItemBuilder:
             meta=meta,
             points=shift_origin(rings.points, self._rules.origin),
         )
+
+
+def find_several(
+    item: NDArray[np.int64], bit: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Find the classes that have several rings on an image.
+
+    item, bit : int64 (r,), the item and the bit of the class of each ring
+
+    Returns item and bit of each such pair, int64 (m, 2), sorted; the indices of their
+    rings, pair by pair, in their order; and how many rings each pair has, int64 (m,).
+    """
+    key = item * layout.MAX_CLASSES + bit
+    keys, index, counts = np.unique(key, return_inverse=True, return_counts=True)
+    rings = np.flatnonzero(counts[index] > 1)
+    rings = rings[np.argsort(key[rings], kind="stable")]
+    several = counts > 1
+    pairs = np.column_stack(np.divmod(keys[several], layout.MAX_CLASSES))
+    return pairs, rings, counts[several]
 
 
 def hash_inputs(links_hash: int, file_hashes: Sequence[int]) -> int:

@@ -131,11 +131,11 @@ def sort_rings(
     offsets: NDArray[np.int64],
     order: NDArray[np.int64],
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Return points and offsets of rings in another order."""
+    """Return points and offsets of some rings, in this order."""
     lengths = np.diff(offsets)[order]
     sorted_offsets = np.concatenate([[0], np.cumsum(lengths)])
     moves = np.repeat(offsets[order] - sorted_offsets[:-1], lengths)
-    return points[np.arange(len(points)) + moves], sorted_offsets
+    return points[np.arange(sorted_offsets[-1]) + moves], sorted_offsets
 
 
 def shift_origin(points: NDArray[np.float64], origin: Origin) -> NDArray[np.float64]:

@@ -1,4 +1,4 @@
-"""The file format of a store, version 4. Every change of it raises the version.
+"""The file format of a store, version 5. Every change of it raises the version.
 
 A store is a plain HDF5 file. Numbers are little-endian; strings are UTF-8 of a fixed
 length, padded with NUL. Every dataset is contiguous and has no filter, so that it can
@@ -12,7 +12,7 @@ the number of images in a bucket.
 Root attributes
 
     format           "fastseg-store"
-    version          4
+    version          5
     classes          (K,) names, at most 64; bit k of a mask belongs to class k
     buckets          (B,) names of the datasets in /images and /masks, sorted
     options          JSON object: edges, fill and origin, by which the masks were drawn
@@ -85,6 +85,9 @@ Root attributes
                                  99, 99.5
     labelled         as masks    bit k is set if class k has a contour, even one that
                                  covers no pixel of the image
+    rule_dependent   as masks    bit k is set if class k has several rings on the image,
+                                 and even-odd, nonzero and union do not give the same
+                                 mask: other values of `fill` give other pixels
     pixels           int64 (K)   pixels that each class covers
     bbox             int64 (K,4) top, left, bottom, right of each class, the last two
                                  exclusive; zeros if the class covers no pixel
@@ -143,7 +146,7 @@ from xxhash import xxh3_64_hexdigest
 from fastseg.errors import BuildError
 
 FORMAT = "fastseg-store"
-VERSION = 4
+VERSION = 5
 MAX_CLASSES = 64
 # A single image is no volume.
 LEAST_SLICES = 2
@@ -231,6 +234,7 @@ def column_layout(classes: Sequence[str]) -> dict[str, tuple[str, tuple[int, ...
         "max": ("<f8", ()),
         "percentiles": ("<f8", (len(PERCENTILES),)),
         "labelled": (mask_dtype(classes).str, ()),
+        "rule_dependent": (mask_dtype(classes).str, ()),
         "pixels": ("<i8", (k,)),
         "bbox": ("<i8", (k, 4)),
         "contours": ("<i8", (2,)),

@@ -34,12 +34,20 @@ def summarize(store: "Store") -> dict[str, Any]:
             "spacing_mm": _range(items["spacing_mm"][members]),
         }
         buckets.append(entry)
+    several = _count_several_rings(store)
     classes = []
     for k, name in enumerate(store.classes):
         labelled = has_class(items["labelled"], k)
         count = int(labelled.sum())
         area = float(items["pixels"][labelled, k].mean()) if count else None
-        entry = {"name": name, "bit": k, "samples": count, "mean_pixels": area}
+        entry = {
+            "name": name,
+            "bit": k,
+            "samples": count,
+            "mean_pixels": area,
+            "several_rings": several[k],
+            "rule_dependent": int(has_class(items["rule_dependent"], k).sum()),
+        }
         classes.append(entry)
     volumes = store.tables["volumes"]
     return {
@@ -64,6 +72,15 @@ def summarize(store: "Store") -> dict[str, Any]:
             "samples": int(volumes["slices"].sum()),
         },
     }
+
+
+def _count_several_rings(store: "Store") -> list[int]:
+    """Return on how many samples each class has several rings."""
+    count = len(store.classes)
+    pairs = store.contours["item"] * count + store.contours["class"]
+    keys, rings = np.unique(pairs, return_counts=True)
+    several = np.bincount(keys[rings > 1] % max(count, 1), minlength=count)
+    return [*several.tolist()]
 
 
 def _modalities(store: "Store") -> list[dict[str, Any]]:

@@ -143,6 +143,7 @@ def test_a_store_equals_a_simple_computation(study, tmp_path, origin):
         expected |= statistics(image, store.percentile_ranks)
         expected |= {
             "labelled": sum(1 << store.class_index(link.label) for link in links),
+            "rule_dependent": 0,  # each class has one ring
             "pixels": [plane.sum() for plane in covered],
             "bbox": [bounding_box(plane) for plane in covered],
             "image_xxh3": xxh3_64_intdigest(image.tobytes()),

@@ -106,6 +106,39 @@ def test_moved_contours_keep_their_groups(images, rules):
         assert_array_equal(mask, mask_exact(image, rules))
 
 
+def by_union(image):
+    """Return an image with a group for each ring, but for negative groups."""
+    return [
+        (bit, group if group < 0 else k, ring)
+        for k, (bit, group, ring) in enumerate(image)
+    ]
+
+
+@settings(max_examples=100)
+@given(some_images, st.sampled_from(EDGES), st.booleans())
+def test_classes_whose_mask_depends_on_the_rule_are_found(images, edges, is_repeated):
+    """A class differs if two of even-odd, nonzero and union give it other pixels."""
+    classes = [[(0, *rest) for _, *rest in image] for image in images if image]
+    classes = [sorted(image, key=lambda part: part[1]) for image in classes]
+    if is_repeated:  # the kernel leaves no pixel of one class to the next
+        classes = [x for image in classes for x in (image, image[:1])]
+    flat = [part for image in classes for part in image]
+    points, ends = join_rings([np.array(ring, float) for _, _, ring in flat])
+    bounds = np.cumsum([0, *map(len, classes)])
+    groups = np.array([part[1] for part in flat], np.int64)
+    compared = labels.ImageRings(points, ends, bounds, np.zeros_like(groups), groups)
+    rule = Rules(edges=edges, fill="nonzero").kernel_rule(*SHAPE)
+    differ = np.empty(len(classes), np.bool_)
+    labels.compare_rules(compared, 0.0, rule, *SHAPE, differ)
+    for image, found in zip(classes, differ.tolist(), strict=True):
+        even_odd, nonzero = (
+            mask_exact(image, Rules(edges=edges, fill=fill))
+            for fill in ("even-odd", "nonzero")
+        )
+        union = mask_exact(by_union(image), Rules(edges=edges))
+        assert found == ((even_odd != nonzero) | (even_odd != union)).any()
+
+
 def test_a_negative_group_is_filled_even_odd_under_nonzero():
     """A ring within a ring of its direction is a hole only in a negative group."""
     outer, inner = [(0, 0), (6, 0), (6, 6), (0, 6)], [(2, 2), (4, 2), (4, 4), (2, 4)]

@@ -7,7 +7,9 @@ from numpy.typing import NDArray
 
 from fastseg._kernels.contours.polygon import (
     RULE,
+    Rule,
     Target,
+    ceil_clipped,
     fill_group,
     find_fault,
     make_fill_scratch,
@@ -17,7 +19,7 @@ from fastseg._kernels.contours.runs import ZERO, fill_run, u64
 from fastseg._kernels.files.decimals import parse_pairs
 from fastseg._kernels.files.system import address_of, hash_bytes
 from fastseg._kernels.images.statistics import measure_classes
-from fastseg._kernels.jit import empty, entry, flat
+from fastseg._kernels.jit import empty, entry, flat, kernel, zeros
 
 
 class ImageRings(NamedTuple):
@@ -142,3 +144,82 @@ def draw_masks(rings, shift, rule, first, stop, masks, results):
         measure_classes(mask, results.pixels[k], results.boxes[k])
         results.hashes[k] = hash_bytes(address_of(mask), mask.size * mask.itemsize)
         drawn += 1
+
+
+# Bits of the pixels that each rule covers, for `compare_rules`.
+BY_EVEN_ODD, BY_NONZERO, BY_UNION = np.uint64(1), np.uint64(2), np.uint64(4)
+BY_ALL = np.uint64(7)
+
+
+@entry(
+    rings=IMAGE_RINGS,
+    shift="float64",
+    rule=(Rule, "int64", "bool", "int64"),
+    height="int64",
+    width="int64",
+    differ="bool[::1]",
+)
+def compare_rules(rings, shift, rule, height, width, differ):
+    """Find out whether even-odd, nonzero and union give a class different masks.
+
+    rings  : the rings of one class of an image are an image here; they are valid
+    shift  : see `polygon`
+    rule   : of nonzero; its `edges` hold for all masks
+    differ : bool (n,), overwritten
+
+    By union, each ring is a group of its own. Groups with a negative number are filled
+    by even-odd in each mask.
+    """
+    points, offsets, groups = rings.points, rings.offsets, rings.groups
+    even_odd = Rule(rule.edges, False, rule.rows)
+    scratch = make_fill_scratch(offsets, height, width, rule)
+    cells = zeros(height * width, np.uint8)
+    for k in range(len(differ)):
+        first, last = rings.bounds[k], rings.bounds[k + 1]
+        ring = first
+        while ring < last:
+            end = ring + 1
+            while end < last and groups[end] == groups[ring]:
+                end += 1
+            value = BY_EVEN_ODD
+            if groups[ring] < 0:
+                value = BY_ALL
+            elif end == ring + 1:
+                value = BY_EVEN_ODD | BY_UNION
+            target = Target(cells, 0, height, width, value)
+            fill_group(
+                points, offsets, ring, end, shift, even_odd, target, False, scratch
+            )
+            if groups[ring] >= 0:
+                target = Target(cells, 0, height, width, BY_NONZERO)
+                fill_group(
+                    points, offsets, ring, end, shift, rule, target, False, scratch
+                )
+                if end > ring + 1:
+                    target = Target(cells, 0, height, width, BY_UNION)
+                    for own in range(ring, end):
+                        fill_group(
+                            points, offsets, own, own + 1, shift, even_odd, target,
+                            False, scratch,
+                        )  # fmt: skip
+            ring = end
+        top, bottom = find_rows(points, offsets[first], offsets[last], shift, height)
+        is_different = False
+        for c in range(top * width, bottom * width):
+            cell = cells[u64(c)]
+            is_different |= (cell != 0) & (cell != np.uint8(BY_ALL))
+            cells[u64(c)] = 0
+        differ[k] = is_different
+
+
+@kernel
+def find_rows(points, start, stop, shift, height):
+    """Return the rows, from the first to that behind the last, that rings may cover."""
+    low, high = np.inf, -np.inf
+    for k in range(start, stop):
+        low = min(low, points[k, 1])
+        high = max(high, points[k, 1])
+    limit = float(height)
+    top = ceil_clipped(low - shift, 0.0, limit)
+    bottom = ceil_clipped(high - shift + 1.0, 0.0, limit)
+    return int(top), int(bottom)
