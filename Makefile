@@ -35,7 +35,7 @@ PIP := python -m pip --disable-pip-version-check install --quiet
 demo: $(VENV)/.demo
 	@rm -rf demo && mkdir demo
 	@echo
-	@echo "The sample data: four synthetic hearts with hand-drawn contours, as files."
+	@echo "The sample data: four synthetic hearts with their contours, as text files."
 	fastseg link data/phantom -o demo/links.csv
 	@echo
 	fastseg build demo/links.csv -o demo/heart.h5
@@ -44,9 +44,21 @@ demo: $(VENV)/.demo
 	@echo
 	python examples/one_epoch.py demo/heart.h5
 	@echo
-	fastseg show demo/heart.h5 -o demo/picture.png
+	fastseg show demo/heart.h5 -o demo/heart.png
 	@echo
-	@echo "Done. The store is demo/heart.h5, the picture demo/picture.png."
+	@echo "And three synthetic CTs with DICOM structure sets, in which names of ROIs differ."
+	fastseg rois data/phantom_rt --aliases data/phantom_rt.toml
+	@echo
+	fastseg link data/phantom_rt --aliases data/phantom_rt.toml -o demo/chest.csv
+	@echo
+	fastseg build demo/chest.csv -o demo/chest.h5
+	@echo
+	fastseg info demo/chest.h5
+	@echo
+	fastseg show demo/chest.h5 -o demo/chest.png
+	@echo
+	@echo "Done. The stores are demo/heart.h5 and demo/chest.h5, the pictures"
+	@echo "demo/heart.png and demo/chest.png."
 
 test: $(VENV)/.test lint
 	pytest $(PARALLEL)

@@ -48,10 +48,9 @@ def commands_of(block):
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch, sample_study):
+def folder(tmp_path, monkeypatch):
     """A folder with the sample data, in which a page runs."""
-    shutil.copytree(sample_study, tmp_path / "data" / "phantom")
-    shutil.copytree(PROJECT / "data" / "phantom_rt", tmp_path / "data" / "phantom_rt")
+    shutil.copytree(PROJECT / "data", tmp_path / "data")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -4,11 +4,13 @@ import numpy as np
 import pydicom
 import pytest
 
+import fastseg
 from fastseg.geometry import Plane, find_volumes
 from fastseg.phantom.chest import Chest
 from fastseg.phantom.rtstruct import ROIS, Series
 from tests.reference import rasterize_whole
 
+NO_REGIONS = ("point", "none")
 PATIENTS = range(3)
 SHAPES = [(80, 120), (96, 104), (104, 96)]
 # A vertex is written with two digits after the point.
@@ -124,7 +126,7 @@ def test_images_have_hounsfield_units(patient):
         body = patient.mask("body", index)
         assert image[0].mean() == pytest.approx(-1000, abs=12)
         assert not body[[0, -1]].any()
-        lungs = patient.mask("left lung", index) ^ patient.mask("tumour", index)
+        lungs = patient.mask("lung_left", index) ^ patient.mask("tumour", index)
         for mask, expected in (
             (lungs, -790),
             (patient.mask("heart", index), 170),
@@ -134,7 +136,7 @@ def test_images_have_hounsfield_units(patient):
 
 
 @pytest.mark.parametrize(
-    "name", [name for name, roi in ROIS.items() if roi.form not in ("point", "none")]
+    "name", [name for name, roi in ROIS.items() if roi.form not in NO_REGIONS]
 )
 def test_masks_are_what_was_drawn(patient, name):
     """The exact mask of the contours has each pixel that is not beside an outline."""
@@ -154,8 +156,8 @@ def test_structure_sets_hold_what_readers_get_wrong(patient):
         ]
         for name in ROIS
     }
-    assert ["CLOSED_PLANAR"] * 2 in kinds["right lung"]
-    assert ["CLOSED_PLANAR"] in kinds["right lung"]
+    assert ["CLOSED_PLANAR"] * 2 in kinds["lung_right"]
+    assert ["CLOSED_PLANAR"] in kinds["lung_right"]
     assert ["CLOSED_PLANAR"] * 2 in kinds["tumour"]
     assert [] in kinds["tumour"]
     assert kinds["vertebra"] == [["CLOSED_PLANAR"]] * 8
@@ -206,6 +208,31 @@ def test_references_resolve(patient):
                 points = np.array(item.ContourData, float).reshape(-1, 3)
                 _, distances = patient.planes[index].patient_to_pixel(points)
                 assert np.abs(distances).max() < ROUNDING_MM
+
+
+@pytest.fixture(scope="module")
+def chests(studies, tmp_path_factory):
+    """A store of the committed study, whose aliases give classes the names of ROIS."""
+    study = studies["rtstruct"]
+    table = fastseg.link(study, rois=study.with_suffix(".toml"))
+    assert not table.rejects
+    path = tmp_path_factory.mktemp("chests") / "chests.h5"
+    assert not fastseg.build(table, path).rejects
+    return fastseg.open(path)
+
+
+def test_a_store_holds_what_was_drawn(patient, chests):
+    """Linked and built, each mask of each class equals the exact one of its rings."""
+    samples = {sample.meta["sop_instance"]: sample for sample in chests}
+    assert len(samples) == 24
+    for index, ds in enumerate(patient.images):
+        sample = samples[ds.SOPInstanceUID]
+        assert (sample.image == ds.pixel_array).all()
+        # The aliases leave the body out.
+        there = patient.series.chest(index).structures().keys() - {"body"}
+        assert sample.contours.keys() == there
+        for name in chests.classes:
+            assert (sample.mask_of(name) == patient.mask(name, index)).all()
 
 
 def is_within(ring, other):

@@ -130,8 +130,8 @@ class Chest:
         """Return the rings of each structure that this slice has."""
         some: dict[str, tuple[Ring | None, ...]] = {
             "body": (self.body,),
-            "left lung": (self.left_lung,),
-            "right lung": (self.right_lung, self.dome),
+            "lung_left": (self.left_lung,),
+            "lung_right": (self.right_lung, self.dome),
             "heart": (self.heart,),
             "oesophagus": (self.oesophagus, self.lumen),
             "vertebra": (self.vertebra, self.canal),

@@ -76,10 +76,10 @@ ROIS = {
     "body": Roi(
         names=("BODY", "External", "Body"), kind="EXTERNAL", colour=[200, 200, 200]
     ),
-    "left lung": Roi(
+    "lung_left": Roi(
         names=("Lung_L", "LungLeft", "Lung L"), kind="ORGAN", colour=[0, 160, 255]
     ),
-    "right lung": Roi(
+    "lung_right": Roi(
         names=("Lung_R", "LungRight", "Lung R"), kind="ORGAN", colour=[0, 210, 160]
     ),
     "heart": Roi(
