@@ -191,26 +191,59 @@ class Plane:
         Raises GeometryError for points that are not finite.
         """
         patient = _table(points, "points", 3)
-        row, column = self.row_direction, self.column_direction
-        between_rows, between_columns = self.spacing_mm
-        # The directions are nearly orthogonal unit vectors, so the lengths along both
-        # are those that solve the equations of the nearest point.
-        row_row, row_column, column_column = (
-            _dot(row, row),
-            _dot(row, column),
-            _dot(column, column),
-        )
-        determinant = row_row * column_column - row_column * row_column
-        with np.errstate(over="ignore", invalid="ignore"):
-            offsets = patient - self.origin
-            on_row, on_column = _dot(offsets, row), _dot(offsets, column)
-            along_row = column_column * on_row - row_column * on_column
-            along_column = row_row * on_column - row_column * on_row
-            pixels = np.empty((len(patient), 2))
-            pixels[:, 0] = along_row / determinant / between_columns
-            pixels[:, 1] = along_column / determinant / between_rows
-            distances = _dot(offsets, self.normal)
-        return _finite(pixels, patient), distances
+        offsets = patient - self.origin
+        directions = self.row_direction, self.column_direction
+        pixels = _on_plane(offsets, *directions, *self.spacing_mm)
+        return _finite(pixels, patient), _dot(offsets, self.normal)
+
+
+def patient_to_pixel(
+    points: Floats, counts: Ints, origins: Floats, directions: Floats, spacings: Floats
+) -> tuple[Floats, Floats]:
+    """Return what `Plane.patient_to_pixel` does, bit for bit, for many planes at once.
+
+    points    : float64 (n, 3), finite, mm, LPS: those of one plane after the other
+    counts    : int64 (m,), number of points of each plane
+    origins   : float64 (m, 3), of the planes, which are valid (`have_planes`)
+    directions, spacings : float64 (m, 6), (m, 2)
+    """
+    planes = np.concatenate([origins, directions, spacings, _normals(directions)], 1)
+    # Columns of numbers that follow each other in memory.
+    of_point = np.repeat(planes.T, counts, axis=1)
+    origin, row, column, spacing, normal = np.split(of_point, [3, 6, 9, 11])
+    offsets = points - origin.T
+    return _on_plane(offsets, row.T, column.T, *spacing), _dot(offsets, normal.T)
+
+
+def _on_plane(
+    offsets: Floats,
+    row: Floats,
+    column: Floats,
+    between_rows: Any,
+    between_columns: Any,
+) -> Floats:
+    """Return the pixel coordinates of the points of planes that are nearest to others.
+
+    offsets : float64 (n, 3), mm, from the origin of the plane
+    row, column : float64 (3,) or (n, 3), directions
+    between_rows, between_columns : number or float64 (n,), mm
+    """
+    # The directions are nearly orthogonal unit vectors, so the lengths along both are
+    # those that solve the equations of the nearest point.
+    row_row, row_column, column_column = (
+        _dot(row, row),
+        _dot(row, column),
+        _dot(column, column),
+    )
+    determinant = row_row * column_column - row_column * row_column
+    with np.errstate(over="ignore", invalid="ignore"):
+        on_row, on_column = _dot(offsets, row), _dot(offsets, column)
+        along_row = column_column * on_row - row_column * on_column
+        along_column = row_row * on_column - row_column * on_row
+        pixels = np.empty((len(offsets), 2))
+        pixels[:, 0] = along_row / determinant / between_columns
+        pixels[:, 1] = along_column / determinant / between_rows
+    return pixels
 
 
 class Volumes(NamedTuple):

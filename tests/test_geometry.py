@@ -3,6 +3,7 @@
 import pickle
 import re
 import time
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -105,6 +106,31 @@ def test_each_point_is_converted_for_itself(plane, pixels):
     backwards = plane.patient_to_pixel(patient[::-1])
     for one, other in zip(plane.patient_to_pixel(patient), backwards, strict=True):
         assert_array_equal(one, other[::-1])
+
+
+@given(
+    st.lists(st.tuples(planes(), st.integers(0, 3)), max_size=4),
+    hnp.arrays(np.float64, (12, 3), elements=coordinates),
+)
+def test_points_of_many_planes_are_converted_as_those_of_one(chosen, patient):
+    """`geometry.patient_to_pixel` gives the bits of `Plane.patient_to_pixel`."""
+    ends = np.cumsum([0, *(count for _, count in chosen)])
+    columns = [
+        np.array([getattr(plane, name) for plane, _ in chosen], float).reshape(-1, k)
+        for name, k in (
+            *(("origin", 3), ("row_direction", 3), ("column_direction", 3)),
+            ("spacing_mm", 2),
+        )
+    ]
+    origins, rows, column_directions, spacings = columns
+    pixels, distances = geometry.patient_to_pixel(
+        *(patient[: ends[-1]], np.diff(ends), origins),
+        *(np.hstack([rows, column_directions]), spacings),
+    )
+    for (plane, _), (start, stop) in zip(chosen, pairwise(ends), strict=True):
+        expected = plane.patient_to_pixel(patient[start:stop])
+        assert_array_equal(pixels[start:stop], expected[0], strict=True)
+        assert_array_equal(distances[start:stop], expected[1], strict=True)
 
 
 def plane_with(**changes):

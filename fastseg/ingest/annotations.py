@@ -16,7 +16,7 @@ import numpy as np
 from xxhash import xxh3_64_intdigest
 
 from fastseg import dicom
-from fastseg._kernels.contours import labels
+from fastseg._kernels.contours import labels, polygon
 from fastseg._kernels.files import content, system
 from fastseg.dicom import join_paths
 from fastseg.errors import ContourError, GeometryError, LinkError
@@ -24,9 +24,9 @@ from fastseg.files import read_handle
 from fastseg.ingest.block import Block
 from fastseg.links import Link
 from fastseg.paths import Paths
-from fastseg.raster.rings import as_ring
+from fastseg.raster.rings import as_ring, join_rings
 from fastseg.sources import READERS, format_of, reader_of
-from fastseg.sources.base import Group
+from fastseg.sources.base import Group, ManyRingsReader
 from fastseg.tables import Reject, reason_of
 
 # Bytes of parsed files that are kept for blocks to come. Links are sorted by patient
@@ -114,13 +114,21 @@ class BlockFiles:
     """What is known of the contour files of a block.
 
     lists     : the files that kernels have read, by link: `parsed` is the ring
+    contours  : those that have been read beforehand, many at once
     remaining : how many links of each other file are still to be read
     parsed    : such files that have been read, as long as links remain
     """
 
     lists: dict[Link, File]
     remaining: Counter[Key]
+    contours: dict[Link, Contour] = field(default_factory=dict)
     parsed: dict[Key, "Future[File | Reject]"] = field(default_factory=dict)
+
+    def count_read(self, key: Key, count: int) -> None:
+        """Note that links of a file have been read."""
+        self.remaining[key] -= count
+        if not self.remaining[key]:
+            self.parsed.pop(key, None)
 
 
 class Annotations:
@@ -141,6 +149,49 @@ class Annotations:
             if link.contour_path and link not in lists
         )
         return BlockFiles(lists=lists, remaining=Counter(rest))
+
+    def read_many(
+        self, block: Block, files: BlockFiles, scans: dicom.HeaderScans
+    ) -> None:
+        """Read the contours of files whose readers return many at once.
+
+        files : what `read` has returned for the block, to which they are added
+        scans : headers of the images; contours of an UNKNOWN one are left out
+
+        What cannot be used is left to `contours`, which says why.
+        """
+        by_file: dict[Key, list[tuple[Link, int]]] = {}
+        for k in block.todo():
+            if scans.header_index[k] == dicom.UNKNOWN:
+                continue
+            for link in block.links[k]:
+                if link.contour_path and link not in files.lists:
+                    by_file.setdefault(_key(link), []).append((link, k))
+        headers: dict[int, dicom.Header] = {}
+        for key, pairs in by_file.items():
+            reader = READERS.get(key[0])
+            if not isinstance(reader, ManyRingsReader):
+                continue
+            links = [link for link, _ in pairs]
+            for _, k in pairs:
+                if k not in headers:
+                    headers[k] = scans.header_of(k)
+            file = self._parsed(links[0], files)
+            if isinstance(file, Reject):
+                continue
+            own = [headers[k] for _, k in pairs]
+            results = reader.many_rings(file.parsed, links, own)
+            found = [
+                Contour(link, file.stamp, file.xxh3, groups)
+                for link, groups in zip(links, results, strict=True)
+                if groups
+            ]
+            points, offsets = join_rings(
+                [ring for x in found for group in x.groups for ring in group.rings]
+            )
+            if polygon.check_rings(points, offsets)[0] < 0:
+                files.contours.update((x.link, x) for x in found)
+                files.count_read(key, len(found))
 
     def _read_lists(self, block: Block) -> dict[Link, File]:
         """Read the files of a block that hold one ring as a list of points.
@@ -238,20 +289,24 @@ class Annotations:
         ring = files.lists.get(link)
         if ring is not None:
             return Contour(link, ring.stamp, ring.xxh3, [Group([ring.parsed])])
-        key = _key(link)
-        if key in files.parsed:
-            future = files.parsed[key]
-        else:
-            future = self._files.get(key, lambda: self._parse(link))
-            files.parsed[key] = future
-        files.remaining[key] -= 1
-        if not files.remaining[key]:
-            del files.parsed[key]
-        file = future.result()
+        known = files.contours.get(link)
+        if known is not None:
+            return known
+        file = self._parsed(link, files)
+        files.count_read(_key(link), 1)
         if isinstance(file, Reject):
             return file
         groups = list(self._groups(link, file, header()))
         return Contour(link, file.stamp, file.xxh3, groups)
+
+    def _parsed(self, link: Link, files: BlockFiles) -> File | Reject:
+        """Return the parsed file of a link, and keep it while others need it."""
+        key = _key(link)
+        future = files.parsed.get(key)
+        if future is None:
+            future = self._files.get(key, lambda: self._parse(link))
+            files.parsed[key] = future
+        return future.result()
 
     def _parse(self, link: Link) -> File | Reject:
         """Return the parsed file of a link, or why it cannot be used."""

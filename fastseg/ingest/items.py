@@ -193,6 +193,7 @@ class ItemBuilder:
         pixels = partial.pixels if partial else None
         files = self._annotations.read(block)
         images = self._images.read(block, pixels)
+        self._annotations.read_many(block, files, images.scans)
         contours: dict[int, list[Contour]] = {}
         hashes: dict[int, int] = {}
         decoded: dict[int, DecodedImage] = {}

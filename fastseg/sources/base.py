@@ -6,7 +6,7 @@ contour file ── parse, once ──> rings, for each of its links ──> gro
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,6 +59,23 @@ class Reader(Protocol):
         header : of the link's image, None if it is not known
 
         Raises ContourError if the file has no rings for the link.
+        """
+
+
+@runtime_checkable
+class ManyRingsReader(Reader, Protocol):
+    """A reader that returns the rings of many links faster than one by one."""
+
+    def many_rings(
+        self, parsed: Any, links: Sequence[Link], headers: Sequence[Header]
+    ) -> list[list[Group] | None]:
+        """Return what `rings` returns for each link, bit for bit.
+
+        parsed  : what `parse` has returned for their contour file
+        headers : of the image of each link
+
+        None stands for a link for which `rings` has to be called: that raises its
+        error, if it has one.
         """
 
 

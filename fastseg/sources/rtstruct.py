@@ -12,8 +12,10 @@ import hashlib
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import groupby, pairwise
+from math import nan
 from typing import NamedTuple
 
 import numpy as np
@@ -43,7 +45,7 @@ from fastseg.errors import (
     choice,
 )
 from fastseg.files import open_regular
-from fastseg.geometry import Plane
+from fastseg.geometry import Plane, have_planes, patient_to_pixel
 from fastseg.links import MAX_CLASSES, Link, Links, LinkTable
 from fastseg.progress import Progress
 from fastseg.reprs import listed, many
@@ -89,6 +91,10 @@ EMPTY = "empty RT structure set"
 # Contours of an ROI that are rejected one by one for a kind of reason; more are one
 # reject.
 CONTOURS_LISTED = 20
+
+# Points of `RtStruct.many_rings` that are converted at once: their planes take 112
+# bytes for each.
+POINTS_AT_ONCE = 2**14
 
 Ints = NDArray[np.int64]
 
@@ -148,6 +154,72 @@ class RtStruct:
         bounds = ends.tolist()
         rings = [pixels[a:b] for a, b in pairwise(bounds)]
         return [Group(rings, is_xor=kinds == {CLOSEDPLANAR_XOR})]
+
+    def many_rings(
+        self, parsed: StructureSet, links: Sequence[Link], headers: Sequence[Header]
+    ) -> list[list[Group] | None]:
+        """Return the contours of many links, each as `rings` does, or None."""
+        results: list[list[Group] | None] = [None] * len(links)
+        contours: list[int] = []
+        stops: list[int] = []
+        known = []
+        for k, link in enumerate(links):
+            with suppress(ContourError, IndexError):
+                number, wanted = _parse_key(link)
+                of_roi = parsed.find(number)
+                contours += [of_roi[n - 1] for n in wanted]
+                stops.append(len(contours))
+                known.append(k)
+        if not known:
+            return results
+        planes = np.array([_plane_row(headers[k]) for k in known])
+        indices = np.array(contours, np.int64)
+        sizes = np.diff(stops, prepend=0)
+        firsts = np.cumsum(sizes) - sizes
+        kind = parsed.contours.kind[indices]
+        kinds = np.minimum.reduceat(kind, firsts)
+        are_usable = (
+            np.logical_and.reduceat(parsed.contours.is_valid[indices], firsts)
+            & (kinds == np.maximum.reduceat(kind, firsts))
+            & ((kinds == CLOSED_PLANAR) | (kinds == CLOSEDPLANAR_XOR))
+            & have_planes(planes[:, :3], planes[:, 3:9], planes[:, 9:])
+        )
+        usable = np.flatnonzero(are_usable)
+        indices = indices[np.repeat(are_usable, sizes)]
+        counts = parsed.contours.count[indices]
+        ends = np.cumsum(sizes[usable])
+        points = np.diff(np.cumsum(counts)[ends - 1], prepend=0)
+        # Ranges of links with about so many points.
+        part = np.cumsum(points) // POINTS_AT_ONCE
+        for some in np.split(np.arange(len(usable)), np.flatnonzero(np.diff(part)) + 1):
+            if not len(some):
+                continue
+            first = ends[some[0]] - sizes[usable[some[0]]]
+            chosen = indices[first : ends[some[-1]]]
+            patient, bounds = parsed.points(chosen)
+            own = planes[usable[some]]
+            pixels, off = patient_to_pixel(
+                patient, points[some], own[:, :3], own[:, 3:9], own[:, 9:]
+            )
+            starts = np.cumsum(points[some]) - points[some]
+            farthest = np.maximum.reduceat(np.abs(off), starts)
+            is_near = (farthest <= MAX_PLANE_TOLERANCE_MM).tolist()
+            rings = [pixels[a:b] for a, b in pairwise(bounds.tolist())]
+            start = 0
+            for j, near in zip(usable[some].tolist(), is_near, strict=True):
+                stop = start + int(sizes[j])
+                if near:
+                    is_xor = bool(kinds[j] == CLOSEDPLANAR_XOR)
+                    results[known[j]] = [Group(rings[start:stop], is_xor=is_xor)]
+                start = stop
+        return results
+
+
+def _plane_row(header: Header) -> tuple[float, ...]:
+    """Return origin, directions and spacing of an image, NaN if they are unknown."""
+    if header.position_mm and header.directions and header.spacing_mm:
+        return *header.position_mm, *header.directions, *header.spacing_mm
+    return (nan,) * 11
 
 
 def _parse_key(link: Link) -> tuple[int, list[int]]:
