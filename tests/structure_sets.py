@@ -5,7 +5,6 @@ make the same UIDs from the names of a patient and a series.
 """
 
 import zlib
-from io import BytesIO
 
 import numpy as np
 import pydicom
@@ -170,21 +169,22 @@ def encode(ds, syntax="explicit", *, undefined=False, unknown=()):
     """Return a structure set as the bytes of a file.
 
     syntax    : one of SYNTAXES
-    undefined : write sequences and items with undefined lengths (not in big-endian)
+    undefined : write sequences and items with undefined lengths
     unknown   : keywords of elements that get the VR UN, whose content is then implicit
         (neither in big-endian nor in implicit)
+
+    All values are written as texts: the numbers of a structure set are texts, too.
     """
     ds.file_meta.MediaStorageSOPClassUID = ds.get("SOPClassUID") or uid("none")
     ds.file_meta.MediaStorageSOPInstanceUID = ds.get("SOPInstanceUID") or uid("none")
     ds.file_meta.TransferSyntaxUID = SYNTAXES[syntax]
-    if syntax == "big-endian":
-        pydicom.dcmwrite(file := BytesIO(), ds, enforce_file_format=True)
-        return file.getvalue()
     head = DicomBytesIO()
     head.write(bytes(128) + b"DICM")
     write_file_meta_info(head, ds.file_meta, enforce_standard=True)
     encodings = convert_encodings(ds.get("SpecificCharacterSet"))
-    options = undefined, unknown, encodings
+    order = "big" if syntax == "big-endian" else "little"
+    unknown = () if order == "big" else unknown
+    options = undefined, unknown, encodings, order
     body = _encode_elements(ds, syntax != "implicit", options)
     if syntax == "deflated":
         deflate = zlib.compressobj(wbits=-zlib.MAX_WBITS)
@@ -194,7 +194,7 @@ def encode(ds, syntax="explicit", *, undefined=False, unknown=()):
 
 
 def _encode_elements(ds, explicit, options):
-    undefined, unknown, encodings = options
+    undefined, unknown, encodings, order = options
     parts = []
     for tag in sorted(ds.keys()):
         element = ds.get_item(tag)
@@ -210,27 +210,32 @@ def _encode_elements(ds, explicit, options):
         length = len(value)
         if element.VR == "SQ" and undefined:
             length = 0xFFFFFFFF
-            value += b"\xfe\xff\xdd\xe0" + bytes(4)
+            value += _tag_bytes(0xFFFEE0DD, order) + bytes(4)
         # A value that is too long for a short header is written as UN (PS3.5 6.2.2).
         if explicit and vr not in LONG and length > 0xFFFE:
             vr = "UN"
-        parts.append(tag.group.to_bytes(2, "little") + tag.elem.to_bytes(2, "little"))
+        parts.append(_tag_bytes(tag, order))
         if explicit:
             parts.append(vr.encode() + bytes(2 * (vr in LONG)))
         size = 2 if explicit and vr not in LONG else 4
-        parts += [length.to_bytes(size, "little"), value]
+        parts += [length.to_bytes(size, order), value]
     return b"".join(parts)
 
 
 def _encode_items(items, explicit, options):
-    undefined = options[0]
+    undefined, *_, order = options
     parts = []
     for item in items:
         content = _encode_elements(item, explicit, options)
         length = 0xFFFFFFFF if undefined else len(content)
-        end = b"\xfe\xff\x0d\xe0" + bytes(4) if undefined else b""
-        parts += [b"\xfe\xff\x00\xe0", length.to_bytes(4, "little"), content, end]
+        end = _tag_bytes(0xFFFEE00D, order) + bytes(4) if undefined else b""
+        head = _tag_bytes(0xFFFEE000, order) + length.to_bytes(4, order)
+        parts += [head, content, end]
     return b"".join(parts)
+
+
+def _tag_bytes(tag, order):
+    return (tag >> 16).to_bytes(2, order) + (tag & 0xFFFF).to_bytes(2, order)
 
 
 def save(ds, path, syntax="explicit", **options):

@@ -20,6 +20,7 @@ FEW = {
     "metadata": (120, 2),
     "codecs": (21, 7),
     "dicom_files": (500, 3),
+    "structure_sets": (150, 3),
     "public_files": (100, 2),
     "polygons": (300, 5),
     "compiling": (8, 2),

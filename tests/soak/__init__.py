@@ -8,6 +8,7 @@ interrupts    Ctrl-C at random moments of a loop, a build and `verify`
 stores        random bytes of a store change
 metadata      each bit of a store's HDF5 metadata flips, and h5py reads the file too
 dicom_files   spoilt DICOM files, read by the compiled scan and by pydicom
+structure_sets  spoilt RT structure sets, read by compiled code and by pydicom
 codecs        spoilt compressed images, decoded in processes that may die
 public_files  the files that pydicom is tested with
 polygons      hostile polygons, beside a mask in whole numbers

@@ -21,6 +21,7 @@ TRIES = {
     "system_calls": 3_000,
     "metadata": 60_000,
     "dicom_files": 200_000,
+    "structure_sets": 20_000,
     "interrupts": 3_000,
     "kills": 100,
     "polygons": 5_000,

@@ -30,20 +30,25 @@ def read_digits(text, start, stop):
     negative = index < stop and text[index] == MINUS
     if negative or (index < stop and text[index] == PLUS):
         index += 1
+    first = index
+    point = -1
     number = np.int64(0)
-    digits = 0
-    decimals = -1
     while index < stop:
-        if text[index] == POINT and decimals < 0:
-            decimals = 0
-        elif ZERO <= text[index] <= NINE and number < LARGEST // 10:
-            number = 10 * number + np.int64(text[index] - ZERO)
-            digits += 1
-            decimals += decimals >= 0
+        digit = np.int64(text[index]) - ZERO
+        if 0 <= digit <= NINE - ZERO and number < LARGEST // 10:
+            number = 10 * number + digit
+        elif digit == POINT - ZERO and point < 0:
+            point = index
         else:
             break
         index += 1
-    return number, decimals, negative, (index if digits else start)
+    decimals = index - point - 1 if point >= 0 else -1
+    return (
+        number,
+        decimals,
+        negative,
+        (index if index > first + (point >= 0) else start),
+    )
 
 
 @inlined
