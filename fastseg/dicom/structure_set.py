@@ -131,7 +131,7 @@ PIECE_BYTES = 2**16
 WRONG = {
     sequences.BEYOND: "ends behind what encloses it; the file is damaged or truncated",
     sequences.NO_VR: "has no known VR; the file is damaged",
-    sequences.NO_ITEM: "is there instead of an item or its end; the file is damaged",
+    sequences.MISPLACED: "does not belong there; the file is damaged",
     sequences.TWICE: "is there twice; the file is damaged",
     sequences.NO_SEQUENCE: "is a sequence or none, against its VR; the file is damaged",
     sequences.TOO_DEEP: f"is nested deeper than {sequences.DEEPEST} sequences",
@@ -248,7 +248,8 @@ class StructureSet:
             if ends[k] < ends[k + 1]:
                 offset, length = self._spans[contours[k]].tolist()
                 text = self._data[offset : offset + length].tobytes()
-                points[ends[k] : ends[k + 1]] = _read_numbers(text)[0].reshape(-1, 3)
+                numbers = np.frombuffer(_read_numbers(text)[0])
+                points[ends[k] : ends[k + 1]] = numbers.reshape(-1, 3)
         return points, ends
 
     def describe(self, contour: int) -> str:
@@ -654,7 +655,7 @@ class _Reading:
         has_offset = spans[:, 1] > 0
         for k in np.flatnonzero(has_offset).tolist():
             values, wrong = _read_numbers(elements.bytes_at(*spans[k].tolist()))
-            has_offset[k] = wrong or bool(values.any())
+            has_offset[k] = wrong > 0 or any(values)
         return has_offset
 
     def _references(
@@ -705,8 +706,8 @@ def _as_uid(value: bytes | None) -> str | None:
     return text if is_uid(text) else None
 
 
-def _read_numbers(text: bytes) -> tuple[Floats, int]:
-    """Return the numbers of a DS, and 0; or none, and which value is no number.
+def _read_numbers(text: bytes) -> tuple["array[float]", int]:
+    """Return the numbers of a DS, and 0; or some of them, and which value is none.
 
     The value is counted from 1.
     """
@@ -719,10 +720,10 @@ def _read_numbers(text: bytes) -> tuple[Floats, int]:
         values = text[start:stop].split(b"\\")
         if not DECIMALS.fullmatch(text, start, stop):
             matches = [DECIMALS.fullmatch(value) is not None for value in values]
-            return np.empty(0), len(numbers) + 1 + matches.index(False)
+            return numbers, len(numbers) + 1 + matches.index(False)
         numbers.extend(map(float, values))
         start = stop + 1
-    return np.frombuffer(numbers), 0
+    return numbers, 0
 
 
 def _check_irregular(text: bytes) -> tuple[int, int]:
@@ -732,13 +733,15 @@ def _check_irregular(text: bytes) -> tuple[int, int]:
         return contour_points.NO_NUMBER, wrong
     if len(numbers) % 3:
         return contour_points.NO_TRIPLES, len(numbers)
-    if not (np.abs(numbers) <= MAX_COORDINATE_MM).all():
+    if max(map(abs, numbers)) > MAX_COORDINATE_MM:
         return contour_points.TOO_FAR, len(numbers)
-    points = numbers.reshape(-1, 3)
-    for _ in range(2):
-        points = points[(points != points[:1]).any(axis=1)]
-    few, valid = contour_points.FEW_POINTS, contour_points.VALID
-    return valid if len(points) else few, len(numbers)
+    values = iter(numbers)
+    distinct = set()
+    for point in zip(values, values, values, strict=True):
+        distinct.add(point)
+        if len(distinct) == 3:
+            return contour_points.VALID, len(numbers)
+    return contour_points.FEW_POINTS, len(numbers)
 
 
 def decode_text(raw: bytes, character_set: bytes) -> tuple[str, bool]:

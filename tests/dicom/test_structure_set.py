@@ -435,12 +435,12 @@ DAMAGED = {
     ),
     "an item that does not end": (
         element(OUTLINES, item(b"", UNDEFINED) + END, length=UNDEFINED),
-        "is there instead of an item or its end",
+        "does not belong there",
     ),
-    "no item": (element(OUTLINES, bytes(8)), "is there instead of an item"),
+    "no item": (element(OUTLINES, bytes(8)), "does not belong there"),
     "an end of an item of known length": (
         element(OUTLINES, item(ITEM_END)),
-        "is there instead",
+        "does not belong there",
     ),
     "a sequence twice": (
         element(OUTLINES, b"") * 2,
@@ -452,7 +452,8 @@ DAMAGED = {
         "is a sequence or none",
     ),
     "no VR": (element(OUTLINES, b"", b"ZZ"), "has no known VR"),
-    "zeros and more": (bytes(8) + b"\1", "is there instead of an item"),
+    "an element of the meta group": (element(0x00020010, b"1.2", b"OB"), "does not be"),
+    "zeros and more": (bytes(8) + b"\1", "does not belong there"),
 }
 
 

@@ -23,10 +23,13 @@ from fastseg._kernels.files.elements import (
 from fastseg._kernels.jit import empty, entry, inlined, kernel
 
 UN = vr_code("UN")
+FIRST_TAG = (
+    0x00080000  # of datasets; others are commands, the meta group, or a DICOMDIR
+)
 # A file is refused if sequences that are walked are nested deeper than this.
 DEEPEST = 16
 # What is wrong with a file that is refused; `walk_sequences` says where.
-FINE, BEYOND, NO_VR, NO_ITEM, TWICE, NO_SEQUENCE, TOO_DEEP = range(7)
+FINE, BEYOND, NO_VR, MISPLACED, TWICE, NO_SEQUENCE, TOO_DEEP = range(7)
 # Columns of the stack: where an open item or sequence ends (-1: at a delimiter), where
 # it has to end at most, its kind (-1: nothing is wanted), its row in `found`, whether
 # its VRs are explicit, and a bit field of the numbers that it has.
@@ -181,12 +184,12 @@ def walk_sequences(data, offset, explicit, big, wanted, found):
                 continue
             end = SEQUENCE_END if depth & 1 else ITEM_END
             if tag != end or stack[depth, END] >= 0 or length != 0:
-                return NO_ITEM, count, offset - 8, tag
+                return MISPLACED, count, offset - 8, tag
             depth -= 1
             continue
-        if tag == 0 and depth == 0:  # padding
-            wrong = FINE if are_zeros(data, offset) else NO_ITEM
-            return wrong, count, offset, tag
+        if depth == 0 and tag < FIRST_TAG:
+            is_padding = tag == 0 and are_zeros(data, offset)
+            return (FINE if is_padding else MISPLACED), count, offset, tag
         wrong, vr, start, length = read_head(
             data, offset, limit, stack[depth, EXPLICIT] != 0, big
         )
