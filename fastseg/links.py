@@ -113,6 +113,7 @@ class Numbers(NamedTuple):
 
 
 LARGEST = sys.float_info.max
+KINDS: Mapping[str, type] = {"q": int, "i": int, "d": float}
 NUMBERS = {
     "frame": Numbers("q", None, 0, 10**9 - 1, "a whole number from 0"),
     "position_mm": Numbers(
@@ -446,6 +447,8 @@ class _Codes(dict[str, int]):
 
 def _split(name: str, path: str) -> tuple[str, bytes]:
     """Return the folder of a path, with a slash at its end, and the file's name."""
+    if path == "":
+        return "", b""
     check_text(name, path)
     folder, slash, file = path.rpartition("/")
     return folder + slash, file.encode()
@@ -495,6 +498,11 @@ def check_number(name: str, value: Any) -> float:
     typecode, unknown, least, most, expected = NUMBERS[name]
     if value is None and unknown is not None:
         return unknown
+    # Nearly all are of Python's own types: a tenth of the checks below.
+    kind: Any = KINDS[typecode]
+    if type(value) is kind and least <= value <= most:
+        plain: float = value
+        return plain
     is_whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
     is_number = is_whole or (typecode == "d" and isinstance(value, float | np.floating))
     if not is_number or not least <= value <= most:

@@ -3,7 +3,8 @@
 base        what a source and a reader must do
 sunnybrook  a source
 tree        all DICOM files below a folder that no source knows
-rtstruct    the structure sets of a tree: links, and a reader
+structure_sets  those of a tree, and the images of their contours
+rtstruct    the reader of structure sets
 stacks      the images on whose planes contours lie
 repeats     files that have the SOPInstanceUID of another
 series      fills in positions and times of images
@@ -43,8 +44,9 @@ from fastseg.progress import Progress, silent
 from fastseg.sources.aliases import Aliases, Rois
 from fastseg.sources.base import Reader, Source
 from fastseg.sources.pseudonyms import read_key, with_pseudonyms
-from fastseg.sources.rtstruct import RtStruct, link_structure_sets
+from fastseg.sources.rtstruct import RtStruct
 from fastseg.sources.stacks import check_tolerance
+from fastseg.sources.structure_sets import link_structure_sets
 from fastseg.sources.sunnybrook import Sunnybrook
 from fastseg.sources.tree import STRUCTURE_SET, link_images, read_tree
 

@@ -12,7 +12,11 @@ from numpy.typing import NDArray
 
 from fastseg import geometry
 from fastseg.dicom import Header
+from fastseg.dicom.header import DTYPES
 from fastseg.links import Link
+
+# `dtype.name` takes microseconds.
+DTYPE_NAMES = {dtype: dtype.name for dtype in DTYPES.values()}
 
 
 def place_images(links: Sequence[Link], headers: Sequence[Header]) -> list[Link]:
@@ -32,7 +36,7 @@ def place_images(links: Sequence[Link], headers: Sequence[Header]) -> list[Link]
             series=header.series,
             rows=header.rows,
             columns=header.columns,
-            dtype=header.dtype.name,
+            dtype=DTYPE_NAMES[header.dtype],
         )
         for link, header in zip(links, headers, strict=True)
     ]

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, assert_never
 
+import numpy as np
+
 from fastseg import dicom
 from fastseg.bounds import MAX_TEXT_BYTES
 from fastseg.dicom import Header, structure_set
@@ -340,7 +342,7 @@ def place_sorted(
     images: Sequence[TreeImage],
     patients: "Patients",
     kept: Container[int] | None = None,
-) -> tuple[list[Link], list[int], list[str]]:
+) -> tuple[Links, list[int], list[str]]:
     """Return a link of each image, in the order of all tables.
 
     images : all of the series that are linked, see `place_images`
@@ -352,11 +354,12 @@ def place_sorted(
         Link(patient=patients.of(header), dicom_path=path, frame=frame)
         for path, frame, header in images
     ]
-    links = place_images(given, [image.header for image in images])
-    order = Links.of(links).order().tolist()
+    placed = place_images(given, [image.header for image in images])
+    columns = Links.of(placed)
+    order = columns.order().tolist()
     if kept is not None:
         order = [k for k in order if k in kept]
-    links = [links[k] for k in order]
+    links = [placed[k] for k in order]
     headers = [images[k].header for k in order]
     notes = []
     if links:
@@ -367,7 +370,7 @@ def place_sorted(
         notes.append(series)
     notes += patients.notes(headers)
     notes += _notes_on_volumes(links, headers)
-    return links, order, notes
+    return columns.pick(np.array(order, np.int64)), order, notes
 
 
 def link_images(tree: Tree, hints: Sequence[str] = ()) -> LinkTable:

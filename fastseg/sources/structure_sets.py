@@ -1,0 +1,771 @@
+"""The structure sets of a tree: which of their contours belong to which images.
+
+structure sets ── side by side ──> resolve, match ──> rows: image, ROI, contour_key
+rows ── classes ──> LinkTable
+
+Of each structure set only its rows and problems are kept.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastseg.bounds import MAX_STRUCTURE_SET_BYTES, MAX_TEXT_BYTES
+from fastseg.choices import Slices
+from fastseg.dicom.structure_set import (
+    OPEN_NONPLANAR,
+    OPEN_PLANAR,
+    POINT,
+    StructureSet,
+    read_structure_set,
+)
+from fastseg.errors import DicomError, LinkError, choice
+from fastseg.files import open_regular
+from fastseg.links import MAX_CLASSES, Link, Links, LinkTable, Texts
+from fastseg.paths import natural_key
+from fastseg.progress import Progress
+from fastseg.reprs import listed, many
+from fastseg.sources.aliases import Aliases
+from fastseg.sources.rtstruct import RtStruct, make_key, name_ranges
+from fastseg.sources.stacks import (
+    BY_FRAME,
+    BY_INSTANCE,
+    BY_SERIES,
+    NOWHERE,
+    Candidates,
+    Matches,
+    Stacks,
+    match,
+    name_series,
+    resolve,
+)
+from fastseg.sources.tree import (
+    DUPLICATE,
+    STRUCTURE_SET,
+    Patients,
+    Tree,
+    linkable_images,
+    place_sorted,
+)
+from fastseg.tables import Reject, reason_of
+from fastseg.threads import map_ordered, usable_cores
+
+# Types of contours that have no inside.
+LEFT_OUT = {
+    POINT: "POINT contour",
+    OPEN_PLANAR: "OPEN_PLANAR contour",
+    OPEN_NONPLANAR: "OPEN_NONPLANAR contour",
+}
+EMPTY = "empty RT structure set"
+WAYS = {
+    BY_INSTANCE: "by the images that they name",
+    BY_SERIES: "by position in the series that their structure sets name",
+    BY_FRAME: "by position in their frame of reference",
+}
+# Contours of an ROI that are rejected one by one for a kind of reason; more are one
+# reject.
+CONTOURS_LISTED = 20
+# Threads that link structure sets, at most: each holds one in memory, and half of the
+# time is Python's.
+MOST_THREADS = 2
+
+Ints = NDArray[np.int64]
+
+
+def _no_rows() -> Ints:
+    return np.empty(0, np.int64)
+
+
+@dataclass(slots=True, kw_only=True)
+class _SetLinks:
+    """What one structure set gave.
+
+    path    : relative to the root of the tree
+    sop_instance : its SOPInstanceUID
+    rois    : names of its ROIs
+    names   : the same, as messages call them
+    labels  : the classes of its ROIs, None for those that are not linked
+    images, roi : int64 (r,), image and ROI of each row
+    keys    : `contour_key` of each row
+    rejects : what cannot be used of it, and why
+    ways    : the number of contours that were matched in each way
+    left_out : ROI and number of the contours that are no rings, by their kind
+    without_contours : ROIs
+    has_other_frame : whether it names images of another frame of reference
+    is_empty : whether it has neither contours nor problems
+    """
+
+    path: str
+    sop_instance: str
+    rois: list[str]
+    names: list[str]
+    labels: list[str | None] = field(default_factory=list)
+    images: Ints = field(default_factory=_no_rows)
+    roi: Ints = field(default_factory=_no_rows)
+    keys: list[str] = field(default_factory=list)
+    rejects: list[str] = field(default_factory=list)
+    ways: Counter[int] = field(default_factory=Counter)
+    left_out: dict[str, list[str]] = field(default_factory=dict)
+    without_contours: list[int] = field(default_factory=list)
+    has_other_frame: bool = False
+    is_empty: bool = False
+
+    def unusable(self, reject: str) -> "_SetLinks":
+        """Return what a structure set gives that as a whole cannot be used."""
+        return _SetLinks(
+            path=self.path,
+            sop_instance=self.sop_instance,
+            rois=self.rois,
+            names=self.names,
+            rejects=[reject],
+        )
+
+    def drop(self, is_dropped: NDArray[np.bool_]) -> None:
+        """Drop some rows."""
+        kept = np.flatnonzero(~is_dropped)
+        self.images, self.roi = self.images[kept], self.roi[kept]
+        self.keys = [self.keys[k] for k in kept.tolist()]
+
+    def reject(self, roi: int, contours: Iterable[int], reason: str) -> None:
+        """List contours of an ROI as not usable."""
+        numbers = sorted(contours)
+        named = f"contour {numbers[0]}"
+        if len(numbers) > 1:
+            named = f"contours {name_ranges(numbers).replace(',', ', ')}, each"
+        self.rejects.append(f"ROI {self.names[roi]}, {named}: {reason}")
+
+    def refuse(
+        self, roi: int, kind: str, contours: Sequence[tuple[int, str, float]]
+    ) -> None:
+        """List contours of an ROI that cannot be used for one kind of reason.
+
+        contours : number, reason, and distance from the plane or NaN
+        """
+        if len(contours) <= CONTOURS_LISTED:
+            for number, reason, _ in contours:
+                self.reject(roi, [number], reason)
+            return
+        off = [distance for _, _, distance in contours if distance == distance]
+        if off:
+            kind += f", by {min(off):.4g} to {max(off):.4g} mm"
+        self.reject(roi, [number for number, _, _ in contours], kind)
+
+
+@dataclass(frozen=True, slots=True)
+class _Classes:
+    """The class of each ROI.
+
+    labels : the classes that are wanted, None for all
+    rois   : names of ROIs by class; None if each name is a class
+    """
+
+    labels: Sequence[str] | None
+    rois: Aliases | None
+
+    def of(self, name: str) -> str | None:
+        """Return the class of an ROI, None if it has none, or OptionError."""
+        return name if self.rois is None else self.rois.class_of(name)
+
+    def wanted(self, name: str) -> str | None:
+        """Return the class of an ROI, None if it is not wanted."""
+        label = self.of(name)
+        is_wanted = self.labels is None or label in self.labels
+        return label if is_wanted else None
+
+    def check(self, root: object, names: Mapping[str, int]) -> None:
+        """Raise OptionError for labels that no ROI has, LinkError for too many classes.
+
+        names : of all ROIs, and the number of structure sets that have each
+        """
+        counts: Counter[str] = Counter()
+        for name, count in names.items():
+            label = self.of(name)
+            if label is not None:
+                counts[label] += count
+        known = dict.fromkeys([*(self.rois.classes if self.rois else ()), *counts])
+        for label in self.labels or ():
+            choice("label", label, known)
+        if self.labels is not None:
+            counts = Counter({label: counts[label] for label in self.labels})
+        if len(counts) > MAX_CLASSES:
+            frequent = [f"{x!r} ({n})" for x, n in counts.most_common(6)]
+            raise LinkError(
+                f"{root}: the structure sets have ROIs of {len(counts)} classes, and a "
+                f"store holds at most {MAX_CLASSES}. Choose some with --label "
+                "(labels), or map names of ROIs to classes with --roi or --aliases "
+                "(rois); `fastseg rois` lists all names. The most frequent classes are "
+                f"{', '.join(frequent)}"
+            )
+
+    def other(self, names: Mapping[str, int]) -> list[tuple[str, int]]:
+        """Return the names that have no class, the most frequent ones first."""
+        found = [(name, n) for name, n in names.items() if self.of(name) is None]
+        return sorted(found, key=lambda pair: (-pair[1], natural_key(pair[0])))
+
+
+def link_structure_sets(
+    tree: Tree,
+    *,
+    labels: Sequence[str] | None,
+    rois: Aliases | None,
+    join: bool,
+    slices: Slices,
+    plane_tolerance_mm: float | None,
+    progress: Progress,
+    hints: Sequence[str] = (),
+) -> LinkTable:
+    """Link the images of a tree with the contours of its structure sets.
+
+    labels : the classes to link, None for all
+    rois   : names of ROIs by class; None if each name is a class
+    join   : whether several ROIs of a series may belong to one class
+    plane_tolerance_mm : how far points may lie off the plane of their image; None for
+        the default of each stack, see `stacks`
+    hints  : further notes
+
+    Raises LinkError if there are no images, no contours, or more than MAX_CLASSES
+    classes; OptionError for a label that no ROI has and a name that two classes match.
+    """
+    images, patients, rejects = linkable_images(tree)
+    if not images:
+        raise LinkError(
+            f"{tree.root}: holds {tree.describe()}, and no images that can be linked"
+        )
+    owners = [patients.of(image.header) for image in images]
+    stacks = Stacks(images, owners, plane_tolerance_mm)
+    classes = _Classes(labels, rois)
+    others = {kind: list(paths) for kind, paths in tree.others.items()}
+    paths = others.pop(STRUCTURE_SET)
+    found = _link_sets(tree, paths, _Linker(stacks, patients, classes), progress)
+    sets: list[_SetLinks] = []
+    for path, some in zip(paths, found, strict=True):
+        if isinstance(some, str):
+            rejects.append(Reject(str(tree.root / path), None, some))
+        elif some.is_empty:
+            others.setdefault(EMPTY, []).append(path)
+        else:
+            sets.append(some)
+    sets = _without_repeats(tree, sets, others)
+    names: Counter[str] = Counter()
+    for some in sets:
+        names.update(dict.fromkeys(some.rois, 1))
+    classes.check(tree.root, names)
+    if not join:
+        _reject_twins(sets, stacks)
+    for some in sets:
+        file = str(tree.root / some.path)
+        rejects += [Reject(file, None, reason) for reason in some.rejects]
+        for kind, contours in some.left_out.items():
+            others.setdefault(kind, []).extend(f"{some.path}: {x}" for x in contours)
+    other = classes.other(names)
+    if slices != "all" and not rejects and not any(len(some.keys) for some in sets):
+        text = f"{tree.root}: its structure sets have no contours to link"
+        if other:
+            text += f": no class has their ROIs ({listed([name for name, _ in other])})"
+        raise LinkError(f'{text}; slices="all" (--slices all) links the images alone')
+    is_outlined = np.zeros(len(images), np.bool_)
+    for some in sets:
+        is_outlined[some.images] = True
+    chosen, kept = _choose(stacks, is_outlined, slices)
+    links, order, notes = place_sorted([images[k] for k in chosen], patients, kept)
+    unlabelled = int(np.count_nonzero(~is_outlined))
+    if slices == "series" and unlabelled:
+        linked = int(np.count_nonzero(~is_outlined[chosen]))
+        counts = f"{linked} linked"
+        if unlabelled > linked:
+            counts += (
+                f", {unlabelled - linked} left out, because no image of their series "
+                "has one"
+            )
+        notes.append(f"{many(unlabelled, 'image')} without a contour: {counts}")
+    return LinkTable(
+        base=tree.root,
+        links=_with_contours(links, np.array(chosen, np.int64)[order], sets),
+        rejects=rejects,
+        unlabelled=unlabelled,
+        ignored=tree.ignored,
+        left_out={kind: others[kind] for kind in sorted(others)},
+        notes=[*notes, *_notes(sets, other), *hints],
+    )
+
+
+def _link_sets(
+    tree: Tree, paths: Sequence[str], linker: "_Linker", progress: Progress
+) -> list["_SetLinks | str"]:
+    """Return what each structure set gives, or why it cannot be used."""
+
+    def link(path: str) -> _SetLinks | str:
+        try:
+            return linker.link(read_structure_set(_read(tree, path), path), path)
+        except (DicomError, OSError) as exc:
+            return reason_of(exc, path)
+
+    found = []
+    threads = min(usable_cores(), MOST_THREADS, len(paths))
+    with (
+        progress("read structure sets", len(paths)) as advance,
+        closing(map_ordered(link, paths, threads)) as results,
+    ):
+        for result in results:
+            found.append(result)
+            advance()
+    return found
+
+
+def _read(tree: Tree, path: str) -> bytes:
+    """Return the bytes of a structure set, or raise DicomError, OSError."""
+    with open_regular(tree.root / path) as file:
+        data: bytes = file.read(MAX_STRUCTURE_SET_BYTES + 1) or b""
+    if len(data) > MAX_STRUCTURE_SET_BYTES:
+        raise DicomError(
+            f"{path}: is a structure set of more than {MAX_STRUCTURE_SET_BYTES} bytes"
+        )
+    return data
+
+
+def _without_repeats(
+    tree: Tree, sets: Sequence[_SetLinks], others: dict[str, list[str]]
+) -> list[_SetLinks]:
+    """Return structure sets without copies; reject those of one SOPInstanceUID.
+
+    others : the copies are added
+    """
+    by_instance: dict[str, list[_SetLinks]] = defaultdict(list)
+    for k, some in enumerate(sets):
+        by_instance[some.sop_instance or f"{k}"].append(some)
+    kept = []
+    for same in by_instance.values():
+        first, *rest = same
+        copies = [some for some in rest if _are_equal(tree, first.path, some.path)]
+        if len(copies) == len(rest):
+            if copies:
+                others.setdefault(DUPLICATE, []).extend(x.path for x in copies)
+            kept.append(first)
+            continue
+        for some in same:
+            names = listed([other.path for other in same if other is not some])
+            reason = f"has the SOPInstanceUID of {names} but other content; keep one"
+            kept.append(some.unusable(reason))
+    return kept
+
+
+def _are_equal(tree: Tree, path: str, other: str) -> bool:
+    try:
+        return _read(tree, path) == _read(tree, other)
+    except (DicomError, OSError):
+        return False
+
+
+def _choose(
+    stacks: Stacks, is_outlined: NDArray[np.bool_], slices: Slices
+) -> tuple[list[int], set[int] | None]:
+    """Return the images of all series that are linked, and which of these are."""
+    if slices == "all":
+        return list(range(len(is_outlined))), None
+    is_linked = np.zeros(int(stacks.series.max()) + 1, np.bool_)
+    is_linked[stacks.series[is_outlined]] = True
+    chosen = np.flatnonzero(is_linked[stacks.series])
+    if slices == "series":
+        return chosen.tolist(), None
+    return chosen.tolist(), {*np.flatnonzero(is_outlined[chosen]).tolist()}
+
+
+def _with_contours(links: Links, images: Ints, sets: Sequence[_SetLinks]) -> Links:
+    """Return links with a row for each row of structure sets, sorted.
+
+    links  : sorted, without contours
+    images : int64 (n,), the image of each
+    """
+    sets = [some for some in sets if some.keys]
+    if not sets:
+        return links
+    at = np.empty(int(images.max()) + 1, np.int64)
+    at[images] = np.arange(len(images))
+    position = at[np.concatenate([some.images for some in sets])]
+    # Code 0 of each column is for images without contours.
+    files = Links.of(
+        [Link("p", "i"), *(Link("p", "i", some.path, label="x") for some in sets)]
+    ).contour_path
+    file = np.repeat(np.arange(1, len(sets) + 1), [len(some.keys) for some in sets])
+    labels = ["", *sorted({x for some in sets for x in some.labels if x is not None})]
+    codes = {label: code for code, label in enumerate(labels)}
+    label = np.concatenate(
+        [np.array([codes[x or ""] for x in some.labels])[some.roi] for some in sets]
+    )
+    keys: dict[str, int] = {"": 0}
+    key = np.array(
+        [keys.setdefault(key, len(keys)) for some in sets for key in some.keys]
+    )
+    key_ranks = Texts(np.arange(len(keys), dtype=np.int32), (*keys,)).ranks(natural_key)
+    folder_ranks, file_ranks = files.ranks()
+    order = np.lexsort(
+        [key_ranks[key], file_ranks[file], folder_ranks[file], label, position]
+    )
+    counts = np.bincount(position, minlength=len(links))
+    repeats = np.maximum(counts, 1)
+    rows = np.flatnonzero(np.repeat(counts > 0, repeats))
+
+    def column(values: Ints) -> NDArray[np.int32]:
+        filled = np.zeros(int(repeats.sum()), np.int32)
+        filled[rows] = values[order]
+        return filled
+
+    file_column = column(file)
+    return replace(
+        links.pick(np.repeat(np.arange(len(links)), repeats)),
+        contour_path=files.pick(file_column),
+        label=Texts(column(label), tuple(labels)),
+        contour_key=Texts(column(key), tuple(keys)),
+        format=Texts((file_column > 0).astype(np.int32), ("", RtStruct.format)),
+    )
+
+
+def _reject_twins(sets: Sequence[_SetLinks], stacks: Stacks) -> None:
+    """Reject the ROIs of a series that belong to one class."""
+    owners: dict[tuple[int, str], list[tuple[int, int]]] = defaultdict(list)
+    for number, some in enumerate(sets):
+        series = stacks.series[some.images]
+        pairs = zip(series.tolist(), some.roi.tolist(), strict=True)
+        for one, roi in dict.fromkeys(pairs):
+            owners[one, some.labels[roi] or ""].append((number, roi))
+    for (one, label), twins in owners.items():
+        if len(twins) == 1:
+            continue
+        names = [f"ROI {sets[k].names[roi]} of {sets[k].path}" for k, roi in twins]
+        for number in {k: None for k, _ in twins}:
+            some = sets[number]
+            is_label = np.array([x == label for x in some.labels])
+            some.drop(is_label[some.roi] & (stacks.series[some.images] == one))
+            some.rejects.append(
+                f"{listed(names)} are of one class, {label!r}, on one series "
+                f"({name_series(stacks, one)}); join them with --join (join=True), or "
+                "tell them apart with --roi (rois)"
+            )
+
+
+def _notes(sets: Sequence[_SetLinks], other: Sequence[tuple[str, int]]) -> list[str]:
+    """Return what was found in structure sets, in words.
+
+    other : names of ROIs that have no class, and how many structure sets have them
+    """
+    ways: Counter[int] = sum((some.ways for some in sets), Counter())
+    counts = [f"{ways[way]} {text}" for way, text in WAYS.items() if ways[way]]
+    note = many(len(sets), "structure set")
+    if counts:
+        note += f", contours matched: {', '.join(counts)}"
+    notes = [note]
+    others = sum(some.has_other_frame for some in sets)
+    if others:
+        notes.append(
+            f"{many(others, 'structure set')} with another frame of reference than the "
+            "images that are named: matched all the same"
+        )
+    empty = Counter(some.rois[roi] for some in sets for roi in some.without_contours)
+    if empty:
+        names = [f"{x!r} ({n})" if n > 1 else repr(x) for x, n in empty.most_common()]
+        notes.append(f"{many(empty.total(), 'ROI')} without contours: {listed(names)}")
+    if other:
+        names = [f"{x!r} ({n})" if n > 1 else repr(x) for x, n in other]
+        notes.append(
+            f"{many(len(names), 'ROI name')} of no class, left out: {listed(names)}; "
+            "`fastseg rois` lists all"
+        )
+    return notes
+
+
+@dataclass(frozen=True, slots=True)
+class _Linker:
+    """Links structure sets; threads share it."""
+
+    stacks: Stacks
+    patients: Patients
+    classes: _Classes
+
+    def link(self, structure_set: StructureSet, path: str) -> _SetLinks:
+        """Return what a structure set gives."""
+        return _SetLinker(self.stacks, self.patients, structure_set, path).link(
+            [self.classes.wanted(roi.name) for roi in structure_set.rois]
+        )
+
+
+class _SetLinker:
+    """Links the contours of one structure set."""
+
+    def __init__(
+        self,
+        stacks: Stacks,
+        patients: Patients,
+        structure_set: StructureSet,
+        path: str,
+    ):
+        self._stacks = stacks
+        self._patients = patients
+        self._set = structure_set
+        rois = [roi.name for roi in structure_set.rois]
+        counts = Counter(rois)
+        self._result = _SetLinks(
+            path=path,
+            sop_instance=structure_set.sop_instance,
+            rois=rois,
+            names=[
+                repr(name) + (f" (number {roi.number})" if counts[name] > 1 else "")
+                for name, roi in zip(rois, structure_set.rois, strict=True)
+            ],
+        )
+
+    def link(self, labels: Sequence[str | None]) -> _SetLinks:
+        """Return the rows of the structure set, and what is wrong with it.
+
+        labels : the class of each ROI, None for one that is not wanted
+        """
+        parsed, result = self._set, self._result
+        result.is_empty = not len(parsed.contours.roi) and not parsed.problems
+        problems = self._problems()
+        result.labels = self._usable(labels, problems)
+        chosen = self._rings()
+        if not len(chosen):
+            return result
+        owner, image = resolve(self._stacks, parsed, chosen)
+        patient, problem = self._patient(image)
+        if problem:
+            result.rejects.append(problem)
+            return result
+        candidates = [
+            self._candidates(roi.frame_of_reference, patient) for roi in parsed.rois
+        ]
+        if not len(owner) and not any(x.series for x in candidates):
+            result.rejects.append(self._nowhere())
+            return result
+        matches = match(
+            self._stacks,
+            parsed.points(chosen),
+            (owner, image),
+            candidates,
+            parsed.contours.roi[chosen],
+        )
+        self._note_frames(matches, chosen)
+        self._add_rows(matches, chosen, problems)
+        return result
+
+    def _problems(self) -> dict[tuple[int, int], str]:
+        """Return what is wrong with ROIs and contours; reject the ROIs.
+
+        By index of the ROI and of the contour, -1 for a whole ROI.
+        """
+        problems = {}
+        for roi, contour, text, _ in self._set.problems:
+            if roi < 0:
+                self._result.rejects.append(text)
+            else:
+                problems[roi, contour] = text
+                if contour < 0:
+                    name = self._result.names[roi]
+                    self._result.rejects.append(f"ROI {name}: {text}")
+        return problems
+
+    def _usable(
+        self,
+        labels: Sequence[str | None],
+        problems: Mapping[tuple[int, int], str],
+    ) -> list[str | None]:
+        """Return the labels, None for ROIs without contours, which are listed."""
+        roi = self._set.contours.roi
+        counts = np.bincount(roi[roi >= 0], minlength=len(labels)).tolist()
+        usable = list(labels)
+        for k, label in enumerate(labels):
+            if (k, -1) in problems:
+                usable[k] = None
+            elif label is not None and not counts[k]:
+                usable[k] = None
+                self._result.without_contours.append(k)
+        return usable
+
+    def _rings(self) -> Ints:
+        """Return the indices of the contours to link; list those that are no rings."""
+        contours, result = self._set.contours, self._result
+        # The last one is for contours that belong to no ROI.
+        is_wanted = [*(label is not None for label in result.labels), False]
+        is_ring = np.array(is_wanted)[contours.roi]
+        for kind, name in LEFT_OUT.items():
+            of_kind = np.flatnonzero(is_ring & (contours.kind == kind))
+            is_ring[of_kind] = False
+            if len(of_kind):
+                result.left_out[name] = [
+                    f"ROI {result.names[contours.roi[k]]}, contour {contours.number[k]}"
+                    for k in of_kind.tolist()
+                ]
+        for roi, contour, text, covers_nothing in self._set.problems:
+            if covers_nothing and is_ring[contour]:
+                is_ring[contour] = False
+                result.reject(roi, [int(contours.number[contour])], text)
+        return np.flatnonzero(is_ring)
+
+    def _patient(self, images: Ints) -> tuple[str, str]:
+        """Return the patient of the structure set, and why it cannot be linked.
+
+        images : those that it names
+
+        The patient is "" if nobody knows it. The reason quotes no ID.
+        """
+        parsed, stacks = self._set, self._stacks
+        own = parsed.patient_id or self._patients.named("", parsed.study)
+        if not parsed.patient_id and own not in stacks.patients_known:
+            own = ""
+        series = {*stacks.series[images].tolist()}
+        theirs = {stacks.patient_of(k) for k in series}
+        for named in parsed.series:
+            some = {stacks.patient_of(k) for k in stacks.in_series(named.uid)}
+            theirs |= {own} if own in some else some
+        if not own and len(theirs) == 1:
+            (own,) = theirs
+        if len(theirs) > 1:
+            return own, "names images of several patients; it is damaged, or mixed up"
+        if theirs - {own}:
+            return own, (
+                "is of another patient than the images that it names; correct "
+                "PatientID, or remove the files that do not belong together"
+            )
+        return own, ""
+
+    def _candidates(self, frame: str, patient: str) -> Candidates:
+        """Return where contours of an ROI may lie whose references are not resolved.
+
+        frame : frame of reference of the ROI
+        """
+        stacks, parsed = self._stacks, self._set
+        named: dict[int, set[str]] = defaultdict(set)
+        for series in parsed.series:
+            for number in stacks.in_series(series.uid):
+                if stacks.patient_of(number) == patient:
+                    named[number].add(series.frame_of_reference)
+        if named:
+            # What tells several of them apart: the items that name them, or else their
+            # images.
+            ours = [k for k, frames in named.items() if frame and frame in frames]
+            if len(named) > 1 and len(ours) in (0, len(named)):
+                in_frame = stacks.in_frame(frame, patient)
+                ours = [k for k in named if k in in_frame]
+            return Candidates(BY_SERIES, tuple(ours or named))
+        frame = frame or parsed.frame_of_reference
+        found = stacks.in_frame(frame, patient) if frame else []
+        if len({stacks.patient_of(k) for k in found}) > 1:
+            found = []
+        return Candidates(BY_FRAME, tuple(found), frame)
+
+    def _nowhere(self) -> str:
+        """Return why no contour can be matched."""
+        uids = [series.uid for series in self._set.series]
+        named = f" (it names {listed(uids)})" if uids else ""
+        return f"{NOWHERE}{named}; add the images that it was drawn on"
+
+    def _note_frames(self, matches: Matches, chosen: Ints) -> None:
+        """Note whether images have another frame of reference than the contours."""
+        rois = self._set.contours.roi[chosen[matches.contour]]
+        series = self._stacks.series[matches.image]
+        for roi, number in {*zip(rois.tolist(), series.tolist(), strict=True)}:
+            frame = self._set.rois[roi].frame_of_reference
+            row = self._stacks.first_row(number)
+            other = self._stacks.images[row].header.frame_of_reference
+            if frame and other and frame != other:
+                self._result.has_other_frame = True
+
+    def _add_rows(
+        self,
+        matches: Matches,
+        chosen: Ints,
+        problems: Mapping[tuple[int, int], str],
+    ) -> None:
+        """Add a row for each ROI and image, unless any of its contours is unusable.
+
+        A mask without one of its rings would be wrong, and nobody would see it.
+        """
+        result, contours = self._result, self._set.contours
+        lacking, lost = self._refuse(matches, chosen, problems)
+        is_valid = contours.is_valid[chosen]
+        ways = matches.ways[is_valid & (matches.ways >= 0)]
+        result.ways.update(ways.tolist())
+        pairs = np.flatnonzero(is_valid[matches.contour])
+        image, contour = matches.image[pairs], chosen[matches.contour[pairs]]
+        order = np.lexsort((contour, contours.roi[contour], image))
+        image, contour = image[order], contour[order]
+        # A contour may name an image twice.
+        is_new = (np.diff(image, prepend=-1) != 0) | (np.diff(contour, prepend=-1) != 0)
+        image, contour = image[is_new], contour[is_new]
+        roi, kind = contours.roi[contour], contours.kind[contour]
+        is_first = np.diff(image, prepend=-1) != 0
+        is_first |= np.diff(roi, prepend=-1) != 0
+        first = np.flatnonzero(is_first)
+        result.images, result.roi = image[first], roi[first]
+        bounds = pairwise([*first.tolist(), len(image)])
+        numbers = contours.number[contour].tolist()
+        roi_numbers = [self._set.rois[k].number for k in result.roi.tolist()]
+        result.keys = [
+            make_key(number, numbers[start:stop])
+            for number, (start, stop) in zip(roi_numbers, bounds, strict=True)
+        ]
+        if not len(first):
+            return
+        of_kind = [reduce.reduceat(kind, first) for reduce in (np.minimum, np.maximum)]
+        pairs_of_rows = zip(result.images.tolist(), result.roi.tolist(), strict=True)
+        reasons = {
+            "is left out: nobody knows on which image another contour lies": np.array(
+                [of in lost for of in result.roi.tolist()]
+            ),
+            "is left out: another contour of its image cannot be used": np.array(
+                [pair in lacking for pair in pairs_of_rows]
+            ),
+            "lies on an image with both CLOSED_PLANAR and CLOSEDPLANAR_XOR contours of "
+            "the ROI, which do not go together": of_kind[0] != of_kind[1],
+            "is one of too many on its image": np.array(
+                [len(key) > MAX_TEXT_BYTES for key in result.keys]
+            ),
+        }
+        row = np.cumsum(is_first) - 1
+        is_dropped = np.zeros(len(first), np.bool_)
+        for reason, is_so in reasons.items():
+            dropped = np.flatnonzero((is_so & ~is_dropped)[row])
+            is_dropped |= is_so
+            by_roi: dict[int, set[int]] = defaultdict(set)
+            for k in dropped.tolist():
+                by_roi[int(roi[k])].add(numbers[k])
+            for of, some in by_roi.items():
+                result.reject(of, some, reason)
+        if is_dropped.any():
+            result.drop(is_dropped)
+
+    def _refuse(
+        self,
+        matches: Matches,
+        chosen: Ints,
+        problems: Mapping[tuple[int, int], str],
+    ) -> tuple[set[tuple[int, int]], set[int]]:
+        """Reject the contours that are damaged or belong to no image.
+
+        Returns the images and ROIs that lack a contour, and the ROIs of which nobody
+        knows which images do.
+        """
+        contours, result = self._set.contours, self._result
+        roi, number = contours.roi[chosen].tolist(), contours.number[chosen].tolist()
+        is_valid = contours.is_valid[chosen]
+        refused: dict[tuple[int, str], list[tuple[int, str, float]]] = defaultdict(list)
+        for k in np.flatnonzero(~is_valid).tolist():
+            text = problems[roi[k], int(chosen[k])]
+            refused[roi[k], text].append((number[k], text, np.nan))
+        lacking: set[tuple[int, int]] = set()
+        lost: set[int] = set()
+        for k, kind, text, off, images in matches.unmatched:
+            lacking.update((image, roi[k]) for image in images)
+            if is_valid[k]:
+                refused[roi[k], kind].append((number[k], text, off))
+            elif not images:
+                lost.add(roi[k])
+        for pair in np.flatnonzero(~is_valid[matches.contour]).tolist():
+            lacking.add((int(matches.image[pair]), roi[matches.contour[pair]]))
+        for (of, kind), some in refused.items():
+            result.refuse(of, kind, some)
+        return lacking, lost
