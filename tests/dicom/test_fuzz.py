@@ -107,17 +107,16 @@ def test_files_with_sequences(syntax, depth, defined):
     data = dicom_bytes(FRAMES, syntax, BitsStored=12, HighBit=11, **texts, **numbers)
     data = with_sequences(data, depth, defined)
     assert (b"\xfe\xff\xdd\xe0" in data) == (not defined)
-    limit = elements.DEEPEST if syntax == EXPLICIT else 1
-    answered = 3 if defined or depth <= limit else 0
+    answered = 3 if defined or depth <= elements.DEEPEST else 0
     for frame in range(-1, 4):
         assert damage.compare(data, frame) == (answered, {})
 
 
-def undefined(*inside, explicit=True, vr=b"SQ"):
+def undefined(*inside, explicit=True, vr=b"SQ", tag=0x00081140):
     """Return a sequence of undefined length that holds these elements."""
     content = b"".join(element.encode(explicit) for element in inside)
     end = damage.Element(damage.END, b"", b"").encode(True)
-    return damage.Element(0x00081140, vr, content + end, damage.UNDEFINED)
+    return damage.Element(tag, vr, content + end, damage.UNDEFINED)
 
 
 def item(*inside, explicit=True, length=None):
@@ -130,6 +129,8 @@ REFERENCE = damage.Element(0x00081150, b"UI", b"1.2\0")
 END = damage.Element(damage.END, b"", b"")
 ITEM_END = damage.Element(damage.ITEM_END, b"", b"")
 IMPLICIT_ITEM = item(REFERENCE._replace(value=END.encode(True)), explicit=False)
+# A list of text, which is no sequence, and an element that no dictionary lists.
+TEXT, UNLISTED = 0x00081030, 0x00071111
 # Elements that the fast path does not fully understand: (element, is explicit).
 DOUBTFUL = {
     "no item": (undefined(REFERENCE), True),
@@ -141,8 +142,30 @@ DOUBTFUL = {
     "its own character set": (undefined(item(REFERENCE._replace(tag=0x80005))), True),
     "bytes of undefined length": (undefined(item(undefined(vr=b"OB"))), True),
     "unknown of undefined length": (undefined(item(REFERENCE), vr=b"UN"), True),
-    "an end in a value": (undefined(IMPLICIT_ITEM, explicit=False), False),
-    "a length of two letters": (REFERENCE._replace(value=bytes(0x4344)), False),
+    "an end in a value": (
+        undefined(IMPLICIT_ITEM, explicit=False, tag=UNLISTED),
+        False,
+    ),
+    "an end in the value of a text": (
+        undefined(IMPLICIT_ITEM, explicit=False, tag=TEXT),
+        False,
+    ),
+    "a sequence in a text": (
+        undefined(
+            item(undefined(explicit=False), explicit=False), explicit=False, tag=TEXT
+        ),
+        False,
+    ),
+    "a text in a sequence": (
+        undefined(
+            item(undefined(explicit=False, tag=TEXT), explicit=False), explicit=False
+        ),
+        False,
+    ),
+    "a length of two letters": (
+        REFERENCE._replace(tag=0x00080006, value=bytes(0x4344)),
+        False,
+    ),
     "an odd length": (REFERENCE._replace(value=b"1.2"), True),
     "no known VR": (REFERENCE._replace(vr=b"ZZ"), True),
     "no letters as VR": (REFERENCE._replace(vr=b"\0\0"), True),
@@ -151,13 +174,29 @@ DOUBTFUL = {
 }
 
 
+def test_standard_sequences_are_in_the_dictionary():
+    """They are sequences, also to pydicom, and ascend."""
+    tags = elements.STANDARD_SEQUENCES.tolist()
+    assert {pydicom.datadict.dictionary_VR(tag) for tag in tags} == {"SQ"}
+    assert tags == sorted({*tags})
+
+
+def test_standard_sequences_of_implicit_files_are_skipped():
+    """The fast path reads past them, whatever the values in them look like."""
+    parts = damage.make_elements(random.Random(0), False, 0)
+    found = undefined(IMPLICIT_ITEM, explicit=False)
+    assert damage.compare(damage.write_file(sorted([found, *parts]), False)) == (3, {})
+
+
 @pytest.mark.parametrize("name", DOUBTFUL)
 def test_doubtful_elements_go_to_the_fallback(name):
     """One doubtful element in a valid file sends the file to the fallback."""
     doubtful, explicit = DOUBTFUL[name]
     parts = damage.make_elements(random.Random(0), explicit, 0)
     assert damage.compare(damage.write_file(parts, explicit)) == (3, {})
-    assert damage.compare(damage.write_file([doubtful, *parts], explicit)) == (0, {})
+    order = sorted if name != "a descending tag" else list
+    data = damage.write_file(order([doubtful, *parts]), explicit)
+    assert damage.compare(data) == (0, {})
 
 
 @given(

@@ -25,6 +25,27 @@ DEEPEST = 16
 # A file is refused if a wanted value other than the pixels has more bytes.
 LONGEST_VALUE = 256
 
+# Standard sequences that images have before their pixels; ascending. In implicit files,
+# where no VR says what is a sequence, pydicom looks into its dictionary.
+STANDARD_SEQUENCES = np.array(
+    [
+        *(0x00080051, 0x00080082, 0x00080096, 0x00080110, 0x00081032, 0x00081049),
+        *(0x00081052, 0x00081062, 0x00081072, 0x00081084, 0x00081110, 0x00081111),
+        *(0x00081115, 0x00081120, 0x0008113A, 0x00081140, 0x0008114A, 0x00081198),
+        *(0x00081199, 0x00081200, 0x00081250, 0x00082112, 0x00082218, 0x00082220),
+        *(0x00082228, 0x00082230, 0x00089092, 0x00089121, 0x00089215, 0x00100024),
+        *(0x00100050, 0x00101002, 0x00120064, 0x00180012, 0x00180014, 0x00180026),
+        *(0x00180029, 0x0018002A, 0x00321064, 0x00380004, 0x00400008, 0x00400026),
+        *(0x00400027, 0x00400039, 0x00400260, 0x00400275, 0x00400293, 0x00400440),
+        *(0x00400555, 0x0040100A, 0x00401012, 0x0040A043, 0x0040A073, 0x0040A088),
+        *(0x0040A168, 0x0040A170, 0x0040A370, 0x0040A730, 0x00540012),
+        *(0x00540013, 0x00540016, 0x00540022, 0x00540032, 0x00540052, 0x00540062),
+        *(0x00540063, 0x00540072, 0x00540220, 0x00540222, 0x00540300, 0x00540302),
+        *(0x00540304, 0x00540306, 0x00540410, 0x00540412, 0x00540414),
+    ],
+    np.int64,
+)
+
 IMPLICIT = np.frombuffer(b"1.2.840.10008.1.2\0", np.uint8)
 EXPLICIT = np.frombuffer(b"1.2.840.10008.1.2.1\0", np.uint8)
 
@@ -141,6 +162,15 @@ def starts_sequence(data, offset):
 
 
 @kernel
+def is_standard_sequence(tag):
+    """Return whether a tag is one of STANDARD_SEQUENCES."""
+    for known in STANDARD_SEQUENCES:
+        if known >= tag:
+            return known == tag
+    return False
+
+
+@kernel
 def end_of_sequence(data, offset, explicit, lenient):
     """Return the offset after a sequence of undefined length.
 
@@ -169,10 +199,13 @@ def end_of_sequence(data, offset, explicit, lenient):
                 # If the value ends beyond its item, the offset never equals the end of
                 # the item, and the file is refused at the end of the data.
                 offset = value + length
-            elif lenient and not explicit and value + 4 > size:
+            elif not explicit and value + 4 > size:
                 return -1
             elif depth + 1 < DEEPEST and (
-                vr == SQ if explicit else lenient and starts_sequence(data, value)
+                vr == SQ
+                if explicit
+                else starts_sequence(data, value)
+                and (lenient or is_standard_sequence(tag))
             ):
                 offset, depth, in_item = value, depth + 1, False
             else:
@@ -195,13 +228,13 @@ def end_of_sequence(data, offset, explicit, lenient):
 
 
 @kernel
-def skip_sequence(data, start, explicit):
+def skip_sequence(data, tag, start, explicit):
     """Return the offset after a sequence of undefined length; 0 or -1 if refused.
 
     start : offset of its first item
     """
     end = end_of_sequence(data, start, explicit, False)
-    if not explicit:
+    if not explicit and not is_standard_sequence(tag):
         # If its dictionary does not list the element as a sequence, pydicom ends it at
         # the first bytes that look like a delimiter, wherever they are.
         for offset in range(start, end - 8):
@@ -247,7 +280,7 @@ def find_elements(data, wanted, elements):
         if length == UNDEFINED:
             if is_wanted or (explicit and vr != SQ):
                 return 0
-            offset = skip_sequence(data, value, explicit)
+            offset = skip_sequence(data, tag, value, explicit)
             continue
         offset = value + length
         if length & 1:
