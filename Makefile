@@ -12,6 +12,7 @@
 # make bench-dicom     reading DICOM files beside pydicom and dicomsdl
 # make bench-build     building a store beside a plain loop and the disk's limit
 # make bench-compress  compressed stores beside plain ones
+# make bench-rtstruct  structure sets beside pydicom, the disk and their peers
 # make bench-scale     a store of a million samples, and the plan of one
 # make bench-loader    the loader beside its peers (installs them: some GB)
 # make bench-augment   augmentation beside its peers (the same)
@@ -30,7 +31,7 @@ PARALLEL := -n auto --maxprocesses 4 --dist worksteal
 PIP := python -m pip --disable-pip-version-check install --quiet
 
 .PHONY: demo test lint wheel docs soak bench bench-epoch bench-raster bench-dicom bench-build \
-	bench-compress bench-scale bench-loader bench-augment bench-first-use clean
+	bench-compress bench-rtstruct bench-scale bench-loader bench-augment bench-first-use clean
 
 demo: $(VENV)/.demo
 	@rm -rf demo && mkdir demo
@@ -112,6 +113,13 @@ bench-build: $(VENV)/.bench
 
 bench-compress: $(VENV)/.bench
 	python -m benchmarks.build.compression
+
+# Needs 22 GB of disk for half an hour, and real data for the last one.
+bench-rtstruct: $(VENV)/.bench
+	python -m benchmarks.structure_sets.arrays
+	python -m benchmarks.structure_sets.link
+	python -m benchmarks.structure_sets.build
+	python -m benchmarks.structure_sets.peers
 
 bench-scale: $(VENV)/.bench
 	python -m benchmarks.store.scale

@@ -30,12 +30,13 @@ ONE, TWO = "fastseg, 1 thread", "fastseg, 2 threads"
 PYDICOM = "pydicom, dcmread(stop_before_pixels=True)"
 
 
+def uid(*parts):
+    """Return a UID that depends on some parts alone."""
+    return generate_uid(entropy_srcs=[f"fastseg tree benchmark {parts}"])
+
+
 def make_slice(series, number):
     """Return a CT slice with the elements that scanners write."""
-
-    def uid(*parts):
-        return generate_uid(entropy_srcs=[f"fastseg tree benchmark {parts}"])
-
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = CTImageStorage
     meta.MediaStorageSOPInstanceUID = uid("image", series, number)

@@ -1,0 +1,1 @@
+"""Races of reading, linking, building and drawing RT structure sets."""
