@@ -3,15 +3,17 @@
 structure set ── parse, once ──> rings, for each link ──> groups in pixels
 
 A link has the contours of one ROI (region of interest) on one image. Its `contour_key`
-is the ROINumber and the numbers of the contours, "4:17,18" or "4:17-30": they count the
-items of the ROI's ContourSequence from 1. `structure_sets` finds the links.
+is the ROINumber and the numbers of the contours, "4#17,18" or "4#17-30": they count the
+items of the ROI's ContourSequence from 1. Contours that lie more than 0.1 mm off the
+plane of the image have that distance behind them: "4#17~0.25". So a build finds out if
+the image or the structure set was replaced since. `structure_sets` finds the links.
 """
 
+import math
 import re
 from collections.abc import Sequence
 from contextlib import suppress
 from itertools import groupby, pairwise
-from math import nan
 
 import numpy as np
 
@@ -27,9 +29,16 @@ from fastseg.errors import ContourError, DicomError, GeometryError
 from fastseg.geometry import Plane, have_planes, patient_to_pixel
 from fastseg.links import Link
 from fastseg.sources.base import Group
-from fastseg.sources.stacks import MAX_PLANE_TOLERANCE_MM
+from fastseg.sources.stacks import LEAST_TOLERANCE_MM, MAX_PLANE_TOLERANCE_MM
 
-KEY = re.compile(r"([0-9]{1,18}):((?:[0-9]{1,9}(?:-[0-9]{1,9})?(?:,(?!$)|$))+)")
+# A spreadsheet would take "4:17" for a time, and change it.
+KEY = re.compile(
+    r"(?P<roi>[0-9]{1,18})#"
+    r"(?P<contours>[0-9]{1,9}(-[0-9]{1,9})?(,[0-9]{1,9}(-[0-9]{1,9})?)*)"
+    r"(~(?P<off>[0-9]{1,2}(\.[0-9]{1,2})?))?"
+)
+# mm. The distances of points from a plane are computed in two ways.
+ARITHMETIC_MM = 1e-6
 # Points of `RtStruct.many_rings` that are converted at once: their planes take 112
 # bytes for each.
 POINTS_AT_ONCE = 2**14
@@ -60,7 +69,7 @@ class RtStruct:
         has no plane, or another one than where the contours lie.
         """
         name = link.contour_path
-        number, wanted = _parse_key(link)
+        number, wanted, limit = _parse_key(link)
         try:
             contours = parsed.find(number)
         except ContourError as exc:
@@ -82,10 +91,11 @@ class RtStruct:
         points, ends = parsed.points(indices)
         pixels, off = plane.patient_to_pixel(points)
         farthest = float(np.abs(off).max(initial=0.0))
-        if farthest > MAX_PLANE_TOLERANCE_MM:
+        if farthest > limit:
             raise ContourError(
                 f"{name}: {link.contour_key} lies {farthest:.4g} mm off the plane of "
-                f"{link.dicom_path}; link the images again"
+                f"{link.dicom_path}, which is not where it was linked: either file was "
+                "replaced; link the images again"
             )
         bounds = ends.tolist()
         rings = [pixels[a:b] for a, b in pairwise(bounds)]
@@ -99,13 +109,15 @@ class RtStruct:
         contours: list[int] = []
         stops: list[int] = []
         known = []
+        limits = []
         for k, link in enumerate(links):
             with suppress(ContourError, IndexError):
-                number, wanted = _parse_key(link)
+                number, wanted, limit = _parse_key(link)
                 of_roi = parsed.find(number)
                 contours += [of_roi[n - 1] for n in wanted]
                 stops.append(len(contours))
                 known.append(k)
+                limits.append(limit)
         if not known:
             return results
         planes = np.array([_plane_row(headers[k]) for k in known])
@@ -139,7 +151,7 @@ class RtStruct:
             )
             starts = np.cumsum(points[some]) - points[some]
             farthest = np.maximum.reduceat(np.abs(off), starts)
-            is_near = (farthest <= MAX_PLANE_TOLERANCE_MM).tolist()
+            is_near = (farthest <= np.array(limits)[usable[some]]).tolist()
             rings = [pixels[a:b] for a, b in pairwise(bounds.tolist())]
             start = 0
             for j, near in zip(usable[some].tolist(), is_near, strict=True):
@@ -155,19 +167,22 @@ def _plane_row(header: Header) -> tuple[float, ...]:
     """Return origin, directions and spacing of an image, NaN if they are unknown."""
     if header.position_mm and header.directions and header.spacing_mm:
         return *header.position_mm, *header.directions, *header.spacing_mm
-    return (nan,) * 11
+    return (math.nan,) * 11
 
 
-def _parse_key(link: Link) -> tuple[int, list[int]]:
-    """Return the ROINumber and the contours that a `contour_key` names."""
+def _parse_key(link: Link) -> tuple[int, list[int], float]:
+    """Return what a `contour_key` says: the ROINumber, and the numbers of contours.
+
+    Also returns how far these may lie off the plane of the image, in mm.
+    """
     found = KEY.fullmatch(link.contour_key)
     if found is None:
         raise ContourError(
             f"{link.contour_path}: contour_key is {link.contour_key!r}, expected a "
-            "ROINumber and contours from 1, as in '4:17,18'"
+            "ROINumber and contours from 1, as in '4#17,18'"
         )
     numbers: list[int] = []
-    for part in found[2].split(","):
+    for part in found["contours"].split(","):
         first, _, last = part.partition("-")
         start, stop = int(first), int(last or first) + 1
         if not (numbers[-1] if numbers else 0) < start < stop:
@@ -178,14 +193,21 @@ def _parse_key(link: Link) -> tuple[int, list[int]]:
         if stop > MAX_STRUCTURE_SET_VALUES:
             raise ContourError(f"{link.contour_path}: has no contour {stop - 1}")
         numbers += range(start, stop)
-    return int(found[1]), numbers
+    limit = max(float(found["off"] or 0), LEAST_TOLERANCE_MM)
+    limit = min(limit, MAX_PLANE_TOLERANCE_MM) + ARITHMETIC_MM
+    return int(found["roi"]), numbers, limit
 
 
-def make_key(number: int, contours: Sequence[int]) -> str:
-    """Return the `contour_key` of some contours, by rising numbers from 1."""
-    if len(contours) == 1:
-        return f"{number}:{contours[0]}"
-    return f"{number}:{name_ranges(contours)}"
+def make_key(number: int, contours: Sequence[int], off_mm: float = 0.0) -> str:
+    """Return the `contour_key` of some contours.
+
+    contours : their numbers from 1, rising
+    off_mm   : how far they lie off the plane of their image
+    """
+    some = str(contours[0]) if len(contours) == 1 else name_ranges(contours)
+    if off_mm <= LEAST_TOLERANCE_MM:
+        return f"{number}#{some}"
+    return f"{number}#{some}~{math.ceil(100 * (off_mm - ARITHMETIC_MM)) / 100:g}"
 
 
 def name_ranges(numbers: Sequence[int]) -> str:

@@ -309,12 +309,14 @@ class Matches:
     """Which contours belong to which images.
 
     contour, image : int64 (p,), pairs
+    off_mm    : float64 (p,), how far the contour lies off the plane of the image
     ways      : int64 (k,), how each contour was matched, -1 for one that was not
     unmatched : those contours
     """
 
     contour: Ints
     image: Ints
+    off_mm: Floats
     ways: Ints
     unmatched: list[Unmatched]
 
@@ -378,7 +380,7 @@ class _Matching:
         self._stacks = stacks
         self._extents = extents
         self._ways = np.full(count, -1)
-        self._pairs: list[tuple[Ints, Ints]] = []
+        self._pairs: list[tuple[Ints, Ints, Floats]] = []
         self._unmatched: list[Unmatched] = []
 
     def run(
@@ -398,9 +400,13 @@ class _Matching:
                 self._match_positions(of_group, some)
         if len(astray):
             self._report_astray(astray, *references)
-        contour, image = map(np.concatenate, zip(*self._pairs, strict=True))
+        contour, image, off = map(np.concatenate, zip(*self._pairs, strict=True))
         return Matches(
-            contour=contour, image=image, ways=self._ways, unmatched=self._unmatched
+            contour=contour,
+            image=image,
+            off_mm=off,
+            ways=self._ways,
+            unmatched=self._unmatched,
         )
 
     def _match_references(self, owner: Ints, image: Ints) -> None:
@@ -409,7 +415,7 @@ class _Matching:
         with np.errstate(invalid="ignore"):
             fits = np.flatnonzero(off <= self._stacks.tolerances[image])
         self._ways[owner[fits]] = BY_INSTANCE
-        self._pairs.append((owner[fits], image[fits]))
+        self._pairs.append((owner[fits], image[fits], off[fits]))
 
     def _off_planes(self, owner: Ints, image: Ints) -> Floats:
         """Return how far contours are off the planes of images, pair by pair, mm."""
@@ -487,7 +493,7 @@ class _Matching:
         chosen  : indices of contours
         nearest : of all contours, positions first to stop and distances
         """
-        first, stop = (values[chosen] for values in nearest[:2])
+        first, stop, off = (values[chosen] for values in nearest)
         begin, end = stack.first[first], stack.first[stop]
         is_one = end - begin == 1
         image = stack.rows[begin]
@@ -508,9 +514,10 @@ class _Matching:
                         self._unmatched.append(
                             _off_plane(contour, exact, stack.tolerance)
                         )
+                    off[k] = exact
         owner = contours[chosen[is_one]]
         self._ways[owner] = candidates.way
-        self._pairs.append((owner, image[is_one]))
+        self._pairs.append((owner, image[is_one], off[is_one]))
         for k in np.flatnonzero(end - begin > 1).tolist():
             images = stack.rows[begin[k] : end[k]].tolist()
             self._refuse_several(int(contours[chosen[k]]), images)

@@ -693,23 +693,29 @@ class _SetLinker:
         image, contour = matches.image[pairs], chosen[matches.contour[pairs]]
         order = np.lexsort((contour, contours.roi[contour], image))
         image, contour = image[order], contour[order]
+        off = matches.off_mm[pairs[order]]
         # A contour may name an image twice.
         is_new = (np.diff(image, prepend=-1) != 0) | (np.diff(contour, prepend=-1) != 0)
-        image, contour = image[is_new], contour[is_new]
+        image, contour, off = image[is_new], contour[is_new], off[is_new]
         roi, kind = contours.roi[contour], contours.kind[contour]
         is_first = np.diff(image, prepend=-1) != 0
         is_first |= np.diff(roi, prepend=-1) != 0
         first = np.flatnonzero(is_first)
         result.images, result.roi = image[first], roi[first]
+        if not len(first):
+            return
         bounds = pairwise([*first.tolist(), len(image)])
         numbers = contours.number[contour].tolist()
         roi_numbers = [self._set.rois[k].number for k in result.roi.tolist()]
         result.keys = [
-            make_key(number, numbers[start:stop])
-            for number, (start, stop) in zip(roi_numbers, bounds, strict=True)
+            make_key(number, numbers[start:stop], farthest)
+            for number, (start, stop), farthest in zip(
+                roi_numbers,
+                bounds,
+                np.maximum.reduceat(off, first).tolist(),
+                strict=True,
+            )
         ]
-        if not len(first):
-            return
         of_kind = [reduce.reduceat(kind, first) for reduce in (np.minimum, np.maximum)]
         pairs_of_rows = zip(result.images.tolist(), result.roi.tolist(), strict=True)
         reasons = {

@@ -86,8 +86,8 @@ def test_links_without_rings_do_not_disturb_others(tmp_path):
     }
     save(make_structure_set(rois), tmp_path / "rs.dcm")
     keys = [
-        *("1:1", "2:1,2", "1:4", "3:1,2", "9:1", "4:1", "1:2,3", "x", "5:1", "6:1"),
-        *("2:2", "1:3"),
+        *("1#1", "2#1,2", "1#4", "3#1,2", "9#1", "4#1", "1#2,3", "x", "5#1", "6#1"),
+        *("2#2", "1#3"),
     ]
     images = [0, 0, 0, 2, 0, 0, 1, 0, 0, 0, 0, 1]
     links = [

@@ -93,10 +93,10 @@ def test_contours_belong_to_the_images_that_they_name(study):
     save(make_structure_set(rois, series=()), study / "rs" / "set.dcm")
     table = link(study)
     assert rows(table) == [
-        ("0.dcm", "Heart", "1:2"),
-        ("0.dcm", "Lung", "2:1"),
-        ("2.dcm", "Heart", "1:1,3"),
-        ("3.dcm", "Heart", "1:4"),
+        ("0.dcm", "Heart", "1#2"),
+        ("0.dcm", "Lung", "2#1"),
+        ("2.dcm", "Heart", "1#1,3"),
+        ("3.dcm", "Heart", "1#4"),
     ]
     assert {row.contour_path for row in table.links} == {"rs/set.dcm", ""}
     assert {row.format for row in table.links if row.contour_path} == {"rtstruct"}
@@ -146,7 +146,7 @@ def test_a_series_that_is_absent_leaves_the_frame_of_reference(study):
     for k in range(4):
         save_slice(study / "b" / f"{k}", k, patient="P2")
     table = link(study)
-    assert rows(table) == [("1.dcm", "Heart", "1:1")]
+    assert rows(table) == [("1.dcm", "Heart", "1#1")]
     assert "1 by position in their frame of reference" in table.notes[-1]
 
 
@@ -224,7 +224,7 @@ def test_another_frame_of_reference_is_noted(study):
     ds = make_structure_set({"A": [contour(1)]}, frame=uid("other"))
     save(ds, study / "set")
     table = link(study)
-    assert rows(table) == [("1.dcm", "A", "1:1")]
+    assert rows(table) == [("1.dcm", "A", "1#1")]
     assert table.notes[-1] == (
         "1 structure set with another frame of reference than the images that are "
         "named: matched all the same"
@@ -234,6 +234,7 @@ def test_another_frame_of_reference_is_noted(study):
 @pytest.mark.parametrize(
     ("dz", "options", "is_linked"),
     [
+        (0.09, {}, True),
         (0.19, {}, True),
         (-0.19, {}, True),
         (0.21, {}, False),
@@ -247,12 +248,19 @@ def test_another_frame_of_reference_is_noted(study):
 def test_contours_may_lie_off_a_plane_within_the_tolerance(
     study, dz, options, is_linked, make
 ):
-    """By default a tenth of the distance between slices; the nearest slice is it."""
+    """By default a tenth of the distance between slices; the nearest slice is it.
+
+    The key says how far a contour lies off if that is more than 0.1 mm.
+    """
     save(make_structure_set({"A": [make(1, dz=dz)]}), study / "set")
     if make is contour and dz == 1.0:
         is_linked = True  # it names one of both
     if is_linked:
-        assert rows(link(study, **options)) == [("1.dcm", "A", "1:1")]
+        table = link(study, **options)
+        key = f"1#1~{abs(dz):g}" if abs(dz) > 0.1 else "1#1"
+        assert rows(table) == [("1.dcm", "A", key)]
+        (mask,) = masks(table).values()
+        assert mask.sum() == 16
     else:
         table, (reason,) = link_some(study, **options)
         assert rows(table) == []
@@ -266,7 +274,7 @@ def test_the_tolerance_of_a_single_slice_is_half_its_thickness(tmp_path):
     save(make_structure_set({"A": [bare(0, dz=1.49)]}), tmp_path / "a")
     save(make_structure_set({"B": [bare(0, dz=1.51)]}), tmp_path / "b")
     table, (reason,) = link_some(tmp_path)
-    assert rows(table) == [("0.dcm", "A", "1:1")]
+    assert rows(table) == [("0.dcm", "A", "1#1~1.49")]
     assert reason == (
         "ROI 'B', contour 1: lies 1.51 mm off the nearest plane, more than 1.5 mm"
     )
@@ -295,7 +303,7 @@ def test_contours_beside_all_planes_are_listed_with_their_distances(study):
     contours = [bare(1), bare(1, dz=0.75), bare(3, dz=7.5), bare(0, dz=-2)]
     save(make_structure_set({"Heart": contours}), study / "set")
     table, reasons = link_some(study)
-    assert rows(table) == [("1.dcm", "Heart", "1:1")]
+    assert rows(table) == [("1.dcm", "Heart", "1#1")]
     assert reasons == [
         f"ROI 'Heart', contour {k}: lies {off} mm off the nearest plane, more than "
         "0.2 mm"
@@ -325,7 +333,7 @@ def test_a_reference_that_disagrees_with_the_plane_is_rejected(study):
     ]
     save(make_structure_set({"A": contours, "B": [contour(1)]}), study / "set")
     table, reasons = link_some(study)
-    assert rows(table) == [("1.dcm", "B", "2:1"), ("3.dcm", "A", "1:3")]
+    assert rows(table) == [("1.dcm", "B", "2#1"), ("3.dcm", "A", "1#3")]
     assert reasons == [
         "ROI 'A', contour 1: names ct/2.dcm, but lies 2 mm off its plane, on that of "
         "ct/1.dcm",
@@ -342,7 +350,7 @@ def test_series_that_fit_equally_are_named(study):
     contours = [bare(0), bare(2), bare(1)]
     save(make_structure_set({"A": contours}, series=()), study / "set")
     table, reasons = link_some(study)
-    assert rows(table) == [("2.dcm", "A", "1:2")]
+    assert rows(table) == [("2.dcm", "A", "1#2")]
     assert reasons == [
         f"ROI 'A', contour {k}: fits 2 series equally, and names no image of any: "
         "CT in ct, MR in mr"
@@ -355,13 +363,13 @@ def test_images_at_one_position_are_ambiguous(study):
     save_slice(study / "ct" / "again.dcm", 1, SOPInstanceUID=uid("again"))
     save(make_structure_set({"A": [bare(1), bare(2)]}), study / "set")
     table, reasons = link_some(study)
-    assert rows(table) == [("2.dcm", "A", "1:2")]
+    assert rows(table) == [("2.dcm", "A", "1#2")]
     assert reasons == [
         "ROI 'A', contour 1: fits 2 images equally, and names none of them: "
         "ct/1.dcm, ct/again.dcm"
     ]
     save(make_structure_set({"A": [contour(1)]}), study / "set")
-    assert rows(link(study)) == [("1.dcm", "A", "1:1")]
+    assert rows(link(study)) == [("1.dcm", "A", "1#1")]
 
 
 def test_a_set_that_belongs_to_nothing_here_is_rejected_once(study):
@@ -440,9 +448,9 @@ def test_a_damaged_contour_costs_the_roi_on_its_image(study, name):
     save(make_structure_set({"A": contours, "B": [contour(1)]}), study / "set")
     table, reasons = link_some(study)
     assert rows(table) == [
-        ("0.dcm", "A", "1:1"),
-        ("1.dcm", "B", "2:1"),
-        ("2.dcm", "A", "1:4"),
+        ("0.dcm", "A", "1#1"),
+        ("1.dcm", "B", "2#1"),
+        ("2.dcm", "A", "1#4"),
     ]
     first, second = reasons
     assert first.startswith("ROI 'A', contour 3: ")
@@ -458,7 +466,7 @@ def test_contours_of_one_or_two_points_cover_nothing(study, pixels):
     contours = [contour(1), contour(1, pixels)]
     save(make_structure_set({"A": contours}), study / "set")
     table, reasons = link_some(study)
-    assert rows(table) == [("1.dcm", "A", "1:1")]
+    assert rows(table) == [("1.dcm", "A", "1#1")]
     assert reasons == ["ROI 'A', contour 2: has fewer than three distinct points"]
 
 
@@ -469,7 +477,7 @@ def test_contours_without_an_inside_are_counted(study):
     contours[0] = contour(1, [(1, 1)], kind="POINT")
     save(make_structure_set({"A": contours}), study / "set")
     table = link(study)
-    assert rows(table) == [("1.dcm", "A", "1:3")]
+    assert rows(table) == [("1.dcm", "A", "1#3")]
     assert table.left_out == {
         "OPEN_NONPLANAR contour": ("set: ROI 'A', contour 4",),
         "OPEN_PLANAR contour": ("set: ROI 'A', contour 2",),
@@ -489,7 +497,7 @@ def test_xor_contours_are_a_group_of_their_own_kind(study):
     ]
     save(make_structure_set({"A": contours}), study / "set")
     table, reasons = link_some(study)
-    assert rows(table) == [("1.dcm", "A", "1:1,2"), ("3.dcm", "A", "1:5")]
+    assert rows(table) == [("1.dcm", "A", "1#1,2"), ("3.dcm", "A", "1#5")]
     assert reasons == [
         "ROI 'A', contours 3, 4, each: lies on an image with both CLOSED_PLANAR and "
         "CLOSEDPLANAR_XOR contours of the ROI, which do not go together"
@@ -529,7 +537,7 @@ def test_rois_with_one_number_are_rejected(study):
     rois = {"A": [contour(1)], "B": [contour(1)], "C": [contour(1)]}
     save(make_structure_set(rois, numbers=[1, 1, 2]), study / "set")
     table, reasons = link_some(study)
-    assert rows(table) == [("1.dcm", "C", "2:1")]
+    assert rows(table) == [("1.dcm", "C", "2#1")]
     assert reasons[:2] == [
         f"ROI '{name}': 2 ROIs have the ROINumber 1" for name in ("A", "B")
     ]
@@ -546,7 +554,7 @@ def test_rois_with_one_name_are_of_one_class(study):
         "apart with --roi (rois)"
     ]
     table = link(study, join=True)
-    assert rows(table) == [("1.dcm", "A", "1:1"), ("2.dcm", "A", "2:1")]
+    assert rows(table) == [("1.dcm", "A", "1#1"), ("2.dcm", "A", "2#1")]
 
 
 def test_two_rois_of_a_class_are_joined_on_demand(study):
@@ -560,14 +568,14 @@ def test_two_rois_of_a_class_are_joined_on_demand(study):
     save(make_structure_set({"Lung": [contour(1)]}), study / "c")
     rois = {"heart": ["Heart*"], "lung": ["Lung"]}
     table, reasons = link_some(study, rois=rois)
-    assert rows(table) == [("1.dcm", "lung", "1:1"), ("0.dcm", "heart", "1:1")]
+    assert rows(table) == [("1.dcm", "lung", "1#1"), ("0.dcm", "heart", "1#1")]
     assert len(reasons) == 1
     table = link(study, rois=rois, join=True)
     assert rows(table) == [
-        ("1.dcm", "heart", "1:1"),
-        ("1.dcm", "heart", "2:1"),
-        ("1.dcm", "lung", "1:1"),
-        ("0.dcm", "heart", "1:1"),
+        ("1.dcm", "heart", "1#1"),
+        ("1.dcm", "heart", "2#1"),
+        ("1.dcm", "lung", "1#1"),
+        ("0.dcm", "heart", "1#1"),
     ]
 
 
@@ -580,7 +588,7 @@ def test_rois_of_no_class_are_left_out_and_noted(study):
             table = link(study, rois=["heart=heart"])
     table, _ = link_some(study, rois=["heart=heart"])
     table = link(study, rois=["heart=heart"], join=True)
-    assert rows(table) == [("0.dcm", "heart", "1:1"), ("1.dcm", "heart", "1:1")]
+    assert rows(table) == [("0.dcm", "heart", "1#1"), ("1.dcm", "heart", "1#1")]
     assert table.notes[-1] == (
         "3 ROI names of no class, left out: 'Body' (2), 'x0', 'x1'; `fastseg rois` "
         "lists all"
@@ -595,7 +603,7 @@ def test_labels_choose_among_the_classes(study):
     """A class that no ROI has is an error with near misses."""
     rois = {"Heart": [contour(1)], "Lung": [contour(2)]}
     save(make_structure_set(rois), study / "set")
-    assert rows(link(study, labels="Lung")) == [("2.dcm", "Lung", "2:1")]
+    assert rows(link(study, labels="Lung")) == [("2.dcm", "Lung", "2#1")]
     with pytest.raises(OptionError, match=r"'Hart'.*did you mean 'Heart'"):
         fastseg.link(study, labels=["Hart"])
 
@@ -624,7 +632,7 @@ def test_copies_of_a_set_are_one(study):
     save(ds, study / "a")
     save(ds, study / "b")
     table = link(study)
-    assert rows(table) == [("1.dcm", "A", "1:1")]
+    assert rows(table) == [("1.dcm", "A", "1#1")]
     assert table.left_out == {"duplicate": ("b",)}
     ds.StructureSetLabel = "OTHER"
     save(ds, study / "b")
@@ -642,7 +650,7 @@ def test_a_set_that_cannot_be_read_is_rejected(study):
     data = (study / "a").read_bytes()
     (study / "b").write_bytes(data[:-40])
     table, (reason,) = link_some(study)
-    assert rows(table) == [("1.dcm", "A", "1:1")]
+    assert rows(table) == [("1.dcm", "A", "1#1")]
     assert "damaged" in reason
     assert table.rejects[0].file == str(study / "b")
 
@@ -667,16 +675,18 @@ def test_options_of_rois_need_structure_sets(study, tmp_path):
     [
         ("", "contour_key is ''"),
         ("1", "contour_key is '1'"),
-        ("1:", "contour_key is '1:'"),
-        ("1:2,", "contour_key is '1:2,'"),
-        ("1:0", "expected rising numbers from 1"),
-        ("1:2,1", "expected rising numbers from 1"),
-        ("1:3-2", "expected rising numbers from 1"),
-        ("1:1-999999999", "has no contour 999999999"),
-        ("1:4", "ROI 1 has no contour 4"),
-        ("7:1", "no ROI with number 7 can be used"),
-        ("1:2", "are open, damaged or of several types"),
-        ("1:1,3", "are open, damaged or of several types"),
+        ("1:1", "contour_key is '1:1'"),
+        ("1#", "contour_key is '1#'"),
+        ("1#2~", "contour_key is '1#2~'"),
+        ("1#2,", "contour_key is '1#2,'"),
+        ("1#0", "expected rising numbers from 1"),
+        ("1#2,1", "expected rising numbers from 1"),
+        ("1#3-2", "expected rising numbers from 1"),
+        ("1#1-999999999", "has no contour 999999999"),
+        ("1#4", "ROI 1 has no contour 4"),
+        ("7#1", "no ROI with number 7 can be used"),
+        ("1#2", "are open, damaged or of several types"),
+        ("1#1,3", "are open, damaged or of several types"),
     ],
 )
 def test_a_key_that_the_file_does_not_have_is_refused(study, key, reason):
@@ -693,13 +703,17 @@ def test_a_key_that_the_file_does_not_have_is_refused(study, key, reason):
 
 
 def test_rings_need_the_plane_where_they_lie(study):
-    """An image that was replaced by one 10 mm away, or without a plane, is refused."""
+    """An image that was replaced by one beside it, or without a plane, is refused."""
     save(make_structure_set({"A": [contour(1)]}), study / "set")
     (row,) = link(study, slices="labelled").links
     reader = sources.READERS["rtstruct"]
     parsed = reader.parse((study / "set").read_bytes(), "set")
     for changes, reason in (
         ({"ImagePositionPatient": [-8, -8, 12.5]}, "lies 10.5 mm off the plane of ct"),
+        (
+            {"ImagePositionPatient": [-8, -8, 2.2]},
+            "0.2 mm off .*: either file was repl",
+        ),
         ({"ImagePositionPatient": None}, "has no position, directions or pixel"),
         ({"ImageOrientationPatient": [1, 0, 0, 1, 0, 0]}, "has no plane: directions"),
     ):
@@ -711,8 +725,27 @@ def test_rings_need_the_plane_where_they_lie(study):
         reader.rings(parsed, row, None)
 
 
+def test_a_structure_set_that_was_replaced_is_not_drawn_on_other_images(study):
+    """Whose contours have other numbers, or lie farther off than those linked."""
+    reader = sources.READERS["rtstruct"]
+    save(make_structure_set({"A": [contour(1, dz=0.15), contour(2)]}), study / "set")
+    links = link(study, slices="labelled").links
+    assert [row.contour_key for row in links] == ["1#1~0.15", "1#2"]
+    headers = [dicom.read_header(study / row.dicom_path) for row in links]
+    for contours in ([contour(0), contour(1), contour(2)], [contour(1, dz=0.16)] * 2):
+        save(make_structure_set({"A": contours}), study / "set")
+        parsed = reader.parse((study / "set").read_bytes(), "set")
+        assert reader.many_rings(parsed, links, headers) == [None, None]
+        for row, header in zip(links, headers, strict=True):
+            with pytest.raises(ContourError, match="which is not where it was linked"):
+                reader.rings(parsed, row, header)
+
+
 def test_keys_shorten_numbers_that_follow_each_other():
     """Three and more of them are a range."""
-    assert make_key(4, [17]) == "4:17"
-    assert make_key(4, [1, 2, 4]) == "4:1,2,4"
-    assert make_key(0, [1, 2, 3, 5, 7, 8, 9, 10]) == "0:1-3,5,7-10"
+    assert make_key(4, [17]) == "4#17"
+    assert make_key(4, [17], 0.1) == "4#17"
+    assert make_key(4, [17], 0.101) == "4#17~0.11"
+    assert make_key(4, [17, 18], 10.0) == "4#17,18~10"
+    assert make_key(4, [1, 2, 4]) == "4#1,2,4"
+    assert make_key(0, [1, 2, 3, 5, 7, 8, 9, 10]) == "0#1-3,5,7-10"
