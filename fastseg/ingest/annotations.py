@@ -251,6 +251,8 @@ class Annotations:
         header : returns that of the image, or raises DicomError
         """
         links = [link for link in block.links[k] if link.contour_path]
+        if not links:
+            return []
         counts = Counter(link.label for link in links)
         contours = []
         rejects = []

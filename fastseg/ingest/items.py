@@ -296,6 +296,9 @@ class ItemBuilder:
         points = [NO_POINTS]
         is_union = self._rules.fill == "union"
         for j, k in enumerate(items.tolist()):
+            if not contours[k]:
+                bounds.append(len(columns))
+                continue
             labelled = 0
             sources = number_files(contour.link for contour in contours[k])
             numbers: dict[int, int] = {}  # of the next group of each class
@@ -421,11 +424,13 @@ class ItemBuilder:
             link = block.links[k][0]
             paths.append(within(link.dicom_path, link.root))
             files.append((stamps[j], digests[j]))
-            read = {(x.link.contour_path, x.link.root): x for x in contours[k]}
-            for file, contour in read.items():
-                paths.append(within(*file))
-                files.append((contour.stamp, contour.xxh3))
-            file_counts.append(1 + len(read))
+            file_counts.append(1)
+            if contours[k]:
+                read = {(x.link.contour_path, x.link.root): x for x in contours[k]}
+                for file, contour in read.items():
+                    paths.append(within(*file))
+                    files.append((contour.stamp, contour.xxh3))
+                file_counts[-1] += len(read)
             if k in block.rejects:
                 # The next build reads the item again, so that it reports the rejects
                 # again.

@@ -8,6 +8,9 @@ import shutil
 import numpy as np
 import pytest
 
+from tests.sources.dicom_files import save_slice
+from tests.structure_sets import make_contour, make_structure_set, save
+
 
 @pytest.fixture
 def heart(fastseg_command, study, tmp_path):
@@ -180,6 +183,37 @@ def test_a_contour_off_its_image_is_counted(fastseg_command, study):
     assert run.returncode == 0
     assert "empty masks: the contour covers no pixel" in run.stdout
     assert name in run.stderr
+
+
+def test_masks_that_depend_on_fill_are_counted(fastseg_command, tmp_path):
+    """A build says so, lists them with -v, and says the same again; so does `info`."""
+    square, hole = (2, 6), (3, 5)
+    rings = {"organ": [square, hole], "cord": [(9, 10), (12, 14)]}
+    contours = {
+        name: [
+            make_contour(
+                [(x - 8, y - 8, 0) for x, y in ((a, a), (b, a), (b, b), (a, b))]
+            )
+            for a, b in corners
+        ]
+        for name, corners in rings.items()
+    }
+    save_slice(tmp_path / "ct" / "0.dcm")
+    save(make_structure_set(contours), tmp_path / "rs.dcm")
+    assert fastseg_command("link", tmp_path, "-o", "l.csv").returncode == 0
+    sentence = (
+        "in 1 of 2 (image, class) pairs of several rings, even-odd, nonzero and union "
+        "differ"
+    )
+    for _ in range(2):
+        run = fastseg_command("build", "l.csv")
+        assert run.returncode == 0
+        assert f"{sentence} (--verbose lists them)" in run.stdout
+    run = fastseg_command("build", "l.csv", "-v")
+    assert f"{sentence}\n" in run.stdout
+    assert "rules differ: organ on ct/0.dcm" in run.stderr
+    assert run.stderr.count("rules differ") == 1
+    assert sentence in fastseg_command("info", "store.h5").stdout
 
 
 def test_version_prints_the_version_of_the_package(fastseg_command):
