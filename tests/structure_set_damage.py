@@ -170,7 +170,7 @@ def spoil_value(rng, item, tag, vr):
 
 def spoil_bytes(rng, data):
     """Return a file with some bytes changed, lost, added or doubled."""
-    start = rng.randrange(128, len(data))
+    start = rng.randrange(128, max(len(data), 129))
     size = rng.choice((1, 1, 2, 4, 8, rng.randrange(1, 100)))
     way = rng.randrange(7)
     if way == 0:
