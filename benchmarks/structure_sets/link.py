@@ -47,18 +47,20 @@ def paths_below(root):
 
 
 def link_by_fastseg(root):
-    """Return {(image, class)} of all contours."""
-    table = fastseg.link(root, slices="series")
+    """Return the LinkTable."""
+    return fastseg.link(root, slices="series")
+
+
+def links_of(table):
+    """Return {(image, class)} of all contours of a LinkTable."""
     assert not table.rejects, table.rejects[:3]
-    return {
-        (str(table.base / link.dicom_path), link.label)
-        for link in table.links
-        if link.label
-    }
+    base = f"{table.base}{os.sep}"
+    links = table.links
+    return {(base + link.dicom_path, link.label) for link in links if link.label}
 
 
 def link_by_pydicom(root):
-    """Return the same by SOP instances, whatever the coordinates say."""
+    """Return the same as `links_of`, by SOP instances, wherever the contours lie."""
     images = {}
     sets = []
     for path in paths_below(root):
@@ -100,7 +102,8 @@ SIDES = {
 
 def measure(root, rounds):
     """Return the seconds of each side, float64 (rounds,), by name."""
-    if link_by_fastseg(root) != link_by_pydicom(root):  # which fills the page cache
+    # This fills the page cache.
+    if links_of(link_by_fastseg(root)) != link_by_pydicom(root):
         sys.exit("the links are not the same")
     seconds = {name: [] for name in SIDES}
     for _ in range(rounds):
