@@ -5,6 +5,7 @@ Links      all rows as columns, which are Texts, FilePaths or arrays of numbers
 LinkTable  links and what was rejected; reads and writes CSV files
 """
 
+import math
 import operator
 import os
 import re
@@ -12,7 +13,7 @@ import sys
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice, pairwise
+from itertools import islice, pairwise, repeat
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple, overload
@@ -113,7 +114,6 @@ class Numbers(NamedTuple):
 
 
 LARGEST = sys.float_info.max
-KINDS: Mapping[str, type] = {"q": int, "i": int, "d": float}
 NUMBERS = {
     "frame": Numbers("q", None, 0, 10**9 - 1, "a whole number from 0"),
     "position_mm": Numbers(
@@ -276,14 +276,15 @@ class Links(Sequence[Link]):
                 raise LinkError(f"links holds {', '.join(others)}, expected Link")
             for name, values in zip(COLUMNS, zip(*block, strict=True), strict=True):
                 if name in NUMBERS:
-                    numbers: Any = (check_number(name, value) for value in values)
-                    arrays[name].extend(numbers)
+                    arrays[name].extend(_check_numbers(name, values))
                     continue
                 texts: Sequence[str] = values
                 if name in PATHS:
-                    parts = [_split(name, path) for path in values]
-                    texts = [folder for folder, _ in parts]
-                    names[name].append(np.array([file for _, file in parts]))
+                    _check_paths(name, values)
+                    parts = [path.rpartition("/") for path in values]
+                    texts = [folder + slash for folder, slash, _ in parts]
+                    files = [file.encode() for _, _, file in parts]
+                    names[name].append(np.array(files))
                 arrays[name].extend(map(codes[name].__getitem__, texts))
             if any(bool(link.contour_path) != bool(link.label) for link in block):
                 raise LinkError(PAIRED)
@@ -445,13 +446,30 @@ class _Codes(dict[str, int]):
         return code
 
 
-def _split(name: str, path: str) -> tuple[str, bytes]:
-    """Return the folder of a path, with a slash at its end, and the file's name."""
-    if path == "":
-        return "", b""
-    check_text(name, path)
-    folder, slash, file = path.rpartition("/")
-    return folder + slash, file.encode()
+def _check_paths(name: str, paths: Sequence[Any]) -> None:
+    """Raise LinkError unless a column can hold some paths."""
+    # Nearly all are short and have no spaces: checked together, in a tenth of the time.
+    if {*map(type, paths)} == {str} and 4 * max(map(len, paths)) <= MAX_NAME_BYTES:
+        joined = "".join(paths)
+        if joined.isascii() and joined.isprintable() and " " not in joined:
+            return
+    for path in paths:
+        check_text(name, path)
+
+
+def _check_numbers(name: str, values: Sequence[Any]) -> Iterable[Any]:
+    """Return numbers as their column holds them, or raise LinkError."""
+    typecode, unknown, least, most, _ = NUMBERS[name]
+    kinds = {*map(type, values)}
+    if kinds == {type(None)} and unknown is not None:
+        return repeat(unknown, len(values))
+    # Nearly all are of Python's own types: checked together, in a tenth of the time.
+    # Of numbers with NaN, any may be the least one.
+    is_plain = kinds == {float if typecode == "d" else int}
+    has_nan = is_plain and any(map(math.isnan, values))
+    if is_plain and not has_nan and least <= min(values) and max(values) <= most:
+        return values
+    return [check_number(name, value) for value in values]
 
 
 def check_text(name: str, text: object) -> None:
@@ -498,11 +516,6 @@ def check_number(name: str, value: Any) -> float:
     typecode, unknown, least, most, expected = NUMBERS[name]
     if value is None and unknown is not None:
         return unknown
-    # Nearly all are of Python's own types: a tenth of the checks below.
-    kind: Any = KINDS[typecode]
-    if type(value) is kind and least <= value <= most:
-        plain: float = value
-        return plain
     is_whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
     is_number = is_whole or (typecode == "d" and isinstance(value, float | np.floating))
     if not is_number or not least <= value <= most:

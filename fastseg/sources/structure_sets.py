@@ -716,23 +716,44 @@ class _SetLinker:
                 strict=True,
             )
         ]
-        of_kind = [reduce.reduceat(kind, first) for reduce in (np.minimum, np.maximum)]
-        pairs_of_rows = zip(result.images.tolist(), result.roi.tolist(), strict=True)
-        reasons = {
-            "is left out: nobody knows on which image another contour lies": np.array(
-                [of in lost for of in result.roi.tolist()]
-            ),
-            "is left out: another contour of its image cannot be used": np.array(
-                [pair in lacking for pair in pairs_of_rows]
-            ),
+        reasons: dict[str, NDArray[np.bool_]] = {}
+        if lost:
+            reason = "is left out: nobody knows on which image another contour lies"
+            reasons[reason] = np.array([of in lost for of in result.roi.tolist()])
+        if lacking:
+            reason = "is left out: another contour of its image cannot be used"
+            pairs_of_rows = zip(
+                result.images.tolist(), result.roi.tolist(), strict=True
+            )
+            reasons[reason] = np.array([pair in lacking for pair in pairs_of_rows])
+        reason = (
             "lies on an image with both CLOSED_PLANAR and CLOSEDPLANAR_XOR contours of "
-            "the ROI, which do not go together": of_kind[0] != of_kind[1],
-            "is one of too many on its image": np.array(
-                [len(key) > MAX_TEXT_BYTES for key in result.keys]
-            ),
-        }
+            "the ROI, which do not go together"
+        )
+        reasons[reason] = np.minimum.reduceat(kind, first) != np.maximum.reduceat(
+            kind, first
+        )
+        if max(map(len, result.keys)) > MAX_TEXT_BYTES:
+            reason = "is one of too many on its image"
+            reasons[reason] = np.array([len(x) > MAX_TEXT_BYTES for x in result.keys])
+        self._drop(reasons, roi, numbers, is_first)
+
+    def _drop(
+        self,
+        reasons: Mapping[str, NDArray[np.bool_]],
+        roi: Ints,
+        numbers: Sequence[int],
+        is_first: NDArray[np.bool_],
+    ) -> None:
+        """Drop rows for some reasons, and reject their contours.
+
+        reasons  : bool (r,), which rows each is for
+        roi, numbers, is_first : of their contours: ROI, number, and whether it is the
+            first one of a row
+        """
+        result = self._result
         row = np.cumsum(is_first) - 1
-        is_dropped = np.zeros(len(first), np.bool_)
+        is_dropped = np.zeros(len(result.keys), np.bool_)
         for reason, is_so in reasons.items():
             dropped = np.flatnonzero((is_so & ~is_dropped)[row])
             is_dropped |= is_so

@@ -8,7 +8,7 @@ import pytest
 import fastseg
 from fastseg import dicom, sources
 from fastseg.errors import ContourError, LinkError, OptionError, RejectedWarning
-from fastseg.sources.rtstruct import make_key
+from fastseg.sources.rtstruct import name_ranges
 from tests.sources.dicom_files import make_frames, save_slice, uid
 from tests.sources.dicom_files import save as save_image
 from tests.structure_sets import make_contour, make_structure_set, save
