@@ -90,7 +90,7 @@ DTYPES = tuple(dtype.name for dtype in header.DTYPES.values())
 PAIRED = "contour_path and label must be given together or not at all"
 WHOLE = re.compile(r"[0-9]{1,9}")
 DECIMAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
-# Classes of a store, and bits of a mask.
+# Classes of a store, and bits of a mask: as in `store.layout`, which is above.
 MAX_CLASSES = 64
 # No files left out: a default that nobody can change.
 NOTHING: Mapping[str, Iterable[str]] = MappingProxyType({})

@@ -125,6 +125,8 @@ DECIMALS = re.compile(DECIMAL + rb"(?:\\" + DECIMAL + rb")*")
 WHOLE = re.compile(rb"[ \0]*\+?[0-9]{1,15}[ \0]*")
 # Rows of elements at first; where there are more, the file is walked once more.
 FIRST_ROWS = 2**13
+# Bytes of a contour that cannot be read as a whole, in which points are looked for.
+READABLE_BYTES = 2**12
 # Bytes of the points of a contour that Python splits at a time.
 PIECE_BYTES = 2**16
 
@@ -251,6 +253,21 @@ class StructureSet:
                 numbers = np.frombuffer(_read_numbers(text)[0])
                 points[ends[k] : ends[k + 1]] = numbers.reshape(-1, 3)
         return points, ends
+
+    def readable_points(self, contour: int) -> Floats:
+        """Return points that can be read of a contour of which others cannot.
+
+        Returns float64 (n, 3), mm, of the first READABLE_BYTES.
+        """
+        offset, length = self._spans[contour].tolist()
+        text = self._data[offset : offset + min(length, READABLE_BYTES)].tobytes()
+        values = [value.strip(b" \0") for value in text.split(b"\\")]
+        if length > READABLE_BYTES:
+            values.pop()  # it may be cut
+        numbers = [float(x) if DECIMALS.fullmatch(x) else np.nan for x in values]
+        points = np.array(numbers[: len(numbers) // 3 * 3]).reshape(-1, 3)
+        readable: Floats = points[(np.abs(points) <= MAX_COORDINATE_MM).all(axis=1)]
+        return readable
 
     def describe(self, contour: int) -> str:
         """Return which contour an index means, in words: "ROI 'Heart', contour 17"."""

@@ -15,6 +15,8 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from fastseg._kernels.files import contour_points, sequences
+from fastseg._kernels.native.entries import prepare
 from fastseg.bounds import MAX_STRUCTURE_SET_BYTES, MAX_TEXT_BYTES
 from fastseg.choices import Slices
 from fastseg.dicom.structure_set import (
@@ -67,6 +69,14 @@ WAYS = {
     BY_SERIES: "by position in the series that their structure sets name",
     BY_FRAME: "by position in their frame of reference",
 }
+# The kernels that read a structure set.
+KERNELS = (
+    sequences.walk_sequences,
+    sequences.copy_texts,
+    contour_points.read_whole_numbers,
+    contour_points.check_contours,
+    contour_points.read_points,
+)
 # Contours of an ROI that are rejected one by one for a kind of reason; more are one
 # reject.
 CONTOURS_LISTED = 20
@@ -305,6 +315,7 @@ def _link_sets(
         except (DicomError, OSError) as exc:
             return reason_of(exc, path)
 
+    prepare([(kernel, {}) for kernel in KERNELS])
     found = []
     threads = min(usable_cores(), MOST_THREADS, len(paths))
     with (
@@ -543,7 +554,7 @@ class _SetLinker:
             return result
         matches = match(
             self._stacks,
-            parsed.points(chosen),
+            self._points(chosen),
             (owner, image),
             candidates,
             parsed.contours.roi[chosen],
@@ -551,6 +562,22 @@ class _SetLinker:
         self._note_frames(matches, chosen)
         self._add_rows(matches, chosen, problems)
         return result
+
+    def _points(self, chosen: Ints) -> tuple[NDArray[np.float64], Ints]:
+        """Return the points of contours; of those that are damaged what can be read.
+
+        It says on which image another ring is missing.
+        """
+        points, ends = self._set.points(chosen)
+        is_valid = self._set.contours.is_valid[chosen]
+        unread = np.flatnonzero(~is_valid & (np.diff(ends) == 0)).tolist()
+        if not unread:
+            return points, ends
+        parts = np.split(points, ends[1:-1])
+        for k in unread:
+            parts[k] = self._set.readable_points(int(chosen[k]))
+        ends = np.cumsum([0, *map(len, parts)])
+        return np.concatenate(parts), ends
 
     def _problems(self) -> dict[tuple[int, int], str]:
         """Return what is wrong with ROIs and contours; reject the ROIs.
@@ -789,7 +816,7 @@ class _SetLinker:
             lacking.update((image, roi[k]) for image in images)
             if is_valid[k]:
                 refused[roi[k], kind].append((number[k], text, off))
-            elif not images:
+            elif not images and np.isnan(off):
                 lost.add(roi[k])
         for pair in np.flatnonzero(~is_valid[matches.contour]).tolist():
             lacking.add((int(matches.image[pair]), roi[matches.contour[pair]]))

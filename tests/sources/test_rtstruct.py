@@ -1,17 +1,28 @@
 """Structure sets are linked by the images that contours name, or by their positions."""
 
+import dataclasses
 import re
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import fastseg
 from fastseg import dicom, sources
 from fastseg.errors import ContourError, LinkError, OptionError, RejectedWarning
-from fastseg.sources.rtstruct import name_ranges
+from fastseg.geometry import Plane
+from fastseg.sources.rtstruct import make_key
+from fastseg.store import layout
 from tests.sources.dicom_files import make_frames, save_slice, uid
 from tests.sources.dicom_files import save as save_image
-from tests.structure_sets import make_contour, make_structure_set, save
+from tests.structure_sets import (
+    encode,
+    make_contour,
+    make_structure_set,
+    rounded,
+    save,
+)
 
 SQUARE = ((1, 1), (5, 1), (5, 5), (1, 5))
 SMALL = ((2, 2), (4, 2), (4, 4), (2, 4))
@@ -460,6 +471,41 @@ def test_a_damaged_contour_costs_the_roi_on_its_image(study, name):
     )
 
 
+DATA = {
+    "found": "-7\\-7\\2\\x\\5\\6\\-3\\-7\\2\\8",
+    "beside": "-7\\-7\\3\\x\\5\\6",
+    "unknown": "x\\-7\\2\\-7\\y\\2",
+    "empty": "",
+}
+
+
+@pytest.mark.parametrize("name", DATA)
+def test_what_can_be_read_of_a_damaged_contour_says_where_it_is(study, name):
+    """It names no image: then its points do, or nobody knows which mask lacks it."""
+    contours = [bare(0), bare(1), bare(1, data=DATA[name]), bare(2)]
+    save(make_structure_set({"A": contours, "B": [bare(1)]}), study / "set")
+    table, reasons = link_some(study)
+    kept = {
+        "found": ["1#1", "1#4"],
+        "beside": ["1#1", "1#2", "1#4"],
+        "unknown": [],
+        "empty": [],
+    }[name]
+    assert [key for _, label, key in rows(table) if label == "A"] == kept
+    assert ("1.dcm", "B", "2#1") in rows(table)
+    assert reasons[0].startswith("ROI 'A', contour 3: ")
+    if name == "found":
+        assert reasons[1:] == [
+            "ROI 'A', contour 2: is left out: another contour of its image cannot be "
+            "used"
+        ]
+    elif not kept:
+        assert reasons[1:] == [
+            "ROI 'A', contours 1, 2, 4, each: is left out: nobody knows on which image "
+            "another contour lies"
+        ]
+
+
 @pytest.mark.parametrize("pixels", [[(1, 1)], [(1, 1), (5, 1)], [(1, 1), (5, 1)] * 2])
 def test_contours_of_one_or_two_points_cover_nothing(study, pixels):
     """They are rejected alone: the mask without them is whole."""
@@ -626,6 +672,11 @@ def test_more_classes_than_a_store_holds_are_an_error(study):
     assert len(link(study, labels=names[:3], slices="labelled")) == 3
 
 
+def test_links_and_stores_hold_as_many_classes():
+    """`link` refuses what `build` would refuse."""
+    assert fastseg.links.MAX_CLASSES == layout.MAX_CLASSES
+
+
 def test_copies_of_a_set_are_one(study):
     """Equal bytes are a duplicate; one SOPInstanceUID with other content is none."""
     ds = make_structure_set({"A": [contour(1)]})
@@ -739,6 +790,49 @@ def test_a_structure_set_that_was_replaced_is_not_drawn_on_other_images(study):
         for row, header in zip(links, headers, strict=True):
             with pytest.raises(ContourError, match="which is not where it was linked"):
                 reader.rings(parsed, row, header)
+
+
+@pytest.fixture(scope="module")
+def plain_header(tmp_path_factory):
+    """The header of an image, to be changed."""
+    path = tmp_path_factory.mktemp("plain") / "image"
+    return dicom.read_header(save_slice(path))
+
+
+directions = st.tuples(*[st.floats(-1, 1)] * 4).filter(lambda q: np.dot(q, q) > 0.1)
+numbers = st.floats(-500, 500)
+
+
+@given(
+    quaternion=directions,
+    origin=st.tuples(numbers, numbers, numbers),
+    spacing=st.tuples(*[st.floats(0.05, 20)] * 2),
+    pixels=st.lists(st.tuples(numbers, numbers), min_size=3, max_size=8, unique=True),
+)
+def test_a_polygon_survives_millimetres_as_text(
+    plain_header, quaternion, origin, spacing, pixels
+):
+    """Pixels to mm to DS texts to pixels, on any plane: within the texts' precision."""
+    w, x, y, z = quaternion / np.sqrt(np.dot(quaternion, quaternion))
+    row = [1 - 2 * (y * y + z * z), 2 * (x * y + w * z), 2 * (x * z - w * y)]
+    column = [2 * (x * y - w * z), 1 - 2 * (x * x + z * z), 2 * (y * z + w * x)]
+    header = dataclasses.replace(
+        plain_header,
+        position_mm=origin,
+        directions=(*row, *column),
+        spacing_mm=spacing,
+    )
+    plane = Plane(
+        origin=origin, row_direction=row, column_direction=column, spacing_mm=spacing
+    )
+    points = plane.pixel_to_patient(pixels)
+    data = encode(make_structure_set({"A": [make_contour(points)]}))
+    reader = sources.READERS["rtstruct"]
+    link = fastseg.links.Link("P1", "image", "set", contour_key="1#1")
+    ((ring,), _) = reader.rings(reader.parse(data, "set"), link, header)[0]
+    # Of texts, and of float64: some units in the last place of the largest number.
+    mm = np.abs(rounded(points) - points).max() + 20 * np.spacing(np.abs(points).max())
+    np.testing.assert_allclose(ring, pixels, rtol=0, atol=2 * mm / min(spacing))
 
 
 def test_keys_shorten_numbers_that_follow_each_other():
