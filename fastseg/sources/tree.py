@@ -328,8 +328,13 @@ def linkable_images(tree: Tree) -> Linkable:
     patients = Patients(image.header for image in tree.images)
     images: list[TreeImage] = []
     refused: set[str] = set()
+    # The images of a study have the same.
+    problems: dict[tuple[str, str], str] = {}
     for image in tree.images:
-        problem = patients.problem(image.header)
+        key = image.header.patient_id, image.header.study
+        problem = problems.get(key)
+        if problem is None:
+            problem = problems[key] = patients.problem(image.header)
         if not problem:
             images.append(image)
         elif image.path not in refused:

@@ -1,26 +1,20 @@
 """Structure sets are linked by the images that contours name, or by their positions."""
 
-import dataclasses
 import re
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 import fastseg
 from fastseg import dicom, sources
 from fastseg.errors import ContourError, LinkError, OptionError, RejectedWarning
-from fastseg.geometry import Plane
 from fastseg.sources.rtstruct import make_key
 from fastseg.store import layout
 from tests.sources.dicom_files import make_frames, save_slice, uid
 from tests.sources.dicom_files import save as save_image
 from tests.structure_sets import (
-    encode,
     make_contour,
     make_structure_set,
-    rounded,
     save,
 )
 
@@ -790,49 +784,6 @@ def test_a_structure_set_that_was_replaced_is_not_drawn_on_other_images(study):
         for row, header in zip(links, headers, strict=True):
             with pytest.raises(ContourError, match="which is not where it was linked"):
                 reader.rings(parsed, row, header)
-
-
-@pytest.fixture(scope="module")
-def plain_header(tmp_path_factory):
-    """The header of an image, to be changed."""
-    path = tmp_path_factory.mktemp("plain") / "image"
-    return dicom.read_header(save_slice(path))
-
-
-directions = st.tuples(*[st.floats(-1, 1)] * 4).filter(lambda q: np.dot(q, q) > 0.1)
-numbers = st.floats(-500, 500)
-
-
-@given(
-    quaternion=directions,
-    origin=st.tuples(numbers, numbers, numbers),
-    spacing=st.tuples(*[st.floats(0.05, 20)] * 2),
-    pixels=st.lists(st.tuples(numbers, numbers), min_size=3, max_size=8, unique=True),
-)
-def test_a_polygon_survives_millimetres_as_text(
-    plain_header, quaternion, origin, spacing, pixels
-):
-    """Pixels to mm to DS texts to pixels, on any plane: within the texts' precision."""
-    w, x, y, z = quaternion / np.sqrt(np.dot(quaternion, quaternion))
-    row = [1 - 2 * (y * y + z * z), 2 * (x * y + w * z), 2 * (x * z - w * y)]
-    column = [2 * (x * y - w * z), 1 - 2 * (x * x + z * z), 2 * (y * z + w * x)]
-    header = dataclasses.replace(
-        plain_header,
-        position_mm=origin,
-        directions=(*row, *column),
-        spacing_mm=spacing,
-    )
-    plane = Plane(
-        origin=origin, row_direction=row, column_direction=column, spacing_mm=spacing
-    )
-    points = plane.pixel_to_patient(pixels)
-    data = encode(make_structure_set({"A": [make_contour(points)]}))
-    reader = sources.READERS["rtstruct"]
-    link = fastseg.links.Link("P1", "image", "set", contour_key="1#1")
-    ((ring,), _) = reader.rings(reader.parse(data, "set"), link, header)[0]
-    # Of texts, and of float64: some units in the last place of the largest number.
-    mm = np.abs(rounded(points) - points).max() + 20 * np.spacing(np.abs(points).max())
-    np.testing.assert_allclose(ring, pixels, rtol=0, atol=2 * mm / min(spacing))
 
 
 def test_keys_shorten_numbers_that_follow_each_other():
