@@ -471,7 +471,10 @@ class _Matching:
         for k in np.flatnonzero(counts == 0).tolist():
             nearest = int(np.argmin(off[:, k]))
             distance, tolerance = float(off[nearest, k]), stacks[nearest].tolerance
-            self._unmatched.append(_off_plane(int(contours[k]), distance, tolerance))
+            touched = self._touched(int(contours[k]), stacks)
+            self._unmatched.append(
+                _off_plane(int(contours[k]), distance, tolerance, touched)
+            )
         for k in np.flatnonzero(counts > 1).tolist():
             images = [
                 image
@@ -512,7 +515,7 @@ class _Matching:
                     if not exact <= stack.tolerance:
                         is_one[k] = False
                         self._unmatched.append(
-                            _off_plane(contour, exact, stack.tolerance)
+                            _off_plane(contour, exact, stack.tolerance, (row,))
                         )
                     off[k] = exact
         owner = contours[chosen[is_one]]
@@ -521,6 +524,26 @@ class _Matching:
         for k in np.flatnonzero(end - begin > 1).tolist():
             images = stack.rows[begin[k] : end[k]].tolist()
             self._refuse_several(int(contours[chosen[k]]), images)
+
+    def _touched(self, contour: int, stacks: Sequence[Stack]) -> tuple[int, ...]:
+        """Return the images on whose planes most points of a contour lie.
+
+        A single point that is off a plane makes the contour unusable, but it is a part
+        of the mask there. An oblique contour, which crosses planes, is not.
+        """
+        points = self._extents.of(contour)
+        found: list[int] = []
+        for stack in stacks:
+            low, high = self._extents.along(stack.normal)
+            if not high[contour] - low[contour] > stack.tolerance:
+                continue
+            on_normal = points @ stack.normal
+            middle = np.sort(on_normal)[len(points) // 2 :][:1]
+            first, stop, _ = stack.nearest(middle, middle)
+            off = np.abs(on_normal - stack.positions[first])
+            if 2 * np.count_nonzero(off <= stack.tolerance) > len(points):
+                found += _images_at(stack, first[0], stop[0])
+        return tuple(found)
 
     def _refuse_several(self, contour: int, images: Sequence[int]) -> None:
         """List a contour that fits several images."""
@@ -583,14 +606,16 @@ def name_series(stacks: Stacks, number: int) -> str:
     return f"{image.header.modality or 'a series'} in {folder}"
 
 
-def _off_plane(contour: int, distance: float, tolerance: float) -> Unmatched:
-    """Return a contour that lies on no plane."""
+def _off_plane(
+    contour: int, distance: float, tolerance: float, images: tuple[int, ...]
+) -> Unmatched:
+    """Return a contour that lies on no plane, and the images that it may belong to."""
     if not np.isfinite(distance):
         text = "has no points that could lie on a plane"
         return Unmatched(contour, text, text, np.nan, ())
     kind = f"lies off the nearest plane by more than {tolerance:.3g} mm"
     text = f"lies {distance:.4g} mm off the nearest plane, more than {tolerance:.3g} mm"
-    return Unmatched(contour, kind, text, distance, ())
+    return Unmatched(contour, kind, text, distance, images)
 
 
 def _images_at(stack: Stack, first: int, stop: int) -> list[int]:

@@ -794,3 +794,20 @@ def test_keys_shorten_numbers_that_follow_each_other():
     assert make_key(4, [17, 18], 10.0) == "4#17,18~10"
     assert make_key(4, [1, 2, 4]) == "4#1,2,4"
     assert make_key(0, [1, 2, 3, 5, 7, 8, 9, 10]) == "0#1-3,5,7-10"
+
+
+def test_a_contour_with_a_point_off_the_plane_costs_the_roi_on_its_image(study):
+    """Without its outer ring, a hole would be drawn as a region."""
+    bent = ring(1)
+    bent[0, 2] += 0.5
+    crossing = ring(2)
+    crossing[1:3, 2] += 10
+    contours = [make_contour(bent), bare(1, SMALL), bare(2), make_contour(crossing)]
+    save(make_structure_set({"A": contours, "B": [bare(1)]}), study / "set")
+    table, reasons = link_some(study)
+    assert rows(table) == [("1.dcm", "B", "2#1"), ("2.dcm", "A", "1#3")]
+    assert reasons == [
+        "ROI 'A', contour 1: lies 0.5 mm off the nearest plane, more than 0.2 mm",
+        "ROI 'A', contour 4: lies 8 mm off the nearest plane, more than 0.2 mm",
+        "ROI 'A', contour 2: is left out: another contour of its image cannot be used",
+    ]
