@@ -4,10 +4,12 @@ Kernels read the files that are plain lists of points, many in one call. All oth
 are read and parsed by their reader, each once for all links that name it.
 """
 
+import os
 import threading
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
@@ -19,14 +21,17 @@ from fastseg import dicom
 from fastseg._kernels.contours import labels, polygon
 from fastseg._kernels.files import content, system
 from fastseg.dicom import join_paths
+from fastseg.dicom.structure_set import is_structure_set
 from fastseg.errors import ContourError, GeometryError, LinkError
 from fastseg.files import read_handle
 from fastseg.ingest.block import Block
 from fastseg.links import Link
 from fastseg.paths import Paths
 from fastseg.raster.rings import as_ring, join_rings
-from fastseg.sources import READERS, format_of, reader_of
+from fastseg.sources import DEFAULT_FORMAT, READERS, format_of, reader_of
 from fastseg.sources.base import Group, ManyRingsReader
+from fastseg.sources.rtstruct import RtStruct
+from fastseg.sources.tree import HEAD_BYTES
 from fastseg.tables import Reject, reason_of
 
 # Bytes of parsed files that are kept for blocks to come. Links are sorted by patient
@@ -321,7 +326,23 @@ class Annotations:
         except (ContourError, LinkError, OSError) as exc:
             # Not the error itself, which refers to what all callers were doing.
             line = exc.line if isinstance(exc, ContourError) else None
-            return Reject(name, line, reason_of(exc, name))
+            reason = reason_of(exc, name)
+            if not link.format and self._is_structure_set(link):
+                line = None
+                reason = (
+                    f"is an RT structure set, but `format` is empty, which means "
+                    f"{DEFAULT_FORMAT}; write {RtStruct.format}"
+                )
+            return Reject(name, line, reason)
+
+    def _is_structure_set(self, link: Link) -> bool:
+        """Return whether the contour file of a link is a structure set."""
+        with (
+            suppress(LinkError, OSError),
+            os.fdopen(self._paths.open(link.contour_path, link.root), "rb") as file,
+        ):
+            return is_structure_set(file.read(HEAD_BYTES))
+        return False
 
     def _groups(self, link: Link, file: File, header: dicom.Header) -> Iterator[Group]:
         """Yield the groups of a link, with their rings checked."""
@@ -352,11 +373,21 @@ def _check_joins(link: Link, links: Sequence[Link]) -> None:
     links : of the image
     """
     same = [other for other in links if other.label == link.label]
+    if sum(_names_same(link, other) for other in same) > 1:
+        raise LinkError(
+            f"{link.label} on {link.dicom_path}, frame {link.frame}: the table has "
+            "this contour twice; keep one"
+        )
     if not all(reader_of(other).joins for other in same):
         raise LinkError(
             f"is one of {len(same)} links of class {link.label} to {link.dicom_path}, "
             f"frame {link.frame}; keep one"
         )
+
+
+def _names_same(link: Link, other: Link) -> bool:
+    """Return whether two links of a class name the same contour of a file."""
+    return _key(link) == _key(other) and link.contour_key == other.contour_key
 
 
 def _reject_part(link: Link) -> Reject:

@@ -49,7 +49,7 @@ from fastseg.outputs import check_input, check_target
 from fastseg.paths import Paths, StrPath, as_path, is_inside
 from fastseg.progress import Progress, silent
 from fastseg.raster.rules import Rules
-from fastseg.sources import DEFAULT_FORMAT
+from fastseg.sources import DEFAULT_FORMAT, READERS
 from fastseg.store import compression, layout
 from fastseg.store.reader import Store, open_store
 from fastseg.store.writing.older_store import STORE, OlderStore
@@ -183,6 +183,7 @@ def build(
     # Refuse a file that is not a links table before anything is created.
     table = links if isinstance(links, LinkTable) else LinkTable.load(links, progress)
     layout.check_classes(table.classes)
+    _check_origin(table, rules)
     outer_roots = _outer_roots(table, root)
     with name_path(target.parent), sole_builder(target), Pool() as decoders:
         images = ImageReader(
@@ -245,6 +246,22 @@ def _check_table(links: Any) -> Path:
         f"links is {shown(links)}, expected a LinkTable, as fastseg.link returns it, "
         "or the path of a saved one"
     )
+
+
+def _check_origin(table: LinkTable, rules: Rules) -> None:
+    """Raise OptionError if contours in millimetres would be shifted by `origin`."""
+    if rules.origin == "center":
+        return
+    codes, texts = table.links.format
+    for code in np.flatnonzero(np.bincount(codes, minlength=len(texts))).tolist():
+        reader = READERS.get(texts[code] or DEFAULT_FORMAT)
+        if reader is not None and not reader.is_in_pixels:
+            raise OptionError(
+                f"origin is {rules.origin!r}, but the table has contours of format "
+                f"{reader.format!r}: they are in millimetres, and the headers of the "
+                "images say where pixel centres lie; build them with origin 'center' "
+                "(--origin center)"
+            )
 
 
 def _outer_roots(table: LinkTable, folder: StrPath | None) -> tuple[Path, ...]:

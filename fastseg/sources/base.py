@@ -36,12 +36,16 @@ class Reader(Protocol):
         two decimals without an exponent; compiled kernels then read most files
     joins         : whether an image may have several links of one class: their groups
         are joined. If not, such links are rejected
+    is_in_pixels  : whether its files say where pixels are, as whoever drew the contours
+        counted them. If not, `origin` of a build does not apply: the header of the
+        image says where pixel centres lie
     max_bytes     : of a contour file; larger ones are rejected
     """
 
     format: str
     is_point_list: bool
     joins: bool
+    is_in_pixels: bool
     max_bytes: int
 
     def parse(self, data: bytes, name: str) -> Any:

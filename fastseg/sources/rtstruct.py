@@ -50,6 +50,7 @@ class RtStruct:
     format = "rtstruct"
     is_point_list = False
     joins = True
+    is_in_pixels = False
     max_bytes = MAX_STRUCTURE_SET_BYTES
 
     def parse(self, data: bytes, name: str) -> StructureSet:

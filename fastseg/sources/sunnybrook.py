@@ -102,6 +102,7 @@ class Sunnybrook:
     outline = "; or ".join(layout.outline for layout in LAYOUTS)
     is_point_list = True
     joins = False
+    is_in_pixels = True
     max_bytes = MAX_CONTOUR_BYTES
 
     def recognise(self, root: Path) -> list[str]:

@@ -3,6 +3,7 @@
 import csv
 import gc
 import io
+import shutil
 import warnings
 import weakref
 from collections import Counter
@@ -15,7 +16,12 @@ from numpy.testing import assert_array_equal
 import fastseg
 from fastseg import dicom, sources
 from fastseg.bounds import MAX_PIXEL_BYTES
-from fastseg.errors import ContourError, NothingBuiltError, RejectedWarning
+from fastseg.errors import (
+    ContourError,
+    NothingBuiltError,
+    OptionError,
+    RejectedWarning,
+)
 from fastseg.ingest import annotations, plan
 from fastseg.ingest.annotations import Annotations
 from fastseg.paths import Paths
@@ -36,6 +42,7 @@ class PolygonTable:
     outline = "a CSV file of polygons"
     is_point_list = False
     joins = False
+    is_in_pixels = True
     max_bytes = 2**25
 
     def __init__(self, format=format, joins=joins):
@@ -361,6 +368,42 @@ def test_links_of_a_class_are_joined_only_if_all_readers_do(
     assert reasons[0].startswith("is one of 2 links of class heart to ")
     assert not source.parsed
     assert not joining.parsed
+
+
+def test_a_contour_that_a_table_names_twice_is_rejected(study, tmp_path, joining):
+    """Other contours of that file and class are joined all the same."""
+    (study / "a.csv").write_text(lines("x", 0, 0, SQUARE) + lines("y", 0, 0, SHIFTED))
+    twice = [("heart", "a.csv", "x"), ("heart", "a.csv", "y"), ("heart", "a.csv", "x")]
+    table = link_keys(study, [twice, twice[:2]])
+    with pytest.warns(RejectedWarning):
+        report = fastseg.build(table, tmp_path / "o.h5")
+    assert report.samples == 1
+    path = table.links[0].dicom_path
+    assert report.rejects[0].reason == (
+        f"heart on {path}, frame 0: the table has this contour twice; keep one"
+    )
+
+
+def test_a_structure_set_without_a_format_is_named(study, studies, tmp_path):
+    """The reason says what to write, not what a text file would have."""
+    shutil.copy(next(studies["rtstruct"].glob("*/RS.dcm")), study / "set.dcm")
+    link = fastseg.link(study).links[0]
+    link = link._replace(contour_path="set.dcm", contour_key="1#1", format="")
+    table = replace(fastseg.link(study), links=[link])
+    with pytest.raises(NothingBuiltError) as caught:
+        fastseg.build(table, tmp_path / "o.h5")
+    assert caught.value.rejects[0].reason == (
+        "is an RT structure set, but `format` is empty, which means sunnybrook; write "
+        "rtstruct"
+    )
+
+
+def test_contours_in_millimetres_have_no_other_origin(studies, tmp_path):
+    """`origin` would shift them by half a pixel, away from where they lie."""
+    table = fastseg.link(studies["rtstruct"])
+    with pytest.raises(OptionError, match=r"origin is 'corner', but .* 'rtstruct'"):
+        fastseg.build(table, tmp_path / "o.h5", origin="corner")
+    assert not list(tmp_path.iterdir())
 
 
 class Wide:

@@ -28,6 +28,7 @@ class Polygons:
     outline = f"{FILE} with the images that it names"
     is_point_list = False
     joins = False
+    is_in_pixels = True
     max_bytes = 2**25
 
     def recognise(self, root):
