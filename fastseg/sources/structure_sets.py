@@ -106,6 +106,10 @@ class _SetLinks:
     ways    : the number of contours that were matched in each way
     left_out : ROI and number of the contours that are no rings, by their kind
     without_contours : ROIs
+    lacking : images and ROIs whose contours there cannot be used, or not all of them
+    lost    : classes of the ROIs that have contours of which nobody knows on which
+        images they lie
+    series  : those on which contours may lie
     has_other_frame : whether it names images of another frame of reference
     is_empty : whether it has neither contours nor problems
     """
@@ -122,6 +126,9 @@ class _SetLinks:
     ways: Counter[int] = field(default_factory=Counter)
     left_out: dict[str, list[str]] = field(default_factory=dict)
     without_contours: list[int] = field(default_factory=list)
+    lacking: set[tuple[int, int]] = field(default_factory=set)
+    lost: dict[int, str] = field(default_factory=dict)
+    series: set[int] = field(default_factory=set)
     has_other_frame: bool = False
     is_empty: bool = False
 
@@ -265,7 +272,9 @@ def link_structure_sets(
     for some in sets:
         names.update(dict.fromkeys(some.rois, 1))
     classes.check(tree.root, names)
-    if not join:
+    if join:
+        _drop_incomplete(sets, stacks)
+    else:
         _reject_twins(sets, stacks)
     for some in sets:
         file = str(tree.root / some.path)
@@ -441,9 +450,15 @@ def _reject_twins(sets: Sequence[_SetLinks], stacks: Stacks) -> None:
     owners: dict[tuple[int, str], list[tuple[int, int]]] = defaultdict(list)
     for number, some in enumerate(sets):
         series = stacks.series[some.images]
-        pairs = zip(series.tolist(), some.roi.tolist(), strict=True)
+        pairs = [*zip(series.tolist(), some.roi.tolist(), strict=True)]
+        linked = {(one, some.labels[roi]) for one, roi in pairs}
+        # What is left of a class may be another ROI than the one that is damaged.
+        pairs += [(int(stacks.series[image]), roi) for image, roi in some.lacking]
+        pairs += [(one, roi) for one in some.series for roi in some.lost]
         for one, roi in dict.fromkeys(pairs):
-            owners[one, some.labels[roi] or ""].append((number, roi))
+            label = some.lost.get(roi, some.labels[roi])
+            if (one, label) in linked:
+                owners[one, label or ""].append((number, roi))
     for (one, label), twins in owners.items():
         if len(twins) == 1:
             continue
@@ -457,6 +472,37 @@ def _reject_twins(sets: Sequence[_SetLinks], stacks: Stacks) -> None:
                 f"({name_series(stacks, one)}); join them with --join (join=True), or "
                 "tell them apart with --roi (rois)"
             )
+
+
+def _drop_incomplete(sets: Sequence[_SetLinks], stacks: Stacks) -> None:
+    """Drop classes where one of their ROIs cannot be used: a mask would lack it."""
+    lacking: set[tuple[int, str | None]] = set()
+    lost: set[tuple[int, str | None]] = set()
+    for some in sets:
+        lacking |= {(image, some.labels[roi]) for image, roi in some.lacking}
+        lost |= {(one, x) for one in some.series for x in some.lost.values()}
+    if not lacking and not lost:
+        return
+    for some in sets:
+        images = some.images.tolist()
+        labels = [some.labels[roi] for roi in some.roi.tolist()]
+        series = stacks.series[some.images].tolist()
+        is_dropped = np.array(
+            [
+                (image, label) in lacking or (one, label) in lost
+                for image, one, label in zip(images, series, labels, strict=True)
+            ],
+            np.bool_,
+        )
+        for roi in dict.fromkeys(some.roi[is_dropped].tolist()):
+            rows = some.images[is_dropped & (some.roi == roi)].tolist()
+            paths = listed([stacks.images[row].path for row in rows])
+            some.rejects.append(
+                f"ROI {some.names[roi]}: is left out on {many(len(rows), 'image')} "
+                f"({paths}), where another ROI of its class, {some.labels[roi]!r}, "
+                "cannot be used"
+            )
+        some.drop(is_dropped)
 
 
 def _notes(sets: Sequence[_SetLinks], other: Sequence[tuple[str, int]]) -> list[str]:
@@ -539,7 +585,7 @@ class _SetLinker:
         problems = self._problems()
         result.labels = self._usable(labels, problems)
         chosen = self._rings()
-        if not len(chosen):
+        if not len(chosen) and not result.lost:
             return result
         owner, image = resolve(self._stacks, parsed, chosen)
         patient, problem = self._patient(image)
@@ -551,6 +597,10 @@ class _SetLinker:
         ]
         if not len(owner) and not any(x.series for x in candidates):
             result.rejects.append(self._nowhere())
+            return result
+        result.series = {*self._stacks.series[image].tolist()}
+        result.series.update(*(some.series for some in candidates))
+        if not len(chosen):
             return result
         matches = match(
             self._stacks,
@@ -580,19 +630,18 @@ class _SetLinker:
         return np.concatenate(parts), ends
 
     def _problems(self) -> dict[tuple[int, int], str]:
-        """Return what is wrong with ROIs and contours; reject the ROIs.
+        """Return what is wrong with ROIs and contours; reject what belongs to no ROI.
 
         By index of the ROI and of the contour, -1 for a whole ROI.
         """
-        problems = {}
+        problems: dict[tuple[int, int], str] = {}
         for roi, contour, text, _ in self._set.problems:
             if roi < 0:
                 self._result.rejects.append(text)
+            elif (roi, contour) in problems:
+                problems[roi, contour] += f"; {text}"
             else:
                 problems[roi, contour] = text
-                if contour < 0:
-                    name = self._result.names[roi]
-                    self._result.rejects.append(f"ROI {name}: {text}")
         return problems
 
     def _usable(
@@ -600,17 +649,33 @@ class _SetLinker:
         labels: Sequence[str | None],
         problems: Mapping[tuple[int, int], str],
     ) -> list[str | None]:
-        """Return the labels, None for ROIs without contours, which are listed."""
-        roi = self._set.contours.roi
-        counts = np.bincount(roi[roi >= 0], minlength=len(labels)).tolist()
+        """Return the labels, None for ROIs that are lost or have no contours.
+
+        Both are noted in the result. An ROI that has no contours, or is not wanted,
+        loses nothing by its problems.
+        """
+        result = self._result
+        has_contours = self._has_contours()
         usable = list(labels)
         for k, label in enumerate(labels):
-            if (k, -1) in problems:
+            if label is None:
+                continue
+            if not has_contours[k]:
                 usable[k] = None
-            elif label is not None and not counts[k]:
+                result.without_contours.append(k)
+            elif (k, -1) in problems:
                 usable[k] = None
-                self._result.without_contours.append(k)
+                result.lost[k] = label
+                result.rejects.append(f"ROI {result.names[k]}: {problems[k, -1]}")
         return usable
+
+    def _has_contours(self) -> list[bool]:
+        """Return which ROIs have contours; if several have one number, all of them."""
+        rois = self._set.rois
+        indices = [*np.flatnonzero(np.bincount(self._set.contours.roi + 1)).tolist()]
+        # Contours that belong to no ROI may be those of one without a number.
+        outlined = {rois[k - 1].number if k else -1 for k in indices}
+        return [roi.number in outlined for roi in rois]
 
     def _rings(self) -> Ints:
         """Return the indices of the contours to link; list those that are no rings."""
@@ -713,6 +778,8 @@ class _SetLinker:
         """
         result, contours = self._result, self._set.contours
         lacking, lost = self._refuse(matches, chosen, problems)
+        result.lacking = lacking
+        result.lost.update({of: result.labels[of] or "" for of in lost})
         is_valid = contours.is_valid[chosen]
         ways = matches.ways[is_valid & (matches.ways >= 0)]
         result.ways.update(ways.tolist())
@@ -790,6 +857,8 @@ class _SetLinker:
             for of, some in by_roi.items():
                 result.reject(of, some, reason)
         if is_dropped.any():
+            images, rois = result.images[is_dropped], result.roi[is_dropped]
+            result.lacking.update(zip(images.tolist(), rois.tolist(), strict=True))
             result.drop(is_dropped)
 
     def _refuse(

@@ -811,3 +811,63 @@ def test_a_contour_with_a_point_off_the_plane_costs_the_roi_on_its_image(study):
         "ROI 'A', contour 4: lies 8 mm off the nearest plane, more than 0.2 mm",
         "ROI 'A', contour 2: is left out: another contour of its image cannot be used",
     ]
+
+
+@pytest.mark.parametrize("damage", ["contour", "number"])
+def test_a_class_is_left_out_where_one_of_its_rois_cannot_be_used(study, damage):
+    """The mask of joined ROIs would lack one, and nobody would see it."""
+    bad = contour(1, data="1\\2\\x") if damage == "contour" else contour(1)
+    rois = {"GTV 1": [bad, contour(2)], "Lung": [contour(1)], "B": [contour(1)]}
+    numbers = [1, 2, 1 if damage == "number" else 3]
+    save(make_structure_set(rois, numbers=numbers), study / "a")
+    others = [contour(k, SMALL) for k in (1, 2, 3)]
+    save(make_structure_set({"GTV 2": others}), study / "b")
+    wanted = {"gtv": ["GTV*"], "lung": ["Lung"]}
+    table, reasons = link_some(study, rois=wanted, join=True)
+    lung = ("1.dcm", "lung", "2#1")
+    if damage == "contour":
+        assert rows(table) == [
+            lung,
+            ("2.dcm", "gtv", "1#2"),
+            ("2.dcm", "gtv", "1#2"),
+            ("3.dcm", "gtv", "1#3"),
+        ]
+        assert reasons == [
+            "ROI 'GTV 1', contour 1: value 3 of ContourData is no number",
+            "ROI 'GTV 2': is left out on 1 image (ct/1.dcm), where another ROI of its "
+            "class, 'gtv', cannot be used",
+        ]
+    else:
+        assert rows(table) == [lung]
+        assert reasons == [
+            "ROI 'GTV 1': 2 ROIs have the ROINumber 1",
+            "ROI 'GTV 2': is left out on 3 images (ct/1.dcm, ct/2.dcm, ct/3.dcm), "
+            "where another ROI of its class, 'gtv', cannot be used",
+        ]
+
+
+def test_the_other_of_two_rois_is_not_linked_because_one_is_damaged(study):
+    """Nobody knows which of both the class means."""
+    rois = {"GTV": [contour(1)], "GTV_old": [contour(1, SMALL)], "B": [contour(1)]}
+    save(make_structure_set(rois, numbers=[1, 2, 1]), study / "set")
+    table, reasons = link_some(study, rois={"gtv": ["GTV*"]})
+    assert rows(table) == []
+    assert reasons == [
+        "ROI 'GTV': 2 ROIs have the ROINumber 1",
+        "ROI 'GTV_old' of set, ROI 'GTV' of set are of one class, 'gtv', on one "
+        "series (CT in ct); join them with --join (join=True), or tell them apart "
+        "with --roi (rois)",
+    ]
+
+
+def test_what_is_wrong_with_rois_that_have_no_contours_loses_nothing(study):
+    """Nor with ROIs that are not wanted: there is no reject."""
+    rois = [("", None), ("A", [contour(1)]), ("B", None), ("C", []), ("\t", None)]
+    save(make_structure_set(rois, numbers=[1, 2, 3, 3, 4]), study / "set")
+    assert rows(link(study)) == [("1.dcm", "A", "2#1")]
+    rois = [("A", [contour(1)]), ("B", [contour(1)]), ("C", [contour(1)])]
+    save(make_structure_set(rois, numbers=[1, 2, 2]), study / "set")
+    assert rows(link(study, labels="A")) == [("1.dcm", "A", "1#1")]
+    assert rows(link(study, rois={"a": ["A"]})) == [("1.dcm", "a", "1#1")]
+    _, reasons = link_some(study)
+    assert reasons == [f"ROI '{name}': 2 ROIs have the ROINumber 2" for name in "BC"]
