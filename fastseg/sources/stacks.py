@@ -556,7 +556,7 @@ class _Matching:
             kind = "fits several images equally, and names none of them"
             names = [self._stacks.images[k].path for k in images]
             text = f"fits {len(images)} images equally, and names none of them"
-        text += f": {_listed(names)}"
+        text += f": {list_names(names)}"
         self._unmatched.append(Unmatched(contour, kind, text, np.nan, tuple(images)))
 
     def _report_astray(self, contours: Ints, owner: Ints, image: Ints) -> None:
@@ -580,7 +580,7 @@ class _Matching:
             others = self._fitting(k, named)
             if others:
                 paths = [self._stacks.images[row].path for row in others]
-                text += f", on that of {_listed(paths)}"
+                text += f", on that of {list_names(paths)}"
             images = (*named, *others)
             self._unmatched.append(Unmatched(k, kind, text, off[nearest], images))
 
@@ -624,7 +624,8 @@ def _images_at(stack: Stack, first: int, stop: int) -> list[int]:
     return images
 
 
-def _listed(names: Sequence[str], most: int = 3) -> str:
+def list_names(names: Sequence[str], most: int = 3) -> str:
+    """Return the first of some names, uncut, and how many more there are."""
     shown = ", ".join(names[:most])
     return shown + (f" and {len(names) - most} more" if len(names) > most else "")
 

@@ -42,6 +42,7 @@ from fastseg.sources.stacks import (
     Candidates,
     Matches,
     Stacks,
+    list_names,
     match,
     name_series,
     resolve,
@@ -77,9 +78,11 @@ KERNELS = (
     contour_points.check_contours,
     contour_points.read_points,
 )
-# Contours of an ROI that are rejected one by one for a kind of reason; more are one
-# reject.
+# Contours of a structure set that are rejected one by one for a kind of reason; if more
+# are, each ROI has one reject.
 CONTOURS_LISTED = 20
+JOIN = "join the ROIs with --join (join=True)"
+TELL_APART = "tell them apart with --roi (rois)"
 # Threads that link structure sets, at most: each holds one in memory, and half of the
 # time is Python's.
 MOST_THREADS = 2
@@ -159,17 +162,18 @@ class _SetLinks:
     def refuse(
         self, roi: int, kind: str, contours: Sequence[tuple[int, str, float]]
     ) -> None:
-        """List contours of an ROI that cannot be used for one kind of reason.
+        """List contours of an ROI that cannot be used for one kind of reason, at once.
 
         contours : number, reason, and distance from the plane or NaN
         """
-        if len(contours) <= CONTOURS_LISTED:
-            for number, reason, _ in contours:
-                self.reject(roi, [number], reason)
+        if len(contours) == 1:
+            ((number, reason, _),) = contours
+            self.reject(roi, [number], reason)
             return
         off = [distance for _, _, distance in contours if distance == distance]
         if off:
-            kind += f", by {min(off):.4g} to {max(off):.4g} mm"
+            least, most = f"{min(off):.4g}", f"{max(off):.4g}"
+            kind += f", by {least if least == most else f'{least} to {most}'} mm"
         self.reject(roi, [number for number, _, _ in contours], kind)
 
 
@@ -368,7 +372,7 @@ def _without_repeats(
             kept.append(first)
             continue
         for some in same:
-            names = listed([other.path for other in same if other is not some])
+            names = list_names([other.path for other in same if other is not some])
             reason = f"has the SOPInstanceUID of {names} but other content; keep one"
             kept.append(some.unusable(reason))
     return kept
@@ -459,18 +463,40 @@ def _reject_twins(sets: Sequence[_SetLinks], stacks: Stacks) -> None:
             label = some.lost.get(roi, some.labels[roi])
             if (one, label) in linked:
                 owners[one, label or ""].append((number, roi))
+    # Classes that the same structure sets have on the same series, and their ROIs.
+    shared: dict[tuple[int, tuple[int, ...]], list[tuple[str, list[str]]]]
+    shared = defaultdict(list)
     for (one, label), twins in owners.items():
         if len(twins) == 1:
             continue
-        names = [f"ROI {sets[k].names[roi]} of {sets[k].path}" for k, roi in twins]
-        for number in {k: None for k, _ in twins}:
+        numbers = tuple(dict.fromkeys(k for k, _ in twins))
+        for number in numbers:
             some = sets[number]
             is_label = np.array([x == label for x in some.labels])
             some.drop(is_label[some.roi] & (stacks.series[some.images] == one))
-            some.rejects.append(
-                f"{listed(names)} are of one class, {label!r}, on one series "
-                f"({name_series(stacks, one)}); join them with --join (join=True), or "
-                "tell them apart with --roi (rois)"
+        if len({k for k, _ in twins}) == len(twins):
+            names = [sets[k].rois[roi] for k, roi in twins]
+            shared[one, numbers].append((label, names))
+            continue
+        rois = list_names(
+            [f"ROI {sets[k].names[roi]} of {sets[k].path}" for k, roi in twins]
+        )
+        for number in numbers:
+            sets[number].rejects.append(
+                f"{rois} are of one class, {label!r}, on one series "
+                f"({name_series(stacks, one)}); {JOIN}, or {TELL_APART}"
+            )
+    for (one, numbers), found in shared.items():
+        labels = listed([repr(label) for label, _ in found])
+        classes = many(len(found), "class")
+        remedy = f"keep one of these structure sets, or {JOIN}"
+        if any(len({*names}) > 1 for _, names in found):
+            remedy = f"keep one of these structure sets, {JOIN}, or {TELL_APART}"
+        for number in numbers:
+            others = list_names([sets[k].path for k in numbers if k != number])
+            sets[number].rejects.append(
+                f"has {classes} ({labels}) in common with {others} on one series "
+                f"({name_series(stacks, one)}); {remedy}"
             )
 
 
@@ -496,7 +522,7 @@ def _drop_incomplete(sets: Sequence[_SetLinks], stacks: Stacks) -> None:
         )
         for roi in dict.fromkeys(some.roi[is_dropped].tolist()):
             rows = some.images[is_dropped & (some.roi == roi)].tolist()
-            paths = listed([stacks.images[row].path for row in rows])
+            paths = list_names([stacks.images[row].path for row in rows])
             some.rejects.append(
                 f"ROI {some.names[roi]}: is left out on {many(len(rows), 'image')} "
                 f"({paths}), where another ROI of its class, {some.labels[roi]!r}, "
@@ -691,10 +717,13 @@ class _SetLinker:
                     f"ROI {result.names[contours.roi[k]]}, contour {contours.number[k]}"
                     for k in of_kind.tolist()
                 ]
+        nothing: dict[tuple[int, str], list[int]] = defaultdict(list)
         for roi, contour, text, covers_nothing in self._set.problems:
             if covers_nothing and is_ring[contour]:
                 is_ring[contour] = False
-                result.reject(roi, [int(contours.number[contour])], text)
+                nothing[roi, text].append(int(contours.number[contour]))
+        for (roi, text), numbers in nothing.items():
+            result.reject(roi, numbers, text)
         return np.flatnonzero(is_ring)
 
     def _patient(self, images: Ints) -> tuple[str, str]:
@@ -889,6 +918,13 @@ class _SetLinker:
                 lost.add(roi[k])
         for pair in np.flatnonzero(~is_valid[matches.contour]).tolist():
             lacking.add((int(matches.image[pair]), roi[matches.contour[pair]]))
+        counts: Counter[str] = Counter()
+        for (_, kind), some in refused.items():
+            counts[kind] += len(some)
         for (of, kind), some in refused.items():
-            result.refuse(of, kind, some)
+            if counts[kind] > CONTOURS_LISTED:
+                result.refuse(of, kind, some)
+                continue
+            for n, reason, _ in some:
+                result.reject(of, [n], reason)
         return lacking, lost

@@ -590,7 +590,7 @@ def test_rois_with_one_name_are_of_one_class(study):
     assert rows(table) == []
     assert reasons == [
         "ROI 'A' (number 1) of set, ROI 'A' (number 2) of set are of one class, 'A', "
-        "on one series (CT in ct); join them with --join (join=True), or tell them "
+        "on one series (CT in ct); join the ROIs with --join (join=True), or tell them "
         "apart with --roi (rois)"
     ]
     table = link(study, join=True)
@@ -855,7 +855,7 @@ def test_the_other_of_two_rois_is_not_linked_because_one_is_damaged(study):
     assert reasons == [
         "ROI 'GTV': 2 ROIs have the ROINumber 1",
         "ROI 'GTV_old' of set, ROI 'GTV' of set are of one class, 'gtv', on one "
-        "series (CT in ct); join them with --join (join=True), or tell them apart "
+        "series (CT in ct); join the ROIs with --join (join=True), or tell them apart "
         "with --roi (rois)",
     ]
 
@@ -871,3 +871,56 @@ def test_what_is_wrong_with_rois_that_have_no_contours_loses_nothing(study):
     assert rows(link(study, rois={"a": ["A"]})) == [("1.dcm", "a", "1#1")]
     _, reasons = link_some(study)
     assert reasons == [f"ROI '{name}': 2 ROIs have the ROINumber 2" for name in "BC"]
+
+
+def test_two_sets_of_one_series_are_a_reject_each(study):
+    """However many ROIs they have in common, with paths that are not cut."""
+    folder = "a folder whose name is longer than forty letters"
+    names = [f"R{k}" for k in range(9)]
+    for number, path in enumerate(("one", f"{folder}/two")):
+        rois = {name: [contour(1)] for name in names[number:]}
+        rois["heart" if number else "Heart"] = [contour(1)]
+        save(make_structure_set(rois), study / path)
+    table, reasons = link_some(study)
+    assert rows(table) == [
+        ("1.dcm", name, f"{number}#1")
+        for name, number in [("Heart", 10), ("R0", 1), ("heart", 9)]
+    ]
+    text = (
+        "has 8 classes ('R1', 'R2', 'R3', 'R4', 'R5', 'R6', and 2 more) in common with "
+        "{} on one series (CT in ct); keep one of these structure sets, or join the "
+        "ROIs with --join (join=True)"
+    )
+    assert reasons == [text.format("one"), text.format(f"{folder}/two")]
+    _, reasons = link_some(study, rois={"heart": ["Heart"]})
+    assert reasons == [
+        f"has 1 class ('heart') in common with {path} on one series (CT in ct); keep "
+        "one of these structure sets, join the ROIs with --join (join=True), or tell "
+        "them apart with --roi (rois)"
+        for path in ("one", f"{folder}/two")
+    ]
+
+
+def test_many_contours_that_cover_nothing_are_a_reject_for_each_roi(study):
+    """Planning systems leave them by the hundred."""
+    dots = [contour(1, SMALL[:1])] * 500
+    save(make_structure_set({"A": [contour(2), *dots], "B": dots}), study / "set")
+    table, reasons = link_some(study)
+    assert rows(table) == [("2.dcm", "A", "1#1")]
+    assert reasons == [
+        f"ROI '{name}', contours {numbers}, each: has fewer than three distinct points"
+        for name, numbers in [("A", "2-501"), ("B", "1-500")]
+    ]
+
+
+def test_few_contours_of_many_rois_are_a_reject_for_each_roi(study):
+    """More than 20 of a structure set that have one reason are not listed singly."""
+    rois = {f"R{k}": [bare(1, dz=0.75), bare(2, dz=0.75)] for k in range(11)}
+    rois["R0"][0] = bare(1, dz=0.5)
+    save(make_structure_set(rois | {"A": [bare(1)]}), study / "set")
+    _, reasons = link_some(study)
+    kind = "each: lies off the nearest plane by more than 0.2 mm, by"
+    assert reasons == [
+        f"ROI 'R0', contours 1, 2, {kind} 0.5 to 0.75 mm",
+        *(f"ROI 'R{k}', contours 1, 2, {kind} 0.75 mm" for k in range(1, 11)),
+    ]
