@@ -6,6 +6,7 @@ panels. Sizes and offsets on the figure are in inches.
 
 import math
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import FileIO
@@ -18,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from fastseg import __version__
 from fastseg.augment import Compose, Transform, as_compose
 from fastseg.augment.mapping import pixel_ratios
-from fastseg.bounds import MAX_SPACING_RATIO
+from fastseg.bounds import MAX_DECIMAL, MAX_SPACING_RATIO
 from fastseg.calls import check_call
 from fastseg.choices import Window
 from fastseg.colours import COLOURS, colour_of, rgb_of
@@ -104,6 +105,9 @@ ZOOM_PIXELS = 16
 OVERSAMPLING = 4
 # A panel that is so many times as long as wide, or as wide as long, has no scale bar.
 LONG_PANEL = 5
+# An image whose sides differ by more than this factor is drawn thicker than it is, or
+# it would vanish.
+LONGEST_PANEL = 40
 
 WINDOWS = get_args(Window)
 
@@ -263,7 +267,10 @@ def show(
     with (
         write_atomically(path, PICTURE, force) as (target, file),
         progress("write", len(blocks)) as advance,
+        warnings.catch_warnings(),
     ):
+        # A name may have characters that the font lacks: they are drawn as boxes.
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
         for block in blocks:
             _report_drawing(block.axes[0], advance)
         try:
@@ -318,6 +325,11 @@ def _check_window(window: Any) -> Window | tuple[float, float]:
     limits = real_number("window", low), real_number("window", high)
     if limits[0] >= limits[1]:
         raise OptionError(f"window is {shown(window)}, expected {expected}")
+    if max(map(abs, limits)) > MAX_DECIMAL or limits[1] - limits[0] < 1 / MAX_DECIMAL:
+        raise OptionError(
+            f"window is {shown(window)}, expected image values up to {MAX_DECIMAL:g}, "
+            f"at least {1 / MAX_DECIMAL:g} apart"
+        )
     return limits
 
 
@@ -558,7 +570,8 @@ def _draw_image(
     axis.set_xlim(left, right)
     axis.set_ylim(bottom, top)
     axis.set_aspect("auto")
-    axis.set_box_aspect((bottom - top) * _aspect(spacing_mm) / (right - left))
+    ratio = (bottom - top) * _aspect(spacing_mm) / (right - left)
+    axis.set_box_aspect(min(max(ratio, 1 / LONGEST_PANEL), LONGEST_PANEL))
 
 
 def _draw_contours(axis: Any, rings: Sequence[tuple[int, Ring]]) -> None:

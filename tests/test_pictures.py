@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+import warnings
 
 import numpy as np
 import pydicom
@@ -168,6 +169,8 @@ def test_a_store_without_classes_is_drawn(store, tmp_path):
     bare = build(study, keep_unlabelled=True)
     assert bare.classes == ()
     assert colour_fraction(show(bare, tmp_path / "bare.png", count=2)) == 0
+    with pytest.raises(UnknownClassError, match="'a', but the store has no classes"):
+        show(bare, tmp_path / "bare.png", classes="a")
     assert colour_fraction(show(store, tmp_path / "full.png", count=2)) > 0.01
 
 
@@ -312,6 +315,15 @@ def test_a_long_name_is_cut_and_math_is_text(tmp_path):
     store = make_store(tmp_path, [np.eye(9)], {"$a$ " + "x" * 200: ring})
     texts = texts_of(store, tmp_path)
     assert texts[-1] == "$a$ " + "x" * 33 + "..."
+
+
+def test_characters_that_the_font_lacks_give_no_warning(tmp_path):
+    """They are boxes in the picture, and nobody can do anything about them."""
+    ring = [(1, 1), (6, 1), (6, 6)]
+    store = make_store(tmp_path, [np.eye(9)], {"\u5fc3\u81d3": ring})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        show(store, tmp_path / "a.png")
 
 
 def test_the_window_of_ct_is_that_of_the_header(tmp_path):
@@ -507,7 +519,7 @@ def test_large_images_are_thinned(tmp_path):
     assert axis.images[0].get_extent() == [-0.5, 89.5, 299.5, -0.5]
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (1, 300), (300, 1)])
+@pytest.mark.parametrize("shape", [(1, 1), (1, 4000), (4000, 1)])
 def test_thin_images_are_drawn(tmp_path, shape):
     """A picture of one pixel, or of one row of them, has a size and a title."""
     ring = [(-0.4, -0.4), (0.4, -0.4), (0.4, 0.4), (-0.4, 0.4)]
@@ -516,6 +528,8 @@ def test_thin_images_are_drawn(tmp_path, shape):
         height, width, _ = imread(show(store, tmp_path / "a.png", **options)).shape
         assert height > 50
         assert width > 500
+    for axis in draw_panels(store, 0):
+        assert 1 / 40 <= axis.get_box_aspect() <= 40  # it does not vanish
 
 
 @pytest.mark.parametrize(
@@ -530,6 +544,8 @@ def test_thin_images_are_drawn(tmp_path, shape):
         ("a.png", {"window": "heder"}, "did you mean 'header'"),
         ("a.png", {"window": (3, 1)}, "window is .3, 1., expected .low, high"),
         ("a.png", {"window": (3, np.nan)}, "window is nan"),
+        ("a.png", {"window": (-1e308, 1e308)}, "expected image values up to 1e.20"),
+        ("a.png", {"window": (0, 1e-300)}, "at least 1e-20 apart"),
         ("a.png", {"window": 7}, "expected .low, high"),
         ("a.png", {"window": {1, 2}}, "expected .low, high"),
         ("a.xyz", {}, "a.xyz: .*png"),

@@ -390,6 +390,10 @@ class Store:
     def class_index(self, name: str) -> int:
         """Return the bit of a class, or raise UnknownClassError."""
         if not isinstance(name, str) or name not in self.classes:
+            if not self.classes:
+                raise UnknownClassError(
+                    f"class is {shown(name)}, but the store has no classes"
+                )
             raise UnknownClassError(one_of("class", name, self.classes))
         return self.classes.index(name)
 
