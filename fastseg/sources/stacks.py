@@ -554,7 +554,7 @@ class _Matching:
             text = f"fits {len(series)} series equally, and names no image of any"
         else:
             kind = "fits several images equally, and names none of them"
-            names = [self._stacks.images[k].path for k in images]
+            names = [self._name(k) for k in images]
             text = f"fits {len(images)} images equally, and names none of them"
         text += f": {list_names(names)}"
         self._unmatched.append(Unmatched(contour, kind, text, np.nan, tuple(images)))
@@ -569,7 +569,7 @@ class _Matching:
             ]
             named = [int(image[row]) for row in rows.tolist()]
             nearest = int(rows[0])
-            path = self._stacks.images[named[0]].path
+            path = self._name(named[0])
             if np.isnan(off[nearest]):
                 kind = "names an image without a plane"
                 text = f"names {path}, which has no plane"
@@ -579,10 +579,17 @@ class _Matching:
             text = f"names {path}, but lies {off[nearest]:.4g} mm off its plane"
             others = self._fitting(k, named)
             if others:
-                paths = [self._stacks.images[row].path for row in others]
+                paths = [self._name(row) for row in others]
                 text += f", on that of {list_names(paths)}"
             images = (*named, *others)
             self._unmatched.append(Unmatched(k, kind, text, off[nearest], images))
+
+    def _name(self, image: int) -> str:
+        """Return the path of an image, and the frame from 1 if the file has several."""
+        path, frame, header = self._stacks.images[image]
+        if header.frames == 1:
+            return path
+        return f"{path} (frame {frame + 1} of {header.frames})"
 
     def _fitting(self, contour: int, named: Sequence[int]) -> list[int]:
         """Return the images on which a contour lies, of the series of other images."""

@@ -32,7 +32,7 @@ from fastseg.links import MAX_CLASSES, Link, Links, LinkTable, Texts
 from fastseg.paths import natural_key
 from fastseg.progress import Progress
 from fastseg.reprs import listed, many
-from fastseg.sources.aliases import Aliases
+from fastseg.sources.aliases import Aliases, folded
 from fastseg.sources.rtstruct import RtStruct, make_key, name_ranges
 from fastseg.sources.stacks import (
     BY_FRAME,
@@ -114,6 +114,8 @@ class _SetLinks:
         images they lie
     series  : those on which contours may lie
     has_other_frame : whether it names images of another frame of reference
+    has_other_series : whether it names series that are not here, and contours lie on
+        others
     is_empty : whether it has neither contours nor problems
     """
 
@@ -133,6 +135,7 @@ class _SetLinks:
     lost: dict[int, str] = field(default_factory=dict)
     series: set[int] = field(default_factory=set)
     has_other_frame: bool = False
+    has_other_series: bool = False
     is_empty: bool = False
 
     def unusable(self, reject: str) -> "_SetLinks":
@@ -198,26 +201,21 @@ class _Classes:
         is_wanted = self.labels is None or label in self.labels
         return label if is_wanted else None
 
-    def check(self, root: object, names: Mapping[str, int]) -> None:
+    def check(self, root: object, names: Iterable[str], outlined: Counter[str]) -> None:
         """Raise OptionError for labels that no ROI has, LinkError for too many classes.
 
-        names : of all ROIs, and the number of structure sets that have each
+        names    : of all ROIs
+        outlined : classes that have contours, and in how many structure sets
         """
-        counts: Counter[str] = Counter()
-        for name, count in names.items():
-            label = self.of(name)
-            if label is not None:
-                counts[label] += count
-        known = dict.fromkeys([*(self.rois.classes if self.rois else ()), *counts])
+        classes = [self.of(name) for name in names]
+        known = dict.fromkeys([*(self.rois.classes if self.rois else ()), *classes])
         for label in self.labels or ():
-            choice("label", label, known)
-        if self.labels is not None:
-            counts = Counter({label: counts[label] for label in self.labels})
-        if len(counts) > MAX_CLASSES:
-            frequent = [f"{x!r} ({n})" for x, n in counts.most_common(6)]
+            choice("label", label, [x for x in known if x is not None])
+        if len(outlined) > MAX_CLASSES:
+            frequent = [f"{x!r} ({n})" for x, n in outlined.most_common(6)]
             raise LinkError(
-                f"{root}: the structure sets have ROIs of {len(counts)} classes, and a "
-                f"store holds at most {MAX_CLASSES}. Choose some with --label "
+                f"{root}: the structure sets have ROIs of {len(outlined)} classes, and "
+                f"a store holds at most {MAX_CLASSES}. Choose some with --label "
                 "(labels), or map names of ROIs to classes with --roi or --aliases "
                 "(rois); `fastseg rois` lists all names. The most frequent classes are "
                 f"{', '.join(frequent)}"
@@ -273,9 +271,11 @@ def link_structure_sets(
             sets.append(some)
     sets = _without_repeats(tree, sets, others)
     names: Counter[str] = Counter()
+    outlined: Counter[str] = Counter()
     for some in sets:
         names.update(dict.fromkeys(some.rois, 1))
-    classes.check(tree.root, names)
+        outlined.update(dict.fromkeys([x for x in some.labels if x is not None], 1))
+    classes.check(tree.root, names, outlined)
     if join:
         _drop_incomplete(sets, stacks)
     else:
@@ -288,6 +288,13 @@ def link_structure_sets(
     other = classes.other(names)
     if slices != "all" and not rejects and not any(len(some.keys) for some in sets):
         text = f"{tree.root}: its structure sets have no contours to link"
+        kinds = [
+            many(len(others[kind]), kind)
+            for kind in LEFT_OUT.values()
+            if kind in others
+        ]
+        if kinds:
+            text += f" but {', '.join(kinds)}, which have no inside"
         if other:
             text += f": no class has their ROIs ({listed([name for name, _ in other])})"
         raise LinkError(f'{text}; slices="all" (--slices all) links the images alone')
@@ -313,7 +320,7 @@ def link_structure_sets(
         unlabelled=unlabelled,
         ignored=tree.ignored,
         left_out={kind: others[kind] for kind in sorted(others)},
-        notes=[*notes, *_notes(sets, other), *hints],
+        notes=[*notes, *_notes(sets, other), *_alike(outlined, rois), *hints],
     )
 
 
@@ -531,6 +538,22 @@ def _drop_incomplete(sets: Sequence[_SetLinks], stacks: Stacks) -> None:
         some.drop(is_dropped)
 
 
+def _alike(labels: Iterable[str], rois: Aliases | None) -> list[str]:
+    """Return a note on classes that differ in case or Unicode form alone."""
+    if rois is not None:
+        return []
+    spellings: dict[str, list[str]] = defaultdict(list)
+    for label in sorted(labels):
+        spellings[folded(label, match_case=False)].append(label)
+    alike = [" and ".join(map(repr, some)) for some in spellings.values() if some[1:]]
+    if not alike:
+        return []
+    return [
+        f"classes that differ in upper and lower case alone: {list_names(alike)}; make "
+        "one of them with --roi (rois), or look at `fastseg rois`"
+    ]
+
+
 def _notes(sets: Sequence[_SetLinks], other: Sequence[tuple[str, int]]) -> list[str]:
     """Return what was found in structure sets, in words.
 
@@ -547,6 +570,12 @@ def _notes(sets: Sequence[_SetLinks], other: Sequence[tuple[str, int]]) -> list[
         notes.append(
             f"{many(others, 'structure set')} with another frame of reference than the "
             "images that are named: matched all the same"
+        )
+    others = sum(some.has_other_series for some in sets)
+    if others:
+        notes.append(
+            f"{many(others, 'structure set')} whose named series are not here: drawn "
+            "on others in the same frame of reference"
         )
     empty = Counter(some.rois[roi] for some in sets for roi in some.without_contours)
     if empty:
@@ -637,6 +666,7 @@ class _SetLinker:
         )
         self._note_frames(matches, chosen)
         self._add_rows(matches, chosen, problems)
+        result.has_other_series = bool(parsed.series and result.ways[BY_FRAME])
         return result
 
     def _points(self, chosen: Ints) -> tuple[NDArray[np.float64], Ints]:
@@ -744,6 +774,10 @@ class _SetLinker:
             theirs |= {own} if own in some else some
         if not own and len(theirs) == 1:
             (own,) = theirs
+        # Images that have lost their PatientID are those of their study.
+        is_lost = own not in stacks.patients_known or theirs == {parsed.study}
+        if is_lost and parsed.study in stacks.patients_known:
+            own = parsed.study
         if len(theirs) > 1:
             return own, "names images of several patients; it is damaged, or mixed up"
         if theirs - {own}:

@@ -152,7 +152,11 @@ def test_a_series_that_is_absent_leaves_the_frame_of_reference(study):
         save_slice(study / "b" / f"{k}", k, patient="P2")
     table = link(study)
     assert rows(table) == [("1.dcm", "Heart", "1#1")]
-    assert "1 by position in their frame of reference" in table.notes[-1]
+    assert "1 by position in their frame of reference" in table.notes[-2]
+    assert table.notes[-1] == (
+        "1 structure set whose named series are not here: drawn on others in the same "
+        "frame of reference"
+    )
 
 
 def test_slices_choose_the_images(study):
@@ -924,3 +928,58 @@ def test_few_contours_of_many_rois_are_a_reject_for_each_roi(study):
         f"ROI 'R0', contours 1, 2, {kind} 0.5 to 0.75 mm",
         *(f"ROI 'R{k}', contours 1, 2, {kind} 0.75 mm" for k in range(1, 11)),
     ]
+
+
+def test_images_without_a_patient_are_those_of_the_study_of_their_set(tmp_path):
+    """Images may have lost the PatientID that the structure set still has."""
+    for k in range(3):
+        save_slice(tmp_path / f"{k}.dcm", k, PatientID=None)
+    rois = {"A": [contour(1)], "B": [bare(2)]}
+    save(make_structure_set(rois, series=()), tmp_path / "set")
+    assert rows(link(tmp_path)) == [("1.dcm", "A", "1#1"), ("2.dcm", "B", "2#1")]
+    ds = make_structure_set(rois, series=(), StudyInstanceUID=uid("other"))
+    save(ds, tmp_path / "set")
+    _, (reason,) = link_some(tmp_path)
+    assert reason.startswith("is of another patient than the images that it names; ")
+
+
+def test_frames_of_a_file_are_told_apart_in_rejects(tmp_path):
+    """By their numbers from 1, as in DICOM."""
+    ds = make_frames(0, 2, 4, pixels=np.zeros((3, 8, 8)))
+    save_image(ds, tmp_path / "e.dcm")
+    square = make_contour(
+        [(1, 1, 2), (5, 1, 2), (5, 5, 2)], images=[(ds.SOPInstanceUID, 3)]
+    )
+    save(make_structure_set({"A": [square]}), tmp_path / "set")
+    _, reasons = link_some(tmp_path)
+    assert reasons == [
+        "ROI 'A', contour 1: names e.dcm (frame 3 of 3), but lies 2 mm off its plane, "
+        "on that of e.dcm (frame 2 of 3)"
+    ]
+
+
+def test_classes_that_differ_in_case_alone_are_noted(study):
+    """They are classes all the same, unless aliases make them one."""
+    names = ["Heart", "HEART", "Lung", "e\u0301", "\xe9"]
+    rois = {name: [contour(1)] for name in names}
+    ds = make_structure_set(rois, SpecificCharacterSet="ISO_IR 192")
+    save(ds, study / "set")
+    table = link(study)
+    assert len(rows(table)) == 5
+    assert table.notes[-1] == (
+        "classes that differ in upper and lower case alone: 'HEART' and 'Heart', "
+        "'e\u0301' and '\xe9'; make one of them with --roi (rois), or look at `fastseg "
+        "rois`"
+    )
+    assert "upper" not in str(link(study, rois={"heart": ["Heart"]}, join=True).notes)
+
+
+def test_only_classes_with_contours_count(study):
+    """Planning systems have names of ROIs by the hundred that were never drawn."""
+    rois = {f"R{k}": None for k in range(65)} | {"A": [contour(1)]}
+    save(make_structure_set(rois), study / "set")
+    assert rows(link(study)) == [("1.dcm", "A", "66#1")]
+    rois["A"] = [contour(1, SMALL[:1], kind="POINT")]
+    save(make_structure_set(rois), study / "set")
+    with pytest.raises(LinkError, match="to link but 1 POINT contour, which"):
+        fastseg.link(study)
