@@ -181,7 +181,7 @@ def test_another_frame_of_reference_does_not_hide_a_reference(real_data, tmp_pat
     """rt-utils writes one of its own; both contours name the image that they are on."""
     table = fastseg.link(real_data / "rtstruct" / "ge_ct")
     (link,) = [link for link in table.links if link.contour_path]
-    assert (link.dicom_path, link.contour_key) == ("ct_1.dcm", "1#1,2")
+    assert (link.dicom_path, link.contour_key) == ("ct_1.dcm", "1#1,2/2")
     assert "another frame of reference" in table.notes[-1]
     store = build(table, tmp_path / "store.h5")
     assert store[0].mask_of("ROI-1").sum() > 0
@@ -192,7 +192,7 @@ def test_a_clinical_set_with_one_of_its_slices_is_linked_to_it(real_data, tmp_pa
     with pytest.warns(RejectedWarning):
         table = fastseg.link(real_data / "rtstruct" / "breast")
     (link,) = table.links
-    assert (link.label, link.contour_key) == ("BODY", "1#138-141")
+    assert (link.label, link.contour_key) == ("BODY", "1#138-141/141")
     assert "1 ROI without contours: 'Areola'" in table.notes
     assert table.rejects[0].reason == (
         "ROI 'BODY', contours 1-137, each: lies off the nearest plane by more than "

@@ -3,10 +3,11 @@
 structure set ── parse, once ──> rings, for each link ──> groups in pixels
 
 A link has the contours of one ROI (region of interest) on one image. Its `contour_key`
-is the ROINumber and the numbers of the contours, "4#17,18" or "4#17-30": they count the
-items of the ROI's ContourSequence from 1. Contours that lie more than 0.1 mm off the
-plane of the image have that distance behind them: "4#17~0.25". So a build finds out if
-the image or the structure set was replaced since. `structure_sets` finds the links.
+is the ROINumber, the numbers of the contours and how many the ROI has, "4#17,18/41" or
+"4#17-30/41": numbers count the items of its ContourSequence from 1. Contours that lie
+more than 0.1 mm off the plane of the image have that distance behind them:
+"4#17/41~0.25". So a build finds out if the image or the structure set was replaced
+since. `structure_sets` finds the links.
 """
 
 import math
@@ -35,6 +36,7 @@ from fastseg.sources.stacks import LEAST_TOLERANCE_MM, MAX_PLANE_TOLERANCE_MM
 KEY = re.compile(
     r"(?P<roi>[0-9]{1,18})#"
     r"(?P<contours>[0-9]{1,9}(-[0-9]{1,9})?(,[0-9]{1,9}(-[0-9]{1,9})?)*)"
+    r"(/(?P<count>[0-9]{1,9}))?"
     r"(~(?P<off>[0-9]{1,2}(\.[0-9]{1,2})?))?"
 )
 # mm. The distances of points from a plane are computed in two ways.
@@ -70,7 +72,7 @@ class RtStruct:
         has no plane, or another one than where the contours lie.
         """
         name = link.contour_path
-        number, wanted, limit = _parse_key(link)
+        number, wanted, count, limit = _parse_key(link)
         try:
             contours = parsed.find(number)
         except ContourError as exc:
@@ -79,6 +81,11 @@ class RtStruct:
             raise ContourError(
                 f"{name}: ROI {number} has no contour {wanted[-1]}; link the images "
                 "again"
+            )
+        if count not in (None, len(contours)):
+            raise ContourError(
+                f"{name}: ROI {number} has {len(contours)} contours, and had {count} "
+                "when it was linked; link the images again"
             )
         indices = np.array([contours[k - 1] for k in wanted], np.int64)
         kinds = {*parsed.contours.kind[indices].tolist()}
@@ -113,8 +120,10 @@ class RtStruct:
         limits = []
         for k, link in enumerate(links):
             with suppress(ContourError, IndexError):
-                number, wanted, limit = _parse_key(link)
+                number, wanted, count, limit = _parse_key(link)
                 of_roi = parsed.find(number)
+                if count not in (None, len(of_roi)):
+                    continue
                 contours += [of_roi[n - 1] for n in wanted]
                 stops.append(len(contours))
                 known.append(k)
@@ -171,10 +180,11 @@ def _plane_row(header: Header) -> tuple[float, ...]:
     return (math.nan,) * 11
 
 
-def _parse_key(link: Link) -> tuple[int, list[int], float]:
+def _parse_key(link: Link) -> tuple[int, list[int], int | None, float]:
     """Return what a `contour_key` says: the ROINumber, and the numbers of contours.
 
-    Also returns how far these may lie off the plane of the image, in mm.
+    Also returns how many contours the ROI has, None if a key written by hand does not
+    say, and how far those named may lie off the plane of the image, in mm.
     """
     found = KEY.fullmatch(link.contour_key)
     if found is None:
@@ -196,19 +206,24 @@ def _parse_key(link: Link) -> tuple[int, list[int], float]:
         numbers += range(start, stop)
     limit = max(float(found["off"] or 0), LEAST_TOLERANCE_MM)
     limit = min(limit, MAX_PLANE_TOLERANCE_MM) + ARITHMETIC_MM
-    return int(found["roi"]), numbers, limit
+    count = int(found["count"]) if found["count"] else None
+    return int(found["roi"]), numbers, count, limit
 
 
-def make_key(number: int, contours: Sequence[int], off_mm: float = 0.0) -> str:
-    """Return the `contour_key` of some contours.
+def make_key(
+    number: int, contours: Sequence[int], count: int, off_mm: float = 0.0
+) -> str:
+    """Return the `contour_key` of some contours of an ROI.
 
     contours : their numbers from 1, rising
+    count    : of all contours of the ROI
     off_mm   : how far they lie off the plane of their image
     """
     some = str(contours[0]) if len(contours) == 1 else name_ranges(contours)
+    key = f"{number}#{some}/{count}"
     if off_mm <= LEAST_TOLERANCE_MM:
-        return f"{number}#{some}"
-    return f"{number}#{some}~{math.ceil(100 * (off_mm - ARITHMETIC_MM)) / 100:g}"
+        return key
+    return f"{key}~{math.ceil(100 * (off_mm - ARITHMETIC_MM)) / 100:g}"
 
 
 def name_ranges(numbers: Sequence[int]) -> str:

@@ -865,10 +865,11 @@ class _SetLinker:
         numbers = contours.number[contour].tolist()
         roi_numbers = [self._set.rois[k].number for k in result.roi.tolist()]
         result.keys = [
-            make_key(number, numbers[start:stop], farthest)
-            for number, (start, stop), farthest in zip(
+            make_key(number, numbers[start:stop], count, farthest)
+            for number, (start, stop), count, farthest in zip(
                 roi_numbers,
                 bounds,
+                np.bincount(contours.roi[contours.roi >= 0])[result.roi].tolist(),
                 np.maximum.reduceat(off, first).tolist(),
                 strict=True,
             )
