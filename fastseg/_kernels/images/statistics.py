@@ -14,6 +14,8 @@ WIDEST_COUNT = 2**17
 TABLES = 8  # tables of counts, see `count_values`
 MOST_COUNTED = TABLES * (2**16 - 1)  # with more values, a table could overflow
 ZERO, ONE = np.uint64(0), np.uint64(1)
+# Columns of a mask that are counted in one byte.
+COLUMNS_AT_ONCE = 64
 
 
 class Measures(NamedTuple):
@@ -154,6 +156,38 @@ def measure_images(values, offsets, first, stop, size, ranks, measures):
 
 
 @kernel
+def measure_row(line, flag):
+    """Count the pixels of a row that have a flag, and find the first and the last one.
+
+    line : unsigned (W,), with such a pixel
+    flag : one bit, of the same type
+
+    Returns count, left and right, the last one exclusive. Counts of some columns fit
+    into a byte, which vector instructions add four times as fast as larger numbers; and
+    only in the first and the last of such ranges is a pixel looked for, one by one.
+    """
+    width = len(line)
+    total = 0
+    first = last = -1
+    for start in range(0, width, COLUMNS_AT_ONCE):
+        count = np.uint8(0)
+        for column in range(start, min(start + COLUMNS_AT_ONCE, width)):
+            count = np.uint8(count + np.uint8(line[np.uint64(column)] & flag != 0))
+        if count:
+            if first < 0:
+                first = start
+            last = start
+            total += int(count)
+    left = first
+    while not line[np.uint64(left)] & flag:
+        left += 1
+    right = min(last + COLUMNS_AT_ONCE, width)
+    while not line[np.uint64(right - 1)] & flag:
+        right -= 1
+    return total, left, right
+
+
+@kernel
 def measure_classes(mask, pixels, boxes):
     """Count each class's pixels and find its bounding box.
 
@@ -168,27 +202,22 @@ def measure_classes(mask, pixels, boxes):
     boxes[:, 2:] = 0
     for row in range(height):
         line = mask[row]
-        seen = ZERO
+        seen = line.dtype.type(0)
         # Most rows are empty, and vector instructions find that out quickly.
         for column in range(width):
-            seen |= np.uint64(line[column])
+            seen = line.dtype.type(seen | line[np.uint64(column)])
+        bits = np.uint64(seen)
         bit = ZERO
-        while seen:
-            if seen & ONE:
-                count = np.int64(0)
-                for column in range(width):
-                    count += np.int64((np.uint64(line[column]) >> bit) & ONE)
-                left, right = 0, width
-                while not (np.uint64(line[left]) >> bit) & ONE:
-                    left += 1
-                while not (np.uint64(line[right - 1]) >> bit) & ONE:
-                    right -= 1
+        while bits:
+            if bits & ONE:
+                flag = line.dtype.type(ONE << bit)
+                count, left, right = measure_row(line, flag)
                 pixels[bit] += count
                 boxes[bit, 0] = min(boxes[bit, 0], row)
                 boxes[bit, 1] = min(boxes[bit, 1], left)
                 boxes[bit, 2] = row + 1
                 boxes[bit, 3] = max(boxes[bit, 3], right)
-            seen >>= ONE
+            bits >>= ONE
             bit += ONE
     for k in range(len(pixels)):
         if pixels[k] == 0:
