@@ -254,6 +254,11 @@ class StructureSet:
                 points[ends[k] : ends[k + 1]] = numbers.reshape(-1, 3)
         return points, ends
 
+    def text(self, contour: int) -> bytes:
+        """Return the points of a contour as the text that they have in the file."""
+        offset, length = self._spans[contour].tolist()
+        return self._data[offset : offset + max(length, 0)].tobytes()
+
     def readable_points(self, contour: int) -> Floats:
         """Return points that can be read of a contour of which others cannot.
 

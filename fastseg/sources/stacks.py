@@ -310,6 +310,7 @@ class Matches:
 
     contour, image : int64 (p,), pairs
     off_mm    : float64 (p,), how far the contour lies off the plane of the image
+    middle_mm : float64 (p,), on which side of the plane its middle lies, and how far
     ways      : int64 (k,), how each contour was matched, -1 for one that was not
     unmatched : those contours
     """
@@ -317,6 +318,7 @@ class Matches:
     contour: Ints
     image: Ints
     off_mm: Floats
+    middle_mm: Floats
     ways: Ints
     unmatched: list[Unmatched]
 
@@ -405,9 +407,22 @@ class _Matching:
             contour=contour,
             image=image,
             off_mm=off,
+            middle_mm=self._middles(contour, image),
             ways=self._ways,
             unmatched=self._unmatched,
         )
+
+    def _middles(self, contour: Ints, image: Ints) -> Floats:
+        """Return `Matches.middle_mm` of some pairs."""
+        middles = np.empty(len(contour))
+        numbers = self._stacks.stack[image]
+        for number in {*numbers.tolist()}:
+            low, high = self._extents.along(self._stacks.stacks[number].normal)
+            pairs = np.flatnonzero(numbers == number)
+            some = contour[pairs]
+            middles[pairs] = (low[some] + high[some]) / 2
+        middles -= self._stacks.positions[image]
+        return middles
 
     def _match_references(self, owner: Ints, image: Ints) -> None:
         """Match the contours that lie on the planes of images that they name."""

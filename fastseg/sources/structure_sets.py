@@ -14,12 +14,14 @@ from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
+from xxhash import xxh3_128_digest
 
 from fastseg._kernels.files import contour_points, sequences
 from fastseg._kernels.native.entries import prepare
 from fastseg.bounds import MAX_STRUCTURE_SET_BYTES, MAX_TEXT_BYTES
 from fastseg.choices import Slices
 from fastseg.dicom.structure_set import (
+    CLOSED_PLANAR,
     OPEN_NONPLANAR,
     OPEN_PLANAR,
     POINT,
@@ -38,6 +40,7 @@ from fastseg.sources.stacks import (
     BY_FRAME,
     BY_INSTANCE,
     BY_SERIES,
+    LEAST_TOLERANCE_MM,
     NOWHERE,
     Candidates,
     Matches,
@@ -64,6 +67,8 @@ LEFT_OUT = {
     OPEN_PLANAR: "OPEN_PLANAR contour",
     OPEN_NONPLANAR: "OPEN_NONPLANAR contour",
 }
+# A ring that its ROI has twice on an image.
+COPY = "repeated contour"
 EMPTY = "empty RT structure set"
 WAYS = {
     BY_INSTANCE: "by the images that they name",
@@ -850,10 +855,11 @@ class _SetLinker:
         image, contour = matches.image[pairs], chosen[matches.contour[pairs]]
         order = np.lexsort((contour, contours.roi[contour], image))
         image, contour = image[order], contour[order]
-        off = matches.off_mm[pairs[order]]
         # A contour may name an image twice.
         is_new = (np.diff(image, prepend=-1) != 0) | (np.diff(contour, prepend=-1) != 0)
-        image, contour, off = image[is_new], contour[is_new], off[is_new]
+        is_new &= ~self._are_copies(image, contour)
+        image, contour, pairs = image[is_new], contour[is_new], pairs[order[is_new]]
+        off, middle = matches.off_mm[pairs], matches.middle_mm[pairs]
         roi, kind = contours.roi[contour], contours.kind[contour]
         is_first = np.diff(image, prepend=-1) != 0
         is_first |= np.diff(roi, prepend=-1) != 0
@@ -891,10 +897,46 @@ class _SetLinker:
         reasons[reason] = np.minimum.reduceat(kind, first) != np.maximum.reduceat(
             kind, first
         )
+        spread = np.maximum.reduceat(middle, first) - np.minimum.reduceat(middle, first)
+        reason = (
+            "is not as far off the plane of its image as other contours of the ROI "
+            "there; they are of several slices"
+        )
+        reasons[reason] = spread > LEAST_TOLERANCE_MM
         if max(map(len, result.keys)) > MAX_TEXT_BYTES:
             reason = "is one of too many on its image"
             reasons[reason] = np.array([len(x) > MAX_TEXT_BYTES for x in result.keys])
         self._drop(reasons, roi, numbers, is_first)
+
+    def _are_copies(self, image: Ints, contour: Ints) -> NDArray[np.bool_]:
+        """Return which contours are copies of another one of their ROI and image.
+
+        image, contour : int64 (p,), pairs, sorted by image, ROI and contour
+
+        By the even-odd rule, two equal rings would cover nothing. They are left out,
+        but in CLOSEDPLANAR_XOR, where that is meant.
+        """
+        contours, result = self._set.contours, self._result
+        roi = contours.roi[contour]
+        is_copy = np.zeros(len(contour), np.bool_)
+        is_next = (np.diff(image) == 0) & (np.diff(roi) == 0)
+        several = np.flatnonzero(np.append(is_next, False) | np.append(False, is_next))
+        seen: dict[tuple[int, int, bytes], int] = {}
+        for k in several.tolist():
+            index = int(contour[k])
+            if contours.kind[index] != CLOSED_PLANAR:
+                continue
+            digest = xxh3_128_digest(self._set.text(index))
+            key = (int(image[k]), int(roi[k]), digest)
+            if seen.setdefault(key, index) != index:
+                is_copy[k] = True
+        copies = dict.fromkeys(contour[is_copy].tolist())
+        if copies:
+            result.left_out[COPY] = [
+                f"ROI {result.names[contours.roi[k]]}, contour {contours.number[k]}"
+                for k in copies
+            ]
+        return is_copy
 
     def _drop(
         self,

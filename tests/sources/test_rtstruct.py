@@ -991,3 +991,34 @@ def test_only_classes_with_contours_count(study):
     save(make_structure_set(rois), study / "set")
     with pytest.raises(LinkError, match="to link but 1 POINT contour, which"):
         fastseg.link(study)
+
+
+def test_contours_of_several_slices_are_not_drawn_on_one_image(study):
+    """A great tolerance would put them into one mask, where even-odd removes one."""
+    contours = [bare(1), bare(1, dz=0.9), bare(3, dz=-0.9), bare(2, dz=0.05), bare(2)]
+    save(make_structure_set({"A": contours}), study / "set")
+    table, reasons = link_some(study, plane_tolerance_mm=0.95)
+    assert rows(table) == [("2.dcm", "A", "1#4,5"), ("3.dcm", "A", "1#3~0.9")]
+    assert reasons == [
+        "ROI 'A', contours 1, 2, each: is not as far off the plane of its image as other "
+        "contours of the ROI there; they are of several slices"
+    ]
+    contours = [bare(1, dz=-0.9), bare(1, dz=0.9)]
+    save(make_structure_set({"A": contours, "B": contours[:1]}), study / "set")
+    table, reasons = link_some(study, plane_tolerance_mm=0.95)
+    assert rows(table) == [("1.dcm", "B", "2#1~0.9")]
+    assert len(reasons) == 1
+
+
+def test_a_contour_that_is_there_twice_is_drawn_once(study):
+    """By even-odd, both would cover nothing; in CLOSEDPLANAR_XOR, that is meant."""
+    xor = [contour(2, kind="CLOSEDPLANAR_XOR")] * 2
+    rois = {"A": [contour(1), contour(1, SMALL), bare(1), bare(2)], "B": xor}
+    save(make_structure_set(rois), study / "set")
+    table = link(study)
+    assert rows(table) == [
+        ("1.dcm", "A", "1#1,2"),
+        ("2.dcm", "A", "1#4"),
+        ("2.dcm", "B", "2#1,2"),
+    ]
+    assert table.left_out == {"repeated contour": ("set: ROI 'A', contour 3",)}
