@@ -399,7 +399,9 @@ class _Matching:
         for k, some in enumerate(candidates):
             of_group = np.flatnonzero(~named & (group == k))
             if len(of_group):
-                self._match_positions(of_group, some)
+                owner, image = references
+                named_by_others = image[group[owner] == k]
+                self._match_positions(of_group, some, named_by_others)
         if len(astray):
             self._report_astray(astray, *references)
         contour, image, off = map(np.concatenate, zip(*self._pairs, strict=True))
@@ -453,15 +455,23 @@ class _Matching:
         distances = self._stacks.distances(image, self._extents.of(contour))
         return float(np.fmax.reduce(distances, initial=-np.inf))
 
-    def _match_positions(self, contours: Ints, candidates: Candidates) -> None:
-        """Match contours with the candidates that are nearest to them."""
+    def _match_positions(
+        self, contours: Ints, candidates: Candidates, named: Ints
+    ) -> None:
+        """Match contours with the candidates that are nearest to them.
+
+        named : images that other contours of the group name
+        """
         stacks = self._stacks.stacks_of(candidates.series)
         if not stacks:
             text = NOWHERE
             if candidates.series:
                 text = "may belong to a series, but its images have no plane"
+            # Masks that are drawn of the others may lack it.
+            series = dict.fromkeys(self._stacks.series[named].tolist())
             self._unmatched += [
-                Unmatched(k, text, text, np.nan, ()) for k in contours.tolist()
+                Unmatched(k, text, text, np.nan, tuple(self._fitting(k, series)))
+                for k in contours.tolist()
             ]
             return
         off = np.empty((len(stacks), len(contours)))
@@ -592,7 +602,9 @@ class _Matching:
                 continue
             kind = "lies off the plane of the image that it names"
             text = f"names {path}, but lies {off[nearest]:.4g} mm off its plane"
-            others = self._fitting(k, named)
+            others = self._fitting(
+                k, {int(self._stacks.series[x]): None for x in named}
+            )
             if others:
                 paths = [self._name(row) for row in others]
                 text += f", on that of {list_names(paths)}"
@@ -606,9 +618,8 @@ class _Matching:
             return path
         return f"{path} (frame {frame + 1} of {header.frames})"
 
-    def _fitting(self, contour: int, named: Sequence[int]) -> list[int]:
-        """Return the images on which a contour lies, of the series of other images."""
-        series = {int(self._stacks.series[row]): None for row in named}
+    def _fitting(self, contour: int, series: Iterable[int]) -> list[int]:
+        """Return the images of some series on which a contour lies."""
         found: list[int] = []
         for stack in self._stacks.stacks_of(series):
             low, high = (

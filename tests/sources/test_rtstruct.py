@@ -1000,8 +1000,8 @@ def test_contours_of_several_slices_are_not_drawn_on_one_image(study):
     table, reasons = link_some(study, plane_tolerance_mm=0.95)
     assert rows(table) == [("2.dcm", "A", "1#4,5"), ("3.dcm", "A", "1#3~0.9")]
     assert reasons == [
-        "ROI 'A', contours 1, 2, each: is not as far off the plane of its image as other "
-        "contours of the ROI there; they are of several slices"
+        "ROI 'A', contours 1, 2, each: is not as far off the plane of its image as "
+        "other contours of the ROI there; they are of several slices"
     ]
     contours = [bare(1, dz=-0.9), bare(1, dz=0.9)]
     save(make_structure_set({"A": contours, "B": contours[:1]}), study / "set")
@@ -1022,3 +1022,16 @@ def test_a_contour_that_is_there_twice_is_drawn_once(study):
         ("2.dcm", "B", "2#1,2"),
     ]
     assert table.left_out == {"repeated contour": ("set: ROI 'A', contour 3",)}
+
+
+def test_a_contour_that_belongs_to_nothing_costs_the_roi_where_it_lies(study):
+    """It names no image, as others of its ROI do, on whose series it lies, too."""
+    contours = [contour(1), bare(1, SMALL), contour(2), bare(3)]
+    ds = make_structure_set({"A": contours}, series=(), frame=uid("other"))
+    save(ds, study / "set")
+    table, reasons = link_some(study)
+    assert rows(table) == [("2.dcm", "A", "1#3")]
+    assert [reason.partition(": ")[0] for reason in reasons] == [
+        f"ROI 'A', contour {k}" for k in (2, 4, 1)
+    ]
+    assert reasons[2].endswith("another contour of its image cannot be used")
