@@ -68,6 +68,7 @@ class Stack:
     first      : int64 (s + 1,): the images at position k are
         `rows[first[k]:first[k + 1]]`
     tolerance  : mm
+    spread     : mm, how far apart contours of one slice may lie
     is_uniform : whether all images have the same directions
     """
 
@@ -77,6 +78,7 @@ class Stack:
     positions: Floats
     first: Ints
     tolerance: float
+    spread: float
     is_uniform: bool
 
     def nearest(self, low: Floats, high: Floats) -> tuple[Ints, Ints, Floats]:
@@ -161,6 +163,7 @@ class Stacks:
         self.stack = np.full(len(self.images), -1)
         self.positions = np.full(len(self.images), np.nan)
         self.tolerances = np.full(len(self.images), np.nan)
+        self.spreads = np.full(len(self.images), np.nan)
         self._origins = origins
         self._directions = directions
         self.stacks: list[Stack] = []
@@ -178,6 +181,7 @@ class Stacks:
             rows = known[order[bounds[k] : bounds[k + 1]]]
             made = self._stack(rows, normal, tolerance_mm)
             self.tolerances[rows] = made.tolerance
+            self.spreads[rows] = made.spread
             self._of_series[made.series].append(k)
             self.stacks.append(made)
 
@@ -187,16 +191,16 @@ class Stacks:
         is_new = np.diff(positions, prepend=-np.inf) > SAME_POSITION_MM
         first = np.flatnonzero(is_new)
         sites = positions[first]
-        if tolerance_mm is not None:
-            tolerance = tolerance_mm
-        elif len(sites) > 1:
-            tolerance = TOLERANCE_FRACTION * float(np.diff(sites).min())
+        if len(sites) > 1:
+            distance = float(np.diff(sites).min())
         else:
             thicknesses = [self.images[k].header.slice_thickness_mm for k in rows]
-            tolerance = min((x for x in thicknesses if x), default=0.0) / 2
-        if tolerance_mm is None:
-            tolerance = max(tolerance, LEAST_TOLERANCE_MM)
-            tolerance = min(tolerance, MAX_PLANE_TOLERANCE_MM)
+            distance = min((x for x in thicknesses if x), default=0.0)
+        spread = max(TOLERANCE_FRACTION * distance, LEAST_TOLERANCE_MM)
+        tolerance = tolerance_mm
+        if tolerance is None:
+            least = spread if len(sites) > 1 else max(distance / 2, LEAST_TOLERANCE_MM)
+            tolerance = min(least, MAX_PLANE_TOLERANCE_MM)
         directions = self._directions[rows]
         return Stack(
             series=int(self.series[rows[0]]),
@@ -205,6 +209,7 @@ class Stacks:
             positions=sites,
             first=np.append(first, len(rows)),
             tolerance=tolerance,
+            spread=spread,
             is_uniform=bool((directions == directions[0]).all()),
         )
 

@@ -40,7 +40,6 @@ from fastseg.sources.stacks import (
     BY_FRAME,
     BY_INSTANCE,
     BY_SERIES,
-    LEAST_TOLERANCE_MM,
     NOWHERE,
     Candidates,
     Matches,
@@ -902,7 +901,7 @@ class _SetLinker:
             "is not as far off the plane of its image as other contours of the ROI "
             "there; they are of several slices"
         )
-        reasons[reason] = spread > LEAST_TOLERANCE_MM
+        reasons[reason] = spread > self._stacks.spreads[result.images]
         if max(map(len, result.keys)) > MAX_TEXT_BYTES:
             reason = "is one of too many on its image"
             reasons[reason] = np.array([len(x) > MAX_TEXT_BYTES for x in result.keys])

@@ -995,10 +995,10 @@ def test_only_classes_with_contours_count(study):
 
 def test_contours_of_several_slices_are_not_drawn_on_one_image(study):
     """A great tolerance would put them into one mask, where even-odd removes one."""
-    contours = [bare(1), bare(1, dz=0.9), bare(3, dz=-0.9), bare(2, dz=0.05), bare(2)]
+    contours = [bare(1), bare(1, dz=0.25), bare(3, dz=-0.9), bare(2, dz=0.15), bare(2)]
     save(make_structure_set({"A": contours}), study / "set")
     table, reasons = link_some(study, plane_tolerance_mm=0.95)
-    assert rows(table) == [("2.dcm", "A", "1#4,5"), ("3.dcm", "A", "1#3~0.9")]
+    assert rows(table) == [("2.dcm", "A", "1#4,5~0.15"), ("3.dcm", "A", "1#3~0.9")]
     assert reasons == [
         "ROI 'A', contours 1, 2, each: is not as far off the plane of its image as "
         "other contours of the ROI there; they are of several slices"
