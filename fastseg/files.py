@@ -47,7 +47,7 @@ EMPTY = "an empty file"
 HDF5 = "an HDF5 file"
 _MARKS = {
     (0, b"\x89HDF\r\n\x1a\n"): HDF5,
-    (128, b"DICM"): "a DICOM image",
+    (128, b"DICM"): "a DICOM file",
     (0, b"\x89PNG"): "a PNG picture",
     (0, b"\xff\xd8\xff"): "a JPEG picture",
     (0, b"%PDF-"): "a PDF",

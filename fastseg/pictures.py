@@ -219,7 +219,7 @@ def show(
     store = as_store(store)
     path = as_path("output", output)
     suffix = path.suffix.lower()
-    if suffix not in METADATA or path.is_dir():
+    if suffix not in METADATA:
         example = f"{path.parent / path.stem}.png" if path.suffix else f"{path}.png"
         raise OptionError(
             f"{path}: expected the name of a picture that ends with "
