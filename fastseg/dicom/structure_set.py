@@ -32,11 +32,11 @@ from fastseg.bounds import (
     MAX_UID_BYTES,
 )
 from fastseg.dicom.header import is_uid
-from fastseg.errors import ContourError, DicomError, shown
+from fastseg.errors import ContourError, DicomError
 from fastseg.escapes import escaped
 from fastseg.geometry import MAX_COORDINATE_MM
 
-Integers = NDArray[np.int64]
+Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 STRUCTURE_SET = b"1.2.840.10008.5.1.4.1.1.481.3"
@@ -50,8 +50,13 @@ CLASS = re.compile(
     + rb"[\0 ]"
 )
 
+# Values of ContourGeometricType; the kind of a contour is its index here.
 KINDS = (
-    *("CLOSED_PLANAR", "CLOSEDPLANAR_XOR", "OPEN_PLANAR", "OPEN_NONPLANAR", "POINT"),
+    "CLOSED_PLANAR",
+    "CLOSEDPLANAR_XOR",
+    "OPEN_PLANAR",
+    "OPEN_NONPLANAR",
+    "POINT",
 )
 CLOSED_PLANAR, CLOSEDPLANAR_XOR, OPEN_PLANAR, OPEN_NONPLANAR, POINT = range(5)
 UNKNOWN_KIND = -1
@@ -130,6 +135,14 @@ READABLE_BYTES = 2**12
 # Bytes of the points of a contour that Python splits at a time.
 PIECE_BYTES = 2**16
 
+# The kernels that `read_structure_set` calls.
+KERNELS = (
+    sequences.walk_sequences,
+    sequences.copy_texts,
+    contour_points.read_whole_numbers,
+    contour_points.check_contours,
+)
+
 WRONG = {
     sequences.BEYOND: "ends behind what encloses it; the file is damaged or truncated",
     sequences.NO_VR: "has no known VR; the file is damaged",
@@ -189,14 +202,14 @@ class Contours:
     ref_frames    : int64 (m,), frame from 1, 0 if no frame is named
     """
 
-    roi: Integers
-    number: Integers
-    kind: Integers
-    count: Integers
+    roi: Ints
+    number: Ints
+    kind: Ints
+    count: Ints
     is_valid: NDArray[np.bool_]
-    ref_bounds: Integers
+    ref_bounds: Ints
     ref_instances: NDArray[np.bytes_]
-    ref_frames: Integers
+    ref_frames: Ints
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -218,7 +231,7 @@ class StructureSet:
     contours: Contours
     problems: tuple[Problem, ...]
     _data: NDArray[np.uint8] = field(repr=False)
-    _spans: Integers = field(repr=False)
+    _spans: Ints = field(repr=False)
     _is_irregular: NDArray[np.bool_] = field(repr=False)
     _ranges: dict[int, range] = field(repr=False)
 
@@ -232,7 +245,7 @@ class StructureSet:
             raise ContourError(f"no ROI with number {roi_number} can be used")
         return contours
 
-    def points(self, contours: Integers) -> tuple[Floats, Integers]:
+    def points(self, contours: Ints) -> tuple[Floats, Ints]:
         """Return the points of some contours, by their indices.
 
         Returns (float64 (n, 3), (x, y, z) in mm, int64 (k + 1,)): those of contour j
@@ -273,12 +286,6 @@ class StructureSet:
         points = np.array(numbers[: len(numbers) // 3 * 3]).reshape(-1, 3)
         readable: Floats = points[(np.abs(points) <= MAX_COORDINATE_MM).all(axis=1)]
         return readable
-
-    def describe(self, contour: int) -> str:
-        """Return which contour an index means, in words: "ROI 'Heart', contour 17"."""
-        roi = int(self.contours.roi[contour])
-        name = f"ROI {shown(self.rois[roi].name)}" if roi >= 0 else "no ROI"
-        return f"{name}, contour {self.contours.number[contour]}"
 
 
 def is_structure_set(head: bytes) -> bool:
@@ -371,7 +378,7 @@ def _check_count(count: int, most: int, what: str, name: str) -> None:
 class _Elements:
     """The elements that `walk_sequences` has found, by items and names."""
 
-    def __init__(self, data: NDArray[np.uint8], found: Integers):
+    def __init__(self, data: NDArray[np.uint8], found: Ints):
         self.data = data
         self._number, self._offset, self._length, self._parent = found.T
         self._index = np.full(len(found), -1)  # of items among those of their kind
@@ -386,12 +393,12 @@ class _Elements:
         """Return how many items of a kind there are."""
         return len(self._rows[item])
 
-    def parents(self, item: str) -> Integers:
+    def parents(self, item: str) -> Ints:
         """Return the index of the item in which each item of a kind lies."""
-        parents: Integers = self._index[self._parent[self._rows[item]]]
+        parents: Ints = self._index[self._parent[self._rows[item]]]
         return parents
 
-    def spans(self, item: str, name: str) -> Integers:
+    def spans(self, item: str, name: str) -> Ints:
         """Return offset and length of an element in all items of a kind, int64 (n, 2).
 
         The length is -1 where it is absent.
@@ -422,7 +429,7 @@ class _Elements:
         sequences.copy_texts(self.data, spans, texts)
         return texts
 
-    def numbers(self, item: str, name: str) -> Integers:
+    def numbers(self, item: str, name: str) -> Ints:
         """Return whole numbers of all items of a kind, as `read_whole_numbers` does."""
         spans = self.spans(item, name)
         numbers = np.empty(len(spans), np.int64)
@@ -530,7 +537,7 @@ class _Reading:
 
     def _match_outlines(
         self, rois: tuple[Roi, ...]
-    ) -> tuple[Integers, Integers, dict[int, range]]:
+    ) -> tuple[Ints, Ints, dict[int, range]]:
         """Find the ROI of each item of ROIContourSequence, and its contours.
 
         Returns (int64 (n,), index of the ROI or -1; int64 (n + 1,), the first contour
@@ -568,7 +575,7 @@ class _Reading:
         return found, bounds, ranges
 
     def _contours(
-        self, rois: tuple[Roi, ...], spans: Integers
+        self, rois: tuple[Roi, ...], spans: Ints
     ) -> tuple[Contours, dict[int, range], NDArray[np.bool_]]:
         """Return the contours, those of each ROINumber, and which are irregular.
 
@@ -604,7 +611,7 @@ class _Reading:
         return contours, ranges, is_irregular
 
     def _check_contours(
-        self, contours: Contours, checks: Integers, has_bad_frame: NDArray[np.bool_]
+        self, contours: Contours, checks: Ints, has_bad_frame: NDArray[np.bool_]
     ) -> None:
         """Note the first problem of each contour, and mark it as invalid."""
         elements = self._elements
@@ -682,7 +689,7 @@ class _Reading:
 
     def _references(
         self,
-    ) -> tuple[Integers, NDArray[np.bytes_], Integers, NDArray[np.bool_]]:
+    ) -> tuple[Ints, NDArray[np.bytes_], Ints, NDArray[np.bool_]]:
         """Return the columns of references, and which contours have a bad frame."""
         elements = self._elements
         contour = elements.parents("image")

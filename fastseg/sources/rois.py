@@ -12,13 +12,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastseg._kernels.files import content, contour_points, sequences
+from fastseg._kernels.files import content
 from fastseg._kernels.native.entries import prepare
 from fastseg.bounds import MAX_STRUCTURE_SET_BYTES
 from fastseg.calls import check_call
 from fastseg.dicom.structure_set import (
     CLOSED_PLANAR,
     CLOSEDPLANAR_XOR,
+    KERNELS,
     KINDS,
     StructureSet,
     read_structure_set,
@@ -37,16 +38,7 @@ from fastseg.threads import map_ordered, usable_cores
 
 # Threads that read structure sets, at most: each holds the bytes of one.
 MOST_THREADS = 4
-# The kernels that read headers and structure sets.
-KERNELS = (
-    content.note_headers,
-    content.read_files,
-    sequences.walk_sequences,
-    sequences.copy_texts,
-    contour_points.read_whole_numbers,
-    contour_points.check_contours,
-)
-# Rings: what a mask is drawn of.
+# The kinds of contours that are rings.
 RINGS = (CLOSED_PLANAR, CLOSEDPLANAR_XOR)
 
 
@@ -98,7 +90,8 @@ def list_rois(
     if not folder.is_dir():
         problem = "is not a folder" if folder.exists() else "does not exist"
         raise LinkError(f"{folder}: {problem}, expected a folder with structure sets")
-    prepare([(kernel, {}) for kernel in KERNELS])
+    kernels = (content.note_headers, content.read_files, *KERNELS)
+    prepare([(kernel, {}) for kernel in kernels])
     with name_path(folder):
         tree = read_tree(folder, progress)
     paths = tree.others.get(STRUCTURE_SET, ())

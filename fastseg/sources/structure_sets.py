@@ -16,12 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 from xxhash import xxh3_128_digest
 
-from fastseg._kernels.files import contour_points, sequences
+from fastseg._kernels.files import contour_points
 from fastseg._kernels.native.entries import prepare
 from fastseg.bounds import MAX_STRUCTURE_SET_BYTES, MAX_TEXT_BYTES
 from fastseg.choices import Slices
 from fastseg.dicom.structure_set import (
     CLOSED_PLANAR,
+    KERNELS,
     OPEN_NONPLANAR,
     OPEN_PLANAR,
     POINT,
@@ -74,14 +75,6 @@ WAYS = {
     BY_SERIES: "by position in the series that their structure sets name",
     BY_FRAME: "by position in their frame of reference",
 }
-# The kernels that read a structure set.
-KERNELS = (
-    sequences.walk_sequences,
-    sequences.copy_texts,
-    contour_points.read_whole_numbers,
-    contour_points.check_contours,
-    contour_points.read_points,
-)
 # Contours of a structure set that are rejected one by one for a kind of reason; if more
 # are, each ROI has one reject.
 CONTOURS_LISTED = 20
@@ -339,7 +332,7 @@ def _link_sets(
         except (DicomError, OSError) as exc:
             return reason_of(exc, path)
 
-    prepare([(kernel, {}) for kernel in KERNELS])
+    prepare([(kernel, {}) for kernel in (*KERNELS, contour_points.read_points)])
     found = []
     threads = min(usable_cores(), MOST_THREADS, len(paths))
     with (

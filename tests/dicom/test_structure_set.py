@@ -105,7 +105,6 @@ def test_what_a_set_says():
     assert columns.count.tolist() == [4] * 5
     assert columns.is_valid.all()
     assert [found.find(k) for k in (7, 3, 12)] == [range(2), range(0), range(2, 5)]
-    assert found.describe(3) == "ROI 'Skin', contour 2"
     assert not found.problems
     assert "P1" not in repr(found)
     with pytest.raises(ContourError, match="no ROI with number 8 can be used"):
@@ -378,7 +377,6 @@ def test_numbers_of_rois():
     ]
     assert found.contours.is_valid.tolist() == [True, False, False, False]
     assert found.contours.roi.tolist() == [0, 1, 1, -1]
-    assert found.describe(3) == "no ROI, contour 1"
 
 
 def test_contours_of_an_roi_in_several_items():
