@@ -1,6 +1,7 @@
 """The command that lists the names of ROIs."""
 
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import typer
@@ -80,7 +81,8 @@ def rois(
     if out is not None:
         path = table.save_aliases(out, force=force)
         if not as_json:
-            output.say(f"{out}: edit it, then `fastseg rois {root} --aliases {out}`")
+            files = f"{quote(str(root))} --aliases {quote(str(out))}"
+            output.say(f"{out}: edit it, then `fastseg rois {files}`")
             output.written(out, path)
     _report(output, table, allow_rejects)
 

@@ -550,7 +550,10 @@ def _read_compose(path: Path) -> "fastseg.augment.Compose":
 def _window(text: str) -> Any:
     """Return the option `window` of `fastseg.show`, from a text like -160,240."""
     if "," not in text:
-        return text  # one of the words, or none: `show` says so
+        if text in get_args(Window):
+            return text
+        words = one_of("--window", text, get_args(Window))
+        raise OptionError(f"{words}; or two numbers, as in -160,240")
     try:
         low, high = map(float, text.split(","))
     except ValueError:

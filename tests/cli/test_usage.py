@@ -94,6 +94,7 @@ USAGE_ERRORS = [
     ("info heart.h5 --verbos", "fastseg info --help"),
     ("show heart.h5 --window 1,2,3", "expected two numbers, as in -160,240"),
     ("show heart.h5 --window 2,1", "expected (low, high)"),
+    ("show heart.h5 --window 40", "or two numbers, as in -160,240"),
     ("show heart.h5 --augment aug.yaml", "a file of a Compose ends with .json"),
     ("bench heart.h5 --seconds 1s", "--seconds is '1s', expected a number"),
     ("show heart.h5 -n", "fastseg show --help"),
