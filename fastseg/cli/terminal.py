@@ -57,6 +57,8 @@ BAR_AFTER_S = 1.0
 BAR_EVERY_S = 0.1
 # Number of rejects that are printed; the file lists all.
 REJECTS_SHOWN = 5
+# Characters of the reason of a reject that are printed; the file has all of them.
+REASON_CHARACTERS = 320
 EXIT_ERROR = 1
 EXIT_USAGE = 2
 EXIT_REJECTS = 3
@@ -338,7 +340,8 @@ class Output:
         self.report(f"{len(rows)} rejected, listed in {listed}:", "yellow")
         for reject in rows if self.verbose else rows[:REJECTS_SHOWN]:
             line = "" if reject.line is None else f":{reject.line}"
-            self.report(f"  {reject.file}{line}: {reject.reason}")
+            reason = reject.reason if self.verbose else _shorten(reject.reason)
+            self.report(f"  {reject.file}{line}: {reason}")
         if len(rows) > REJECTS_SHOWN and not self.verbose:
             self.report(f"  and {len(rows) - REJECTS_SHOWN} more")
         if not allow:
@@ -347,6 +350,14 @@ class Output:
                 "(0 with --allow-rejects)"
             )
             raise typer.Exit(EXIT_REJECTS)
+
+
+def _shorten(reason: str) -> str:
+    """Return a reason that fits into some lines: its beginning and its end."""
+    if len(reason) <= REASON_CHARACTERS:
+        return reason
+    half = REASON_CHARACTERS // 2
+    return f"{reason[:half]} ... {reason[-half:]}"
 
 
 class _CallbackHandler(logging.Handler):

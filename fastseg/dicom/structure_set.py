@@ -267,6 +267,13 @@ class StructureSet:
                 points[ends[k] : ends[k + 1]] = numbers.reshape(-1, 3)
         return points, ends
 
+    def have_contours(self) -> list[bool]:
+        """Return which ROIs have contours; if several share a number, all of them."""
+        indices = np.flatnonzero(np.bincount(self.contours.roi + 1)).tolist()
+        # Contours that belong to no ROI may be those of one without a number.
+        outlined = {self.rois[k - 1].number if k else -1 for k in indices}
+        return [roi.number in outlined for roi in self.rois]
+
     def text(self, contour: int) -> bytes:
         """Return the points of a contour as the text that they have in the file."""
         offset, length = self._spans[contour].tolist()

@@ -153,7 +153,10 @@ def _read(path: Path) -> _Contents | str:
 
 
 def _uses_of(structure_set: StructureSet) -> tuple[list[_Use], int]:
-    """Return what a structure set has of each ROI, and how many ROIs are unusable."""
+    """Return what a structure set has of each ROI, and how many cannot be used.
+
+    Those without contours do not count: nothing is lost by them.
+    """
     contours = structure_set.contours
     unusable = {x.roi for x in structure_set.problems if x.contour < 0 and x.roi >= 0}
     is_ring = np.isin(contours.kind, RINGS) & contours.is_valid
@@ -175,7 +178,8 @@ def _uses_of(structure_set: StructureSet) -> tuple[list[_Use], int]:
         where = tuple(named) or (frame or structure_set.sop_instance,)
         rings = int(np.count_nonzero(mine & is_ring))
         uses.append(_Use(roi.name, where, rings, others))
-    return uses, len(unusable)
+    has_contours = structure_set.have_contours()
+    return uses, sum(has_contours[k] for k in unusable)
 
 
 class _Listing:

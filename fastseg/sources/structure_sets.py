@@ -708,7 +708,7 @@ class _SetLinker:
         loses nothing by its problems.
         """
         result = self._result
-        has_contours = self._has_contours()
+        has_contours = self._set.have_contours()
         usable = list(labels)
         for k, label in enumerate(labels):
             if label is None:
@@ -721,14 +721,6 @@ class _SetLinker:
                 result.lost[k] = label
                 result.rejects.append(f"ROI {result.names[k]}: {problems[k, -1]}")
         return usable
-
-    def _has_contours(self) -> list[bool]:
-        """Return which ROIs have contours; if several have one number, all of them."""
-        rois = self._set.rois
-        indices = [*np.flatnonzero(np.bincount(self._set.contours.roi + 1)).tolist()]
-        # Contours that belong to no ROI may be those of one without a number.
-        outlined = {rois[k - 1].number if k else -1 for k in indices}
-        return [roi.number in outlined for roi in rois]
 
     def _rings(self) -> Ints:
         """Return the indices of the contours to link; list those that are no rings."""

@@ -5,9 +5,12 @@ import json
 import pytest
 
 import fastseg
+from tests.sources.dicom_files import save_slice
 from tests.structure_sets import make_contour, make_structure_set, save
 
 SQUARE = [(0, 0, 0), (9, 0, 0), (9, 9, 0), (0, 9, 0)]
+DOT = make_contour(SQUARE[:1])
+MARK = make_contour(SQUARE[:1], kind="POINT")
 
 
 @pytest.fixture
@@ -86,3 +89,18 @@ def test_a_bad_structure_set_has_status_3(call, clinic):
     assert "and 2 more (--verbose)" in done.err
     assert call("rois clinic -v --allow-rejects").err.count(".dcm: ") == 7
     assert call("rois clinic -v --allow-rejects").status == 0
+
+
+def test_long_reasons_of_rejects_are_shortened_in_the_middle(call, tmp_path):
+    """A thousand contours have numbers; the file, and --verbose, have all of them."""
+    save_slice(tmp_path / "in" / "image", 0)
+    rois = {"A": [make_contour(SQUARE)], "B": [make_contour(SQUARE), *[DOT, MARK] * 99]}
+    save(make_structure_set(rois), tmp_path / "in" / "set")
+    done = call(["link", tmp_path / "in", "-o", tmp_path / "a.csv"])
+    assert done.status == 3
+    (line,) = [line for line in done.err.splitlines() if "contours 2, 4" in line]
+    assert 320 < len(line.partition("ROI ")[2]) < 330
+    assert " ... " in line
+    assert line.endswith("each: has fewer than three distinct points")
+    done = call(["link", tmp_path / "in", "-o", tmp_path / "a.csv", "-v", "--force"])
+    assert ", 190, 192, 194, 196, 198, each: has" in done.err

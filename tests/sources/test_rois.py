@@ -178,7 +178,8 @@ def test_bad_structure_sets_are_rejected_and_copies_left_out(clinic):
     ds = make_structure_set({"Heart": rings(1)}, patient="B")
     ds.SOPInstanceUID = pydicom.dcmread(clinic / "B" / "RS").SOPInstanceUID
     save(ds, clinic / "B" / "RS.2")
-    save(make_structure_set({"": rings(1), "Cord": rings(1)}), clinic / "E" / "noname")
+    rois = {"": rings(1), "Cord": rings(1), "\t": None}
+    save(make_structure_set(rois), clinic / "E" / "noname")
     save_slice(clinic / "F", 1, patient="F")
     table = fastseg.list_rois(clinic)
     assert table.structure_sets == 4
