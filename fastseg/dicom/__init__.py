@@ -3,11 +3,10 @@
     file ──> scan ──> Header, Image
                └─ not fully understood ──> fallback (pydicom) ──> the same, or an error
 
-header    `Header` and `Image`, the listed elements, and the checks of their values
-scan      the fast path: uncompressed, little-endian files
-fallback  every other file, read by pydicom
-groups    functional groups: what enhanced files say of each frame
-
+header         `Header` and `Image`, the listed elements, and the checks of their values
+scan           the fast path: uncompressed, little-endian files
+fallback       every other file, read by pydicom
+groups         functional groups: what enhanced files say of each frame
 structure_set  RT structure sets: ROIs and contours
 
 Pixels are *stored values*: the numbers in the file, with unused high bits cleared or

@@ -1,20 +1,20 @@
 """Sources of images and contours, by the format of their contour files.
 
-base        what a source and a reader must do
-sunnybrook  a source
-tree        all DICOM files below a folder that no source knows
+base            what a source and a reader must do
+sunnybrook      a source
+tree            all DICOM files below a folder that no source knows
 structure_sets  those of a tree, and the images of their contours
-rtstruct    the reader of structure sets
-stacks      the images on whose planes contours lie
-repeats     files that have the SOPInstanceUID of another
-series      fills in positions and times of images
-folder      finds files
-pseudonyms  keyed hashes of patients' IDs
-aliases     which names of ROIs belong to which class
-rois        reads and counts the names of ROIs
-roi_list    the names as a list, as JSON and as aliases
-lookalikes  names that look alike
-starter     a file of aliases to start with
+rtstruct        the reader of structure sets
+stacks          the images on whose planes contours lie
+repeats         files that have the SOPInstanceUID of another
+series          fills in positions and times of images
+folder          finds files
+pseudonyms      keyed hashes of patients' IDs
+aliases         which names of ROIs belong to which class
+rois            reads and counts the names of ROIs
+roi_list        the names as a list, as JSON and as aliases
+lookalikes      names that look alike
+starter         a file of aliases to start with
 """
 
 import os

@@ -294,6 +294,7 @@ def link_structure_sets(
             text += f" but {', '.join(kinds)}, which have no inside"
         if other:
             text += f": no class has their ROIs ({listed([name for name, _ in other])})"
+            text += "; `fastseg rois` lists all names, and which are like those given"
         raise LinkError(f'{text}; slices="all" (--slices all) links the images alone')
     is_outlined = np.zeros(len(images), np.bool_)
     for some in sets:
@@ -482,9 +483,12 @@ def _reject_twins(sets: Sequence[_SetLinks], stacks: Stacks) -> None:
             names = [sets[k].rois[roi] for k, roi in twins]
             shared[one, numbers].append((label, names))
             continue
-        rois = list_names(
-            [f"ROI {sets[k].names[roi]} of {sets[k].path}" for k, roi in twins]
-        )
+        if len(numbers) > 1:
+            rois = list_names(
+                [f"ROI {sets[k].names[roi]} of {sets[k].path}" for k, roi in twins]
+            )
+        else:  # the reject has the path
+            rois = f"ROIs {list_names([sets[k].names[roi] for k, roi in twins])}"
         for number in numbers:
             sets[number].rejects.append(
                 f"{rois} are of one class, {label!r}, on one series "

@@ -597,9 +597,9 @@ def test_rois_with_one_name_are_of_one_class(study):
     table, reasons = link_some(study)
     assert rows(table) == []
     assert reasons == [
-        "ROI 'A' (number 1) of set, ROI 'A' (number 2) of set are of one class, 'A', "
-        "on one series (CT in ct); join the ROIs with --join (join=True), or tell them "
-        "apart with --roi (rois)"
+        "ROIs 'A' (number 1), 'A' (number 2) are of one class, 'A', on one series (CT "
+        "in ct); join the ROIs with --join (join=True), or tell them apart with --roi "
+        "(rois)"
     ]
     table = link(study, join=True)
     assert rows(table) == [("1.dcm", "A", "1#1"), ("2.dcm", "A", "2#1")]
@@ -866,9 +866,8 @@ def test_the_other_of_two_rois_is_not_linked_because_one_is_damaged(study):
     assert rows(table) == []
     assert reasons == [
         "ROI 'GTV': 2 ROIs have the ROINumber 1",
-        "ROI 'GTV_old' of set, ROI 'GTV' of set are of one class, 'gtv', on one "
-        "series (CT in ct); join the ROIs with --join (join=True), or tell them apart "
-        "with --roi (rois)",
+        "ROIs 'GTV_old', 'GTV' are of one class, 'gtv', on one series (CT in ct); join "
+        "the ROIs with --join (join=True), or tell them apart with --roi (rois)",
     ]
 
 
