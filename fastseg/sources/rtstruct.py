@@ -18,7 +18,7 @@ from itertools import groupby, pairwise
 
 import numpy as np
 
-from fastseg.bounds import MAX_STRUCTURE_SET_BYTES, MAX_STRUCTURE_SET_VALUES
+from fastseg.bounds import MAX_STRUCTURE_SET_BYTES
 from fastseg.dicom import Header
 from fastseg.dicom.structure_set import (
     CLOSED_PLANAR,
@@ -72,22 +72,8 @@ class RtStruct:
         has no plane, or another one than where the contours lie.
         """
         name = link.contour_path
-        number, wanted, count, limit = _parse_key(link)
-        try:
-            contours = parsed.find(number)
-        except ContourError as exc:
-            raise ContourError(f"{name}: {exc}; link the images again") from None
-        if wanted[-1] > len(contours):
-            raise ContourError(
-                f"{name}: ROI {number} has no contour {wanted[-1]}; link the images "
-                "again"
-            )
-        if count not in (None, len(contours)):
-            raise ContourError(
-                f"{name}: ROI {number} has {len(contours)} contours, and had {count} "
-                "when it was linked; link the images again"
-            )
-        indices = np.array([contours[k - 1] for k in wanted], np.int64)
+        named, limit = _named_contours(parsed, link)
+        indices = np.array(named, np.int64)
         kinds = {*parsed.contours.kind[indices].tolist()}
         are_valid = bool(parsed.contours.is_valid[indices].all())
         if not are_valid or kinds not in ({CLOSED_PLANAR}, {CLOSEDPLANAR_XOR}):
@@ -119,12 +105,9 @@ class RtStruct:
         known = []
         limits = []
         for k, link in enumerate(links):
-            with suppress(ContourError, IndexError):
-                number, wanted, count, limit = _parse_key(link)
-                of_roi = parsed.find(number)
-                if count not in (None, len(of_roi)):
-                    continue
-                contours += [of_roi[n - 1] for n in wanted]
+            with suppress(ContourError):
+                named, limit = _named_contours(parsed, link)
+                contours += named
                 stops.append(len(contours))
                 known.append(k)
                 limits.append(limit)
@@ -180,34 +163,48 @@ def _plane_row(header: Header) -> tuple[float, ...]:
     return (math.nan,) * 11
 
 
-def _parse_key(link: Link) -> tuple[int, list[int], int | None, float]:
-    """Return what a `contour_key` says: the ROINumber, and the numbers of contours.
+def _named_contours(parsed: StructureSet, link: Link) -> tuple[list[int], float]:
+    """Return the indices of the contours that a `contour_key` names.
 
-    Also returns how many contours the ROI has, None if a key written by hand does not
-    say, and how far those named may lie off the plane of the image, in mm.
+    Also returns how far these may lie off the plane of the image, in mm. Raises
+    ContourError for a key that does not fit the structure set.
     """
-    found = KEY.fullmatch(link.contour_key)
-    if found is None:
+    name = link.contour_path
+    key = KEY.fullmatch(link.contour_key)
+    if key is None:
         raise ContourError(
-            f"{link.contour_path}: contour_key is {link.contour_key!r}, expected a "
-            "ROINumber and contours from 1, as in '4#17,18'"
+            f"{name}: contour_key is {link.contour_key!r}, expected a ROINumber and "
+            "contours from 1, as in '4#17,18'"
         )
-    numbers: list[int] = []
-    for part in found["contours"].split(","):
-        first, _, last = part.partition("-")
-        start, stop = int(first), int(last or first) + 1
-        if not (numbers[-1] if numbers else 0) < start < stop:
+    number = int(key["roi"])
+    try:
+        contours = parsed.find(number)
+    except ContourError as exc:
+        raise ContourError(f"{name}: {exc}; link the images again") from None
+    # A key that is written by hand need not say how many contours the ROI has.
+    if key["count"] and int(key["count"]) != len(contours):
+        raise ContourError(
+            f"{name}: ROI {number} has {len(contours)} contours, and had "
+            f"{int(key['count'])} when it was linked; link the images again"
+        )
+    indices: list[int] = []
+    last = 0
+    for part in key["contours"].split(","):
+        start, _, end = part.partition("-")
+        first, before = int(start), last
+        last = int(end or start)
+        if not before < first <= last:
             raise ContourError(
-                f"{link.contour_path}: contour_key is {link.contour_key!r}, expected "
-                "rising numbers from 1"
+                f"{name}: contour_key is {link.contour_key!r}, expected rising numbers "
+                "from 1"
             )
-        if stop > MAX_STRUCTURE_SET_VALUES:
-            raise ContourError(f"{link.contour_path}: has no contour {stop - 1}")
-        numbers += range(start, stop)
-    limit = max(float(found["off"] or 0), LEAST_TOLERANCE_MM)
-    limit = min(limit, MAX_PLANE_TOLERANCE_MM) + ARITHMETIC_MM
-    count = int(found["count"]) if found["count"] else None
-    return int(found["roi"]), numbers, count, limit
+        if last > len(contours):
+            raise ContourError(
+                f"{name}: ROI {number} has no contour {last}; link the images again"
+            )
+        indices += contours[first - 1 : last]
+    limit = max(float(key["off"] or 0), LEAST_TOLERANCE_MM)
+    return indices, min(limit, MAX_PLANE_TOLERANCE_MM) + ARITHMETIC_MM
 
 
 def make_key(

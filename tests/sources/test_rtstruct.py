@@ -1,6 +1,7 @@
 """Structure sets are linked by the images that contours name, or by their positions."""
 
 import re
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -753,6 +754,21 @@ def test_a_key_that_the_file_does_not_have_is_refused(study, key, reason):
     header = dicom.read_header(study / "ct" / "1.dcm")
     with pytest.raises(ContourError, match=f"set: .*{re.escape(reason)}"):
         reader.rings(parsed, row, header)
+
+
+def test_a_key_takes_no_more_memory_than_its_roi(study):
+    """A few bytes of a table that name four million contours are refused at once."""
+    save(make_structure_set({"A": [contour(1)]}), study / "set")
+    reader = sources.READERS["rtstruct"]
+    parsed = reader.parse((study / "set").read_bytes(), "set")
+    row = fastseg.links.Link("P1", "ct/1.dcm", "set", contour_key="1#1-4000000")
+    header = dicom.read_header(study / "ct" / "1.dcm")
+    tracemalloc.start()
+    try:
+        assert reader.many_rings(parsed, [row], [header]) == [None]
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
 
 
 def test_rings_need_the_plane_where_they_lie(study):
