@@ -279,6 +279,11 @@ class StructureSet:
         offset, length = self._spans[contour].tolist()
         return self._data[offset : offset + max(length, 0)].tobytes()
 
+    def text_lengths(self, contours: Ints) -> Ints:
+        """Return how many bytes the points of some contours have in the file."""
+        lengths: Ints = self._spans[contours, 1]
+        return lengths
+
     def readable_points(self, contour: int) -> Floats:
         """Return points that can be read of a contour of which others cannot.
 

@@ -907,8 +907,13 @@ class _SetLinker:
         contours, result = self._set.contours, self._result
         roi = contours.roi[contour]
         is_copy = np.zeros(len(contour), np.bool_)
-        is_next = (np.diff(image) == 0) & (np.diff(roi) == 0)
-        several = np.flatnonzero(np.append(is_next, False) | np.append(False, is_next))
+        if not len(contour):
+            return is_copy
+        # Those of equal length are few; only these are compared.
+        columns = [contour, self._set.text_lengths(contour), roi, image]
+        order = np.lexsort(columns)
+        is_like = np.all([np.diff(x[order]) == 0 for x in columns[1:]], axis=0)
+        several = order[np.append(is_like, False) | np.append(False, is_like)]
         seen: dict[tuple[int, int, bytes], int] = {}
         for k in several.tolist():
             index = int(contour[k])
