@@ -135,16 +135,6 @@ class _SetLinks:
     has_other_series: bool = False
     is_empty: bool = False
 
-    def unusable(self, reject: str) -> "_SetLinks":
-        """Return what a structure set gives that as a whole cannot be used."""
-        return _SetLinks(
-            path=self.path,
-            sop_instance=self.sop_instance,
-            rois=self.rois,
-            names=self.names,
-            rejects=[reject],
-        )
-
     def drop(self, is_dropped: NDArray[np.bool_]) -> None:
         """Drop some rows."""
         kept = np.flatnonzero(~is_dropped)
@@ -266,13 +256,14 @@ def link_structure_sets(
             others.setdefault(EMPTY, []).append(path)
         else:
             sets.append(some)
-    sets = _without_repeats(tree, sets, others)
+    known = dict.fromkeys(name for some in sets for name in some.rois)
+    sets = _without_repeats(tree, sets, others, rejects)
     names: Counter[str] = Counter()
     outlined: Counter[str] = Counter()
     for some in sets:
         names.update(dict.fromkeys(some.rois, 1))
         outlined.update(dict.fromkeys([x for x in some.labels if x is not None], 1))
-    classes.check(tree.root, names, outlined)
+    classes.check(tree.root, known, outlined)
     if join:
         _drop_incomplete(sets, stacks)
     else:
@@ -358,11 +349,15 @@ def _read(tree: Tree, path: str) -> bytes:
 
 
 def _without_repeats(
-    tree: Tree, sets: Sequence[_SetLinks], others: dict[str, list[str]]
+    tree: Tree,
+    sets: Sequence[_SetLinks],
+    others: dict[str, list[str]],
+    rejects: list[Reject],
 ) -> list[_SetLinks]:
     """Return structure sets without copies; reject those of one SOPInstanceUID.
 
-    others : the copies are added
+    others  : the copies are added
+    rejects : those that differ are added
     """
     by_instance: dict[str, list[_SetLinks]] = defaultdict(list)
     for k, some in enumerate(sets):
@@ -379,7 +374,7 @@ def _without_repeats(
         for some in same:
             names = list_names([other.path for other in same if other is not some])
             reason = f"has the SOPInstanceUID of {names} but other content; keep one"
-            kept.append(some.unusable(reason))
+            rejects.append(Reject(str(tree.root / some.path), None, reason))
     return kept
 
 

@@ -696,6 +696,10 @@ def test_copies_of_a_set_are_one(study):
         f"has the SOPInstanceUID of {other} but other content; keep one"
         for other in ("b", "a")
     ]
+    save(make_structure_set({"B": [contour(1)]}), study / "c")
+    table, _ = link_some(study, rois={"b": "B"})
+    assert "1 structure set, contours matched: 1 by the images that" in str(table.notes)
+    assert "of no class" not in str(table.notes)
 
 
 def test_a_set_that_cannot_be_read_is_rejected(study):
