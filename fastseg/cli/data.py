@@ -25,12 +25,12 @@ from fastseg.cli.terminal import (
     command,
     fail,
     in_folder,
-    many,
     out_option,
     renamed,
     rules_differ,
 )
 from fastseg.errors import OutputError
+from fastseg.reprs import many
 
 
 @command

@@ -19,8 +19,8 @@ from fastseg.cli.terminal import (
     RoiPatterns,
     command,
     in_folder,
-    many,
 )
+from fastseg.reprs import many
 
 
 def _in_folder(path: Path | None) -> Path | None:

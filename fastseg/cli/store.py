@@ -23,13 +23,13 @@ from fastseg.cli.terminal import (
     Output,
     choice_or,
     command,
-    many,
     out_option,
     rules_differ,
 )
 from fastseg.errors import OptionError, one_of
 from fastseg.files import read_file
 from fastseg.outputs import check_target
+from fastseg.reprs import many
 
 
 @command

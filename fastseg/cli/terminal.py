@@ -50,6 +50,7 @@ from fastseg.errors import (
 )
 from fastseg.escapes import escaped
 from fastseg.progress import Advance
+from fastseg.reprs import many
 from fastseg.tables import Reject, rejects_path
 
 # A step that takes longer than this shows a progress bar.
@@ -541,8 +542,3 @@ def rules_differ(dependent: int, several: int) -> str:
         f"in {dependent} of {many(several, '(image, class) pair')} of several rings, "
         "even-odd, nonzero and union differ"
     )
-
-
-def many(count: int, noun: str) -> str:
-    """Return "1 image", "2 images"."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

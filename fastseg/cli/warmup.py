@@ -16,9 +16,9 @@ from fastseg.cli.terminal import (
     choice_or,
     command,
     fail,
-    many,
 )
 from fastseg.errors import OptionError, one_of
+from fastseg.reprs import many
 
 if TYPE_CHECKING:
     from fastseg._kernels.native.workers import Request
