@@ -7,7 +7,7 @@ import pytest
 import fastseg
 from fastseg.geometry import Plane, find_volumes
 from fastseg.phantom.chest import Chest
-from fastseg.phantom.rtstruct import ROIS, Series
+from fastseg.phantom.rtstruct import STRUCTURES, Series
 from tests.reference import rasterize_whole
 
 NO_REGIONS = ("point", "none")
@@ -31,7 +31,7 @@ class Patient:
     images : datasets of the slices, from the feet to the head
     planes : of the slices, from the headers
     ds     : the structure set
-    rois   : its items of ROIContourSequence by the names of ROIS
+    rois   : its items of ROIContourSequence by the names of STRUCTURES
     """
 
     def __init__(self, root, number):
@@ -48,7 +48,7 @@ class Patient:
             item.ROIName: contours[item.ROINumber]
             for item in self.ds.StructureSetROISequence
         }
-        self.rois = {name: names[roi.names[number]] for name, roi in ROIS.items()}
+        self.rois = {name: names[x.names[number]] for name, x in STRUCTURES.items()}
 
     def contours(self, name, index):
         """Return [(type, float64 (n, 2) in pixels)] of a structure on a slice."""
@@ -136,7 +136,7 @@ def test_images_have_hounsfield_units(patient):
 
 
 @pytest.mark.parametrize(
-    "name", [name for name, roi in ROIS.items() if roi.form not in NO_REGIONS]
+    "name", [name for name, x in STRUCTURES.items() if x.form not in NO_REGIONS]
 )
 def test_masks_are_what_was_drawn(patient, name):
     """The exact mask of the contours has each pixel that is not beside an outline."""
@@ -154,7 +154,7 @@ def test_structure_sets_hold_what_readers_get_wrong(patient):
         name: [
             [kind for kind, _ in patient.contours(name, index)] for index in range(8)
         ]
-        for name in ROIS
+        for name in STRUCTURES
     }
     assert ["CLOSED_PLANAR"] * 2 in kinds["lung_right"]
     assert ["CLOSED_PLANAR"] in kinds["lung_right"]
@@ -212,7 +212,7 @@ def test_references_resolve(patient):
 
 @pytest.fixture(scope="module")
 def chests(studies, tmp_path_factory):
-    """A store of the committed study, whose aliases give classes the names of ROIS."""
+    """A store of the committed study; its classes have names of STRUCTURES."""
     study = studies["rtstruct"]
     table = fastseg.link(study, rois=study.with_suffix(".toml"))
     assert not table.rejects

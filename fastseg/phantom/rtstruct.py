@@ -57,8 +57,8 @@ Form = Literal["rings", "keyhole", "xor", "point", "none"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Roi:
-    """What a structure set has of a structure.
+class Structure:
+    """A structure of the chest, and what a structure set has of it.
 
     names : of its ROI; patients have them in turn
     kind  : RTROIInterpretedType
@@ -72,39 +72,39 @@ class Roi:
     form: Form = "rings"
 
 
-ROIS = {
-    "body": Roi(
+STRUCTURES = {
+    "body": Structure(
         names=("BODY", "External", "Body"), kind="EXTERNAL", colour=[200, 200, 200]
     ),
-    "lung_left": Roi(
+    "lung_left": Structure(
         names=("Lung_L", "LungLeft", "Lung L"), kind="ORGAN", colour=[0, 160, 255]
     ),
-    "lung_right": Roi(
+    "lung_right": Structure(
         names=("Lung_R", "LungRight", "Lung R"), kind="ORGAN", colour=[0, 210, 160]
     ),
-    "heart": Roi(
+    "heart": Structure(
         names=("Heart", "HEART", "heart_v2"), kind="ORGAN", colour=[255, 60, 60]
     ),
-    "oesophagus": Roi(
+    "oesophagus": Structure(
         names=("Esophagus", "Oesophagus", "esophagus"),
         kind="ORGAN",
         colour=[255, 160, 0],
         form="xor",
     ),
-    "vertebra": Roi(
+    "vertebra": Structure(
         names=("Vertebra", "VERTEBRA", "vertebra_1"),
         kind="ORGAN",
         colour=[255, 240, 120],
         form="keyhole",
     ),
-    "cord": Roi(
+    "cord": Structure(
         names=("SpinalCord", "Cord", "Spinal Cord"), kind="ORGAN", colour=[255, 255, 0]
     ),
-    "tumour": Roi(names=("GTV", "GTV1", "gtv"), kind="GTV", colour=[255, 0, 255]),
-    "target": Roi(
+    "tumour": Structure(names=("GTV", "GTV1", "gtv"), kind="GTV", colour=[255, 0, 255]),
+    "target": Structure(
         names=("PTV", "PTV1", "ptv"), kind="PTV", colour=[160, 0, 255], form="none"
     ),
-    "isocentre": Roi(
+    "isocentre": Structure(
         names=("ISO", "Isocenter", "iso"),
         kind="ISOCENTER",
         colour=[255, 255, 255],
@@ -303,16 +303,16 @@ def _structure_set(series: Series) -> Dataset:
     ds.StructureSetROISequence = []
     ds.ROIContourSequence = []
     ds.RTROIObservationsSequence = []
-    for number, (name, roi) in enumerate(ROIS.items(), 1):
+    for number, (name, structure) in enumerate(STRUCTURES.items(), 1):
         ds.StructureSetROISequence.append(
             _item(
                 ROINumber=number,
                 ReferencedFrameOfReferenceUID=ds.FrameOfReferenceUID,
-                ROIName=roi.names[series.patient % len(roi.names)],
+                ROIName=structure.names[series.patient % len(structure.names)],
                 ROIGenerationAlgorithm="MANUAL",
             )
         )
-        item = _item(ROIDisplayColor=roi.colour, ReferencedROINumber=number)
+        item = _item(ROIDisplayColor=structure.colour, ReferencedROINumber=number)
         contours = [
             contour
             for index in range(series.slices)
@@ -325,7 +325,7 @@ def _structure_set(series: Series) -> Dataset:
             _item(
                 ObservationNumber=number,
                 ReferencedROINumber=number,
-                RTROIInterpretedType=roi.kind,
+                RTROIInterpretedType=structure.kind,
                 ROIInterpreter="",
             )
         )
@@ -334,7 +334,7 @@ def _structure_set(series: Series) -> Dataset:
 
 def _contours(series: Series, index: int, name: str) -> list[Dataset]:
     """Return the contours of a structure on a slice."""
-    form = ROIS[name].form
+    form = STRUCTURES[name].form
     rings = series.chest(index).structures().get(name, ())
     # Keyholes join the first vertices, where a vertebra is thinnest.
     outlines = [
