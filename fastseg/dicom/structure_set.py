@@ -140,7 +140,7 @@ KERNELS = (
     sequences.walk_sequences,
     sequences.copy_texts,
     contour_points.read_whole_numbers,
-    contour_points.check_contours,
+    contour_points.read_contours,
 )
 
 WRONG = {
@@ -232,7 +232,8 @@ class StructureSet:
     problems: tuple[Problem, ...]
     _data: NDArray[np.uint8] = field(repr=False)
     _spans: Ints = field(repr=False)
-    _is_irregular: NDArray[np.bool_] = field(repr=False)
+    _points: Floats = field(repr=False)
+    _starts: Ints = field(repr=False)
     _ranges: dict[int, range] = field(repr=False)
 
     def find(self, roi_number: int) -> range:
@@ -252,20 +253,12 @@ class StructureSet:
         are points[ends[j]:ends[j + 1]]. A contour has none if they cannot be read.
         """
         contours = np.asarray(contours, np.int64)
+        counts = self.contours.count[contours]
         ends = np.zeros(len(contours) + 1, np.int64)
-        np.cumsum(self.contours.count[contours], out=ends[1:])
-        points = np.empty((int(ends[-1]), 3))
-        spans = self._spans[contours]
-        is_irregular = self._is_irregular[contours]
-        spans[is_irregular, 1] = 0
-        contour_points.read_points(self._data, spans, ends, points)
-        for k in np.flatnonzero(is_irregular).tolist():
-            if ends[k] < ends[k + 1]:
-                offset, length = self._spans[contours[k]].tolist()
-                text = self._data[offset : offset + length].tobytes()
-                numbers = np.frombuffer(_read_numbers(text)[0])
-                points[ends[k] : ends[k + 1]] = numbers.reshape(-1, 3)
-        return points, ends
+        np.cumsum(counts, out=ends[1:])
+        rows = np.repeat(self._starts[contours] - ends[:-1], counts)
+        rows += np.arange(len(rows))
+        return self._points[rows], ends
 
     def have_contours(self) -> list[bool]:
         """Return which ROIs have contours; if several share a number, all of them."""
@@ -474,7 +467,7 @@ class _Reading:
         series = self._series()
         rois = self._rois(character_set)
         spans = elements.spans("contour", "ContourData")
-        contours, ranges, is_irregular = self._contours(rois, spans)
+        contours, ranges, points, starts = self._contours(rois, spans)
         return StructureSet(
             patient_id=decode_text(patient or b"", character_set)[0],
             study=self._uid("StudyInstanceUID"),
@@ -486,7 +479,8 @@ class _Reading:
             problems=tuple(self._problems),
             _data=elements.data,
             _spans=spans,
-            _is_irregular=is_irregular,
+            _points=points,
+            _starts=starts,
             _ranges=ranges,
         )
 
@@ -588,19 +582,18 @@ class _Reading:
 
     def _contours(
         self, rois: tuple[Roi, ...], spans: Ints
-    ) -> tuple[Contours, dict[int, range], NDArray[np.bool_]]:
-        """Return the contours, those of each ROINumber, and which are irregular.
+    ) -> tuple[Contours, dict[int, range], Floats, Ints]:
+        """Return the contours, those of each ROINumber, and their points.
 
         spans : int64 (c, 2), offset and length of each ContourData
+
+        The points are float64 (p, 3), mm, of all contours that can be read; and int64
+        (c,), the index of the first one of each contour.
         """
         elements = self._elements
         roi_of_item, bounds, ranges = self._match_outlines(rois)
         item = elements.parents("contour")
-        checks = np.empty((len(spans), 2), np.int64)
-        contour_points.check_contours(elements.data, spans, MAX_COORDINATE_MM, checks)
-        is_irregular = checks[:, 0] == contour_points.IRREGULAR
-        for k in np.flatnonzero(is_irregular).tolist():
-            checks[k] = _check_irregular(elements.bytes_at(*spans[k].tolist()))
+        checks, points, starts = _read_points(elements.data, spans)
         can_be_read = checks[:, 0] >= contour_points.FEW_POINTS
         ref_bounds, ref_instances, ref_frames, has_bad_frame = self._references()
         texts = elements.texts("contour", "ContourGeometricType", len(KINDS[1]))
@@ -620,7 +613,7 @@ class _Reading:
         for usable in ranges.values():
             contours.is_valid[usable.start : usable.stop] = True
         self._check_contours(contours, checks, has_bad_frame)
-        return contours, ranges, is_irregular
+        return contours, ranges, points, starts
 
     def _check_contours(
         self, contours: Contours, checks: Ints, has_bad_frame: NDArray[np.bool_]
@@ -767,22 +760,55 @@ def _read_numbers(text: bytes) -> tuple["array[float]", int]:
     return numbers, 0
 
 
-def _check_irregular(text: bytes) -> tuple[int, int]:
-    """Check a ContourData as `check_contours` does those that are not irregular."""
+def _read_points(data: NDArray[np.uint8], spans: Ints) -> tuple[Ints, Floats, Ints]:
+    """Read and check the points of contours.
+
+    spans : int64 (c, 2), offset and length of each ContourData
+
+    Returns (int64 (c, 2), as `read_contours` writes it; float64 (p, 3), mm, the points
+    of all contours that can be read; int64 (c,), where those of each begin).
+    """
+    checks = np.empty((len(spans), 2), np.int64)
+    # There is a backslash between two numbers of a contour.
+    most = len(spans) + int(np.count_nonzero(data == ord("\\")))
+    numbers = np.empty(most)
+    count = contour_points.read_contours(
+        data, spans, MAX_COORDINATE_MM, checks, numbers
+    )
+    parts = [numbers[:count]]
+    values = np.where(checks[:, 0] >= contour_points.FEW_POINTS, checks[:, 1], 0)
+    starts = np.cumsum(values) - values
+    for k in np.flatnonzero(checks[:, 0] == contour_points.IRREGULAR).tolist():
+        offset, length = spans[k].tolist()
+        text = data[offset : offset + length].tobytes()
+        status, given = _read_irregular(text)
+        checks[k] = status
+        if checks[k, 0] >= contour_points.FEW_POINTS:
+            starts[k] = count
+            parts.append(given)
+            count += len(given)
+    # A copy, so that memory for more numbers is given back.
+    points = np.concatenate(parts).reshape(-1, 3)
+    return checks, points, starts // 3
+
+
+def _read_irregular(text: bytes) -> tuple[tuple[int, int], Floats]:
+    """Return what a ContourData is, as `read_contours` does, and its numbers."""
     numbers, wrong = _read_numbers(text)
+    given = np.frombuffer(numbers)
     if wrong:
-        return contour_points.NO_NUMBER, wrong
+        return (contour_points.NO_NUMBER, wrong), given
     if len(numbers) % 3:
-        return contour_points.NO_TRIPLES, len(numbers)
+        return (contour_points.NO_TRIPLES, len(numbers)), given
     if max(map(abs, numbers)) > MAX_COORDINATE_MM:
-        return contour_points.TOO_FAR, len(numbers)
+        return (contour_points.TOO_FAR, len(numbers)), given
     values = iter(numbers)
     distinct = set()
     for point in zip(values, values, values, strict=True):
         distinct.add(point)
         if len(distinct) == 3:
-            return contour_points.VALID, len(numbers)
-    return contour_points.FEW_POINTS, len(numbers)
+            return (contour_points.VALID, len(numbers)), given
+    return (contour_points.FEW_POINTS, len(numbers)), given
 
 
 def decode_text(raw: bytes, character_set: bytes) -> tuple[str, bool]:

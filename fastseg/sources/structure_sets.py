@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 from xxhash import xxh3_128_digest
 
-from fastseg._kernels.files import contour_points
 from fastseg._kernels.native.entries import prepare
 from fastseg.bounds import MAX_STRUCTURE_SET_BYTES, MAX_TEXT_BYTES
 from fastseg.choices import Slices
@@ -324,7 +323,7 @@ def _link_sets(
         except (DicomError, OSError) as exc:
             return reason_of(exc, path)
 
-    prepare([(kernel, {}) for kernel in (*KERNELS, contour_points.read_points)])
+    prepare([(kernel, {}) for kernel in KERNELS])
     found = []
     threads = min(usable_cores(), MOST_THREADS, len(paths))
     with (

@@ -37,41 +37,54 @@ def next_decimal(data, start, stop):
 
 
 @kernel
-def check_text(data, start, stop, most_mm):
-    """Return (what data[start:stop] is as a contour, its number of values).
+def read_text(data, start, stop, most_mm, numbers, first):
+    """Read data[start:stop] as a contour; return what it is, and how many values.
 
     most_mm : coordinates that are larger are TOO_FAR
+    numbers : float64 (n,), the values are written from index `first` on
     """
     start, stop = trim(data, start, stop)
     if start == stop:
         return EMPTY, 0
     values = 0
     is_far = False
-    x = y = x0 = y0 = z0 = x1 = y1 = z1 = 0.0
-    distinct = 0
     while start <= stop:
         value, start = next_decimal(data, start, stop)
-        if start == 0:
+        if start == 0 or first + values == len(numbers):
             return IRREGULAR, 0
-        values += 1
         is_far |= abs(value) > most_mm
-        axis = values % 3
-        if axis == 1:
-            x = value
-        elif axis == 2:
-            y = value
-        elif distinct == 0:
-            x0, y0, z0, distinct = x, y, value, 1
-        elif distinct < 3 and (x != x0 or y != y0 or value != z0):
-            if distinct == 1:
-                x1, y1, z1, distinct = x, y, value, 2
-            elif x != x1 or y != y1 or value != z1:
-                distinct = 3
+        numbers[first + values] = value
+        values += 1
     if values % 3:
         return NO_TRIPLES, values
     if is_far:
         return TOO_FAR, values
-    return (VALID if distinct == 3 else FEW_POINTS), values
+    is_valid = has_three_points(numbers, first, first + values)
+    return (VALID if is_valid else FEW_POINTS), values
+
+
+@kernel
+def has_three_points(numbers, first, stop):
+    """Return whether points, three numbers each, are at least three distinct ones."""
+    second = first + 3
+    while second < stop and are_equal(numbers, second, first):
+        second += 3
+    for third in range(second + 3, stop, 3):
+        if not are_equal(numbers, third, first) and not are_equal(
+            numbers, third, second
+        ):
+            return True
+    return False
+
+
+@inlined
+def are_equal(numbers, k, other):
+    """Return whether the points at two indices are equal."""
+    return (
+        numbers[k] == numbers[other]
+        and numbers[k + 1] == numbers[other + 1]
+        and numbers[k + 2] == numbers[other + 2]
+    )
 
 
 @entry(
@@ -79,9 +92,10 @@ def check_text(data, start, stop, most_mm):
     spans="const int64[:, ::1]",
     most_mm="float64",
     checks="int64[:, ::1]",
+    numbers="float64[::1]",
 )
-def check_contours(data, spans, most_mm, checks):
-    """Check the points of contours.
+def read_contours(data, spans, most_mm, checks, numbers):
+    """Read and check the points of contours.
 
     data    : uint8 (n,)
     spans   : int64 (c, 2), offset and length of each ContourData; the length is
@@ -89,33 +103,21 @@ def check_contours(data, spans, most_mm, checks):
     most_mm : coordinates that are larger are TOO_FAR
     checks  : int64 (c, 2), written: what each contour is, and its number of values, 0
         for IRREGULAR
+    numbers : float64 (m,), written: the values of all contours from FEW_POINTS on, one
+        after another. m is at least the number of all backslashes, and c
+
+    Returns how many numbers are written.
     """
+    count = np.int64(0)
     for k in range(len(spans)):
         start = spans[k, 0]
         stop = start + max(spans[k, 1], 0)
-        checks[k, 0], checks[k, 1] = check_text(data, start, stop, most_mm)
-
-
-@entry(
-    data="const uint8[::1]",
-    spans="const int64[:, ::1]",
-    ends="const int64[::1]",
-    points="float64[:, ::1]",
-)
-def read_points(data, spans, ends, points):
-    """Read the points of contours that `check_contours` did not find IRREGULAR.
-
-    data   : uint8 (n,)
-    spans  : int64 (k, 2), as there
-    ends   : int64 (k + 1,), 0 and where the points of each contour end in `points`. A
-        contour that gets no points there is skipped
-    points : float64 (p, 3), written, (x, y, z) in mm
-    """
-    for k in range(len(spans)):
-        start, stop = trim(data, spans[k, 0], spans[k, 0] + max(spans[k, 1], 0))
-        for row in range(ends[k], ends[k + 1]):
-            for axis in range(3):
-                points[row, axis], start = next_decimal(data, start, stop)
+        checks[k, 0], checks[k, 1] = read_text(
+            data, start, stop, most_mm, numbers, count
+        )
+        if checks[k, 0] >= FEW_POINTS:
+            count += checks[k, 1]
+    return count
 
 
 @entry(data="const uint8[::1]", spans="const int64[:, ::1]", numbers="int64[::1]")
