@@ -537,8 +537,8 @@ def fail(output: Output, text: str, status: int) -> NoReturn:
 
 
 def rules_differ(dependent: int, several: int) -> str:
-    """Return on how many classes of images the rule for several rings decides."""
+    """Return how many masks of classes with several rings depend on the fill rule."""
     return (
-        f"in {dependent} of {many(several, '(image, class) pair')} of several rings, "
+        f"{dependent} of {many(several, 'mask')} with several rings depend on --fill: "
         "even-odd, nonzero and union differ"
     )

@@ -202,7 +202,7 @@ def test_masks_that_depend_on_fill_are_counted(fastseg_command, tmp_path):
     save(make_structure_set(contours), tmp_path / "rs.dcm")
     assert fastseg_command("link", tmp_path, "-o", "l.csv").returncode == 0
     sentence = (
-        "in 1 of 2 (image, class) pairs of several rings, even-odd, nonzero and union "
+        "1 of 2 masks with several rings depend on --fill: even-odd, nonzero and union "
         "differ"
     )
     for _ in range(2):
