@@ -849,18 +849,17 @@ class _SetLinker:
         result.images, result.roi = image[first], roi[first]
         if not len(first):
             return
-        bounds = pairwise([*first.tolist(), len(image)])
         numbers = contours.number[contour].tolist()
-        roi_numbers = [self._set.rois[k].number for k in result.roi.tolist()]
+        counts = np.bincount(contours.roi[contours.roi >= 0]).tolist()
+        columns = zip(
+            result.roi.tolist(),
+            pairwise([*first.tolist(), len(image)]),
+            np.maximum.reduceat(off, first).tolist(),
+            strict=True,
+        )
         result.keys = [
-            make_key(number, numbers[start:stop], count, farthest)
-            for number, (start, stop), count, farthest in zip(
-                roi_numbers,
-                bounds,
-                np.bincount(contours.roi[contours.roi >= 0])[result.roi].tolist(),
-                np.maximum.reduceat(off, first).tolist(),
-                strict=True,
-            )
+            make_key(self._set.rois[k].number, numbers[start:stop], counts[k], farthest)
+            for k, (start, stop), farthest in columns
         ]
         reasons: dict[str, NDArray[np.bool_]] = {}
         if lost:
