@@ -256,7 +256,11 @@ class StructureSet:
         counts = self.contours.count[contours]
         ends = np.zeros(len(contours) + 1, np.int64)
         np.cumsum(counts, out=ends[1:])
-        rows = np.repeat(self._starts[contours] - ends[:-1], counts)
+        starts = self._starts[contours]
+        first = int(starts[0]) if len(starts) else 0
+        if (starts - ends[:-1] == first).all():  # they lie side by side
+            return self._points[first : first + int(ends[-1])], ends
+        rows = np.repeat(starts - ends[:-1], counts)
         rows += np.arange(len(rows))
         return self._points[rows], ends
 
@@ -789,6 +793,7 @@ def _read_points(data: NDArray[np.uint8], spans: Ints) -> tuple[Ints, Floats, In
             count += len(given)
     # A copy, so that memory for more numbers is given back.
     points = np.concatenate(parts).reshape(-1, 3)
+    points.flags.writeable = False
     return checks, points, starts // 3
 
 
