@@ -1,13 +1,12 @@
 """RT structure sets: the ROIs and contours of a file.
 
     bytes ──> where the dataset begins ──> walk_sequences ──> columns ──> StructureSet
-                                                              texts ──> points
+                                              └─ read_contours ──> points ──┘
 
 Compiled code finds the elements, in explicit and implicit VR, with lengths or without,
-of either byte order, and as UN. The points stay texts until `StructureSet.points` is
-asked for them. What is wrong with single ROIs and contours are problems of the set; a
-file whose elements do not fit into one another is refused as a whole, because what
-follows would be a guess.
+of either byte order, and as UN; and it reads and checks the points, each once. What is
+wrong with single ROIs and contours are problems of the set; a file whose elements do
+not fit into one another is refused as a whole, because what follows would be a guess.
 """
 
 import re

@@ -190,20 +190,20 @@ def group_names(patients: Mapping[str, Collection[int]]) -> list[Group]:
     variants = sorted(by_spelling.values(), key=lambda x: (-count(x), *rank(x[0])))
     groups: list[Group] = []
     # Indices of groups by side and by first letters: typing errors are in neither.
-    heads: dict[tuple[str, str], list[int]] = defaultdict(list)
+    by_letter: dict[tuple[str, str], list[int]] = defaultdict(list)
     for names in variants:
         spelling = spellings[names[0]]
         keys = {(spelling.side, word[:1]) for word in spelling.words}
         near = [
             k
-            for k in {k for key in keys for k in heads[key]}
+            for k in {k for key in keys for k in by_letter[key]}
             if is_near(spellings[groups[k].names[0]], spelling)
         ]
         if near:
             groups[min(near)].near.extend(names)
             continue
         for key in keys:
-            heads[key].append(len(groups))
+            by_letter[key].append(len(groups))
         groups.append(Group(names, []))
     families: dict[str, list[Group]] = defaultdict(list)
     for group in groups:
