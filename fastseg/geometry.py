@@ -516,10 +516,10 @@ def volume_affine(
     directions : (6,), of the first slice
     spacing_mm : (2,), of the first slice: between rows, between columns
 
-    Returns float64 (4, 4): it times (x, y, z, 1) is (x, y, z, 1) in mm, LPS, for the
-    column x, the row y and the slice z. The step from slice to slice is that from the
-    first to the last origin, divided by d - 1. Raises GeometryError for what `Plane`
-    refuses, for fewer than two slices and for slices that do not rise.
+    Returns float64 (4, 4): it times (slice, row, column, 1), the index of a voxel of
+    an array (D, H, W), is (x, y, z, 1) in mm, LPS. The step from slice to slice is that
+    from the first to the last origin, divided by d - 1. Raises GeometryError for what
+    `Plane` refuses, for fewer than two slices and for slices that do not rise.
     """
     points = _table(origins, "origins", 3)
     vectors = _vector(directions, "directions", 6)
@@ -538,9 +538,9 @@ def volume_affine(
         raise GeometryError("the slices are not sorted by rising position")
     between_rows, between_columns = first.spacing_mm
     affine = np.eye(4)
-    affine[:3, 0] = first.row_direction * between_columns
+    affine[:3, 0] = step
     affine[:3, 1] = first.column_direction * between_rows
-    affine[:3, 2] = step
+    affine[:3, 2] = first.row_direction * between_columns
     affine[:3, 3] = first.origin
     return affine
 

@@ -985,9 +985,10 @@ def test_a_voxel_lies_where_its_slice_puts_it(plane, slices, step, column):
         )
         (patient,) = one.pixel_to_patient([[column, 7]])
         size = np.abs(origins).max() + 100
-        voxel = affine @ [column, 7, z, 1]
+        voxel = affine @ [z, 7, column, 1]
         assert_allclose(voxel[:3], patient, rtol=0, atol=ROUNDING * size)
-    assert np.linalg.det(affine) > 0
+    # Slices rise along the normal: columns, rows and slices are right-handed.
+    assert np.linalg.det(affine[:, [2, 1, 0, 3]]) > 0
 
 
 def test_problems_do_not_depend_on_the_numbers_of_kinds():
@@ -1003,7 +1004,8 @@ def test_problems_do_not_depend_on_the_numbers_of_kinds():
 def test_the_step_of_a_volume_is_that_of_its_ends():
     """A slice between whose position is rounded moves no voxel."""
     affine = geometry.volume_affine([[0, 0, 0], [0, 0, 1.04], [0, 0, 2]], AXIAL, [3, 4])
-    assert_array_equal(affine, np.diag([4, 3, 1, 1]))
+    assert_array_equal(affine @ [1, 1, 1, 1], [4, 3, 1, 1])
+    assert_array_equal(affine[:3, :3], [[0, 0, 4], [0, 3, 0], [1, 0, 0]])
 
 
 def test_other_shapes_are_named_where_slices_are_uneven():

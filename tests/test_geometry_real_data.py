@@ -116,7 +116,7 @@ def test_voxels_lie_where_the_reference_puts_them(real_data, name):
     indices = np.rint(np.linalg.inv(reference) @ affine)
     depth, height, width = pixels[members].shape
     z, y, x = np.indices((depth, height, width)).reshape(3, -1)
-    ours = np.stack([x, y, z, np.ones_like(x)]).astype(np.float64)
+    ours = np.stack([z, y, x, np.ones_like(x)]).astype(np.float64)
     theirs = indices @ ours
     off_mm = np.abs(affine @ ours - reference @ theirs).max()
     assert off_mm <= REFERENCE_TOLERANCE_MM

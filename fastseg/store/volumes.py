@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     slices="samples has the indices of the slices, store[k] is one of them",
     spacing="spacing_mm is that between slices, rows and columns",
     zooms="spacing_mm is that between slices, rows and columns",
-    origin="affine maps (x, y, z) to mm, planes[0].origin is the first slice's",
-    direction="affine maps (x, y, z) to mm, planes[0] has the directions",
+    origin="affine maps indices to mm, planes[0].origin is the first slice's",
+    direction="affine maps indices to mm, planes[0] has the directions",
     meta="store[k].meta holds what the store knows of slice k of `samples`",
     contours="store[k].contours holds those of slice k of `samples`",
 )
@@ -132,11 +132,11 @@ class Volume:
 
     @property
     def affine(self) -> NDArray[np.float64]:
-        """Float64 (4, 4): from the index (x, y, z, 1) of a voxel to (x, y, z, 1) in mm.
+        """Float64 (4, 4): from the index of a voxel to its centre in the patient.
 
-        x is the column, y the row and z the slice. The point is that of the voxel's
-        centre in the patient's coordinate system of DICOM, which is LPS: its x axis
-        points to the left, its y axis to the back and its z axis to the head.
+        It times (slice, row, column, 1), the index in `image`, is (x, y, z, 1) in mm,
+        in the patient's coordinate system of DICOM, which is LPS: its x axis points to
+        the left, its y axis to the back and its z axis to the head.
         """
         return geometry.volume_affine(
             self._column("origin_mm"),

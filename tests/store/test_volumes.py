@@ -95,16 +95,17 @@ def test_a_volume_is_a_view_of_its_slices(opened, folder):
 
 
 def test_the_affine_puts_voxels_where_the_planes_are(opened):
-    """It maps (x, y, z) to the point that the plane of slice z gives for (x, y)."""
+    """It maps the index in `image` to the point that the slice's plane gives."""
     for volume in opened.volumes:
         for z, plane in enumerate(volume.planes):
             points = np.array([[0, 0], [3.5, 1], [7, 4]])
-            ends = np.column_stack([points, np.full(3, z), np.ones(3)])
+            x, y = points.T
+            ends = np.column_stack([np.full(3, z), y, x, np.ones(3)])
             mapped = ends @ volume.affine.T
             assert_allclose(mapped[:, :3], plane.pixel_to_patient(points), atol=1e-9)
             assert_array_equal(mapped[:, 3], 1)
         steps = np.linalg.norm(volume.affine[:3, :3], axis=0)
-        assert_allclose(steps, volume.spacing_mm[::-1])
+        assert_allclose(steps, volume.spacing_mm)
 
 
 def test_slices_that_a_volume_lacks_are_refused(opened):
