@@ -201,7 +201,7 @@ class Dataset(torch.utils.data.Dataset):  # type: ignore[misc]
             return
         except Exception as exc:
             if len(samples) == 1:
-                name = self.preprocessing.describe_sample(int(samples[0]))
+                name = self.preprocessing.describe_entry(int(samples[0]))
                 exc.add_note(f"while making {name}")
                 raise
         # Fill the samples one by one to find the one that fails.

@@ -1,12 +1,14 @@
 """From a store to batches.
 
-schedule ──> loader ──> batches ──> workers ──> preprocessing ──> kernels
-(orders)                (buffers)               (normalization, augmented)
+schedule ──> base ──> batch_queue ──> workers ──> preprocessing ──> kernels
+(orders)   (loader)    (buffers)                  (normalization, augmented)
 
-loader         the public iterator
+loader         Loader: batches of the samples of a store
+base           what all loaders do: iterate, resume, close
 schedule       which samples come in which batch of which rank
 orders         orders of samples as functions of (seed, epoch)
-batches        the queue of batches that threads fill (fastseg/threads.py)
+batches        how the arrays of a batch are unpacked and indexed
+batch_queue    the queue of batches that threads fill (fastseg/threads.py)
 buffers        memory for batches, reused when no array refers to it
 preprocessing  options, images and masks without augmentation
 normalization  stored values to network input

@@ -24,6 +24,7 @@ from fastseg.augment.base import (
 )
 from fastseg.augment.mapping import MappingArrays, Mappings, pixel_ratios
 from fastseg.errors import OptionError
+from fastseg.loading.batches import Batch
 from fastseg.loading.format import BatchFormat
 from fastseg.loading.preprocessing import Preprocessing, StageTimes, used_buckets
 from fastseg.raster.rings import join_rings
@@ -135,6 +136,19 @@ class AugmentedPreprocessing(Preprocessing):
                 for step, value in zip(self.compose, values, strict=True)
             ],
         }
+
+    def assemble(
+        self,
+        image: NDArray[Any],
+        mask: NDArray[Any],
+        samples: NDArray[np.int64],
+        epoch: int,
+        *,
+        with_params: bool = False,
+    ) -> Batch:
+        """Return the batch of arrays that `fill` has written in an epoch."""
+        params = self.describe(samples, epoch) if with_params else None
+        return Batch(image, mask, samples, params)
 
     def parse_params(
         self, params: Mapping[str, Any]

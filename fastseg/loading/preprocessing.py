@@ -13,6 +13,7 @@ from fastseg._kernels.images import gather
 from fastseg._kernels.images.gather import Scaling
 from fastseg.choices import MaskForm
 from fastseg.errors import MissingLabelsError, MissingLabelsWarning, OptionError, one_of
+from fastseg.loading.batches import Batch
 from fastseg.loading.format import MINIMUM, BatchFormat, Missing
 from fastseg.loading.normalization import limits, minima, scale, shift_and_gain
 from fastseg.store.layout import mask_dtype
@@ -134,7 +135,34 @@ class Preprocessing:
             copied += started - located
         return StageTimes(read, copied)
 
-    def describe_sample(self, sample: int) -> str:
+    def assemble(
+        self,
+        image: NDArray[Any],
+        mask: NDArray[Any],
+        samples: NDArray[np.int64],
+        epoch: int,
+        *,
+        with_params: bool = False,
+    ) -> Batch:
+        """Return the batch of arrays that `fill` has written.
+
+        with_params : whether the batch tells the parameters of its augmentation
+        """
+        return Batch(image, mask, samples)
+
+    def read_ahead(self, samples: NDArray[np.int64], epoch: int) -> None:
+        """Ask the system to read what `fill` needs of samples, without waiting."""
+        self.store.read_ahead(samples)
+
+    def identity(self) -> dict[str, Any]:
+        """Return the options of what a sample becomes, as values for JSON."""
+        return self.format.as_dict()
+
+    def index_of(self, sample: int) -> int:
+        """Return the number under which a Loader lists what it has skipped."""
+        return sample
+
+    def describe_entry(self, sample: int) -> str:
         """Return a sample's index, patient, file and store, for an error's note."""
         name = f"sample {sample}"
         if self.store.is_unchanged:  # else the mapped columns cannot be read

@@ -7,15 +7,18 @@ import numpy as np
 from xxhash import xxh3_64_hexdigest
 
 from fastseg.errors import StateError
-from fastseg.loading.format import BatchFormat
 from fastseg.loading.schedule import Schedule
 from fastseg.store.reader import Store
 
 VERSION = 3
 
 
-def identify(store: Store, schedule: Schedule, format: BatchFormat) -> dict[str, Any]:
+def identify(
+    store: Store, schedule: Schedule, options: Mapping[str, Any]
+) -> dict[str, Any]:
     """Return all options and data that determine the batches, as JSON values.
+
+    options : those of what an entry becomes, see `Preprocessing.identity`
 
     `rank` is left out: all ranks are at the same batch, so that any of them can load
     the state of another.
@@ -34,7 +37,7 @@ def identify(store: Store, schedule: Schedule, format: BatchFormat) -> dict[str,
         "weights": _digest(schedule.weights),
         "foreground": None if fraction is None else f"{fraction}, {_digest(flags)}",
         "together": _digest(schedule.groups),
-        **format.as_dict(),
+        **options,
     }
 
 
