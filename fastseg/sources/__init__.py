@@ -4,6 +4,8 @@ base            what a source and a reader must do
 sunnybrook      a source
 tree            all DICOM files below a folder that no source knows
 structure_sets  those of a tree, and the images of their contours
+set_links       the links of one structure set
+roi_classes     the classes of ROIs
 rtstruct        the reader of structure sets
 stacks          the images on whose planes contours lie
 repeats         files that have the SOPInstanceUID of another
