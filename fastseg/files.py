@@ -131,7 +131,7 @@ def read_handle(handle: int, most: int) -> tuple[bytes, Stamp]:
         while len(data) < before.size and (more := os.read(handle, before.size)):
             data += more
         if len(data) != before.size or _stamp(os.fstat(handle)) != before:
-            raise FileChangedError("has changed while it was read; build again")
+            raise FileChangedError("has changed while it was read; try again")
     finally:
         os.close(handle)
     return data, before

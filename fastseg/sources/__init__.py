@@ -5,6 +5,7 @@ sunnybrook      a source
 tree            all DICOM files below a folder that no source knows
 structure_sets  those of a tree, and the images of their contours
 set_links       the links of one structure set
+named_series    the series on which the contours of a structure set may lie
 roi_classes     the classes of ROIs
 rtstruct        the reader of structure sets
 stacks          the images on whose planes contours lie

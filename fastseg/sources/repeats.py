@@ -1,4 +1,4 @@
-"""Files that have the SOPInstanceUID of another: copies of an image, or a mistake."""
+"""Files that have the SOPInstanceUID of another: copies, or a mistake."""
 
 import hashlib
 from collections import defaultdict
@@ -51,6 +51,26 @@ def find_repeats(files: Mapping[str, tuple[Header, ...]]) -> dict[str, str]:
     for paths in by_uid.values():
         if len(paths) > 1:
             left_out |= _compare(paths, files)
+    return left_out
+
+
+def find_repeated_sets(sets: Mapping[str, tuple[str, bytes]]) -> dict[str, str]:
+    """Return the structure sets to leave out because another has their SOPInstanceUID.
+
+    sets : SOPInstanceUID and hash of the bytes of each, by path
+
+    The value is "" for a copy of one that stays, else why the file cannot be used.
+    Without a SOPInstanceUID, files with the same bytes are copies, too.
+    """
+    by_uid: dict[str | bytes, list[str]] = defaultdict(list)
+    for path, (uid, digest) in sets.items():
+        by_uid[uid or digest].append(path)
+    left_out: dict[str, str] = {}
+    for paths in by_uid.values():
+        if len({sets[path][1] for path in paths}) == 1:
+            left_out |= dict.fromkeys(paths[1:], "")
+        else:
+            left_out |= {path: _but(path, paths, "other content") for path in paths}
     return left_out
 
 

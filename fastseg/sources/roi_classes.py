@@ -3,6 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 
@@ -65,44 +66,45 @@ class RoiClasses:
         return sorted(found, key=lambda pair: (-pair[1], natural_key(pair[0])))
 
 
-def reject_twins(sets: Sequence[SetLinks], stacks: Stacks) -> None:
+def reject_shared_classes(sets: Sequence[SetLinks], stacks: Stacks) -> None:
     """Reject the ROIs of a series that belong to one class."""
     owners: dict[tuple[int, str], list[tuple[int, int]]] = defaultdict(list)
-    for number, some in enumerate(sets):
-        series = stacks.series[some.images]
-        pairs = [*zip(series.tolist(), some.roi.tolist(), strict=True)]
-        linked = {(one, some.labels[roi]) for one, roi in pairs}
+    for number, set_links in enumerate(sets):
+        series = stacks.series[set_links.images]
+        pairs = [*zip(series.tolist(), set_links.roi.tolist(), strict=True)]
+        linked = {(one, set_links.labels[roi]) for one, roi in pairs}
         # What is left of a class may be another ROI than the one that is damaged.
-        pairs += [(int(stacks.series[image]), roi) for image, roi in some.lacking]
-        pairs += [(one, roi) for one in some.series for roi in some.lost]
+        pairs += [(int(stacks.series[x]), roi) for x, roi in set_links.incomplete]
+        pairs += [(one, roi) for one in set_links.series for roi in set_links.unlocated]
         for one, roi in dict.fromkeys(pairs):
-            label = some.lost.get(roi, some.labels[roi])
+            label = set_links.unlocated.get(roi, set_links.labels[roi])
             if (one, label) in linked:
                 owners[one, label or ""].append((number, roi))
     # Classes that the same structure sets have on the same series, and their ROIs.
     shared: dict[tuple[int, tuple[int, ...]], list[tuple[str, list[str]]]]
     shared = defaultdict(list)
-    for (one, label), twins in owners.items():
-        if len(twins) == 1:
+    for (one, label), rois in owners.items():
+        if len(rois) == 1:
             continue
-        numbers = tuple(dict.fromkeys(k for k, _ in twins))
+        numbers = tuple(dict.fromkeys(k for k, _ in rois))
         for number in numbers:
-            some = sets[number]
-            is_label = np.array([x == label for x in some.labels])
-            some.drop(is_label[some.roi] & (stacks.series[some.images] == one))
-        if len({k for k, _ in twins}) == len(twins):
-            names = [sets[k].rois[roi] for k, roi in twins]
+            set_links = sets[number]
+            is_label = np.array([x == label for x in set_links.labels])
+            is_there = stacks.series[set_links.images] == one
+            set_links.drop(is_label[set_links.roi] & is_there)
+        if len({k for k, _ in rois}) == len(rois):
+            names = [sets[k].rois[roi] for k, roi in rois]
             shared[one, numbers].append((label, names))
             continue
         if len(numbers) > 1:
-            rois = list_names(
-                [f"ROI {sets[k].names[roi]} of {sets[k].path}" for k, roi in twins]
+            named = list_names(
+                [f"ROI {sets[k].quoted[roi]} of {sets[k].path}" for k, roi in rois]
             )
         else:  # the reject has the path
-            rois = f"ROIs {list_names([sets[k].names[roi] for k, roi in twins])}"
+            named = f"ROIs {list_names([sets[k].quoted[roi] for k, roi in rois])}"
         for number in numbers:
             sets[number].rejects.append(
-                f"{rois} are of one class, {label!r}, on one series "
+                f"{named} are of one class, {label!r}, on one series "
                 f"({name_series(stacks, one)}); {JOIN}, or {TELL_APART}"
             )
     for (one, numbers), found in shared.items():
@@ -120,44 +122,44 @@ def reject_twins(sets: Sequence[SetLinks], stacks: Stacks) -> None:
 
 
 def drop_incomplete(sets: Sequence[SetLinks], stacks: Stacks) -> None:
-    """Drop classes where one of their ROIs cannot be used: a mask would lack it."""
-    lacking: set[tuple[int, str | None]] = set()
-    lost: set[tuple[int, str | None]] = set()
-    for some in sets:
-        lacking |= {(image, some.labels[roi]) for image, roi in some.lacking}
-        lost |= {(one, x) for one in some.series for x in some.lost.values()}
-    if not lacking and not lost:
+    """Drop classes where one of their ROIs cannot be used."""
+    incomplete: set[tuple[int, str | None]] = set()
+    unlocated: set[tuple[int, str | None]] = set()
+    for set_links in sets:
+        incomplete |= {(k, set_links.labels[roi]) for k, roi in set_links.incomplete}
+        unlocated |= {*product(set_links.series, set_links.unlocated.values())}
+    if not incomplete and not unlocated:
         return
-    for some in sets:
-        images = some.images.tolist()
-        labels = [some.labels[roi] for roi in some.roi.tolist()]
-        series = stacks.series[some.images].tolist()
+    for set_links in sets:
+        images = set_links.images.tolist()
+        labels = [set_links.labels[roi] for roi in set_links.roi.tolist()]
+        series = stacks.series[set_links.images].tolist()
         is_dropped = np.array(
             [
-                (image, label) in lacking or (one, label) in lost
+                (image, label) in incomplete or (one, label) in unlocated
                 for image, one, label in zip(images, series, labels, strict=True)
             ],
             np.bool_,
         )
-        for roi in dict.fromkeys(some.roi[is_dropped].tolist()):
-            rows = some.images[is_dropped & (some.roi == roi)].tolist()
+        for roi in dict.fromkeys(set_links.roi[is_dropped].tolist()):
+            rows = set_links.images[is_dropped & (set_links.roi == roi)].tolist()
             paths = list_names([stacks.images[row].path for row in rows])
-            some.rejects.append(
-                f"ROI {some.names[roi]}: is left out on {many(len(rows), 'image')} "
-                f"({paths}), where another ROI of its class, {some.labels[roi]!r}, "
-                "cannot be used"
+            set_links.rejects.append(
+                f"ROI {set_links.quoted[roi]}: is left out on "
+                f"{many(len(rows), 'image')} ({paths}), where another ROI of its "
+                f"class, {set_links.labels[roi]!r}, cannot be used"
             )
-        some.drop(is_dropped)
+        set_links.drop(is_dropped)
 
 
-def alike(labels: Iterable[str], rois: Aliases | None) -> list[str]:
+def note_similar(labels: Iterable[str], rois: Aliases | None) -> list[str]:
     """Return a note on classes that differ in case or Unicode form alone."""
     if rois is not None:
         return []
     spellings: dict[str, list[str]] = defaultdict(list)
     for label in sorted(labels):
         spellings[folded(label, match_case=False)].append(label)
-    alike = [" and ".join(map(repr, some)) for some in spellings.values() if some[1:]]
+    alike = [" and ".join(map(repr, x)) for x in spellings.values() if len(x) > 1]
     if not alike:
         return []
     return [

@@ -3,14 +3,14 @@
 folder ── read_tree ──> structure sets ── one by one ──> names, counted ──> RoiList
 """
 
-import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from xxhash import xxh3_128_digest
 
 from fastseg._kernels.files import content
 from fastseg._kernels.native.entries import prepare
@@ -31,8 +31,9 @@ from fastseg.progress import Progress, silent
 from fastseg.reprs import many
 from fastseg.sources.aliases import WILDCARDS, Aliases, Rois
 from fastseg.sources.lookalikes import group_names, is_near, spelling_of
+from fastseg.sources.repeats import find_repeated_sets
 from fastseg.sources.roi_list import RoiClass, RoiList, RoiName, SeveralRois
-from fastseg.sources.tree import STRUCTURE_SET, read_tree
+from fastseg.sources.tree import STRUCTURE_SET, Patients, read_tree
 from fastseg.tables import Reject, reason_of
 from fastseg.threads import map_ordered, usable_cores
 
@@ -99,18 +100,32 @@ def list_rois(
         raise LinkError(
             f"{folder}: has no RT structure sets; it holds {tree.describe()}"
         )
-    listing = _Listing()
+    sets: dict[str, _Contents] = {}
+    rejects: dict[str, str] = {}
+    patients = Patients(image.header for image in tree.images)
+
+    def read(path: str) -> _Contents | str:
+        return _read(folder / path, patients)
+
     threads = min(usable_cores(), MOST_THREADS)
     with (
         progress("read structure sets", len(paths)) as advance,
-        closing(map_ordered(_read, [folder / path for path in paths], threads)) as all_,
+        closing(map_ordered(read, paths, threads)) as results,
     ):
-        for path, contents in zip(paths, all_, strict=True):
-            listing.add(path, contents)
+        for path, result in zip(paths, results, strict=True):
+            if isinstance(result, str):
+                rejects[path] = result
+            else:
+                sets[path] = result
             advance()
-    notes = listing.notes()
-    with_images = {x.header.patient_id or x.header.study for x in tree.images}
-    if without := len(with_images - {x.patient for x in listing.sets.values()}):
+    repeats = find_repeated_sets({k: (x.instance, x.digest) for k, x in sets.items()})
+    for path, reason in repeats.items():
+        del sets[path]
+        if reason:
+            rejects[path] = reason
+    notes = _notes(sets.values(), sum(not reason for reason in repeats.values()))
+    with_images = {patients.of(image.header) for image in tree.images} - {""}
+    if without := len(with_images - {contents.patient for contents in sets.values()}):
         notes.append(
             f"{without} of {many(len(with_images), 'patient')} with images have no "
             "structure set"
@@ -120,10 +135,10 @@ def list_rois(
             f"{many(len(tree.rejects), 'file')} cannot be read and may be structure "
             "sets; `fastseg link` says why"
         )
-    names = _Names(listing.sets, aliases)
+    names = _Names(sets, aliases)
     return RoiList(
         root=folder,
-        structure_sets=len(listing.sets),
+        structure_sets=len(sets),
         patients=names.all_patients,
         names=tuple(names.listed()),
         classes=tuple(names.classes()),
@@ -131,7 +146,7 @@ def list_rois(
         unused=tuple(aliases.unused(names.patients)) if aliases else (),
         rejects=tuple(
             Reject(str(folder / path), None, reason)
-            for path, reason in sorted(listing.rejects.items())
+            for path, reason in sorted(rejects.items())
         ),
         notes=tuple(notes),
         aliases=aliases,
@@ -139,7 +154,7 @@ def list_rois(
     )
 
 
-def _read(path: Path) -> _Contents | str:
+def _read(path: Path, patients: Patients) -> _Contents | str:
     """Return what a structure set holds, or why it cannot be used."""
     try:
         data, _ = read_file(str(path), MAX_STRUCTURE_SET_BYTES)
@@ -147,9 +162,14 @@ def _read(path: Path) -> _Contents | str:
     except (DicomError, OSError) as exc:
         return reason_of(exc, path)
     uses, unnamed = _uses_of(structure_set)
-    patient = structure_set.patient_id or structure_set.study or str(path)
-    digest = hashlib.blake2b(data, digest_size=16).digest()
-    return _Contents(patient, structure_set.sop_instance, digest, uses, unnamed)
+    patient = patients.named(structure_set.patient_id, structure_set.study)
+    return _Contents(
+        patient or str(path),
+        structure_set.sop_instance,
+        xxh3_128_digest(data),
+        uses,
+        unnamed,
+    )
 
 
 def _uses_of(structure_set: StructureSet) -> tuple[list[_Use], int]:
@@ -182,51 +202,22 @@ def _uses_of(structure_set: StructureSet) -> tuple[list[_Use], int]:
     return uses, sum(has_contours[k] for k in unusable)
 
 
-class _Listing:
-    """Structure sets, added one by one.
+def _notes(sets: Iterable[_Contents], copies: int) -> list[str]:
+    """Return in words what is not counted.
 
-    sets : what is kept of those that can be used, by path
+    copies : number of structure sets that are copies of others
     """
-
-    def __init__(self) -> None:
-        self.sets: dict[str, _Contents] = {}
-        self.rejects: dict[str, str] = {}
-        self.copies = 0
-        self._by_instance: dict[str, str] = {}
-        self._digests: set[bytes] = set()
-
-    def add(self, path: str, contents: _Contents | str) -> None:
-        """Add a structure set, or why it cannot be used."""
-        if isinstance(contents, str):
-            self.rejects[path] = contents
-            return
-        if contents.digest in self._digests:
-            self.copies += 1
-            return
-        self._digests.add(contents.digest)
-        uid = contents.instance
-        first = self._by_instance.setdefault(uid, path) if uid else path
-        if first == path:
-            self.sets[path] = contents
-            return
-        reason = "has the SOPInstanceUID of {} but other content; keep one"
-        self.rejects[path] = reason.format(first)
-        self.rejects.setdefault(first, reason.format(path))
-        self.sets.pop(first, None)
-
-    def notes(self) -> list[str]:
-        """Return in words what else there is."""
-        notes = []
-        if self.copies:
-            noun = "copy" if self.copies == 1 else "copies"
-            notes.append(f"{self.copies} {noun} of structure sets are not counted")
-        unnamed = sum(contents.unnamed for contents in self.sets.values())
-        if unnamed:
-            notes.append(
-                f"{many(unnamed, 'ROI')} without a name or number that can be used, "
-                "not counted; `fastseg link` lists them"
-            )
-        return notes
+    notes = []
+    if copies:
+        noun = "copy" if copies == 1 else "copies"
+        notes.append(f"{copies} {noun} of structure sets are not counted")
+    unnamed = sum(contents.unnamed for contents in sets)
+    if unnamed:
+        notes.append(
+            f"{many(unnamed, 'ROI')} without a name or number that can be used, not "
+            "counted; `fastseg link` lists them"
+        )
+    return notes
 
 
 class _Tally:

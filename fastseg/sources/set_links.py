@@ -18,15 +18,17 @@ from fastseg.dicom.structure_set import (
     OPEN_NONPLANAR,
     OPEN_PLANAR,
     POINT,
+    Contours,
     StructureSet,
 )
-from fastseg.reprs import listed
+from fastseg.sources.named_series import (
+    explain_nowhere,
+    find_candidates,
+    find_patient,
+)
 from fastseg.sources.rtstruct import make_key, name_ranges
 from fastseg.sources.stacks import (
     BY_FRAME,
-    BY_SERIES,
-    NOWHERE,
-    Candidates,
     Matches,
     Stacks,
     match,
@@ -59,8 +61,9 @@ class SetLinks:
 
     path    : relative to the root of the tree
     sop_instance : its SOPInstanceUID
+    digest  : hash of its bytes
     rois    : names of its ROIs
-    names   : the same, as messages call them
+    quoted  : the same, as messages call them
     labels  : the classes of its ROIs, None for those that are not linked
     images, roi : int64 (r,), image and ROI of each row
     keys    : `contour_key` of each row
@@ -68,9 +71,9 @@ class SetLinks:
     ways    : the number of contours that were matched in each way
     left_out : ROI and number of the contours that are no rings, by their kind
     without_contours : ROIs
-    lacking : images and ROIs whose contours there cannot be used, or not all of them
-    lost    : classes of the ROIs that have contours of which nobody knows on which
-        images they lie
+    incomplete : pairs of an image and an ROI that has contours there, of which some
+        cannot be used
+    unlocated : classes of the ROIs that have contours whose images are not known
     series  : those on which contours may lie
     has_other_frame : whether it names images of another frame of reference
     has_other_series : whether it names series that are not here, and contours lie on
@@ -80,8 +83,9 @@ class SetLinks:
 
     path: str
     sop_instance: str
+    digest: bytes
     rois: list[str]
-    names: list[str]
+    quoted: list[str]
     labels: list[str | None] = field(default_factory=list)
     images: Ints = field(default_factory=_no_rows)
     roi: Ints = field(default_factory=_no_rows)
@@ -90,12 +94,17 @@ class SetLinks:
     ways: Counter[int] = field(default_factory=Counter)
     left_out: dict[str, list[str]] = field(default_factory=dict)
     without_contours: list[int] = field(default_factory=list)
-    lacking: set[tuple[int, int]] = field(default_factory=set)
-    lost: dict[int, str] = field(default_factory=dict)
+    incomplete: set[tuple[int, int]] = field(default_factory=set)
+    unlocated: dict[int, str] = field(default_factory=dict)
     series: set[int] = field(default_factory=set)
     has_other_frame: bool = False
     has_other_series: bool = False
     is_empty: bool = False
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The classes of the ROIs that are linked, each once."""
+        return tuple(dict.fromkeys([x for x in self.labels if x is not None]))
 
     def drop(self, is_dropped: NDArray[np.bool_]) -> None:
         """Drop some rows."""
@@ -103,15 +112,22 @@ class SetLinks:
         self.images, self.roi = self.images[kept], self.roi[kept]
         self.keys = [self.keys[k] for k in kept.tolist()]
 
+    def name_contours(self, contours: Contours, indices: Iterable[int]) -> list[str]:
+        """Return contours in words: "ROI 'Heart', contour 3"."""
+        return [
+            f"ROI {self.quoted[contours.roi[k]]}, contour {contours.number[k]}"
+            for k in indices
+        ]
+
     def reject(self, roi: int, contours: Iterable[int], reason: str) -> None:
         """List contours of an ROI as not usable."""
         numbers = sorted(contours)
         named = f"contour {numbers[0]}"
         if len(numbers) > 1:
             named = f"contours {name_ranges(numbers).replace(',', ', ')}, each"
-        self.rejects.append(f"ROI {self.names[roi]}, {named}: {reason}")
+        self.rejects.append(f"ROI {self.quoted[roi]}, {named}: {reason}")
 
-    def refuse(
+    def reject_together(
         self, roi: int, kind: str, contours: Sequence[tuple[int, str, float]]
     ) -> None:
         """List contours of an ROI that cannot be used for one kind of reason, at once.
@@ -138,6 +154,7 @@ class SetLinker:
         patients: Patients,
         structure_set: StructureSet,
         path: str,
+        digest: bytes,
     ):
         self._stacks = stacks
         self._patients = patients
@@ -147,8 +164,9 @@ class SetLinker:
         self._result = SetLinks(
             path=path,
             sop_instance=structure_set.sop_instance,
+            digest=digest,
             rois=rois,
-            names=[
+            quoted=[
                 repr(name) + (f" (number {roi.number})" if counts[name] > 1 else "")
                 for name, roi in zip(rois, structure_set.rois, strict=True)
             ],
@@ -164,21 +182,19 @@ class SetLinker:
         problems = self._problems()
         result.labels = self._usable(labels, problems)
         chosen = self._rings()
-        if not len(chosen) and not result.lost:
+        if not len(chosen) and not result.unlocated:
             return result
         owner, image = resolve(self._stacks, parsed, chosen)
-        patient, problem = self._patient(image)
+        patient, problem = find_patient(self._stacks, self._patients, parsed, image)
         if problem:
             result.rejects.append(problem)
             return result
-        candidates = [
-            self._candidates(roi.frame_of_reference, patient) for roi in parsed.rois
-        ]
+        candidates = find_candidates(self._stacks, parsed, patient)
         if not len(owner) and not any(x.series for x in candidates):
-            result.rejects.append(self._nowhere())
+            result.rejects.append(explain_nowhere(parsed))
             return result
         result.series = {*self._stacks.series[image].tolist()}
-        result.series.update(*(some.series for some in candidates))
+        result.series.update(*(candidate.series for candidate in candidates))
         if not len(chosen):
             return result
         matches = match(
@@ -229,7 +245,7 @@ class SetLinker:
         labels: Sequence[str | None],
         problems: Mapping[tuple[int, int], str],
     ) -> list[str | None]:
-        """Return the labels, None for ROIs that are lost or have no contours.
+        """Return the labels, None for ROIs that cannot be used or have no contours.
 
         Both are noted in the result. An ROI that has no contours, or is not wanted,
         loses nothing by its problems.
@@ -245,8 +261,8 @@ class SetLinker:
                 result.without_contours.append(k)
             elif (k, -1) in problems:
                 usable[k] = None
-                result.lost[k] = label
-                result.rejects.append(f"ROI {result.names[k]}: {problems[k, -1]}")
+                result.unlocated[k] = label
+                result.rejects.append(f"ROI {result.quoted[k]}: {problems[k, -1]}")
         return usable
 
     def _rings(self) -> Ints:
@@ -259,10 +275,7 @@ class SetLinker:
             of_kind = np.flatnonzero(is_ring & (contours.kind == kind))
             is_ring[of_kind] = False
             if len(of_kind):
-                result.left_out[name] = [
-                    f"ROI {result.names[contours.roi[k]]}, contour {contours.number[k]}"
-                    for k in of_kind.tolist()
-                ]
+                result.left_out[name] = result.name_contours(contours, of_kind.tolist())
         nothing: dict[tuple[int, str], list[int]] = defaultdict(list)
         for roi, contour, text, covers_nothing in self._set.problems:
             if covers_nothing and is_ring[contour]:
@@ -271,68 +284,6 @@ class SetLinker:
         for (roi, text), numbers in nothing.items():
             result.reject(roi, numbers, text)
         return np.flatnonzero(is_ring)
-
-    def _patient(self, images: Ints) -> tuple[str, str]:
-        """Return the patient of the structure set, and why it cannot be linked.
-
-        images : those that it names
-
-        The patient is "" if nobody knows it. The reason quotes no ID.
-        """
-        parsed, stacks = self._set, self._stacks
-        own = parsed.patient_id or self._patients.named("", parsed.study)
-        if not parsed.patient_id and own not in stacks.patients_known:
-            own = ""
-        series = {*stacks.series[images].tolist()}
-        theirs = {stacks.patient_of(k) for k in series}
-        for named in parsed.series:
-            some = {stacks.patient_of(k) for k in stacks.in_series(named.uid)}
-            theirs |= {own} if own in some else some
-        if not own and len(theirs) == 1:
-            (own,) = theirs
-        # Images that have lost their PatientID are those of their study.
-        is_lost = own not in stacks.patients_known or theirs == {parsed.study}
-        if is_lost and parsed.study in stacks.patients_known:
-            own = parsed.study
-        if len(theirs) > 1:
-            return own, "names images of several patients; it is damaged, or mixed up"
-        if theirs - {own}:
-            return own, (
-                "is of another patient than the images that it names; correct "
-                "PatientID, or remove the files that do not belong together"
-            )
-        return own, ""
-
-    def _candidates(self, frame: str, patient: str) -> Candidates:
-        """Return where contours of an ROI may lie whose references are not resolved.
-
-        frame : frame of reference of the ROI
-        """
-        stacks, parsed = self._stacks, self._set
-        named: dict[int, set[str]] = defaultdict(set)
-        for series in parsed.series:
-            for number in stacks.in_series(series.uid):
-                if stacks.patient_of(number) == patient:
-                    named[number].add(series.frame_of_reference)
-        if named:
-            # What tells several of them apart: the items that name them, or else their
-            # images.
-            ours = [k for k, frames in named.items() if frame and frame in frames]
-            if len(named) > 1 and len(ours) in (0, len(named)):
-                in_frame = stacks.in_frame(frame, patient)
-                ours = [k for k in named if k in in_frame]
-            return Candidates(BY_SERIES, tuple(ours or named))
-        frame = frame or parsed.frame_of_reference
-        found = stacks.in_frame(frame, patient) if frame else []
-        if len({stacks.patient_of(k) for k in found}) > 1:
-            found = []
-        return Candidates(BY_FRAME, tuple(found), frame)
-
-    def _nowhere(self) -> str:
-        """Return why no contour can be matched."""
-        uids = [series.uid for series in self._set.series]
-        named = f" (it names {listed(uids)})" if uids else ""
-        return f"{NOWHERE}{named}; add the images that it was drawn on"
 
     def _note_frames(self, matches: Matches, chosen: Ints) -> None:
         """Note whether images have another frame of reference than the contours."""
@@ -356,9 +307,9 @@ class SetLinker:
         A mask without one of its rings would be wrong, and nobody would see it.
         """
         result, contours = self._result, self._set.contours
-        lacking, lost = self._refuse(matches, chosen, problems)
-        result.lacking = lacking
-        result.lost.update({of: result.labels[of] or "" for of in lost})
+        incomplete, unlocated = self._refuse(matches, chosen, problems)
+        result.incomplete = incomplete
+        result.unlocated.update({of: result.labels[of] or "" for of in unlocated})
         is_valid = contours.is_valid[chosen]
         ways = matches.ways[is_valid & (matches.ways >= 0)]
         result.ways.update(ways.tolist())
@@ -391,15 +342,15 @@ class SetLinker:
             for k, (start, stop), farthest in columns
         ]
         reasons: dict[str, NDArray[np.bool_]] = {}
-        if lost:
+        if unlocated:
             reason = "is left out: nobody knows on which image another contour lies"
-            reasons[reason] = np.array([of in lost for of in result.roi.tolist()])
-        if lacking:
+            reasons[reason] = np.array([of in unlocated for of in result.roi.tolist()])
+        if incomplete:
             reason = "is left out: another contour of its image cannot be used"
             pairs_of_rows = zip(
                 result.images.tolist(), result.roi.tolist(), strict=True
             )
-            reasons[reason] = np.array([pair in lacking for pair in pairs_of_rows])
+            reasons[reason] = np.array([pair in incomplete for pair in pairs_of_rows])
         reason = (
             "lies on an image with both CLOSED_PLANAR and CLOSEDPLANAR_XOR contours of "
             "the ROI, which do not go together"
@@ -447,10 +398,7 @@ class SetLinker:
                 is_copy[k] = True
         copies = dict.fromkeys(contour[is_copy].tolist())
         if copies:
-            result.left_out[COPY] = [
-                f"ROI {result.names[contours.roi[k]]}, contour {contours.number[k]}"
-                for k in copies
-            ]
+            result.left_out[COPY] = result.name_contours(contours, copies)
         return is_copy
 
     def _drop(
@@ -475,11 +423,11 @@ class SetLinker:
             by_roi: dict[int, set[int]] = defaultdict(set)
             for k in dropped.tolist():
                 by_roi[int(roi[k])].add(numbers[k])
-            for of, some in by_roi.items():
-                result.reject(of, some, reason)
+            for of, dropped_numbers in by_roi.items():
+                result.reject(of, dropped_numbers, reason)
         if is_dropped.any():
             images, rois = result.images[is_dropped], result.roi[is_dropped]
-            result.lacking.update(zip(images.tolist(), rois.tolist(), strict=True))
+            result.incomplete.update(zip(images.tolist(), rois.tolist(), strict=True))
             result.drop(is_dropped)
 
     def _refuse(
@@ -490,8 +438,7 @@ class SetLinker:
     ) -> tuple[set[tuple[int, int]], set[int]]:
         """Reject the contours that are damaged or belong to no image.
 
-        Returns the images and ROIs that lack a contour, and the ROIs of which nobody
-        knows which images do.
+        Returns `SetLinks.incomplete`, and the ROIs of `SetLinks.unlocated`.
         """
         contours, result = self._set.contours, self._result
         roi, number = contours.roi[chosen].tolist(), contours.number[chosen].tolist()
@@ -500,23 +447,23 @@ class SetLinker:
         for k in np.flatnonzero(~is_valid).tolist():
             text = problems[roi[k], int(chosen[k])]
             refused[roi[k], text].append((number[k], text, np.nan))
-        lacking: set[tuple[int, int]] = set()
-        lost: set[int] = set()
+        incomplete: set[tuple[int, int]] = set()
+        unlocated: set[int] = set()
         for k, kind, text, off, images in matches.unmatched:
-            lacking.update((image, roi[k]) for image in images)
+            incomplete.update((image, roi[k]) for image in images)
             if is_valid[k]:
                 refused[roi[k], kind].append((number[k], text, off))
             elif not images and np.isnan(off):
-                lost.add(roi[k])
+                unlocated.add(roi[k])
         for pair in np.flatnonzero(~is_valid[matches.contour]).tolist():
-            lacking.add((int(matches.image[pair]), roi[matches.contour[pair]]))
+            incomplete.add((int(matches.image[pair]), roi[matches.contour[pair]]))
         counts: Counter[str] = Counter()
-        for (_, kind), some in refused.items():
-            counts[kind] += len(some)
-        for (of, kind), some in refused.items():
+        for (_, kind), contours_of in refused.items():
+            counts[kind] += len(contours_of)
+        for (of, kind), contours_of in refused.items():
             if counts[kind] > CONTOURS_LISTED:
-                result.refuse(of, kind, some)
+                result.reject_together(of, kind, contours_of)
                 continue
-            for n, reason, _ in some:
+            for n, reason, _ in contours_of:
                 result.reject(of, [n], reason)
-        return lacking, lost
+        return incomplete, unlocated

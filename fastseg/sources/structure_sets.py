@@ -5,34 +5,37 @@ structure sets ── side by side ──> SetLinks ── classes ──> rows 
 Of each structure set only its rows and problems are kept.
 """
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
+from xxhash import xxh3_128_digest
 
 from fastseg._kernels.native.entries import prepare
 from fastseg.bounds import MAX_STRUCTURE_SET_BYTES
 from fastseg.choices import Slices
-from fastseg.dicom.structure_set import KERNELS, StructureSet, read_structure_set
+from fastseg.dicom.structure_set import KERNELS, read_structure_set
 from fastseg.errors import DicomError, LinkError
-from fastseg.files import open_regular
+from fastseg.files import read_file
 from fastseg.links import Link, Links, LinkTable, Texts
 from fastseg.paths import natural_key
 from fastseg.progress import Progress
 from fastseg.reprs import listed, many
 from fastseg.sources.aliases import Aliases
+from fastseg.sources.repeats import find_repeated_sets
 from fastseg.sources.roi_classes import (
     RoiClasses,
-    alike,
     drop_incomplete,
-    reject_twins,
+    note_similar,
+    reject_shared_classes,
 )
 from fastseg.sources.rtstruct import RtStruct
 from fastseg.sources.set_links import LEFT_OUT, SetLinker, SetLinks
-from fastseg.sources.stacks import BY_FRAME, BY_INSTANCE, BY_SERIES, Stacks, list_names
+from fastseg.sources.stacks import BY_FRAME, BY_INSTANCE, BY_SERIES, Stacks
 from fastseg.sources.tree import (
     DUPLICATE,
     STRUCTURE_SET,
@@ -90,34 +93,35 @@ def link_structure_sets(
     classes = RoiClasses(labels, rois)
     others = {kind: list(paths) for kind, paths in tree.others.items()}
     paths = others.pop(STRUCTURE_SET)
-    found = _link_sets(tree, paths, _Linker(stacks, patients, classes), progress)
+    found = _link_sets(tree, paths, _Linker(tree, stacks, patients, classes), progress)
     sets: list[SetLinks] = []
-    for path, some in zip(paths, found, strict=True):
-        if isinstance(some, str):
-            rejects.append(Reject(str(tree.root / path), None, some))
-        elif some.is_empty:
+    for path, result in zip(paths, found, strict=True):
+        if isinstance(result, str):
+            rejects.append(Reject(str(tree.root / path), None, result))
+        elif result.is_empty:
             others.setdefault(EMPTY, []).append(path)
         else:
-            sets.append(some)
-    known = dict.fromkeys(name for some in sets for name in some.rois)
+            sets.append(result)
+    known = dict.fromkeys(name for x in sets for name in x.rois)
     sets = _without_repeats(tree, sets, others, rejects)
     names: Counter[str] = Counter()
     outlined: Counter[str] = Counter()
-    for some in sets:
-        names.update(dict.fromkeys(some.rois, 1))
-        outlined.update(dict.fromkeys([x for x in some.labels if x is not None], 1))
+    for set_links in sets:
+        names.update(dict.fromkeys(set_links.rois, 1))
+        outlined.update(set_links.classes)
     classes.check(tree.root, known, outlined)
     if join:
         drop_incomplete(sets, stacks)
     else:
-        reject_twins(sets, stacks)
-    for some in sets:
-        file = str(tree.root / some.path)
-        rejects += [Reject(file, None, reason) for reason in some.rejects]
-        for kind, contours in some.left_out.items():
-            others.setdefault(kind, []).extend(f"{some.path}: {x}" for x in contours)
+        reject_shared_classes(sets, stacks)
+    for set_links in sets:
+        file = str(tree.root / set_links.path)
+        rejects += [Reject(file, None, reason) for reason in set_links.rejects]
+        for kind, contours in set_links.left_out.items():
+            lines = [f"{set_links.path}: {x}" for x in contours]
+            others.setdefault(kind, []).extend(lines)
     other = classes.other(names)
-    if slices != "all" and not rejects and not any(len(some.keys) for some in sets):
+    if slices != "all" and not rejects and not any(len(x.keys) for x in sets):
         text = f"{tree.root}: its structure sets have no contours to link"
         kinds = [
             many(len(others[kind]), kind)
@@ -131,8 +135,8 @@ def link_structure_sets(
             text += "; `fastseg rois` lists all names, and which are like those given"
         raise LinkError(f'{text}; slices="all" (--slices all) links the images alone')
     is_outlined = np.zeros(len(images), np.bool_)
-    for some in sets:
-        is_outlined[some.images] = True
+    for set_links in sets:
+        is_outlined[set_links.images] = True
     chosen, kept = _choose(stacks, is_outlined, slices)
     links, order, notes = place_sorted([images[k] for k in chosen], patients, kept)
     unlabelled = int(np.count_nonzero(~is_outlined))
@@ -152,43 +156,25 @@ def link_structure_sets(
         unlabelled=unlabelled,
         ignored=tree.ignored,
         left_out={kind: others[kind] for kind in sorted(others)},
-        notes=[*notes, *_notes(sets, other), *alike(outlined, rois), *hints],
+        notes=[*notes, *_notes(sets, other), *note_similar(outlined, rois), *hints],
     )
 
 
 def _link_sets(
     tree: Tree, paths: Sequence[str], linker: "_Linker", progress: Progress
-) -> list["SetLinks | str"]:
-    """Return what each structure set gives, or why it cannot be used."""
-
-    def link(path: str) -> SetLinks | str:
-        try:
-            return linker.link(read_structure_set(_read(tree, path), path), path)
-        except (DicomError, OSError) as exc:
-            return reason_of(exc, path)
-
+) -> list[SetLinks | str]:
+    """Return the links of each structure set, or why it cannot be used."""
     prepare([(kernel, {}) for kernel in KERNELS])
-    found = []
+    results = []
     threads = min(usable_cores(), MOST_THREADS, len(paths))
     with (
         progress("read structure sets", len(paths)) as advance,
-        closing(map_ordered(link, paths, threads)) as results,
+        closing(map_ordered(linker.link, paths, threads)) as links,
     ):
-        for result in results:
-            found.append(result)
+        for result in links:
+            results.append(result)
             advance()
-    return found
-
-
-def _read(tree: Tree, path: str) -> bytes:
-    """Return the bytes of a structure set, or raise DicomError, OSError."""
-    with open_regular(tree.root / path) as file:
-        data: bytes = file.read(MAX_STRUCTURE_SET_BYTES + 1) or b""
-    if len(data) > MAX_STRUCTURE_SET_BYTES:
-        raise DicomError(
-            f"{path}: is a structure set of more than {MAX_STRUCTURE_SET_BYTES} bytes"
-        )
-    return data
+    return results
 
 
 def _without_repeats(
@@ -202,30 +188,13 @@ def _without_repeats(
     others  : the copies are added
     rejects : those that differ are added
     """
-    by_instance: dict[str, list[SetLinks]] = defaultdict(list)
-    for k, some in enumerate(sets):
-        by_instance[some.sop_instance or f"{k}"].append(some)
-    kept = []
-    for same in by_instance.values():
-        first, *rest = same
-        copies = [some for some in rest if _are_equal(tree, first.path, some.path)]
-        if len(copies) == len(rest):
-            if copies:
-                others.setdefault(DUPLICATE, []).extend(x.path for x in copies)
-            kept.append(first)
-            continue
-        for some in same:
-            names = list_names([other.path for other in same if other is not some])
-            reason = f"has the SOPInstanceUID of {names} but other content; keep one"
-            rejects.append(Reject(str(tree.root / some.path), None, reason))
-    return kept
-
-
-def _are_equal(tree: Tree, path: str, other: str) -> bool:
-    try:
-        return _read(tree, path) == _read(tree, other)
-    except (DicomError, OSError):
-        return False
+    repeats = find_repeated_sets({x.path: (x.sop_instance, x.digest) for x in sets})
+    for path, reason in repeats.items():
+        if reason:
+            rejects.append(Reject(str(tree.root / path), None, reason))
+        else:
+            others.setdefault(DUPLICATE, []).append(path)
+    return [x for x in sets if x.path not in repeats]
 
 
 def _choose(
@@ -248,26 +217,24 @@ def _with_contours(links: Links, images: Ints, sets: Sequence[SetLinks]) -> Link
     links  : sorted, without contours
     images : int64 (n,), the image of each
     """
-    sets = [some for some in sets if some.keys]
+    sets = [x for x in sets if x.keys]
     if not sets:
         return links
     at = np.empty(int(images.max()) + 1, np.int64)
     at[images] = np.arange(len(images))
-    position = at[np.concatenate([some.images for some in sets])]
+    position = at[np.concatenate([x.images for x in sets])]
     # Code 0 of each column is for images without contours.
     files = Links.of(
-        [Link("p", "i"), *(Link("p", "i", some.path, label="x") for some in sets)]
+        [Link("p", "i"), *(Link("p", "i", x.path, label="x") for x in sets)]
     ).contour_path
-    file = np.repeat(np.arange(1, len(sets) + 1), [len(some.keys) for some in sets])
-    labels = ["", *sorted({x for some in sets for x in some.labels if x is not None})]
+    file = np.repeat(np.arange(1, len(sets) + 1), [len(x.keys) for x in sets])
+    labels = ["", *sorted({*chain(*(x.classes for x in sets))})]
     codes = {label: code for code, label in enumerate(labels)}
     label = np.concatenate(
-        [np.array([codes[x or ""] for x in some.labels])[some.roi] for some in sets]
+        [np.array([codes[label or ""] for label in x.labels])[x.roi] for x in sets]
     )
     keys: dict[str, int] = {"": 0}
-    key = np.array(
-        [keys.setdefault(key, len(keys)) for some in sets for key in some.keys]
-    )
+    key = np.array([keys.setdefault(key, len(keys)) for x in sets for key in x.keys])
     key_ranks = Texts(np.arange(len(keys), dtype=np.int32), (*keys,)).ranks(natural_key)
     folder_ranks, file_ranks = files.ranks()
     order = np.lexsort(
@@ -297,25 +264,25 @@ def _notes(sets: Sequence[SetLinks], other: Sequence[tuple[str, int]]) -> list[s
 
     other : names of ROIs that have no class, and how many structure sets have them
     """
-    ways: Counter[int] = sum((some.ways for some in sets), Counter())
+    ways: Counter[int] = sum((x.ways for x in sets), Counter())
     counts = [f"{ways[way]} {text}" for way, text in WAYS.items() if ways[way]]
     note = many(len(sets), "structure set")
     if counts:
         note += f", contours matched: {', '.join(counts)}"
     notes = [note]
-    others = sum(some.has_other_frame for some in sets)
+    others = sum(x.has_other_frame for x in sets)
     if others:
         notes.append(
             f"{many(others, 'structure set')} with another frame of reference than the "
             "images that are named: matched all the same"
         )
-    others = sum(some.has_other_series for some in sets)
+    others = sum(x.has_other_series for x in sets)
     if others:
         notes.append(
             f"{many(others, 'structure set')} whose named series are not here: drawn "
             "on others in the same frame of reference"
         )
-    empty = Counter(some.rois[roi] for some in sets for roi in some.without_contours)
+    empty = Counter(x.rois[roi] for x in sets for roi in x.without_contours)
     if empty:
         names = [f"{x!r} ({n})" if n > 1 else repr(x) for x, n in empty.most_common()]
         notes.append(f"{many(empty.total(), 'ROI')} without contours: {listed(names)}")
@@ -332,12 +299,19 @@ def _notes(sets: Sequence[SetLinks], other: Sequence[tuple[str, int]]) -> list[s
 class _Linker:
     """Links structure sets; threads share it."""
 
+    tree: Tree
     stacks: Stacks
     patients: Patients
     classes: RoiClasses
 
-    def link(self, structure_set: StructureSet, path: str) -> SetLinks:
-        """Return what a structure set gives."""
-        return SetLinker(self.stacks, self.patients, structure_set, path).link(
-            [self.classes.wanted(roi.name) for roi in structure_set.rois]
+    def link(self, path: str) -> SetLinks | str:
+        """Return the links of a structure set, or why it cannot be used."""
+        try:
+            data, _ = read_file(str(self.tree.root / path), MAX_STRUCTURE_SET_BYTES)
+            structure_set = read_structure_set(data, path)
+        except (DicomError, OSError) as exc:
+            return reason_of(exc, path)
+        linker = SetLinker(
+            self.stacks, self.patients, structure_set, path, xxh3_128_digest(data)
         )
+        return linker.link([self.classes.wanted(x.name) for x in structure_set.rois])
