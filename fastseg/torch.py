@@ -42,6 +42,7 @@ from fastseg.loading.stats import Stats
 from fastseg.notebook import MAX_SAMPLES, as_html
 from fastseg.paths import StrPath
 from fastseg.reprs import once_made
+from fastseg.store.pixels import signed_view
 from fastseg.store.reader import Store, as_store
 from fastseg.store.selection import check_indices
 
@@ -582,15 +583,10 @@ def _as_tensors(batch: Batch) -> TorchBatch:
     """Return tensors that share the memory of a batch's arrays."""
     return TorchBatch(
         torch.from_numpy(batch.image),
-        torch.from_numpy(_signed_view(batch.mask)),
+        torch.from_numpy(signed_view(batch.mask)),
         torch.from_numpy(batch.index),
         batch.params,
     )
-
-
-def _signed_view(mask: NDArray[Any]) -> NDArray[Any]:
-    """Return a view that torch can shift: the same bits, signed if wider than 8."""
-    return mask if mask.itemsize == 1 else mask.view(f"i{mask.itemsize}")
 
 
 def _as_device(device: Any) -> torch.device:

@@ -37,6 +37,21 @@ class MappedFile:
             self.status.st_ctime_ns,
         )
 
+    def map_privately(self, offset: int, size: int) -> memoryview:
+        """Return bytes of the file that may be written to, and map them again.
+
+        Writing to a page copies it first, so that it changes neither the file nor what
+        others see of it.
+        """
+        start = offset - offset % mmap.ALLOCATIONGRANULARITY
+        pages = mmap.mmap(
+            self._handle,
+            offset + size - start,
+            access=mmap.ACCESS_COPY,
+            offset=start,
+        )
+        return memoryview(pages)[offset - start :]
+
     def check(self) -> None:
         """Raise StoreError if the file has changed since it was mapped, in 4 us.
 

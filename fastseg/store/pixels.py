@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from fastseg.errors import StoreError
 from fastseg.store.compression import Codec
+from fastseg.store.mapped_file import MappedFile
 
 Columns = Mapping[str, NDArray[Any]]
 
@@ -32,11 +33,17 @@ class Stack(NamedTuple):
     subset: slice
 
 
+def signed_view(mask: NDArray[Any]) -> NDArray[Any]:
+    """Return a view that torch can shift: the same bits, signed if wider than 8."""
+    return mask if mask.itemsize == 1 else mask.view(f"i{mask.itemsize}")
+
+
 class MappedPixels:
     """Pixels of a store without compression: views of the memory map."""
 
     def __init__(
         self,
+        file: MappedFile,
         items: Columns,
         images: dict[str, NDArray[Any]],
         masks: dict[str, NDArray[Any]],
@@ -44,6 +51,7 @@ class MappedPixels:
     ):
         self.images = images
         self.masks = masks
+        self._file = file
         self._bucket = items["bucket"]
         self._row = items["row"]
         self._arrays = list(zip(images.values(), masks.values(), strict=True))
@@ -61,13 +69,19 @@ class MappedPixels:
         mask: NDArray[Any] = self._arrays[self._bucket[item]][1][self._row[item]]
         return mask
 
-    def images_of(self, items: range) -> NDArray[Any]:
-        """Return a view of items that have consecutive rows of one bucket."""
-        return self._rows(0, items)
+    def images_of(self, items: range, *, writable: bool = False) -> NDArray[Any]:
+        """Return a view of items that have consecutive rows of one bucket.
 
-    def masks_of(self, items: range) -> NDArray[Any]:
-        """Return a view of items that have consecutive rows of one bucket."""
-        return self._rows(1, items)
+        writable : a view of private pages, which become copies when they are written to
+        """
+        return self._rows(0, items, writable)
+
+    def masks_of(self, items: range, *, writable: bool = False) -> NDArray[Any]:
+        """Return a view of items that have consecutive rows of one bucket.
+
+        writable : a view of private pages, which become copies when they are written to
+        """
+        return self._rows(1, items, writable)
 
     def stacks(self, items: NDArray[np.int64]) -> Iterator[Stack]:
         """Yield one stack for each bucket that has some of the items."""
@@ -91,11 +105,17 @@ class MappedPixels:
             ):
                 yield offset + row * array[0].nbytes, array[0].nbytes
 
-    def _rows(self, kind: int, items: range) -> NDArray[Any]:
+    def _rows(self, kind: int, items: range, writable: bool) -> NDArray[Any]:
         """Return the images (kind 0) or the masks (kind 1) of consecutive rows."""
-        array: NDArray[Any] = self._arrays[self._bucket[items.start]][kind]
-        row = self._row[items.start]
-        return array[row : row + len(items)]
+        bucket = self._bucket[items.start]
+        row = int(self._row[items.start])
+        array: NDArray[Any] = self._arrays[bucket][kind]
+        rows = array[row : row + len(items)]
+        if not writable:
+            return rows
+        offset = self._offsets[bucket][kind] + row * array[0].nbytes
+        pages = self._file.map_privately(offset, rows.nbytes)
+        return np.frombuffer(pages, array.dtype).reshape(rows.shape)
 
 
 class CompressedPixels:
@@ -137,13 +157,13 @@ class CompressedPixels:
         """Return a new array."""
         return self._decode(1, item)
 
-    def images_of(self, items: range) -> NDArray[Any]:
+    def images_of(self, items: range, *, writable: bool = False) -> NDArray[Any]:
         """Return the images of one shape and dtype as a new array."""
-        return self._decode_all(0, items)
+        return self._decode_all(0, items, writable)
 
-    def masks_of(self, items: range) -> NDArray[Any]:
+    def masks_of(self, items: range, *, writable: bool = False) -> NDArray[Any]:
         """Return the masks of one shape as a new array."""
-        return self._decode_all(1, items)
+        return self._decode_all(1, items, writable)
 
     def stacks(self, items: NDArray[np.int64]) -> Iterator[Stack]:
         """Yield a stack for each item, while its pixels are in the core's caches."""
@@ -156,9 +176,9 @@ class CompressedPixels:
         for chunks in self._chunks:
             yield from chunks[items].tolist()
 
-    def _decode_all(self, kind: int, items: range) -> NDArray[Any]:
+    def _decode_all(self, kind: int, items: range, writable: bool) -> NDArray[Any]:
         arrays = np.stack([self._decode(kind, item) for item in items])
-        arrays.flags.writeable = False  # as those of one item
+        arrays.flags.writeable = writable  # those of one item are not
         return arrays
 
     def _decode(self, kind: int, item: int) -> NDArray[Any]:

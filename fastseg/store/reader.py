@@ -150,7 +150,7 @@ class Store:
                 for name in layout.TABLES
             }
             self._items = self._tables["items"]
-            self._pixels = self._open_pixels(datasets)
+            self._pixels = self._open_pixels(mapped, datasets)
             self.percentile_ranks = datasets.percentile_ranks()
             self.offsets: Mapping[str, int] = datasets.offsets
             counts = [count for _, count in buckets.values()]
@@ -164,13 +164,14 @@ class Store:
             compression.require(f"{self.path}: reading a compressed store")
 
     def _open_pixels(
-        self, datasets: checks.Datasets
+        self, mapped: MappedFile, datasets: checks.Datasets
     ) -> MappedPixels | CompressedPixels:
         if self.compression:
             codecs = [datasets.codecs(b, self.classes) for b in self.buckets.values()]
             return CompressedPixels(self._items, self._map, codecs, self.path)
         pixels = {name: datasets.pixels(name) for name in self.buckets}
         return MappedPixels(
+            mapped,
             self._items,
             {name: images for name, (images, _) in pixels.items()},
             {name: masks for name, (_, masks) in pixels.items()},

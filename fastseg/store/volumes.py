@@ -8,13 +8,17 @@ from numpy.typing import NDArray
 
 from fastseg import geometry
 from fastseg.calls import advise_attributes
-from fastseg.errors import shown
+from fastseg.errors import missing_extra, shown
 from fastseg.geometry import Plane
 from fastseg.notebook import MAX_SAMPLES, as_html
 from fastseg.reprs import many, short
+from fastseg.store.pixels import signed_view
+from fastseg.store.selection import has_class
 from fastseg.store.text import decode
 
 if TYPE_CHECKING:
+    import torch
+
     from fastseg.store.reader import Store
 
 
@@ -35,7 +39,6 @@ if TYPE_CHECKING:
     origin="affine maps indices to mm, planes[0].origin is the first slice's",
     direction="affine maps indices to mm, planes[0] has the directions",
     meta="store[k].meta holds what the store knows of slice k of `samples`",
-    contours="store[k].contours holds those of slice k of `samples`",
 )
 class Volume:
     """A volume of a store: slices of one series that are parallel and evenly spaced.
@@ -90,6 +93,45 @@ class Volume:
         bit = mask.dtype.type(1 << self._store.class_index(name))
         covered: NDArray[np.bool_] = (mask & bit) != 0
         return covered
+
+    def tensor(self) -> "torch.Tensor":
+        """Return the stored values as a tensor (D, H, W) that may be written to.
+
+        It is a view of the file, without a copy: a page that is written to becomes one
+        first, so that the file stays as it is, and so do other arrays and tensors. The
+        values of a compressed store are decompressed. The dtype is that of `image`.
+
+        Raises MissingExtraError without torch.
+        """
+        torch = _import_torch("Volume.tensor")
+        self._store.check()
+        return torch.from_numpy(
+            self._store._pixels.images_of(self.samples, writable=True)
+        )
+
+    def mask_tensor(self) -> "torch.Tensor":
+        """Return the bit fields as a tensor (D, H, W) that may be written to.
+
+        As `tensor` does for the stored values. If there are more than 8 classes, they
+        are int16, int32 or int64 with the same bits, because torch cannot shift
+        unsigned integers wider than 8 bits.
+        """
+        torch = _import_torch("Volume.mask_tensor")
+        self._store.check()
+        masks = self._store._pixels.masks_of(self.samples, writable=True)
+        return torch.from_numpy(signed_view(masks))
+
+    @property
+    def contours(self) -> tuple[dict[str, list[NDArray[np.float64]]], ...]:
+        """The rings of each slice by class, as `Sample.contours` has those of one."""
+        return tuple(self._store[k].contours for k in self.samples)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes that have a contour on any slice."""
+        labelled = np.bitwise_or.reduce(self.labelled)
+        names = enumerate(self._store.classes)
+        return tuple(name for k, name in names if has_class(labelled, k))
 
     @property
     def labelled(self) -> NDArray[Any]:
@@ -215,6 +257,15 @@ class Volume:
     def _text(self, name: str) -> str:
         (text,) = decode(self._store, [self._value(name)])
         return text
+
+
+def _import_torch(purpose: str) -> Any:
+    """Return torch, or raise MissingExtraError."""
+    try:
+        import torch
+    except ModuleNotFoundError as exc:
+        raise missing_extra(purpose, "torch") from exc
+    return torch
 
 
 @advise_attributes(

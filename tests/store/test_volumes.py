@@ -3,7 +3,9 @@
 import pickle
 import re
 import shutil
+import sys
 from itertools import pairwise
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -15,7 +17,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import fastseg
 from fastseg import geometry
-from fastseg.errors import RejectedWarning, StoreError
+from fastseg.errors import MissingExtraError, RejectedWarning, StoreError
 from fastseg.geometry import Plane
 from fastseg.links import LinkTable
 from fastseg.store import checks, layout
@@ -138,9 +140,89 @@ def test_a_volume_knows_its_modality_and_what_was_outlined(folder, tmp_path):
         [0] * 4,
         [0] * 3,
     ]
+    assert [volume.classes for volume in store.volumes] == [("a", "b"), (), ()]
+    first, *others = (volume.contours for volume in store.volumes)
+    assert [[*rings] for rings in first] == [[], ["b"], ["a", "b"], []]
+    assert_array_equal(first[2]["a"], [[[1, 1], [4, 1], [4, 3]]])
+    assert others == [({},) * 4, ({},) * 3]
     for name in ("modalities", "outlined"):
         with pytest.raises(AttributeError, match=r"modality is|labelled is"):
             getattr(store.volumes[0], name)
+
+
+def outlined(folder, base, count, **options):
+    """Build a store in which a slice has a contour of each of `count` classes."""
+    base = shutil.copytree(folder, base)
+    (base / "ring.txt").write_text("1 1\n4 1\n4 3\n")
+    links = list(table_of(base).links)
+    links[1:2] = [
+        links[1]._replace(contour_path="ring.txt", label=f"class{k}")
+        for k in range(count)
+    ]
+    return build(LinkTable(base=base, links=links), base / "s.h5", **options)
+
+
+@pytest.mark.parametrize("compress", [False, True])
+@pytest.mark.parametrize("count", [8, 9, 17, 33])
+def test_tensors_have_what_arrays_have(folder, tmp_path, compress, count):
+    """They have its shape and values; wide bit fields are signed, so that >> works."""
+    torch = pytest.importorskip("torch")
+    store = outlined(folder, tmp_path / "data", count, compress=compress)
+    for volume in store.volumes:
+        image, mask = volume.tensor(), volume.mask_tensor()
+        assert image.dtype == torch.uint16
+        assert_array_equal(image.numpy(), volume.image, strict=True)
+        assert mask.element_size() == volume.mask.itemsize
+        for k in range(count):
+            covered = (mask >> k) & 1 == 1
+            assert_array_equal(covered.numpy(), volume.mask_of(f"class{k}"))
+    assert store.volumes[0].mask_of("class0")[1].any()
+
+
+@pytest.mark.parametrize("compress", [False, True])
+def test_writing_to_a_tensor_changes_it_alone(folder, tmp_path, compress):
+    """Neither the file nor any other array or tensor sees what is written."""
+    torch = pytest.importorskip("torch")
+    store = outlined(folder, tmp_path / "data", 2, compress=compress)
+    volume = store.volumes[1]
+    before = store.path.read_bytes(), volume.image.copy(), volume.mask.copy()
+    image, other, mask = volume.tensor(), volume.tensor(), volume.mask_tensor()
+    image.view(torch.int16).zero_()
+    mask.bitwise_not_()
+    assert not image.numpy().any()
+    assert_array_equal(mask.numpy(), ~before[2])
+    assert_array_equal(other.numpy(), before[1])
+    assert_array_equal(volume.image, before[1])
+    assert_array_equal(volume.mask, before[2])
+    assert store.path.read_bytes() == before[0]
+    store.close()
+    assert not image.numpy().any()
+    assert_array_equal(other.numpy(), before[1])
+
+
+def test_a_tensor_is_a_view_of_the_file(opened):
+    """Its memory is a private map of the file, which is unmapped with the tensor."""
+    pytest.importorskip("torch")
+
+    def private_maps():
+        lines = Path("/proc/self/maps").read_text().splitlines()
+        return [line for line in lines if "rw-p" in line and str(opened.path) in line]
+
+    tensor = opened.volumes[2].tensor()
+    (line,) = private_maps()
+    start, stop = (int(number, 16) for number in line.split()[0].split("-"))
+    assert start <= tensor.data_ptr() < stop
+    del tensor
+    assert not private_maps()
+
+
+def test_tensors_need_torch(opened, monkeypatch):
+    """Without it, the error says what to install."""
+    monkeypatch.setitem(sys.modules, "torch", None)
+    for name in ("tensor", "mask_tensor"):
+        message = f"Volume.{name} needs an optional package: pip install torch"
+        with pytest.raises(MissingExtraError, match=message):
+            getattr(opened.volumes[0], name)()
 
 
 def test_samples_know_their_plane(opened, folder):
@@ -218,6 +300,10 @@ def test_volumes_of_a_closed_store_raise(opened):
         lambda: volumes[0],
         lambda: volume.image,
         lambda: volume.mask_of("a"),
+        lambda: volume.tensor(),
+        lambda: volume.mask_tensor(),
+        lambda: volume.contours,
+        lambda: volume.classes,
         lambda: volume.samples,
         lambda: volume.affine,
         lambda: volume.plane(0),
