@@ -33,7 +33,7 @@ from fastseg.errors import (
 )
 from fastseg.escapes import escaped
 from fastseg.loading.augmented import AugmentedPreprocessing
-from fastseg.loading.batches import ARRAYS, Batch, BatchAccess, thumbnails
+from fastseg.loading.batches import Batch, BatchAccess, thumbnails
 from fastseg.loading.format import BatchFormat
 from fastseg.loading.loader import Loader
 from fastseg.loading.orders import check_seed
@@ -254,25 +254,27 @@ class TorchBatch(BatchAccess):
     image  : float32 (B, 1, h, w), or of the loader's `dtype`
     mask   : of the shape and dtype that the loader's `masks` names
     index  : int64 (B,), the samples' indices in the store; on the CPU
+    corner : int64 (B, 3), only of patches, see `Batch`; on the CPU
     params : those of `Batch`
 
     `batch[0]` and `batch["image"]` are the image, `batch[1]` and `batch["mask"]` the
-    mask, and `dict(batch)` has all fields, without params if it is None; they may be
-    assigned to. `len(batch)` is the number of samples B.
+    mask, and `dict(batch)` has all fields that are not None; they may be assigned to.
+    `len(batch)` is the number of samples B.
 
     `to`, `pin_memory`, and whatever calls them or handles the fields of dataclasses
-    (Lightning, Accelerate, torch's DataLoader) change image and mask: index and params
+    (Lightning, Accelerate, torch's DataLoader) change image and mask: the other fields
     are bookkeeping, which code on the CPU reads. For `torch.utils._pytree`, a batch is
-    a node with the children image, mask and index, so that all three can be divided
-    alike; params stay as they are.
+    a node whose children are its tensors, so that all of them can be divided alike;
+    params stay as they are.
     """
 
     image: torch.Tensor
     mask: torch.Tensor
-    # Without `init`, Lightning's `apply_to_collection` keeps these two as they are: it
+    # Without `init`, Lightning's `apply_to_collection` keeps these three as they are: it
     # would make index a half or a GPU tensor.
     index: torch.Tensor = field(init=False)
     params: dict[str, Any] | None = field(init=False)
+    corner: torch.Tensor | None = field(init=False)
 
     def __init__(
         self,
@@ -280,11 +282,13 @@ class TorchBatch(BatchAccess):
         mask: torch.Tensor,
         index: torch.Tensor,
         params: dict[str, Any] | None = None,
+        corner: torch.Tensor | None = None,
     ):
         self.image = image
         self.mask = mask
         self.index = index
         self.params = params
+        self.corner = corner
 
     def to(self, device: Any, non_blocking: bool = False) -> "TorchBatch":
         """Return a batch with image and mask on a device.
@@ -304,7 +308,7 @@ class TorchBatch(BatchAccess):
 
     def _with(self, function: Callable[[torch.Tensor], torch.Tensor]) -> "TorchBatch":
         image, mask = map(function, self)
-        return TorchBatch(image, mask, self.index, self.params)
+        return TorchBatch(image, mask, self.index, self.params, self.corner)
 
     def _location(self) -> str:
         image = self.image
@@ -333,38 +337,40 @@ def _is_shown(value: Any) -> bool:
     )
 
 
-class _Params:
-    """The params of a batch, as what a node of torch's trees has besides its children.
+class _Rest:
+    """What a batch is besides the tensors of its tree: their names, and its params.
 
-    Equal to any other, so that trees of batches can be handled together: the result
-    has the params of the first one.
+    Equal to any other of the same names, so that trees of batches can be handled
+    together: the result has the params of the first one.
     """
 
-    __slots__ = ("value",)
+    __slots__ = ("names", "params")
 
-    def __init__(self, value: dict[str, Any] | None):
-        self.value = value
+    def __init__(self, names: Sequence[str], params: dict[str, Any] | None):
+        self.names = tuple(names)
+        self.params = params
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Params)
+        return isinstance(other, _Rest) and self.names == other.names
 
     def __hash__(self) -> int:
-        return hash(_Params)
+        return hash(self.names)
 
 
-def _flatten(batch: TorchBatch) -> tuple[list[Any], _Params]:
-    return [batch[name] for name in ARRAYS], _Params(batch.params)
+def _flatten(batch: TorchBatch) -> tuple[list[Any], _Rest]:
+    names = batch.arrays()
+    return [batch[name] for name in names], _Rest(names, batch.params)
 
 
-def _flatten_with_keys(batch: TorchBatch) -> tuple[list[Any], _Params]:
-    children, params = _flatten(batch)
-    keys = map(_pytree.GetAttrKey, ARRAYS)
-    return list(zip(keys, children, strict=True)), params
+def _flatten_with_keys(batch: TorchBatch) -> tuple[list[Any], _Rest]:
+    children, rest = _flatten(batch)
+    keys = map(_pytree.GetAttrKey, rest.names)
+    return list(zip(keys, children, strict=True)), rest
 
 
-def _unflatten(children: Iterable[Any], params: _Params) -> TorchBatch:
-    image, mask, index = children
-    return TorchBatch(image, mask, index, params.value)
+def _unflatten(children: Iterable[Any], rest: _Rest) -> TorchBatch:
+    tensors = dict(zip(rest.names, children, strict=True))
+    return TorchBatch(**tensors, params=rest.params)
 
 
 _pytree.register_pytree_node(
@@ -374,8 +380,8 @@ _pytree.register_pytree_node(
     serialized_type_name="fastseg.torch.TorchBatch",
     flatten_with_keys_fn=_flatten_with_keys,
     # `torch.export.save` writes them as JSON.
-    to_dumpable_context=attrgetter("value"),
-    from_dumpable_context=_Params,
+    to_dumpable_context=attrgetter("names", "params"),
+    from_dumpable_context=lambda saved: _Rest(*saved),
 )
 
 
@@ -586,6 +592,7 @@ def _as_tensors(batch: Batch) -> TorchBatch:
         torch.from_numpy(signed_view(batch.mask)),
         torch.from_numpy(batch.index),
         batch.params,
+        None if batch.corner is None else torch.from_numpy(batch.corner),
     )
 
 

@@ -552,6 +552,21 @@ def test_a_batch_is_a_node_of_torchs_trees(batch):
     assert loaded.params == batch.params
 
 
+def test_corners_of_patches_are_a_leaf_of_a_batch(batch):
+    """A batch with corners has one more tensor, which stays when the others move."""
+    tree = torch.utils._pytree
+    corner = torch.arange(3 * len(batch)).reshape(-1, 3)
+    patches = adapter.TorchBatch(*batch, batch.index, batch.params, corner)
+    assert tree.tree_structure(patches) != tree.tree_structure(batch)
+    half = tree.tree_map(lambda tensor: tensor[:2], patches)
+    assert torch.equal(half.corner, corner[:2])
+    assert patches.to("cpu").corner is corner
+    saved = tree.treespec_dumps(tree.tree_structure(patches))
+    leaves = tree.tree_leaves(patches)
+    assert len(leaves) == 4
+    assert tree.tree_unflatten(leaves, tree.treespec_loads(saved)).corner is corner
+
+
 @pytest.mark.filterwarnings("ignore:'pin_memory' argument is set:UserWarning")
 @pytest.mark.parametrize("pin", [False, True])
 def test_dataloader_takes_whole_batches(square, pin):

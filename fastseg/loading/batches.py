@@ -14,9 +14,10 @@ from fastseg.calls import advise_attributes
 from fastseg.errors import one_of
 from fastseg.notebook import MAX_SAMPLES, Thumbnail, as_html, join_regions
 
-# Of a batch, and those of them that are arrays.
-FIELDS = ("image", "mask", "index", "params")
-ARRAYS = FIELDS[:3]
+# Of a batch; those of them that are arrays, and those that it may lack, as None.
+FIELDS = ("image", "mask", "index", "corner", "params")
+ARRAYS = FIELDS[:4]
+OPTIONAL = FIELDS[3:]
 
 
 class BatchAccess:
@@ -35,6 +36,7 @@ class BatchAccess:
     image: Any
     mask: Any
     index: Any
+    corner: Any
     params: dict[str, Any] | None
 
     def __iter__(self) -> Iterator[Any]:
@@ -87,15 +89,23 @@ class BatchAccess:
     def keys(self) -> tuple[str, ...]:
         """Return the names of the fields, so that `dict(batch)` has them.
 
-        Without params, which a dict to be collated must not hold as None.
+        Without those that are None, which a dict to be collated must not hold.
         """
-        return ARRAYS if self.params is None else FIELDS
+        return tuple(name for name in FIELDS if getattr(self, name) is not None)
+
+    def arrays(self) -> tuple[str, ...]:
+        """Return the names of the fields that are arrays, each with an axis of samples.
+
+        image, mask and index are among them whatever somebody has put into the batch.
+        """
+        lacking = {name for name in OPTIONAL if getattr(self, name) is None}
+        return tuple(name for name in ARRAYS if name not in lacking)
 
     def __repr__(self) -> str:
         count = getattr(self.index, "shape", ())[:1]
         size = " of {}".format(*count) if count else ""
         fields = [f"{name} {_describe(self[name])}" for name in ("image", "mask")]
-        fields += ["params"] if self.params is not None else []
+        fields += [name for name in OPTIONAL if getattr(self, name) is not None]
         return f"{type(self).__name__}{size}{self._location()}: {', '.join(fields)}"
 
     def _location(self) -> str:
@@ -122,13 +132,15 @@ class Batch(BatchAccess):
 
     image  : float32 (B, 1, h, w), or of the loader's `dtype`
     mask   : of the shape and dtype that the loader's `masks` names
-    index  : int64 (B,), the samples' indices in the store
+    index  : int64 (B,), the samples' indices in the store; of patches, the volumes'
+    corner : int64 (B, 3), only of patches: slice, row and column of the first voxel of
+        each in its volume; negative where the patch begins before the volume
     params : the parameters that augmentation drew, if the loader has `return_params`:
         a dict for JSON and for `Loader.replay`
 
     `batch[0]` and `batch["image"]` are the image, `batch[1]` and `batch["mask"]` the
-    mask, and `dict(batch)` has all fields, without params if it is None; they may be
-    assigned to. `len(batch)` is the number of samples B, although two arrays are
+    mask, and `dict(batch)` has all fields that are not None; they may be assigned to.
+    `len(batch)` is the number of samples B, although two arrays are
     unpacked: sample k is `batch.image[k]` and `batch.mask[k]`.
 
     The arrays are writable and support DLPack, so that other libraries can use them
@@ -141,6 +153,7 @@ class Batch(BatchAccess):
     mask: NDArray[Any]
     index: NDArray[np.int64]
     params: dict[str, Any] | None = None
+    corner: NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
         # Here, because JAX may be imported at any time, and never by fastseg.
@@ -188,23 +201,28 @@ def _describe(value: Any) -> str:
 
 
 class _Identity:
-    """Holds an object, and equals what holds the same object."""
+    """The names of a batch's arrays, and its params; equal if those are the same."""
 
-    __slots__ = ("value",)
+    __slots__ = ("names", "value")
 
-    def __init__(self, value: Any):
+    def __init__(self, names: tuple[str, ...], value: Any):
+        self.names = names
         self.value = value
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Identity) and self.value is other.value
+        return (
+            isinstance(other, _Identity)
+            and self.names == other.names
+            and self.value is other.value
+        )
 
     def __hash__(self) -> int:
-        return id(self.value)
+        return hash((self.names, id(self.value)))
 
 
 @cache
 def _register_with_jax() -> None:
-    """Make a Batch a pytree of JAX, with the children image, mask and index.
+    """Make a Batch a pytree of JAX, whose children are its arrays.
 
     Two batches have the same structure if their params are the same object, or both
     None. So a function that `jax.jit` compiled for one batch never returns its params
@@ -213,15 +231,16 @@ def _register_with_jax() -> None:
     from jax import tree_util
 
     def flatten(batch: Batch) -> tuple[list[Any], _Identity]:
-        return [batch[name] for name in ARRAYS], _Identity(batch.params)
+        names = batch.arrays()
+        return [batch[name] for name in names], _Identity(names, batch.params)
 
     def flatten_with_keys(batch: Batch) -> tuple[list[Any], _Identity]:
-        children, params = flatten(batch)
-        keys = map(tree_util.GetAttrKey, ARRAYS)
-        return list(zip(keys, children, strict=True)), params
+        children, identity = flatten(batch)
+        keys = map(tree_util.GetAttrKey, identity.names)
+        return list(zip(keys, children, strict=True)), identity
 
-    def unflatten(params: _Identity, children: Iterable[Any]) -> Batch:
-        image, mask, index = children
-        return Batch(image, mask, index, params.value)
+    def unflatten(identity: _Identity, children: Iterable[Any]) -> Batch:
+        arrays = dict(zip(identity.names, children, strict=True))
+        return Batch(**arrays, params=identity.value)
 
     tree_util.register_pytree_with_keys(Batch, flatten_with_keys, unflatten, flatten)

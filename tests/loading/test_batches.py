@@ -30,7 +30,9 @@ def test_a_batch_is_unpacked_indexed_and_named(batch):
     assert mask is batch.mask is batch[1] is batch[-1] is batch[np.int64(1)]
     assert batch[:] == (image, mask)
     assert batch[1:] == (mask,)
-    assert dict(batch) == {name: batch[name] for name in FIELDS}
+    assert dict(batch) == {name: batch[name] for name in FIELDS if name != "corner"}
+    assert "corner" not in batch
+    assert batch["corner"] is None
     assert batch["index"] is batch.index
     assert batch["params"] == {"seed": 3}
     assert len(batch) == 3
@@ -130,7 +132,7 @@ assert "jax" not in sys.modules
 import jax
 names = ("image", "mask", "index")
 image, mask = np.ones((2, 1, 3, 3), "f4"), np.ones((2, 3, 3), "u1")
-make = lambda params: Batch(image, mask, np.arange(2), params)
+make = lambda params, corner=None: Batch(image, mask, np.arange(2), params, corner)
 batch, other, plain = make({"seed": 1}), make({"seed": 2}), make(None)
 leaves = jax.tree.leaves(batch)
 assert all(leaf is batch[name] for leaf, name in zip(leaves, names, strict=True))
@@ -144,6 +146,9 @@ for each in (batch, other, plain, make(None)):
     assert result.params is each.params
     assert float(result["image"].sum()) == 36 and result.index.tolist() == [0, 2]
 assert double._cache_size() == 3
+patches = make(None, np.zeros((2, 3), np.int64))
+assert len(jax.tree.leaves(patches)) == 4 and double(patches).corner.shape == (2, 3)
+assert double._cache_size() == 4 and double(plain).corner is None
 assert jax.tree.map(np.add, plain, make(None)).mask.max() == 2
 print("done")
 """
