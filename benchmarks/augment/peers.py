@@ -22,7 +22,7 @@ from benchmarks.loader.samples import Samples
 from fastseg import augment
 from fastseg.loading.augmented import AugmentedPreprocessing
 from fastseg.loading.format import BatchFormat
-from fastseg.loading.normalization import shift_and_gain
+from fastseg.loading.normalization import find_scaling
 from fastseg.loading.preprocessing import Preprocessing
 
 # Ranges of the first task, for everybody. The scales are their own reciprocals, because
@@ -105,7 +105,7 @@ class ScaledSamples:
         preprocessing.fill(every, images, self.labels)
         zero_mean, unit_range = BatchFormat(normalize="zscore"), BatchFormat(**UNIT)
         self.zero_mean, self.unit_range = (
-            shift_and_gain(self.store, form.normalize, form.percentiles)
+            find_scaling(self.store, every, form)[:2]
             for form in (zero_mean, unit_range)
         )
 

@@ -17,7 +17,12 @@ from fastseg.errors import (
     real_number,
     shown,
 )
-from fastseg.loading.normalization import NORMALIZE, Normalize
+from fastseg.loading.normalization import (
+    NORMALIZE,
+    NORMALIZE_BY,
+    Normalize,
+    NormalizeBy,
+)
 
 if TYPE_CHECKING:
     from fastseg.augment import Compose
@@ -56,6 +61,8 @@ class BatchFormat:
 
     size: tuple[int, int] | None = None
     normalize: Normalize | None = ZSCORE_OR_RAW
+    normalize_by: NormalizeBy = "image"
+    window: tuple[float, float] | None = None
     percentiles: tuple[float, float] = (1.0, 99.0)
     pad_value: PadValue = MINIMUM
     dtype: DTypeName = "float32"
@@ -83,6 +90,8 @@ class BatchFormat:
             "size": size,
             "dtype": dtype,
             "normalize": _normalize(self.normalize, dtype),
+            "normalize_by": choice("normalize_by", self.normalize_by, NORMALIZE_BY),
+            "window": _window(self.window),
             "percentiles": _pair_of_percentiles(self.percentiles),
             "pad_value": _pad_value(self.pad_value),
             "masks": _mask_name(self.masks),
@@ -98,6 +107,11 @@ class BatchFormat:
                 "leave it out, or give other masks"
             )
         choice("labels", self.labels, LABELS)
+        if self.window is not None and self.normalize != "window":
+            raise OptionError(
+                f"window is {shown(self.window)}, but normalize is {self.normalize!r}; "
+                "give normalize='window', or leave it out"
+            )
 
     def as_dict(self) -> dict[str, Any]:
         """Return all options as values for JSON, as the state of a Loader holds them.
@@ -138,6 +152,19 @@ def _normalize(given: Any, dtype: str) -> Normalize | None:
         raise OptionError(f"normalize is {given!r}, expected None for no normalization")
     # The plain text of a _Default.
     return cast("Normalize", choice("normalize", given, NORMALIZE))
+
+
+def _window(given: Any) -> tuple[float, float] | None:
+    if given is None:
+        return None
+    expected = "(centre, width) in image values, with a width above 0"
+    try:
+        centre, width = (real_number("window", x) for x in in_order(given))
+    except (TypeError, ValueError):  # OptionError is a ValueError
+        centre, width = np.nan, np.nan
+    if not width > 0:
+        raise OptionError(f"window is {shown(given)}, expected {expected}")
+    return centre, width
 
 
 def _mask_name(given: Any) -> str:

@@ -19,7 +19,7 @@ from fastseg.loading.format import (
     Missing,
     PadValue,
 )
-from fastseg.loading.normalization import Normalize
+from fastseg.loading.normalization import Normalize, NormalizeBy
 from fastseg.loading.preprocessing import Preprocessing, warn_of_missing
 from fastseg.loading.schedule import (
     Schedule,
@@ -83,9 +83,15 @@ class Loader(BatchLoader):
         `augment`, else that of the images, which must all have the same
     normalize  : "zscore"     mean 0 and standard deviation 1 of each image
                  "percentile" the `percentiles` of each image to 0 and 1, clipped
-                 "window"     the DICOM window to 0 and 1, clipped
+                 "window"     the DICOM window, or `window`, to 0 and 1, clipped
                  None         image values, rescaled as the DICOM file says; with
                               dtype "raw", where only None is allowed, stored values
+    normalize_by : over what mean, deviation and percentiles are taken: each "image", or
+        the image values of all slices of its "volume", also of those that are not in
+        `indices`; the DICOM window is then that of the first slice. No effect with None
+    window     : (centre, width) in image values: for "window" instead of those in the
+        DICOM headers. Its ends, centre - width / 2 and centre + width / 2, become 0
+        and 1
     percentiles : (lower, upper) of "percentile", two of those that the store holds
     pad_value  : what lies around images: "minimum", the least value of each image, or a
         number. Both are values after normalization and before transforms that change
@@ -158,6 +164,8 @@ class Loader(BatchLoader):
         together: Together | None = None,
         size: int | tuple[int, int] | None = None,
         normalize: Normalize | None = ZSCORE_OR_RAW,
+        normalize_by: NormalizeBy = "image",
+        window: tuple[float, float] | None = None,
         percentiles: tuple[float, float] = (1.0, 99.0),
         pad_value: PadValue = "minimum",
         dtype: DTypeName | DTypeLike = "float32",

@@ -15,7 +15,7 @@ from fastseg.choices import MaskForm
 from fastseg.errors import MissingLabelsError, MissingLabelsWarning, OptionError, one_of
 from fastseg.loading.batches import Batch
 from fastseg.loading.format import MINIMUM, BatchFormat, Missing
-from fastseg.loading.normalization import limits, minima, scale, shift_and_gain
+from fastseg.loading.normalization import find_scaling, minima
 from fastseg.store.layout import mask_dtype
 from fastseg.store.reader import Store
 from fastseg.store.selection import has_class
@@ -64,10 +64,9 @@ class Preprocessing:
         # Whether kernels write batches past the caches.
         self.streams = False
         self.size = format.size or _common_size(store, indices)
-        self._shift, self._gain = shift_and_gain(
-            store, format.normalize, format.percentiles
-        )
-        self._limits = limits(format.normalize)
+        self._image_scaling = find_scaling(store, indices, format)
+        self._shift, self._gain, low, high = self._image_scaling
+        self._limits = low, high
         self.image_dtype = (
             _common_dtype(store, indices)
             if format.dtype == "raw"
@@ -192,7 +191,7 @@ class Preprocessing:
             return np.full(len(self.store), format.pad_value, dtype)
         stored = minima(self.store)
         if not raw:
-            return scale(stored, self._shift, self._gain, self._limits)
+            return self._image_scaling.apply(stored)
         # Other samples may have values that the dtype cannot hold.
         pad = np.zeros(len(stored), dtype)
         pad[indices] = stored[indices]

@@ -17,6 +17,8 @@ NAMES = [field.name for field in fields(BatchFormat)]
 OTHERS = {
     "size": (40, 30),
     "normalize": "window",
+    "normalize_by": "volume",
+    "window": (40.0, 400.0),
     "percentiles": (5.0, 95.0),
     "pad_value": -2.0,
     "dtype": "float16",
@@ -50,7 +52,8 @@ def test_the_loader_has_all_options():
 @pytest.mark.parametrize("name", NAMES)
 def test_each_option_identifies_a_format(name):
     """If one option differs, so does `as_dict`; it holds values for JSON."""
-    always = {"augment": "light"} if name == "labels" else {}
+    needed = {"labels": {"augment": "light"}, "window": {"normalize": "window"}}
+    always = needed.get(name, {})
     usual = BatchFormat(**always).as_dict()
     changed = BatchFormat(**always, **{name: OTHERS[name]}).as_dict()
     assert [key for key in usual if usual[key] != changed[key]] == [

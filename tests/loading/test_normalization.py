@@ -1,0 +1,146 @@
+"""Normalization by volume, compared with numpy on the stacked image values."""
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+
+import fastseg
+from fastseg import Loader
+from fastseg.errors import OptionError
+from fastseg.links import LinkTable
+from tests.series import table_of, write_stack
+
+SHAPE = 24, 20
+SLOPES = 0.25, 2, 1.5, 0.0078125
+INTERCEPTS = -3, 0, 10, -0.5
+# The samples of each volume, and the one that is in none.
+VOLUMES = range(4), range(4, 7)
+SINGLE = 7
+# Corners (left, top, right, bottom) of what is outlined, by file and class.
+OUTLINES = {
+    (2, "liver"): (2, 3, 12, 9),
+    (2, "spleen"): (10, 5, 17, 14),
+    (3, "liver"): (1, 1, 5, 20),
+    (20, "liver"): (4, 4, 8, 9),
+    (21, "spleen"): (0, 0, 19, 23),
+    (30, "liver"): (3, 3, 15, 15),
+}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """A volume of slices with rescales and windows of their own, another, an image."""
+    base = tmp_path_factory.mktemp("volumes")
+    each = [
+        ("RescaleSlope", SLOPES),
+        ("RescaleIntercept", INTERCEPTS),
+        ("WindowCenter", (30, 50, 70, 90)),
+        ("WindowWidth", (300, 500, 200, 100)),
+    ]
+    write_stack(base, range(4), series="1.1", shape=SHAPE, each=each, Modality="PT")
+    usual = {"RescaleSlope": 1, "RescaleIntercept": -500, "shape": SHAPE}
+    write_stack(base, [1, 4, 7], number=20, series="1.2", **usual)
+    write_stack(base, [7], number=30, series="1.3", **usual)
+    table = table_of(base)
+    links = []
+    for link in table.links:
+        number = int(link.dicom_path.removesuffix(".dcm"))
+        links.append(link)
+        for (file, label), (left, top, right, bottom) in OUTLINES.items():
+            if file == number:
+                path = f"{file}-{label}.txt"
+                corners = [(left, top), (right, top), (right, bottom), (left, bottom)]
+                (base / path).write_text("".join(f"{x} {y}\n" for x, y in corners))
+                links.append(link._replace(label=label, contour_path=path))
+    path = tmp_path_factory.mktemp("store") / "volumes.h5"
+    fastseg.build(LinkTable(base=base, links=links), path)
+    return fastseg.open(path)
+
+
+def image_values(store, samples):
+    """Return the image values of samples of one volume, float64 (n, H, W)."""
+    items = store.items
+    return np.stack(
+        [store[k].image * items["slope"][k] + items["intercept"][k] for k in samples]
+    )
+
+
+def loaded(store, samples, **options):
+    """Return what a Loader makes of samples, in their order."""
+    loader = Loader(
+        store, indices=samples, shuffle=False, missing="background", **options
+    )
+    return np.concatenate([batch.image[:, 0] for batch in loader])
+
+
+@pytest.mark.parametrize("volume", VOLUMES)
+def test_zscore_by_volume_is_that_of_all_image_values(store, volume):
+    """Mean and deviation are those of all slices after rescale, also of one loaded."""
+    values = image_values(store, volume)
+    expected = (values - values.mean()) / values.std()
+    options = {"normalize": "zscore", "normalize_by": "volume"}
+    result = loaded(store, list(volume), **options)
+    assert_allclose(result, expected, rtol=1e-5, atol=2e-6)
+    one = loaded(store, volume[1:2], **options)
+    assert_array_equal(one[0], result[1])
+
+
+def test_zscore_by_image_differs_where_slices_do(store):
+    """By image, which is the default, each slice has mean 0 and deviation 1."""
+    result = loaded(store, list(VOLUMES[0]))
+    assert_allclose(result.std(axis=(1, 2)), 1, rtol=1e-5)
+    assert_array_equal(loaded(store, list(VOLUMES[0]), normalize_by="image"), result)
+
+
+def test_the_window_by_volume_is_that_of_the_first_slice(store):
+    """The window of the first header is applied to the image values of all slices."""
+    values = image_values(store, VOLUMES[0])
+    centre, width = 30, 300
+    expected = np.clip((values - (centre - 0.5)) / (width - 1) + 0.5, 0, 1)
+    options = {"normalize": "window", "normalize_by": "volume"}
+    assert_allclose(loaded(store, list(VOLUMES[0]), **options), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("by", ["image", "volume"])
+def test_a_given_window_is_that_of_all_samples(store, by):
+    """Its ends become 0 and 1, whatever headers say; they may lack one."""
+    samples = [k for volume in VOLUMES for k in volume]
+    values = image_values(store, samples)
+    expected = np.clip((values - 20) / 40, 0, 1)
+    options = {"normalize": "window", "window": (40, 40), "normalize_by": by}
+    assert_allclose(loaded(store, samples, **options), expected, atol=1e-5)
+
+
+def test_a_constant_volume_becomes_zeros(tmp_path):
+    """Rounding makes no deviation of slices that all have one value."""
+    write_stack(tmp_path / "flat", range(3), shape=SHAPE, RescaleSlope=0.1)
+    for path in (tmp_path / "flat").iterdir():
+        content = path.read_bytes()
+        size = 2 * SHAPE[0] * SHAPE[1]
+        path.write_bytes(content[:-size] + b"\7\0" * (size // 2))
+    path = tmp_path / "flat.h5"
+    flat = fastseg.open(fastseg.build(table_of(tmp_path / "flat"), path).path)
+    result = loaded(flat, range(3), normalize="zscore", normalize_by="volume")
+    assert_array_equal(result, 0)
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"normalize_by": "series"}, "normalize_by is 'series', expected"),
+        ({"normalize_by": "volume"}, "1 of 8 samples are in no volume; choose"),
+        ({"window": (40, 400)}, "normalize is 'zscore'; give normalize='window'"),
+        ({"normalize": "window", "window": 40}, r"expected \(centre, width\)"),
+        ({"normalize": "window", "window": (40, 0)}, "with a width above 0"),
+        ({"normalize": "window", "window": (1, 2, 3)}, r"expected \(centre, width\)"),
+        ({"normalize": "window"}, "4 of 8 samples have no window .* give one"),
+        (
+            {"normalize": "window", "normalize_by": "volume", "indices": range(7)},
+            "1 of 2 volumes have no window .* of their first slice",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_refused(store, options, text):
+    """The error names the option, what is wrong, and what to do."""
+    with pytest.raises(OptionError, match=text):
+        Loader(store, missing="background", **options)
