@@ -13,7 +13,7 @@ Origin = Literal["center", "corner"]
 # Which images are linked: those with a contour, those of series that have one, or all.
 Slices = Literal["labelled", "series", "all"]
 # What a split keeps whole, and in what it makes the parts alike.
-By = Literal["patient", "series", "sample"]
+By = Literal["patient", "series", "volume", "sample"]
 Stratify = Literal["classes", "shape"]
 # The pixels and masks of a batch, see `Loader`; masks may also be a class.
 DTypeName = Literal["float32", "float16", "raw"]

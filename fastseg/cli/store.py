@@ -246,8 +246,8 @@ def split(
     by: Annotated[
         By,
         typer.Option(
-            help="Keep all samples of a `patient` or a `series` in one part, or assign "
-            "each `sample` by itself."
+            help="Keep all samples of a `patient`, a `series` or a `volume` in one "
+            "part, or assign each `sample` by itself."
         ),
     ] = "patient",
     seed: Annotated[int, typer.Option(help="Seed of the split.")] = 0,

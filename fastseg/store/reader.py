@@ -408,6 +408,8 @@ class Store:
         patients: str | Sequence[str] | None = None,
         series: str | Sequence[str] | None = None,
         shape: int | tuple[int, int] | None = None,
+        in_volume: bool | None = None,
+        volumes: int | Sequence[int] | None = None,
         indices: ArrayLike | None = None,
     ) -> NDArray[np.int64]:
         """Return the indices of samples that meet all conditions, sorted, int64 (n,).
@@ -418,10 +420,13 @@ class Store:
         patients   : the sample is of one of these patients
         series     : the sample is of one of these SeriesInstanceUIDs
         shape      : its image has this (height, width); one number means a square
+        in_volume  : True: the sample is a slice of a volume; False: it is of none
+        volumes    : it is a slice of one of these, as in `store.volumes[k]`
         indices    : the sample is one of these
 
         The array is empty if no sample meets them. For what the store does not hold,
-        raises UnknownClassError (classes) or OptionError (patients, series, shape).
+        raises UnknownClassError (classes) or OptionError (patients, series, shape,
+        volumes).
         """
         self.check()
         return selection.select(
@@ -432,6 +437,8 @@ class Store:
             patients=patients,
             series=series,
             shape=shape,
+            in_volume=in_volume,
+            volumes=volumes,
             indices=indices,
         )
 
@@ -448,8 +455,9 @@ class Store:
         """Return the indices of each part's samples, sorted, int64, by the part's name.
 
         parts    : fractions of the samples, as in {"train": 0.8, "val": 0.2}
-        by       : what is in one part only: "patient", "series" or "sample". Images of
-            a patient without a SeriesInstanceUID count as one series
+        by       : what is in one part only: "patient", "series", "volume" or "sample".
+            Images of a patient without a SeriesInstanceUID count as one series. A
+            sample that is in no volume counts as one
         seed     : 0 to 2**64 - 1
         stratify : what the parts should also be alike in: "classes", how many samples
             have a contour of each class; "shape", of the images; or an array with a
@@ -461,12 +469,13 @@ class Store:
         that no move of a patient brings them nearer, and no swap of two if there are at
         most 300 patients. The part of a patient depends on the IDs, on how many samples
         each patient has (of each class), and on the seed, but not on the order of the
-        samples. With by="sample", the part of a sample depends on its index.
+        samples. With by="sample" or "volume", the part of a sample, or of the samples
+        of a volume, depends on the index (of the first one).
 
         Raises OptionError for invalid arguments, and if there are fewer patients
-        (series, samples) than parts. Issues a SplitWarning if a part has over a third
-        more or fewer samples than its fraction says, and over one sample; or a single
-        patient, though its fraction of the patients is at least two.
+        (series, volumes, samples) than parts. Issues a SplitWarning if a part has over
+        a third more or fewer samples than its fraction says, and over one sample; or a
+        single patient, though its fraction of the patients is at least two.
         """
         self.check()
         return splits.split(

@@ -16,9 +16,11 @@ from fastseg.errors import (
     OptionError,
     choice,
     in_order,
+    is_iterable,
     is_single,
     one_of,
     shown,
+    true_or_false,
     whole_number,
 )
 from fastseg.store.text import decode
@@ -46,6 +48,8 @@ def select(
     patients: str | Sequence[str] | None = None,
     series: str | Sequence[str] | None = None,
     shape: int | tuple[int, int] | None = None,
+    in_volume: bool | None = None,
+    volumes: int | Sequence[int] | None = None,
     indices: ArrayLike | None = None,
 ) -> Indices:
     """Return the samples that meet all conditions; see `Store.select`."""
@@ -69,6 +73,11 @@ def select(
             chosen = chosen[_is_wanted(column, wanted, names)[group[chosen]]]
     if shape is not None:
         chosen = chosen[shapes_of(store, chosen) == _known_shape(store, shape)]
+    if in_volume is not None:
+        is_wanted = true_or_false("in_volume", in_volume)
+        chosen = chosen[(store.items["volume"][chosen] >= 0) == is_wanted]
+    if volumes is not None:
+        chosen = chosen[_are_in(store, volumes)[store.items["volume"][chosen]]]
     return chosen
 
 
@@ -115,11 +124,18 @@ def check_indices(store: "Store", indices: ArrayLike | None) -> Indices:
 def groups_of(store: "Store", by: By) -> tuple[NDArray[Any], Indices]:
     """Return the key of each group, sorted, and the group of each sample of the store.
 
-    by : what is a group: the samples of a "patient", of a "series", or one "sample".
-        The key is the ID as bytes; of a sample, its index
+    by : what is a group: the samples of a "patient", of a "series", of a "volume", or
+        one "sample". The key is the ID as bytes; of a volume, the index of its first
+        sample; of a sample, its index. A sample that is in no volume is a group
     """
     if choice("by", by, BY) == "sample":
         return np.arange(len(store)), np.arange(len(store))
+    if by == "volume":
+        volume = store.items["volume"]
+        # Those of a volume are neighbours.
+        is_first = np.ones(len(volume), bool)
+        is_first[1:] = (volume[1:] != volume[:-1]) | (volume[1:] < 0)
+        return np.flatnonzero(is_first), np.cumsum(is_first) - 1
     column = store.items[by]
     if by == "series" and not column.all():
         # Samples without a SeriesInstanceUID count as one series per patient.
@@ -159,6 +175,21 @@ def _known_shape(store: "Store", shape: Any) -> str:
         ) from None
     known = {_shape_name(bucket.shape) for bucket in store.buckets.values()}
     return choice("shape", name, sorted(known))
+
+
+def _are_in(store: "Store", volumes: Any) -> NDArray[np.bool_]:
+    """Return whether each volume is one of those given; last, False for no volume."""
+    count = len(store.tables["volumes"]["first"])
+    given = list(volumes) if is_iterable(volumes) else [volumes]
+    if not given:
+        raise OptionError(
+            f"volumes is {shown(volumes)}, expected one number or several"
+        )
+    if not count:
+        raise OptionError(f"volumes is {shown(volumes)}, but the store has no volumes")
+    are_in = np.zeros(count + 1, bool)
+    are_in[[whole_number("volumes", k, 0, count - 1) for k in given]] = True
+    return are_in
 
 
 def _is_wanted(

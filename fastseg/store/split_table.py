@@ -6,7 +6,7 @@
     frame       frame of that file, from 0
     image_xxh3  XXH3-64 of the image, as 16 hex digits
     patient, series, instance   as in the store, for people who read the table
-    by          what is in one part only: patient, series or sample
+    by          what is in one part only: patient, series, volume or sample
     store       first 16 hex digits of the fingerprint of the store that was split
 
 `read_split` finds the samples by `source`, `frame` and `image_xxh3`, not by `index`. So
@@ -61,7 +61,7 @@ def check_split(
 
     store   : a store, as `fastseg.open` returns it, or the path of one
     parts   : indices of samples, by name of the part
-    by      : what must be in one part only: "patient", "series" or "sample"
+    by      : what must be in one part only: "patient", "series", "volume" or "sample"
     indices : if given, the parts together must hold exactly these samples
     """
     check_parts(as_store(store), parts, by=by, indices=indices)
@@ -81,16 +81,16 @@ def write_split(
 
     store : a store, as `fastseg.open` returns it, or the path of one
     parts : indices of samples, by name of the part, as `Store.split` returns them
-    by    : what is in one part only: "patient", "series" or "sample"; this is checked
-        before anything is written
+    by    : what is in one part only: "patient", "series", "volume" or "sample"; this is
+        checked before anything is written
     force : replace any file; otherwise only a table of a split, or an empty file
     progress : reports how many rows are written, see `fastseg.progress`
 
     Rows are in the order of the parts, then of the store. If `path` is a symbolic link,
     the file is written where it points, and that path is returned. Raises OutputError
     if a file would be replaced that is something else, OptionError if a patient
-    (series, sample) is in two parts, or a part has no name or no sample, and what
-    `fastseg.open` raises for a path.
+    (series, volume, sample) is in two parts, or a part has no name or no sample, and
+    what `fastseg.open` raises for a path.
     """
     path = as_path("path", path)
     opened = as_store(store)

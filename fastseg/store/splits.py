@@ -1,6 +1,6 @@
 """Splits: a store is divided into parts that share no patient.
 
-The samples of one patient (or of one series, or one sample, see `by`) form a group.
+The samples of one patient (or series, or volume, or one sample, see `by`) form a group.
 `split` assigns whole groups to parts, so that the parts come near to their fractions of
 all samples and of each stratum, and warns if they do not. `split_folds` makes parts of
 one size, of which `hold_out` takes one for validation. `check_parts` checks that no
@@ -57,7 +57,12 @@ MOST_SWAPPED = 300
 FAR = 1 / 3
 # Most parts that a warning describes.
 MOST_DESCRIBED = 5
-PLURALS = {"patient": "patients", "series": "series", "sample": "samples"}
+PLURALS = {
+    "patient": "patients",
+    "series": "series",
+    "volume": "volumes",
+    "sample": "samples",
+}
 
 
 def split(
@@ -264,7 +269,7 @@ def check_parts(
 
 
 def count_shared(store: "Store", parts: Mapping[str, ArrayLike], *, by: By) -> int:
-    """Return how many patients, series or samples are in more than one part."""
+    """Return how many patients (series, volumes, samples) are in several parts."""
     keys, group = groups_of(store, by)
     groups = [group[check_indices(store, part)] for part in parts.values()]
     # The last part in which each group is. A group in any other part is shared.
@@ -339,7 +344,7 @@ def assign_groups(
 ) -> NDArray[np.int64]:
     """Return the part of each group, int64 (G,); each part gets at least one group.
 
-    keys      : (G,), sorted: the groups' IDs as bytes, or the indices of single samples
+    keys      : (G,), sorted: the groups' IDs as bytes, or indices of samples
     group     : int64 (n,), the group of each sample
     strata    : bool (S, n), which samples belong to which stratum; strata may overlap
     fractions : of the P parts, at most G; they sum to about 1
@@ -358,8 +363,9 @@ def _random_numbers(keys: NDArray[Any], seed: int) -> NDArray[np.uint64]:
     """Return a random number for each group, uint64 (G,).
 
     The number of a patient or series is a hash of its ID and the seed, so it is the
-    same in every store. The number of a sample depends on its index in the store and
-    the seed, so the same image has another number where it has another index.
+    same in every store. The number of a sample, or of the first one of a volume,
+    depends on its index in the store and the seed, so the same image has another number
+    where it has another index.
     """
     if keys.dtype.kind == "S":
         hashes = [xxh3_64_intdigest(key, seed) for key in keys.tolist()]

@@ -2,7 +2,7 @@
 
 import csv
 import shutil
-from itertools import product
+from itertools import groupby, product
 from types import SimpleNamespace
 
 import h5py
@@ -26,12 +26,20 @@ SHAPES = ((96, 96), (120, 88))
 class Columns(SimpleNamespace):
     """The columns of a store that selections and splits read, made from rows.
 
-    rows : (patient, series, labelled, bucket) of each sample
+    rows : (patient, series, labelled, bucket) of each sample; two or more neighbours of
+        one series and bucket are a volume
     """
 
     def __init__(self, rows):
         patient, series, labelled, bucket = zip(*rows, strict=True)
+        volume = []
+        count = 0
+        for (name, _), group in groupby(zip(series, bucket, strict=True)):
+            is_volume = len(slices := list(group)) > 1 and bool(name)
+            volume += [count if is_volume else -1] * len(slices)
+            count += is_volume
         super().__init__(
+            rows=rows,
             classes=CLASSES,
             buckets={
                 f"{shape}": SimpleNamespace(shape=shape, name=f"{shape}")
@@ -43,6 +51,7 @@ class Columns(SimpleNamespace):
                 "series": np.array(series, "S8"),
                 "labelled": np.array(labelled, "u1"),
                 "bucket": np.array(bucket, "u2"),
+                "volume": np.array(volume, "i8"),
             },
         )
 
@@ -67,6 +76,9 @@ def keys_of(store, by):
     patient, series = store.items["patient"].tolist(), store.items["series"].tolist()
     if by == "sample":
         return list(range(len(store)))
+    if by == "volume":
+        volumes = store.items["volume"].tolist()
+        return [str(v) if v >= 0 else k for k, v in enumerate(volumes)]
     return (
         patient
         if by == "patient"
@@ -101,10 +113,9 @@ def test_a_split_does_not_depend_on_the_order_of_samples(
 ):
     """Each patient gets the same part, whatever the order of the samples."""
     assume(len(set(keys_of(store, "patient"))) >= len(parts))
-    names = list(store.items)
-    lines = list(zip(*(store.items[name].tolist() for name in names), strict=True))
-    random.shuffle(lines)
-    other = Columns([line[1:] for line in lines])
+    shuffled = [*store.rows]
+    random.shuffle(shuffled)
+    other = Columns(shuffled)
 
     def patients(one):
         result = splits.split(one, parts, seed=seed, stratify=stratify)
@@ -117,12 +128,7 @@ def test_a_split_does_not_depend_on_the_order_of_samples(
 def test_samples_that_are_not_chosen_are_in_no_part(store, parts, seed, data):
     """A split of chosen samples is the split of a store that holds only these."""
     chosen = data.draw(st.sets(st.integers(0, len(store) - 1), min_size=1))
-    alone = Columns(
-        [
-            tuple(store.items[name][k] for name in list(store.items)[1:])
-            for k in sorted(chosen)
-        ]
-    )
+    alone = Columns([store.rows[k] for k in sorted(chosen)])
     assume(len(set(keys_of(alone, "patient"))) >= len(parts))
     result = splits.split(store, parts, seed=seed, indices=list(chosen))
     expected = splits.split(alone, parts, seed=seed)
@@ -224,6 +230,9 @@ def test_splits_never_change_between_versions():
     assert sorted(patients) == [b"P0", b"P1", b"P2", b"P4"]
     result = splits.split(store, {"train": 0.8, "val": 0.2}, by="sample", seed=3)
     assert result["val"].tolist() == [2, 9, 11, 14, 18, 27]
+    store = Columns([("P", f"{k}", 0, 0) for k in range(9) for _ in range(k + 1)])
+    result = splits.split(store, {"train": 0.8, "val": 0.2}, by="volume", seed=3)
+    assert set(store.items["series"][result["val"]].tolist()) == {b"0", b"7"}
 
 
 def test_extreme_fractions_leave_no_part_empty():
@@ -329,6 +338,12 @@ def test_conditions_choose_what_a_loop_chooses(store):
         ({"shape": (96, 97)}, "did you mean '96x96'"),
         ({"shape": "96x96"}, "expected \\(height, width\\)"),
         ({"shape": (96, 96, 1)}, "expected \\(height, width\\)"),
+        ({"in_volume": "yes"}, "in_volume is 'yes', expected True or False"),
+        ({"volumes": 8}, "volumes is 8, expected 0 to 7"),
+        ({"volumes": [0, -1]}, "volumes is -1, expected 0 to 7"),
+        ({"volumes": []}, "volumes is .*, expected one number or several"),
+        ({"volumes": "1"}, "volumes is '1', expected a whole number"),
+        ({"volumes": [True]}, "volumes is True, expected a whole number"),
         ({"indices": [32]}, "expected 0 to 31"),
         ({"indices": [5, -1]}, "indices are -1 to 5"),
         ({"indices": [5, 4, 5]}, "name sample 5 twice"),

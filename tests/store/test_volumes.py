@@ -17,7 +17,13 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import fastseg
 from fastseg import geometry
-from fastseg.errors import MissingExtraError, RejectedWarning, StoreError
+from fastseg.errors import (
+    MissingExtraError,
+    OptionError,
+    RejectedWarning,
+    SplitWarning,
+    StoreError,
+)
 from fastseg.geometry import Plane
 from fastseg.links import LinkTable
 from fastseg.store import checks, layout
@@ -160,6 +166,30 @@ def outlined(folder, base, count, **options):
         for k in range(count)
     ]
     return build(LinkTable(base=base, links=links), base / "s.h5", **options)
+
+
+def test_samples_are_selected_by_volume(opened):
+    """`in_volume` and `volumes` choose slices, and a split keeps those of one."""
+    assert opened.select(in_volume=True).tolist() == list(range(11))
+    assert opened.select(in_volume=False).tolist() == [11, 12]
+    assert opened.select(volumes=1).tolist() == [4, 5, 6, 7]
+    assert opened.select(volumes=[2, 0]).tolist() == [0, 1, 2, 3, 8, 9, 10]
+    assert opened.select(volumes=np.arange(2), indices=[3, 4, 12]).tolist() == [3, 4]
+    parts = opened.split({"a": 0.5, "b": 0.5}, by="volume")
+    fastseg.check_split(opened, parts, by="volume", indices=range(13))
+    with pytest.warns(SplitWarning, match=r"1 of 2 volumes.* A volume stays whole"):
+        opened.split({"a": 0.9, "b": 0.1}, by="volume", indices=range(8))
+    with pytest.raises(OptionError, match=r"share 1 of their groups \(by volume\)"):
+        fastseg.check_split(opened, {"a": [0], "b": [1]}, by="volume")
+
+
+def test_a_store_without_volumes_has_none_to_select(folder, tmp_path):
+    """No sample is in a volume, and a number of one is refused."""
+    store = build(table_of(folder / "single"), tmp_path / "s.h5")
+    assert store.select(in_volume=True).tolist() == []
+    assert store.select(in_volume=False).tolist() == [0]
+    with pytest.raises(OptionError, match="volumes is 0, but the store has no volumes"):
+        store.select(volumes=0)
 
 
 @pytest.mark.parametrize("compress", [False, True])
