@@ -263,40 +263,16 @@ class Links(Sequence[Link]):
         """
         if isinstance(links, cls):
             return links
-        codes = {name: _Codes(name) for name in COLUMNS if name not in NUMBERS}
-        # An array of Python's grows without a copy.
-        arrays = {
-            name: array(NUMBERS[name].typecode if name in NUMBERS else "i")
-            for name in COLUMNS
-        }
-        names: dict[str, list[Any]] = {name: [np.empty(0, "S1")] for name in PATHS}
+        builders = {name: _Builder(name) for name in COLUMNS}
         remaining = iter(links)
         while block := list(islice(remaining, ROWS_AT_ONCE)):
             if others := {type(link).__name__ for link in block} - {"Link"}:
                 raise LinkError(f"links holds {', '.join(others)}, expected Link")
             for name, values in zip(COLUMNS, zip(*block, strict=True), strict=True):
-                if name in NUMBERS:
-                    arrays[name].extend(_check_numbers(name, values))
-                    continue
-                texts: Sequence[str] = values
-                if name in PATHS:
-                    _check_paths(name, values)
-                    parts = [path.rpartition("/") for path in values]
-                    texts = [folder + slash for folder, slash, _ in parts]
-                    files = [file.encode() for _, _, file in parts]
-                    names[name].append(np.array(files))
-                arrays[name].extend(map(codes[name].__getitem__, texts))
+                builders[name].add(values)
             if any(bool(link.contour_path) != bool(link.label) for link in block):
                 raise LinkError(PAIRED)
-        columns: list[Any] = []
-        for name in COLUMNS:
-            column: Any = np.asarray(arrays[name])
-            if name in codes:
-                column = Texts(column, tuple(codes[name]))
-            if name in PATHS:
-                column = FilePaths(column, np.concatenate(names.pop(name)))
-            columns.append(column)
-        return cls(*columns)
+        return cls(*(builders.pop(name).column() for name in COLUMNS))
 
     def __len__(self) -> int:
         return len(self.frame)
@@ -363,16 +339,15 @@ class Links(Sequence[Link]):
         ]
         return np.lexsort(keys[::-1])
 
-    def filled(self, rows: NDArray[np.int64], links: Sequence[Link]) -> "Links":
+    def filled(self, rows: NDArray[np.int64], given: "Links") -> "Links":
         """Return the links with what the header says taken from others.
 
         rows  : int64 (n,), the rows to fill, each once
-        links : n of them
+        given : n links
 
         Shape and dtype are those of the others; what is known of series, position and
         time stays.
         """
-        given = Links.of(links)
         columns: dict[str, Any] = {}
         for name in HEADER_COLUMNS:
             old, new = getattr(self, name), getattr(given, name)
@@ -444,6 +419,50 @@ class _Codes(dict[str, int]):
         check_text(self._name, text)
         self[text] = code = len(self)
         return code
+
+
+class _Builder:
+    """A column to which values are added; each is checked."""
+
+    def __init__(self, name: str):
+        self._name = name
+        # An array of Python's grows without a copy.
+        self._values = array(NUMBERS[name].typecode if name in NUMBERS else "i")
+        self._codes = _Codes(name)
+        self._names: list[NDArray[np.bytes_]] = [np.empty(0, "S1")]
+
+    def add(self, values: Sequence[Any]) -> None:
+        """Add values as the fields of Link hold them, or raise LinkError."""
+        if self._name in NUMBERS:
+            self._values.extend(_check_numbers(self._name, values))
+            return
+        texts: Sequence[str] = values
+        if self._name in PATHS and len(values):
+            _check_paths(self._name, values)
+            parts = [path.rpartition("/") for path in values]
+            texts = [folder + slash for folder, slash, _ in parts]
+            self._names.append(np.array([file.encode() for _, _, file in parts]))
+        self._values.extend(map(self._codes.__getitem__, texts))
+
+    def column(self) -> Any:
+        """Return the column."""
+        column: NDArray[Any] = np.asarray(self._values)
+        if self._name in NUMBERS:
+            return column
+        texts = Texts(column, tuple(self._codes))
+        if self._name in PATHS:
+            return FilePaths(texts, np.concatenate(self._names))
+        return texts
+
+
+def column_of(name: str, values: Sequence[Any]) -> Any:
+    """Return a column of Links that holds values, or raise LinkError.
+
+    values : as the fields of Link hold them
+    """
+    builder = _Builder(name)
+    builder.add(values)
+    return builder.column()
 
 
 def _check_paths(name: str, paths: Sequence[Any]) -> None:

@@ -151,11 +151,11 @@ def plan_build(
         )
         read = np.array([k for k in unknown if k in headers], np.int64)
         placed = place_images(
-            links.take(firsts[read]), [headers.pop(k) for k in read.tolist()]
+            links.pick(firsts[read]), [headers.pop(k) for k in read.tolist()]
         )
         picked = image_links.pick(read)
         number = np.repeat(np.arange(len(read)), np.diff(picked.bounds))
-        links = links.filled(picked.rows, [placed[k] for k in number.tolist()])
+        links = links.filled(picked.rows, placed.pick(number))
         image_links, order = _sort(image_links, links.order())
         reasons = {
             new: reasons[old]

@@ -22,7 +22,8 @@ from fastseg import geometry
 from fastseg.dicom.structure_set import StructureSet
 from fastseg.errors import OptionError, real_number
 from fastseg.geometry import SAME_POSITION_MM
-from fastseg.sources.series import series_of
+from fastseg.links import Links
+from fastseg.sources.series import Planes, number_series
 from fastseg.sources.tree import TreeImage
 
 # mm. A contour may be at least so far off a plane: positions are written with two
@@ -105,9 +106,9 @@ class Stack:
 class Stacks:
     """Images in columns, and the stacks that they form; row k is image k.
 
-    images, patients : as given
-    patients_known   : the patients
-    series  : int64 (n,), numbers of the series, as `series_of` tells them
+    images  : as given
+    patients_known : the patients
+    series  : int64 (n,), numbers of the series, see `number_series`
     frames  : int64 (n,), the number of frames of the file of each
     stack   : int64 (n,), the index in `stacks`, -1 for an image without a plane
     by_instance : the first frame of each SOPInstanceUID
@@ -116,29 +117,18 @@ class Stacks:
     def __init__(
         self,
         images: Sequence[TreeImage],
-        patients: Sequence[str],
+        links: Links,
+        planes: Planes,
         tolerance_mm: float | None,
     ):
         self.images = images
-        self.patients = patients
-        headers = [image.header for image in images]
-        numbers: dict[tuple[str, ...], int] = {}
-        self.series = np.array(
-            [
-                numbers.setdefault(
-                    series_of(patient, header.series, image.path), len(numbers)
-                )
-                for image, patient, header in zip(
-                    images, patients, headers, strict=True
-                )
-            ],
-            np.int64,
-        )
-        self.patients_known = {*patients}
+        self.patients_known = {*links.patient.texts}
+        self.series = number_series(links)
         # Numbers are in the order of the first images.
         firsts = np.unique(self.series, return_index=True)[1]
         self._first_rows: list[int] = firsts.tolist()
-        self.frames = np.array([header.frames for header in headers], np.int64)
+        self._patients = links.patient.pick(firsts).values()
+        self.frames = np.array([image.header.frames for image in images], np.int64)
         self.by_instance: dict[bytes, int] = {}
         self._by_series: dict[str, dict[int, None]] = defaultdict(dict)
         self._by_frame: dict[str, dict[int, None]] = defaultdict(dict)
@@ -152,13 +142,11 @@ class Stacks:
                 self._by_series[header.series][number] = None
             if header.frame_of_reference:
                 self._by_frame[header.frame_of_reference][number] = None
-        self._number_stacks(tolerance_mm)
+        self._number_stacks(planes, tolerance_mm)
 
-    def _number_stacks(self, tolerance_mm: float | None) -> None:
+    def _number_stacks(self, planes: Planes, tolerance_mm: float | None) -> None:
         """Set `stacks`, and the columns of images that depend on them."""
-        origins = _column([x.header.position_mm for x in self.images], 3)
-        directions = _column([x.header.directions for x in self.images], 6)
-        spacings = _column([x.header.spacing_mm for x in self.images], 2)
+        origins, directions, spacings, _ = planes
         known = np.flatnonzero(geometry.have_planes(origins, directions, spacings))
         self.stack = np.full(len(self.images), -1)
         self.positions = np.full(len(self.images), np.nan)
@@ -230,7 +218,7 @@ class Stacks:
 
     def patient_of(self, series: int) -> str:
         """Return the patient of a series."""
-        return self.patients[self.first_row(series)]
+        return self._patients[series]
 
     def first_row(self, series: int) -> int:
         """Return the first image of a series."""
@@ -674,12 +662,3 @@ def _ranges(starts: Ints, counts: Ints) -> Ints:
     total = int(ends[-1]) if len(ends) else 0
     numbers: Ints = np.arange(total) + np.repeat(starts - (ends - counts), counts)
     return numbers
-
-
-def _column(
-    values: Sequence[tuple[float, ...] | None], width: int
-) -> NDArray[np.float64]:
-    """Return float64 (n, width), NaN where a value is None."""
-    unknown = (np.nan,) * width
-    rows = [unknown if value is None else value for value in values]
-    return np.array(rows, np.float64).reshape(len(rows), width)

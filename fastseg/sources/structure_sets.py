@@ -21,7 +21,7 @@ from fastseg.choices import Slices
 from fastseg.dicom.structure_set import KERNELS, read_structure_set
 from fastseg.errors import DicomError, LinkError
 from fastseg.files import read_file
-from fastseg.links import Link, Links, LinkTable, Texts
+from fastseg.links import Links, LinkTable, Texts, column_of
 from fastseg.paths import natural_key
 from fastseg.progress import Progress
 from fastseg.reprs import listed, many
@@ -42,7 +42,7 @@ from fastseg.sources.tree import (
     Patients,
     Tree,
     linkable_images,
-    place_sorted,
+    sort_links,
 )
 from fastseg.tables import Reject, reason_of
 from fastseg.threads import map_ordered, usable_cores
@@ -83,17 +83,18 @@ def link_structure_sets(
     Raises LinkError if there are no images, no contours, or more than MAX_CLASSES
     classes; OptionError for a label that no ROI has and a name that two classes match.
     """
-    images, patients, rejects = linkable_images(tree)
+    linkable = linkable_images(tree)
+    images, rejects = linkable.images, linkable.rejects
     if not images:
         raise LinkError(
             f"{tree.root}: holds {tree.describe()}, and no images that can be linked"
         )
-    owners = [patients.of(image.header) for image in images]
-    stacks = Stacks(images, owners, plane_tolerance_mm)
+    stacks = Stacks(images, linkable.links, linkable.planes, plane_tolerance_mm)
     classes = RoiClasses(labels, rois)
     others = {kind: list(paths) for kind, paths in tree.others.items()}
     paths = others.pop(STRUCTURE_SET)
-    found = _link_sets(tree, paths, _Linker(tree, stacks, patients, classes), progress)
+    linker = _Linker(tree, stacks, linkable.patients, classes)
+    found = _link_sets(paths, linker, progress)
     sets: list[SetLinks] = []
     for path, result in zip(paths, found, strict=True):
         if isinstance(result, str):
@@ -137,11 +138,11 @@ def link_structure_sets(
     is_outlined = np.zeros(len(images), np.bool_)
     for set_links in sets:
         is_outlined[set_links.images] = True
-    chosen, kept = _choose(stacks, is_outlined, slices)
-    links, order, notes = place_sorted([images[k] for k in chosen], patients, kept)
+    is_linked = _choose(stacks, is_outlined, slices)
+    links, rows, notes = sort_links(linkable, is_linked)
     unlabelled = int(np.count_nonzero(~is_outlined))
     if slices == "series" and unlabelled:
-        linked = int(np.count_nonzero(~is_outlined[chosen]))
+        linked = int(np.count_nonzero(is_linked & ~is_outlined))
         counts = f"{linked} linked"
         if unlabelled > linked:
             counts += (
@@ -151,7 +152,7 @@ def link_structure_sets(
         notes.append(f"{many(unlabelled, 'image')} without a contour: {counts}")
     return LinkTable(
         base=tree.root,
-        links=_with_contours(links, np.array(chosen, np.int64)[order], sets),
+        links=_with_contours(links, rows, sets),
         rejects=rejects,
         unlabelled=unlabelled,
         ignored=tree.ignored,
@@ -161,7 +162,7 @@ def link_structure_sets(
 
 
 def _link_sets(
-    tree: Tree, paths: Sequence[str], linker: "_Linker", progress: Progress
+    paths: Sequence[str], linker: "_Linker", progress: Progress
 ) -> list[SetLinks | str]:
     """Return the links of each structure set, or why it cannot be used."""
     prepare([(kernel, {}) for kernel in KERNELS])
@@ -199,16 +200,15 @@ def _without_repeats(
 
 def _choose(
     stacks: Stacks, is_outlined: NDArray[np.bool_], slices: Slices
-) -> tuple[list[int], set[int] | None]:
-    """Return the images of all series that are linked, and which of these are."""
+) -> NDArray[np.bool_]:
+    """Return which images are linked."""
     if slices == "all":
-        return list(range(len(is_outlined))), None
-    is_linked = np.zeros(int(stacks.series.max()) + 1, np.bool_)
-    is_linked[stacks.series[is_outlined]] = True
-    chosen = np.flatnonzero(is_linked[stacks.series])
-    if slices == "series":
-        return chosen.tolist(), None
-    return chosen.tolist(), {*np.flatnonzero(is_outlined[chosen]).tolist()}
+        return np.ones_like(is_outlined)
+    if slices == "labelled":
+        return is_outlined
+    has_outlines = np.zeros(len(is_outlined), np.bool_)  # of each series
+    has_outlines[stacks.series[is_outlined]] = True
+    return has_outlines[stacks.series]
 
 
 def _with_contours(links: Links, images: Ints, sets: Sequence[SetLinks]) -> Links:
@@ -224,9 +224,7 @@ def _with_contours(links: Links, images: Ints, sets: Sequence[SetLinks]) -> Link
     at[images] = np.arange(len(images))
     position = at[np.concatenate([x.images for x in sets])]
     # Code 0 of each column is for images without contours.
-    files = Links.of(
-        [Link("p", "i"), *(Link("p", "i", x.path, label="x") for x in sets)]
-    ).contour_path
+    files = column_of("contour_path", ["", *(x.path for x in sets)])
     file = np.repeat(np.arange(1, len(sets) + 1), [len(x.keys) for x in sets])
     labels = ["", *sorted({*chain(*(x.classes for x in sets))})]
     codes = {label: code for code, label in enumerate(labels)}

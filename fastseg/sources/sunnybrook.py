@@ -151,7 +151,7 @@ class Sunnybrook:
         for patient in patients:
             images = data_set.unique_images(instances[patient.image_id])
             placed = place_images(
-                list(images.values()),
+                Links.of(images.values()),
                 [headers[image.dicom_path] for image in images.values()],
             )
             images = dict(zip(images, placed, strict=True))

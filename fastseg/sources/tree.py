@@ -10,13 +10,14 @@ whatever else there is are listed by kind.
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple, assert_never
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fastseg import dicom
 from fastseg.bounds import MAX_TEXT_BYTES
@@ -28,16 +29,17 @@ from fastseg.errors import (
 )
 from fastseg.escapes import escaped
 from fastseg.files import identify, open_regular
-from fastseg.links import Link, Links, LinkTable
+from fastseg.links import Link, Links, LinkTable, column_of
 from fastseg.progress import Progress, silent
 from fastseg.reprs import many
 from fastseg.sources.folder import Folder, is_named_image
 from fastseg.sources.repeats import find_repeats
 from fastseg.sources.series import (
-    by_series,
+    Planes,
+    are_in_volumes,
     find_problems,
     place_images,
-    series_of,
+    rows_of_series,
 )
 from fastseg.tables import Reject, reason_of
 from fastseg.threads import map_ordered, usable_cores
@@ -291,7 +293,7 @@ def describe_series(images: Iterable[tuple[str, str, Header]]) -> str:
     images : patient, path and header of each, at least one
     """
     modalities = {
-        series_of(patient, header.series, path): header.modality
+        (patient, header.series, "" if header.series else path): header.modality
         for patient, path, header in images
     }
     counts = Counter(modalities.values())
@@ -313,11 +315,15 @@ class Linkable(NamedTuple):
     """The images of a tree whose patients are known.
 
     images   : in the order of the tree
+    links    : of the same images, without contours
+    planes   : of the same images
     patients : whose they are
     rejects  : those of the tree, and the files whose patients are not known
     """
 
     images: list[TreeImage]
+    links: Links
+    planes: Planes
     patients: "Patients"
     rejects: list[Reject]
 
@@ -327,55 +333,54 @@ def linkable_images(tree: Tree) -> Linkable:
     rejects = list(tree.rejects)
     patients = Patients(image.header for image in tree.images)
     images: list[TreeImage] = []
+    names: list[str] = []
     refused: set[str] = set()
     # The images of a study have the same.
-    problems: dict[tuple[str, str], str] = {}
+    known: dict[tuple[str, str], tuple[str, str]] = {}
     for image in tree.images:
         key = image.header.patient_id, image.header.study
-        problem = problems.get(key)
-        if problem is None:
-            problem = problems[key] = patients.problem(image.header)
+        if key not in known:
+            known[key] = patients.of(image.header), patients.problem(image.header)
+        name, problem = known[key]
         if not problem:
             images.append(image)
+            names.append(name)
         elif image.path not in refused:
             refused.add(image.path)
             rejects.append(Reject(str(tree.root / image.path), None, problem))
-    return Linkable(images, patients, rejects)
+    paths, frames, headers = zip(*images, strict=True) if images else ((), (), ())
+    links = replace(
+        Links.of([Link("P", "image")]).pick(np.zeros(len(images), np.int64)),
+        patient=column_of("patient", names),
+        dicom_path=column_of("dicom_path", paths),
+        frame=column_of("frame", frames),
+    )
+    planes = Planes.of(headers)
+    return Linkable(
+        images, place_images(links, headers, planes), planes, patients, rejects
+    )
 
 
-def place_sorted(
-    images: Sequence[TreeImage],
-    patients: "Patients",
-    kept: Container[int] | None = None,
-) -> tuple[Links, list[int], list[str]]:
-    """Return a link of each image, in the order of all tables.
+def sort_links(
+    linkable: Linkable, is_linked: NDArray[np.bool_]
+) -> tuple[Links, NDArray[np.int64], list[str]]:
+    """Return the links of some images, in the order of all tables.
 
-    images : all of the series that are linked, see `place_images`
-    kept   : indices of those to link; None for all
+    is_linked : bool (n,)
 
-    Returns links without contours, the index of each in `images`, and notes.
+    Returns links, the index of the image of each, and notes.
     """
-    given = [
-        Link(patient=patients.of(header), dicom_path=path, frame=frame)
-        for path, frame, header in images
-    ]
-    placed = place_images(given, [image.header for image in images])
-    columns = Links.of(placed)
-    order = columns.order().tolist()
-    if kept is not None:
-        order = [k for k in order if k in kept]
-    links = [placed[k] for k in order]
-    headers = [images[k].header for k in order]
+    rows = np.flatnonzero(is_linked)
+    rows = rows[linkable.links.pick(rows).order()]
+    links = linkable.links.pick(rows)
+    headers = [linkable.images[k].header for k in rows.tolist()]
     notes = []
-    if links:
-        series = describe_series(
-            (link.patient, link.dicom_path, header)
-            for link, header in zip(links, headers, strict=True)
-        )
-        notes.append(series)
-    notes += patients.notes(headers)
-    notes += _notes_on_volumes(links, headers)
-    return columns.pick(np.array(order, np.int64)), order, notes
+    if headers:
+        columns = links.patient.values(), links.dicom_path.values(), headers
+        notes.append(describe_series(zip(*columns, strict=True)))
+    notes += linkable.patients.notes(headers)
+    notes += _notes_on_volumes(links, headers, linkable.planes.pick(rows))
+    return links, rows, notes
 
 
 def link_images(tree: Tree, hints: Sequence[str] = ()) -> LinkTable:
@@ -385,12 +390,12 @@ def link_images(tree: Tree, hints: Sequence[str] = ()) -> LinkTable:
 
     `Patients` says whose images they are.
     """
-    images, patients, rejects = linkable_images(tree)
-    links, _, notes = place_sorted(images, patients)
+    linkable = linkable_images(tree)
+    links, _, notes = sort_links(linkable, np.ones(len(linkable.images), np.bool_))
     return LinkTable(
         base=tree.root,
         links=links,
-        rejects=rejects,
+        rejects=linkable.rejects,
         unlabelled=len(links),
         ignored=tree.ignored,
         left_out=tree.others,
@@ -485,11 +490,13 @@ class Patients:
         return notes
 
 
-def _notes_on_volumes(links: Sequence[Link], headers: Sequence[Header]) -> list[str]:
+def _notes_on_volumes(
+    links: Links, headers: Sequence[Header], planes: Planes
+) -> list[str]:
     """Return in words which series are no volume, and why; the first ones of many.
 
-    links   : sorted
-    headers : of the same images
+    links           : sorted
+    headers, planes : of the same images
 
     A series of one image is none, and needs no reason. Files that are series because
     they have no SeriesInstanceUID are counted.
@@ -497,16 +504,15 @@ def _notes_on_volumes(links: Sequence[Link], headers: Sequence[Header]) -> list[
     notes = []
     lines = []
     lone = 0
-    for members in by_series(links):
-        some = [links[k] for k in members]
-        if len(members) == 1:
-            lone += not some[0].series
-            continue
-        problems = find_problems(some, [headers[k] for k in members], members)
-        if problems:
-            series = _series(headers[members[0]].modality)
-            folder = _folder_of(some)
-            lines.append(f"  {series} in {folder}: {'; '.join(problems)}")
+    are_in = are_in_volumes(links, planes)
+    for rows in rows_of_series(links):
+        if len(rows) == 1:
+            lone += not headers[rows[0]].series
+        elif not are_in[rows].all():
+            series = _series(headers[rows[0]].modality)
+            folder = _folder_of(links.dicom_path.pick(rows).values())
+            problems = "; ".join(find_problems(links, planes, rows))
+            lines.append(f"  {series} in {folder}: {problems}")
     if lone:
         notes.append(
             f"{many(lone, 'image')} without SeriesInstanceUID: each file counts as a "
@@ -521,10 +527,9 @@ def _notes_on_volumes(links: Sequence[Link], headers: Sequence[Header]) -> list[
     return notes
 
 
-def _folder_of(links: Iterable[Link]) -> str:
-    """Return the folder that all images of some links lie in."""
-    folders = {link.dicom_path.rpartition("/")[0] for link in links}
-    return os.path.commonpath(folders) or "."
+def _folder_of(paths: Iterable[str]) -> str:
+    """Return the folder that all files lie in."""
+    return os.path.commonpath({path.rpartition("/")[0] for path in paths}) or "."
 
 
 def _series(modality: str) -> str:

@@ -11,8 +11,14 @@ from hypothesis import strategies as st
 
 import fastseg
 from fastseg import dicom
-from fastseg.links import Link
-from fastseg.sources.series import by_series, find_problems, place_images
+from fastseg.links import Link, Links
+from fastseg.sources.series import (
+    Planes,
+    are_in_volumes,
+    find_problems,
+    place_images,
+    rows_of_series,
+)
 from tests.sources.dicom_files import make_frames, save, save_slice, uid
 
 AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
@@ -50,6 +56,11 @@ def images(draw):
     return drawn, draw(st.permutations(range(len(drawn))))
 
 
+def place(links, headers):
+    """Return the links of images, placed, as Link objects."""
+    return list(place_images(Links.of(links), headers))
+
+
 def placed(header, drawn, names):
     """Return the links of drawn images, placed."""
     links = [
@@ -60,7 +71,7 @@ def placed(header, drawn, names):
         replace(header, **{k: v for k, v in image.items() if k != "patient"})
         for image in drawn
     ]
-    return place_images(links, headers)
+    return place(links, headers)
 
 
 @given(case=images())
@@ -94,7 +105,7 @@ def test_a_position_is_known_where_the_plane_is(header, case):
 def test_columns_are_those_of_the_header(header):
     """Series, shape and dtype come from the header; the rest of a link stays."""
     link = Link("P", "a.dcm", "c.txt", label="x", frame=3)
-    (filled,) = place_images([link], [header])
+    (filled,) = place([link], [header])
     assert filled == link._replace(
         series=header.series,
         rows=8,
@@ -112,11 +123,11 @@ def test_images_at_one_position_are_told_apart_by_time(header):
         replace(header, position_mm=(0.0, 0.0, z), trigger_time_ms=ms)
         for z, ms in triggers
     ]
-    links = place_images([Link("P", str(k)) for k in range(4)], headers)
+    links = place([Link("P", str(k)) for k in range(4)], headers)
     assert [link.time for link in links] == [1, 0, 0, 1]
     by_name = [replace(x, trigger_time_ms=None, instance=k) for k, x in
                enumerate(headers)]  # fmt: skip
-    links = place_images([Link("P", str(k)) for k in range(4)], by_name)
+    links = place([Link("P", str(k)) for k in range(4)], by_name)
     assert [link.time for link in links] == [None] * 4
 
 
@@ -130,7 +141,7 @@ def test_rounded_directions_do_not_change_the_order(header):
         )
         for k in range(6)
     ]
-    links = place_images([Link("P", str(k)) for k in range(6)], headers)
+    links = place([Link("P", str(k)) for k in range(6)], headers)
     steps = np.diff([link.position_mm for link in links])
     np.testing.assert_allclose(steps, 0.05, atol=1e-6)
 
@@ -138,10 +149,13 @@ def test_rounded_directions_do_not_change_the_order(header):
 def test_problems_name_why_there_is_no_volume(header):
     """A volume has no problem; one with a slice missing says that it is uneven."""
     headers = [replace(header, position_mm=(0.0, 0.0, 2.0 * k)) for k in range(5)]
-    links = place_images([Link("P", str(k)) for k in range(5)], headers)
-    assert find_problems(links, headers, range(5)) == []
-    del headers[2], links[2]
-    (problem,) = find_problems(links, headers, range(4))
+    links = place_images(Links.of([Link("P", str(k)) for k in range(5)]), headers)
+    planes = Planes.of(headers)
+    assert find_problems(links, planes, np.arange(5)) == []
+    assert are_in_volumes(links, planes).all()
+    rest = np.array([0, 1, 3, 4])
+    (problem,) = find_problems(links, planes, rest)
+    assert not are_in_volumes(links.pick(rest), planes.pick(rest)).any()
     assert problem.startswith("uneven: ")
 
 
@@ -200,10 +214,11 @@ def check_notes(root, tmp_path):
     assert len(store) == len(table)
     headers = [dicom.read_header(root / x.dicom_path, x.frame) for x in table.links]
     volume = store.items["volume"]
-    for rows in by_series(table.links):
-        problems = find_problems(
-            [table.links[k] for k in rows], [headers[k] for k in rows], rows
-        )
+    planes = Planes.of(headers)
+    are_in = are_in_volumes(table.links, planes)
+    for rows in rows_of_series(table.links):
+        problems = find_problems(table.links, planes, rows)
+        assert bool(problems) == (not are_in[rows].all())
         if len(rows) > 1:
             assert bool(problems) == bool((volume[rows] < 0).any()), problems
     return Counter(x.patient for x in store.volumes)
