@@ -12,6 +12,7 @@ from fastseg._kernels.augment import batch, intensity, warp
 from fastseg._kernels.augment.mapping import Displacements
 from fastseg._kernels.augment.noise import Keys
 from fastseg._kernels.images import gather
+from fastseg._kernels.images.gather import Slices
 from fastseg._kernels.native.entries import prepare
 from fastseg.augment import BORDERS, as_compose
 from fastseg.augment.base import (
@@ -249,7 +250,7 @@ class AugmentedPreprocessing(Preprocessing):
         if self.format.labels == "exact":
             self._draw_labels(samples, mappings, bits)
         if bits is not mask:
-            every = np.arange(len(mask))
+            every = Slices(np.arange(len(mask)), np.zeros((len(mask), 2), np.int64))
             view = self._view_masks(mask)
             unlabelled = self._unlabelled(samples)
             gather.gather_masks(

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastseg._kernels.images import gather
-from fastseg._kernels.images.gather import Scaling
+from fastseg._kernels.images.gather import Scaling, Slices
 from fastseg.choices import MaskForm
 from fastseg.errors import MissingLabelsError, MissingLabelsWarning, OptionError, one_of
 from fastseg.loading.batches import Batch
@@ -118,10 +118,12 @@ class Preprocessing:
         started = perf_counter_ns()
         for images, masks, rows, subset in self.store.stacks(samples):
             located = perf_counter_ns()
+            slices = centred_slices(rows, images.shape[1:], self.size)
             kernel(
                 images,
                 masks,
-                rows,
+                slices,
+                slices,
                 self._scaling(samples[subset]),
                 self._classes,
                 unlabelled[subset],
@@ -198,8 +200,14 @@ class Preprocessing:
         return pad
 
     def _view_masks(self, mask: NDArray[Any]) -> NDArray[Any]:
-        """Return the view that kernels fill: masks of one class get a channel axis."""
-        return mask[:, None] if self.format.masks in self.store.classes else mask
+        """Return the view that kernels fill.
+
+        It is (b, h, w), or with a channel for each class (b, c, 1, h, w).
+        """
+        if self.format.masks == "onehot":
+            return mask[:, :, None]
+        is_one_class = self.format.masks in self.store.classes
+        return mask[:, None, None] if is_one_class else mask
 
     def _unlabelled(self, samples: NDArray[np.int64]) -> NDArray[np.uint64]:
         """Return bit fields of the classes that become 255, uint64 (b,)."""
@@ -290,6 +298,18 @@ def used_buckets(store: Store, indices: NDArray[np.int64]) -> list[Any]:
     buckets = list(store.buckets.values())
     used = np.bincount(store.items["bucket"][indices], minlength=len(buckets))
     return [bucket for bucket, count in zip(buckets, used, strict=True) if count]
+
+
+def centred_slices(
+    rows: NDArray[np.int64], shape: tuple[int, ...], size: tuple[int, int]
+) -> Slices:
+    """Return slices of a size about the centres of images (H, W).
+
+    A smaller image is centred in its slice, a larger one is cut to its centre. Half
+    pixels are rounded towards the top left.
+    """
+    corner = [int((old - new) / 2) for old, new in zip(shape, size, strict=True)]
+    return Slices(rows, np.full((len(rows), 2), corner, np.int64))
 
 
 def _common_size(store: Store, indices: NDArray[np.int64]) -> tuple[int, int]:

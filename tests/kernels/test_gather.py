@@ -24,14 +24,13 @@ image_dtypes = st.sampled_from(["u1", "i1", "<u2", "<i2", "<u4", "<i4"])
 mask_dtypes = st.sampled_from(["u1", "<u2", "<u4", "<u8"])
 
 
-def centred(image, size, fill):
-    """Return an image padded and cropped about its centre, slow and obviously right."""
-    out = np.full(size, fill, np.result_type(image, type(fill)))
-    (y0, ty, h), (x0, tx, w) = (
-        ((s - t) // 2, 0, t) if s >= t else (0, (t - s) // 2, s)
-        for s, t in zip(image.shape, size, strict=True)
-    )
-    out[ty : ty + h, tx : tx + w] = image[y0 : y0 + h, x0 : x0 + w]
+def shown_from(image, corner, size, fill):
+    """Return what a slice shows of an image, or of None; slow and obviously right."""
+    out = np.full(size, fill)
+    for y, x in np.ndindex(*size):
+        r, c = y + corner[0], x + corner[1]
+        if image is not None and 0 <= r < image.shape[0] and 0 <= c < image.shape[1]:
+            out[y, x] = image[r, c]
     return out
 
 
@@ -60,9 +59,9 @@ def put_and_settle(values, count, cells, start, streams):
 
 
 @jit.kernel
-def round_all(values, rows, scaling, out):
+def round_all(values, slices, scaling, out):
     """Write the bits of float16."""
-    gather.gather_images(values, rows, scaling, gather.half_bits, True, out)
+    gather.gather_images(values, slices, scaling, gather.half_bits, True, out)
 
 
 # Scaled integers of 24 bits: many products are close to the middle between two float32,
@@ -90,34 +89,64 @@ def test_fma_rounds_once(a, b, c):
     assert error < least or (error == least and even)
 
 
-ROWS = np.array([-1, 2, -1, 0])
-# No class is missing on any sample.
+# Of slices of three images.
+ROWS = np.array([gather.ELSEWHERE, 2, gather.OUTSIDE, gather.ELSEWHERE, 0, 0])
+# No class is missing on any slice.
 NONE_MISSING = np.zeros(len(ROWS), np.uint64)
 NO_CLASSES = np.zeros(0, np.int64)
-FILLED = [(1, 2), (3, 0)]  # (slot, row) where ROWS is not negative
+
+slices = st.lists(
+    st.tuples(st.integers(-12, 12), st.integers(-12, 12)),
+    min_size=len(ROWS),
+    max_size=len(ROWS),
+).map(lambda corners: gather.Slices(ROWS, np.array(corners)))
 
 
-@given(stacks(image_dtypes), sides, sides, st.booleans())
-def test_images_are_scaled_and_centred(images, height, width, streams):
-    """Every cell of the listed slots has numpy's value; other slots do not change."""
-    out = dirty((4, height, width), np.float32)
-    half = out.astype(np.uint16)
-    shift, gain = np.array([[0, 3, 0, -1], [0, 0.5, 0, -2]], np.float32)
+def check_slices(out, images, slices, pad):
+    """Assert that slices show images (3, H, W), and that those elsewhere are 77."""
+    for j, (row, corner) in enumerate(zip(*slices, strict=True)):
+        if row == gather.ELSEWHERE:
+            assert (out[j] == 77).all()
+        else:
+            image = None if row == gather.OUTSIDE else images[j][row]
+            expected = shown_from(image, corner, out[j].shape, pad[j])
+            assert_array_equal(out[j], expected)
+
+
+@given(stacks(image_dtypes), slices, sides, sides, st.booleans())
+def test_images_are_scaled_and_padded(images, slices, height, width, streams):
+    """Every cell of a slice has numpy's value; slices elsewhere do not change."""
+    out = dirty((len(ROWS), height, width), np.float32)
+    half = out.astype(np.float16)
+    shift, gain, pad = np.array(
+        [[0, 3, 0, 0, -1, 1], [0, 0.5, 0, 0, -2, 1], [0, -7, 6, 0, 5, 4]], np.float32
+    )
     low, high = -100.0, 100.0
-    pad = np.array([0, -7, 0, 5], np.float32)
     scaling = gather.Scaling(shift, gain, low, high, pad)
     masks = np.zeros(images.shape, np.uint8)
     mask = dirty(out.shape, np.uint8)
-    rest = masks, ROWS, scaling, NO_CLASSES, NONE_MISSING, streams
+    rest = masks, slices, slices, scaling, NO_CLASSES, NONE_MISSING, streams
     gather.gather_samples(images, *rest, out, mask)
-    gather.gather_half_samples(images, *rest, half, mask)
-    for slot, row in FILLED:
-        scaled = (images[row].astype(np.float32) - shift[slot]) * gain[slot]
-        expected = centred(np.clip(scaled, low, high), (height, width), pad[slot])
-        assert_array_equal(out[slot], expected)
-        assert_array_equal(half[slot].view(np.float16), expected.astype(np.float16))
-    assert (out[[0, 2]] == 77).all()
-    assert (half[[0, 2]] == 77).all()
+    gather.gather_half_samples(images, *rest, half.view(np.uint16), mask)
+    scaled = [
+        np.clip((images.astype(np.float32) - shift[j]) * gain[j], low, high)
+        for j in range(len(ROWS))
+    ]
+    check_slices(out, scaled, slices, pad)
+    check_slices(half, [each.astype(np.float16) for each in scaled], slices, pad)
+
+
+@given(stacks(image_dtypes), slices, slices, sides, sides)
+def test_masks_have_slices_of_their_own(images, slices, mask_slices, height, width):
+    """One call makes images of some slices, and masks of fewer other ones."""
+    out = dirty((len(ROWS), height, width), images.dtype)
+    mask = dirty((2, height, width), np.uint8)
+    mask_slices = gather.Slices(*(array[1:3] for array in mask_slices))
+    masks = np.arange(images.size, dtype=np.uint8).reshape(images.shape)
+    rest = np.zeros(len(ROWS), images.dtype), NO_CLASSES, NONE_MISSING[:2], True
+    gather.copy_samples(images, masks, slices, mask_slices, *rest, out, mask)
+    check_slices(out, [images] * len(ROWS), slices, [0] * len(ROWS))
+    check_slices(mask, [masks] * 2, mask_slices, [0] * 2)
 
 
 def test_float16_values_are_the_nearest():
@@ -136,67 +165,97 @@ def test_float16_values_are_the_nearest():
     out = np.empty((1, 1, len(values)), np.uint16)
     none, one = np.zeros(1, np.float32), np.ones(1, np.float32)
     scaling = gather.Scaling(none, one, -np.inf, np.inf, none)
-    round_all(values[None, None], np.array([0]), scaling, out)
+    slices = gather.Slices(np.array([0]), np.array([[0, 0]]))
+    round_all(values[None, None], slices, scaling, out)
     assert_array_equal(out[0, 0], expected)
 
 
-@given(stacks(mask_dtypes), sides, sides, st.booleans())
-def test_bits_are_copied_and_centred(masks, height, width, streams):
+@given(stacks(mask_dtypes), slices, sides, sides, st.booleans())
+def test_bits_are_copied_and_padded(masks, slices, height, width, streams):
     """Values are copied unchanged, with those of `pad` around them."""
-    out = dirty((4, height, width), masks.dtype)
-    pad = np.array([0, 7, 0, 5], masks.dtype)
-    gather.gather_values(masks, ROWS, pad, streams, out)
-    for slot, row in FILLED:
-        assert_array_equal(out[slot], centred(masks[row], (height, width), pad[slot]))
-    assert (out[[0, 2]] == 77).all()
+    out = dirty((len(ROWS), height, width), masks.dtype)
+    pad = np.array([0, 7, 6, 0, 5, 4], masks.dtype)
+    gather.gather_values(masks, slices, pad, streams, out)
+    check_slices(out, [masks] * len(ROWS), slices, pad)
 
 
-@given(stacks(mask_dtypes), sides, sides, st.booleans(), st.data())
-def test_classes_become_channels(masks, height, width, streams, data):
-    """Channel c is 1 where bit classes[c] is set and 0 elsewhere."""
+missing_classes = st.lists(
+    st.integers(0, 255), min_size=len(ROWS), max_size=len(ROWS)
+).map(lambda bits: np.array(bits, np.uint64))
+
+
+@given(
+    stacks(mask_dtypes),
+    slices,
+    missing_classes,
+    st.sampled_from([1, 2, 3]),
+    sides,
+    sides,
+    st.booleans(),
+    st.data(),
+)
+def test_classes_become_channels(
+    masks, slices, missing, depth, height, width, streams, data
+):
+    """Channel c is bit classes[c], 255 if it is missing and 0 outside of images."""
     bit = st.integers(0, 8 * masks.dtype.itemsize - 1)
     classes = np.array(data.draw(st.lists(bit, min_size=1, max_size=3)))
-    out = dirty((4, len(classes), height, width), np.uint8)
-    gather.gather_classes(masks, ROWS, classes, NONE_MISSING, streams, out)
-    for slot, row in FILLED:
-        for c, k in enumerate(classes.tolist()):
-            expected = (masks[row] >> masks.dtype.type(k)) & masks.dtype.type(1)
-            assert_array_equal(out[slot, c], centred(expected, (height, width), 0))
-    assert (out[[0, 2]] == 77).all()
+    shape = len(ROWS) // depth, len(classes), depth, height, width
+    out = dirty(shape, np.uint8)
+    gather.gather_masks(masks, slices, classes, missing, streams, out)
+    for c, k in enumerate(classes.tolist()):
+        channel = (masks >> masks.dtype.type(k)) & masks.dtype.type(1)
+        labels = [
+            np.full_like(channel, 255) if bits >> k & 1 else channel
+            for bits in missing.tolist()
+        ]
+        pad = [255 * (bits >> k & 1) for bits in missing.tolist()]
+        slots = out[:, c].reshape(len(ROWS), height, width)
+        check_slices(slots, labels, slices, pad)
 
 
-@given(stacks(mask_dtypes), sides, sides, st.booleans(), st.data())
-def test_missing_classes_hide_what_lies_below(masks, height, width, streams, data):
+@given(
+    stacks(mask_dtypes),
+    slices,
+    missing_classes,
+    st.permutations(range(8)),
+    sides,
+    sides,
+    st.booleans(),
+)
+def test_missing_classes_hide_what_lies_below(
+    masks, slices, missing, priority, height, width, streams
+):
     """A label is 255 where a missing class comes before the first one that covers."""
-    priority = data.draw(st.permutations(range(8)))
-    missing = np.array(data.draw(st.lists(st.integers(0, 255), min_size=4, max_size=4)))
-    out = dirty((4, height, width), np.uint8)
-    gather.gather_labels(
-        masks, ROWS, np.array(priority), missing.astype(np.uint64), streams, out
-    )
-    for slot, row in FILLED:
-        expected = np.zeros(masks.shape[1:], np.uint8)
-        outside = 0
-        for k in reversed(priority):
-            if missing[slot] >> k & 1:
-                expected[:], outside = 255, 255
-            expected[(masks[row] >> masks.dtype.type(k)) & masks.dtype.type(1) == 1] = (
-                k + 1
-            )
-        assert_array_equal(out[slot], centred(expected, (height, width), outside))
+    check_labels(masks, slices, missing, priority, (height, width), streams)
 
 
-@given(stacks(mask_dtypes), sides, sides, st.booleans(), st.permutations(range(8)))
-def test_labels_show_the_top_class(masks, height, width, streams, priority):
+@given(
+    stacks(mask_dtypes),
+    slices,
+    st.permutations(range(8)),
+    sides,
+    sides,
+    st.booleans(),
+)
+def test_labels_show_the_top_class(masks, slices, priority, height, width, streams):
     """A pixel's label is that of the first class in priority that covers it."""
-    out = dirty((4, height, width), np.uint8)
-    gather.gather_labels(masks, ROWS, np.array(priority), NONE_MISSING, streams, out)
-    for slot, row in FILLED:
-        expected = np.zeros(masks.shape[1:], np.uint8)
+    check_labels(masks, slices, NONE_MISSING, priority, (height, width), streams)
+
+
+def check_labels(masks, slices, missing, priority, size, streams):
+    """Assert that labels are those of classes painted from the bottom to the top."""
+    out = dirty((len(ROWS), *size), np.uint8)
+    gather.gather_masks(masks, slices, np.array(priority), missing, streams, out)
+    labels = np.zeros((len(ROWS), *masks.shape), np.uint8)
+    pad = np.zeros(len(ROWS), np.uint8)
+    for j, bits in enumerate(missing.tolist()):
         for k in reversed(priority):
-            one = masks.dtype.type(1)
-            expected[(masks[row] >> masks.dtype.type(k)) & one == 1] = k + 1
-        assert_array_equal(out[slot], centred(expected, (height, width), 0))
+            if bits >> k & 1:
+                labels[j], pad[j] = 255, 255
+            covered = (masks >> masks.dtype.type(k)) & masks.dtype.type(1)
+            labels[j][covered == 1] = k + 1
+    check_slices(out, labels, slices, pad)
 
 
 @given(
@@ -213,15 +272,6 @@ def test_put_writes_exactly_its_range(dtype, count, start, streams):
     expected = dirty(500, dtype)
     expected[start : start + count] = values[:count]
     assert_array_equal(cells, expected)
-
-
-@given(sides, sides)
-def test_cropping_undoes_padding(small, more):
-    """Cropping an axis that was padded gives back the axis."""
-    large = small + more
-    start, target, length = gather.centre_overlap(small, large)
-    assert (start, length) == (0, small)
-    assert gather.centre_overlap(large, small) == (target, 0, small)
 
 
 @given(mask_dtypes.flatmap(lambda dtype: arrays(dtype, st.integers(1, 50))))

@@ -1,13 +1,13 @@
-"""Samples to a batch, in one pass from the mapped file.
+"""Slices to a batch, in one pass from the mapped file.
 
 Inner loops run over slices that are indexed from 0, because compilers vectorize only
 such loops. They write to a short array in the first-level cache, which `put` copies to
 the batch, past the caches if `streams` is set.
 
-All kernels take samples of one stack, an array (n, H, W): sample rows[j] goes to
-out[j] and fills every cell of it. Where rows[j] is negative, the sample is in another
-stack and out[j] is left alone. An image smaller than the batch is centred in it, a
-larger one is cut to its centre. Half pixels are rounded towards the top left.
+All kernels take slices of one stack, an array (n, H, W): a sample is one slice, a
+sample with its neighbours and a patch of a volume are several. Slice j of a batch,
+out[j], shows h x w pixels of image rows[j] from a corner on, and what pads the image
+where they lie beyond it: every cell is filled.
 
 An entry makes images and masks in one call. A thread that returns to Python waits up to
 5 ms for the interpreter lock while the training loop runs Python. One call for both
@@ -31,14 +31,31 @@ SMALL, LARGE = np.uint32(0x38800000), np.uint32(0x47800000)
 INFINITE, NAN = np.uint32(0x7C00), np.uint32(0x7E00)
 
 
+# Rows of slices that are in another stack, which are left alone, and of those that no
+# image is for, because they lie outside of their volume: padding fills them.
+ELSEWHERE, OUTSIDE = -1, -2
+
+
+class Slices(NamedTuple):
+    """Where the m slices of a batch come from.
+
+    rows    : int64 (m,), the row of the image in the stack; or ELSEWHERE or OUTSIDE
+    corners : int64 (m, 2), (row, column) of the image's pixel that the first pixel of
+        the slice shows; negative where what pads the image comes first
+    """
+
+    rows: NDArray[np.int64]
+    corners: NDArray[np.int64]
+
+
 class Scaling(NamedTuple):
-    """How stored values of b samples become numbers of a batch.
+    """How stored values of m slices become numbers of a batch.
 
     They become min(max((value - shift) * gain, low), high), in float32.
 
-    shift, gain : float32 (b,)
+    shift, gain : float32 (m,)
     low, high   : limits, which float32 holds exactly
-    pad         : float32 (b,), what lies around the image of each sample
+    pad         : float32 (m,), what lies around the image of each slice
     """
 
     shift: NDArray[np.float32]
@@ -49,12 +66,11 @@ class Scaling(NamedTuple):
 
 
 class Lines(NamedTuple):
-    """The lines of an image that are in a batch; all are indices into flat arrays.
+    """The lines of an image that a slice of a batch shows.
 
-    start, to      : of the first line, in an image of the stack and in one of the batch
+    start, to      : indices of the first line, in the flat stack and in the flat slice
     step, to_step  : from a line to the next one
     number, length : of lines, and of pixels of each
-    size, to_size  : pixels of an image of the stack and of one of the batch
     """
 
     start: int
@@ -63,8 +79,6 @@ class Lines(NamedTuple):
     to_step: int
     number: int
     length: int
-    size: int
-    to_size: int
 
 
 SCALING = (
@@ -72,15 +86,17 @@ SCALING = (
     *("const float32[::1]", "const float32[::1]", "float64", "float64"),
     "const float32[::1]",
 )
+SLICES = (Slices, "const int64[::1]", "const int64[:, ::1]")
 # Of images and masks, but for the values of images.
 SAMPLES = {
     "images": "const I[:, :, ::1]",
     "masks": "const uint8[:, :, ::1]",
-    "rows": "const int64[::1]",
+    "slices": SLICES,
+    "mask_slices": SLICES,
     "classes": "const int64[::1]",
     "missing": "const uint64[::1]",
     "streams": "bool",
-    "mask": "uint8[:, :, ::1] | uint8[:, :, :, ::1]",
+    "mask": "uint8[:, :, ::1] | uint8[:, :, :, :, ::1]",
 }
 
 
@@ -91,29 +107,29 @@ SAMPLES = {
     I=("int16", "uint16", "uint8", "int32"),
 )
 def gather_samples(
-    images, masks, rows, scaling, classes, missing, streams, image, mask
+    images, masks, slices, mask_slices, scaling, classes, missing, streams, image, mask
 ):  # fmt: skip
     """Do the work of `gather_images`, as float32, and of `gather_masks`."""
-    gather_images(images, rows, scaling, single, streams, image)
-    gather_masks(masks, rows, classes, missing, streams, mask)
+    gather_images(images, slices, scaling, single, streams, image)
+    gather_masks(masks, mask_slices, classes, missing, streams, mask)
 
 
 @entry(**SAMPLES, scaling=SCALING, image="uint16[:, :, ::1]", I=("int16", "uint16"))
 def gather_half_samples(
-    images, masks, rows, scaling, classes, missing, streams, image, mask
+    images, masks, slices, mask_slices, scaling, classes, missing, streams, image, mask
 ):  # fmt: skip
     """Do the work of `gather_images`, as bits of float16, and of `gather_masks`."""
-    gather_images(images, rows, scaling, half_bits, streams, image)
-    gather_masks(masks, rows, classes, missing, streams, mask)
+    gather_images(images, slices, scaling, half_bits, streams, image)
+    gather_masks(masks, mask_slices, classes, missing, streams, mask)
 
 
 @entry(**SAMPLES, pad="const I[::1]", image="I[:, :, ::1]", I=("int16", "uint16"))
 def copy_samples(
-    images, masks, rows, pad, classes, missing, streams, image, mask
+    images, masks, slices, mask_slices, pad, classes, missing, streams, image, mask
 ):  # fmt: skip
     """Do the work of `gather_values` for images, and of `gather_masks`."""
-    gather_values(images, rows, pad, streams, image)
-    gather_masks(masks, rows, classes, missing, streams, mask)
+    gather_values(images, slices, pad, streams, image)
+    gather_masks(masks, mask_slices, classes, missing, streams, mask)
 
 
 @inlined
@@ -145,27 +161,33 @@ def half_bits(value):
 
 
 @kernel
-def centre_overlap(source, target):
-    """Return (start in the source, start in the target, length) along one axis."""
-    if source >= target:
-        return (source - target) // 2, 0, target
-    return 0, (target - source) // 2, source
+def overlap(corner, source, target):
+    """Return (start in the source, start in the target, length) along one axis.
+
+    Cell k of the target shows cell `corner + k` of the source, if it has one.
+    """
+    start = max(corner, 0)
+    stop = min(corner + target, source)
+    return start, start - corner, max(stop - start, 0)
 
 
 @kernel
-def lines_of(height, width, to_height, to_width):
-    """Return which lines of images (height, width) are in a batch, as Lines.
+def lines_of(slices, j, height, width, to_height, to_width):
+    """Return which lines of images (height, width) slice j of a batch shows, as Lines.
 
     Where no column is cut or padded, all rows are one line, so that loops over a line
-    are longer.
+    are longer. A slice outside of its volume shows no line.
     """
-    first_y, to_y, rows = centre_overlap(height, to_height)
-    first_x, to_x, columns = centre_overlap(width, to_width)
-    start, to = first_y * width + first_x, to_y * to_width + to_x
-    size, to_size = height * width, to_height * to_width
-    if width == to_width:
-        return Lines(start, to, width, width, 1, rows * columns, size, to_size)
-    return Lines(start, to, width, to_width, rows, columns, size, to_size)
+    row = slices.rows[j]
+    first_y, to_y, rows = overlap(slices.corners[j, 0], height, to_height)
+    first_x, to_x, columns = overlap(slices.corners[j, 1], width, to_width)
+    start = (row * height + first_y) * width + first_x
+    to = to_y * to_width + to_x
+    if row == OUTSIDE:
+        return Lines(0, 0, width, to_width, 0, 0)
+    if columns == width and width == to_width:
+        return Lines(start, to, width, to_width, 1, rows * columns)
+    return Lines(start, to, width, to_width, rows, columns)
 
 
 @inlined
@@ -177,29 +199,32 @@ def fill(cells, start, count, value):
 
 
 @kernel
-def gather_images(images, rows, scaling, convert, streams, out):
+def gather_images(images, slices, scaling, convert, streams, out):
     """Write scaled values, and around them what pads an image.
 
     images  : integers (n, H, W), C-contiguous
-    rows    : int64 (b,)
-    scaling : Scaling of b samples
+    slices  : Slices, m of them
+    scaling : Scaling of m slices
     convert : `single` or `half_bits`
     streams : whether to write past the caches
-    out     : float32 (b, h, w), C-contiguous; or uint16 for `half_bits`
+    out     : float32 (m, h, w), C-contiguous; or uint16 for `half_bits`
     """
-    lines = lines_of(images.shape[1], images.shape[2], out.shape[1], out.shape[2])
+    _, height, width = images.shape
+    _, to_height, to_width = out.shape
+    to_size = to_height * to_width
     values, cells = flat(images), flat(out)
     scaled = empty(CHUNK, out.dtype)
     low, high = np.float32(scaling.low), np.float32(scaling.high)
-    for j in range(len(rows)):
-        if rows[j] < 0:
+    for j in range(len(slices.rows)):
+        if slices.rows[j] == ELSEWHERE:
             continue
-        if lines.number * lines.length < lines.to_size:
-            fill(cells, j * lines.to_size, lines.to_size, convert(scaling.pad[j]))
+        lines = lines_of(slices, j, height, width, to_height, to_width)
+        if lines.number * lines.length < to_size:
+            fill(cells, j * to_size, to_size, convert(scaling.pad[j]))
         shift, gain = scaling.shift[j], scaling.gain[j]
         for y in range(lines.number):
-            start = rows[j] * lines.size + lines.start + y * lines.step
-            to = j * lines.to_size + lines.to + y * lines.to_step
+            start = lines.start + y * lines.step
+            to = j * to_size + lines.to + y * lines.to_step
             for done in range(0, lines.length, CHUNK):
                 count = min(lines.length - done, CHUNK)
                 line = values[start + done : start + done + count]
@@ -212,21 +237,24 @@ def gather_images(images, rows, scaling, convert, streams, out):
 
 
 @kernel
-def gather_values(images, rows, pad, streams, out):
-    """Copy values (n, H, W) to out (b, h, w) of the same dtype, `pad` around them.
+def gather_values(images, slices, pad, streams, out):
+    """Copy values (n, H, W) to out (m, h, w) of the same dtype, `pad` around them.
 
-    pad : of the same dtype (b,), one per sample
+    pad : of the same dtype (m,), one per slice
     """
-    lines = lines_of(images.shape[1], images.shape[2], out.shape[1], out.shape[2])
+    _, height, width = images.shape
+    _, to_height, to_width = out.shape
+    to_size = to_height * to_width
     values, cells = flat(images), flat(out)
-    for j in range(len(rows)):
-        if rows[j] < 0:
+    for j in range(len(slices.rows)):
+        if slices.rows[j] == ELSEWHERE:
             continue
-        if lines.number * lines.length < lines.to_size:
-            fill(cells, j * lines.to_size, lines.to_size, pad[j])
+        lines = lines_of(slices, j, height, width, to_height, to_width)
+        if lines.number * lines.length < to_size:
+            fill(cells, j * to_size, to_size, pad[j])
         for y in range(lines.number):
-            start = rows[j] * lines.size + lines.start + y * lines.step
-            to = j * lines.to_size + lines.to + y * lines.to_step
+            start = lines.start + y * lines.step
+            to = j * to_size + lines.to + y * lines.to_step
             line = values[start : start + lines.length]
             put(line, lines.length, cells, to, streams)
     settle()
@@ -234,52 +262,59 @@ def gather_values(images, rows, pad, streams, out):
 
 @entry(
     masks="const uint8[:, :, ::1]",
-    rows="const int64[::1]",
+    slices=SLICES,
     classes="const int64[::1]",
     missing="const uint64[::1]",
     streams="bool",
-    out="uint8[:, :, ::1] | uint8[:, :, :, ::1]",
+    out="uint8[:, :, ::1] | uint8[:, :, :, :, ::1]",
 )
-def gather_masks(masks, rows, classes, missing, streams, out):
-    """Write the masks of samples in one of three forms.
+def gather_masks(masks, slices, classes, missing, streams, out):
+    """Write the masks of m slices in one of three forms.
 
-    classes : int64 (c,). For a channel per class if out is 4-D, see `gather_classes`;
+    classes : int64 (c,). For a channel per class if out is 5-D, see `gather_classes`;
         else the priority for `gather_labels`; none for the bit fields as they are
-    missing : uint64 (b,), unused without classes
+    missing : uint64 (m,), unused without classes
     """
-    if out.ndim == 4:
-        gather_classes(masks, rows, classes, missing, streams, out)
+    if out.ndim == 5:
+        gather_classes(masks, slices, classes, missing, streams, out)
     elif len(classes) > 0:
-        gather_labels(masks, rows, classes, missing, streams, out)
+        gather_labels(masks, slices, classes, missing, streams, out)
     else:
-        gather_values(masks, rows, zeros(len(rows), masks.dtype), streams, out)
+        pad = zeros(len(slices.rows), masks.dtype)
+        gather_values(masks, slices, pad, streams, out)
 
 
 @kernel
-def gather_classes(masks, rows, classes, missing, streams, out):
+def gather_classes(masks, slices, classes, missing, streams, out):
     """Write one channel of 0 and 1 for each listed class.
 
     masks   : bit fields (n, H, W), C-contiguous
+    slices  : Slices, b * d of them: d neighbours belong to one sample
     classes : int64 (c,), bits of the classes
-    missing : uint64 (b,), bit k of a sample fills the channel of class k with IGNORED
-    out     : uint8 (b, c, h, w), C-contiguous
+    missing : uint64 (b * d,), bit k of a slice fills its channel of class k with
+        IGNORED
+    out     : uint8 (b, c, d, h, w), C-contiguous
     """
-    lines = lines_of(masks.shape[1], masks.shape[2], out.shape[2], out.shape[3])
+    _, height, width = masks.shape
+    _, _, depth, to_height, to_width = out.shape
+    to_size = to_height * to_width
     values, cells = flat(masks), flat(out)
     channel = empty(CHUNK, np.uint8)
-    for j in range(len(rows)):
-        if rows[j] < 0:
+    for j in range(len(slices.rows)):
+        if slices.rows[j] == ELSEWHERE:
             continue
+        lines = lines_of(slices, j, height, width, to_height, to_width)
         for c in range(len(classes)):
-            base = (j * len(classes) + c) * lines.to_size
+            channels = j // depth * len(classes) + c  # before this one
+            base = (channels * depth + j % depth) * to_size
             bit = np.uint64(classes[c])
             if (missing[j] >> bit) & ONE:
-                fill(cells, base, lines.to_size, IGNORED)
+                fill(cells, base, to_size, IGNORED)
                 continue
-            if lines.number * lines.length < lines.to_size:
-                fill(cells, base, lines.to_size, 0)
+            if lines.number * lines.length < to_size:
+                fill(cells, base, to_size, 0)
             for y in range(lines.number):
-                start = rows[j] * lines.size + lines.start + y * lines.step
+                start = lines.start + y * lines.step
                 to = base + lines.to + y * lines.to_step
                 for done in range(0, lines.length, CHUNK):
                     count = min(lines.length - done, CHUNK)
@@ -306,32 +341,36 @@ def top_label(bits, priority, missing):
 
 
 @kernel
-def gather_labels(masks, rows, priority, missing, streams, out):
+def gather_labels(masks, slices, priority, missing, streams, out):
     """Write one label per pixel, see `top_label`.
 
     masks    : bit fields (n, H, W), C-contiguous
+    slices   : Slices, m of them
     priority : int64 (K,), bits of the classes, the one on top first
-    missing  : uint64 (b,), bit k of a sample says that class k may be anywhere in it
-    out      : uint8 (b, h, w), C-contiguous
+    missing  : uint64 (m,), bit k of a slice says that class k may be anywhere in it
+    out      : uint8 (m, h, w), C-contiguous
     """
-    lines = lines_of(masks.shape[1], masks.shape[2], out.shape[1], out.shape[2])
+    _, height, width = masks.shape
+    _, to_height, to_width = out.shape
+    to_size = to_height * to_width
     values, cells = flat(masks), flat(out)
     # Up to 8 classes, a table gives the label of each of 256 masks: 5 times faster.
     table = empty(256, np.uint8)
     is_filled, unlabelled = False, np.uint64(0)
     labels = empty(CHUNK, np.uint8)
-    for j in range(len(rows)):
-        if rows[j] < 0:
+    for j in range(len(slices.rows)):
+        if slices.rows[j] == ELSEWHERE:
             continue
+        lines = lines_of(slices, j, height, width, to_height, to_width)
         if not is_filled or missing[j] != unlabelled:
             is_filled, unlabelled = True, missing[j]
             for bits in range(256):
                 table[bits] = top_label(np.uint64(bits), priority, unlabelled)
-        if lines.number * lines.length < lines.to_size:
-            fill(cells, j * lines.to_size, lines.to_size, table[0])
+        if lines.number * lines.length < to_size:
+            fill(cells, j * to_size, to_size, table[0])
         for y in range(lines.number):
-            start = rows[j] * lines.size + lines.start + y * lines.step
-            to = j * lines.to_size + lines.to + y * lines.to_step
+            start = lines.start + y * lines.step
+            to = j * to_size + lines.to + y * lines.to_step
             for done in range(0, lines.length, CHUNK):
                 count = min(lines.length - done, CHUNK)
                 line = values[start + done : start + done + count]
