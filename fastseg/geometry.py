@@ -28,6 +28,7 @@ from fastseg.errors import GeometryError, shown
 __all__ = [
     "Plane",
     "Volumes",
+    "broken_rules",
     "find_volumes",
     "have_planes",
     "number_stacks",
@@ -460,40 +461,23 @@ def find_volumes(
     it and says how many more there are. Raises GeometryError for arrays of other
     shapes.
     """
-    points = _table(origins, "origins", 3)
-    vectors = _table(directions, "directions", 6)
-    spacings = _table(spacings_mm, "spacings_mm", 2)
-    thicknesses = _column(thicknesses_mm, "thicknesses_mm").astype(np.float64)
-    kind_of = _column(kinds, "kinds", "iu")
-    time_of = _column(times, "times").astype(np.float64)
-    _check_lengths(points, vectors, spacings, thicknesses, kind_of, time_of)
-
-    known = have_planes(points, vectors, spacings)
-    problems = list(_planeless(points, vectors, spacings))
-    is_unmatched = _are_unmatched(vectors, kind_of, time_of, known)
+    images = _check_images(
+        origins, directions, spacings_mm, thicknesses_mm, kinds, times
+    )
+    problems = list(_planeless(images.origins, images.directions, images.spacings))
+    is_unmatched, candidates = _find_candidates(images)
     if is_unmatched.any():
         problems.append(
             f"unmatched: {_counted(int(is_unmatched.sum()), 'image')} without a "
             "time, where others have one: trigger times fit no time of the series, or "
             "are equal or unknown"
         )
-    known &= ~is_unmatched
-    if not known.any():
+    if candidates is None:
         return Volumes((), (), tuple(sorted(problems)))
-    order, first_of = _sort(points, vectors, kind_of, time_of, np.flatnonzero(known))
-    candidates = _Candidates(
-        order=order,
-        first=first_of,
-        origins=points[order],
-        directions=vectors[order],
-        spacings=spacings[order],
-        thicknesses=thicknesses[order],
-        times=time_of[order],
-    )
-    rules = candidates.broken_rules()
+    rules = candidates.rules()
     problems += candidates.describe(rules)
     if {"single", "uneven"} & {rule for rule in rules if rule}:
-        counts = np.unique(kind_of[known], return_counts=True)[1]
+        counts = np.unique(images.kinds[candidates.order], return_counts=True)[1]
         if len(counts) > 1:
             problems.append(
                 f"mixed shapes: images of {_several(counts, 'shapes or dtypes')}"
@@ -505,6 +489,36 @@ def find_volumes(
         tuple(float(candidates.steps[k]) for k in found),
         tuple(sorted(problems)),
     )
+
+
+def broken_rules(
+    *,
+    origins: ArrayLike,
+    directions: ArrayLike,
+    spacings_mm: ArrayLike,
+    thicknesses_mm: ArrayLike,
+    kinds: ArrayLike,
+    times: ArrayLike,
+) -> list[str]:
+    """Return for each image which rule keeps it out of a volume, "" if it is in one.
+
+    The arguments are those of `find_volumes`, whose problems begin with these words, as
+    in "gap". Images of several series may be judged in one call, if each series has
+    kinds of its own.
+    """
+    images = _check_images(
+        origins, directions, spacings_mm, thicknesses_mm, kinds, times
+    )
+    is_unmatched, candidates = _find_candidates(images)
+    rules = ["unmatched" if is_so else "no plane" for is_so in is_unmatched.tolist()]
+    if candidates is not None:
+        of_candidates = candidates.rules()
+        pairs = zip(
+            candidates.order.tolist(), candidates.candidate.tolist(), strict=True
+        )
+        for image, candidate in pairs:
+            rules[image] = of_candidates[candidate]
+    return rules
 
 
 def volume_affine(
@@ -543,6 +557,57 @@ def volume_affine(
     affine[:3, 2] = first.row_direction * between_columns
     affine[:3, 3] = first.origin
     return affine
+
+
+class _Images(NamedTuple):
+    """The arguments of `find_volumes` as arrays of one length."""
+
+    origins: Floats
+    directions: Floats
+    spacings: Floats
+    thicknesses: Floats
+    kinds: NDArray[Any]
+    times: Floats
+
+
+def _check_images(
+    origins: ArrayLike,
+    directions: ArrayLike,
+    spacings_mm: ArrayLike,
+    thicknesses_mm: ArrayLike,
+    kinds: ArrayLike,
+    times: ArrayLike,
+) -> _Images:
+    images = _Images(
+        _table(origins, "origins", 3),
+        _table(directions, "directions", 6),
+        _table(spacings_mm, "spacings_mm", 2),
+        _column(thicknesses_mm, "thicknesses_mm").astype(np.float64),
+        _column(kinds, "kinds", "iu"),
+        _column(times, "times").astype(np.float64),
+    )
+    _check_lengths(*images)
+    return images
+
+
+def _find_candidates(images: _Images) -> "tuple[Bools, _Candidates | None]":
+    """Return which images are unmatched, and the candidates, None if there are none."""
+    origins, directions, spacings, thicknesses, kinds, times = images
+    known = have_planes(origins, directions, spacings)
+    is_unmatched = _are_unmatched(directions, kinds, times, known)
+    known &= ~is_unmatched
+    if not known.any():
+        return is_unmatched, None
+    order, first = _sort(origins, directions, kinds, times, np.flatnonzero(known))
+    return is_unmatched, _Candidates(
+        order=order,
+        first=first,
+        origins=origins[order],
+        directions=directions[order],
+        spacings=spacings[order],
+        thicknesses=thicknesses[order],
+        times=times[order],
+    )
 
 
 @dataclass(slots=True, kw_only=True)
@@ -586,7 +651,7 @@ class _Candidates:
         thickest = self._reduce(np.maximum, np.where(is_thick, self.thicknesses, 0.0))
         self.thickest = np.where(thickest > 0, thickest, np.nan)
 
-    def broken_rules(self) -> list[str]:
+    def rules(self) -> list[str]:
         """Return for each candidate the rule that it breaks, "" for a volume."""
         is_tilted, is_shifted = self._off_normal()
         # The first rule that is broken is named: it explains those after it.

@@ -445,6 +445,8 @@ def test_a_stack_that_is_no_volume_says_why(name):
     columns, problems = NONE[name]
     found = find_volumes(**columns)
     assert found == ((), (), problems)
+    rules = {text.partition(":")[0] for text in problems}
+    assert set(geometry.broken_rules(**columns)) == rules - {"mixed shapes"}
 
 
 def test_images_without_a_plane_do_not_hide_a_volume():
@@ -920,8 +922,8 @@ def any_series(draw):
     return columns
 
 
-def described(columns, names):
-    """Return all that geometry says of a series, with names for indices."""
+def with_times(columns):
+    """Return the arguments of `find_volumes` for a series."""
     columns = dict(columns)
     stacks = geometry.number_stacks(columns["directions"], columns["kinds"])
     positions = geometry.positions_along_normal(
@@ -930,6 +932,12 @@ def described(columns, names):
     columns["times"] = number_times(
         positions, columns.pop("temporal"), columns.pop("trigger"), stacks
     )
+    return columns
+
+
+def described(columns, names):
+    """Return all that geometry says of a series, with names for indices."""
+    columns = with_times(columns)
     found = find_volumes(**columns)
     members = [[names[k] for k in one.tolist()] for one in found.members]
     times = {
@@ -956,6 +964,10 @@ def test_every_image_is_in_one_volume_or_explained(columns):
     assert len(flat) == len({*flat})
     assert bool(problems) == (len(flat) < len(columns["kinds"]))
     assert list(problems) == sorted({*problems})
+    rules = geometry.broken_rules(**with_times(columns))
+    assert [k for k, rule in enumerate(rules) if not rule] == sorted(flat)
+    named = {text.partition(":")[0] for text in problems}
+    assert {rule for rule in rules if rule} == named - {"mixed shapes"}
     have = geometry.have_planes(
         columns["origins"], columns["directions"], columns["spacings_mm"]
     )
@@ -989,6 +1001,19 @@ def test_a_voxel_lies_where_its_slice_puts_it(plane, slices, step, column):
         assert_allclose(voxel[:3], patient, rtol=0, atol=ROUNDING * size)
     # Slices rise along the normal: columns, rows and slices are right-handed.
     assert np.linalg.det(affine[:, [2, 1, 0, 3]]) > 0
+
+
+@given(any_series(), any_series())
+def test_series_may_be_judged_in_one_call(one, two):
+    """If they have kinds of their own, each image breaks the same rule as alone."""
+    one, two = with_times(one), with_times(two)
+    apart = [*geometry.broken_rules(**one), *geometry.broken_rules(**two)]
+    kinds = two["kinds"] + one["kinds"].max(initial=0) + 1
+    joined = {
+        name: np.concatenate([one[name], column])
+        for name, column in (two | {"kinds": kinds}).items()
+    }
+    assert geometry.broken_rules(**joined) == apart
 
 
 def test_problems_do_not_depend_on_the_numbers_of_kinds():

@@ -29,26 +29,38 @@ from fastseg.cli.terminal import (
 from fastseg.errors import OptionError, one_of
 from fastseg.files import read_file
 from fastseg.outputs import check_target
-from fastseg.reprs import many
+from fastseg.reprs import listed, many
+
+# Most characters of a UID in a table.
+UID_SHOWN = 15
 
 
 @command
 def info(
     output: Output,
     store: Annotated[Path, typer.Argument(metavar="STORE", help="Store to describe.")],
+    volumes: Annotated[
+        bool, typer.Option("--volumes", help="List the volumes instead.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Print what a store holds: samples, shapes, classes, options.
 
     Example: `fastseg info heart.h5`
+
+    Its volumes: `fastseg info heart.h5 --volumes`
     """
     opened = fastseg.open(store)
     summary = opened.summary()
     if as_json:
         if output.verbose:
             summary["patient_ids"] = list(opened.patients)
+        if volumes:
             summary["volumes"]["list"] = list(map(_as_dict, opened.volumes))
         output.json(summary)
+        return
+    if volumes:
+        _list_volumes(output, opened, summary)
         return
     rows = [
         ("store", str(store)),
@@ -97,22 +109,36 @@ def info(
     else:
         output.say("no classes: no image has a contour")
     if output.verbose:
-        if opened.volumes:
-            output.say("")
-            output.table(
-                [tuple(map(str, row)) for row in map(_volume_row, opened.volumes)],
-                ("volume", "patient", "series", "time", "shape", "spacing (mm)"),
-            )
         output.say("")
         for patient in opened.patients:
             output.say(f"patient {patient}")
 
 
-def _volume_row(volume: "fastseg.Volume") -> Sequence[Any]:
-    spacing = " x ".join(f"{mm:.4g}" for mm in volume.spacing_mm)
-    time = "" if volume.time is None else f"{volume.time:g}"
-    shape = "x".join(map(str, volume.shape))
-    return volume.index, volume.patient, volume.series, time, shape, spacing
+def _list_volumes(
+    output: Output, store: "fastseg.Store", summary: Mapping[str, Any]
+) -> None:
+    rows = [
+        (
+            str(volume.index),
+            volume.patient,
+            volume.series if output.verbose else _end_of(volume.series),
+            "" if volume.time is None else f"{volume.time:g}",
+            "x".join(map(str, volume.shape)),
+            " x ".join(f"{mm:.4g}" for mm in volume.spacing_mm),
+            ", ".join(volume.classes),
+        )
+        for volume in store.volumes
+    ]
+    if rows:
+        header = "volume", "patient", "series", "time", "shape", "spacing (mm)"
+        output.table(rows, (*header, "classes"))
+        output.say("")
+    output.say(f"volumes: {_volumes(summary)}")
+
+
+def _end_of(uid: str) -> str:
+    """Return the last characters of a UID, in which series mostly differ."""
+    return uid if len(uid) <= UID_SHOWN else f"...{uid[3 - UID_SHOWN :]}"
 
 
 def _as_dict(volume: "fastseg.Volume") -> dict[str, Any]:
@@ -120,6 +146,7 @@ def _as_dict(volume: "fastseg.Volume") -> dict[str, Any]:
         "patient": volume.patient,
         "series": volume.series,
         "time": volume.time,
+        "classes": list(volume.classes),
         "first_sample": volume.samples.start,
         "shape": list(volume.shape),
         "spacing_mm": list(volume.spacing_mm),
@@ -143,14 +170,24 @@ def _modalities(modalities: Sequence[Mapping[str, Any]]) -> str:
 
 def _volumes(summary: Mapping[str, Any]) -> str:
     volumes = summary["volumes"]
-    if not volumes["count"]:
-        return "none"
-    # Distances are computed: one of 10 mm is 9.99997.
-    spacing = _range([round(mm, 3) for mm in volumes["spacing_mm"]])
-    slices = _range(volumes["slices"])
+    text = "none"
+    if volumes["count"]:
+        # Distances are computed: one of 10 mm is 9.99997.
+        apart, pixels = (
+            _range([round(mm, 3) for mm in volumes[name]])
+            for name in ("spacing_mm", "pixel_spacing_mm")
+        )
+        shapes = listed([f"{rows}x{columns}" for rows, columns in volumes["shapes"]])
+        text = (
+            f"{volumes['count']} of {_range(volumes['slices'])} slices of {shapes}, "
+            f"{apart} mm apart, pixels of {pixels} mm"
+        )
     others = summary["samples"] - volumes["samples"]
-    text = f"{volumes['count']} of {slices} slices, {spacing} mm apart"
-    return f"{text}; {many(others, 'sample')} in no volume" if others else text
+    if not others:
+        return text
+    reasons = [f"{why['name']} {why['samples']}" for why in volumes["in_none"] or ()]
+    why = f" ({', '.join(reasons)})" if reasons else ""
+    return f"{text}; {many(others, 'sample')} in no volume{why}"
 
 
 def _range(values: Sequence[float] | None) -> str:

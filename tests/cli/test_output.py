@@ -90,7 +90,7 @@ def test_info_as_json_has_what_the_store_holds(run, store):
 
 
 def test_info_lists_each_volume(run, study, tmp_path):
-    """With `--verbose`, a line or an object for each; without, how many there are."""
+    """With `--volumes`, a line or an object for each; without, how many there are."""
     path = tmp_path / "all.h5"
     fastseg.build(fastseg.link(study, slices="all"), path)
     volumes = fastseg.open(path).volumes
@@ -98,16 +98,25 @@ def test_info_lists_each_volume(run, study, tmp_path):
     _, out, _ = run("info", path)
     assert f"volumes      {len(volumes)} of " in out
     assert "patient  series" not in out
-    _, out, _ = run("info", path, "-v")
-    for volume in volumes:
-        shape = "x".join(map(str, volume.shape))
-        assert any(
-            {volume.series, shape} <= {*line.split()} for line in out.split("\n")
-        )
-    _, out, _ = run("info", path, "--json", "-v")
+    for options, start in (("-v",), 0), ((), -12):
+        _, out, _ = run("info", path, "--volumes", *options)
+        heading, *lines = out.splitlines()
+        assert heading.split()[:3] == ["volume", "patient", "series"]
+        assert lines[-1].startswith(f"volumes: {len(volumes)} of ")
+        for volume, line in zip(volumes, lines[:-2], strict=True):
+            cells = [str(volume.index), volume.patient, f"{volume.time:g}"]
+            cells += [
+                "x".join(map(str, volume.shape)),
+                *", ".join(volume.classes).split(),
+            ]
+            assert {*cells} <= {*line.split()}
+            assert volume.series[start:] in line
+    assert any(volume.classes for volume in volumes)
+    _, out, _ = run("info", path, "--json", "--volumes")
     for volume, entry in zip(volumes, strict(out)["volumes"]["list"], strict=True):
         assert entry["affine"] == volume.affine.tolist()
         assert entry["first_sample"] == volume.samples[0]
+        assert tuple(entry["classes"]) == volume.classes
         assert tuple(entry["shape"]) == volume.image.shape
         assert tuple(entry["spacing_mm"]) == volume.spacing_mm
 

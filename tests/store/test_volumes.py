@@ -26,7 +26,7 @@ from fastseg.errors import (
 )
 from fastseg.geometry import Plane
 from fastseg.links import LinkTable
-from fastseg.store import checks, layout
+from fastseg.store import checks, layout, summary
 from fastseg.store.writing import volumes as writing_volumes
 from fastseg.store.writing.records import Records, as_texts, meta_dtype
 from tests.series import AXIAL, position_of, table_of, write_stack
@@ -374,6 +374,14 @@ def test_a_rejected_slice_leaves_a_gap(folder, tmp_path):
     assert len(store) == len(table.links) - 1
     assert [volume.samples for volume in store.volumes] == [range(3, 7), range(7, 10)]
     assert [volume.time for volume in store.volumes] == [1, None]
+    assert reasons(store) == {"uneven": 3, "no plane": 1, "single": 1}
+
+
+def reasons(store):
+    """Return how many samples are in no volume, by the reason in the summary."""
+    return {
+        why["name"]: why["samples"] for why in store.summary()["volumes"]["in_none"]
+    }
 
 
 def test_slices_in_another_order_are_no_volume(folder, tmp_path):
@@ -385,6 +393,7 @@ def test_slices_in_another_order_are_no_volume(folder, tmp_path):
     links[k], links[k + 1] = links[k + 1], links[k]
     store = build(LinkTable(base=folder, links=links), tmp_path / "s.h5")
     assert [volume.samples for volume in store.volumes] == others != []
+    assert reasons(store) == {"interleaved": 4, "no plane": 1, "single": 1}
 
 
 def test_a_time_that_changes_in_the_table_changes_the_store(folder, tmp_path):
@@ -406,19 +415,34 @@ def test_images_without_a_series_are_in_no_volume(tmp_path):
     store = build(table_of(tmp_path / "data"), tmp_path / "s.h5")
     assert (len(store), len(store.volumes)) == (4, 0)
     assert fastseg.verify(store).is_valid
+    assert reasons(store) == {"no series": 4}
+
+
+def test_reasons_are_not_searched_among_too_many_samples(opened, monkeypatch):
+    """`info` must not wait: it counts the samples in no volume without the reasons."""
+    monkeypatch.setattr(summary, "MOST_COUNTED", 1)
+    assert opened.summary()["volumes"]["in_none"] is None
+    monkeypatch.setattr(summary, "MOST_COUNTED", 2)
+    assert reasons(opened) == {"no plane": 1, "single": 1}
 
 
 def test_summary_counts_volumes(opened, fastseg_command):
     """`summary` and `fastseg info` give their number, slices and spacing."""
-    summary = opened.summary()
-    assert summary["volumes"] == {
+    found = opened.summary()
+    assert found["volumes"] == {
         "count": 3,
-        "slices": [3, 4],
-        "spacing_mm": [2.5, 3.0],
         "samples": 11,
+        "slices": [3, 4],
+        "shapes": [[5, 9], [6, 8]],
+        "spacing_mm": [2.5, 3.0],
+        "pixel_spacing_mm": [0.5, 0.75],
+        "in_none": [
+            {"name": "no plane", "samples": 1},
+            {"name": "single", "samples": 1},
+        ],
     }
-    assert summary["series"] == 4
-    assert summary["modalities"] == [
+    assert found["series"] == 4
+    assert found["modalities"] == [
         {"name": "CT", "samples": 5},
         {"name": "MR", "samples": 8},
     ]
@@ -426,7 +450,8 @@ def test_summary_counts_volumes(opened, fastseg_command):
     assert [line.strip() for line in lines[3:6]] == [
         "series       4",
         "modality     CT (5 samples), MR (8 samples)",
-        "volumes      3 of 3 to 4 slices, 2.5 to 3 mm apart; 2 samples in no volume",
+        "volumes      3 of 3 to 4 slices of 5x9, 6x8, 2.5 to 3 mm apart, pixels of 0.5 "
+        "to 0.75 mm; 2 samples in no volume (no plane 1, single 1)",
     ]
 
 
