@@ -36,6 +36,10 @@ if TYPE_CHECKING:
     from fastseg.raster.masks import rasterize as rasterize
     from fastseg.raster.masks import rasterize_batch as rasterize_batch
     from fastseg.raster.masks import rasterize_labels as rasterize_labels
+    from fastseg.sliding_windows import Window as Window
+    from fastseg.sliding_windows import Windows as Windows
+    from fastseg.sliding_windows import stitch as stitch
+    from fastseg.sliding_windows import windows as windows
     from fastseg.sources import link as link
     from fastseg.sources.roi_list import RoiList as RoiList
     from fastseg.sources.rois import list_rois as list_rois
@@ -67,6 +71,8 @@ _HOME = {
     "Store": "fastseg.store.reader",
     "VerifyReport": "fastseg.store.verify",
     "Volume": "fastseg.store.volumes",
+    "Window": "fastseg.sliding_windows",
+    "Windows": "fastseg.sliding_windows",
     "bench": "fastseg.benchmark",
     "build": "fastseg.ingest.builder",
     "coverage": "fastseg.raster.area",
@@ -82,7 +88,9 @@ _HOME = {
     "read_split": "fastseg.store.split_table",
     "show": "fastseg.pictures",
     "signed_distance": "fastseg.raster.distance",
+    "stitch": "fastseg.sliding_windows",
     "verify": "fastseg.store.verify",
+    "windows": "fastseg.sliding_windows",
     "write_split": "fastseg.store.split_table",
 }
 # The functions whose name in their module differs from the public one.
@@ -120,6 +128,10 @@ _ELSEWHERE = {
     "polygon_to_mask": "fastseg.rasterize",
     "distance_transform": "fastseg.signed_distance",
     "distance_transform_edt": "fastseg.signed_distance",
+    "sliding_window_inference": "fastseg.windows, then fastseg.stitch",
+    "SlidingWindowInferer": "fastseg.windows, then fastseg.stitch",
+    "GridSampler": "fastseg.windows",
+    "GridAggregator": "fastseg.stitch",
     "write": "fastseg.build",
     "create": "fastseg.build",
     "convert": "fastseg.link, then fastseg.build",

@@ -32,8 +32,10 @@ _SYNONYMS: Mapping[str, tuple[str, ...]] = MappingProxyType(
                 "image_size img_size imgsz output_size target_size crop_size roi_size "
                 "spatial_size patch_size input_size resolution dsize height width size "
                 "shape",
-                ("size", "shape"),
+                ("patch", "size", "shape"),
             ),
+            ("stride step step_size tile_step_size overlap_ratio", ("overlap",)),
+            ("volume inputs array tensor", ("image",)),
             ("normalization normalise norm scaling rescale", ("normalize",)),
             (
                 "subset samples sample_indices sampler idx idxs ids index split part",

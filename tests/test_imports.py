@@ -39,7 +39,7 @@ LAYERS = [
     {"raster", "codecs", "dicom", "augment", "geometry"},
     {"links", "sources"},
     {"store"},
-    {"ingest", "loading", "pictures"},
+    {"ingest", "loading", "pictures", "sliding_windows"},
     {"torch", "benchmark", "phantom"},
     {"cli", "__main__"},
 ]

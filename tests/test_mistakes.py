@@ -367,7 +367,7 @@ PUBLIC = [
 # Users make none of these.
 RECORDS = {
     *("Batch", "BenchReport", "BuildReport", "Link", "RoiList", "Sample"),
-    *("VerifyReport", "Volume"),
+    *("VerifyReport", "Volume", "Window", "Windows"),
 }
 
 
