@@ -778,6 +778,7 @@ def _read_points(data: NDArray[np.uint8], spans: Ints) -> tuple[Ints, Floats, In
     count = contour_points.read_contours(
         data, spans, MAX_COORDINATE_MM, checks, numbers
     )
+    # Memory that is not written to takes no room.
     parts = [numbers[:count]]
     values = np.where(checks[:, 0] >= contour_points.FEW_POINTS, checks[:, 1], 0)
     starts = np.cumsum(values) - values
@@ -790,8 +791,7 @@ def _read_points(data: NDArray[np.uint8], spans: Ints) -> tuple[Ints, Floats, In
             starts[k] = count
             parts.append(given)
             count += len(given)
-    # A copy, so that memory for more numbers is given back.
-    points = np.concatenate(parts).reshape(-1, 3)
+    points = (parts[0] if len(parts) == 1 else np.concatenate(parts)).reshape(-1, 3)
     points.flags.writeable = False
     return checks, points, starts // 3
 
