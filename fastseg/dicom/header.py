@@ -2,9 +2,9 @@
 
 import re
 from collections.abc import Callable, Container, Mapping, MutableSequence, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -110,8 +110,7 @@ DTYPES = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Header:
+class Header(NamedTuple):
     """The metadata of a frame of a grey-scale image file, checked.
 
     In an enhanced file, functional groups may give each frame other values. In all
@@ -150,22 +149,28 @@ class Header:
     photometric: str
     slope: float
     intercept: float
-    window: tuple[float, float] | None
     spacing_mm: tuple[float, float] | None
     series: str
-    instance: int | None
     modality: str
     sop_class: str
-    sop_instance: str
     study: str
-    frame_of_reference: str
-    patient_id: str = field(repr=False)
+    patient_id: str
     is_localizer: bool
-    position_mm: tuple[float, float, float] | None
     directions: tuple[float, float, float, float, float, float] | None
     slice_thickness_mm: float | None
+    # The fields that differ between the files of a series, see `scan`.
+    instance: int | None
+    window: tuple[float, float] | None
     temporal_position: int | None
     trigger_time_ms: float | None
+    position_mm: tuple[float, float, float] | None
+    sop_instance: str
+    frame_of_reference: str
+
+    def __repr__(self) -> str:
+        values = self._asdict()
+        del values["patient_id"]
+        return f"Header({', '.join(f'{x}={value!r}' for x, value in values.items())})"
 
     @property
     def pixel_bytes(self) -> int:

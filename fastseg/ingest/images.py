@@ -7,7 +7,6 @@ that, nothing knows the difference.
 
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from fractions import Fraction
 from functools import cache
 from math import ceil, isnan, nan, prod, sqrt
@@ -372,7 +371,7 @@ def write_columns(
     for j in np.flatnonzero(np.array(is_inverted, np.bool_)[index]).tolist():
         centre, width = windows[j].tolist()
         window = None if isnan(width) else (centre, width)
-        header = replace(headers[index[j]], window=window)
+        header = headers[index[j]]._replace(window=window)
         meta["window"][j] = header.value_window or unknown
     sums = measures.sums[items]
     pixels = block.bucket.shape[0] * block.bucket.shape[1]

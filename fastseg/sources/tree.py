@@ -235,13 +235,10 @@ _Content = tuple[Header, ...] | _Other | _NoDicom | _Unusable
 def _read_files(paths: list[tuple[str, str]]) -> list[_Content]:
     """Return what each of some files holds, given by path and real path."""
     scans = dicom.scan_headers(dicom.join_paths(real for _, real in paths))
-    contents = []
-    for k, index in enumerate(scans.header_index.tolist()):
-        is_single = index >= 0 and scans.headers[index].frames == 1
-        contents.append(
-            _content_of((scans.header_of(k),)) if is_single else _read_file(paths[k][0])
-        )
-    return contents
+    return [
+        _content_of((header,)) if header and header.frames == 1 else _read_file(path)
+        for header, (path, _) in zip(scans.all_headers(), paths, strict=True)
+    ]
 
 
 def _content_of(headers: tuple[Header, ...]) -> _Content:

@@ -136,12 +136,12 @@ def test_the_header_holds_the_metadata(tmp_path):
     path = write_dicom(tmp_path / "a.dcm", FRAMES, **meta)
     header = dicom.read_header(path)
     assert header == dicom.read_image(path).header
-    read = [getattr(header, name) for name in dicom.Header.__slots__]
-    assert read[:6] == [3, 4, 3, np.dtype("<i2"), 14, "MONOCHROME2"]
-    assert read[6:12] == [0.5, -1024, (40, 400), (1.5, 0.75), "1.2.3.4", 17]
-    assert read[12:18] == ["CT", uid.MRImageStorage, "1.2.3", "1.2", "1.9", "AB 12"]
+    assert header[:6] == (3, 4, 3, np.dtype("<i2"), 14, "MONOCHROME2")
+    assert header[6:11] == (0.5, -1024, (1.5, 0.75), "1.2.3.4", "CT")
+    assert header[11:15] == (uid.MRImageStorage, "1.2", "AB 12", True)
+    assert header[15:21] == ((1, 0, 0, 0, 0.6, 0.8), 2.5, 17, (40, 400), 3, 12.5)
     # One position of several frames is that of none.
-    assert read[18:] == [True, None, (1, 0, 0, 0, 0.6, 0.8), 2.5, 3, 12.5]
+    assert header[21:] == (None, "1.2.3", "1.9")
     assert "AB 12" not in repr(header)
 
 

@@ -1,7 +1,6 @@
 """Positions and times of images depend on their headers, and on nothing else."""
 
 from collections import Counter
-from dataclasses import replace
 
 import numpy as np
 import pydicom
@@ -68,7 +67,7 @@ def placed(header, drawn, names):
         for image, name in zip(drawn, names, strict=True)
     ]
     headers = [
-        replace(header, **{k: v for k, v in image.items() if k != "patient"})
+        header._replace(**{k: v for k, v in image.items() if k != "patient"})
         for image in drawn
     ]
     return place(links, headers)
@@ -120,12 +119,12 @@ def test_images_at_one_position_are_told_apart_by_time(header):
     """Times are ranks within a position: by temporal position, then by trigger time."""
     triggers = [(0.0, 40.0), (0.0, 18.5), (2.0, 19.0), (2.0, 41.5)]
     headers = [
-        replace(header, position_mm=(0.0, 0.0, z), trigger_time_ms=ms)
+        header._replace(position_mm=(0.0, 0.0, z), trigger_time_ms=ms)
         for z, ms in triggers
     ]
     links = place([Link("P", str(k)) for k in range(4)], headers)
     assert [link.time for link in links] == [1, 0, 0, 1]
-    by_name = [replace(x, trigger_time_ms=None, instance=k) for k, x in
+    by_name = [x._replace(trigger_time_ms=None, instance=k) for k, x in
                enumerate(headers)]  # fmt: skip
     links = place([Link("P", str(k)) for k in range(4)], by_name)
     assert [link.time for link in links] == [None] * 4
@@ -134,8 +133,7 @@ def test_images_at_one_position_are_told_apart_by_time(header):
 def test_rounded_directions_do_not_change_the_order(header):
     """Parallel images have one normal, so far from the origin they stay in order."""
     headers = [
-        replace(
-            header,
+        header._replace(
             position_mm=(900.0, 900.0, 0.05 * k),
             directions=(1.0, 0.0, (-1) ** k * 4e-5, 0.0, 1.0, 0.0),
         )
@@ -148,7 +146,7 @@ def test_rounded_directions_do_not_change_the_order(header):
 
 def test_problems_name_why_there_is_no_volume(header):
     """A volume has no problem; one with a slice missing says that it is uneven."""
-    headers = [replace(header, position_mm=(0.0, 0.0, 2.0 * k)) for k in range(5)]
+    headers = [header._replace(position_mm=(0.0, 0.0, 2.0 * k)) for k in range(5)]
     links = place_images(Links.of([Link("P", str(k)) for k in range(5)]), headers)
     planes = Planes.of(headers)
     assert find_problems(links, planes, np.arange(5)) == []

@@ -1,6 +1,5 @@
 """DICOM files below a folder are found by content, and said to be what they are."""
 
-import dataclasses
 import errno
 import os
 import random
@@ -275,10 +274,7 @@ def test_a_damaged_copy_is_rejected_alone(tmp_path, damaged):
 def test_of_many_files_with_one_uid_a_reject_names_three(tmp_path):
     """The reason of each says how many more there are."""
     header = dicom.read_header(save_slice(tmp_path / "x"))
-    files = {
-        f"f{k}": (dataclasses.replace(header, position_mm=(0, 0, k)),)
-        for k in range(200)
-    }
+    files = {f"f{k}": (header._replace(position_mm=(0, 0, k)),) for k in range(200)}
     reasons = find_repeats(files)
     assert len(reasons) == 200
     assert reasons["f1"] == (
