@@ -1,6 +1,6 @@
 """The pixels of an open store: classes for mapped and compressed ones, used alike."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +23,8 @@ class Stack(NamedTuple):
     images : (n, H, W), stored values
     masks  : (n, H, W), bit fields
     rows   : int64 (b,), the row in images and masks of each requested sample in
-        `subset`; negative where that sample is in another stack
+        `subset`; negative where that sample is in another stack. (b, d) if d samples
+        were requested together
     subset : slice of the requested samples to which `rows` belongs
     """
 
@@ -84,13 +85,16 @@ class MappedPixels:
         return self._rows(1, items, writable)
 
     def stacks(self, items: NDArray[np.int64]) -> Iterator[Stack]:
-        """Yield one stack for each bucket that has some of the items."""
+        """Yield one stack for each bucket that has some of the items.
+
+        items : (b,), or (b, d): those of a row are of one bucket
+        """
         rows = self._row[items]
         buckets = self._bucket[items]
         used = [0]
         if len(self._arrays) > 1:
             # Not np.unique, which imports numpy.ma when it is first called: 8 ms.
-            used = np.flatnonzero(np.bincount(buckets)).tolist()
+            used = np.flatnonzero(np.bincount(buckets.reshape(-1))).tolist()
         for k in used:
             in_bucket = rows if len(used) == 1 else np.where(buckets == k, rows, -1)
             yield Stack(*self._arrays[k], in_bucket, EVERYTHING)
@@ -166,17 +170,30 @@ class CompressedPixels:
         return self._decode_all(1, items, writable)
 
     def stacks(self, items: NDArray[np.int64]) -> Iterator[Stack]:
-        """Yield a stack for each item, while its pixels are in the core's caches."""
-        for j, item in enumerate(items.tolist()):
-            image, mask = self.image(item), self.mask(item)
-            yield Stack(image[None], mask[None], FIRST_ROW, slice(j, j + 1))
+        """Yield a stack for each item, while its pixels are in the core's caches.
+
+        items : (b,), or (b, d) to yield a stack for each row, of one bucket
+        """
+        if items.ndim == 1 or items.shape[1] == 1:
+            rows = FIRST_ROW.reshape((1,) * items.ndim)
+            for j, item in enumerate(items.reshape(-1).tolist()):
+                image, mask = self.image(item), self.mask(item)
+                yield Stack(image[None], mask[None], rows, slice(j, j + 1))
+            return
+        for j, together in enumerate(items.tolist()):
+            each_once = {item: k for k, item in enumerate(dict.fromkeys(together))}
+            images, masks = (self._decode_all(kind, each_once) for kind in (0, 1))
+            rows = np.array([[each_once[item] for item in together]])
+            yield Stack(images, masks, rows, slice(j, j + 1))
 
     def extents(self, items: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
         """Yield offset in the file and size in bytes of each chunk."""
         for chunks in self._chunks:
             yield from chunks[items].tolist()
 
-    def _decode_all(self, kind: int, items: range, writable: bool) -> NDArray[Any]:
+    def _decode_all(
+        self, kind: int, items: Iterable[int], writable: bool = False
+    ) -> NDArray[Any]:
         arrays = np.stack([self._decode(kind, item) for item in items])
         arrays.flags.writeable = writable  # those of one item are not
         return arrays

@@ -351,6 +351,9 @@ class Store:
     def stacks(self, samples: NDArray[np.int64]) -> Iterator[Stack]:
         """Yield the pixels of samples, one shape and dtype at a time, for kernels.
 
+        samples : int64 (b,), or (b, d): d samples of one shape and dtype that are
+            needed together
+
         Does not check the file: call `check` first.
         """
         return self._pixels.stacks(samples)
