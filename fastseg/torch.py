@@ -65,11 +65,11 @@ class Dataset(torch.utils.data.Dataset):  # type: ignore[misc]
     seed    : of augmentation, 0 to 2**64 - 1
     options : those of images and masks of `Loader`, and its `augment` and `labels`
 
-    `dataset[i]` is (image, mask), two tensors: image has shape (1, h, w), the shape of
-    mask depends on `masks`. The sample's index in the store is `dataset.indices[i]`.
-    DataLoader loads whole batches with one call, unless a subclass defines
-    `__getitem__`. A dataset can be pickled and forked: a forked worker shares the
-    mapped file, a spawned one maps it again.
+    `dataset[i]` is (image, mask), two tensors: image has shape (1, h, w), or with n
+    `neighbours` (2n + 1, h, w); the shape of mask depends on `masks`. The sample's
+    index in the store is `dataset.indices[i]`. DataLoader loads whole batches with one
+    call, unless a subclass defines `__getitem__`. A dataset can be pickled and forked:
+    a forked worker shares the mapped file, a spawned one maps it again.
 
     What `augment` draws for a sample is a function of (seed, epoch, sample), the same
     as in a Loader, whichever worker loads it. `set_epoch` sets the epoch, for all
@@ -255,6 +255,7 @@ class TorchBatch(BatchAccess):
     mask   : of the shape and dtype that the loader's `masks` names
     index  : int64 (B,), the samples' indices in the store; on the CPU
     corner : int64 (B, 3), only of patches, see `Batch`; on the CPU
+    is_beyond : bool (B, 2n + 1), only with `neighbours`, see `Batch`; on the CPU
     params : those of `Batch`
 
     `batch[0]` and `batch["image"]` are the image, `batch[1]` and `batch["mask"]` the
@@ -270,11 +271,12 @@ class TorchBatch(BatchAccess):
 
     image: torch.Tensor
     mask: torch.Tensor
-    # Without `init`, Lightning's `apply_to_collection` keeps these three as they are: it
+    # Without `init`, Lightning's `apply_to_collection` keeps these as they are: it
     # would make index a half or a GPU tensor.
     index: torch.Tensor = field(init=False)
     params: dict[str, Any] | None = field(init=False)
     corner: torch.Tensor | None = field(init=False)
+    is_beyond: torch.Tensor | None = field(init=False)
 
     def __init__(
         self,
@@ -283,12 +285,14 @@ class TorchBatch(BatchAccess):
         index: torch.Tensor,
         params: dict[str, Any] | None = None,
         corner: torch.Tensor | None = None,
+        is_beyond: torch.Tensor | None = None,
     ):
         self.image = image
         self.mask = mask
         self.index = index
         self.params = params
         self.corner = corner
+        self.is_beyond = is_beyond
 
     def to(self, device: Any, non_blocking: bool = False) -> "TorchBatch":
         """Return a batch with image and mask on a device.
@@ -308,7 +312,8 @@ class TorchBatch(BatchAccess):
 
     def _with(self, function: Callable[[torch.Tensor], torch.Tensor]) -> "TorchBatch":
         image, mask = map(function, self)
-        return TorchBatch(image, mask, self.index, self.params, self.corner)
+        rest = (self.index, self.params, self.corner, self.is_beyond)
+        return TorchBatch(image, mask, *rest)
 
     def _location(self) -> str:
         image = self.image
@@ -592,7 +597,10 @@ def _as_tensors(batch: Batch) -> TorchBatch:
         torch.from_numpy(signed_view(batch.mask)),
         torch.from_numpy(batch.index),
         batch.params,
-        None if batch.corner is None else torch.from_numpy(batch.corner),
+        *(
+            None if array is None else torch.from_numpy(array)
+            for array in (batch.corner, batch.is_beyond)
+        ),
     )
 
 

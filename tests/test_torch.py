@@ -552,19 +552,37 @@ def test_a_batch_is_a_node_of_torchs_trees(batch):
     assert loaded.params == batch.params
 
 
-def test_corners_of_patches_are_a_leaf_of_a_batch(batch):
-    """A batch with corners has one more tensor, which stays when the others move."""
+@pytest.mark.parametrize("name", ["corner", "is_beyond"])
+def test_other_arrays_are_leaves_of_a_batch(batch, name):
+    """A batch that has one has one more tensor, which stays when the others move."""
     tree = torch.utils._pytree
-    corner = torch.arange(3 * len(batch)).reshape(-1, 3)
-    patches = adapter.TorchBatch(*batch, batch.index, batch.params, corner)
-    assert tree.tree_structure(patches) != tree.tree_structure(batch)
-    half = tree.tree_map(lambda tensor: tensor[:2], patches)
-    assert torch.equal(half.corner, corner[:2])
-    assert patches.to("cpu").corner is corner
-    saved = tree.treespec_dumps(tree.tree_structure(patches))
-    leaves = tree.tree_leaves(patches)
+    array = torch.arange(3 * len(batch)).reshape(-1, 3)
+    given = batch.image, batch.mask, batch.index, batch.params
+    more = adapter.TorchBatch(*given, **{name: array})
+    assert tree.tree_structure(more) != tree.tree_structure(batch)
+    half = tree.tree_map(lambda tensor: tensor[:2], more)
+    assert torch.equal(half[name], array[:2])
+    assert more.to("cpu")[name] is array
+    saved = tree.treespec_dumps(tree.tree_structure(more))
+    leaves = tree.tree_leaves(more)
     assert len(leaves) == 4
-    assert tree.tree_unflatten(leaves, tree.treespec_loads(saved)).corner is corner
+    assert tree.tree_unflatten(leaves, tree.treespec_loads(saved))[name] is array
+
+
+def test_neighbours_are_channels_of_tensors(square):
+    """as_torch tells which are beyond; a Dataset has the same images and masks."""
+    options = {"neighbours": 2, "masks_of": "all", "missing": "background"}
+    loader = Loader(square, shuffle=False, batch_size=len(square), **options)
+    (batch,) = as_torch(loader)
+    (arrays,) = loader
+    assert batch.image.shape == (len(square), 5, 40, 40)
+    assert batch.is_beyond.dtype == torch.bool
+    assert_array_equal(batch.is_beyond.numpy(), arrays.is_beyond)
+    dataset = Dataset(square, **options)
+    for k in range(len(square)):
+        image, mask = dataset[k]
+        assert torch.equal(image, batch.image[k])
+        assert torch.equal(mask, batch.mask[k])
 
 
 @pytest.mark.filterwarnings("ignore:'pin_memory' argument is set:UserWarning")

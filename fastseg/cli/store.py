@@ -494,6 +494,10 @@ def bench(
             show_default="as in the store",
         ),
     ] = None,
+    neighbours: Annotated[
+        int,
+        typer.Option(help="Slices on each side of a sample that are loaded with it."),
+    ] = 0,
     dtype: Annotated[
         DTypeName,
         typer.Option(
@@ -534,6 +538,7 @@ def bench(
         fastseg.open(store),
         batch_size=batch_size,
         size=_size(size),
+        neighbours=neighbours,
         dtype=dtype,
         masks=masks,
         # It takes as long, whatever becomes of classes that nobody outlined.

@@ -15,8 +15,8 @@ from fastseg.errors import one_of
 from fastseg.notebook import MAX_SAMPLES, Thumbnail, as_html, join_regions
 
 # Of a batch; those of them that are arrays, and those that it may lack, as None.
-FIELDS = ("image", "mask", "index", "corner", "params")
-ARRAYS = FIELDS[:4]
+FIELDS = ("image", "mask", "index", "corner", "is_beyond", "params")
+ARRAYS = FIELDS[:5]
 OPTIONAL = FIELDS[3:]
 
 
@@ -37,6 +37,7 @@ class BatchAccess:
     mask: Any
     index: Any
     corner: Any
+    is_beyond: Any
     params: dict[str, Any] | None
 
     def __iter__(self) -> Iterator[Any]:
@@ -130,11 +131,14 @@ class BatchAccess:
 class Batch(BatchAccess):
     """Stacked samples; `image, mask = batch` unpacks the arrays.
 
-    image  : float32 (B, 1, h, w), or of the loader's `dtype`
+    image  : float32 (B, 1, h, w), or of the loader's `dtype`; with n `neighbours`
+        (B, 2n + 1, h, w)
     mask   : of the shape and dtype that the loader's `masks` names
     index  : int64 (B,), the samples' indices in the store; of patches, the volumes'
     corner : int64 (B, 3), only of patches: slice, row and column of the first voxel of
         each in its volume; negative where the patch begins before the volume
+    is_beyond : bool (B, 2n + 1), only of loaders with `neighbours`: which channels of
+        the images are of no slice, because they lie beyond the volume
     params : the parameters that augmentation drew, if the loader has `return_params`:
         a dict for JSON and for `Loader.replay`
 
@@ -154,6 +158,7 @@ class Batch(BatchAccess):
     index: NDArray[np.int64]
     params: dict[str, Any] | None = None
     corner: NDArray[np.int64] | None = None
+    is_beyond: NDArray[np.bool_] | None = None
 
     def __post_init__(self) -> None:
         # Here, because JAX may be imported at any time, and never by fastseg.
@@ -169,19 +174,26 @@ def thumbnails(
 ) -> Iterator[Thumbnail]:
     """Yield what a notebook shows of the first samples of a batch.
 
-    image : (B, 1, h, w)
-    mask  : (B, h, w) or (B, K, h, w)
+    image : (B, C, h, w), the middle one of an odd number of channels is shown
+    mask  : (B, h, w) or (B, K, h, w), of the middle; or of all slices (B, K, C, h, w)
     index : (B,), indices in the store
 
+    Of masks (B, C, h, w), which may be those of classes or of slices, nothing is shown.
     Yields nothing for anything else that somebody has put into the batch.
     """
     for array in (image, mask, index):
         if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf":
             return
-    if image.ndim != 4 or mask.ndim not in (3, 4) or index.ndim != 1:
+    if image.ndim != 4 or mask.ndim not in (3, 4, 5) or index.ndim != 1:
         return
-    if not image.shape[1]:
+    channels = image.shape[1]
+    if not channels:
         return
+    middle = channels // 2
+    if mask.ndim == 5 and mask.shape[2] == channels:
+        mask = mask[:, :, middle]
+    elif mask.ndim == 4 and mask.shape[1] == channels > 1:
+        mask = np.zeros_like(mask[:, middle])
     first = slice(MAX_SAMPLES)
     for pixels, labels, number in zip(
         image[first], mask[first], index[first], strict=False
@@ -189,8 +201,8 @@ def thumbnails(
         whole = np.nan_to_num(labels).astype(np.int64)
         if labels.ndim == 3:
             whole = join_regions(whole)
-        if whole.shape == pixels[0].shape:
-            yield Thumbnail(pixels[0], whole, f"sample {number}")
+        if whole.shape == pixels[middle].shape:
+            yield Thumbnail(pixels[middle], whole, f"sample {number}")
 
 
 def _describe(value: Any) -> str:

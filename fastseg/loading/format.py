@@ -16,6 +16,7 @@ from fastseg.errors import (
     pair_of_sizes,
     real_number,
     shown,
+    whole_number,
 )
 from fastseg.loading.normalization import (
     NORMALIZE,
@@ -29,11 +30,17 @@ if TYPE_CHECKING:
 
 Missing = Literal["background", "ignore", "error"]
 Labels = Literal["exact", "nearest"]
+Beyond = Literal["nearest", "pad"]
+MasksOf = Literal["middle", "all"]
 PadValue = float | Literal["minimum"]
 
 DTYPES = get_args(DTypeName)
 MISSING = get_args(Missing)
 LABELS = get_args(Labels)
+BEYOND = get_args(Beyond)
+MASKS_OF = get_args(MasksOf)
+# A sample has at most this many neighbours on each side: more than a volume has slices.
+MAX_NEIGHBOURS = 4096
 MINIMUM: Literal["minimum"] = "minimum"
 
 
@@ -60,6 +67,9 @@ class BatchFormat:
     """
 
     size: tuple[int, int] | None = None
+    neighbours: int = 0
+    beyond: Beyond = "nearest"
+    masks_of: MasksOf = "middle"
     normalize: Normalize | None = ZSCORE_OR_RAW
     normalize_by: NormalizeBy = "image"
     window: tuple[float, float] | None = None
@@ -88,6 +98,11 @@ class BatchFormat:
         cast_values = {
             "augment": augment,
             "size": size,
+            "neighbours": whole_number(
+                "neighbours", self.neighbours, 0, MAX_NEIGHBOURS
+            ),
+            "beyond": choice("beyond", self.beyond, BEYOND),
+            "masks_of": choice("masks_of", self.masks_of, MASKS_OF),
             "dtype": dtype,
             "normalize": _normalize(self.normalize, dtype),
             "normalize_by": choice("normalize_by", self.normalize_by, NORMALIZE_BY),
@@ -107,6 +122,18 @@ class BatchFormat:
                 "leave it out, or give other masks"
             )
         choice("labels", self.labels, LABELS)
+        for name, default in (("beyond", BEYOND[0]), ("masks_of", MASKS_OF[0])):
+            value = getattr(self, name)
+            if self.neighbours == 0 and value != default:
+                raise OptionError(
+                    f"{name} is {value!r}, but neighbours is 0; give the number of "
+                    "slices on each side, as in neighbours=2, or leave it out"
+                )
+        if self.neighbours and augment is not None:
+            raise OptionError(
+                f"neighbours is {self.neighbours}, which cannot be augmented yet; "
+                "leave out `neighbours` or `augment`"
+            )
         if self.window is not None and self.normalize != "window":
             raise OptionError(
                 f"window is {shown(self.window)}, but normalize is {self.normalize!r}; "

@@ -15,7 +15,9 @@ from fastseg.loading.batches import Batch
 from fastseg.loading.format import (
     ZSCORE_OR_RAW,
     BatchFormat,
+    Beyond,
     Labels,
+    MasksOf,
     Missing,
     PadValue,
 )
@@ -81,6 +83,15 @@ class Loader(BatchLoader):
     size       : (h, w) of the batches, or one number for a square: images are cropped
         or padded about their centre. By default that of the last Crop or Resize of
         `augment`, else that of the images, which must all have the same
+    neighbours : number n of slices on each side of a sample, by rising position in its
+        volume, that are channels of its image, too: (B, 2n + 1, h, w). They may be
+        samples that are not in `indices`. Each channel is what the loader makes of that
+        slice as a sample. Not with `augment` yet
+    beyond     : what neighbours are beyond the ends of a volume, and of samples in no
+        volume: "nearest", the last slice there is, or "pad", an image of `pad_value`,
+        whose "minimum" is that of the last slice. `batch.is_beyond` tells which
+    masks_of   : which slices have masks: the "middle" one, which is the sample, or
+        "all": masks then have an axis of 2n + 1 slices before h and w
     normalize  : "zscore"     mean 0 and standard deviation 1 of each image
                  "percentile" the `percentiles` of each image to 0 and 1, clipped
                  "window"     the DICOM window, or `window`, to 0 and 1, clipped
@@ -163,6 +174,9 @@ class Loader(BatchLoader):
         foreground: float | tuple[str, float] | None = None,
         together: Together | None = None,
         size: int | tuple[int, int] | None = None,
+        neighbours: int = 0,
+        beyond: Beyond = "nearest",
+        masks_of: MasksOf = "middle",
         normalize: Normalize | None = ZSCORE_OR_RAW,
         normalize_by: NormalizeBy = "image",
         window: tuple[float, float] | None = None,

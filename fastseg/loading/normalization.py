@@ -59,11 +59,14 @@ class ImageScaling(NamedTuple):
         return clipped
 
 
-def find_scaling(store: Store, indices: Indices, format: "BatchFormat") -> ImageScaling:
+def find_scaling(
+    store: Store, indices: Indices, format: "BatchFormat", read: Indices
+) -> ImageScaling:
     """Return how the images of a store are scaled.
 
     indices : int64 (n,), the samples that will be loaded. By volume, the other slices
         of their volumes are scaled as they are, and what else the store has by image
+    read    : int64 (m,), these samples and all neighbours that are loaded with them
 
     Raises OptionError if these samples cannot be normalized this way.
     """
@@ -73,7 +76,7 @@ def find_scaling(store: Store, indices: Indices, format: "BatchFormat") -> Image
         case None:
             shift, gain = _image_values(store)
         case "window":
-            shift, gain = _window(store, indices, format.window, volumes)
+            shift, gain = _window(store, read, format.window, volumes)
         case "zscore":
             shift, gain = _zscore(store)
             if volumes is not None:

@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastseg._kernels.images import gather
-from fastseg._kernels.images.gather import Scaling, Slices
+from fastseg._kernels.images.gather import OUTSIDE, Scaling, Slices
 from fastseg.choices import MaskForm
 from fastseg.errors import MissingLabelsError, MissingLabelsWarning, OptionError, one_of
 from fastseg.loading.batches import Batch
 from fastseg.loading.format import MINIMUM, BatchFormat, Missing
+from fastseg.loading.neighbours import find_neighbours, with_neighbours
 from fastseg.loading.normalization import find_scaling, minima
 from fastseg.store.layout import mask_dtype
 from fastseg.store.reader import Store
@@ -54,9 +55,10 @@ class Preprocessing:
     format  : what they become; its `augment` and `labels` have no effect here
 
     The attribute `format` has `size`, `priority` and `missing` filled in from the
-    store. image_shape, (1, h, w), and mask_shape, which depends on `masks`, are those
-    of one sample. Raises OptionError, MissingLabelsError or UnknownClassError for a
-    format that does not fit the store.
+    store. image_shape, (2n + 1, h, w) with n neighbours on each side, and mask_shape,
+    which depends on `masks` and `masks_of`, are those of one sample. Raises
+    OptionError, MissingLabelsError or UnknownClassError for a format that does not fit
+    the store.
     """
 
     def __init__(self, store: Store, indices: NDArray[np.int64], format: BatchFormat):
@@ -64,7 +66,10 @@ class Preprocessing:
         # Whether kernels write batches past the caches.
         self.streams = False
         self.size = format.size or _common_size(store, indices)
-        self._image_scaling = find_scaling(store, indices, format)
+        self._neighbours = format.neighbours
+        self._middle = slice(format.neighbours, format.neighbours + 1)
+        read = with_neighbours(store, indices, format.neighbours)
+        self._image_scaling = find_scaling(store, indices, format, read)
         self._shift, self._gain, low, high = self._image_scaling
         self._limits = low, high
         self.image_dtype = (
@@ -72,12 +77,15 @@ class Preprocessing:
             if format.dtype == "raw"
             else np.dtype(format.dtype)
         )
-        self._pad = self._pad_values(indices, format)
+        self._pad = self._pad_values(read, format)
         priority = _priority(store, format.priority)
         self._classes = _mask_classes(store, format.masks, priority)
-        self.image_shape = (1, *self.size)
+        depth = 2 * format.neighbours + 1
+        self.image_shape = (depth, *self.size)
+        self._all_masks = format.masks_of == "all"
         channels = (len(store.classes),) if format.masks == "onehot" else ()
-        self.mask_shape = (*channels, *self.size)
+        slices = (depth,) if self._all_masks else ()
+        self.mask_shape = (*channels, *slices, *self.size)
         self.mask_dtype = (
             mask_dtype(store.classes) if format.masks == "bits" else np.dtype(np.uint8)
         )
@@ -85,9 +93,10 @@ class Preprocessing:
             math.prod(self.image_shape) * self.image_dtype.itemsize
             + math.prod(self.mask_shape) * self.mask_dtype.itemsize
         )
-        missing, self.warning = self._check_missing(indices, format)
+        shown = read if self._all_masks else indices
+        missing, self.warning = self._check_missing(shown, format)
         if missing == "ignore" and format.masks == "labels":
-            self.warning = self._check_hidden(indices, priority)
+            self.warning = self._check_hidden(shown, priority)
         self.format = replace(
             format, size=self.size, priority=priority, missing=missing
         )
@@ -108,28 +117,31 @@ class Preprocessing:
         Raises StoreError if the file has changed or a sample is damaged.
         """
         self.store.check()
-        image, mask = image[:, 0], self._view_masks(mask)
         if self.format.dtype == "float16":
             image = image.view(np.uint16)
-        unlabelled = self._unlabelled(samples)
         kernel = KERNELS[self.format.dtype]
         read = 0
         copied = 0
         started = perf_counter_ns()
-        for images, masks, rows, subset in self.store.stacks(samples):
+        every, is_beyond = find_neighbours(self.store, samples, self._neighbours)
+        for images, masks, rows, subset in self.store.stacks(every):
             located = perf_counter_ns()
-            slices = centred_slices(rows, images.shape[1:], self.size)
+            shown = every[subset]
+            slices = masked = self._slices(images, rows, is_beyond[subset])
+            if not self._all_masks and self._neighbours:
+                shown, rows = shown[:, self._middle], rows[:, self._middle]
+                masked = self._slices(images, rows)
             kernel(
                 images,
                 masks,
                 slices,
-                slices,
-                self._scaling(samples[subset]),
+                masked,
+                self._scaling(every[subset].reshape(-1)),
                 self._classes,
-                unlabelled[subset],
+                self._unlabelled(shown.reshape(-1)),
                 self.streams,
-                image[subset],
-                mask[subset],
+                image[subset].reshape(-1, *self.size),
+                self._view_masks(mask[subset]),
             )
             read += located - started
             started = perf_counter_ns()
@@ -149,11 +161,14 @@ class Preprocessing:
 
         with_params : whether the batch tells the parameters of its augmentation
         """
-        return Batch(image, mask, samples)
+        is_beyond = None
+        if self._neighbours:
+            _, is_beyond = find_neighbours(self.store, samples, self._neighbours)
+        return Batch(image, mask, samples, is_beyond=is_beyond)
 
     def read_ahead(self, samples: NDArray[np.int64], epoch: int) -> None:
         """Ask the system to read what `fill` needs of samples, without waiting."""
-        self.store.read_ahead(samples)
+        self.store.read_ahead(with_neighbours(self.store, samples, self._neighbours))
 
     def identity(self) -> dict[str, Any]:
         """Return the options of what a sample becomes, as values for JSON."""
@@ -202,12 +217,36 @@ class Preprocessing:
     def _view_masks(self, mask: NDArray[Any]) -> NDArray[Any]:
         """Return the view that kernels fill.
 
-        It is (b, h, w), or with a channel for each class (b, c, 1, h, w).
+        It is (b * d, h, w) for d slices of each sample, or with a channel for each
+        class (b, c, d, h, w).
         """
-        if self.format.masks == "onehot":
-            return mask[:, :, None]
-        is_one_class = self.format.masks in self.store.classes
-        return mask[:, None, None] if is_one_class else mask
+        by_class = self.format.masks == "onehot"
+        if self.format.masks in self.store.classes:
+            mask, by_class = mask[:, None], True
+        if by_class:
+            return mask if self._all_masks else mask[:, :, None]
+        return mask.reshape(-1, *self.size) if self._all_masks else mask
+
+    def _slices(
+        self,
+        images: NDArray[Any],
+        rows: NDArray[np.int64],
+        is_beyond: NDArray[np.bool_] | None = None,
+    ) -> Slices:
+        """Return the slices of a batch about the centres of images (n, H, W).
+
+        rows      : int64 (b, d), their rows in images, negative for other images
+        is_beyond : bool (b, d), which ones are beyond their volume
+
+        A smaller image is centred in its slice, a larger one is cut to its centre.
+        Half pixels are rounded towards the top left.
+        """
+        if is_beyond is not None and self.format.beyond == "pad":
+            rows = np.where(is_beyond & (rows >= 0), OUTSIDE, rows)
+        sides = zip(images.shape[1:], self.size, strict=True)
+        corner = [int((old - new) / 2) for old, new in sides]
+        corners = np.full((rows.size, 2), corner, np.int64)
+        return Slices(rows.reshape(-1), corners)
 
     def _unlabelled(self, samples: NDArray[np.int64]) -> NDArray[np.uint64]:
         """Return bit fields of the classes that become 255, uint64 (b,)."""
@@ -298,18 +337,6 @@ def used_buckets(store: Store, indices: NDArray[np.int64]) -> list[Any]:
     buckets = list(store.buckets.values())
     used = np.bincount(store.items["bucket"][indices], minlength=len(buckets))
     return [bucket for bucket, count in zip(buckets, used, strict=True) if count]
-
-
-def centred_slices(
-    rows: NDArray[np.int64], shape: tuple[int, ...], size: tuple[int, int]
-) -> Slices:
-    """Return slices of a size about the centres of images (H, W).
-
-    A smaller image is centred in its slice, a larger one is cut to its centre. Half
-    pixels are rounded towards the top left.
-    """
-    corner = [int((old - new) / 2) for old, new in zip(shape, size, strict=True)]
-    return Slices(rows, np.full((len(rows), 2), corner, np.int64))
 
 
 def _common_size(store: Store, indices: NDArray[np.int64]) -> tuple[int, int]:

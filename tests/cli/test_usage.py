@@ -54,6 +54,7 @@ WRONG_VALUES = {
     ("show", "--augment"): ("show heart.h5 --augment lite", "mean 'light'?"),
     ("bench", "--batch-size"): ("bench heart.h5 --batch-size 0", "batch_size is 0"),
     ("bench", "--size"): ("bench heart.h5 --size 96x", "--size is '96x', expected"),
+    ("bench", "--neighbours"): (f"{BENCH} --neighbours -1", "neighbours is -1"),
     ("bench", "--dtype"): ("bench heart.h5 --dtype float23", "mean 'float32'"),
     ("bench", "--masks"): (f"{BENCH} --masks label", "mean 'labels'"),
     ("bench", "--threads"): (f"{BENCH} --threads 0", "threads is 0, expected"),

@@ -30,9 +30,11 @@ def test_a_batch_is_unpacked_indexed_and_named(batch):
     assert mask is batch.mask is batch[1] is batch[-1] is batch[np.int64(1)]
     assert batch[:] == (image, mask)
     assert batch[1:] == (mask,)
-    assert dict(batch) == {name: batch[name] for name in FIELDS if name != "corner"}
-    assert "corner" not in batch
-    assert batch["corner"] is None
+    lacking = ("corner", "is_beyond")
+    assert dict(batch) == {name: batch[name] for name in FIELDS if name not in lacking}
+    for name in lacking:
+        assert name not in batch
+        assert batch[name] is None
     assert batch["index"] is batch.index
     assert batch["params"] == {"seed": 3}
     assert len(batch) == 3
@@ -109,6 +111,24 @@ def test_a_notebook_shows_a_batch(store, masks):
         assert not (grey != covered).any(axis=2)[~mask].any()
         assert (grey != covered).any(axis=2)[mask].mean() > 0.95 or not mask.any()
     assert repr(batch) in html
+
+
+@pytest.mark.parametrize("masks", ["labels", "onehot"])
+def test_a_notebook_shows_the_middle_of_neighbours(store, masks):
+    """Of a stack of slices it shows the sample, with outlines if it can tell whose."""
+    usual = {"masks": masks, "missing": "background", "size": 96, "shuffle": False}
+    plain = next(iter(Loader(store, **usual)))
+    for masks_of, is_known in (("middle", True), ("all", masks == "onehot")):
+        options = {**usual, "neighbours": 1, "masks_of": masks_of}
+        batch = next(iter(Loader(store, **options)))
+        for shown, expected in zip(
+            pictures(batch._repr_html_()), pictures(plain._repr_html_()), strict=True
+        ):
+            grey, covered = np.split(expected, 2)
+            assert (grey != covered).any()
+            assert_array_equal(
+                shown, expected if is_known else np.concatenate([grey, grey])
+            )
 
 
 def test_a_notebook_shows_no_picture_of_other_arrays(batch):

@@ -16,6 +16,9 @@ NAMES = [field.name for field in fields(BatchFormat)]
 # For each option, a value that is not the default.
 OTHERS = {
     "size": (40, 30),
+    "neighbours": 2,
+    "beyond": "pad",
+    "masks_of": "all",
     "normalize": "window",
     "normalize_by": "volume",
     "window": (40.0, 400.0),
@@ -52,7 +55,12 @@ def test_the_loader_has_all_options():
 @pytest.mark.parametrize("name", NAMES)
 def test_each_option_identifies_a_format(name):
     """If one option differs, so does `as_dict`; it holds values for JSON."""
-    needed = {"labels": {"augment": "light"}, "window": {"normalize": "window"}}
+    needed = {
+        "labels": {"augment": "light"},
+        "window": {"normalize": "window"},
+        "beyond": {"neighbours": 1},
+        "masks_of": {"neighbours": 1},
+    }
     always = needed.get(name, {})
     usual = BatchFormat(**always).as_dict()
     changed = BatchFormat(**always, **{name: OTHERS[name]}).as_dict()
@@ -106,6 +114,13 @@ def test_functions_are_identified_by_name():
     [
         ({"size": (3, 0)}, "size is 0, expected at least 1"),
         ({"size": (3, 4, 5)}, r"size is \(3, 4, 5\), expected \(height, width\)"),
+        ({"neighbours": -1}, "neighbours is -1, expected 0 to 4096"),
+        ({"neighbours": 0.5}, "neighbours is 0.5, expected a whole number"),
+        ({"neighbours": 1, "beyond": "edge"}, "beyond is 'edge', expected one of"),
+        ({"neighbours": 1, "masks_of": "every"}, "masks_of is 'every', expected"),
+        ({"beyond": "pad"}, "beyond is 'pad', but neighbours is 0; give the number"),
+        ({"masks_of": "all"}, "masks_of is 'all', but neighbours is 0; give the"),
+        ({"neighbours": 2, "augment": "light"}, "neighbours is 2, which cannot be aug"),
         ({"normalize": "z-score"}, "did you mean 'zscore'"),
         ({"percentiles": None}, r"percentiles is None, expected \(lower, upper\)"),
         ({"percentiles": (99, 1)}, r"percentiles is \(99, 1\), expected \(lower"),
