@@ -14,7 +14,7 @@ import zlib
 from array import array
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -234,6 +234,13 @@ class StructureSet:
     _points: Floats = field(repr=False)
     _starts: Ints = field(repr=False)
     _ranges: dict[int, range] = field(repr=False)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its arrays, with those of the file: nearly all that it holds."""
+        columns = [getattr(self.contours, column.name) for column in fields(Contours)]
+        own = self._data, self._spans, self._points, self._starts
+        return sum(array.nbytes for array in (*own, *columns))
 
     def find(self, roi_number: int) -> range:
         """Return the indices of the contours of an ROI, by their numbers from 1.

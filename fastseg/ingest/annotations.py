@@ -37,7 +37,7 @@ from fastseg.tables import Reject, reason_of
 # Bytes of parsed files that are kept for blocks to come. Links are sorted by patient
 # and series, so the blocks that need a file follow each other.
 KEPT_BYTES = 2**25
-# Bytes that a file counts besides its own, so that the number of them is bounded, too.
+# Bytes that each of them counts besides, so that their number is bounded, too.
 ENTRY_BYTES = 2**10
 # Bytes of the buffer for the texts of many files. A line of a text takes at least four
 # bytes, so its vertices take at most four times as many.
@@ -109,9 +109,15 @@ class _ParsedFiles:
 
 
 def _size(future: "Future[File | Reject]") -> int:
-    """Return the bytes that a file counts, or raise what reading it has raised."""
+    """Return the bytes that a file counts, or raise what reading it has raised.
+
+    They are the `nbytes` of what its reader returned, or of the file if it has none.
+    """
     file = future.result()
-    return ENTRY_BYTES + (file.stamp[0] if isinstance(file, File) else 0)
+    if not isinstance(file, File):
+        return ENTRY_BYTES
+    held: int = getattr(file.parsed, "nbytes", file.stamp[0])
+    return ENTRY_BYTES + held
 
 
 @dataclass(slots=True, kw_only=True)

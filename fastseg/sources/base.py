@@ -53,7 +53,9 @@ class Reader(Protocol):
 
         name : name of the file in messages
 
-        A build calls it once for each file. Raises ContourError with the invalid line.
+        A build calls it once for each file, and keeps some of what it returns for
+        later: as much as fits into a limit by its `nbytes`, or if it has no such
+        attribute, by the size of the file. Raises ContourError with the invalid line.
         """
 
     def rings(self, parsed: Any, link: Link, header: Header | None) -> list[Group]:

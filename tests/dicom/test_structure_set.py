@@ -2,6 +2,7 @@
 
 import math
 import random
+import tracemalloc
 import zlib
 
 import numpy as np
@@ -63,6 +64,21 @@ def read_contour(contour):
     assert found.contours.is_valid.tolist() == [True, False]
     assert found.contours.number.tolist() == [1, 2]
     return found, problem
+
+
+def test_its_size_is_the_memory_that_it_takes():
+    """`nbytes` counts the file and all points: what is freed with the structure set."""
+    contour = make_contour(np.tile(SQUARE, (100, 1)), images=["1.2.3"])
+    data = encode(make_structure_set({"Heart": [contour] * 50}))
+    read_structure_set(data, "a.dcm")  # whatever is kept for ever
+    tracemalloc.start()
+    found = read_structure_set(bytearray(data), "a.dcm")
+    nbytes = found.nbytes
+    before, _ = tracemalloc.get_traced_memory()
+    del found
+    after, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert before - after == pytest.approx(nbytes, rel=0.05)
 
 
 @pytest.mark.kernel

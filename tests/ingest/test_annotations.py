@@ -410,21 +410,31 @@ class Wide:
     """What a reader has made of a file; a test counts how many there are."""
 
 
+class Sized(Wide):
+    """A `Wide` that says how much memory it takes."""
+
+    nbytes = 10_000
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("block_size", [1, 4])
+@pytest.mark.parametrize(("kind", "file_bytes"), [(Wide, Sized.nbytes), (Sized, 1)])
 def test_parsed_files_take_bounded_memory(
-    study, tmp_path, joining, monkeypatch, threads, block_size
+    study, tmp_path, joining, monkeypatch, threads, block_size, kind, file_bytes
 ):
-    """Few files are kept besides those in use, and a file in use is parsed once."""
+    """Few files are kept besides those in use, and a file in use is parsed once.
+
+    A file counts what its reader says that it holds, otherwise its own bytes.
+    """
     monkeypatch.setattr(plan, "BLOCK_SIZE", block_size)
-    text = lines("x", 0, 0, SQUARE) + "pad,0,0,0,0,0\n" * 1000
-    monkeypatch.setattr(annotations, "KEPT_BYTES", 3 * len(text))  # of two files
+    text = lines("x", 0, 0, SQUARE).ljust(file_bytes)
+    monkeypatch.setattr(annotations, "KEPT_BYTES", 3 * Sized.nbytes)  # of two files
     alive = weakref.WeakSet()
     most = []
 
     def parse(data, name):
         joining.parsed[name] += 1
-        wide = Wide()
+        wide = kind()
         alive.add(wide)
         gc.collect()
         most.append(len(alive))
