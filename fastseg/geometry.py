@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fastseg._kernels.contours.planes import project_points
 from fastseg.arrays import as_array
 from fastseg.errors import GeometryError, shown
 
@@ -209,25 +210,26 @@ def patient_to_pixel(
     directions, spacings : float64 (m, 6), (m, 2)
     """
     planes = np.concatenate([origins, directions, spacings, _normals(directions)], 1)
-    # Columns of numbers that follow each other in memory.
-    of_point = np.repeat(planes.T, counts, axis=1)
-    origin, row, column, spacing, normal = np.split(of_point, [3, 6, 9, 11])
-    offsets = points - origin.T
-    return _on_plane(offsets, row.T, column.T, *spacing), _dot(offsets, normal.T)
+    pixels = np.empty((len(points), 2))
+    distances = np.empty(len(points))
+    project_points(points, counts, planes, pixels, distances)
+    return pixels, distances
 
 
 def _on_plane(
     offsets: Floats,
     row: Floats,
     column: Floats,
-    between_rows: Any,
-    between_columns: Any,
+    between_rows: float,
+    between_columns: float,
 ) -> Floats:
-    """Return the pixel coordinates of the points of planes that are nearest to others.
+    """Return the pixel coordinates of the points of a plane that are nearest to others.
 
     offsets : float64 (n, 3), mm, from the origin of the plane
-    row, column : float64 (3,) or (n, 3), directions
-    between_rows, between_columns : number or float64 (n,), mm
+    row, column : float64 (3,), directions
+    between_rows, between_columns : mm
+
+    `project_points` makes the same steps, so that it gives the same bits.
     """
     # The directions are nearly orthogonal unit vectors, so the lengths along both are
     # those that solve the equations of the nearest point.

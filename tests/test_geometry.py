@@ -108,6 +108,7 @@ def test_each_point_is_converted_for_itself(plane, pixels):
         assert_array_equal(one, other[::-1])
 
 
+@pytest.mark.kernel
 @given(
     st.lists(st.tuples(planes(), st.integers(0, 3)), max_size=4),
     hnp.arrays(np.float64, (12, 3), elements=coordinates),

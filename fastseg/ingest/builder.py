@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastseg import __version__
-from fastseg._kernels.contours import labels
+from fastseg._kernels.contours import labels, planes
 from fastseg._kernels.files import content
 from fastseg._kernels.images import statistics
 from fastseg._kernels.native.entries import prepare
@@ -50,6 +50,7 @@ from fastseg.paths import Paths, StrPath, as_path, is_inside
 from fastseg.progress import Progress, silent
 from fastseg.raster.rules import Rules
 from fastseg.sources import DEFAULT_FORMAT, READERS
+from fastseg.sources.rtstruct import RtStruct
 from fastseg.store import compression, layout
 from fastseg.store.reader import Store, open_store
 from fastseg.store.writing.older_store import STORE, OlderStore
@@ -452,6 +453,8 @@ class _Build:
         formats = {text or DEFAULT_FORMAT for text in self.table.links.format.texts}
         if not formats <= point_lists():  # else each class has one ring
             wanted.append((labels.compare_rules, {}))
+        if RtStruct.format in formats:
+            wanted.append((planes.project_points, {}))
         for bucket, _ in plan.counts:
             rule = rules.kernel_rule(*bucket.shape)
             wanted.append((labels.draw_masks, {"T": masks, "rule": rule}))

@@ -41,9 +41,6 @@ KEY = re.compile(
 )
 # mm. The distances of points from a plane are computed in two ways.
 ARITHMETIC_MM = 1e-6
-# Points of `RtStruct.many_rings` that are converted at once: their planes take 112
-# bytes for each.
-POINTS_AT_ONCE = 2**14
 
 
 class RtStruct:
@@ -126,33 +123,29 @@ class RtStruct:
             & have_planes(planes[:, :3], planes[:, 3:9], planes[:, 9:])
         )
         usable = np.flatnonzero(are_usable)
+        if not len(usable):
+            return results
         indices = indices[np.repeat(are_usable, sizes)]
-        counts = parsed.contours.count[indices]
+        patient, bounds = parsed.points(indices)
         ends = np.cumsum(sizes[usable])
-        points = np.diff(np.cumsum(counts)[ends - 1], prepend=0)
-        # Ranges of links with about so many points.
-        part = np.cumsum(points) // POINTS_AT_ONCE
-        for some in np.split(np.arange(len(usable)), np.flatnonzero(np.diff(part)) + 1):
-            if not len(some):
-                continue
-            first = ends[some[0]] - sizes[usable[some[0]]]
-            chosen = indices[first : ends[some[-1]]]
-            patient, bounds = parsed.points(chosen)
-            own = planes[usable[some]]
-            pixels, off = patient_to_pixel(
-                patient, points[some], own[:, :3], own[:, 3:9], own[:, 9:]
-            )
-            starts = np.cumsum(points[some]) - points[some]
-            farthest = np.maximum.reduceat(np.abs(off), starts)
-            is_near = (farthest <= np.array(limits)[usable[some]]).tolist()
-            rings = [pixels[a:b] for a, b in pairwise(bounds.tolist())]
-            start = 0
-            for j, near in zip(usable[some].tolist(), is_near, strict=True):
-                stop = start + int(sizes[j])
-                if near:
-                    is_xor = bool(kinds[j] == CLOSEDPLANAR_XOR)
-                    results[known[j]] = [Group(rings[start:stop], is_xor=is_xor)]
-                start = stop
+        counts = np.diff(bounds[ends], prepend=0)
+        own = planes[usable]
+        pixels, off = patient_to_pixel(
+            patient, counts, own[:, :3], own[:, 3:9], own[:, 9:]
+        )
+        farthest = np.maximum.reduceat(np.abs(off), np.cumsum(counts) - counts)
+        rings = [pixels[a:b] for a, b in pairwise(bounds.tolist())]
+        start = 0
+        for k, stop, is_near, is_xor in zip(
+            usable.tolist(),
+            ends.tolist(),
+            (farthest <= np.array(limits)[usable]).tolist(),
+            (kinds[usable] == CLOSEDPLANAR_XOR).tolist(),
+            strict=True,
+        ):
+            if is_near:
+                results[known[k]] = [Group(rings[start:stop], is_xor=is_xor)]
+            start = stop
         return results
 
 
@@ -176,20 +169,21 @@ def _named_contours(parsed: StructureSet, link: Link) -> tuple[list[int], float]
             f"{name}: contour_key is {link.contour_key!r}, expected a ROINumber and "
             "contours from 1, as in '4#17,18'"
         )
-    number = int(key["roi"])
+    roi, named, count, off = key.group("roi", "contours", "count", "off")
+    number = int(roi)
     try:
         contours = parsed.find(number)
     except ContourError as exc:
         raise ContourError(f"{name}: {exc}; link the images again") from None
     # A key that is written by hand need not say how many contours the ROI has.
-    if key["count"] and int(key["count"]) != len(contours):
+    if count and int(count) != len(contours):
         raise ContourError(
             f"{name}: ROI {number} has {len(contours)} contours, and had "
-            f"{int(key['count'])} when it was linked; link the images again"
+            f"{int(count)} when it was linked; link the images again"
         )
     indices: list[int] = []
     last = 0
-    for part in key["contours"].split(","):
+    for part in named.split(","):
         start, _, end = part.partition("-")
         first, before = int(start), last
         last = int(end or start)
@@ -203,7 +197,7 @@ def _named_contours(parsed: StructureSet, link: Link) -> tuple[list[int], float]
                 f"{name}: ROI {number} has no contour {last}; link the images again"
             )
         indices += contours[first - 1 : last]
-    limit = max(float(key["off"] or 0), LEAST_TOLERANCE_MM)
+    limit = max(float(off or 0), LEAST_TOLERANCE_MM)
     return indices, min(limit, MAX_PLANE_TOLERANCE_MM) + ARITHMETIC_MM
 
 

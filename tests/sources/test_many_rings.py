@@ -7,7 +7,6 @@ from numpy.testing import assert_array_equal
 import fastseg
 from fastseg import dicom
 from fastseg.errors import ContourError
-from fastseg.sources import rtstruct
 from fastseg.sources.rtstruct import RtStruct
 from tests.sources.dicom_files import save_slice
 from tests.structure_sets import make_contour, make_structure_set, save
@@ -48,10 +47,8 @@ def assert_same(expected, groups):
             assert_array_equal(ring, same, strict=True)
 
 
-@pytest.mark.parametrize("points_at_once", [7, 300, 2**14])
-def test_many_rings_equal_those_of_each_link(phantom, monkeypatch, points_at_once):
-    """On oblique slices, to the last bit, however many points are converted at once."""
-    monkeypatch.setattr(rtstruct, "POINTS_AT_ONCE", points_at_once)
+def test_many_rings_equal_those_of_each_link(phantom):
+    """On oblique slices, to the last bit."""
     root, table = phantom
     files = {link.contour_path for link in table.links} - {""}
     assert len(files) == 2

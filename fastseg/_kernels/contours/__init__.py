@@ -5,5 +5,6 @@ polygon   which pixel centres lie inside rings
 exact     on which side of an edge a point lies, without rounding
 runs      writes the pixels of a mask from the bits that mark its runs
 area      the area of each pixel inside rings
+planes    points in the patient to pixels of images
 distance  the distance from each pixel centre to line segments
 """
