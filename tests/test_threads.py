@@ -7,11 +7,11 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import closing
+from contextlib import ExitStack, closing
 
 import pytest
 
-from fastseg.threads import WorkerPool, map_ordered
+from fastseg.threads import WorkerPool, frequent_switches, map_ordered
 
 
 def pool_threads():
@@ -52,6 +52,22 @@ def test_an_error_comes_in_place_of_its_result(threads):
         results.extend(map_ordered(fail, range(20), threads))
     assert caught.value is error
     assert pool_threads() == []
+
+
+def test_the_last_of_several_users_restores_the_switch_interval():
+    """Whatever order they end in; one thread changes nothing."""
+    usual = sys.getswitchinterval()
+    with frequent_switches(1):
+        assert sys.getswitchinterval() == usual
+    first, second = ExitStack(), ExitStack()
+    with second:
+        with first:
+            first.enter_context(frequent_switches(2))
+            short = sys.getswitchinterval()
+            assert short < usual
+            second.enter_context(frequent_switches(2))
+        assert sys.getswitchinterval() == short
+    assert sys.getswitchinterval() == usual
 
 
 def test_few_items_are_taken_in_advance():
@@ -121,7 +137,7 @@ def test_a_second_interrupt_waits_until_a_map_has_ended():
     """Files that the function writes to may be closed after `map_ordered` is."""
     script = """
 import sys, time
-from contextlib import closing
+from contextlib import ExitStack, closing
 from fastseg.threads import map_ordered
 
 running = []

@@ -62,7 +62,7 @@ from fastseg.store.writing.partial import (
 )
 from fastseg.store.writing.records import Records
 from fastseg.tables import Reject, check_rejects, rejects_path, save_rejects
-from fastseg.threads import check_threads, map_ordered
+from fastseg.threads import check_threads, frequent_switches, map_ordered
 
 # Odd factors, which make one number of 64 bits of a stamp and a frame.
 MIXING = np.array(
@@ -421,6 +421,7 @@ class _Build:
                 for block in plan.blocks(self.threads)
             )
             with (
+                frequent_switches(self.threads),
                 self.progress("build", len(plan)) as advance,
                 closing(
                     map_ordered(build_block, todo, self.threads, self.decoders.stop)
