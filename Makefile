@@ -114,7 +114,7 @@ bench-build: $(VENV)/.bench
 bench-compress: $(VENV)/.bench
 	python -m benchmarks.build.compression
 
-# Needs 22 GB of disk for half an hour, and real data for the last one.
+# Needs 14 GB of disk for half an hour, and real data for the last one.
 bench-rtstruct: $(VENV)/.bench
 	python -m benchmarks.structure_sets.arrays
 	python -m benchmarks.structure_sets.link

@@ -1,14 +1,20 @@
 """Link and build CT series with structure sets, beside reading and writing their bytes.
 
     python -m benchmarks.structure_sets.build [--series 100] [--slices 100] [--side 512]
-        [--repeats 3] [--folder FOLDER] [--no-save]
+        [--repeats 3] [--settle 30] [--folder FOLDER] [--no-save]
 
-At full size, 5.4 GB are read and 7.9 GB written, so FOLDER needs 22 GB: the series, a
-store, and as much for the copy. The other side reads each file once and writes as many
-bytes of images and masks as the store holds; it knows beforehand where each belongs.
-Both wait until the bytes are on the disk. They take turns, each after a `sync`; files
-are in the page cache as far as they fit. A build runs in a process of its own, so that
-the peak of resident memory is that of linking and building.
+At full size, 5.4 GB are read and 7.9 GB written, so FOLDER needs 14 GB: the series, and
+a store or a copy. The other side reads each file once and writes as many bytes of
+images and masks as the store holds, by as many threads; it knows beforehand where each
+belongs. Both wait until the bytes are on the disk. They take turns, and the first turn
+of each is not counted; files are in the page cache as far as they fit. A build runs in
+a process of its own, so that the peak of resident memory is that of linking and
+building.
+
+What a turn has written is removed before the next one, and a virtual machine may return
+the memory to its host, in seconds (4 GB in 14 s on one); writing then takes several
+times as long until it is back. Each turn waits for that, or a side that writes at once
+would be faster than one that links first.
 """
 
 import argparse
@@ -19,6 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -81,33 +88,38 @@ def sources_of(root):
     return list(sources.values())
 
 
-def timed(work, *outputs):
-    """Return the seconds of a call and what it returns; outputs are removed first."""
+def timed(work, outputs, settle):
+    """Return the seconds of a call and what it returns.
+
+    outputs : files that are removed first
+    settle  : seconds to wait then
+    """
     for path in outputs:
         path.unlink(missing_ok=True)
     os.sync()
+    time.sleep(settle)
     start = time.perf_counter()
     result = work()
     return time.perf_counter() - start, result
 
 
-def measure(root, folder, expected, repeats):
-    """Return {threads: float64 (repeats, 4)}: copy, link, build, megabytes."""
-    copy, store = folder / "copy", folder / "store.h5"
+def measure(root, folder, expected, repeats, settle):
+    """Return {threads: float64 (repeats, 4)}, and the path of the last store.
+
+    The columns are seconds of the copy, of link and of build, and megabytes.
+    """
+    outputs = copy, store = folder / "copy", folder / "store.h5"
     sources = sources_of(root)
     figures = {threads: [] for threads in THREADS}
-    for _ in range(repeats):
+    for _ in range(1 + repeats):
         for threads, rows in figures.items():
-            seconds, _ = timed(
-                lambda n=threads: plain_copy(sources, copy, sync=True, threads=n),
-                copy,
-                store,
+            reading_and_writing = partial(
+                plain_copy, sources, copy, sync=True, threads=threads
             )
-            _, own = timed(
-                lambda n=threads: link_and_build(root, store, n, expected), copy, store
-            )
-            rows.append((seconds, *own))
-    return {threads: np.array(rows) for threads, rows in figures.items()}, store
+            own = partial(link_and_build, root, store, threads, expected)
+            seconds, _ = timed(reading_and_writing, outputs, settle)
+            rows.append((seconds, *timed(own, outputs, settle)[1]))
+    return {threads: np.array(rows[1:]) for threads, rows in figures.items()}, store
 
 
 def rows_of(figures):
@@ -134,6 +146,9 @@ def main():
     parser.add_argument("--slices", type=int, default=100)
     parser.add_argument("--side", type=int, default=512)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument(
+        "--settle", type=float, default=30, help="seconds between turns"
+    )
     parser.add_argument("--folder", type=Path, help="where the files are made")
     parser.add_argument("--no-save", action="store_true", help="print only")
     arguments = parser.parse_args()
@@ -145,7 +160,9 @@ def main():
         folder = Path(name)
         root = folder / "clinic"
         read = make_clinic(root, arguments.series, arguments.slices, arguments.side)
-        figures, store = measure(root, folder, (images, outlined), arguments.repeats)
+        figures, store = measure(
+            *(root, folder, (images, outlined), arguments.repeats, arguments.settle)
+        )
         written = store.stat().st_blocks * 512
     side = arguments.side
     text = (
