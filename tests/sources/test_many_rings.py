@@ -104,8 +104,7 @@ def test_links_without_rings_do_not_disturb_others(tmp_path):
     assert found == [1, None, None, 2, None, None, 2, None, None, None, 1, 1]
     reader = RtStruct()
     parsed = reader.parse((tmp_path / "rs.dcm").read_bytes(), "file")
-    without = dicom.read_header(paths[0])
-    object.__setattr__(without, "position_mm", None)
+    without = dicom.read_header(paths[0])._replace(position_mm=None)
     assert reader.many_rings(parsed, links[:1], [without]) == [None]
 
 
