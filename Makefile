@@ -16,6 +16,7 @@
 # make bench-scale     a store of a million samples, and the plan of one
 # make bench-loader    the loader beside its peers (installs them: some GB)
 # make bench-augment   augmentation beside its peers (the same)
+# make bench-volumes   patches of volumes by their peers (the same)
 
 PYTHON ?= python3
 VENV := .venv
@@ -31,7 +32,8 @@ PARALLEL := -n auto --maxprocesses 4 --dist worksteal
 PIP := python -m pip --disable-pip-version-check install --quiet
 
 .PHONY: demo test lint wheel docs soak bench bench-epoch bench-raster bench-dicom bench-build \
-	bench-compress bench-rtstruct bench-scale bench-loader bench-augment bench-first-use clean
+	bench-compress bench-rtstruct bench-scale bench-loader bench-augment bench-volumes \
+	bench-first-use clean
 
 demo: $(VENV)/.demo
 	@rm -rf demo && mkdir demo
@@ -130,6 +132,10 @@ bench-loader: $(VENV)/.peers
 
 bench-augment: $(VENV)/.peers
 	python -m benchmarks.augment.race
+
+# Needs 1 GB of disk.
+bench-volumes: $(VENV)/.peers
+	python -m benchmarks.volumes.peers --no-save
 
 clean:
 	rm -rf $(VENV) demo dist docs/_build

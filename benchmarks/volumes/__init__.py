@@ -1,0 +1,1 @@
+"""Races of loading patches of volumes."""
