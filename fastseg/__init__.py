@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from fastseg.links import LinkTable as LinkTable
     from fastseg.loading.batches import Batch as Batch
     from fastseg.loading.loader import Loader as Loader
+    from fastseg.loading.patches import PatchLoader as PatchLoader
     from fastseg.paths import StrPath
     from fastseg.phantom import make_phantom as make_phantom
     from fastseg.pictures import show as show
@@ -66,6 +67,7 @@ _HOME = {
     "Link": "fastseg.links",
     "LinkTable": "fastseg.links",
     "Loader": "fastseg.loading.loader",
+    "PatchLoader": "fastseg.loading.patches",
     "RoiList": "fastseg.sources.roi_list",
     "Sample": "fastseg.store.reader",
     "Store": "fastseg.store.reader",

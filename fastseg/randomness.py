@@ -12,6 +12,7 @@ order of the samples in an epoch  numpy      seed, epoch                   ``*_O
 split into single samples         numpy      seed, SPLIT_EPOCH             0
 functions of ``Custom``           numpy      augmentation_key, sample      CUSTOM, and
                                                                            the step
+where patches of volumes lie      numpy      augmentation_key, entry       PATCHES
 synthetic studies                 numpy      seed, and what is drawn       0
 parameters of all transforms      kernels    augmentation_key, sample      PARAMETERS
 control points of ``Elastic``     kernels    augmentation_key, sample      ELASTIC
@@ -43,12 +44,14 @@ BATCH_ORDER = 7  # the samples of each batch of `foreground_order`
 # The greatest epoch, which no training reaches.
 SPLIT_EPOCH = 2**64 - 1
 
-# Streams with the key (augmentation_key, sample). Each class of transforms that draws
-# more than its parameters has one; see `step_stream`.
+# Streams with the key (augmentation_key, sample), or, for patches, the entry: a volume
+# and the number of the patch in the epoch. Each class of transforms that draws more
+# than its parameters has one; see `step_stream`.
 PARAMETERS = 0
 ELASTIC = 1
 BIAS_FIELD = 2
 CUSTOM = 3
+PATCHES = 4
 CLASSES = 16  # streams below this are those of classes
 MAX_STEPS = 2**12  # of a Compose
 NOISE = 2**16

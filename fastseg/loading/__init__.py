@@ -4,6 +4,7 @@ schedule ──> base ──> batch_queue ──> workers ──> preprocessing 
 (orders)   (loader)    (buffers)                  (normalization, augmented)
 
 loader         Loader: batches of the samples of a store
+patches        PatchLoader: batches of patches of volumes
 base           what all loaders do: iterate, resume, close
 schedule       which samples come in which batch of which rank
 orders         orders of samples as functions of (seed, epoch)
@@ -11,6 +12,8 @@ batches        how the arrays of a batch are unpacked and indexed
 batch_queue    the queue of batches that threads fill (fastseg/threads.py)
 buffers        memory for batches, reused when no array refers to it
 preprocessing  options, images and masks without augmentation
+patch_preprocessing  the same for patches of volumes
+placement      where patches lie in their volumes
 normalization  stored values to network input
 augmented      images and masks with augmentation
 state          a loader's state, saved and resumed

@@ -61,6 +61,9 @@ class Preprocessing:
     the store.
     """
 
+    # What classes are outlined on, in one word; see `_units`.
+    noun = "sample"
+
     def __init__(self, store: Store, indices: NDArray[np.int64], format: BatchFormat):
         self.store = store
         # Whether kernels write batches past the caches.
@@ -81,11 +84,11 @@ class Preprocessing:
         priority = _priority(store, format.priority)
         self._classes = _mask_classes(store, format.masks, priority)
         depth = 2 * format.neighbours + 1
-        self.image_shape = (depth, *self.size)
+        self.image_shape: tuple[int, ...] = (depth, *self.size)
         self._all_masks = format.masks_of == "all"
         channels = (len(store.classes),) if format.masks == "onehot" else ()
         slices = (depth,) if self._all_masks else ()
-        self.mask_shape = (*channels, *slices, *self.size)
+        self.mask_shape: tuple[int, ...] = (*channels, *slices, *self.size)
         self.mask_dtype = (
             mask_dtype(store.classes) if format.masks == "bits" else np.dtype(np.uint8)
         )
@@ -93,10 +96,10 @@ class Preprocessing:
             math.prod(self.image_shape) * self.image_dtype.itemsize
             + math.prod(self.mask_shape) * self.mask_dtype.itemsize
         )
-        shown = read if self._all_masks else indices
-        missing, self.warning = self._check_missing(shown, format)
+        units = self._units(read if self._all_masks else indices)
+        missing, self.warning = self._check_missing(units, format)
         if missing == "ignore" and format.masks == "labels":
-            self.warning = self._check_hidden(shown, priority)
+            self.warning = self._check_hidden(units, priority)
         self.format = replace(
             format, size=self.size, priority=priority, missing=missing
         )
@@ -252,13 +255,23 @@ class Preprocessing:
         """Return bit fields of the classes that become 255, uint64 (b,)."""
         if self.format.missing != "ignore":
             return np.zeros(len(samples), np.uint64)
-        labelled = self.store.items["labelled"][samples].astype(np.uint64)
         shown = np.bitwise_or.reduce(np.uint64(1) << self._classes.astype(np.uint64))
-        unlabelled: NDArray[np.uint64] = ~labelled & shown
+        unlabelled: NDArray[np.uint64] = ~self._labelled(samples) & shown
         return unlabelled
 
+    def _units(self, samples: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return what classes are outlined on: the samples themselves."""
+        return samples
+
+    def _labelled(self, units: NDArray[np.int64]) -> NDArray[np.uint64]:
+        """Return bit fields of the classes that were outlined, uint64 (b,)."""
+        labelled: NDArray[np.uint64] = self.store.items["labelled"][units].astype(
+            np.uint64
+        )
+        return labelled
+
     def _check_missing(
-        self, indices: NDArray[np.int64], format: BatchFormat
+        self, units: NDArray[np.int64], format: BatchFormat
     ) -> tuple[Missing | None, str]:
         """Return `missing` with its default filled in, and the text of a warning.
 
@@ -267,7 +280,7 @@ class Preprocessing:
         missing = format.missing
         if format.masks == "bits" or missing in ("background", "ignore"):
             return missing, ""
-        counts = self._count_unlabelled(indices)
+        counts = self._count_unlabelled(units)
         if not counts:
             return missing or "background", ""
         total, by_class = counts
@@ -275,48 +288,47 @@ class Preprocessing:
         if len(listed) > MAX_LISTED:
             listed[MAX_LISTED:] = [f"{len(listed) - MAX_LISTED} more classes"]
         problem = (
-            f"{total} of {len(indices)} samples lack a contour of a class that `masks` "
-            f"shows ({', '.join(listed)})"
+            f"{total} of {len(units)} {self.noun}s lack a contour of a class that "
+            f"`masks` shows ({', '.join(listed)})"
         )
         remedy = (
-            "choose samples that have them all, as store.select(classes=[...]) does, "
-            "give missing='ignore' to label those pixels 255, or missing='background' "
-            "if there is nothing to outline"
+            f"choose {self.noun}s that have them all, as store.select(classes=[...]) "
+            "does, give missing='ignore' to label those pixels 255, or "
+            "missing='background' if there is nothing to outline"
         )
         if missing == "error":
             raise MissingLabelsError(f"{problem}: {remedy}")
         return "background", f"{problem}, which counts as background: {remedy}"
 
-    def _check_hidden(
-        self, indices: NDArray[np.int64], priority: tuple[str, ...]
-    ) -> str:
-        """Return the text of a warning if 255 hides all that was outlined on samples.
+    def _check_hidden(self, units: NDArray[np.int64], priority: tuple[str, ...]) -> str:
+        """Return the text of a warning if 255 hides all that was outlined on units.
 
         The text is "" where there is nothing to warn of.
         """
         if not priority:
             return ""
-        labelled = self.store.items["labelled"][indices]
+        labelled = self._labelled(units)
         is_hidden = ~has_class(labelled, self.store.class_index(priority[0]))
         hidden = int((is_hidden & (labelled != 0)).sum())
         if not hidden:
             return ""
         return (
-            f"{hidden} of {len(indices)} samples have outlines, but only 255 in their "
-            f"masks, because {priority[0]!r} lies on top and was not outlined on them: "
+            f"{hidden} of {len(units)} {self.noun}s have outlines, but only 255 in "
+            f"their masks, because {priority[0]!r} lies on top and was not outlined on "
+            "them: "
             "give masks='onehot', which has a channel for each class, or a priority "
             "that begins with a class that was outlined on all samples"
         )
 
     def _count_unlabelled(
-        self, indices: NDArray[np.int64]
+        self, units: NDArray[np.int64]
     ) -> tuple[int, dict[str, int]] | None:
-        """Return the number of samples that lack a class, in total and by class.
+        """Return the number of units that lack a class, in total and by class.
 
-        Only classes that the masks show count. None if no sample lacks any.
+        Only classes that the masks show count. None if no unit lacks any.
         """
-        labelled = self.store.items["labelled"][indices]
-        lacks = np.zeros(len(indices), np.bool_)
+        labelled = self._labelled(units)
+        lacks = np.zeros(len(units), np.bool_)
         by_class = {}
         for k in np.sort(self._classes).tolist():
             without = ~has_class(labelled, k)

@@ -1,0 +1,178 @@
+"""PatchLoader: batches of patches of the volumes of a store."""
+
+from collections.abc import Sequence
+from dataclasses import fields
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+from fastseg.calls import advise_attributes, check_call
+from fastseg.choices import DTypeName
+from fastseg.errors import OptionError
+from fastseg.loading.base import BatchLoader, OnError
+from fastseg.loading.format import ZSCORE_OR_RAW, BatchFormat, Missing, PadValue
+from fastseg.loading.normalization import Normalize
+from fastseg.loading.patch_preprocessing import PatchPreprocessing
+from fastseg.loading.placement import CentredBy, Placement, entries_of
+from fastseg.loading.preprocessing import warn_of_missing
+from fastseg.loading.schedule import Schedule, Uneven
+from fastseg.paths import StrPath
+from fastseg.reprs import many
+from fastseg.store.reader import Store, as_store
+from fastseg.store.selection import check_indices
+
+
+@advise_attributes(
+    dataset="loader.store is the store, loader.volumes the volumes",
+    num_workers="loader.threads is the number of threads",
+    sampler="loader.schedule says which patches come when",
+    batch_sampler="loader.schedule says which patches come when",
+    set_epoch="set loader.epoch",
+    transform="loader.preprocessing makes the patches",
+    next="next(iter(loader)) is a batch, for batch in loader all of an epoch",
+)
+class PatchLoader(BatchLoader):
+    """Iterates over patches of volumes; each `for` loop over it is one epoch.
+
+    store      : a store, as `fastseg.open` returns it, or the path of one
+    patch      : (slices, rows, columns) of a patch. A volume that is smaller along an
+        axis lies in the middle of its patches; `pad_value` is around it
+    indices    : indices of the samples to load, as `Store.select` and `Store.split`
+        return them: all slices of the volumes; by default all samples
+
+    Options of where patches lie:
+
+    per_volume : patches of each volume in an epoch
+    centred    : the probability that a patch is centred on a voxel of a class, or as
+        near to it as the volume's border allows: on one of any class, as in 1/3; or of
+        one class, as in ("heart", 0.5). With `masks` of one class, it is that class.
+        The other patches lie anywhere in their volume, all positions alike
+    centred_by : how the class of such a patch is drawn:
+                 "class"   each class alike that has a voxel in the volume
+                 "voxels"  a class with twice as many voxels twice as often
+        All voxels of the class in the volume are alike
+
+    Options of the order, as those of `Loader`; an entry is a patch:
+
+    batch_size, shuffle, seed, drop_last, rank, world_size, uneven
+
+    Options of images and masks, as those of `Loader`, but for what `volume` says:
+
+    normalize  : by volume, from the image values of all its slices, each rescaled as
+        its DICOM file says
+    window     : (centre, width) of "window", in image values
+    percentiles : (lower, upper) of "percentile"
+    pad_value  : what lies around volumes: "minimum", the least value of the volume, or
+        a number
+    dtype      : "float32", "float16" or "raw"
+    masks      : "labels"  uint8 (B, d, h, w): 0 background, k + 1 for class k
+                 "bits"    the store's bit fields (B, d, h, w)
+                 "onehot"  uint8 (B, K, d, h, w): a channel of 0 and 1 per class
+                 a class   uint8 (B, d, h, w): 0 and 1
+    priority   : classes from top to bottom, for "labels" where classes overlap
+    missing    : what the mask shows for a class that nobody outlined in a volume. A
+        class that is outlined on some slices is background on the others
+
+    Options of the work, as those of `Loader`: threads, prefetch, on_error
+
+    Batches have images (B, 1, d, h, w); `index` is the volume of each patch, and
+    `corner` its first voxel there. Where a patch lies is a function of the seed, the
+    epoch, its volume and its number among the volume's patches, not of the batch size
+    or of other volumes. All that `Loader` says of epochs, states, ranks, threads and
+    errors holds here.
+
+    Raises OptionError, MissingLabelsError or UnknownClassError for arguments that are
+    invalid or do not fit the store, ArgumentError for those that do not exist, and what
+    `fastseg.open` raises for a path.
+    """
+
+    _entry = "patch"
+
+    @check_call(pad="pad_value", workers="threads", patch_size="patch")
+    def __init__(
+        self,
+        store: Store | StrPath,
+        patch: tuple[int, int, int],
+        *,
+        indices: ArrayLike | None = None,
+        per_volume: int = 1,
+        centred: float | tuple[str, float] = 1 / 3,
+        centred_by: CentredBy = "class",
+        batch_size: int = 2,
+        shuffle: bool = True,
+        seed: int = 0,
+        drop_last: bool = False,
+        rank: int = 0,
+        world_size: int = 1,
+        uneven: Uneven = "split",
+        normalize: Normalize | None = ZSCORE_OR_RAW,
+        window: tuple[float, float] | None = None,
+        percentiles: tuple[float, float] = (1.0, 99.0),
+        pad_value: PadValue = "minimum",
+        dtype: DTypeName | DTypeLike = "float32",
+        masks: str = "labels",
+        priority: Sequence[str] | None = None,
+        missing: Missing | None = None,
+        threads: int | None = None,
+        prefetch: int = 4,
+        on_error: OnError = "raise",
+    ):
+        options = {k: v for k, v in locals().items() if k not in ("self", "store")}
+        self._options = options
+        self.store = store = as_store(store)
+        self.volumes = _whole_volumes(store, indices)
+        placement = Placement(**{f.name: options[f.name] for f in fields(Placement)})
+        self.schedule = Schedule(
+            indices=entries_of(self.volumes, placement.per_volume),
+            batch_size=batch_size,
+            seed=seed,
+            shuffle=shuffle,
+            drop_last=drop_last,
+            rank=rank,
+            world_size=world_size,
+            uneven=uneven,
+        )
+        format = BatchFormat(
+            normalize_by="volume",
+            **{
+                f.name: options[f.name]
+                for f in fields(BatchFormat)
+                if f.name in options
+            },
+        )
+        self.preprocessing = PatchPreprocessing(
+            store, self.volumes, format, placement, seed=self.schedule.seed
+        )
+        warn_of_missing(self.preprocessing, stacklevel=3)
+        self._prepare(
+            threads=threads, prefetch=prefetch, on_error=on_error, return_params=False
+        )
+
+
+def _whole_volumes(store: Store, indices: ArrayLike | None) -> NDArray[np.int64]:
+    """Return the volumes whose slices are chosen, int64 (v,), ascending.
+
+    Raises OptionError if there are other samples among them, or slices are lacking.
+    """
+    chosen = check_indices(store, indices)
+    if not len(store.volumes):
+        raise OptionError(
+            f"{store.path} has no volumes, only single images: a Loader loads them"
+        )
+    volume = store.items["volume"][chosen]
+    single = int((volume < 0).sum())
+    if single:
+        raise OptionError(
+            f"{single} of {many(len(chosen), 'chosen sample')} are in no volume: "
+            "choose those that are, as store.select(in_volume=True) does"
+        )
+    counts = np.bincount(volume, minlength=len(store.volumes))
+    slices = store.tables["volumes"]["slices"]
+    partial = np.flatnonzero((counts > 0) & (counts < slices))
+    if partial.size:
+        k = int(partial[0])
+        raise OptionError(
+            f"of volume {k}, {counts[k]} of {slices[k]} slices are chosen, expected "
+            "all or none: choose by patient, series or volume, as store.split does"
+        )
+    return np.flatnonzero(counts)

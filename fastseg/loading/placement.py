@@ -1,0 +1,250 @@
+"""Where patches lie in their volumes: a function of (seed, epoch, volume, repeat)."""
+
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastseg import randomness
+from fastseg._kernels.images.positions import find_pixel
+from fastseg.bounds import MAX_GRID_CELLS
+from fastseg.errors import (
+    OptionError,
+    StoreError,
+    choice,
+    in_order,
+    is_single,
+    real_number,
+    shown,
+    whole_number,
+)
+from fastseg.reprs import many
+from fastseg.store.reader import Store
+
+Shape3 = tuple[int, int, int]
+Corners = NDArray[np.int64]
+CentredBy = Literal["class", "voxels"]
+
+CENTRED_BY = get_args(CentredBy)
+AXES = ("slices", "rows", "columns")
+# An entry is a volume and, in the bits above these, the number of its repeat.
+VOLUME_BITS = 32
+MAX_PER_VOLUME = 2**20
+# Random numbers of an entry: whether it is centred, the class, its voxel, the corner.
+DRAWS = 6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """The options that say where patches lie, checked as far as no store is needed.
+
+    patch      : slices, rows and columns of a patch
+    per_volume : patches of each volume in an epoch
+    centred    : of the patches, this fraction is centred on a voxel of a class; or a
+        class and the fraction that is centred on one of its voxels
+    centred_by : how the class is drawn, see `PatchLoader`
+
+    Raises OptionError.
+    """
+
+    patch: Shape3
+    per_volume: int = 1
+    centred: float | tuple[str, float] = 1 / 3
+    centred_by: CentredBy = "class"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "patch", _patch(self.patch))
+        whole_number("per_volume", self.per_volume, 1, MAX_PER_VOLUME)
+        object.__setattr__(self, "centred", _centred(self.centred))
+        choice("centred_by", self.centred_by, CENTRED_BY)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return all options as values for JSON, as the state of a loader has them."""
+        centred = self.centred
+        return {
+            "patch": list(self.patch),
+            "per_volume": self.per_volume,
+            "centred": list(centred) if isinstance(centred, tuple) else centred,
+            "centred_by": self.centred_by,
+        }
+
+
+def entries_of(volumes: NDArray[np.int64], per_volume: int) -> NDArray[np.int64]:
+    """Return an entry for each patch of an epoch, volume by volume.
+
+    volumes : int64 (v,), indices of volumes
+    """
+    repeats = np.arange(per_volume, dtype=np.int64) << VOLUME_BITS
+    entries: NDArray[np.int64] = (volumes[:, None] | repeats).ravel()
+    return entries
+
+
+def volumes_of(entries: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the volume of each entry."""
+    volumes: NDArray[np.int64] = entries & (2**VOLUME_BITS - 1)
+    return volumes
+
+
+class Positions:
+    """Draws where the patches of a store's volumes lie.
+
+    volumes   : int64 (v,), indices of the volumes
+    placement : the options
+    candidate : the class on whose voxels patches may be centred, None for all, if
+        `centred` names none
+    seed      : 0 to 2**64 - 1
+
+    Raises OptionError or UnknownClassError for options that do not fit the volumes.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        volumes: NDArray[np.int64],
+        placement: Placement,
+        candidate: str | None,
+        seed: int,
+    ):
+        self._store = store
+        self._patch = np.array(placement.patch, np.int64)
+        self._seed = seed
+        self._by_voxels = placement.centred_by == "voxels"
+        table = store.tables["volumes"]
+        self.first = table["first"]
+        self.shapes = _shapes(store)
+        self._check_patch(volumes)
+        centred = placement.centred
+        self._fraction = centred if isinstance(centred, float) else centred[1]
+        if not isinstance(centred, float):
+            candidate = centred[0]
+        pixels = store.items["pixels"]
+        # Voxels of each class in each volume, 0 for those that are not wanted.
+        self._voxels = np.zeros((len(self.first), len(store.classes)), np.int64)
+        wanted = slice(None) if candidate is None else [store.class_index(candidate)]
+        for volume in volumes.tolist() if self._fraction else ():
+            items = self._items(volume)
+            self._voxels[volume, wanted] = pixels[items, wanted].sum(axis=0)
+        if self._fraction and not self._voxels.any():
+            name = "any class" if candidate is None else f"class {candidate!r}"
+            raise OptionError(
+                f"centred is {shown(placement.centred)}, but none of the "
+                f"{many(len(volumes), 'chosen volume')} has a voxel of {name}: choose "
+                "other volumes, or give centred=0"
+            )
+
+    def slices_of(
+        self, volumes: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the first sample of volumes, and their number of slices, (b,) each."""
+        return self.first[volumes], self.shapes[volumes, 0]
+
+    def corners(self, entries: NDArray[np.int64], epoch: int) -> Corners:
+        """Return the first voxel of each patch of an epoch, int64 (b, 3).
+
+        It is (slice, row, column) in the volume; negative along an axis along which the
+        volume is smaller than the patch, and lies in its middle.
+        """
+        key = randomness.augmentation_key(self._seed, epoch)
+        corners = np.empty((len(entries), 3), np.int64)
+        for j, entry in enumerate(entries.tolist()):
+            words = randomness.philox(key, entry, randomness.PATCHES).random_raw(DRAWS)
+            uniforms = (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
+            corners[j] = self._corner(entry & (2**VOLUME_BITS - 1), uniforms)
+        return corners
+
+    def _corner(self, volume: int, uniforms: NDArray[np.float64]) -> Corners:
+        shape = self.shapes[volume]
+        room = np.maximum(shape - self._patch, 0)
+        if uniforms[0] < self._fraction and self._voxels[volume].any():
+            voxel = self._labelled_voxel(volume, uniforms[1], uniforms[2])
+            corner = np.clip(voxel - self._patch // 2, 0, room)
+        else:
+            corner = (uniforms[3:] * (room + 1)).astype(np.int64)
+        middle = -((self._patch - shape) // 2)
+        placed: Corners = np.where(shape < self._patch, middle, corner)
+        return placed
+
+    def _labelled_voxel(self, volume: int, one: float, two: float) -> Corners:
+        """Return a voxel of a class, int64 (3,), drawn by two uniform numbers."""
+        store = self._store
+        voxels = self._voxels[volume]
+        k = _draw(voxels if self._by_voxels else voxels > 0, one)[0]
+        items = self._items(volume)
+        z, n = _draw(store.items["pixels"][items, k], two)
+        item = items.start + z
+        box = store.items["bbox"][item, k]
+        row, column = find_pixel(store._pixels.mask(item), k, box, n)
+        if row < 0:
+            raise StoreError(
+                f"{store.path}: the mask of sample {item} has fewer pixels of class "
+                f"{store.classes[k]!r} than are counted: the file is damaged"
+            )
+        return np.array([z, row, column], np.int64)
+
+    def _items(self, volume: int) -> slice:
+        first = int(self.first[volume])
+        return slice(first, first + int(self.shapes[volume, 0]))
+
+    def _check_patch(self, volumes: NDArray[np.int64]) -> None:
+        """Raise OptionError if a patch is larger than every volume along some axis."""
+        largest = self.shapes[volumes].max(axis=0)
+        for axis, size, most in zip(
+            AXES, self._patch.tolist(), largest.tolist(), strict=True
+        ):
+            if size > most:
+                raise OptionError(
+                    f"patch has {size} {axis}, but no chosen volume has more than "
+                    f"{most}: give a patch of at most "
+                    f"({', '.join(map(str, largest.tolist()))})"
+                )
+
+
+def _shapes(store: Store) -> NDArray[np.int64]:
+    """Return slices, rows and columns of each volume of a store, int64 (v, 3)."""
+    table = store.tables["volumes"]
+    planes = np.array([bucket.shape for bucket in store.buckets.values()], np.int64)
+    in_plane = planes.reshape(-1, 2)[store.items["bucket"][table["first"]]]
+    return np.column_stack([table["slices"], in_plane])
+
+
+def _draw(counts: NDArray[Any], uniform: float) -> tuple[int, int]:
+    """Return an index, drawn in proportion to counts, and a number below its count.
+
+    uniform : in [0, 1); the two results are those of one of counts.sum() things
+    """
+    ends = np.cumsum(counts)
+    number = int(uniform * int(ends[-1]))
+    index = int(np.searchsorted(ends, number, "right"))
+    return index, number - (int(ends[index - 1]) if index else 0)
+
+
+def _patch(given: Any) -> Shape3:
+    try:
+        if isinstance(given, str) or is_single(given):
+            raise TypeError
+        sizes = [whole_number("patch", size, 1) for size in in_order(given)]
+        slices, rows, columns = sizes
+    except (TypeError, ValueError) as exc:
+        reason = "" if not isinstance(exc, OptionError) else f" ({exc})"
+        raise OptionError(
+            f"patch is {shown(given)}, expected (slices, rows, columns){reason}"
+        ) from None
+    if slices * rows * columns > MAX_GRID_CELLS:
+        raise OptionError(
+            f"patch is {shown(given)}, expected at most {MAX_GRID_CELLS} voxels"
+        )
+    return slices, rows, columns
+
+
+def _centred(given: Any) -> float | tuple[str, float]:
+    expected = "a fraction from 0 to 1, or a class and one, as in ('heart', 0.5)"
+    name, fraction = None, given
+    if not is_single(given):
+        if len(given) != 2 or not isinstance(given[0], str):
+            raise OptionError(f"centred is {shown(given)}, expected {expected}")
+        name, fraction = given
+    number = real_number("centred", fraction, expected)
+    if not 0 <= number <= 1:
+        raise OptionError(f"centred is {shown(given)}, expected {expected}")
+    return number if name is None else (name, number)
