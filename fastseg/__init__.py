@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from fastseg.loading.patches import PatchLoader as PatchLoader
     from fastseg.paths import StrPath
     from fastseg.phantom import make_phantom as make_phantom
-    from fastseg.pictures import show as show
+    from fastseg.pictures.picture import show as show
     from fastseg.raster.area import coverage as coverage
     from fastseg.raster.distance import signed_distance as signed_distance
     from fastseg.raster.masks import rasterize as rasterize
@@ -88,7 +88,7 @@ _HOME = {
     "rasterize_batch": "fastseg.raster.masks",
     "rasterize_labels": "fastseg.raster.masks",
     "read_split": "fastseg.store.split_table",
-    "show": "fastseg.pictures",
+    "show": "fastseg.pictures.picture",
     "signed_distance": "fastseg.raster.distance",
     "stitch": "fastseg.sliding_windows",
     "verify": "fastseg.store.verify",

@@ -18,7 +18,7 @@ import fastseg.__main__
 import fastseg.benchmark
 import fastseg.cli.main
 import fastseg.ingest.builder
-import fastseg.pictures
+import fastseg.pictures.picture
 import fastseg.store.verify
 from fastseg._kernels.native import workers
 

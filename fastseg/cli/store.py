@@ -448,7 +448,7 @@ def show(
 
     Chosen samples: `fastseg show heart.h5 --patient PHANTOM0001 --class icontour`
     """
-    from fastseg.pictures import choose_samples
+    from fastseg.pictures.samples import choose_samples
 
     opened = fastseg.open(store)
     compose: fastseg.augment.Compose | str | None = augment

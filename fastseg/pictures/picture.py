@@ -1,0 +1,173 @@
+"""`show`: checks its options, draws the samples and writes the picture."""
+
+import math
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import ArrayLike
+
+from fastseg import __version__
+from fastseg.augment import Compose, Transform, as_compose
+from fastseg.calls import check_call
+from fastseg.choices import Window
+from fastseg.errors import OptionError, missing_extra, real_number, true_or_false
+from fastseg.outputs import check_input, check_target, write_atomically
+from fastseg.paths import StrPath, as_path
+from fastseg.pictures.files import METADATA, PICTURE, SOFTWARE
+from fastseg.pictures.layout import PANEL, VERSION_PANEL, Block, Layout
+from fastseg.pictures.panels import VERSIONS, draw_sample, draw_versions
+from fastseg.pictures.samples import choose_samples
+from fastseg.pictures.style import DARK
+from fastseg.pictures.titles import details_of
+from fastseg.pictures.view import View
+from fastseg.pictures.window import check_window
+from fastseg.progress import Advance, Progress, silent
+from fastseg.reprs import short
+from fastseg.store.reader import Store, as_store
+from fastseg.store.selection import has_class
+
+# Of an image with more pixels for one of the picture, some rows and columns are left
+# out: 16 times as many are enough for matplotlib to average.
+OVERSAMPLING = 4
+
+
+@check_call("show(store, 'picture.png')")
+def show(
+    store: Store | StrPath,
+    output: StrPath,
+    *,
+    count: int | None = None,
+    patients: str | Sequence[str] | None = None,
+    classes: str | Sequence[str] | None = None,
+    indices: ArrayLike | None = None,
+    window: Window | tuple[float, float] = "auto",
+    zoom: bool = False,
+    seed: int = 0,
+    augment: Compose | Sequence[Transform] | str | None = None,
+    dpi: float = 110,
+    force: bool = False,
+    progress: Progress = silent,
+) -> Path:
+    """Draw samples, one below the other, and return the picture's path.
+
+    The panels of a sample are the image, the mask, and the image with both: a
+    translucent mask, and the contours as outlines. Above them stand its index, patient,
+    modality, series, position, time, file and window. Of a store without classes, the
+    image alone is drawn, three in a row. Lengths are those in millimetres: a pixel is
+    as much higher than wide as the spacing says, with a scale bar, and a square without
+    one if the spacing is unknown.
+
+    store   : a store, as `fastseg.open` returns it, or the path of one
+    output  : path of the picture; the suffix sets the format (.png, .pdf, .svg)
+    count   : number of samples, by default 4, or all that `indices` names. They are
+        chosen at random, samples with contours before others, and drawn in the order of
+        the store. All are drawn if there are fewer
+    patients : only samples of one of these patients
+    classes : only samples with a contour of one of these classes; no other is drawn
+    indices : only these samples, in this order
+    window  : the values that are black and white. "header" takes the window of the
+        image's header, "percentiles" the 0.5th and 99.5th percentile of what is shown,
+        and (low, high) two image values, such as Hounsfield units. "auto" takes for CT
+        the header's window, or -160 to 240 if there is none, for all else the
+        percentiles. Percentiles also stand in for a window that the header lacks, or
+        ("auto") that would leave less than 1 % of the pixels between black and white
+    zoom    : show what is labelled, with a margin; a sample without it is shown whole
+    seed    : of the random choice of samples, and of the augmentation
+    augment : transforms, as `Loader` takes them. The panels are then the original and
+        six augmented versions of it, each with its contours
+    dpi     : pixels per inch; a panel is 3.4 inches wide or high, augmented 2.2
+    force   : replace any file; otherwise only a picture that `show` has drawn, or an
+        empty file
+    progress : reports how far it is, see `fastseg.progress`
+
+    If `output` is a symbolic link, the picture is written where it points, and that
+    path is returned. Raises MissingExtraError without matplotlib, OutputError if a file
+    would be replaced that is something else, UnknownClassError, OptionError, also if no
+    sample meets the conditions, or for more samples than a picture can hold.
+    """
+    dpi = real_number("dpi", dpi)
+    zoom = true_or_false("zoom", zoom)
+    window = check_window(window)
+    compose = None if augment is None else as_compose(augment)
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise missing_extra("drawing pictures", "show") from None
+    store = as_store(store)
+    path = as_path("output", output)
+    suffix = path.suffix.lower()
+    if suffix not in METADATA:
+        example = f"{path.parent / path.stem}.png" if path.suffix else f"{path}.png"
+        raise OptionError(
+            f"{path}: expected the name of a picture that ends with "
+            f"{', '.join(METADATA)}, as in {example}"
+        )
+    check_input(path, store.path, "the store", PICTURE)
+    check_target(path, PICTURE, force)
+    chosen = choose_samples(
+        store,
+        count=count,
+        patients=patients,
+        classes=classes,
+        indices=indices,
+        seed=seed,
+    )
+    wanted = store.classes if classes is None else classes
+    wanted = [wanted] if isinstance(wanted, str) else wanted
+    bits = tuple(sorted({store.class_index(name) for name in wanted}))
+    if compose is not None:
+        headings = ["original", *(f"epoch {k}" for k in range(VERSIONS))]
+    else:
+        headings = ["image", "mask", "mask and contours"][: 3 if bits else 1]
+    panel = PANEL if compose is None else VERSION_PANEL
+    labelled = store.items["labelled"][chosen]
+    legend = {k: short(store.classes[k]) for k in bits if has_class(labelled, k).any()}
+    layout = Layout(samples=len(chosen), headings=headings, panel=panel, legend=legend)
+    layout.check_size(dpi)
+    figure = Figure(facecolor=DARK)
+    FigureCanvasAgg(figure)
+    view = View(store, bits, window, zoom, math.ceil(OVERSAMPLING * panel * dpi))
+    blocks = []
+    with progress("draw", len(chosen)) as advance:
+        for index in chosen.tolist():
+            axes = [figure.add_axes((0, 0, 1, 1)) for _ in headings]
+            sample = store[index]
+            if compose is None:
+                limits = draw_sample(axes, view, sample)
+            else:
+                limits = draw_versions(axes, view, sample, compose, seed)
+            name = f"#{index}  {short(sample.patient)}"
+            blocks.append(Block(axes, name, details_of(sample, limits)))
+            advance()
+    layout.arrange(figure, blocks)
+    metadata = {METADATA[suffix]: f"{SOFTWARE} {__version__}"}
+    with (
+        write_atomically(path, PICTURE, force) as (target, file),
+        progress("write", len(blocks)) as advance,
+        warnings.catch_warnings(),
+    ):
+        # A name may have characters that the font lacks: they are drawn as boxes.
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        for block in blocks:
+            _report_drawing(block.axes[0], advance)
+        try:
+            figure.savefig(
+                file, format=suffix[1:], dpi=dpi, facecolor=DARK, metadata=metadata
+            )
+        except (ValueError, RuntimeError) as exc:  # a dpi that is too small
+            raise OptionError(f"{path}: dpi is {dpi:g}: {exc}") from None
+    return target
+
+
+def _report_drawing(axis: Any, advance: Advance) -> None:
+    """Call `advance` when matplotlib draws an axis, while it writes."""
+    draw = axis.draw
+
+    def draw_and_report(renderer: Any) -> None:
+        draw(renderer)
+        advance()
+
+    axis.draw = draw_and_report

@@ -1,0 +1,86 @@
+"""Panels: colours, outlines and scale bars lie where they belong."""
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from numpy.testing import assert_array_equal
+
+from fastseg.colours import colour_of
+from fastseg.pictures.panels import OVERLAY_OPACITY, PALETTE, draw_scale_bar
+from fastseg.pictures.style import line_style
+from fastseg.store.layout import MAX_CLASSES
+from tests.pictures.helpers import build, draw_panels, drawn_pixels, texts_of
+
+
+def test_the_overlay_is_as_bright_as_the_image(store):
+    """Outside of all classes it equals the image; inside, a colour shines through."""
+    index = int(store.select(classes=["icontour", "p1contour"])[0])
+    image, flat, overlay = (
+        drawn_pixels(axis).astype(int) for axis in draw_panels(store, index)
+    )
+    covered = store[index].mask != 0
+    assert_array_equal(overlay[~covered], image[~covered])
+    assert_array_equal(flat[~covered], 0)
+    blend = (1 - OVERLAY_OPACITY) * image + OVERLAY_OPACITY * flat
+    assert abs(overlay - blend)[covered].max() <= 0.5
+    # The small class lies on top of the one around it.
+    small = store[index].mask_of("p1contour")
+    expected = PALETTE[1 + store.class_index("p1contour")]
+    assert (flat[small] == expected).all()
+
+
+def test_outlines_are_the_stored_contours(store):
+    """Every vertex lies where the store says, with pixel centres at integers."""
+    index = int(store.select(classes="ocontour")[0])
+    axis = draw_panels(store, index, classes=["ocontour"])[-1]
+    (ring,) = store[index].contours["ocontour"]
+    (patch,) = axis.patches
+    assert_array_equal(patch.get_xy()[:-1], ring)
+    height, width = store[index].image.shape
+    assert axis.get_xlim() == (-0.5, width - 0.5)
+    assert axis.get_ylim() == (height - 0.5, -0.5)
+    assert axis.images[0].get_extent() == [-0.5, width - 0.5, height - 0.5, -0.5]
+
+
+def test_a_sample_that_nobody_outlined_says_so(study, tmp_path):
+    """Its mask is no background: the panel says "not outlined"."""
+    store = build(study, keep_unlabelled=True)
+    bare = np.flatnonzero(store.items["labelled"] == 0)[:1]
+    assert texts_of(store, tmp_path, indices=bare).count("not outlined") == 1
+    assert "not outlined" not in texts_of(store, tmp_path, count=1)
+
+
+@pytest.mark.parametrize(
+    ("spacing", "shape", "length"),
+    [
+        ((1, 1), (100, 200), 50),
+        ((3, 0.5), (100, 400), 50),
+        ((0.01, 0.01), (30, 30), 0.05),
+        ((1, 2), (1, 1), 0.5),
+        ((np.nan, np.nan), (50, 50), None),
+        ((1e-9, 1.0), (50, 50), None),
+        ((1, 1), (2, 400), None),
+    ],
+)
+def test_the_scale_bar_is_as_long_as_it_says(spacing, shape, length):
+    """Along a row, where the spacing between columns counts; none if it is unknown."""
+    height, width = shape
+    axis = Figure().add_axes((0, 0, 1, 1))
+    axis.set_xlim(-0.5, width - 0.5)
+    axis.set_box_aspect(height / width)
+    draw_scale_bar(axis, np.array(spacing, float))
+    assert axis.get_xlim() == (-0.5, width - 0.5)
+    if length is None:
+        assert not axis.lines
+        assert not axis.texts
+        return
+    (bar,), (text,) = axis.lines, axis.texts
+    assert text.get_text() == f"{length:g} mm"
+    start, end = bar.get_xdata()
+    assert (end - start) * width * spacing[1] == pytest.approx(length)
+
+
+def test_many_classes_differ_in_colour_or_line():
+    """As many classes as a store holds can be told apart by their outlines."""
+    styles = {(colour_of(k), str(line_style(k))) for k in range(MAX_CLASSES)}
+    assert len(styles) == MAX_CLASSES
