@@ -12,15 +12,15 @@ from hypothesis import HealthCheck, settings
 import fastseg
 from fastseg._kernels import jit
 from tests.commands import run_command
+from tests.strategies import MOST_INTERPRETED
 
 # The first example of a kernel compiles it, so no example has a deadline. And a busy
 # machine is no fault of a test.
 settings.register_profile(
     "fastseg", deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
-# Kernels that run as Python take long, and their results were tried when compiled.
 settings.register_profile(
-    "interpreted", settings.get_profile("fastseg"), max_examples=25
+    "interpreted", settings.get_profile("fastseg"), max_examples=MOST_INTERPRETED
 )
 settings.load_profile("interpreted" if jit.INTERPRETED else "fastseg")
 

@@ -1,7 +1,21 @@
 """Hypothesis strategies for rings of vertices; failures shrink to readable numbers."""
 
 import numpy as np
+from hypothesis import settings
 from hypothesis import strategies as st
+
+from fastseg._kernels import jit
+
+# Examples of a property at most where kernels run as Python: that takes long, and the
+# same property was tried with the compiled kernels.
+MOST_INTERPRETED = 10
+
+
+def examples(count):
+    """Return the settings of a test of kernels with so many examples, compiled."""
+    most = MOST_INTERPRETED if jit.INTERPRETED else count
+    return settings(max_examples=min(count, most))
+
 
 # Vertices on pixel centres and borders, where ties occur.
 half_pixels = st.integers(-8, 32).map(lambda k: k / 2)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
@@ -12,7 +12,7 @@ from fastseg._kernels.contours import labels
 from fastseg.raster.rings import join_rings
 from fastseg.raster.rules import EDGES, Rules
 from tests.reference import rasterize_exact
-from tests.strategies import rings
+from tests.strategies import examples, rings
 
 pytestmark = [
     pytest.mark.kernel,
@@ -70,7 +70,7 @@ def mask_exact(image, rules):
     return mask
 
 
-@settings(max_examples=150)
+@examples(150)
 @given(some_images, some_rules)
 def test_classes_are_the_union_of_their_groups(images, rules):
     """Each class covers what its groups cover; a negative group is filled even-odd."""
@@ -114,7 +114,7 @@ def by_union(image):
     ]
 
 
-@settings(max_examples=100)
+@examples(100)
 @given(some_images, st.sampled_from(EDGES), st.booleans())
 def test_classes_whose_mask_depends_on_the_rule_are_found(images, edges, is_repeated):
     """A class differs if two of even-odd, nonzero and union give it other pixels."""

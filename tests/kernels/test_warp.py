@@ -3,7 +3,7 @@
 import numba
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.testing import assert_allclose, assert_array_equal
@@ -14,6 +14,7 @@ from fastseg._kernels.augment.intensity import PARAMETERS, Steps
 from fastseg._kernels.augment.mapping import Affines, Displacements
 from fastseg._kernels.augment.noise import Keys
 from fastseg._kernels.augment.warp import CUBIC, REFLECT, Sampling
+from tests.strategies import examples
 from tests.warp_reference import (
     IDENTITY,
     MODES,
@@ -118,7 +119,7 @@ def assert_equals_scipy(image, mapping, shape, order, border):
 
 
 @given(image_dtypes, sides, sides, sides, sides, mappings(), orders, borders, seeds)
-@settings(max_examples=150)
+@examples(150)
 def test_images_equal_scipy(dtype, H, W, h, w, mapping, order, border, seed):
     """Every order and border equals map_coordinates, with and without displacement."""
     if (order, border) == (3, 2):
@@ -173,7 +174,7 @@ def test_pixel_centres_are_exact(dtype, height, width, border, seed):
 
 
 @given(image_dtypes, sides, sides, sides, affines(), seeds)
-@settings(max_examples=30)
+@examples(30)
 def test_the_code_for_rare_things_changes_nothing(
     dtype, height, width, side, outer, seed
 ):
@@ -228,7 +229,7 @@ def test_a_half_turn_keeps_the_outermost_pixels(scale, order):
 
 
 @given(affines(reach=5), affines(reach=5))
-@settings(max_examples=30)
+@examples(30)
 def test_one_mapping_equals_the_sequence(first, second):
     """On a smooth image, one composed mapping gives the same as two in sequence."""
     height, width = 40, 50

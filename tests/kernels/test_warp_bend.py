@@ -2,13 +2,14 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 from fastseg._kernels.augment import bend
 from fastseg._kernels.augment import mapping as kernels
 from fastseg.augment.mapping import MappingArrays
+from tests.strategies import examples
 from tests.warp_reference import (
     IDENTITY,
     NO_CONTROL,
@@ -69,7 +70,7 @@ def test_vertices_go_through_the_inverse(outer, inner, seed):
 
 
 @given(mappings(straight=False), seeds)
-@settings(max_examples=40)
+@examples(40)
 def test_bent_rings_lie_on_the_true_curves(mapping, seed):
     """Vertices stay, new points are on the edges, and edges are within TOLERANCE."""
     check_rings(mapping, *random_rings(seed, 2, 25))

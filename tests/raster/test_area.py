@@ -6,7 +6,7 @@ from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
-from hypothesis import assume, example, given, settings
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
@@ -18,6 +18,7 @@ from fastseg.raster.rings import as_rings, shoelace_area
 from fastseg.raster.rules import FILLS
 from tests.reference import split_groups
 from tests.strategies import (
+    examples,
     half_pixels,
     near_image,
     near_pixel_centres,
@@ -140,7 +141,7 @@ def is_near(edge, row, column):
     return first <= last
 
 
-@settings(max_examples=150)
+@examples(150)
 @given(
     st.lists(rings(mixed_coordinates, 6), min_size=1, max_size=2),
     small_shapes,
@@ -165,7 +166,7 @@ def test_coverage_equals_rational_arithmetic(contours, shape, fill):
 few_groups = st.lists(st.integers(0, 2), min_size=3, max_size=3)
 
 
-@settings(max_examples=150)
+@examples(150)
 @given(
     st.lists(rings(mixed_coordinates, 5), min_size=1, max_size=3),
     few_groups,
@@ -200,7 +201,7 @@ def list_rows(contours, height, numbers):
     return pieces, ends
 
 
-@settings(max_examples=50)
+@examples(50)
 @given(
     st.lists(rings(mixed_coordinates, 6), min_size=1, max_size=3),
     few_groups,
@@ -259,7 +260,7 @@ def rings_with_a_hole(draw):
     return contours
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(rings_with_a_hole())
 def test_coverage_equals_shapely(contours):
     """For valid polygons with a hole, each pixel's area is that of shapely."""
@@ -283,7 +284,7 @@ def test_a_disc_within_a_disc_adds_nothing_to_the_union(contours, swapped):
     assert_allclose(both, outer, rtol=0, atol=ROUNDING)
 
 
-@settings(max_examples=100)
+@examples(100)
 @given(
     st.lists(rings(mixed_coordinates, 6), min_size=1, max_size=4),
     st.permutations(range(4)),
@@ -317,7 +318,7 @@ def test_coverage_sums_to_the_shoelace_area(contours):
     assert_allclose(mask.sum(dtype=float), outer - hole, rtol=1e-6)
 
 
-@settings(max_examples=150)
+@examples(150)
 @given(
     st.lists(rings(st.one_of(half_pixels, near_image)), min_size=1, max_size=2), shapes
 )

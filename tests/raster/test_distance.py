@@ -5,7 +5,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
@@ -13,7 +13,7 @@ from fastseg.errors import GeometryError, OptionError
 from fastseg.raster.distance import signed_distance
 from fastseg.raster.masks import rasterize
 from fastseg.raster.rules import FILLS
-from tests.strategies import any_finite, half_pixels, near_image, rings
+from tests.strategies import any_finite, examples, half_pixels, near_image, rings
 
 # Some inputs overflow on purpose. Without compilation, numpy warns of it.
 pytestmark = [
@@ -99,7 +99,7 @@ def assert_distances(distances, truth, spacing):
     assert (np.abs(distances[finite] - truth[finite]) <= allowed[finite]).all()
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(st.lists(rings(most=5), min_size=1, max_size=2), small_shapes, spacings, origins)
 def test_distances_equal_rational_arithmetic(contours, shape, spacing, origin):
     """Any finite rings, edges up to 1e308 long included, give the exact distance."""
@@ -108,7 +108,7 @@ def test_distances_equal_rational_arithmetic(contours, shape, spacing, origin):
     assert_distances(distances, truth, spacing)
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(rings(any_finite, most=4), small_shapes, st.tuples(any_step, any_step))
 def test_any_finite_spacing_is_accurate(ring, shape, spacing):
     """Spacings from 5e-324 to 1e308 mm, in any ratio, overflow in the result alone."""
@@ -154,7 +154,7 @@ def test_dropping_segments_changes_nothing(name, spacing):
     assert_distances(distances, measure_float(BIG_RINGS[name], shape, spacing), spacing)
 
 
-@settings(max_examples=25)
+@examples(25)
 @given(rings(st.floats(-10, 50), most=40), spacings)
 def test_dropping_segments_is_safe_for_any_ring(ring, spacing):
     """Rings of up to 40 vertices give the distances of a full comparison."""
@@ -200,7 +200,7 @@ def test_the_sign_is_that_of_the_mask(contours, groups, shape, fill, origin):
     assert_array_equal((distances < 0)[off], mask[off])
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(
     st.lists(rings(near_image, 5), min_size=1, max_size=3),
     st.permutations(range(3)),
@@ -229,7 +229,7 @@ def test_an_edge_within_the_union_counts_as_outline():
     assert signed_distance([left, right], (7, 10))[3, 4] == 2
 
 
-@settings(max_examples=50)
+@examples(50)
 @given(rings(half_pixels, most=6), spacings, origins)
 def test_the_distance_is_zero_exactly_on_the_outline(ring, spacing, origin):
     """With vertices at half pixels, distances are 0.0 on the outline and only there."""

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
@@ -13,7 +13,14 @@ from fastseg.raster.area import coverage
 from fastseg.raster.distance import signed_distance
 from fastseg.raster.rings import as_rings
 from tests.reference import rasterize_exact, rasterize_whole
-from tests.strategies import coordinates, half_pixels, near_image, rings, shapes
+from tests.strategies import (
+    coordinates,
+    examples,
+    half_pixels,
+    near_image,
+    rings,
+    shapes,
+)
 
 # Some inputs overflow on purpose. Without compilation, numpy warns of it.
 pytestmark = [
@@ -39,7 +46,7 @@ def grouped(coordinate=coordinates, most=4):
     )
 
 
-@settings(max_examples=400)
+@examples(400)
 @given(several_rings, shapes, rules)
 def test_every_rule_equals_rational_arithmetic(contours, shape, rule):
     """For every finite input and rule, the mask is that of rational arithmetic."""
@@ -47,7 +54,7 @@ def test_every_rule_equals_rational_arithmetic(contours, shape, rule):
     assert_array_equal(rasterize(contours, shape, **rule), expected)
 
 
-@settings(max_examples=200)
+@examples(200)
 @given(several_rings, shapes, rules)
 def test_rasterize_whole_equals_rational_arithmetic(contours, shape, rule):
     """`rasterize_whole`, the reference of the soak test, is exact for every rule."""
@@ -55,7 +62,7 @@ def test_rasterize_whole_equals_rational_arithmetic(contours, shape, rule):
     assert_array_equal(rasterize_whole(contours, shape, **rule), expected)
 
 
-@settings(max_examples=200)
+@examples(200)
 @given(st.lists(rings(half_pixels, 7), min_size=1, max_size=2), shapes, rules)
 def test_ties_are_decided_exactly(contours, shape, rule):
     """Pixel centres on vertices and edges follow the rule exactly."""
@@ -63,7 +70,7 @@ def test_ties_are_decided_exactly(contours, shape, rule):
     assert_array_equal(rasterize(contours, shape, **rule), expected)
 
 
-@settings(max_examples=300)
+@examples(300)
 @given(st.one_of(grouped(), grouped(half_pixels)), shapes, rules)
 def test_groups_equal_rational_arithmetic(case, shape, rule):
     """Rings in groups give the mask of exact arithmetic under every rule."""
