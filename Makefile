@@ -29,7 +29,9 @@ SHELL := /bin/sh
 unexport PYTHONDONTWRITEBYTECODE
 # Each process of tests takes up to 2 GB.
 PARALLEL := -n auto --maxprocesses 4 --dist worksteal
-PIP := python -m pip --disable-pip-version-check install --quiet
+# Python compiles what it imports. pip would compile all modules, most of them of other
+# packages and never imported: 50 s of one core.
+PIP := python -m pip --disable-pip-version-check install --quiet --no-compile
 
 .PHONY: demo test lint wheel docs soak bench bench-epoch bench-raster bench-dicom bench-build \
 	bench-compress bench-rtstruct bench-scale bench-loader bench-augment bench-volumes \
