@@ -34,6 +34,9 @@ PALETTE = np.rint(
 BAR = 0.3
 BAR_POINTS = 2.5
 BAR_END, BAR_Y = 0.96, 0.05  # offsets from the lower left corner of a panel
+# Images of no more rows and columns are enlarged smoothly, most of them by three or
+# more: one would see squares and no anatomy. Masks are drawn pixel by pixel.
+SMOOTH_PIXELS = 128
 # A panel that is so many times as long as wide, or as wide as long, has no scale bar.
 LONG_PANEL = 5
 # An image whose sides differ by more than this factor is drawn thicker than it is, or
@@ -54,17 +57,15 @@ def draw_sample(axes: Any, view: View, sample: Sample) -> Limits:
     limits = find_limits(view.window, sample, image)
     black, white = ((value - intercept) / slope for value in limits)
     grey = to_grey(image, black, white)
-    pictures = [grey]
+    place = (crop, crop.steps(view), spacing)
+    _draw_image(axes[0], grey, *place)
     if len(axes) > 1:
         labels = _labels(crop.cut(sample.mask, view), view.bits)
         flat = PALETTE[labels]
-        overlay = np.repeat(grey, 3, axis=2)
-        covered = labels > 0
-        blend = (1 - OVERLAY_OPACITY) * grey[covered] + OVERLAY_OPACITY * flat[covered]
-        overlay[covered] = np.rint(blend)
-        pictures = [grey, flat, overlay]
-    for axis, picture in zip(axes, pictures, strict=True):
-        _draw_image(axis, picture, crop, crop.steps(view), spacing)
+        _draw_pixels(axes[1], flat, *place)
+        _draw_image(axes[2], grey, *place)
+        opacity = np.where(labels > 0, round(255 * OVERLAY_OPACITY), 0)
+        _draw_pixels(axes[2], np.dstack([flat, opacity.astype(np.uint8)]), *place)
     draw_scale_bar(axes[0], spacing)
     if len(axes) > 1 and rings:
         _draw_contours(axes[-1], rings)
@@ -126,23 +127,44 @@ def _labels(mask: NDArray[Any], bits: Sequence[int]) -> NDArray[np.uint8]:
 
 def _draw_image(
     axis: Any,
-    picture: NDArray[np.uint8],
+    grey: NDArray[np.uint8],
     crop: Crop,
     steps: tuple[int, int],
     spacing_mm: NDArray[np.float64],
 ) -> None:
-    """Draw a part of an image so that pixel centres are at integers.
+    """Draw a part of an image, enlarged smoothly.
 
-    picture : uint8 (h, w, 1) or (h, w, 3)
-    steps   : between its rows and columns, in pixels of the image
+    grey  : uint8 (h, w, 1)
+    steps : between its rows and columns, in pixels of the image
+    """
+    rows, columns, _ = grey.shape
+    smooth = "bicubic" if max(rows, columns) <= SMOOTH_PIXELS else "antialiased"
+    picture = np.broadcast_to(grey, (rows, columns, 3))
+    _draw_pixels(axis, picture, crop, steps, spacing_mm, smooth)
+
+
+def _draw_pixels(
+    axis: Any,
+    picture: NDArray[np.uint8],
+    crop: Crop,
+    steps: tuple[int, int],
+    spacing_mm: NDArray[np.float64],
+    interpolation: str = "antialiased",
+) -> None:
+    """Draw a part of a picture so that pixel centres are at integers.
+
+    picture       : uint8 (h, w, 3) or with opacity (h, w, 4)
+    steps         : as for `_draw_image`
+    interpolation : as matplotlib names it; "antialiased" leaves the pixels of what is
+        enlarged as they are
     """
     left, top, right, bottom = (side - 0.5 for side in crop)
     rows, columns, _ = picture.shape
     down, across = steps
     axis.imshow(
-        np.broadcast_to(picture, (rows, columns, 3)),
+        picture,
         extent=(left, left + columns * across, top + rows * down, top),
-        interpolation="antialiased",
+        interpolation=interpolation,
     )
     axis.set_axis_off()
     axis.set_xlim(left, right)

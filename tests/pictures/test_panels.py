@@ -3,30 +3,52 @@
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from matplotlib.image import imread
 from numpy.testing import assert_array_equal
 
+from fastseg import show
 from fastseg.colours import colour_of
 from fastseg.pictures.panels import OVERLAY_OPACITY, PALETTE, draw_scale_bar
 from fastseg.pictures.style import line_style
 from fastseg.store.layout import MAX_CLASSES
-from tests.pictures.helpers import build, draw_panels, drawn_pixels, texts_of
+from tests.pictures.helpers import (
+    build,
+    draw_panels,
+    drawn_pixels,
+    make_store,
+    texts_of,
+)
 
 
 def test_the_overlay_is_as_bright_as_the_image(store):
     """Outside of all classes it equals the image; inside, a colour shines through."""
     index = int(store.select(classes=["icontour", "p1contour"])[0])
-    image, flat, overlay = (
-        drawn_pixels(axis).astype(int) for axis in draw_panels(store, index)
-    )
+    axes = draw_panels(store, index)
+    image, flat, below = map(drawn_pixels, axes)
+    above = np.asarray(axes[2].images[1].get_array())
     covered = store[index].mask != 0
-    assert_array_equal(overlay[~covered], image[~covered])
+    assert_array_equal(below, image)
     assert_array_equal(flat[~covered], 0)
-    blend = (1 - OVERLAY_OPACITY) * image + OVERLAY_OPACITY * flat
-    assert abs(overlay - blend)[covered].max() <= 0.5
+    assert_array_equal(above[..., :3], flat)
+    assert_array_equal(above[..., 3], np.where(covered, 69, 0))
+    assert pytest.approx(69 / 255, abs=0.5 / 255) == OVERLAY_OPACITY
     # The small class lies on top of the one around it.
     small = store[index].mask_of("p1contour")
     expected = PALETTE[1 + store.class_index("p1contour")]
     assert (flat[small] == expected).all()
+
+
+def test_images_are_enlarged_smoothly_and_masks_are_not(store, tmp_path):
+    """Ten pixels fill a panel: greys between theirs are drawn, but no other colours."""
+    ring = [(2, 2), (7, 2), (7, 7), (2, 7)]
+    pixels = np.add.outer(np.zeros(10), np.arange(10) % 2)
+    small = make_store(tmp_path, [pixels], {"a": ring}, Modality="MR")
+    path = show(small, tmp_path / "a.png", window=(0, 1), dpi=100)
+    drawn = np.rint(imread(path)[100:400, :, :3] * 255).astype(int)
+    image, mask = drawn[:, 20:350], drawn[:, 370:700]
+    colours = {tuple(colour) for colour in mask.reshape(-1, 3).tolist()}
+    assert colours == {(0, 0, 0), tuple(PALETTE[1].tolist())}
+    assert len(np.unique(image)) > 100
 
 
 def test_outlines_are_the_stored_contours(store):
