@@ -36,8 +36,8 @@ def test_the_lowest_versions_make_and_run_object_code(tmp_path):
     site = next((tmp_path / "venv" / "lib").glob("python*/site-packages"))
     installed = subprocess.run(
         [sys.executable, "-m", "pip", "--disable-pip-version-check", "install",
-         "--quiet", "--no-deps", "--only-binary=:all:", "--target", str(site),
-         *versions],
+         "--quiet", "--no-deps", "--no-compile", "--only-binary=:all:",
+         "--target", str(site), *versions],
         capture_output=True,
         text=True,
     )  # fmt: skip
