@@ -78,6 +78,8 @@ def rois(
         for label in table.classes:
             for name in label.missing:
                 output.detail(f"  no {label.name}: {name}")
+        for name in table.without_set:
+            output.detail(f"  no structure set: {name}")
     if out is not None:
         path = table.save_aliases(out, force=force)
         if not as_json:

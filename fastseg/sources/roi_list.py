@@ -85,6 +85,8 @@ class RoiList:
     classes  : of the aliases, in their order
     several  : classes that have several ROIs on one series
     unused   : patterns that fit no name
+    without_set : an image of each patient who has no structure set, relative to the
+        root
     rejects  : structure sets that cannot be used
     notes    : what else there is, in words
     """
@@ -96,6 +98,7 @@ class RoiList:
     classes: tuple[RoiClass, ...]
     several: tuple[SeveralRois, ...]
     unused: tuple[Match, ...]
+    without_set: tuple[str, ...]
     rejects: tuple[Reject, ...]
     notes: tuple[str, ...]
     aliases: Aliases | None
@@ -204,6 +207,7 @@ class RoiList:
             "classes": list(map(asdict, self.classes)),
             "several": list(map(asdict, self.several)),
             "unused": [match._asdict() for match in self.unused],
+            "without_set": list(self.without_set),
             "rejects": [{"file": x.file, "reason": x.reason} for x in self.rejects],
             "notes": list(self.notes),
         }

@@ -124,11 +124,16 @@ def list_rois(
         if reason:
             rejects[path] = reason
     notes = _notes(sets.values(), sum(not reason for reason in repeats.values()))
-    with_images = {patients.of(image.header) for image in tree.images} - {""}
-    if without := len(with_images - {contents.patient for contents in sets.values()}):
+    first_images: dict[str, str] = {}
+    for image in tree.images:
+        first_images.setdefault(patients.of(image.header), image.path)
+    first_images.pop("", None)
+    with_sets = {contents.patient for contents in sets.values()}
+    without_set = [x for name, x in first_images.items() if name not in with_sets]
+    if without_set:
         notes.append(
-            f"{without} of {many(len(with_images), 'patient')} with images have no "
-            "structure set"
+            f"{len(without_set)} of {many(len(first_images), 'patient')} with images "
+            "have no structure set"
         )
     if tree.rejects:
         notes.append(
@@ -144,6 +149,7 @@ def list_rois(
         classes=tuple(names.classes()),
         several=tuple(names.several()),
         unused=tuple(aliases.unused(names.patients)) if aliases else (),
+        without_set=tuple(without_set),
         rejects=tuple(
             Reject(str(folder / path), None, reason)
             for path, reason in sorted(rejects.items())

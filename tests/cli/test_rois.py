@@ -46,6 +46,20 @@ def test_names_become_a_file_that_shows_what_it_means(call, clinic):
     assert "HEART  a?     like Heart" in done.out
 
 
+def test_verbose_lists_patients_without_a_structure_set(call, clinic):
+    """By one of their images each; else they are counted alone."""
+    for patient in ("D", "E"):
+        for number in (2, 1):
+            path = clinic / "clinic" / patient / f"{number}.dcm"
+            save_slice(path, number, patient=patient)
+    save_slice(clinic / "clinic" / "a.dcm", 1, patient="A")
+    done = call("rois clinic")
+    note = "2 of 3 patients with images have no structure set"
+    assert (done.out.splitlines()[-1], done.err) == (note, "")
+    lines = call("rois clinic -v").err.splitlines()
+    assert lines == [f"  no structure set: {x}/1.dcm" for x in "DE"]
+
+
 def test_what_the_user_has_edited_is_kept(call, clinic):
     """An edited file is not replaced, and never the one that is read."""
     assert call("rois clinic -o a.toml -q") == (0, "", "")

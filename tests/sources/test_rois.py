@@ -197,6 +197,7 @@ def test_bad_structure_sets_are_rejected_and_copies_left_out(clinic):
         "link` lists them",
         "1 of 1 patient with images have no structure set",
     )
+    assert table.without_set == ("F",)
 
 
 def test_a_folder_without_structure_sets_is_an_error(tmp_path):
