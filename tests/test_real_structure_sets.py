@@ -171,7 +171,8 @@ def test_contours_of_a_missing_slice_are_rejected(real_data, tmp_path, name):
         table = fastseg.link(tmp_path)
     assert table.counts() == {f"ROI-{k}": 2 for k in (1, 2, 3, 4)}
     assert [reject.reason for reject in table.rejects] == [
-        f"ROI 'ROI-{k}', contour 1: lies 5 mm off the nearest plane, more than 0.5 mm"
+        f"ROI 'ROI-{k}', contour 1: lies 5 mm off the nearest plane, more than 0.5 mm; "
+        "an image seems to be missing there"
         for k in (1, 2, 3, 4)
     ]
     build(table, tmp_path / "store.h5")
@@ -195,8 +196,8 @@ def test_a_clinical_set_with_one_of_its_slices_is_linked_to_it(real_data, tmp_pa
     assert (link.label, link.contour_key) == ("BODY", "1#138-141/141")
     assert "1 ROI without contours: 'Areola'" in table.notes
     assert table.rejects[0].reason == (
-        "ROI 'BODY', contours 1-137, each: lies off the nearest plane by more than "
-        "1.5 mm, by 2.999 to 291 mm"
+        "ROI 'BODY', contours 1-137, each: lies where an image seems to be missing, "
+        "off the nearest plane by more than 1.5 mm, by 2.999 to 291 mm"
     )
     store = build(table, tmp_path / "store.h5")
     assert len(store[0].contours["BODY"]) == 4

@@ -68,6 +68,8 @@ class Stack:
     positions  : float64 (s,), mm along the normal, rising, where there are images
     first      : int64 (s + 1,): the images at position k are
         `rows[first[k]:first[k + 1]]`
+    step       : mm between neighbouring positions, at least; of one position the
+        thickness of its slice; 0 if that is unknown
     tolerance  : mm
     spread     : mm, how far apart contours of one slice may lie
     is_uniform : whether all images have the same directions
@@ -78,6 +80,7 @@ class Stack:
     normal: Floats
     positions: Floats
     first: Ints
+    step: float
     tolerance: float
     spread: float
     is_uniform: bool
@@ -196,6 +199,7 @@ class Stacks:
             normal=normal,
             positions=sites,
             first=np.append(first, len(rows)),
+            step=distance,
             tolerance=tolerance,
             spread=spread,
             is_uniform=bool((directions == directions[0]).all()),
@@ -488,11 +492,16 @@ class _Matching:
             )
         for k in np.flatnonzero(counts == 0).tolist():
             nearest = int(np.argmin(off[:, k]))
-            distance, tolerance = float(off[nearest, k]), stacks[nearest].tolerance
-            touched = self._touched(int(contours[k]), stacks)
-            self._unmatched.append(
-                _off_plane(int(contours[k]), distance, tolerance, touched)
+            contour, distance = int(contours[k]), float(off[nearest, k])
+            stack = stacks[nearest]
+            unmatched = _off_plane(
+                contour,
+                distance,
+                stack.tolerance,
+                self._touched(contour, stacks),
+                is_missing=self._lacks_image(contour, distance, stack),
             )
+            self._unmatched.append(unmatched)
         for k in np.flatnonzero(counts > 1).tolist():
             images = [
                 image
@@ -542,6 +551,19 @@ class _Matching:
         for k in np.flatnonzero(end - begin > 1).tolist():
             images = stack.rows[begin[k] : end[k]].tolist()
             self._refuse_several(int(contours[chosen[k]]), images)
+
+    def _lacks_image(self, contour: int, distance: float, stack: Stack) -> bool:
+        """Return whether a contour lies where another image of the stack could be.
+
+        It is parallel to the images, and about as far from them as these from each
+        other.
+
+        distance : mm, from the nearest image
+        """
+        low, high = self._extents.along(stack.normal)
+        is_parallel = high[contour] - low[contour] <= stack.tolerance
+        is_free = distance >= (1 - TOLERANCE_FRACTION) * stack.step > 0
+        return bool(is_parallel and is_free)
 
     def _touched(self, contour: int, stacks: Sequence[Stack]) -> tuple[int, ...]:
         """Return the images on whose planes most points of a contour lie.
@@ -633,14 +655,26 @@ def name_series(stacks: Stacks, number: int) -> str:
 
 
 def _off_plane(
-    contour: int, distance: float, tolerance: float, images: tuple[int, ...]
+    contour: int,
+    distance: float,
+    tolerance: float,
+    images: tuple[int, ...],
+    *,
+    is_missing: bool = False,
 ) -> Unmatched:
-    """Return a contour that lies on no plane, and the images that it may belong to."""
+    """Return a contour that lies on no plane.
+
+    images     : those that it may belong to
+    is_missing : whether an image that it belongs to seems to be missing
+    """
     if not np.isfinite(distance):
         text = "has no points that could lie on a plane"
         return Unmatched(contour, text, text, np.nan, ())
-    kind = f"lies off the nearest plane by more than {tolerance:.3g} mm"
+    where = "where an image seems to be missing, " if is_missing else ""
+    kind = f"lies {where}off the nearest plane by more than {tolerance:.3g} mm"
     text = f"lies {distance:.4g} mm off the nearest plane, more than {tolerance:.3g} mm"
+    if is_missing:
+        text += "; an image seems to be missing there"
     return Unmatched(contour, kind, text, distance, images)
 
 

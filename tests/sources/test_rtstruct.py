@@ -318,10 +318,11 @@ def test_contours_beside_all_planes_are_listed_with_their_distances(study):
     save(make_structure_set({"Heart": contours}), study / "set")
     table, reasons = link_some(study)
     assert rows(table) == [("1.dcm", "Heart", "1#1")]
+    missing = "; an image seems to be missing there"
     assert reasons == [
         f"ROI 'Heart', contour {k}: lies {off} mm off the nearest plane, more than "
-        "0.2 mm"
-        for k, off in [(2, 0.75), (3, 7.5), (4, 2)]
+        f"0.2 mm{text}"
+        for k, off, text in [(2, 0.75, ""), (3, 7.5, missing), (4, 2, missing)]
     ]
     assert {reject.file for reject in table.rejects} == {str(study / "set")}
 
@@ -332,8 +333,8 @@ def test_many_contours_of_one_kind_are_one_reject(study):
     save(make_structure_set({"Heart": [bare(1), *contours]}), study / "set")
     _, reasons = link_some(study)
     assert reasons == [
-        "ROI 'Heart', contours 2-22, each: lies off the nearest plane by more than "
-        "0.2 mm, by 2 to 22 mm"
+        "ROI 'Heart', contours 2-22, each: lies where an image seems to be missing, "
+        "off the nearest plane by more than 0.2 mm, by 2 to 22 mm"
     ]
 
 
