@@ -122,15 +122,6 @@ def link(
     counts = ", ".join(f"{count} {name}" for name, count in table.counts().items())
     output.say(f"{out}: {many(table.images, 'image')}, {counts or 'no contours'}")
     output.written(out, path)
-    are_all = table.unlabelled == table.images and not counts
-    if table.unlabelled and not are_all:
-        text = f"{many(table.unlabelled, 'image')} without a contour: "
-        result = "left out (--slices series or all keeps them)"
-        if keep_unlabelled or slices == "all":
-            result = "linked"
-        # Where whole series are linked, a note says of how many.
-        if not any(note.startswith(text) for note in table.notes):
-            output.say(f"{text}{result}")
     for note in table.notes:
         output.say(note)
     listed = "" if output.verbose else " (--verbose lists them)"

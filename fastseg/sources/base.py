@@ -15,6 +15,7 @@ from fastseg.choices import Slices
 from fastseg.dicom import Header
 from fastseg.links import Link, LinkTable
 from fastseg.progress import Progress
+from fastseg.reprs import many
 
 
 class Group(NamedTuple):
@@ -121,3 +122,24 @@ class Source(Reader, Protocol):
         `notes` what else a user should know, one line each. Raises LinkError if the
         folder as a whole cannot be used, OptionError for an unknown class.
         """
+
+
+def note_unlabelled(
+    count: int, *, images: int, linked: int, slices: Slices
+) -> list[str]:
+    """Return a note on the images without a contour, unless there are no or only such.
+
+    count  : number of images without a contour
+    images : number of all images
+    linked : number of those without a contour that are linked
+    """
+    if count in (0, images):
+        return []
+    result = f"{linked} linked"
+    if slices == "labelled":
+        result = "left out (--slices series or all keeps them)"
+    elif linked < count:
+        result += (
+            f", {count - linked} left out, because no image of their series has one"
+        )
+    return [f"{many(count, 'image')} without a contour: {result}"]

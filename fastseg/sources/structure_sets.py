@@ -26,6 +26,7 @@ from fastseg.paths import natural_key
 from fastseg.progress import Progress
 from fastseg.reprs import listed, many
 from fastseg.sources.aliases import Aliases
+from fastseg.sources.base import note_unlabelled
 from fastseg.sources.repeats import find_repeated_sets
 from fastseg.sources.roi_classes import (
     RoiClasses,
@@ -141,15 +142,12 @@ def link_structure_sets(
     is_linked = _choose(stacks, is_outlined, slices)
     links, rows, notes = sort_links(linkable, is_linked)
     unlabelled = int(np.count_nonzero(~is_outlined))
-    if slices == "series" and unlabelled:
-        linked = int(np.count_nonzero(is_linked & ~is_outlined))
-        counts = f"{linked} linked"
-        if unlabelled > linked:
-            counts += (
-                f", {unlabelled - linked} left out, because no image of their series "
-                "has one"
-            )
-        notes.append(f"{many(unlabelled, 'image')} without a contour: {counts}")
+    notes += note_unlabelled(
+        unlabelled,
+        images=len(is_outlined),
+        linked=int(np.count_nonzero(is_linked & ~is_outlined)),
+        slices=slices,
+    )
     return LinkTable(
         base=tree.root,
         links=_with_contours(links, rows, sets),

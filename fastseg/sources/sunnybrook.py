@@ -36,7 +36,7 @@ from fastseg.paths import natural_key
 from fastseg.progress import Progress
 from fastseg.raster.rings import as_ring
 from fastseg.reprs import many
-from fastseg.sources.base import Group
+from fastseg.sources.base import Group, note_unlabelled
 from fastseg.sources.folder import JUNK_NAME, Folder, is_named_image
 from fastseg.sources.series import place_images
 from fastseg.tables import read_csv, reason_of
@@ -147,7 +147,7 @@ class Sunnybrook:
                     headers[image.dicom_path] = header
                 advance()
         links: list[Link] = []
-        unlabelled = kept = bare = 0
+        total = unlabelled = kept = bare = 0
         for patient in patients:
             images = data_set.unique_images(instances[patient.image_id])
             placed = place_images(
@@ -162,6 +162,7 @@ class Sunnybrook:
             # It is linked like one, so that volumes stay whole, but counted on its own:
             # the store says of both that nobody outlined anything.
             outlined = {number for number, _ in contours}
+            total += len(images)
             unlabelled += len(images.keys() - outlined)
             paths = {link.dicom_path for link in linked}
             # A file without a SeriesInstanceUID is a series of its own.
@@ -174,15 +175,7 @@ class Sunnybrook:
                     links.append(image)
                     bare += number in outlined
                     kept += number not in outlined
-        notes = []
-        if slices == "series" and unlabelled:
-            result = f"{kept} linked"
-            if unlabelled > kept:
-                result += (
-                    f", {unlabelled - kept} left out, because no image of their series "
-                    "has one"
-                )
-            notes.append(f"{many(unlabelled, 'image')} without a contour: {result}")
+        notes = note_unlabelled(unlabelled, images=total, linked=kept, slices=slices)
         if bare:
             notes.append(
                 f"{many(bare, 'image')} whose contours are rejected or of other "

@@ -174,7 +174,10 @@ def test_slices_choose_the_images(study):
     table = link(study, keep_unlabelled=True)
     assert len(table) == 5
     assert table.unlabelled == 4
-    assert len(table.notes) == 2
+    assert table.notes[1] == "4 images without a contour: 4 linked"
+    assert link(study, slices="labelled").notes[1] == (
+        "4 images without a contour: left out (--slices series or all keeps them)"
+    )
 
 
 @pytest.mark.parametrize(

@@ -136,7 +136,10 @@ def test_a_whole_series_is_linked_if_an_image_has_a_contour(study):
     assert whole.images == 6
     assert everything.images == 12
     assert labelled.unlabelled == whole.unlabelled == everything.unlabelled == 8
-    assert everything.notes == labelled.notes == ()
+    assert everything.notes == ("8 images without a contour: 8 linked",)
+    assert labelled.notes == (
+        "8 images without a contour: left out (--slices series or all keeps them)",
+    )
     assert whole.notes == (
         "8 images without a contour: 2 linked, 6 left out, because no image of their "
         "series has one",
@@ -161,16 +164,16 @@ def test_images_without_their_contours_keep_a_series_whole(study):
     shutil.copy(study / DRAWN, study / TWIN)  # both are rejected
     for labels, bare in ((None, 1), (["ocontour"], 4)):
         labelled = fastseg.link(study, labels=labels)
-        assert labelled.notes == ()
+        assert labelled.notes == (
+            "4 images without a contour: left out (--slices series or all keeps them)",
+        )
         for slices in ("series", "all"):
             table = fastseg.link(study, labels=labels, slices=slices)
             assert sorted({link.dicom_path for link in table.links}) == images
             assert [x for x in table.links if x.label] == list(labelled.links)
             assert table.unlabelled == labelled.unlabelled
-            *others, note = table.notes
-            assert others == (
-                ["4 images without a contour: 4 linked"] if slices == "series" else []
-            )
+            count, note = table.notes
+            assert count == "4 images without a contour: 4 linked"
             assert note.startswith(f"{bare} image{'s' * (bare > 1)} whose contours are")
 
 
