@@ -43,8 +43,8 @@ def test_masks_equal_the_reference_in_every_voxel(real_data, tmp_path):
         "GTV_Mass_PET": 50,
     }
     assert table.notes[-1] == (
-        "6 structure sets, contours matched: 189 by position in the series that their "
-        "structure sets name"
+        "6 structure sets, 189 contours matched: 189 by position in the series that "
+        "their structure sets name"
     )
     assert table.links == table.links.sorted()
     store = build(table, tmp_path / "store.h5")

@@ -246,7 +246,7 @@ def build(
     size = out.stat().st_size / 1e6
     output.say(
         f"{out}: {many(report.samples, 'sample')}, "
-        f"{many(report.links, 'contour')}, {size:.1f} MB in {seconds:.1f} s"
+        f"{many(report.contours, 'contour')}, {size:.1f} MB in {seconds:.1f} s"
     )
     output.written(out, report.path)
     for path in report.outer_roots[:REJECTS_SHOWN]:

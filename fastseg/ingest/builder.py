@@ -90,7 +90,8 @@ class BuildReport:
         name or from an interrupted build
     failed    : number of images that were planned and could not be used, because they
         or all their contours turned out to be bad when they were read
-    links     : number of links whose contour is in the store
+    links     : number of links whose contours are in the store
+    contours  : number of these contours; a link of a structure set may have several
     rejects   : input that was not used, as listed in `<path>.rejects.csv`
     several_rings : number of classes on images, counted image by image, that have
         several rings there
@@ -110,6 +111,7 @@ class BuildReport:
     reused: int
     failed: int
     links: int
+    contours: int
     rejects: tuple[Reject, ...]
     several_rings: int
     rule_dependent: tuple[tuple[str, str], ...]
@@ -229,6 +231,7 @@ def build(
         reused=work.reused,
         failed=work.failed,
         links=work.drawn,
+        contours=work.contours,
         rejects=rejects,
         several_rings=work.several_rings,
         rule_dependent=tuple(in_order(work.rule_dependent)),
@@ -348,6 +351,7 @@ class _Build:
 
     def _reset_counts(self) -> None:
         self.drawn = 0
+        self.contours = 0
         self.several_rings = 0
         # By item of the plan: image and class whose mask depends on `fill`, and
         # contours off the image.
@@ -626,6 +630,7 @@ class _Build:
         item, bit : int64 (r,), the index in `items` and the bit of the class of each
             ring
         """
+        self.contours += len(item)
         pairs, _, _ = find_several(item, bit)
         self.several_rings += len(pairs)
         for j in np.flatnonzero(meta["labelled"]).tolist():

@@ -264,7 +264,7 @@ def _notes(sets: Sequence[SetLinks], other: Sequence[tuple[str, int]]) -> list[s
     counts = [f"{ways[way]} {text}" for way, text in WAYS.items() if ways[way]]
     note = many(len(sets), "structure set")
     if counts:
-        note += f", contours matched: {', '.join(counts)}"
+        note += f", {many(ways.total(), 'contour')} matched: {', '.join(counts)}"
     notes = [note]
     others = sum(x.has_other_frame for x in sets)
     if others:

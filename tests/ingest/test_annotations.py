@@ -242,6 +242,8 @@ def test_links_of_a_class_are_joined(study, tmp_path, joining, fill):
     assert (report.samples, report.links, report.rejects) == (2, 5, ())
     assert joining.parsed == {"a.csv": 1, "b.csv": 1}
     store = fastseg.open(report.path)
+    rings = [len(some) for sample in store for some in sample.contours.values()]
+    assert report.contours == sum(rings) == 8
     groups = {
         "heart": [([SQUARE, INNER], 0), ([SHIFTED, SQUARE], 1), ([SHIFTED], 0)],
         "lung": [],

@@ -115,7 +115,7 @@ def test_contours_belong_to_the_images_that_they_name(study):
     assert table.notes == (
         "1 CT series of 1 patient",
         "1 image without a contour: 1 linked",
-        "1 structure set, contours matched: 5 by the images that they name",
+        "1 structure set, 5 contours matched: 5 by the images that they name",
     )
     assert table.left_out == {}
 
@@ -145,7 +145,7 @@ def test_contours_without_references_lie_in_the_series_that_is_named(study):
     assert table.notes[1:] == (
         "7 images without a contour: 3 linked, 4 left out, because no image of their "
         "series has one",
-        "1 structure set, contours matched: 1 by position in the series that their "
+        "1 structure set, 1 contour matched: 1 by position in the series that their "
         "structure sets name",
     )
 
@@ -702,7 +702,9 @@ def test_copies_of_a_set_are_one(study):
     ]
     save(make_structure_set({"B": [contour(1)]}), study / "c")
     table, _ = link_some(study, rois={"b": "B"})
-    assert "1 structure set, contours matched: 1 by the images that" in str(table.notes)
+    assert "1 structure set, 1 contour matched: 1 by the images that" in str(
+        table.notes
+    )
     assert "of no class" not in str(table.notes)
 
 

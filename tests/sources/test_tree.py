@@ -544,8 +544,8 @@ def test_real_patients_are_linked(real_data):
     assert table.notes == (
         "1 CT, 1 MR and 1 PT series of 1 patient",
         "83 images without a contour: 83 linked",
-        "3 structure sets, contours matched: 48 by position in the series that their "
-        "structure sets name",
+        "3 structure sets, 48 contours matched: 48 by position in the series that "
+        "their structure sets name",
     )
     assert table.left_out == {}
     keys = [(link.series, link.position_mm) for link in table.links]
