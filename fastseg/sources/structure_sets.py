@@ -155,7 +155,13 @@ def link_structure_sets(
         unlabelled=unlabelled,
         ignored=tree.ignored,
         left_out={kind: others[kind] for kind in sorted(others)},
-        notes=[*notes, *_notes(sets, other), *note_similar(outlined, rois), *hints],
+        notes=[
+            *notes,
+            *_notes(sets, other),
+            *_note_unusable(sets),
+            *note_similar(outlined, rois),
+            *hints,
+        ],
     )
 
 
@@ -289,6 +295,22 @@ def _notes(sets: Sequence[SetLinks], other: Sequence[tuple[str, int]]) -> list[s
             "`fastseg rois` lists all"
         )
     return notes
+
+
+def _note_unusable(sets: Sequence[SetLinks]) -> list[str]:
+    """Return a note on the images on which contours of a class cannot be used.
+
+    The store does not tell these from images on which nobody outlined the class.
+    """
+    pairs = {(x.labels[roi], image) for x in sets for image, roi in x.incomplete}
+    counts = Counter(sorted(label for label, _ in pairs if label is not None))
+    if not counts:
+        return []
+    classes = [f"{label!r} on {many(n, 'image')}" for label, n in counts.most_common()]
+    return [
+        f"contours that cannot be used: of {listed(classes)}; there the class counts "
+        "as not labelled, as if nobody had outlined it"
+    ]
 
 
 @dataclass(frozen=True, slots=True)

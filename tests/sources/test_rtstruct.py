@@ -849,6 +849,10 @@ def test_a_contour_with_a_point_off_the_plane_costs_the_roi_on_its_image(study):
         "ROI 'A', contour 4: lies 8 mm off the nearest plane, more than 0.2 mm",
         "ROI 'A', contour 2: is left out: another contour of its image cannot be used",
     ]
+    assert table.notes[-1] == (
+        "contours that cannot be used: of 'A' on 1 image; there the class counts as "
+        "not labelled, as if nobody had outlined it"
+    )
 
 
 @pytest.mark.parametrize("damage", ["contour", "number"])
