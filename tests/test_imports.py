@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -76,8 +77,13 @@ def modules():
         yield ".".join(part for part in parts if part != "__init__"), path
 
 
+@cache
 def imported_by(path):
     """Return the modules that a file imports, at its top or inside a function."""
+    return tuple(find_imports(path))
+
+
+def find_imports(path):
     tree = ast.parse(path.read_text(encoding="utf-8"))
     skipped = {
         child
