@@ -395,22 +395,26 @@ class _Elements:
 
     def __init__(self, data: NDArray[np.uint8], found: Ints):
         self.data = data
-        self._number, self._offset, self._length, self._parent = found.T
+        number, self._offset, self._length, self._parent = found.T
+        # The numbers of items are below 0, those of elements above.
+        order = np.argsort(number, kind="stable")
+        first = -len(ITEMS) + 1
+        bounds = np.searchsorted(number[order], np.arange(first, len(NUMBERS) + 2))
+        rows = [order[a:b] for a, b in pairwise(bounds.tolist())]
+        self._elements = {name: rows[k - first] for name, k in NUMBERS.items()}
+        self._items = {item: rows[-k - first] for k, item in enumerate(ITEMS)}
         self._index = np.full(len(found), -1)  # of items among those of their kind
-        self._rows = {}
-        for kind, item in enumerate(ITEMS):
-            rows = np.flatnonzero(self._number == -kind) if kind else np.array([-1])
-            if kind:
-                self._index[rows] = np.arange(len(rows))
-            self._rows[item] = rows
+        for of_kind in self._items.values():
+            self._index[of_kind] = np.arange(len(of_kind))
+        self._items["dataset"] = np.array([-1])
 
     def count(self, item: str) -> int:
         """Return how many items of a kind there are."""
-        return len(self._rows[item])
+        return len(self._items[item])
 
     def parents(self, item: str) -> Ints:
         """Return the index of the item in which each item of a kind lies."""
-        parents: Ints = self._index[self._parent[self._rows[item]]]
+        parents: Ints = self._index[self._parent[self._items[item]]]
         return parents
 
     def spans(self, item: str, name: str) -> Ints:
@@ -420,7 +424,7 @@ class _Elements:
         """
         spans = np.zeros((self.count(item), 2), np.int64)
         spans[:, 1] = -1
-        rows = np.flatnonzero(self._number == NUMBERS[name])
+        rows = self._elements[name]
         items = self._index[self._parent[rows]] if item != "dataset" else rows * 0
         spans[items, 0] = self._offset[rows]
         spans[items, 1] = self._length[rows]
@@ -709,9 +713,8 @@ class _Reading:
         elements = self._elements
         contour = elements.parents("image")
         texts = elements.texts("image", "ReferencedSOPInstanceUID", MAX_UID_BYTES)
-        is_in_uid = np.zeros(256, bool)
-        is_in_uid[[0, *b".0123456789"]] = True
-        texts[~is_in_uid[texts].all(axis=1)] = 0
+        is_digit = (texts >= ord("0")) & (texts <= ord("9"))
+        texts[~(is_digit | (texts == ord(".")) | (texts == 0)).all(axis=1)] = 0
         frames = elements.numbers("image", "ReferencedFrameNumber")
         has_bad_frame = np.zeros(elements.count("contour"), bool)
         has_bad_frame[contour[frames == 0]] = True
