@@ -86,7 +86,7 @@ class _Axis(NamedTuple):
 
 
 @advise_attributes(
-    patches="windows[k].patch is one of them, batches(size) stacks them",
+    patches="windows[k].patch is one of them, batches(4) stacks them",
     slices="windows[k].corner is where window k begins, patch_shape its shape",
     starts="windows[k].corner is where window k begins",
     size="shape is that of the volume, patch_shape that of a window",
@@ -137,13 +137,13 @@ class Windows(Sequence[Window]):
         return map(self._window, range(len(self)))
 
     @check_call("windows.batches(4)")
-    def batches(self, size: int) -> Iterator[NDArray[Any]]:
-        """Yield the patches in order, `size` of them as one array (b, C, d, h, w).
+    def batches(self, batch_size: int) -> Iterator[NDArray[Any]]:
+        """Yield the patches in order, as arrays (batch_size, C, d, h, w).
 
         The last batch may have fewer. C is 1 if the image has no channels. Each batch
         is a copy, which may be written to.
         """
-        size = whole_number("size", size, 1)
+        size = whole_number("batch_size", batch_size, 1)
         return (
             self._batch(range(len(self))[first : first + size])
             for first in range(0, len(self), size)

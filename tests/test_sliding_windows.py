@@ -329,7 +329,7 @@ BAD_WINDOWS = {
         "value of float16",
     ),
     "mode": (lambda: fastseg.windows(IMAGE, PATCH, pad_value="edge"), "or 'minimum'"),
-    "no batch": (lambda: fastseg.windows(IMAGE, PATCH).batches(0), "size is 0"),
+    "no batch": (lambda: fastseg.windows(IMAGE, PATCH).batches(0), "batch_size is 0"),
 }
 
 
