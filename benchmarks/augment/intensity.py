@@ -158,7 +158,7 @@ def functions_of(plane):
             lambda plane: lower_by_opencv(plane, 0.7),
         ),
         "brightness, gamma, Gaussian in one call": (
-            lambda plane: batch.apply_intensity_batch(plane[None], steps, keys),
+            lambda plane: batch.apply_intensity_batch(plane[None, None], steps, keys),
         ),
     }
 

@@ -30,6 +30,7 @@ from fastseg.augment.mapping import MappingArrays
 SPACING = 32.0
 SHIFT, GAIN, LOW, HIGH = (np.float32(x) for x in (100, 0.01, -9, 99))
 FIRST = np.array([0])
+ONE_IMAGE = batch.PatchSlices(FIRST[:, None, None], np.zeros((1, 1), np.float32))
 NO_STEPS = Steps(np.empty((1, 0), np.int64), np.empty((1, 0, PARAMETERS)), 0)
 KEYS = Keys(0, np.zeros(1, np.uint64))
 IDENTITY = np.eye(2, 3)
@@ -71,19 +72,20 @@ class Ours:
         outer, control, spacing, inner = mapping
         displacements = Displacements(control[None], spacing) if control.size else None
         self.arrays = MappingArrays(Affines(outer[None], inner[None]), displacements)
-        columns = (np.array([x], np.float32) for x in (SHIFT, GAIN, -SHIFT * GAIN))
+        numbers = (SHIFT, GAIN, -SHIFT * GAIN)
+        columns = (np.full((1, 1, 1), x, np.float32) for x in numbers)
         self.scalings = batch.Scalings(*columns, float(LOW), float(HIGH))
-        self.out = np.empty((1, SIDE, SIDE), np.float32)
+        self.out = np.empty((1, 1, SIDE, SIDE), np.float32)
         self.bits = np.empty((1, SIDE, SIDE), np.uint8)
 
     def draw(self, order, border=0):
         """Return the image, resampled and scaled."""
         arrays = self.arrays.with_displacements() if order == CUBIC else self.arrays
         batch.augment_images(
-            self.images, FIRST, *arrays, Sampling(order, border), self.scalings,
+            self.images, ONE_IMAGE, *arrays, Sampling(order, border), self.scalings,
             NO_STEPS, KEYS, False, self.out,
         )  # fmt: skip
-        return self.out[0]
+        return self.out[0, 0]
 
     def label(self):
         """Return the mask, resampled."""

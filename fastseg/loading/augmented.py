@@ -223,8 +223,12 @@ class AugmentedPreprocessing(Preprocessing):
         bits = mask
         if self.format.masks != "bits":
             bits = np.empty((len(mask), *self.size), self._bits_dtype)
-        shift, gain = self._shift[samples], self._gain[samples]
-        pad = self._pad[samples]
+        # Of patches of one slice, which is not interpolated.
+        shift, gain, pad = (
+            column[samples, None, None]
+            for column in (self._shift, self._gain, self._pad)
+        )
+        weights = np.zeros((len(samples), 1), np.float32)
         limits = [float(limit) for limit in self._limits]
         first_steps, *later_steps = self._intensity_steps(samples, drawn)
         keys = Keys(drawn.key, samples.astype(np.uint64))
@@ -235,14 +239,14 @@ class AugmentedPreprocessing(Preprocessing):
             codes, params, stream = first_steps
             batch.augment_images(
                 images,
-                rows,
+                batch.PatchSlices(rows[:, None, None], weights[subset]),
                 *image_mappings.select(subset),
                 self._sampling,
                 batch.Scalings(shift[subset], gain[subset], pad[subset], *limits),
                 intensity.Steps(codes[subset], params[subset], stream),
                 Keys(keys.key, keys.samples[subset]),
                 self.streams,
-                image[subset][:, 0],
+                image[subset],
             )
             image_time += perf_counter_ns() - stage_start
             if self.format.labels == "nearest":
@@ -268,7 +272,7 @@ class AugmentedPreprocessing(Preprocessing):
             step.change(image[:, 0], mask, drawn.values[number], context)
             custom_time += perf_counter_ns() - stage_start
             if steps_after.codes.size:
-                batch.apply_intensity_batch(image[:, 0], steps_after, keys)
+                batch.apply_intensity_batch(image, steps_after, keys)
         image_time += perf_counter_ns() - masks_done - custom_time
         mask_time = perf_counter_ns() - start - image_time - custom_time
         return StageTimes(0, image_time, mask_time, custom_time)

@@ -333,7 +333,7 @@ def apply_steps(plane, steps, stream=3):
     key0, key1 = (int(key) for key in KEY[:2])
     keys = noise.Keys(key0, np.array([key1], np.uint64))
     batch.apply_intensity_batch(
-        plane[None], intensity.Steps(codes, params, stream), keys
+        plane[None, None], intensity.Steps(codes, params, stream), keys
     )
 
 

@@ -36,6 +36,7 @@ pytestmark = pytest.mark.kernel
 F = np.float32
 INFINITE = F(np.inf)
 FIRST = np.array([0])
+ONE_IMAGE = batch.PatchSlices(FIRST[:, None, None], np.zeros((1, 1), F))
 NO_STEPS = Steps(np.empty((1, 0), np.int64), np.empty((1, 0, PARAMETERS)), 0)
 KEYS = Keys(0, np.zeros(1, np.uint64))
 # To compile the kernel of images takes some seconds for each dtype. Compiled, these
@@ -76,16 +77,16 @@ def warped(
     scaling : shift, gain, low, high
     always  : whether to use the code for what is rare
     """
-    out = np.full((1, *shape), 77, F)
+    out = np.full((1, 1, *shape), 77, F)
     shift, gain, low, high = scaling
-    columns = (np.array([number], F) for number in (shift, gain, fill))
+    columns = (np.full((1, 1, 1), number, F) for number in (shift, gain, fill))
     batch.augment_images(
-        read_only(image)[None], FIRST,
+        read_only(image)[None], ONE_IMAGE,
         *mapped(mapping, always or order == CUBIC or border == REFLECT),
         Sampling(order, border), batch.Scalings(*columns, float(low), float(high)),
         NO_STEPS, KEYS, False, out,
     )  # fmt: skip
-    return out[0]
+    return out[0, 0]
 
 
 def warp_mask(mask, mapping, out):

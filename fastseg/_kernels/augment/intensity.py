@@ -1,9 +1,11 @@
-"""Intensity steps: they change the values of one image in place.
+"""Intensity steps: they change the values of one patch in place.
 
-A plane is float32 (h, w), C-contiguous, finite, in the units of the batch (by default
-scaled to mean 0 and deviation 1). The caller draws all parameters. `apply_intensity`
-does several steps in a row; each step is also a kernel of its own. `noise` makes the
-random numbers.
+A patch is float32 (d, h, w), C-contiguous, finite, in the units of the batch (by
+default scaled to mean 0 and deviation 1). An image is a patch of one plane, (h, w):
+steps that look at neighbouring pixels or at positions change each plane by itself, with
+the same parameters; for the others, and for range and mean, a patch may have any shape.
+The caller draws all parameters. `apply_intensity` does several steps in a row; each
+step is also a kernel of its own. `noise` makes the random numbers.
 
 Powers and exponentials are float32 polynomials, and no mathematical library is called
 but for square roots, which are exact: every machine makes the same bits. Sums are
@@ -16,7 +18,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastseg._kernels.augment.noise import add_gaussian, add_rician, split_log2
+from fastseg._kernels.augment.noise import (
+    add_gaussian,
+    add_rician,
+    split_log2,
+    write_with_gaussian,
+)
+from fastseg._kernels.images.stream import put
 from fastseg._kernels.jit import empty, flat, fma, inlined, kernel, zeros
 
 F = np.float32
@@ -92,9 +100,9 @@ def split_exponent(gamma):
 
 
 @kernel
-def find_range(plane):
+def find_range(patch):
     """Return the least and the greatest value, float32."""
-    values = flat(plane)
+    values = flat(patch)
     # As int32 in the same order, because vector instructions compare only those: a
     # comparison of float32 must handle NaN. 9 times faster.
     least, greatest = np.int32(2**31 - 1), np.int32(-(2**31))
@@ -114,9 +122,9 @@ def float_of_rank(rank):
 
 
 @kernel
-def find_mean(plane):
+def find_mean(patch):
     """Return the mean, float64."""
-    values = flat(plane)
+    values = flat(patch)
     sums = zeros(LANES, np.float64)
     for start in range(0, len(values), LANES):
         block = values[start : start + LANES]
@@ -135,9 +143,9 @@ def sum_in_order(sums):
 
 
 @kernel
-def find_mean_and_deviation(plane):
+def find_mean_and_deviation(patch):
     """Return the mean and the standard deviation, float64."""
-    values = flat(plane)
+    values = flat(patch)
     # In one pass over the values minus the first value. As the first one is then 0, the
     # variance is at least 1 / n of the squared mean, so that the subtraction below
     # loses few digits.
@@ -155,33 +163,33 @@ def find_mean_and_deviation(plane):
 
 
 @kernel
-def apply_brightness(plane, multiply, add):
+def apply_brightness(patch, multiply, add):
     """Replace each value by value * multiply + add.
 
-    plane         : float32 (h, w), C-contiguous, changed in place
-    multiply, add : float32, add in the units of plane
+    patch         : float32, C-contiguous, changed in place
+    multiply, add : float32, add in the units of patch
     """
     multiply, add = F(multiply), F(add)
-    values = flat(plane)
+    values = flat(patch)
     for k in range(len(values)):
         values[k] = values[k] * multiply + add
 
 
 @kernel
-def apply_contrast(plane, factor, preserve_range):
+def apply_contrast(patch, factor, preserve_range):
     """Multiply each value's difference from the mean by a factor.
 
-    plane          : float32 (h, w), C-contiguous, changed in place
+    patch          : float32, C-contiguous, changed in place
     factor         : float32; 1 changes no bit
     preserve_range : bool, whether to clip to the values' old range
 
     Does as `augment_contrast` of batchgenerators, which nnU-Net uses.
     """
-    values = flat(plane)
-    mean = F(find_mean(plane))
+    values = flat(patch)
+    mean = F(find_mean(patch))
     more = F(factor) - ONE
     if preserve_range:
-        low, high = find_range(plane)
+        low, high = find_range(patch)
         for k in range(len(values)):
             value = values[k] + (values[k] - mean) * more
             values[k] = min(max(value, low), high)
@@ -191,12 +199,12 @@ def apply_contrast(plane, factor, preserve_range):
 
 
 @kernel
-def apply_gamma(plane, gamma, low, high, invert, keep_stats):
+def apply_gamma(patch, gamma, low, high, invert, keep_stats):
     """Replace each value v by ((v - low) / range)**gamma * range + low.
 
-    plane      : float32 (h, w), C-contiguous, changed in place
+    patch      : float32, C-contiguous, changed in place
     gamma      : float64, above 0, up to 5 for the stated precision
-    low, high  : float32, the plane's range, see `find_range`; nothing changes if they
+    low, high  : float32, the patch's range, see `find_range`; nothing changes if they
         are equal
     invert     : bool, whether to do this to the negative image: a gamma above 1 then
         spreads the dark values instead of the bright ones
@@ -208,10 +216,10 @@ def apply_gamma(plane, gamma, low, high, invert, keep_stats):
     low, high = F(low), F(high)
     if not low < high:
         return
-    values = flat(plane)
+    values = flat(patch)
     mean = deviation = 0.0
     if keep_stats:
-        mean, deviation = find_mean_and_deviation(plane)
+        mean, deviation = find_mean_and_deviation(patch)
     first, second = split_exponent(gamma)
     base, span = (high, low - high) if invert else (low, high - low)
     scale = ONE / span
@@ -219,9 +227,9 @@ def apply_gamma(plane, gamma, low, high, invert, keep_stats):
         t = (values[k] - base) * scale
         values[k] = fma(span, power(t, first, second), base)
     if keep_stats:
-        new_mean, new_deviation = find_mean_and_deviation(plane)
+        new_mean, new_deviation = find_mean_and_deviation(patch)
         multiply = deviation / max(new_deviation, 1e-30)
-        apply_brightness(plane, multiply, mean - new_mean * multiply)
+        apply_brightness(patch, multiply, mean - new_mean * multiply)
 
 
 @kernel
@@ -474,13 +482,13 @@ def step_stream(stream, i):
 
 
 @kernel
-def apply_intensity(plane, steps, j, count, keys, scratch, rare):
-    """Do the first `count` steps of sample j, each in a pass over the whole plane.
+def apply_intensity(patch, steps, j, count, keys, scratch, rare):
+    """Do the first `count` steps of sample j, each in a pass over the whole patch.
 
     A pass over 256 x 256 values in the cache takes 2.3 us, a power 40 us. Doing all
     steps on eight rows before the next eight was 1.3 times slower.
 
-    plane   : float32 (h, w), C-contiguous, changed in place
+    patch   : float32 (d, h, w), C-contiguous, changed in place
     steps   : Steps
     keys    : Keys, for noise
     scratch : float32 (n,) with n at least h * w, overwritten by BLUR, else unused
@@ -491,20 +499,46 @@ def apply_intensity(plane, steps, j, count, keys, scratch, rare):
         key0, key1 = keys.key, keys.samples[j]
         stream = step_stream(steps.stream, i)
         if code == BRIGHTNESS:
-            apply_brightness(plane, p[0], p[1])
+            apply_brightness(patch, p[0], p[1])
         elif code == CONTRAST:
-            apply_contrast(plane, p[0], p[1] != 0)
+            apply_contrast(patch, p[0], p[1] != 0)
         elif code == GAMMA:
-            low, high = find_range(plane)
-            apply_gamma(plane, p[0], low, high, p[1] != 0, p[2] != 0)
+            low, high = find_range(patch)
+            apply_gamma(patch, p[0], low, high, p[1] != 0, p[2] != 0)
         elif code == GAUSSIAN:
-            add_gaussian(plane, p[0], key0, key1, stream)
+            add_gaussian(patch, p[0], key0, key1, stream)
         elif code == BLUR:
-            blur(plane, p[0], scratch)
+            for k in range(len(patch)):
+                blur(patch[k], p[0], scratch)
         elif code == LOW_RESOLUTION:
-            lower_resolution(plane, p[0])
+            for k in range(len(patch)):
+                lower_resolution(patch[k], p[0])
         if rare is not None:
             if code == BIAS_FIELD:
-                apply_bias_field(plane, p[0], p[1 : 1 + COEFFICIENTS])
+                for k in range(len(patch)):
+                    apply_bias_field(patch[k], p[0], p[1 : 1 + COEFFICIENTS])
             elif code == RICIAN:
-                add_rician(plane, p[0], p[1], key0, key1, stream)
+                add_rician(patch, p[0], p[1], key0, key1, stream)
+
+
+@kernel
+def apply_intensity_to(patch, steps, j, keys, scratch, rare, cells, start, streams):
+    """Do all steps of sample j on a patch, and write it to cells[start:].
+
+    patch, steps, j, keys, scratch, rare : as for `apply_intensity`
+    cells   : float32, 1-D
+    streams : bool, whether to write past the caches; then call `stream.settle` after
+        the last write
+    """
+    last = steps.codes.shape[1] - 1
+    while last >= 0 and steps.codes[j, last] < 0:
+        last -= 1
+    noisy = last >= 0 and steps.codes[j, last] == GAUSSIAN
+    apply_intensity(patch, steps, j, last if noisy else last + 1, keys, scratch, rare)
+    if noisy:
+        std, stream = steps.params[j, last, 0], step_stream(steps.stream, last)
+        write_with_gaussian(
+            patch, std, keys.key, keys.samples[j], stream, cells, start, streams
+        )
+    else:
+        put(flat(patch), patch.size, cells, start, streams)

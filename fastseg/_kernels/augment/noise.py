@@ -154,21 +154,21 @@ def fill_normals(block, key0, key1, stream, words, out):
 
 
 @kernel
-def add_gaussian(plane, std, key0, key1, stream):
+def add_gaussian(patch, std, key0, key1, stream):
     """Add std * normal to each value.
 
-    plane      : float32 (h, w), C-contiguous, changed in place; at most 2**33 values
-    std        : float32 (or rounded to it), in the units of plane, at least 0
+    patch      : float32, C-contiguous, changed in place; at most 2**33 values
+    std        : float32 (or rounded to it), in the units of patch, at least 0
     key0, key1 : uint64
     stream     : uint32
 
     Each triple (key0, key1, stream) gives other numbers. The number of a pixel is a
-    function of the triple and of its index, row * w + column: a plane of 4 rows of 8
-    gets the same numbers as one of 2 rows of 16. Does as batchgenerators'
-    `augment_gaussian_noise` and TorchIO's RandomNoise (with mean 0).
+    function of the triple and of its index in the flat patch: 4 rows of 8 get the same
+    numbers as 2 rows of 16. Does as batchgenerators' `augment_gaussian_noise` and
+    TorchIO's RandomNoise (with mean 0).
     """
     std = F(std)
-    values = flat(plane)
+    values = flat(patch)
     words = empty((4, BLOCKS), np.uint32)
     normals = empty((4, BLOCKS), np.float32)
     numbers = flat(normals)
@@ -181,8 +181,8 @@ def add_gaussian(plane, std, key0, key1, stream):
 
 
 @kernel
-def write_with_gaussian(plane, std, key0, key1, stream, cells, start, streams):
-    """Write the values that `add_gaussian` would give a plane to cells[start:].
+def write_with_gaussian(patch, std, key0, key1, stream, cells, start, streams):
+    """Write the values that `add_gaussian` would give a patch to cells[start:].
 
     cells   : float32, 1-D
     streams : bool, whether to write past the caches; then call `stream.settle` after
@@ -192,7 +192,7 @@ def write_with_gaussian(plane, std, key0, key1, stream, cells, start, streams):
     times as long.
     """
     std = F(std)
-    values = flat(plane)
+    values = flat(patch)
     words = empty((4, BLOCKS), np.uint32)
     normals = empty((4, BLOCKS), np.float32)
     numbers = flat(normals)
@@ -206,13 +206,13 @@ def write_with_gaussian(plane, std, key0, key1, stream, cells, start, streams):
 
 
 @kernel
-def add_rician(plane, std, floor, key0, key1, stream):
+def add_rician(patch, std, floor, key0, key1, stream):
     """Replace each value by its magnitude after complex Gaussian noise is added.
 
-    plane, std, key0, key1, stream : as for `add_gaussian`
-    floor : float32, the value in plane that means no signal
+    patch, std, key0, key1, stream : as for `add_gaussian`
+    floor : float32, the value in patch that means no signal
 
-    With the signal m = value - floor, in the units of plane, the new value is floor +
+    With the signal m = value - floor, in the units of patch, the new value is floor +
     sqrt((m + std * normal)**2 + (std * normal)**2), which is Rice-distributed:
     Gudbjartsson and Patz, "The Rician distribution of noisy MRI data" (1995).
     Interpolation may make values below floor. Their m is negative and counts as a
@@ -222,7 +222,7 @@ def add_rician(plane, std, floor, key0, key1, stream):
     and deviation afterwards.
     """
     std, floor = F(std), F(floor)
-    values = flat(plane)
+    values = flat(patch)
     words = empty((4, BLOCKS), np.uint32)
     normals = empty((4, BLOCKS), np.float32)
     numbers = flat(normals)
