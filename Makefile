@@ -16,7 +16,7 @@
 # make bench-scale     a store of a million samples, and the plan of one
 # make bench-loader    the loader beside its peers (installs them: some GB)
 # make bench-augment   augmentation beside its peers (the same)
-# make bench-volumes   patches of volumes by their peers (the same)
+# make bench-volumes   patches of volumes beside the peers (the same)
 
 PYTHON ?= python3
 VENV := .venv

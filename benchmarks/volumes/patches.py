@@ -78,7 +78,33 @@ class Study:
         return image, np.ascontiguousarray(self.labels[part])
 
 
-# The limit, and plain numpy ----------------------------------------------------------
+# Ours, the limit, and plain numpy ----------------------------------------------------
+
+
+def by_fastseg(study):
+    """What a thread of a PatchLoader calls, with the corners of all other sides."""
+    from fastseg import PatchLoader, open
+
+    store = open(study.store)
+    loader = PatchLoader(
+        store,
+        SHAPE,
+        normalize="zscore",
+        priority=store.classes[::-1],  # as in labels.npy
+        missing="background",
+    )
+    preprocessing = loader.preprocessing
+    image, mask = np.empty((1, 1, *SHAPE), np.float32), np.empty((1, *SHAPE), np.uint8)
+
+    def patch(corner):
+        z, y, x = corner
+        volume = np.searchsorted(study.first, z, side="right") - 1
+        first = np.array([[z - study.first[volume], y, x]])
+        preprocessing.positions.corners = lambda entries, epoch: first
+        preprocessing.fill(np.array([volume]), image, mask)
+        return image[0, 0], mask[0]
+
+    return {CROP: patch}
 
 
 def bare_gather(study):
@@ -305,7 +331,9 @@ def by_torchio(study):
 
 # -------------------------------------------------------------------------------------
 
+OURS = "fastseg"
 TOOLS = {
+    OURS: by_fastseg,
     "bare gather": bare_gather,
     "numpy": by_numpy,
     "batchgeneratorsv2": by_batchgenerators,

@@ -28,12 +28,12 @@ import numpy as np
 
 from benchmarks.inputs import PROJECT
 from benchmarks.tables import publish, split_page, spread, table_of
-from benchmarks.volumes.patches import ANY_AXIS, CROP, IN_PLANE, SHAPE, TOOLS
+from benchmarks.volumes.patches import ANY_AXIS, CROP, IN_PLANE, OURS, SHAPE, TOOLS
 from benchmarks.volumes.study import make_study
 
 TASKS = (CROP, IN_PLANE, ANY_AXIS)
 # Sides that run in this environment, whatever the peers' is.
-OWN = {"bare gather", "numpy"}
+OWN = {OURS, "bare gather", "numpy"}
 PACKAGES = ("torch", "batchgeneratorsv2", "monai", "torchio")
 VOLUMES, SLICES, SIDE = 4, 100, 512
 CHECKED = 64
@@ -130,7 +130,8 @@ def rows_of(figures):
         shown = task
         for name in names:
             ratio = spread(own[name] / own[names[0]], "{:.2f}")
-            yield shown, name, spread(own[name], "{:.2f}"), ratio
+            title = f"**{name}**" if name == OURS else name
+            yield shown, title, spread(own[name], "{:.2f}"), ratio
             shown = ""
 
 
