@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastseg.arrays import as_array
-from fastseg.bounds import MAX_GRID_CELLS
 from fastseg.calls import advise_attributes, check_call
 from fastseg.errors import (
     OptionError,
@@ -21,11 +20,10 @@ from fastseg.errors import (
     whole_number,
 )
 from fastseg.loading.format import MINIMUM, PadValue
+from fastseg.loading.placement import Shape3, patch_shape
 from fastseg.reprs import many
 from fastseg.store.volumes import Volume
 
-# (slices, rows, columns), of a shape, or of a voxel.
-Triple = tuple[int, int, int]
 Weights = Literal["gaussian", "mean"]
 
 # Standard deviation of Gaussian weights as a fraction of the patch, as in nnU-Net and
@@ -45,7 +43,7 @@ class Window(NamedTuple):
         view of the image, or a copy if it is padded
     """
 
-    corner: Triple
+    corner: tuple[int, int, int]
     patch: NDArray[Any]
 
 
@@ -103,8 +101,8 @@ class Windows(Sequence[Window]):
     __slots__ = ("_axes", "_image", "_pad", "channels", "patch_shape", "shape")
 
     def __init__(self, image: NDArray[Any], axes: tuple[_Axis, _Axis, _Axis], pad: Any):
-        self.shape: Triple = (axes[0].size, axes[1].size, axes[2].size)
-        self.patch_shape: Triple = (axes[0].length, axes[1].length, axes[2].length)
+        self.shape: Shape3 = (axes[0].size, axes[1].size, axes[2].size)
+        self.patch_shape: Shape3 = (axes[0].length, axes[1].length, axes[2].length)
         self.channels = len(image) if image.ndim == 4 else None
         self._image = image
         self._axes = axes
@@ -176,7 +174,7 @@ class Windows(Sequence[Window]):
             row[...] = self._window(k).patch
         return batch
 
-    def _numbers(self, index: int) -> Triple:
+    def _numbers(self, index: int) -> tuple[int, int, int]:
         """Return the numbers along each axis of a window."""
         _, rows, columns = (len(axis.starts) for axis in self._axes)
         row, x = divmod(index, columns)
@@ -207,7 +205,7 @@ def windows(
     lies in the middle of the only one. Raises OptionError.
     """
     array = _as_image(image)
-    lengths = _patch_shape(patch)
+    lengths = patch_shape(patch)
     fractions = _overlaps(overlap)
     z, y, x = (
         _Axis(size, length, _starts(size, length, fraction))
@@ -288,24 +286,6 @@ def _as_image(given: Any) -> NDArray[Any]:
     return view
 
 
-def _patch_shape(given: Any) -> Triple:
-    """Return (d, h, w), or raise OptionError."""
-    try:
-        if isinstance(given, str) or is_single(given):
-            raise TypeError
-        d, h, w = in_order(given)
-    except (TypeError, ValueError):
-        raise OptionError(
-            f"patch is {shown(given)}, expected (slices, rows, columns)"
-        ) from None
-    z, y, x = (whole_number("patch", side, 1) for side in (d, h, w))
-    if z * y * x > MAX_GRID_CELLS:
-        raise OptionError(
-            f"patch is {shown(given)}, expected at most {MAX_GRID_CELLS} voxels"
-        )
-    return z, y, x
-
-
 def _overlaps(given: Any) -> tuple[float, ...]:
     """Return the overlap along each axis, or raise OptionError."""
     expected = "a number from 0 to less than 1, or one for each of three axes"
@@ -347,7 +327,7 @@ def _pad_of(image: NDArray[Any], given: Any, is_padded: bool) -> Any:
     return number if dtype.kind == "f" else int(number)
 
 
-def _one_by_one(predictions: Iterable[Any], patch: Triple) -> Iterator[NDArray[Any]]:
+def _one_by_one(predictions: Iterable[Any], patch: Shape3) -> Iterator[NDArray[Any]]:
     """Yield the predictions of each window, also of those in batches."""
     done = 0
     for given in predictions:
@@ -391,5 +371,5 @@ def _add(
     joined += prediction * weights
 
 
-def _by(shape: Triple) -> str:
+def _by(shape: Shape3) -> str:
     return "x".join(map(str, shape))

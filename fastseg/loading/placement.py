@@ -54,7 +54,7 @@ class Placement:
     centred_by: CentredBy = "class"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "patch", _patch(self.patch))
+        object.__setattr__(self, "patch", patch_shape(self.patch))
         whole_number("per_volume", self.per_volume, 1, MAX_PER_VOLUME)
         object.__setattr__(self, "centred", _centred(self.centred))
         choice("centred_by", self.centred_by, CENTRED_BY)
@@ -219,7 +219,8 @@ def _draw(counts: NDArray[Any], uniform: float) -> tuple[int, int]:
     return index, number - (int(ends[index - 1]) if index else 0)
 
 
-def _patch(given: Any) -> Shape3:
+def patch_shape(given: Any) -> Shape3:
+    """Return an option `patch`, (slices, rows, columns), or raise OptionError."""
     try:
         if isinstance(given, str) or is_single(given):
             raise TypeError
