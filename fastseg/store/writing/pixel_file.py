@@ -22,6 +22,10 @@ from fastseg.outputs import (
 
 # The most buffers that Linux and macOS write in one call.
 MOST_AT_ONCE = 1024
+# Bytes of several buffers in one call, at most. For longer writes Linux takes huge
+# pages into its cache. In a virtual machine it has often returned these to the host
+# before: with calls of 4 MB for masks, a build of CT images took twice the system time.
+BYTES_AT_ONCE = 2**21
 
 
 class PixelFile:
@@ -73,10 +77,15 @@ class PixelFile:
             view = view[file.write(view) :]
 
     def write_all(self, offsets: Sequence[int], buffers: Sequence[memoryview]) -> None:
-        """Write buffers; adjacent ones in one call, 1.4 times as fast as in 8 calls."""
+        """Write buffers; adjacent ones in one call, 1.4 times as fast as in 8 calls.
+
+        At most MOST_AT_ONCE of them, and BYTES_AT_ONCE unless one alone is longer.
+        """
         first = end = 0
         for k, (offset, buffer) in enumerate(zip(offsets, buffers, strict=True)):
-            if offset != end or k - first == MOST_AT_ONCE:
+            is_full = k - first == MOST_AT_ONCE
+            is_full |= end + len(buffer) - offsets[first] > BYTES_AT_ONCE
+            if offset != end or is_full:
                 self._write_adjacent(offsets[first], buffers[first:k])
                 first = k
                 end = offset
