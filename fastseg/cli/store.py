@@ -415,6 +415,15 @@ def show(
             show_default="any",
         ),
     ] = None,
+    volume: Annotated[
+        int | None,
+        typer.Option(
+            metavar="<number>",
+            help="Draw three orthogonal planes of this volume of the store instead of "
+            "samples.",
+            show_default="none",
+        ),
+    ] = None,
     window: Annotated[
         str,
         choice_or(
@@ -442,11 +451,13 @@ def show(
     ] = None,
     force: Force = False,
 ) -> None:
-    """Draw samples: image, mask, and the image with mask and contours.
+    """Draw samples: image, mask, and the image with mask and contours; or a volume.
 
     Example: `fastseg show heart.h5 -o picture.png --count 6 --zoom`
 
     Chosen samples: `fastseg show heart.h5 --patient PHANTOM0001 --class icontour`
+
+    A volume: `fastseg show heart.h5 --volume 0 -o volume.png`
     """
     from fastseg.pictures.samples import choose_samples
 
@@ -457,18 +468,17 @@ def show(
             text = one_of("--augment", augment, get_args(Preset))
             raise OptionError(f"{text}; a file of a Compose ends with .json")
         compose = _read_compose(Path(augment))
-    chosen = choose_samples(
-        opened,
-        count=count,
-        patients=patient,
-        classes=classes,
-        indices=index,
-        seed=seed,
-    )
+    options: dict[str, Any] = {"count": count, "patients": patient, "indices": index}
+    drawn = f"volume {volume}"
+    if volume is None:
+        chosen = choose_samples(opened, classes=classes, seed=seed, **options)
+        options = {"indices": chosen}
+        drawn = f"{len(chosen)} of {len(opened)} samples"
     path = fastseg.show(
         opened,
         out,
-        indices=chosen,
+        **options,
+        volume=volume,
         classes=classes,
         window=_window(window),
         zoom=zoom,
@@ -477,7 +487,7 @@ def show(
         force=force,
         progress=output.progress,
     )
-    output.say(f"{out}: {len(chosen)} of {len(opened)} samples")
+    output.say(f"{out}: {drawn}")
     output.written(out, path)
 
 

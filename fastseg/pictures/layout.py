@@ -1,7 +1,7 @@
 """Where the blocks of a picture and its legend lie.
 
-A block is a sample: lines of text, and below them its panels. Sizes and offsets on the
-figure are in inches.
+A block is a sample or a volume: lines of text, and below them its panels. Sizes and
+offsets on the figure are in inches.
 """
 
 from collections.abc import Mapping, Sequence
@@ -44,18 +44,22 @@ LEGEND_INDENT = 0.8
 
 
 class Block(NamedTuple):
-    """The panels of a sample, and what is written above them."""
+    """The panels of a sample or volume, and what is written above them.
+
+    sizes_mm : width and height of each panel, if all have one scale
+    """
 
     axes: Sequence[Any]
     name: str
     details: list[str]
+    sizes_mm: Sequence[tuple[float, float]] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
     """Where the blocks and the legend lie on a picture.
 
-    samples  : their number
+    samples  : number of blocks
     headings : of the panels of a block
     panel    : longest side of a panel
     legend   : the names of the classes in the picture, by their bit
@@ -91,7 +95,7 @@ class Layout:
 
     def arrange(self, figure: Any, blocks: Sequence[Block]) -> None:
         """Give the figure its size and the panels their positions, and write text."""
-        sizes = [[self._size(axis) for axis in block.axes] for block in blocks]
+        sizes = [self._sizes(block) for block in blocks]
         # Side by side as near as the widest ones allow.
         panel = max(width for block in sizes for width, _ in block)
         panel = max(panel, NARROWEST * self.panel)
@@ -130,6 +134,13 @@ class Layout:
             top -= text_height + panel_height + ROW_GAP
         if self.legend:
             self._draw_legend(figure, width, height)
+
+    def _sizes(self, block: Block) -> list[tuple[float, float]]:
+        """Return width and height of the panels of a block."""
+        if block.sizes_mm is None:
+            return [self._size(axis) for axis in block.axes]
+        scale = self.panel / float(np.max(block.sizes_mm))
+        return [(width * scale, height * scale) for width, height in block.sizes_mm]
 
     def _size(self, axis: Any) -> tuple[float, float]:
         """Return width and height of axes whose longer side is that of a panel."""

@@ -1,4 +1,4 @@
-"""Panels: image, mask and both of a sample, or its augmented versions.
+"""Panels: image, mask and both of a sample, its augmented versions, or planes.
 
 Pixel centres are at integers, so that contours are drawn by their vertices.
 """
@@ -14,10 +14,12 @@ from fastseg.augment import Compose
 from fastseg.colours import COLOURS, colour_of, rgb_of
 from fastseg.loading.augmented import AugmentedPreprocessing
 from fastseg.loading.format import BatchFormat
+from fastseg.pictures.planes import VolumePlane, opposite
 from fastseg.pictures.style import DETAIL_POINTS, GREY, WHITE, line_style
 from fastseg.pictures.view import Crop, Ring, View, aspect_of, crop_to, rings_of
 from fastseg.pictures.window import Limits, find_limits, normalize_limits, to_grey
 from fastseg.store.reader import Sample
+from fastseg.store.volumes import Volume
 
 # Augmented versions of each sample.
 VERSIONS = 6
@@ -34,6 +36,10 @@ PALETTE = np.rint(
 BAR = 0.3
 BAR_POINTS = 2.5
 BAR_END, BAR_Y = 0.96, 0.05  # offsets from the lower left corner of a panel
+# The lines where other planes cross one of a volume, and offsets of letters from the
+# lower left corner of a panel.
+CROSSING_POINTS, CROSSING_OPACITY = 0.7, 0.4
+LETTER_AT = {"left": 0.02, "right": 0.98, "center": 0.5, "top": 0.98, "bottom": 0.02}
 # Images of no more rows and columns are enlarged smoothly, most of them by three or
 # more: one would see squares and no anatomy. Masks are drawn pixel by pixel.
 SMOOTH_PIXELS = 128
@@ -54,18 +60,16 @@ def draw_sample(axes: Any, view: View, sample: Sample) -> Limits:
     image = sample.image
     crop = crop_to(view, image.shape, rings, spacing)
     image = crop.cut(image, view)
-    limits = find_limits(view.window, sample, image)
+    limits = find_limits(view.window, sample.meta, image)
     black, white = ((value - intercept) / slope for value in limits)
     grey = to_grey(image, black, white)
     place = (crop, crop.steps(view), spacing)
     _draw_image(axes[0], grey, *place)
     if len(axes) > 1:
         labels = _labels(crop.cut(sample.mask, view), view.bits)
-        flat = PALETTE[labels]
-        _draw_pixels(axes[1], flat, *place)
+        _draw_pixels(axes[1], PALETTE[labels], *place)
         _draw_image(axes[2], grey, *place)
-        opacity = np.where(labels > 0, round(255 * OVERLAY_OPACITY), 0)
-        _draw_pixels(axes[2], np.dstack([flat, opacity.astype(np.uint8)]), *place)
+        _draw_pixels(axes[2], _translucent(labels), *place)
     draw_scale_bar(axes[0], spacing)
     if len(axes) > 1 and rings:
         _draw_contours(axes[-1], rings)
@@ -93,7 +97,7 @@ def draw_versions(
     spacing = store.items["spacing_mm"][sample.index]
     original = sample.image
     crop = crop_to(view, original.shape, rings, spacing)
-    limits = find_limits(view.window, sample, crop.cut(original, view))
+    limits = find_limits(view.window, sample.meta, crop.cut(original, view))
     black, white = normalize_limits(sample, limits)
     size = (crop.right - crop.left, crop.bottom - crop.top)
     versions = [(unchanged, 0), *((augmented, epoch) for epoch in range(VERSIONS))]
@@ -111,6 +115,64 @@ def draw_versions(
         if preprocessing is unchanged:
             draw_scale_bar(axis, spacing)
     return limits
+
+
+def draw_planes(
+    axes: Any, view: View, volume: Volume, planes: Sequence[VolumePlane]
+) -> Limits:
+    """Draw planes, with masks and outlines; return the values of black and white."""
+    # The planes have image values: one window for all slices, whatever their slopes.
+    meta = view.store[volume.samples[0]].meta | {"slope": 1.0, "intercept": 0.0}
+    images = [plane.crop.cut(plane.values, view) for plane in planes]
+    pixels = np.concatenate([image.ravel() for image in images])
+    limits = find_limits(view.window, meta, pixels)
+    for axis, plane, image in zip(axes, planes, images, strict=True):
+        place = (plane.crop, plane.crop.steps(view), plane.spacing_mm)
+        _draw_image(axis, to_grey(image, *limits), *place)
+        labels = _labels(plane.crop.cut(plane.mask, view), view.bits)
+        _draw_pixels(axis, _translucent(labels), *place)
+        _draw_contours(axis, plane.rings)
+        _draw_directions(axis, plane)
+    draw_scale_bar(axes[0], planes[0].spacing_mm)
+    return limits
+
+
+def sizes_of(axes: Any, planes: Sequence[VolumePlane]) -> list[tuple[float, float]]:
+    """Return width and height of panels of planes in mm, none of them too thin."""
+    widths = [
+        float(plane.spacing_mm[1]) * (plane.crop.right - plane.crop.left)
+        for plane in planes
+    ]
+    return [
+        (width, width * axis.get_box_aspect())
+        for width, axis in zip(widths, axes, strict=True)
+    ]
+
+
+def _draw_directions(axis: Any, plane: VolumePlane) -> None:
+    """Draw where the other planes cross, and letters of the patient's directions."""
+    from matplotlib.patheffects import withStroke
+
+    x, y = plane.crossing
+    line = {"color": WHITE, "alpha": CROSSING_OPACITY, "linewidth": CROSSING_POINTS}
+    axis.axvline(x, **line)
+    axis.axhline(y, **line)
+    right, down = plane.letters
+    for text, across, up in (
+        (opposite(right), "left", "center"),
+        (right, "right", "center"),
+        (opposite(down), "center", "top"),
+        (down, "center", "bottom"),
+    ):
+        at = axis.text(LETTER_AT[across], LETTER_AT[up], text, color=WHITE)
+        at.set(fontsize=DETAIL_POINTS, ha=across, va=up, transform=axis.transAxes)
+        at.set_path_effects([withStroke(linewidth=BAR_POINTS, foreground=RIM)])
+
+
+def _translucent(labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return the colours of labels with their opacity, uint8 (h, w, 4)."""
+    opacity = np.where(labels > 0, round(255 * OVERLAY_OPACITY), 0)
+    return np.dstack([PALETTE[labels], opacity.astype(np.uint8)])
 
 
 def _labels(mask: NDArray[Any], bits: Sequence[int]) -> NDArray[np.uint8]:

@@ -1,8 +1,9 @@
-"""`show`: checks its options, draws the samples and writes the picture."""
+"""`show`: checks its options, draws samples or a volume, and writes the picture."""
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +18,24 @@ from fastseg.outputs import check_input, check_target, write_atomically
 from fastseg.paths import StrPath, as_path
 from fastseg.pictures.files import METADATA, PICTURE, SOFTWARE
 from fastseg.pictures.layout import PANEL, VERSION_PANEL, Block, Layout
-from fastseg.pictures.panels import VERSIONS, draw_sample, draw_versions
-from fastseg.pictures.samples import choose_samples
+from fastseg.pictures.panels import (
+    VERSIONS,
+    draw_planes,
+    draw_sample,
+    draw_versions,
+    sizes_of,
+)
+from fastseg.pictures.planes import VolumePlane, orthogonal_planes
+from fastseg.pictures.samples import choose_samples, choose_slices
 from fastseg.pictures.style import DARK
-from fastseg.pictures.titles import details_of
+from fastseg.pictures.titles import details_of, details_of_volume
 from fastseg.pictures.view import View
 from fastseg.pictures.window import check_window
 from fastseg.progress import Advance, Progress, silent
 from fastseg.reprs import short
-from fastseg.store.reader import Store, as_store
+from fastseg.store.reader import Sample, Store, as_store
 from fastseg.store.selection import has_class
+from fastseg.store.volumes import Volume
 
 # Of an image with more pixels for one of the picture, some rows and columns are left
 # out: 16 times as many are enough for matplotlib to average.
@@ -42,6 +51,7 @@ def show(
     patients: str | Sequence[str] | None = None,
     classes: str | Sequence[str] | None = None,
     indices: ArrayLike | None = None,
+    volume: int | None = None,
     window: Window | tuple[float, float] = "auto",
     zoom: bool = False,
     seed: int = 0,
@@ -50,7 +60,7 @@ def show(
     force: bool = False,
     progress: Progress = silent,
 ) -> Path:
-    """Draw samples, one below the other, and return the picture's path.
+    """Draw samples, one below the other, or a volume, and return the picture's path.
 
     The panels of a sample are the image, the mask, and the image with both: a
     translucent mask, and the contours as outlines. Above them stand its index, patient,
@@ -58,6 +68,11 @@ def show(
     image alone is drawn, three in a row. Lengths are those in millimetres: a pixel is
     as much higher than wide as the spacing says, with a scale bar, and a square without
     one if the spacing is unknown.
+
+    The panels of a volume are three orthogonal planes on one scale, through the centre
+    of what is labelled: a slice with its contours, and planes along its rows and its
+    columns with the outlines of the masks. Letters say where the patient's left (L) and
+    right (R), front (A) and back (P), head (H) and feet (F) are.
 
     store   : a store, as `fastseg.open` returns it, or the path of one
     output  : path of the picture; the suffix sets the format (.png, .pdf, .svg)
@@ -67,13 +82,14 @@ def show(
     patients : only samples of one of these patients
     classes : only samples with a contour of one of these classes; no other is drawn
     indices : only these samples, in this order
+    volume  : draw this one of the store's volumes, and no samples
     window  : the values that are black and white. "header" takes the window of the
         image's header, "percentiles" the 0.5th and 99.5th percentile of what is shown,
         and (low, high) two image values, such as Hounsfield units. "auto" takes for CT
         the header's window, or -160 to 240 if there is none, for all else the
         percentiles. Percentiles also stand in for a window that the header lacks, or
         ("auto") that would leave less than 1 % of the pixels between black and white
-    zoom    : show what is labelled, with a margin; a sample without it is shown whole
+    zoom    : show what is labelled, with a margin; what is not labelled is shown whole
     seed    : of the random choice of samples, and of the augmentation
     augment : transforms, as `Loader` takes them. The panels are then the original and
         six augmented versions of it, each with its contours
@@ -91,6 +107,11 @@ def show(
     zoom = true_or_false("zoom", zoom)
     window = check_window(window)
     compose = None if augment is None else as_compose(augment)
+    if volume is not None:
+        given = {"count": count, "patients": patients, "indices": indices}
+        for name, option in (given | {"augment": augment}).items():
+            if option is not None:
+                raise OptionError(f"{name} is for samples: leave it out with a volume")
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -107,40 +128,44 @@ def show(
         )
     check_input(path, store.path, "the store", PICTURE)
     check_target(path, PICTURE, force)
-    chosen = choose_samples(
-        store,
-        count=count,
-        patients=patients,
-        classes=classes,
-        indices=indices,
-        seed=seed,
-    )
+    if volume is None:
+        chosen = choose_samples(
+            store,
+            count=count,
+            patients=patients,
+            classes=classes,
+            indices=indices,
+            seed=seed,
+        )
+    else:
+        chosen = choose_slices(store, volume, classes)
     wanted = store.classes if classes is None else classes
     wanted = [wanted] if isinstance(wanted, str) else wanted
     bits = tuple(sorted({store.class_index(name) for name in wanted}))
-    if compose is not None:
-        headings = ["original", *(f"epoch {k}" for k in range(VERSIONS))]
+    panel = PANEL if compose is None else VERSION_PANEL
+    view = View(store, bits, window, zoom, math.ceil(OVERSAMPLING * panel * dpi))
+    draw: list[Callable[[list[Any]], Block]]
+    if volume is not None:
+        of_volume = store.volumes[volume]
+        planes = orthogonal_planes(view, of_volume)
+        headings = [plane.heading for plane in planes]
+        draw = [partial(_volume_block, view, of_volume, planes)]
     else:
         headings = ["image", "mask", "mask and contours"][: 3 if bits else 1]
-    panel = PANEL if compose is None else VERSION_PANEL
+        if compose is not None:
+            headings = ["original", *(f"epoch {k}" for k in range(VERSIONS))]
+        samples = [store[index] for index in chosen.tolist()]
+        draw = [partial(_sample_block, view, x, compose, seed) for x in samples]
     labelled = store.items["labelled"][chosen]
     legend = {k: short(store.classes[k]) for k in bits if has_class(labelled, k).any()}
-    layout = Layout(samples=len(chosen), headings=headings, panel=panel, legend=legend)
+    layout = Layout(samples=len(draw), headings=headings, panel=panel, legend=legend)
     layout.check_size(dpi)
     figure = Figure(facecolor=DARK)
     FigureCanvasAgg(figure)
-    view = View(store, bits, window, zoom, math.ceil(OVERSAMPLING * panel * dpi))
     blocks = []
-    with progress("draw", len(chosen)) as advance:
-        for index in chosen.tolist():
-            axes = [figure.add_axes((0, 0, 1, 1)) for _ in headings]
-            sample = store[index]
-            if compose is None:
-                limits = draw_sample(axes, view, sample)
-            else:
-                limits = draw_versions(axes, view, sample, compose, seed)
-            name = f"#{index}  {short(sample.patient)}"
-            blocks.append(Block(axes, name, details_of(sample, limits)))
+    with progress("draw", len(draw)) as advance:
+        for draw_block in draw:
+            blocks.append(draw_block([figure.add_axes((0, 0, 1, 1)) for _ in headings]))
             advance()
     layout.arrange(figure, blocks)
     metadata = {METADATA[suffix]: f"{SOFTWARE} {__version__}"}
@@ -160,6 +185,28 @@ def show(
         except (ValueError, RuntimeError) as exc:  # a dpi that is too small
             raise OptionError(f"{path}: dpi is {dpi:g}: {exc}") from None
     return target
+
+
+def _sample_block(
+    view: View, sample: Sample, compose: Compose | None, seed: int, axes: list[Any]
+) -> Block:
+    """Draw a sample, or its augmented versions."""
+    if compose is None:
+        limits = draw_sample(axes, view, sample)
+    else:
+        limits = draw_versions(axes, view, sample, compose, seed)
+    name = f"#{sample.index}  {short(sample.patient)}"
+    return Block(axes, name, details_of(sample, limits))
+
+
+def _volume_block(
+    view: View, volume: Volume, planes: Sequence[VolumePlane], axes: list[Any]
+) -> Block:
+    """Draw planes of a volume."""
+    limits = draw_planes(axes, view, volume, planes)
+    name = f"volume {volume.index}  {short(volume.patient)}"
+    details = details_of_volume(volume, limits)
+    return Block(axes, name, details, sizes_of(axes, planes))
 
 
 def _report_drawing(axis: Any, advance: Advance) -> None:

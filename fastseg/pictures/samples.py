@@ -1,11 +1,11 @@
-"""Which samples a picture shows."""
+"""Which samples, or slices of a volume, a picture shows."""
 
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastseg.errors import OptionError, whole_number
+from fastseg.errors import OptionError, shown, whole_number
 from fastseg.loading.orders import check_seed, epoch_order
 from fastseg.store.reader import Store
 
@@ -40,3 +40,16 @@ def choose_samples(
     is_unlabelled = store.items["labelled"][shuffled] == 0
     labelled_first = shuffled[np.argsort(is_unlabelled, kind="stable")]
     return np.sort(labelled_first[: count or COUNT])
+
+
+def choose_slices(
+    store: Store, volume: int, classes: str | Sequence[str] | None
+) -> NDArray[np.int64]:
+    """Return the slices of a volume, or those with a contour of one of some classes."""
+    if not store.volumes:
+        raise OptionError(f"volume is {shown(volume)}, but the store has none")
+    number = whole_number("volume", volume, 0, len(store.volumes) - 1)
+    slices = store.select(volumes=number, classes=classes, match="any")
+    if not len(slices):
+        raise OptionError(f"volume {number} has no contour of the classes asked for")
+    return slices

@@ -1,6 +1,7 @@
 """Which image values are black and white, and the greys between them."""
 
 import math
+from collections.abc import Mapping
 from typing import Any, get_args
 
 import numpy as np
@@ -44,14 +45,14 @@ def check_window(window: Any) -> Window | tuple[float, float]:
     return limits
 
 
-def find_limits(window: Any, sample: Sample, pixels: NDArray[Any]) -> Limits:
+def find_limits(window: Any, meta: Mapping[str, Any], pixels: NDArray[Any]) -> Limits:
     """Return the image values that are black and white.
 
+    meta   : of the sample; its slope and intercept make image values of the pixels
     pixels : what is shown of the stored values
     """
     if isinstance(window, tuple):
         return window
-    meta = sample.meta
     slope, intercept = meta["slope"], meta["intercept"]
     is_hounsfield = meta["modality"] == "CT"
     if window == "header" or (window == "auto" and is_hounsfield):

@@ -49,6 +49,7 @@ WRONG_VALUES = {
     ("show", "--patient"): ("show heart.h5 --patient Z", "patient is 'Z', expected"),
     ("show", "--class"): ("show heart.h5 --class icontuor", "mean 'icontour'"),
     ("show", "--index"): ("show heart.h5 --index 999", "expected 0 to"),
+    ("show", "--volume"): ("show heart.h5 --volume 99", "volume is 99, expected 0 to"),
     ("show", "--window"): ("show heart.h5 --window heder", "mean 'header'?"),
     ("show", "--seed"): ("show heart.h5 --seed -1", "seed is -1, expected 0 to"),
     ("show", "--augment"): ("show heart.h5 --augment lite", "mean 'light'?"),

@@ -9,6 +9,7 @@ from matplotlib.image import imread
 
 from fastseg import show
 from fastseg.errors import OptionError
+from fastseg.pictures.planes import NAMES
 from tests.pictures.helpers import draw_panels, make_store, texts_of
 
 
@@ -59,6 +60,28 @@ def test_titles_say_what_is_drawn(store, tmp_path):
     texts = texts_of(store, tmp_path, indices=[9], augment="light")
     headings = ["original", *(f"epoch {k}" for k in range(6))]
     assert [text for text in texts if text in headings] == headings
+
+
+def test_titles_say_which_volume_is_drawn(store, tmp_path):
+    """Index and patient, modality, series, time, shape, spacing and window; planes."""
+    volume = store.volumes[0]
+    texts = texts_of(store, tmp_path, volume=0, window=(0, 700))
+    first = texts.index(f"volume 0  {volume.patient}")
+    assert texts[first + 1] == "  \u00b7  ".join(
+        [
+            "MR",
+            f"series ...{volume.series[-8:]}",
+            f"time {volume.time:g}",
+            "4x96x96",
+            f"{' x '.join(f'{mm:.4g}' for mm in volume.spacing_mm)} mm",
+            "window 0 to 700",
+        ]
+    )
+    headings = ["axial, slice 2", "coronal, row 46", "sagittal, column 45"]
+    assert [text for text in texts if text.partition(",")[0] in NAMES] == headings
+    assert {*volume.classes} <= {*texts}
+    texts = texts_of(store, tmp_path, volume=0, classes="ocontour")
+    assert {*volume.classes} & {*texts} == {"ocontour"}
 
 
 def test_unknown_metadata_are_left_out(tmp_path):

@@ -4,12 +4,21 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from matplotlib.image import imread
-from numpy.testing import assert_array_equal
+from numpy.testing import assert_allclose, assert_array_equal
 
+import fastseg
 from fastseg import show
 from fastseg.colours import colour_of
-from fastseg.pictures.panels import OVERLAY_OPACITY, PALETTE, draw_scale_bar
+from fastseg.pictures.panels import (
+    OVERLAY_OPACITY,
+    PALETTE,
+    draw_planes,
+    draw_scale_bar,
+    sizes_of,
+)
+from fastseg.pictures.planes import orthogonal_planes
 from fastseg.pictures.style import line_style
+from fastseg.pictures.view import View
 from fastseg.store.layout import MAX_CLASSES
 from tests.pictures.helpers import (
     build,
@@ -18,6 +27,7 @@ from tests.pictures.helpers import (
     make_store,
     texts_of,
 )
+from tests.series import table_of, write_image
 
 
 def test_the_overlay_is_as_bright_as_the_image(store):
@@ -106,3 +116,53 @@ def test_many_classes_differ_in_colour_or_line():
     """As many classes as a store holds can be told apart by their outlines."""
     styles = {(colour_of(k), str(line_style(k))) for k in range(MAX_CLASSES)}
     assert len(styles) == MAX_CLASSES
+
+
+def draw_planes_of(store, bits, window="auto", most=10**6):
+    """Return the axes on which planes of the first volume are drawn, and the planes."""
+    view = View(store, bits, window, False, most)
+    planes = orthogonal_planes(view, store.volumes[0])
+    axes = [Figure().add_axes((0, 0, 1, 1)) for _ in planes]
+    draw_planes(axes, view, store.volumes[0], planes)
+    return axes, planes
+
+
+def test_planes_of_a_volume_have_one_scale(store):
+    """Each is as large as its voxels say in mm, and shows values by one window."""
+    axes, planes = draw_planes_of(store, (0,), (0, 700))
+    volume = store.volumes[0]
+    d, h, w = (np.array(volume.shape) * volume.spacing_mm).tolist()
+    sizes = sizes_of(axes, planes)
+    assert_allclose(sizes, [(w, h), (w, d), (h, d)])
+    for axis, plane, (width, height) in zip(axes, planes, sizes, strict=True):
+        assert axis.get_box_aspect() == pytest.approx(height / width)
+        greys = np.rint(plane.values / 700 * 255).clip(0, 255)
+        assert_array_equal(drawn_pixels(axis), np.dstack([greys] * 3))
+        above = np.asarray(axis.images[1].get_array())
+        assert_array_equal(above[..., 3] > 0, plane.mask & 1 == 1)
+        assert len(axis.patches) == len(plane.rings) > 0
+    # Left, right, top, bottom; the first panel has a scale bar as well.
+    letters = [[text.get_text() for text in axis.texts[:4]] for axis in axes]
+    assert letters == [[*"RLAP"], [*"RLHF"], [*"APHF"]]
+
+
+def test_flat_volumes_are_drawn(tmp_path):
+    """Thin slices are drawn thicker than they are: no panel of them vanishes."""
+    for k in (0, 1):
+        write_image(
+            tmp_path / f"{k}.dcm",
+            np.full((200, 300), 7 + k),
+            ImagePositionPatient=[0, 0, 0.5 * k],
+            PixelSpacing=[1, 1],
+        )
+    store = fastseg.open(fastseg.build(table_of(tmp_path), tmp_path / "s.h5").path)
+    sizes = sizes_of(*draw_planes_of(store, ()))
+    assert_allclose(sizes, [(300, 200), (300, 300 / 40), (200, 200 / 40)])
+    show(store, tmp_path / "a.png", volume=0)
+
+
+def test_large_volumes_are_thinned(store):
+    """Planes of more pixels than the picture has are drawn with some of them."""
+    axes, _ = draw_planes_of(store, (0,), most=24)
+    shapes = [drawn_pixels(axis).shape for axis in axes]
+    assert shapes == [(24, 24, 3), (4, 24, 3), (4, 24, 3)]

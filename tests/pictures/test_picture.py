@@ -83,6 +83,8 @@ def test_a_store_without_classes_is_drawn(store, tmp_path):
         ("a.png", {"window": (0, 1e-300)}, "at least 1e-20 apart"),
         ("a.png", {"window": 7}, "expected .low, high"),
         ("a.png", {"window": {1, 2}}, "expected .low, high"),
+        ("a.png", {"volume": 0}, "count is for samples: leave it out with a volume"),
+        ("a.png", {"count": None, "volume": 0, "augment": "light"}, "augment is for"),
         ("a.xyz", {}, "a.xyz: .*png"),
         ("a", {}, "png"),
     ],

@@ -5,7 +5,14 @@ import pytest
 
 from fastseg import make_phantom, show
 from fastseg.errors import OptionError, UnknownClassError
-from tests.pictures.helpers import SMALL, build, draw_panels, drawn_samples, texts_of
+from tests.pictures.helpers import (
+    SMALL,
+    build,
+    draw_panels,
+    drawn_samples,
+    make_store,
+    texts_of,
+)
 
 
 def test_another_seed_chooses_other_samples(store, tmp_path):
@@ -74,6 +81,17 @@ def test_samples_are_drawn_in_the_order_of_the_store(store, tmp_path):
     assert drawn == sorted(drawn)
 
 
+def test_a_volume_is_drawn(store, tmp_path, fastseg_command):
+    """By its number, of a store that has it."""
+    run = fastseg_command("show", store.path, "--volume", 1, "-o", "a.png", "--zoom")
+    assert (run.returncode, run.stdout) == (0, "a.png: volume 1\n"), run.stderr
+    texts = texts_of(store, tmp_path, volume=7)
+    assert f"volume 7  {store.volumes[7].patient}" in texts
+    bare = make_store(tmp_path, [np.eye(9)])
+    with pytest.raises(OptionError, match="volume is 0, but the store has none"):
+        show(bare, tmp_path / "b.png", volume=0)
+
+
 def test_what_the_store_lacks_is_refused(store, tmp_path):
     """An unknown class or patient, an index beyond the store, and no sample at all."""
     for options, error, text in (
@@ -81,6 +99,10 @@ def test_what_the_store_lacks_is_refused(store, tmp_path):
         ({"patients": "Z"}, OptionError, "PHANTOM0001"),
         ({"indices": [32]}, OptionError, "expected 0 to 31"),
         ({"indices": [0], "patients": "PHANTOM0002"}, OptionError, "no sample meets"),
+        ({"volume": 8}, OptionError, "volume is 8, expected 0 to 7"),
+        ({"volume": [0]}, OptionError, "expected a whole number"),
+        ({"volume": True}, OptionError, "expected a whole number"),
+        ({"volume": 1, "classes": "ocontour"}, OptionError, "volume 1 has no contour"),
     ):
         with pytest.raises(error, match=text):
             show(store, tmp_path / "a.png", **options)
