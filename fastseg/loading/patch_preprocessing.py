@@ -80,13 +80,36 @@ class PatchPreprocessing(Preprocessing):
 
         Raises StoreError if the file has changed or a slice is damaged.
         """
+        corners = self.positions.corners(entries, epoch)
+        return self._gather(volumes_of(entries), corners, image, mask)
+
+    def whole(self, volume: int) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Return image (1, D, H, W) and mask of a whole volume, as patches show it."""
+        shape = tuple(self.positions.shapes[volume].tolist())
+        channels = self.mask_shape[:-3]
+        image = np.empty((1, 1, *shape), self.image_dtype)
+        mask = np.empty((1, *channels, *shape), self.mask_dtype)
+        corner = np.zeros((1, 3), np.int64)
+        self._gather(np.array([volume]), corner, image, mask)
+        return image[0], mask[0]
+
+    def _gather(
+        self,
+        volumes: NDArray[np.int64],
+        corners: NDArray[np.int64],
+        image: NDArray[Any],
+        mask: NDArray[Any],
+    ) -> StageTimes:
+        """Write the parts of volumes from their corners on, int64 (b, 3).
+
+        image : (b, 1, d, h, w)
+        mask  : (b, d, h, w) or (b, K, d, h, w)
+        """
         started = perf_counter_ns()
         self.store.check()
-        volumes = volumes_of(entries)
-        corners = self.positions.corners(entries, epoch)
-        depth = self.placement.patch[0]
+        depth = image.shape[2]
         first, count = self.positions.slices_of(volumes)
-        begin, end = self._slices_needed(corners, count)
+        begin, end = _slices_needed(corners[:, 0], depth, count)
         in_volume = corners[:, :1] + np.arange(depth)
         is_inside = (in_volume >= 0) & (in_volume < count[:, None])
         steps = in_volume - begin[:, None]
@@ -101,8 +124,8 @@ class PatchPreprocessing(Preprocessing):
             located = perf_counter_ns()
             lines = np.where(is_inside[subset], rows[:, None] + steps[subset], OUTSIDE)
             lines[rows < 0] = ELSEWHERE
-            patches = slice(subset.start or 0, subset.stop or len(entries))
-            part = slice(patches.start * depth, patches.stop * depth)
+            start, stop, _ = subset.indices(len(volumes))
+            part = slice(start * depth, stop * depth)
             slices = Slices(lines.ravel(), in_plane[part])
             kernel(
                 images,
@@ -113,7 +136,7 @@ class PatchPreprocessing(Preprocessing):
                 self._classes,
                 missing[part],
                 self.streams,
-                image[subset].reshape(-1, *self.size),
+                image[subset].reshape(-1, *image.shape[3:]),
                 self._view_masks(mask[subset]),
             )
             read += located - started
@@ -138,7 +161,8 @@ class PatchPreprocessing(Preprocessing):
         """Ask the system to read the slices that patches need, without waiting."""
         first, count = self.positions.slices_of(volumes_of(entries))
         corners = self.positions.corners(entries, epoch)
-        begin, end = self._slices_needed(corners, count)
+        depth = self.placement.patch[0]
+        begin, end = _slices_needed(corners[:, 0], depth, count)
         for start, stop in zip(first + begin, first + end, strict=True):
             self.store.read_ahead(np.arange(start, stop))
 
@@ -158,23 +182,13 @@ class PatchPreprocessing(Preprocessing):
             name += f" (patient {self.store.volumes[volume].patient})"
         return f"{name} of {self.store.path}"
 
-    def _slices_needed(
-        self, corners: NDArray[np.int64], count: NDArray[np.int64]
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return the slices [begin, end) of each patch's volume that it shows.
-
-        count : int64 (b,), slices of each volume
-        """
-        begin = np.maximum(corners[:, 0], 0)
-        return begin, np.minimum(corners[:, 0] + self.placement.patch[0], count)
-
     def _view_masks(self, mask: NDArray[Any]) -> NDArray[Any]:
         """Return the view that kernels fill: (b * d, h, w), or (b, c, d, h, w)."""
         if self.format.masks == "onehot":
             return mask
         if self.format.masks in self.store.classes:
             return mask[:, None]
-        return mask.reshape(-1, *self.size)
+        return mask.reshape(-1, *mask.shape[2:])
 
     def _units(self, samples: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return what classes are outlined on: the volumes of samples."""
@@ -198,3 +212,14 @@ def _samples_of(
     first = np.cumsum(lengths) - lengths
     samples = np.repeat(table["first"][volumes] - first, lengths)
     return samples + np.arange(len(samples)), first
+
+
+def _slices_needed(
+    first: NDArray[np.int64], depth: int, count: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the slices [begin, end) of volumes that patches show.
+
+    first : int64 (b,), the slice of the volume that is the first of each patch
+    count : int64 (b,), slices of each volume
+    """
+    return np.maximum(first, 0), np.minimum(first + depth, count)

@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import fields
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from fastseg.calls import advise_attributes, check_call
 from fastseg.choices import DTypeName
-from fastseg.errors import OptionError
+from fastseg.errors import OptionError, shown
 from fastseg.loading.base import BatchLoader, OnError
 from fastseg.loading.format import ZSCORE_OR_RAW, BatchFormat, Missing, PadValue
 from fastseg.loading.normalization import Normalize
@@ -87,6 +88,7 @@ class PatchLoader(BatchLoader):
     """
 
     _entry = "patch"
+    preprocessing: PatchPreprocessing
 
     @check_call(pad="pad_value", workers="threads", patch_size="patch")
     def __init__(
@@ -147,6 +149,22 @@ class PatchLoader(BatchLoader):
         self._prepare(
             threads=threads, prefetch=prefetch, on_error=on_error, return_params=False
         )
+
+    def load_volume(self, volume: int) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Return image and mask of a whole volume, with the values that patches have.
+
+        volume : index of a volume of the store, one of the loader's `volumes`
+
+        The image is (1, D, H, W) and the mask (D, H, W), or (K, D, H, W) with "onehot":
+        new arrays, not padded and not augmented. `fastseg.windows` divides the image
+        into patches for prediction. Raises OptionError for another volume.
+        """
+        if volume not in self.volumes:
+            raise OptionError(
+                f"volume is {shown(volume)}, which is none of the "
+                f"{many(len(self.volumes), 'volume')} of this loader"
+            )
+        return self.preprocessing.whole(int(volume))
 
 
 def _whole_volumes(store: Store, indices: ArrayLike | None) -> NDArray[np.int64]:

@@ -116,6 +116,23 @@ def test_patches_are_parts_of_their_volumes(request, kind, masks, patch):
     assert seen == {0: 3, 1: 3, 2: 3}
 
 
+@pytest.mark.parametrize("masks", FORMS)
+def test_a_whole_volume_has_the_values_of_its_patches(store, masks):
+    """Each patch is a part of what `load_volume` returns."""
+    loader = PatchLoader(store, PATCH, masks=masks, per_volume=4)
+    for batch in loader:
+        for image, mask, k, corner in patches_of(batch):
+            whole, labels = loader.load_volume(k)
+            assert whole.shape == (1, *store.volumes[k].shape)
+            part = tuple(slice(a, a + n) for a, n in zip(corner, PATCH, strict=True))
+            assert_array_equal(whole[0][part], image)
+            assert_array_equal(labels[..., *part], mask)
+    with pytest.raises(
+        OptionError, match="volume is 3, which is none of the 3 volumes"
+    ):
+        loader.load_volume(3)
+
+
 @pytest.mark.parametrize("dtype", ["float16", "raw"])
 def test_other_dtypes(store, dtype):
     """Halves are the rounded singles, raw values those that are stored."""
