@@ -33,9 +33,9 @@ from fastseg.errors import (
 )
 from fastseg.escapes import escaped
 from fastseg.loading.augmented import AugmentedPreprocessing
+from fastseg.loading.base import BatchLoader
 from fastseg.loading.batches import Batch, BatchAccess, thumbnails
 from fastseg.loading.format import BatchFormat
-from fastseg.loading.loader import Loader
 from fastseg.loading.orders import check_seed
 from fastseg.loading.preprocessing import Preprocessing, warn_of_missing
 from fastseg.loading.stats import Stats
@@ -402,12 +402,13 @@ default_collate_fn_map[TorchBatch] = _refuse_to_collate
 
 @check_call()
 def as_torch(
-    loader: Loader,
+    loader: BatchLoader,
     device: "str | int | torch.device | None" = None,
     pin_memory: bool = False,
 ) -> "TorchLoader":
     """Return an iterable over a loader's batches as tensors.
 
+    loader     : a Loader or a PatchLoader
     device     : device of the tensors, as in "cuda". By default they stay on the CPU
         and share the memory of the loader's arrays, without a copy. To a CUDA device,
         each batch is copied while the consumer works on the previous one
@@ -423,7 +424,7 @@ def as_torch(
 class TorchLoader(torch.utils.data.IterableDataset):  # type: ignore[misc]
     """Iterates over a loader's batches as tensors; `as_torch` returns it.
 
-    loader : the Loader
+    loader : the Loader or PatchLoader
     device : device of the tensors
 
     Each `for` loop over it is one epoch of the loader. Call its own `state_dict`, not
@@ -434,10 +435,12 @@ class TorchLoader(torch.utils.data.IterableDataset):  # type: ignore[misc]
     process, a loop raises RuntimeError, because each worker would make all batches.
     """
 
-    def __init__(self, loader: Loader, device: Any = None, pin_memory: bool = False):
-        if not isinstance(loader, Loader):
+    def __init__(
+        self, loader: BatchLoader, device: Any = None, pin_memory: bool = False
+    ):
+        if not isinstance(loader, BatchLoader):
             raise OptionError(
-                f"loader is {shown(loader)}, expected a Loader, as in "
+                f"loader is {shown(loader)}, expected a Loader or a PatchLoader, as in "
                 "as_torch(fastseg.Loader(store))"
             )
         self.loader = loader

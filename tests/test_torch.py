@@ -868,3 +868,16 @@ def test_the_example_learns_and_resumes(store, tmp_path):
     assert losses[-1] < 0.8 * losses[0]
     assert max(scores) > 0.5 > scores[0]
     assert {path.name for path in tmp_path.iterdir()} == {"unet.pt", "picture.png"}
+
+
+def test_the_example_of_patches_learns(tmp_path):
+    """The 3-D network's loss decreases, and it predicts the volume held out."""
+    path = PROJECT / "examples" / "train_unet3d.py"
+    run = run_python(path, "--epochs", 2, "--patch", 4, 32, 32, cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    head, *lines = run.stdout.splitlines()
+    assert head == "2 volumes to train, 1 to test"
+    pattern = r"epoch +\d+: loss ([\d.]+), Dice of heart ([\d.]+)"
+    losses = [float(re.fullmatch(pattern, line)[1]) for line in lines]
+    assert len(losses) == 2
+    assert losses[1] < losses[0]
