@@ -3,8 +3,10 @@
 batch ──> warp ───────> interpolation, coordinates, spline
       ──> bend ───────> coordinates, spline
       ──> intensity ──> noise
+volume ─> coordinates, interpolation, intensity
 
 batch          all of it for many samples in one call
+volume         resample volumes through mappings in space
 warp           resample an image or a mask through a mapping
 bend           move contours through the inverse of a mapping
 coordinates    which point of the image each pixel of an output row shows
