@@ -25,6 +25,7 @@ from fastseg._kernels.augment.mapping import (
 from fastseg._kernels.augment.noise import BLOCKS, KEYS, fill_words
 from fastseg._kernels.augment.warp import (
     Sampling,
+    bend_of,
     clear_outside,
     warp_image,
     warp_mask,
@@ -130,7 +131,8 @@ def warp_slices(
 
     images  : integers (n, H, W)
     slices  : PatchSlices; those of equal rows must have equal scalings
-    mapping, displacement, sampling : as for `warp_image`, of all slices
+    mapping, displacement : Mapping; Displacement or None, of all slices
+    sampling : Sampling
     scalings : Scalings
     pair    : float32 (2, h, w), overwritten if slices are interpolated, else unused
     patch   : float32 (d, h, w), C-contiguous, every cell is written
@@ -140,6 +142,7 @@ def warp_slices(
     rows, weights = slices
     low, high = F(scalings.low), F(scalings.high)
     alone = rows.shape[2] == 1
+    bend = bend_of(displacement, mapping, patch.shape[1], patch.shape[2])
     held = empty(2, np.int64)  # the rows that are in `pair`
     held[0] = held[1] = OUTSIDE
     for k in range(len(patch)):
@@ -161,9 +164,7 @@ def warp_slices(
             )  # fmt: skip
             if row >= 0:
                 scaling = Scaling(shift, gain, low, high, fill)
-                warp_image(
-                    images[row], mapping, displacement, sampling, scaling, target
-                )
+                warp_image(images[row], mapping, bend, sampling, scaling, target)
             else:
                 pixels = flat(target)
                 for n in range(len(pixels)):

@@ -47,18 +47,20 @@ class Displacement(NamedTuple):
 
 
 class Bend(NamedTuple):
-    """A displacement as `displace_row` and `displace_point` need it for an output.
+    """A displacement, in pixels of the image, as an output needs it.
 
-    displacement : Displacement, in pixels of the image, at points in the frame of the
-        control points
-    lines        : float32 (gy, 2, n), second axis (dx, dy): each row of control points
-        at the columns of the output; (0, 2, n) if there is no displacement, or if
-        columns of the output are no columns of control points
+    spacing : distance between control points, pixels
+    lines   : float32 (gy, 2, n), second axis (dx, dy): each row of control points at
+        the columns of the output, see `displace_row`; (0, 2, n) if there is no
+        displacement, or if columns of the output are no columns of control points
+    rows    : float32 (h, 2, n), the displacement of each pixel of the output in the
+        latter case; else (0, 2, n)
     reach_x, reach_y : the greatest |dx| and |dy| that it can cause
     """
 
-    displacement: Displacement
+    spacing: float
     lines: Any
+    rows: Any
     reach_x: float
     reach_y: float
 
@@ -165,11 +167,11 @@ def differentiate_point(displacement, x, y):
 
 
 @kernel
-def prepare_bend(displacement, mapping, width, capacity):
+def prepare_bend(displacement, mapping, height, width, capacity):
     """Return the Bend of a displacement.
 
     mapping  : Mapping
-    width    : columns of the output
+    height, width : of the output
     capacity : columns to allocate, at least width
     """
     outer, inner = mapping.outer, mapping.inner
@@ -196,7 +198,15 @@ def prepare_bend(displacement, mapping, width, capacity):
                 lines[j, axis, x] = (
                     w0 * line[i0] + w1 * line[i1] + w2 * line[i2] + w3 * line[i3]
                 )
-    return Bend(Displacement(moved, spacing), lines, reach_x, reach_y)
+    pixels = empty((0 if is_upright or rows == 0 else height, 2, capacity), F)
+    for y in range(len(pixels)):
+        for x in range(width):
+            pixels[y, 0, x], pixels[y, 1, x] = displace_point(
+                Displacement(moved, spacing),
+                outer.xx * x + outer.xy * y + outer.x0,
+                outer.yx * x + outer.yy * y + outer.y0,
+            )
+    return Bend(spacing, lines, pixels, reach_x, reach_y)
 
 
 @inlined

@@ -36,7 +36,6 @@ from fastseg._kernels.augment.spline import (
     CONSTANT,
     REACH,
     REFLECT,
-    displace_point,
     displace_row,
     prepare_bend,
     spline_coefficients,
@@ -91,32 +90,46 @@ def fill_field(bend, outer, row, width, field):
     if len(bend.lines) > 0:
         displace_row(
             bend.lines,
-            bend.displacement.spacing,
+            bend.spacing,
             outer.yy * row + outer.y0,
             field.x[:width],
             field.y[:width],
         )
     else:
         field_x, field_y, _ = field
+        row_x, row_y = bend.rows[row, 0], bend.rows[row, 1]
         for k in range(width):
-            field_x[k], field_y[k] = displace_point(
-                bend.displacement,
-                outer.xx * k + outer.xy * row + outer.x0,
-                outer.yx * k + outer.yy * row + outer.y0,
-            )
+            field_x[k], field_y[k] = row_x[k], row_y[k]
+
+
+@inlined
+def is_bent(bend):
+    """Return whether a Bend displaces anything."""
+    return len(bend.lines) > 0 or len(bend.rows) > 0
 
 
 @kernel
-def warp_image(image, mapping, displacement, sampling, scaling, out):
+def bend_of(displacement, mapping, height, width):
+    """Return the Bend of a displacement for an output (height, width); None for None.
+
+    All images that are resampled alike share it.
+    """
+    if displacement is None:
+        return None
+    return prepare_bend(displacement, mapping, height, width, row_capacity(width))
+
+
+@kernel
+def warp_image(image, mapping, bend, sampling, scaling, out):
     """Resample an image, and scale.
 
-    image        : integers (H, W), C-contiguous
-    mapping      : Mapping
-    displacement : Displacement or None. With None, the code for CUBIC and REFLECT is
-        left out, too
-    sampling     : Sampling
-    scaling      : Scaling
-    out          : float32 (h, w), C-contiguous, every cell is written
+    image    : integers (H, W), C-contiguous
+    mapping  : Mapping
+    bend     : what `bend_of` returns. With None, the code for CUBIC and REFLECT is left
+        out, too
+    sampling : Sampling
+    scaling  : Scaling
+    out      : float32 (h, w), C-contiguous, every cell is written
 
     Points of the image beyond the outermost pixel centres show the nearest point
     between these. At points between these, the values equal those of
@@ -135,9 +148,8 @@ def warp_image(image, mapping, displacement, sampling, scaling, out):
     is_displaced = False
     reach_x = reach_y = 0.0
     field: Any = None
-    if displacement is not None:
-        is_displaced = len(displacement.control) > 0
-        bend = prepare_bend(displacement, mapping, columns, capacity)
+    if bend is not None:
+        is_displaced = is_bent(bend)
         reach_x, reach_y = bend.reach_x, bend.reach_y
         field = empty_field(capacity, is_displaced)
     if not is_displaced and is_whole(whole):
@@ -164,7 +176,7 @@ def warp_image(image, mapping, displacement, sampling, scaling, out):
     else:
         left, top, right, bottom = 0, 0, width, height
     quads = load_quads(image, top, bottom if in_quads else top, left, right)
-    if displacement is not None:
+    if bend is not None:
         coefficients = empty(0, F)
         if order == CUBIC:
             coefficients = flat(
@@ -190,7 +202,7 @@ def warp_image(image, mapping, displacement, sampling, scaling, out):
         line = line_of(whole, row)
         cells_out = out[row]
         first, stop = 0, columns
-        if displacement is not None and is_displaced:
+        if bend is not None and is_displaced:
             fill_field(bend, mapping.outer, row, columns, field)
         if not is_displaced and border == CONSTANT:
             first, stop = columns_inside(line, 0.0, 0.0, last_x, last_y, columns)
@@ -198,7 +210,7 @@ def warp_image(image, mapping, displacement, sampling, scaling, out):
         count = stop - first
         span = cells_out[first:stop]
         x0, y0 = line.x + first * line.step_x, line.y + first * line.step_y
-        if displacement is not None and border == REFLECT:
+        if bend is not None and border == REFLECT:
             frame = Frame(width, height, left, top, margin)
             map_row_reflected(x0, y0, line, count, field, nearest, frame, area, points)
         else:
@@ -214,11 +226,11 @@ def warp_image(image, mapping, displacement, sampling, scaling, out):
             load_pixels(cells, points.indices, pixels[:count])
             for k in range(count):
                 span[k] = scale(F(pixels[k]), scaling)
-        elif displacement is not None:
+        elif bend is not None:
             interpolate_cubic(
                 coefficients, stride, points, weights, sums, scaling, span
             )
-        if displacement is not None and is_displaced and border == CONSTANT:
+        if bend is not None and is_displaced and border == CONSTANT:
             fill_row_outside(
                 line, reach_x, reach_y, field, last_x, last_y, scaling.fill, cells_out
             )
@@ -244,7 +256,7 @@ def warp_mask(mask, mapping, displacement, out):
     field: Any = None
     if displacement is not None:
         is_displaced = len(displacement.control) > 0
-        bend = prepare_bend(displacement, mapping, columns, capacity)
+        bend = prepare_bend(displacement, mapping, rows, columns, capacity)
         field = empty_field(capacity, is_displaced)
     cells = flat(mask)
     none = mask.dtype.type(0)
@@ -284,7 +296,7 @@ def clear_outside(height, width, mapping, displacement, out):
     reach_x = reach_y = 0.0
     field: Any = None
     if displacement is not None:
-        bend = prepare_bend(displacement, mapping, columns, columns)
+        bend = prepare_bend(displacement, mapping, rows, columns, columns)
         reach_x, reach_y = bend.reach_x, bend.reach_y
         field = empty_field(columns, len(displacement.control) > 0)
     for row in range(rows):
