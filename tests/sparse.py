@@ -54,6 +54,9 @@ def make_sparse_store(path, samples):
         "volumes/spacing_mm": np.full(len(firsts), 8.0),
         "volumes/patient": patient_ids[firsts],
         "volumes/series": series[firsts],
+        "histograms/item": indices,
+        "histograms/class": np.full(samples, layout.WHOLE_IMAGE),
+        "histograms/offsets": np.arange(samples + 1),
     }
     lengths = {
         "items": samples,
@@ -62,6 +65,9 @@ def make_sparse_store(path, samples):
         "contours/offsets": rings + 1,
         "sources": samples,
         "volumes": len(firsts),
+        "histograms": samples,
+        "histograms/offsets": samples + 1,
+        "histograms/counts": samples,
     }
     with h5py.File(
         path,

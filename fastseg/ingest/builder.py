@@ -464,6 +464,8 @@ class _Build:
             rule = rules.kernel_rule(*bucket.shape)
             wanted.append((labels.draw_masks, {"T": masks, "rule": rule}))
             wanted.append((statistics.measure_images, {"T": bucket.dtype.name}))
+            both = {"T": bucket.dtype.name, "M": masks}
+            wanted.append((statistics.write_histograms, both))
         prepare(wanted)
 
     def _build_block(

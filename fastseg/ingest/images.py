@@ -281,6 +281,8 @@ def new_measures(count: int) -> Measures:
         percentiles=np.empty((count, len(layout.PERCENTILES))),
         is_counted=np.zeros(count, np.bool_),
         hashes=np.empty(count, np.uint64),
+        codes=np.empty((count, statistics.MAX_CODES), np.uint8),
+        code_sizes=np.zeros(count, np.int64),
     )
 
 
@@ -294,7 +296,11 @@ def measure(stack: NDArray[Any]) -> Measures:
         *(stack.reshape(-1), offsets, 0, count, area, ranks, measures)
     )
     for k in np.flatnonzero(~measures.is_counted).tolist():
-        measures.sums[k, 2:] = statistics.sum_values(stack[k].reshape(-1))
+        limits = measures.sums[k, :2].tolist()
+        *sums, measures.code_sizes[k] = statistics.sum_values(
+            stack[k].reshape(-1), *limits, measures.codes[k]
+        )
+        measures.sums[k, 2:] = sums
         measures.percentiles[k] = np.partition(stack[k], ranks, axis=None)[ranks]
     return measures
 

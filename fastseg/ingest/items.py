@@ -20,6 +20,8 @@ from xxhash import xxh3_64_intdigest
 
 from fastseg._kernels.contours import labels
 from fastseg._kernels.files import content, system
+from fastseg._kernels.images import statistics
+from fastseg._kernels.images.statistics import HistogramRows, LabelledImages
 from fastseg.dicom import join_paths
 from fastseg.errors import DicomError, LinkError
 from fastseg.files import stamp_of
@@ -225,8 +227,10 @@ class ItemBuilder:
         offsets = np.zeros((len(items), 4), np.int64)
         offsets[:, ::2] = images.offsets[items]
         self._compare_rules(block, rings, meta)
-        self._draw(block, items, rings, meta, pixels, offsets)
-        records = self._records(block, items, images, contours, rings, meta, offsets)
+        histograms = self._draw(block, items, images, rings, meta, pixels, offsets)
+        records = self._records(
+            block, items, images, contours, rings, meta, offsets, histograms
+        )
         return BuiltItems(items, records, is_reused)
 
     def _start_images(
@@ -359,14 +363,17 @@ class ItemBuilder:
         self,
         block: Block,
         items: NDArray[np.int64],
+        images: BlockImages,
         rings: Rings,
         meta: NDArray[Any],
         pixels: PixelWriter | None,
         offsets: NDArray[np.int64],
-    ) -> None:
+    ) -> HistogramRows:
         """Draw, measure and write the masks of items.
 
         offsets : as in Records; those of the masks are written
+
+        Returns the histograms of the items; none if nothing is written.
         """
         shape = block.bucket.shape
         size = prod(shape) * self._mask_dtype.itemsize
@@ -383,6 +390,7 @@ class ItemBuilder:
             rings.points, rings.ends(), rings.bounds, columns[1], columns[3]
         )
         results = labels.MaskResults(counts, boxes, hashes, is_valid)
+        histograms = []
         step = max(MASK_PIXELS_AT_ONCE // prod(shape), 1)
         for first in range(0, len(items), step):
             stop = min(first + step, len(items))
@@ -397,10 +405,25 @@ class ItemBuilder:
                 slots = block.slots.pick(items[first:stop])
                 by_item = dict(zip(drawn.tolist(), masks, strict=True))
                 offsets[first:stop, 1::2] = pixels.write_masks(slots, by_item)
+                some = slice(first, stop)
+                values = np.empty(0, block.bucket.dtype)
+                starts = np.zeros(stop - first, np.int64)
+                if len(drawn):
+                    where = offsets[first + drawn, ::2]
+                    values, starts[drawn] = pixels.view_images(block.bucket, where)
+                numbers = np.full(stop - first, -1)
+                numbers[drawn] = np.arange(len(drawn))
+                labelled = LabelledImages(
+                    *(values, starts, masks, numbers, counts[some], boxes[some])
+                )
+                rows = count_classes(labelled, images.measures, items[some])
+                rows.numbers[:, 0] += first
+                histograms.append(rows)
         assert is_valid.all(), "a ring was not checked"
         meta["pixels"] = counts
         meta["bbox"] = boxes
         meta["mask_xxh3"] = hashes
+        return join_histograms(histograms, meta)
 
     def _records(
         self,
@@ -411,6 +434,7 @@ class ItemBuilder:
         rings: Rings,
         meta: NDArray[Any],
         offsets: NDArray[np.int64],
+        histograms: HistogramRows,
     ) -> Records:
         """Return the records of the items that are done."""
         within = self._paths.within_root
@@ -454,7 +478,55 @@ class ItemBuilder:
             rings=rings.columns,
             meta=meta,
             points=shift_origin(rings.points, self._rules.origin),
+            histograms=histograms.numbers,
+            moments=histograms.moments,
+            codes=histograms.codes,
         )
+
+
+def count_classes(
+    images: LabelledImages, measures: statistics.Measures, items: NDArray[np.int64]
+) -> HistogramRows:
+    """Return the histograms of images and of their classes.
+
+    measures, items : of a block, and the indices of the images in it
+    """
+    pixels = images.pixels
+    kinds = (pixels > 0).sum()
+    kinds += (pixels > 0).any(axis=1).sum()  # any class
+    # A bin takes at most a code for its count and one for those before it.
+    largest = np.minimum(2 * statistics.MAX_CODE * pixels, statistics.MAX_CODES)
+    of_any = np.minimum(
+        2 * statistics.MAX_CODE * pixels.sum(axis=1), statistics.MAX_CODES
+    )
+    size = measures.code_sizes[items].sum() + largest.sum() + of_any.sum()
+    rows = HistogramRows(
+        np.empty((len(items) + kinds, statistics.HISTOGRAM_NUMBERS), np.int64),
+        np.empty((len(items) + kinds, 2)),
+        np.empty(size, np.uint8),
+    )
+    count, end = statistics.write_histograms(images, measures, items, rows)
+    assert count == len(rows.numbers), "a mask is not what was measured"
+    return rows._replace(codes=rows.codes[:end].copy())
+
+
+def join_histograms(
+    histograms: Sequence[HistogramRows], meta: NDArray[Any]
+) -> HistogramRows:
+    """Return the histograms of all items of a block as one, with those of its images.
+
+    meta : of the items, with mean and std
+    """
+    none = HistogramRows(
+        np.empty((0, statistics.HISTOGRAM_NUMBERS), np.int64),
+        np.empty((0, 2)),
+        np.empty(0, np.uint8),
+    )
+    rows = HistogramRows(*map(np.concatenate, zip(none, *histograms, strict=True)))
+    is_image = rows.numbers[:, 1] == statistics.WHOLE_IMAGE
+    if histograms:
+        rows.moments[is_image] = np.column_stack([meta["mean"], meta["std"]])
+    return rows
 
 
 def find_several(

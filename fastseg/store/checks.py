@@ -401,6 +401,9 @@ def check_columns(
     files = _common_length("sources", sources)
     by_ring = {n: contours[n] for n in ("item", "class", "group", "source")}
     rings = _common_length("contours", {**by_ring, "offsets": contours["offsets"][1:]})
+    histograms = tables["histograms"]
+    by_row = {name: histograms[name] for name in histograms if name != "counts"}
+    _common_length("histograms", {**by_row, "offsets": histograms["offsets"][1:]})
     _need(samples == sum(counts), "items/row")
     _need(len(contours["offsets"]) > 0, "contours/offsets")
     _check_volumes(tables["volumes"], samples)

@@ -1,4 +1,4 @@
-"""The file format of a store, version 5. Every change of it raises the version.
+"""The file format of a store, version 6. Every change of it raises the version.
 
 A store is a plain HDF5 file. Numbers are little-endian; strings are UTF-8 of a fixed
 length, padded with NUL. Every dataset is contiguous and has no filter, so that it can
@@ -18,10 +18,10 @@ Root attributes
     options          JSON object: edges, fill and origin, by which the masks were drawn
     software         JSON object: versions of the packages that wrote the file
     checksums        JSON object: XXH3-64, as 16 hex digits, of the bytes of each
-                     dataset in /items, /contours, /sources and /volumes, by its name as
-                     in "items/row", and of the text of the attribute `software`. There
-                     is none for "contours/points": the vertices have one by item, in
-                     the column contour_xxh3
+                     dataset in /items, /contours, /sources, /volumes and /histograms,
+                     by its name as in "items/row", and of the text of the attribute
+                     `software`. There is none for "contours/points": the vertices have
+                     one by item, in the column contour_xxh3
     fingerprint      SHA-256, in hex, of content and options (see `fingerprint`)
     compression      "zstd" in a compressed store, else absent; both have the same
                      fingerprint
@@ -131,6 +131,29 @@ Root attributes
     spacing_mm       float64 (V)     between slices, along the normal
     patient, series  string (V)      as of its items
     time             float64 (V)     as of its items
+
+/histograms/<column> how often stored values occur, ordered by item, then class. Each
+                     item has a histogram of its image, and one of each class that has
+                     pixels; an item with such a class also has that of the pixels that
+                     belong to any class, each of which counts once
+    item             int64 (G)
+    class            int64 (G)       index into the attribute `classes`; -1 for the
+                                     whole image, -2 for any class
+    pixels           int64 (G)       how many there are
+    mean, std        float64 (G)     of their values; std divides by their number
+    width            int64 (G)       a power of 2, the same for all classes of an item:
+                                     how many values a bin has. It is the least with
+                                     which there are at most 1024 bins, and at most one
+                                     for 64 pixels of the image, but 16 in any case
+    least            int64 (G)       least value of the first bin, a multiple of width:
+                                     histograms of several items merge by adding
+    offsets          int64 (G + 1)   histogram g has the bytes counts[offsets[g]:
+                                     offsets[g + 1]]
+    counts           uint8 (C)       pixels of each bin, from the first to the last that
+                                     has any. Each number is in LEB128: seven bits in a
+                                     byte, the lowest first; the eighth bit is set where
+                                     more bytes follow. A 0 is followed by the number of
+                                     bins, one or more, that have none
 """
 
 import hashlib
@@ -146,12 +169,17 @@ from xxhash import xxh3_64_hexdigest
 from fastseg.errors import BuildError
 
 FORMAT = "fastseg-store"
-VERSION = 5
+VERSION = 6
 MAX_CLASSES = 64
 # A single image is no volume.
 LEAST_SLICES = 2
 # MAX_CLASSES names of this length fit into the 64 KiB that HDF5 allows an attribute.
 MAX_CLASS_BYTES = 1000
+# In the column `class` of /histograms: all pixels of an image; those of any class.
+WHOLE_IMAGE = -1
+ANY_CLASS = -2
+# Bins of a histogram, at most.
+MAX_BINS = 1024
 PERCENTILES = (0.5, 1.0, 5.0, 50.0, 95.0, 99.0, 99.5)
 
 # In a store without compression, datasets of at least ALIGN_FROM bytes begin at a
@@ -270,7 +298,18 @@ VOLUME_COLUMNS = {
     "series": ("|S", ()),
     "time": ("<f8", ()),
 }
-TABLES = ("items", "contours", "sources", "volumes")
+HISTOGRAM_COLUMNS = {
+    "item": ("<i8", ()),
+    "class": ("<i8", ()),
+    "pixels": ("<i8", ()),
+    "mean": ("<f8", ()),
+    "std": ("<f8", ()),
+    "width": ("<i8", ()),
+    "least": ("<i8", ()),
+    "offsets": ("<i8", ()),
+    "counts": ("|u1", ()),
+}
+TABLES = ("items", "contours", "sources", "volumes", "histograms")
 
 
 def tables(
@@ -289,6 +328,7 @@ def tables(
         "contours": dict(CONTOUR_COLUMNS),
         "sources": dict(SOURCE_COLUMNS),
         "volumes": dict(VOLUME_COLUMNS),
+        "histograms": dict(HISTOGRAM_COLUMNS),
     }
 
 

@@ -290,8 +290,9 @@ def test_sums_are_exact(stack):
     """Minimum, maximum, sum and sum of squares equal those of Python's integers."""
     image = stack.reshape(-1)
     values = image.tolist()
-    total, high, low = statistics.sum_values(image)
     least, greatest = statistics.range_of_values(image)
+    codes = dirty(statistics.MAX_CODES, np.uint8)
+    total, high, low, _ = statistics.sum_values(image, least, greatest, codes)
     assert (least, greatest, total) == (min(values), max(values), sum(values))
     assert (int(high) << 32) + int(low) == sum(v * v for v in values)
 
@@ -302,8 +303,10 @@ def test_order_statistics_equal_sorting(image):
     ranks = np.array([0, 0, 3, 17, 33, 34])
     actual = np.empty(len(ranks))
     least, greatest = statistics.range_of_values(image)
-    sums = statistics.count_values(image, least, greatest, ranks, actual)
-    assert sums == statistics.sum_values(image)
+    codes, others = dirty((2, statistics.MAX_CODES), np.uint8)
+    sums = statistics.count_values(image, least, greatest, ranks, actual, codes)
+    assert sums == statistics.sum_values(image, least, greatest, others)
+    assert_array_equal(codes[: sums[-1]], others[: sums[-1]])
     assert_array_equal(actual, np.sort(image, axis=None)[ranks])
 
 

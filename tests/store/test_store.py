@@ -38,7 +38,7 @@ def test_h5py_alone_reads_a_store(store):
     """Every sample can be read with h5py, as `layout` describes it."""
     with h5py.File(store.path) as file:
         assert file.attrs["format"] == b"fastseg-store"
-        assert file.attrs["version"] == layout.VERSION == 5
+        assert file.attrs["version"] == layout.VERSION == 6
         assert file.attrs["complete"] == 1
         classes = [name.decode() for name in file.attrs["classes"]]
         buckets = [name.decode() for name in file.attrs["buckets"]]

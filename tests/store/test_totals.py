@@ -32,6 +32,9 @@ def record(named, patient=""):
         rings=np.zeros((0, 5), "<i8"),
         meta=np.zeros(1, meta_dtype(())),
         points=np.empty((0, 2)),
+        histograms=np.zeros((0, 6), "<i8"),
+        moments=np.empty((0, 2)),
+        codes=np.empty(0, "u1"),
     )
 
 

@@ -506,6 +506,9 @@ def records_of(rows, first):
         rings=np.zeros((0, 5), "<i8"),
         meta=meta,
         points=np.empty((0, 2)),
+        histograms=np.zeros((0, 6), "<i8"),
+        moments=np.empty((0, 2)),
+        codes=np.empty(0, "u1"),
     )
     return records, np.array(bucket)
 

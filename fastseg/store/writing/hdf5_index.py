@@ -340,6 +340,9 @@ def _write_columns(
         "volumes": len(volumes.first),
         "contours/offsets": totals.rings + 1,
         "contours/points": totals.points,
+        "histograms": totals.histograms,
+        "histograms/offsets": totals.histograms + 1,
+        "histograms/counts": totals.codes,
     }
     widths = {f"items/{name}": width for name, width in totals.longest.items()}
     widths["sources/path"] = totals.longest["path"]
@@ -353,8 +356,9 @@ def _write_columns(
             size = (lengths.get(path, lengths[table]), *trailing)
             columns[path] = _Column(file, path, size, dtype)
     columns["contours/offsets"].add([0])
+    columns["histograms/offsets"].add([0])
     # How many of each have been written.
-    items = rings = points = files = 0
+    items = rings = points = files = codes = 0
     for records, slots in content.finished():
         for name in records.meta.dtype.names or ():
             columns[f"items/{name}"].add(records.meta[name])
@@ -386,7 +390,9 @@ def _write_columns(
         columns["contours/source"].add(totals.file_rows[firsts[item] + source])
         columns["contours/offsets"].add(points + np.cumsum(vertices))
         columns["contours/points"].add(records.points)
+        _add_histograms(columns, records, items, codes)
         items += records.items
+        codes += len(records.codes)
         rings = int(ends[-1])
         points += int(vertices.sum())
         files += len(records.path)
@@ -408,6 +414,30 @@ def _add_volumes(
     columns["volumes/patient"].add(records.patient[firsts])
     columns["volumes/series"].add(records.series[firsts])
     columns["volumes/time"].add(records.meta["time"][firsts])
+
+
+def _add_histograms(
+    columns: Mapping[str, _Column], records: Records, items: int, codes: int
+) -> None:
+    """Write the rows of /histograms of some items.
+
+    items, codes : how many items, and bytes of counts, have been written before
+    """
+    item, number, least, width, pixels, sizes = records.histograms.T
+    mean, std = records.moments.T
+    values = {
+        "item": items + item,
+        "class": number,
+        "pixels": pixels,
+        "mean": mean,
+        "std": std,
+        "width": width,
+        "least": least,
+        "offsets": codes + np.cumsum(sizes),
+        "counts": records.codes,
+    }
+    for name, column in values.items():
+        columns[f"histograms/{name}"].add(column)
 
 
 def _by_slot(index: Sequence[NDArray[np.int64]], slots: Slots) -> NDArray[np.int64]:

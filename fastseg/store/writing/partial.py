@@ -51,7 +51,7 @@ from fastseg.store.writing.totals import Totals
 from fastseg.store.writing.volumes import VolumeFinder
 
 # A build does not resume from journals of other versions.
-JOURNAL_VERSION = 4
+JOURNAL_VERSION = 5
 # After this many bytes of images, the system is asked to begin to write to the disk.
 WRITEBACK_BYTES = 2**22
 # Columns are written in blocks of at least this many items.

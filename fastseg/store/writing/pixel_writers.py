@@ -8,6 +8,7 @@ on interruptions. (HDF5 writes the name of a filter that it knows into the file.
 process that has imported hdf5plugin, these bytes differ.)
 """
 
+import mmap
 import os
 import threading
 from collections.abc import Mapping, Sequence
@@ -123,6 +124,31 @@ class PlannedWriter:
         """
         image = file.read(offsets[0], bucket.shape, bucket.dtype)
         return image, file.read(offsets[1], bucket.shape, self._masks)
+
+    def view_images(
+        self, bucket: Bucket, offsets: NDArray[np.int64]
+    ) -> tuple[NDArray[Any], NDArray[np.int64]]:
+        """Return values (m,) among which images lie that this thread has written.
+
+        offsets : int64 (n, 2), as `write_images` returns them
+
+        Also returns int64 (n,), where each image begins in the values, in bytes. It
+        takes little time to map the file: what is read of it is in memory.
+        """
+        first = int(offsets[:, 0].min())
+        start = first // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
+        stop = int(offsets.sum(axis=1).max())
+        mapped = mmap.mmap(
+            *(self._file.handle(), stop - start),
+            access=mmap.ACCESS_READ,
+            offset=start,
+        )
+        skipped = first - start
+        count = (stop - first) // bucket.dtype.itemsize
+        values = np.frombuffer(mapped, bucket.dtype, count, skipped)
+        if not values.flags.aligned:  # small images alone
+            values = values.copy()
+        return values, offsets[:, 0] - first
 
     def complete(
         self, index: Path, shape: StoreShape, is_done: NDArray[np.bool_],
@@ -246,6 +272,15 @@ class ChunkWriter:
             )
         except StoreError:
             return None
+
+    def view_images(
+        self, bucket: Bucket, offsets: NDArray[np.int64]
+    ) -> tuple[NDArray[Any], NDArray[np.int64]]:
+        """Return the values of images one behind the other, and where each begins."""
+        codec, _ = self._codecs[self._numbers[bucket]]
+        chunks = (self._file.read(k, (n,), np.uint8) for k, n in offsets.tolist())
+        images = np.stack([codec.decode(chunk) for chunk in chunks])
+        return images.reshape(-1), np.arange(len(images)) * images[0].nbytes
 
     def complete(
         self, index: Path, shape: StoreShape, is_done: NDArray[np.bool_],

@@ -58,6 +58,10 @@ class Records(NamedTuple):
         index into the item's files, group, number of vertices
     meta        : `meta_dtype` (n,), the columns of /items but LATE_COLUMNS and strings
     points      : float64 (p, 2), the vertices of the rings
+    histograms  : int64 (h, 6): index of the item in these records, then the columns
+        class, least, width and pixels of /histograms, and bytes of its codes
+    moments     : float64 (h, 2), the columns mean and std
+    codes       : uint8 (c,), the column counts
     """
 
     links: NDArray[np.uint64]
@@ -75,6 +79,9 @@ class Records(NamedTuple):
     rings: NDArray[np.int64]
     meta: NDArray[Any]
     points: NDArray[np.float64]
+    histograms: NDArray[np.int64]
+    moments: NDArray[np.float64]
+    codes: NDArray[np.uint8]
 
     @property
     def items(self) -> int:
@@ -89,6 +96,10 @@ class Records(NamedTuple):
         ring_rows = _rows_of(ring_counts, chosen)
         rings = self.rings[ring_rows]
         rings[:, 0] = np.repeat(np.arange(len(chosen)), ring_counts[chosen])
+        counts = np.bincount(self.histograms[:, 0], minlength=self.items)
+        rows = _rows_of(counts, chosen)
+        histograms = self.histograms[rows]
+        histograms[:, 0] = np.repeat(np.arange(len(chosen)), counts[chosen])
         return Records(
             links=self.links[chosen],
             offsets=self.offsets[chosen],
@@ -105,6 +116,9 @@ class Records(NamedTuple):
             rings=rings,
             meta=self.meta[chosen],
             points=self.points[_rows_of(self.rings[:, -1], ring_rows)],
+            histograms=histograms,
+            moments=self.moments[rows],
+            codes=self.codes[_rows_of(self.histograms[:, -1], rows)],
         )
 
     def stamps_of(self, item: int) -> NDArray[np.int64]:
@@ -130,6 +144,9 @@ COLUMNS = {
     "rings": ("<i8", 5),
     "meta": ("V", 1),
     "points": ("<f8", 2),
+    "histograms": ("<i8", 6),
+    "moments": ("<f8", 2),
+    "codes": ("|u1", 1),
 }
 
 
@@ -141,6 +158,8 @@ def join(blocks: Sequence[Records]) -> Records:
     joined = Records(*columns)
     firsts = np.cumsum([0, *(block.items for block in blocks[:-1])])
     joined.rings[:, 0] += np.repeat(firsts, [len(block.rings) for block in blocks])
+    counts = [len(block.histograms) for block in blocks]
+    joined.histograms[:, 0] += np.repeat(firsts, counts)
     return joined
 
 

@@ -14,6 +14,7 @@ class Totals:
     """Numbers of rings and points, widths of texts, and the rows of /sources.
 
     rings, points : how many there are
+    histograms, codes : how many there are, and bytes of their counts
     longest       : bytes of the longest text of each string column and of "path"
     file_rows     : int64 (f,), the row in /sources of each file of each record
     is_first      : bool (f,), whether it is the first record that names the file
@@ -22,11 +23,15 @@ class Totals:
     def __init__(self, records: Iterable[Records]):
         self.rings = 0
         self.points = 0
+        self.histograms = 0
+        self.codes = 0
         self.longest = dict.fromkeys((*layout.STRING_COLUMNS, "path"), 1)
         digests = [np.empty(0, np.uint64)]
         for block in records:
             self.rings += len(block.rings)
             self.points += len(block.points)
+            self.histograms += len(block.histograms)
+            self.codes += len(block.codes)
             for name in self.longest:
                 longest = np.char.str_len(getattr(block, name)).max(initial=1)
                 self.longest[name] = max(self.longest[name], int(longest))
