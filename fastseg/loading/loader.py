@@ -95,15 +95,20 @@ class Loader(BatchLoader):
     normalize  : "zscore"     mean 0 and standard deviation 1 of each image
                  "percentile" the `percentiles` of each image to 0 and 1, clipped
                  "window"     the DICOM window, or `window`, to 0 and 1, clipped
+                 "foreground" mean 0 and standard deviation 1 of the pixels of any
+                              class on all samples of `indices` together, clipped to
+                              their 0.5th and 99.5th percentile, as nnU-Net scales CT
                  None         image values, rescaled as the DICOM file says; with
                               dtype "raw", where only None is allowed, stored values
     normalize_by : over what mean, deviation and percentiles are taken: each "image", or
         the image values of all slices of its "volume", also of those that are not in
-        `indices`; the DICOM window is then that of the first slice. No effect with None
+        `indices`; the DICOM window is then that of the first slice. No effect with
+        "foreground" and None
     window     : (centre, width) in image values: for "window" instead of those in the
         DICOM headers. Its ends, centre - width / 2 and centre + width / 2, become 0
         and 1
-    percentiles : (lower, upper) of "percentile", two of those that the store holds
+    percentiles : (lower, upper) of "percentile", two of those that the store holds; by
+        volume, any two
     pad_value  : what lies around images: "minimum", the least value of each image, or a
         number. Both are values after normalization and before transforms that change
         values; with dtype "raw", stored values

@@ -9,26 +9,38 @@ None         image values, rescaled as the DICOM file says
 "percentile" two percentiles of each image to 0 and 1, clipped
 "window"     the DICOM window to 0 and 1, clipped (PS3.3 C.11.2.1.2, function LINEAR),
              or a given one (C.11.2.1.3.2, function LINEAR_EXACT)
+"foreground" as nnU-Net does for CT: clipped to the 0.5th and the 99.5th percentile of
+             the image values of the pixels that belong to any class, on the samples
+             chosen, then their mean to 0 and their standard deviation to 1
 
 With normalize_by "volume", mean, deviation and percentiles are those of the image
 values of all slices of a volume, each of which may have a slope of its own, and the
 DICOM window is that of its first slice.
 
-What is constant becomes zeros under "zscore" and "percentile".
+What is constant becomes zeros under "zscore", "percentile" and "foreground".
+
+Statistics of several images are merged from those that the store holds, without reading
+a pixel: means and deviations to rounding; percentiles from histograms, so that they are
+exact where all bins have one value, and else within a bin.
 """
 
-from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from math import ceil
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastseg.errors import OptionError, one_of
+from fastseg.store.histograms import Histograms, read_histograms
+from fastseg.store.layout import ANY_CLASS, WHOLE_IMAGE
 from fastseg.store.reader import Store
 
 if TYPE_CHECKING:
     from fastseg.loading.format import BatchFormat
 
-Normalize = Literal["zscore", "percentile", "window"]
+Normalize = Literal["zscore", "percentile", "window", "foreground"]
 NormalizeBy = Literal["image", "volume"]
 Column = NDArray[np.float64]
 Indices = NDArray[np.int64]
@@ -38,6 +50,10 @@ NORMALIZE_BY = get_args(NormalizeBy)
 # Narrowest range, in stored values, over which a window rises from 0 to 1: a DICOM
 # window of width 1 is a threshold and has none.
 NARROWEST_WINDOW = 1e-6
+# Percentiles of labelled pixels to which "foreground" clips, as nnU-Net does.
+CLIPPED_PERCENTILES = 0.5, 99.5
+# Samples whose histograms are in memory at a time.
+SAMPLES_AT_ONCE = 2**12
 
 
 class ImageScaling(NamedTuple):
@@ -70,28 +86,34 @@ def find_scaling(
 
     Raises OptionError if these samples cannot be normalized this way.
     """
-    by_volume = format.normalize_by == "volume" and format.normalize is not None
+    limits = -np.inf, np.inf
+    by_volume = (
+        format.normalize_by == "volume"
+        and format.normalize in ("zscore", "percentile", "window")
+        and format.window is None
+    )
     volumes = _volumes_of(store, indices) if by_volume else None
     match format.normalize:
         case None:
             shift, gain = _image_values(store)
         case "window":
+            limits = 0.0, 1.0
             shift, gain = _window(store, read, format.window, volumes)
         case "zscore":
             shift, gain = _zscore(store)
             if volumes is not None:
                 _zscore_by_volume(store, volumes, shift, gain)
         case "percentile":
-            if volumes is not None:
-                raise OptionError(
-                    "normalize_by is 'volume', which 'percentile' cannot do yet; use "
-                    "'zscore' or 'window'"
-                )
-            shift, gain = _percentile(store, format.percentiles)
+            limits = 0.0, 1.0
+            if volumes is None:
+                shift, gain = _percentile(store, format.percentiles)
+            else:
+                shift, gain = _image_values(store)
+                _percentile_by_volume(store, volumes, format.percentiles, shift, gain)
+        case "foreground":
+            shift, gain, limits = _foreground(store, indices)
         case _:
             raise OptionError(one_of("normalize", format.normalize, NORMALIZE))
-    bounded = format.normalize in ("window", "percentile")
-    limits = (0.0, 1.0) if bounded else (-np.inf, np.inf)
     return ImageScaling(shift.astype(np.float32), gain.astype(np.float32), *limits)
 
 
@@ -150,7 +172,7 @@ def _volumes_of(store: Store, indices: Indices) -> _Volumes:
 
 def _image_values(store: Store) -> tuple[Column, Column]:
     slope = store.items["slope"]
-    return -store.items["intercept"] / slope, slope
+    return -store.items["intercept"] / slope, slope.copy()
 
 
 def _window(
@@ -224,6 +246,131 @@ def _percentile(
     return black, np.where(upright, 1.0, -1.0) * _reciprocal(high - low)
 
 
-def _reciprocal(values: Column) -> Column:
+def _percentile_by_volume(
+    store: Store,
+    volumes: _Volumes,
+    percentiles: tuple[float, float],
+    shift: Column,
+    gain: Column,
+) -> None:
+    """Set shift and gain of the slices of volumes."""
+    for percent in percentiles:
+        if not 0 <= percent <= 100:
+            raise OptionError(f"percentiles are {percentiles}, expected 0 to 100")
+    ends = np.append(volumes.first, len(volumes.slices))[1:]
+    slope, intercept = (store.items[name] for name in ("slope", "intercept"))
+    for start, stop in zip(volumes.first.tolist(), ends.tolist(), strict=True):
+        slices = volumes.slices[start:stop]
+        bins = merge_bins([*_bins_of(store, slices, WHOLE_IMAGE)])
+        low, high = bins.percentiles(percentiles)
+        shift[slices] = (low - intercept[slices]) / slope[slices]
+        gain[slices] = slope[slices] * _reciprocal(np.array(high - low))
+
+
+def _foreground(
+    store: Store, indices: Indices
+) -> tuple[Column, Column, tuple[float, float]]:
+    """Return shift, gain and limits.
+
+    Each pixel that belongs to any class counts once.
+    """
+    samples = np.flatnonzero(np.bincount(indices))
+    blocks = []
+    moments = []
+    for start in range(0, len(samples), SAMPLES_AT_ONCE):
+        some = samples[start : start + SAMPLES_AT_ONCE]
+        histograms = read_histograms(store, some, ANY_CLASS)
+        scale, offset = _rescale(store, histograms)
+        means = scale * histograms.mean + offset
+        moments.append((histograms.pixels, means, scale * histograms.std))
+        blocks.append(merge_bins([_in_image_values(histograms, scale, offset)]))
+    bins = merge_bins(blocks)
+    if not len(bins.counts):
+        raise OptionError(
+            f"normalize is 'foreground', but none of {len(indices)} samples has a "
+            "pixel of any class; use another method, or choose samples that have, as "
+            "store.select(classes=..., min_pixels=1) does"
+        )
+    pixels, means, deviations = map(np.concatenate, zip(*moments, strict=True))
+    mean = means[0] + np.average(means - means[0], weights=pixels)
+    squares = deviations**2 + (means - mean) ** 2
+    inverse = _reciprocal(np.sqrt(np.average(squares, weights=pixels)))
+    low, high = bins.percentiles(CLIPPED_PERCENTILES)
+    slope, intercept = (store.items[name] for name in ("slope", "intercept"))
+    limits = float((low - mean) * inverse), float((high - mean) * inverse)
+    return (mean - intercept) / slope, slope * inverse, limits
+
+
+class Bins(NamedTuple):
+    """How often image values occur.
+
+    middle : float64 (b,), of the values of each bin
+    extent : float64 (b,), from the least to the greatest of them
+    counts : int64 (b,)
+    """
+
+    middle: Column
+    extent: Column
+    counts: NDArray[np.int64]
+
+    def percentiles(self, percents: Sequence[float]) -> list[float]:
+        """Return percentiles by nearest rank; the bins must ascend.
+
+        Within a bin, values are taken to be evenly spread.
+        """
+        after = np.cumsum(self.counts)
+        results = []
+        for percent in percents:
+            rank = max(ceil(Fraction(str(percent)) * int(after[-1]) / 100), 1) - 1
+            k = int(np.searchsorted(after, rank, "right"))
+            count = int(self.counts[k])
+            part = (rank - int(after[k]) + count + 0.5) / count
+            results.append(float(self.middle[k] + (part - 0.5) * self.extent[k]))
+        return results
+
+
+def merge_bins(bins: Sequence[Bins]) -> Bins:
+    """Return bins in ascending order, those with the same middle as one."""
+    middle, extent, counts = map(np.concatenate, zip(*bins, strict=True))
+    order = np.argsort(middle, kind="stable")
+    middle = middle[order]
+    starts = np.flatnonzero(np.append(True, middle[1:] != middle[:-1])[: len(middle)])
+    if not len(starts):
+        return Bins(middle, extent, counts)
+    return Bins(
+        middle[starts],
+        np.maximum.reduceat(extent[order], starts),
+        np.add.reduceat(counts[order], starts),
+    )
+
+
+def _bins_of(store: Store, samples: Indices, kind: int) -> Iterator[Bins]:
+    """Yield the bins of the histograms of samples."""
+    for start in range(0, len(samples), SAMPLES_AT_ONCE):
+        some = samples[start : start + SAMPLES_AT_ONCE]
+        histograms = read_histograms(store, some, kind)
+        yield _in_image_values(histograms, *_rescale(store, histograms))
+
+
+def _rescale(store: Store, histograms: Histograms) -> tuple[Column, Column]:
+    """Return slope and intercept of the sample of each histogram."""
+    samples = histograms.sample
+    return store.items["slope"][samples], store.items["intercept"][samples]
+
+
+def _in_image_values(histograms: Histograms, slope: Column, intercept: Column) -> Bins:
+    """Return the bins of histograms."""
+    owner = histograms.owner
+    extent = histograms.width - 1.0
+    middle = histograms.least + extent[owner] / 2
+    return Bins(
+        slope[owner] * middle + intercept[owner],
+        (np.abs(slope) * extent)[owner],
+        histograms.counts,
+    )
+
+
+def _reciprocal(values: Any) -> Column:
     """Return 1 / values, and 0 for 0: a constant image has nothing to scale."""
-    return np.divide(1.0, values, out=np.zeros_like(values), where=values != 0)
+    numbers: Column = np.asarray(values)
+    return np.divide(1.0, numbers, out=np.zeros_like(numbers), where=numbers != 0)

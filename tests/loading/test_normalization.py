@@ -2,15 +2,19 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 import fastseg
 from fastseg import Loader
 from fastseg.errors import OptionError
 from fastseg.links import LinkTable
+from fastseg.loading.normalization import Bins, merge_bins
 from tests.series import table_of, write_stack
 
-SHAPE = 24, 20
+# Bins of histograms of such images have one value each.
+SHAPE = 256, 260
 SLOPES = 0.25, 2, 1.5, 0.0078125
 INTERCEPTS = -3, 0, 10, -0.5
 # The samples of each volume, and the one that is in none.
@@ -92,6 +96,62 @@ def test_zscore_by_image_differs_where_slices_do(store):
     assert_array_equal(loaded(store, list(VOLUMES[0]), normalize_by="image"), result)
 
 
+@pytest.mark.parametrize("volume", VOLUMES)
+@pytest.mark.parametrize("percentiles", [(1, 99), (12.5, 60)])
+def test_percentiles_by_volume_are_those_of_all_image_values(
+    store, volume, percentiles
+):
+    """Histograms give those of all slices after rescale; values are clipped."""
+    values = image_values(store, volume)
+    low, high = np.percentile(values, percentiles, method="inverted_cdf")
+    options = {"normalize_by": "volume", "percentiles": percentiles}
+    result = loaded(store, list(volume), normalize="percentile", **options)
+    expected = np.clip((values - low) / (high - low), 0, 1)
+    assert_allclose(result, expected, atol=2e-6)
+
+
+@pytest.mark.parametrize("samples", [[1, 2, 5], [2]])
+def test_foreground_is_that_of_the_labelled_pixels_of_the_samples(store, samples):
+    """Each labelled pixel of `indices` counts once, in image values, then clips all."""
+    parts = []
+    for k in samples:
+        (values,) = image_values(store, [k])
+        parts.append(values[store[k].mask != 0])
+    labelled = np.concatenate(parts)
+    low, high = np.percentile(labelled, [0.5, 99.5], method="inverted_cdf")
+    values = image_values(store, samples)
+    expected = (np.clip(values, low, high) - labelled.mean()) / labelled.std()
+    result = loaded(store, samples, normalize="foreground")
+    assert_allclose(result, expected, rtol=1e-5, atol=1e-5)
+
+
+@given(st.data())
+def test_merged_bins_have_the_percentiles_of_their_values(data):
+    """Bins of one value give them exactly, wider ones to less than their width."""
+    extent = data.draw(st.sampled_from([0, 1, 7]))
+    parts = data.draw(
+        st.lists(
+            st.lists(st.tuples(st.integers(-40, 40), st.integers(1, 9)), min_size=1),
+            min_size=1,
+            max_size=4,
+        )
+    )
+    values, bins = [], []
+    seed = np.random.default_rng(data.draw(st.integers(0, 99)))
+    for part in parts:
+        least, counts = np.array(part).T
+        least = least * (extent + 1)
+        bins.append(Bins(least + extent / 2, np.full(len(least), extent), counts))
+        for start, count in zip(least.tolist(), counts.tolist(), strict=True):
+            values += seed.integers(
+                start, start + extent, count, endpoint=True
+            ).tolist()
+    percents = [0, 0.5, 12.5, 50, 99.5, 100]
+    expected = np.percentile(values, percents, method="inverted_cdf")
+    result = merge_bins(bins).percentiles(percents)
+    assert_allclose(result, expected, atol=extent)
+
+
 def test_the_window_by_volume_is_that_of_the_first_slice(store):
     """The window of the first header is applied to the image values of all slices."""
     values = image_values(store, VOLUMES[0])
@@ -120,8 +180,9 @@ def test_a_constant_volume_becomes_zeros(tmp_path):
         path.write_bytes(content[:-size] + b"\7\0" * (size // 2))
     path = tmp_path / "flat.h5"
     flat = fastseg.open(fastseg.build(table_of(tmp_path / "flat"), path).path)
-    result = loaded(flat, range(3), normalize="zscore", normalize_by="volume")
-    assert_array_equal(result, 0)
+    for method in ("zscore", "percentile"):
+        result = loaded(flat, range(3), normalize=method, normalize_by="volume")
+        assert_array_equal(result, 0)
 
 
 @pytest.mark.parametrize(
@@ -133,6 +194,19 @@ def test_a_constant_volume_becomes_zeros(tmp_path):
         ({"normalize": "window", "window": 40}, r"expected \(centre, width\)"),
         ({"normalize": "window", "window": (40, 0)}, "with a width above 0"),
         ({"normalize": "window", "window": (1, 2, 3)}, r"expected \(centre, width\)"),
+        (
+            {
+                "normalize": "percentile",
+                "normalize_by": "volume",
+                "percentiles": (1, 101),
+            }
+            | {"indices": range(7)},
+            r"percentiles are \(1.0, 101.0\), expected 0 to 100",
+        ),
+        (
+            {"normalize": "foreground", "indices": [0, 3, 6]},
+            "none of 3 samples has a pixel of any class; use another method",
+        ),
         ({"normalize": "window"}, "4 of 8 samples have no window .* give one"),
         (
             {"normalize": "window", "normalize_by": "volume", "indices": range(7)},
