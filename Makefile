@@ -16,7 +16,7 @@
 # make bench-scale     a store of a million samples, and the plan of one
 # make bench-loader    the loader beside its peers (installs them: some GB)
 # make bench-augment   augmentation beside its peers (the same)
-# make bench-volumes   patches of volumes beside the peers (the same)
+# make bench-volumes   patches and neighbours of volumes beside the peers (the same)
 
 PYTHON ?= python3
 VENV := .venv
@@ -141,6 +141,7 @@ bench-augment: $(VENV)/.peers
 # Needs 1 GB of disk.
 bench-volumes: $(VENV)/.peers
 	python -m benchmarks.volumes.peers --no-save
+	python -m benchmarks.volumes.neighbours
 
 clean:
 	rm -rf $(VENV) demo dist docs/_build
