@@ -175,7 +175,7 @@ class ArrayTransform(Transform, ABC):
     ) -> None:
         """Change images and masks of b samples in place, after all earlier steps.
 
-        images : (b, h, w)
+        images : (b, h, w), or with n neighbours (b, 2n + 1, h, w)
         masks  : as the loader's `masks` says, first axis b
         values : what `draw` returned for these samples
         """

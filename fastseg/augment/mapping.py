@@ -52,6 +52,12 @@ class MappingArrays(NamedTuple):
             displacements = Displacements(control[subset], spacing)
         return MappingArrays(Affines(outer[subset], inner[subset]), displacements)
 
+    def repeat(self, count: int) -> "MappingArrays":
+        """Return the mapping of each sample so many times, one after the other."""
+        if count == 1:
+            return self
+        return self.select(np.repeat(np.arange(len(self.affines.outer)), count))
+
     def with_displacements(self) -> "MappingArrays":
         """Return the same with displacements, of an empty grid if there are none."""
         if self.displacements is not None:

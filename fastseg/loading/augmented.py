@@ -27,6 +27,7 @@ from fastseg.augment.mapping import MappingArrays, Mappings, pixel_ratios
 from fastseg.errors import OptionError
 from fastseg.loading.batches import Batch
 from fastseg.loading.format import BatchFormat
+from fastseg.loading.neighbours import find_neighbours
 from fastseg.loading.preprocessing import Preprocessing, StageTimes, used_buckets
 from fastseg.raster.rings import join_rings
 from fastseg.raster.rules import Rules
@@ -149,7 +150,7 @@ class AugmentedPreprocessing(Preprocessing):
     ) -> Batch:
         """Return the batch of arrays that `fill` has written in an epoch."""
         params = self.describe(samples, epoch) if with_params else None
-        return Batch(image, mask, samples, params)
+        return Batch(image, mask, samples, params, is_beyond=self.is_beyond(samples))
 
     def parse_params(
         self, params: Mapping[str, Any]
@@ -220,26 +221,32 @@ class AugmentedPreprocessing(Preprocessing):
         self.store.check()
         start = perf_counter_ns()
         mappings = self.find_mappings(samples, drawn).arrays(drawn.key)
-        bits = mask
-        if self.format.masks != "bits":
-            bits = np.empty((len(mask), *self.size), self._bits_dtype)
-        # Of patches of one slice, which is not interpolated.
-        shift, gain, pad = (
-            column[samples, None, None]
-            for column in (self._shift, self._gain, self._pad)
+        every, is_beyond = find_neighbours(self.store, samples, self._neighbours)
+        shown = self._with_masks(every)
+        depth = shown.shape[1]
+        bits = (
+            mask.reshape(*shown.shape, *self.size)
+            if self.format.masks == "bits"
+            else np.empty((*shown.shape, *self.size), self._bits_dtype)
         )
-        weights = np.zeros((len(samples), 1), np.float32)
+        is_empty = self._with_masks(is_beyond & (self.format.beyond == "pad"))
+        # Slices are not interpolated.
+        shift, gain, pad = (
+            column[every, None] for column in (self._shift, self._gain, self._pad)
+        )
+        weights = np.zeros(every.shape, np.float32)
         limits = [float(limit) for limit in self._limits]
         first_steps, *later_steps = self._intensity_steps(samples, drawn)
         keys = Keys(drawn.key, samples.astype(np.uint64))
         image_mappings = mappings.with_displacements() if self._needs_all else mappings
         image_time = 0
-        for images, masks, rows, subset in self.store.stacks(samples):
+        for images, masks, rows, subset in self.store.stacks(every):
             stage_start = perf_counter_ns()
+            rows = self._mark_padding(rows, is_beyond[subset])
             codes, params, stream = first_steps
             batch.augment_images(
                 images,
-                batch.PatchSlices(rows[:, None, None], weights[subset]),
+                batch.PatchSlices(rows[:, :, None], weights[subset]),
                 *image_mappings.select(subset),
                 self._sampling,
                 batch.Scalings(shift[subset], gain[subset], pad[subset], *limits),
@@ -250,15 +257,28 @@ class AugmentedPreprocessing(Preprocessing):
             )
             image_time += perf_counter_ns() - stage_start
             if self.format.labels == "nearest":
-                batch.warp_masks(masks, rows, *mappings.select(subset), bits[subset])
-        if self.format.labels == "exact":
-            self._draw_labels(samples, mappings, bits)
-        if bits is not mask:
-            every = Slices(np.arange(len(mask)), np.zeros((len(mask), 2), np.int64))
-            view = self._view_masks(mask)
-            unlabelled = self._unlabelled(samples)
+                batch.warp_masks(
+                    masks,
+                    self._with_masks(rows).reshape(-1),
+                    *mappings.select(subset).repeat(depth),
+                    bits[subset].reshape(-1, *self.size),
+                )
+        slots = bits.reshape(-1, *self.size)
+        if self.format.labels == "nearest":
+            bits[is_empty] = 0
+        else:
+            self._draw_labels(
+                shown.reshape(-1), is_empty.reshape(-1), mappings.repeat(depth), slots
+            )
+        if self.format.masks != "bits":
+            corners = np.zeros((len(slots), 2), np.int64)
             gather.gather_masks(
-                bits, every, self._classes, unlabelled, self.streams, view
+                slots,
+                Slices(np.arange(len(slots)), corners),
+                self._classes,
+                self._unlabelled(shown.reshape(-1)),
+                self.streams,
+                self._view_masks(mask),
             )
         masks_done = perf_counter_ns()
         custom_time = 0
@@ -269,7 +289,8 @@ class AugmentedPreprocessing(Preprocessing):
             step = self.compose.transforms[number]
             assert isinstance(step, ArrayTransform)
             context = self._context(number, samples, drawn)
-            step.change(image[:, 0], mask, drawn.values[number], context)
+            pixels = image if self._neighbours else image[:, 0]
+            step.change(pixels, mask, drawn.values[number], context)
             custom_time += perf_counter_ns() - stage_start
             if steps_after.codes.size:
                 batch.apply_intensity_batch(image, steps_after, keys)
@@ -307,14 +328,21 @@ class AugmentedPreprocessing(Preprocessing):
         return sizes
 
     def _draw_labels(
-        self, samples: NDArray[np.int64], mappings: MappingArrays, bits: NDArray[Any]
+        self,
+        samples: NDArray[np.int64],
+        is_empty: NDArray[np.bool_],
+        mappings: MappingArrays,
+        bits: NDArray[Any],
     ) -> None:
+        """Draw the moved contours of slices, (m,), but nothing where `is_empty`."""
         contours = self.store.contours
+        ranges = self.store.items["contours"][samples]
+        ranges[is_empty, 1] = ranges[is_empty, 0]
         batch.draw_moved_contours(
             batch.StoredContours(
                 *(contours[name] for name in ("points", "offsets", "class", "group"))
             ),
-            self.store.items["contours"][samples],
+            ranges,
             self._stored_sizes(samples),
             *mappings,
             self._rule,

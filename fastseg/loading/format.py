@@ -129,11 +129,6 @@ class BatchFormat:
                     f"{name} is {value!r}, but neighbours is 0; give the number of "
                     "slices on each side, as in neighbours=2, or leave it out"
                 )
-        if self.neighbours and augment is not None:
-            raise OptionError(
-                f"neighbours is {self.neighbours}, which cannot be augmented yet; "
-                "leave out `neighbours` or `augment`"
-            )
         if self.window is not None and self.normalize != "window":
             raise OptionError(
                 f"window is {shown(self.window)}, but normalize is {self.normalize!r}; "

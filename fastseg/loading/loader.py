@@ -86,7 +86,7 @@ class Loader(BatchLoader):
     neighbours : number n of slices on each side of a sample, by rising position in its
         volume, that are channels of its image, too: (B, 2n + 1, h, w). They may be
         samples that are not in `indices`. Each channel is what the loader makes of that
-        slice as a sample. Not with `augment` yet
+        slice as a sample; `augment` changes all channels of an image alike
     beyond     : what neighbours are beyond the ends of a volume, and of samples in no
         volume: "nearest", the last slice there is, or "pad", an image of `pad_value`,
         whose "minimum" is that of the last slice. `batch.is_beyond` tells which
@@ -255,4 +255,5 @@ class Loader(BatchLoader):
         image = np.empty((count, *preprocessing.image_shape), preprocessing.image_dtype)
         mask = np.empty((count, *preprocessing.mask_shape), preprocessing.mask_dtype)
         preprocessing.fill_drawn(samples, image, mask, drawn)
-        return Batch(image, mask, samples, dict(params))
+        is_beyond = preprocessing.is_beyond(samples)
+        return Batch(image, mask, samples, dict(params), is_beyond=is_beyond)

@@ -4,7 +4,7 @@ import math
 import warnings
 from dataclasses import replace
 from time import perf_counter_ns
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,8 @@ from fastseg.loading.normalization import find_scaling, minima
 from fastseg.store.layout import mask_dtype
 from fastseg.store.reader import Store
 from fastseg.store.selection import has_class
+
+T = TypeVar("T", bound=np.generic)
 
 MASKS = get_args(MaskForm)
 # The kernel for each dtype of images in a BatchFormat.
@@ -70,7 +72,6 @@ class Preprocessing:
         self.streams = False
         self.size = format.size or _common_size(store, indices)
         self._neighbours = format.neighbours
-        self._middle = slice(format.neighbours, format.neighbours + 1)
         read = with_neighbours(store, indices, format.neighbours)
         self._image_scaling = find_scaling(store, indices, format, read)
         self._shift, self._gain, low, high = self._image_scaling
@@ -129,16 +130,15 @@ class Preprocessing:
         every, is_beyond = find_neighbours(self.store, samples, self._neighbours)
         for images, masks, rows, subset in self.store.stacks(every):
             located = perf_counter_ns()
-            shown = every[subset]
-            slices = masked = self._slices(images, rows, is_beyond[subset])
-            if not self._all_masks and self._neighbours:
-                shown, rows = shown[:, self._middle], rows[:, self._middle]
-                masked = self._slices(images, rows)
+            rows = self._mark_padding(rows, is_beyond[subset])
+            masked = self._with_masks(rows)
+            slices = self._slices(images, rows)
+            shown = self._with_masks(every[subset])
             kernel(
                 images,
                 masks,
                 slices,
-                masked,
+                slices if masked is rows else self._slices(images, masked),
                 self._scaling(every[subset].reshape(-1)),
                 self._classes,
                 self._unlabelled(shown.reshape(-1)),
@@ -164,10 +164,13 @@ class Preprocessing:
 
         with_params : whether the batch tells the parameters of its augmentation
         """
-        is_beyond = None
-        if self._neighbours:
-            _, is_beyond = find_neighbours(self.store, samples, self._neighbours)
-        return Batch(image, mask, samples, is_beyond=is_beyond)
+        return Batch(image, mask, samples, is_beyond=self.is_beyond(samples))
+
+    def is_beyond(self, samples: NDArray[np.int64]) -> NDArray[np.bool_] | None:
+        """Return what batches tell of samples under that name, None if nothing."""
+        if self._neighbours == 0:
+            return None
+        return find_neighbours(self.store, samples, self._neighbours)[1]
 
     def read_ahead(self, samples: NDArray[np.int64], epoch: int) -> None:
         """Ask the system to read what `fill` needs of samples, without waiting."""
@@ -230,25 +233,29 @@ class Preprocessing:
             return mask if self._all_masks else mask[:, :, None]
         return mask.reshape(-1, *self.size) if self._all_masks else mask
 
-    def _slices(
-        self,
-        images: NDArray[Any],
-        rows: NDArray[np.int64],
-        is_beyond: NDArray[np.bool_] | None = None,
-    ) -> Slices:
-        """Return the slices of a batch about the centres of images (n, H, W).
+    def _with_masks(self, slices: NDArray[T]) -> NDArray[T]:
+        """Return those of the slices (b, d) of samples that have masks, (b, e)."""
+        if self._all_masks or self._neighbours == 0:
+            return slices
+        return slices[:, self._neighbours : self._neighbours + 1]
 
-        rows      : int64 (b, d), their rows in images, negative for other images
-        is_beyond : bool (b, d), which ones are beyond their volume
+    def _mark_padding(
+        self, rows: NDArray[np.int64], is_beyond: NDArray[np.bool_]
+    ) -> NDArray[np.int64]:
+        """Return rows (b, d) of a stack with OUTSIDE for slices that become padding."""
+        if self.format.beyond != "pad":
+            return rows
+        return np.where(is_beyond & (rows >= 0), OUTSIDE, rows)
+
+    def _slices(self, images: NDArray[Any], rows: NDArray[np.int64]) -> Slices:
+        """Return rows (b, d) of images (n, H, W) as slices about their centres.
 
         A smaller image is centred in its slice, a larger one is cut to its centre.
         Half pixels are rounded towards the top left.
         """
-        if is_beyond is not None and self.format.beyond == "pad":
-            rows = np.where(is_beyond & (rows >= 0), OUTSIDE, rows)
-        sides = zip(images.shape[1:], self.size, strict=True)
-        corner = [int((old - new) / 2) for old, new in sides]
-        corners = np.full((rows.size, 2), corner, np.int64)
+        corners = np.empty((rows.size, 2), np.int64)
+        for axis in range(2):
+            corners[:, axis] = int((images.shape[axis + 1] - self.size[axis]) / 2)
         return Slices(rows.reshape(-1), corners)
 
     def _unlabelled(self, samples: NDArray[np.int64]) -> NDArray[np.uint64]:

@@ -120,7 +120,6 @@ def test_functions_are_identified_by_name():
         ({"neighbours": 1, "masks_of": "every"}, "masks_of is 'every', expected"),
         ({"beyond": "pad"}, "beyond is 'pad', but neighbours is 0; give the number"),
         ({"masks_of": "all"}, "masks_of is 'all', but neighbours is 0; give the"),
-        ({"neighbours": 2, "augment": "light"}, "neighbours is 2, which cannot be aug"),
         ({"normalize": "z-score"}, "did you mean 'zscore'"),
         ({"percentiles": None}, r"percentiles is None, expected \(lower, upper\)"),
         ({"percentiles": (99, 1)}, r"percentiles is \(99, 1\), expected \(lower"),

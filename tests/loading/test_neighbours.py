@@ -6,10 +6,11 @@ from itertools import count
 
 import numpy as np
 import pytest
-from numpy.testing import assert_array_equal
+from numpy.testing import assert_allclose, assert_array_equal
 
 import fastseg
 from fastseg import Loader
+from fastseg.augment import Affine, Custom, Elastic, Flip, Gamma, Noise
 from fastseg.errors import MissingLabelsError, OptionError, StateError
 from fastseg.links import LinkTable
 from tests.series import table_of, write_stack
@@ -206,3 +207,135 @@ def test_a_store_without_volumes_repeats_each_sample(tmp_path):
     (batch,) = load(store, neighbours=2)
     assert batch.is_beyond.tolist() == [[True, True, False, True, True]]
     assert_array_equal(batch.image, batch.image[:, [2] * 5])
+
+
+MOVES = [
+    Affine(rotate=180, scale=(0.8, 1.25), translate_x=3, shear=10),
+    Flip(axis="horizontal"),
+    Gamma((0.7, 1.5), p=0),
+]
+
+
+def augmented(store, masks_of, **options):
+    """Return what is made of slices alone, and the batch of all with neighbours.
+
+    The first result is a function of a sample and of the index of a slice: image and
+    mask of the slice with what was drawn for the sample.
+    """
+    usual = {"batch_size": len(store), "shuffle": False, "size": (40, 30), "seed": 3}
+    if options.get("masks") != "bits":
+        usual["missing"] = "background"
+    options = {**usual, "augment": MOVES, **options}
+    alone = Loader(store, **options).preprocessing
+
+    def make(sample, k):
+        image = np.empty((1, *alone.image_shape), np.float32)
+        mask = np.empty((1, *alone.mask_shape), alone.mask_dtype)
+        drawn = alone.draw(np.array([sample]), 0)
+        alone.fill_drawn(np.array([k]), image, mask, drawn)
+        return image[0, 0], mask[0]
+
+    (batch,) = Loader(store, neighbours=2, masks_of=masks_of, **options)
+    return make, batch
+
+
+@pytest.mark.parametrize("masks_of", ["middle", "all"])
+@pytest.mark.parametrize("labels", ["exact", "nearest"])
+@pytest.mark.parametrize("masks", ["labels", "onehot", "liver", "bits"])
+def test_augmentation_moves_all_slices_alike(store, masks, labels, masks_of):
+    """Each slice, and its mask, is as if it had been drawn what its sample was."""
+    make, batch = augmented(store, masks_of, masks=masks, labels=labels)
+    assert batch.mask.any()
+    for sample in range(len(store)):
+        made = [make(sample, k) for k, _ in slices_of(sample, 2)]
+        images, masks_made = zip(*made, strict=True)
+        assert_array_equal(batch.image[sample], images)
+        expected = masks_made[2]
+        if masks_of == "all":
+            expected = np.stack(masks_made, axis=1 if masks == "onehot" else 0)
+        assert_array_equal(batch.mask[sample], expected, strict=True)
+
+
+@pytest.mark.parametrize("labels", ["exact", "nearest"])
+@pytest.mark.parametrize("masks", ["labels", "onehot", "bits"])
+def test_slices_beyond_stay_padding_when_moved(store, masks, labels):
+    """With "pad", an augmented slice beyond its volume is uniform and has no class."""
+    options = {"masks": masks, "labels": labels, "beyond": "pad", "pad_value": 7}
+    (batch,) = Loader(
+        store,
+        batch_size=len(store),
+        size=(40, 30),
+        neighbours=2,
+        masks_of="all",
+        augment=MOVES,
+        missing=None if masks == "bits" else "background",
+        **options,
+    )
+    masks_by_slice = np.moveaxis(batch.mask, 2, 1) if masks == "onehot" else batch.mask
+    assert (batch.image[batch.is_beyond] == 7).all()
+    assert not masks_by_slice[batch.is_beyond].any()
+    assert masks_by_slice[~batch.is_beyond].any()
+
+
+def test_bent_slices_have_one_bend(store):
+    """A displacement is that of the sample for all slices: repeated ones are equal."""
+    options = {"augment": [Elastic()], "labels": "exact", "masks": "onehot"}
+    usual = {"missing": "background", "size": (33, 12), "indices": [7]}
+    (plain,) = Loader(store, **usual, **options)
+    (batch,) = Loader(store, neighbours=1, masks_of="all", **usual, **options)
+    assert_array_equal(batch.image, np.repeat(plain.image, 3, axis=1))
+    assert_array_equal(batch.mask, np.repeat(plain.mask[:, :, None], 3, axis=2))
+
+
+def test_intensity_steps_are_those_of_the_stack(store):
+    """Gamma takes the range of all slices; noise differs from slice to slice."""
+    usual = {"missing": "background", "size": (24, 20), "indices": [1]}
+    usual |= {"normalize": None, "neighbours": 1}
+    (plain,) = Loader(store, **usual)
+    (batch,) = Loader(store, augment=[Gamma(2.0, keep_stats=False)], **usual)
+    low, high = plain.image.min(), plain.image.max()
+    expected = ((plain.image - low) / (high - low)) ** 2 * (high - low) + low
+    assert_allclose(batch.image, expected, rtol=1e-3, atol=1e-3 * (high - low))
+    (noisy,) = Loader(store, augment=[Noise(50)], **usual)
+    noise = (noisy.image - plain.image)[0].reshape(3, -1)
+    assert np.abs(np.corrcoef(noise) - np.eye(3)).max() < 0.2
+
+
+def test_a_function_gets_the_stack(store):
+    """A Custom transform changes all slices of a sample and its mask in one call."""
+    shapes = []
+
+    def stir(image, mask, random):
+        shapes.append((image.shape, mask.shape))
+        image[2] = 5
+
+    (batch,) = Loader(
+        store,
+        batch_size=len(store),
+        size=(24, 20),
+        neighbours=1,
+        masks_of="all",
+        missing="background",
+        augment=[Custom(stir)],
+        threads=1,
+    )
+    assert shapes == [((3, 24, 20), (3, 24, 20))] * len(store)
+    assert (batch.image[:, 2] == 5).all()
+    assert (batch.image[:, :2] != 5).any(axis=(1, 2, 3)).all()
+
+
+def test_augmented_stacks_are_made_again_from_their_params(store):
+    """`replay` gives the same batch, and says which slices are beyond."""
+    loader = Loader(
+        store,
+        batch_size=3,
+        size=SIZE,
+        neighbours=1,
+        missing="background",
+        augment="standard",
+        return_params=True,
+    )
+    for batch in loader:
+        again = loader.replay(json.loads(json.dumps(batch.params)))
+        for name in ("image", "mask", "index", "is_beyond"):
+            assert_array_equal(batch[name], again[name], strict=True)
