@@ -13,6 +13,7 @@ batch_queue    the queue of batches that threads fill (fastseg/threads.py)
 buffers        memory for batches, reused when no array refers to it
 preprocessing  options, images and masks without augmentation
 patch_preprocessing  the same for patches of volumes
+augmented_patches    patches with augmentation
 placement      where patches lie in their volumes
 normalization  stored values to network input
 augmented      images and masks with augmentation

@@ -27,8 +27,7 @@ from fastseg.augment.mapping import MappingArrays, Mappings, pixel_ratios
 from fastseg.errors import OptionError
 from fastseg.loading.batches import Batch
 from fastseg.loading.format import BatchFormat
-from fastseg.loading.neighbours import find_neighbours
-from fastseg.loading.preprocessing import Preprocessing, StageTimes, used_buckets
+from fastseg.loading.preprocessing import Preprocessing, Shown, StageTimes, used_buckets
 from fastseg.raster.rings import join_rings
 from fastseg.raster.rules import Rules
 from fastseg.store.layout import mask_dtype
@@ -67,9 +66,8 @@ class AugmentedPreprocessing(Preprocessing):
         *,
         seed: int = 0,
     ):
-        super().__init__(store, indices, format)
+        super().__init__(store, indices, format, seed=seed)
         self.compose = compose = as_compose(format.augment)
-        self.seed = seed
         # Stored contours are relative to pixel centres, whatever the annotations used.
         rules = Rules(**{**store.options, "origin": "center"})
         self._rule = rules.kernel_rule(*self.size)
@@ -186,6 +184,23 @@ class AugmentedPreprocessing(Preprocessing):
             )
         return samples, DrawnParameters(key, values)
 
+    def replay(self, params: Mapping[str, Any]) -> Batch:
+        """Make a batch again from its `params`, or raise OptionError."""
+        entries, drawn = self.parse_params(params)
+        self.check_entries(entries)
+        image = np.empty((len(entries), *self.image_shape), self.image_dtype)
+        mask = np.empty((len(entries), *self.mask_shape), self.mask_dtype)
+        self.fill_drawn(self.show_again(entries, params), image, mask, drawn)
+        batch = self.assemble(image, mask, entries, int(params["epoch"]))
+        batch.params = dict(params)
+        return batch
+
+    def show_again(
+        self, entries: NDArray[np.int64], params: Mapping[str, Any]
+    ) -> Shown:
+        """Return the slices that the entries of a batch with these params show."""
+        return self.show(entries, int(params["epoch"]))
+
     def contours(self, sample: int, epoch: int) -> dict[str, list[NDArray[np.float64]]]:
         """Return the moved rings of each class of a sample in an epoch.
 
@@ -193,7 +208,8 @@ class AugmentedPreprocessing(Preprocessing):
         """
         samples = np.array([sample])
         drawn = self.draw(samples, epoch)
-        arrays = self.find_mappings(samples, drawn).arrays(drawn.key)
+        shown = self.show(samples, epoch)
+        arrays = self.find_mappings(shown, drawn).arrays(drawn.key)
         moved: dict[str, list[NDArray[np.float64]]] = {}
         for name, rings in self.store[sample].contours.items():
             points, offsets = arrays.move_rings(*join_rings(rings))
@@ -202,42 +218,44 @@ class AugmentedPreprocessing(Preprocessing):
 
     def fill(
         self,
-        samples: NDArray[np.int64],
+        entries: NDArray[np.int64],
         image: NDArray[Any],
         mask: NDArray[Any],
         epoch: int = 0,
     ) -> StageTimes:
-        """Write the augmented images and masks of samples in an epoch."""
-        return self.fill_drawn(samples, image, mask, self.draw(samples, epoch))
+        """Write the augmented images and masks of entries in an epoch."""
+        drawn = self.draw(entries, epoch)
+        return self.fill_drawn(self.show(entries, epoch), image, mask, drawn)
 
     def fill_drawn(
         self,
-        samples: NDArray[np.int64],
+        shown: Shown,
         image: NDArray[Any],
         mask: NDArray[Any],
         drawn: DrawnParameters,
     ) -> StageTimes:
-        """Write the images and masks of samples, augmented with these parameters."""
+        """Write images and masks of slices, augmented with these parameters."""
         self.store.check()
         start = perf_counter_ns()
-        mappings = self.find_mappings(samples, drawn).arrays(drawn.key)
-        every, is_beyond = find_neighbours(self.store, samples, self._neighbours)
-        shown = self._with_masks(every)
-        depth = shown.shape[1]
+        image = image.reshape(*shown.slices.shape, *self.size)
+        mappings = self.find_mappings(shown, drawn).arrays(drawn.key)
+        every, is_beyond = shown.slices, shown.is_beyond
+        with_masks = self._with_masks(every)
+        depth = with_masks.shape[1]
         bits = (
-            mask.reshape(*shown.shape, *self.size)
+            mask.reshape(*with_masks.shape, *self.size)
             if self.format.masks == "bits"
-            else np.empty((*shown.shape, *self.size), self._bits_dtype)
+            else np.empty((*with_masks.shape, *self.size), self._bits_dtype)
         )
-        is_empty = self._with_masks(is_beyond & (self.format.beyond == "pad"))
+        is_empty = self._with_masks(is_beyond & self._pads)
         # Slices are not interpolated.
         shift, gain, pad = (
             column[every, None] for column in (self._shift, self._gain, self._pad)
         )
         weights = np.zeros(every.shape, np.float32)
         limits = [float(limit) for limit in self._limits]
-        first_steps, *later_steps = self._intensity_steps(samples, drawn)
-        keys = Keys(drawn.key, samples.astype(np.uint64))
+        first_steps, *later_steps = self._intensity_steps(shown, drawn)
+        keys = Keys(drawn.key, shown.entries.astype(np.uint64))
         image_mappings = mappings.with_displacements() if self._needs_all else mappings
         image_time = 0
         for images, masks, rows, subset in self.store.stacks(every):
@@ -268,7 +286,10 @@ class AugmentedPreprocessing(Preprocessing):
             bits[is_empty] = 0
         else:
             self._draw_labels(
-                shown.reshape(-1), is_empty.reshape(-1), mappings.repeat(depth), slots
+                with_masks.reshape(-1),
+                is_empty.reshape(-1),
+                mappings.repeat(depth),
+                slots,
             )
         if self.format.masks != "bits":
             corners = np.zeros((len(slots), 2), np.int64)
@@ -276,7 +297,7 @@ class AugmentedPreprocessing(Preprocessing):
                 slots,
                 Slices(np.arange(len(slots)), corners),
                 self._classes,
-                self._unlabelled(shown.reshape(-1)),
+                self._unlabelled(with_masks.reshape(-1)),
                 self.streams,
                 self._view_masks(mask),
             )
@@ -288,8 +309,8 @@ class AugmentedPreprocessing(Preprocessing):
             stage_start = perf_counter_ns()
             step = self.compose.transforms[number]
             assert isinstance(step, ArrayTransform)
-            context = self._context(number, samples, drawn)
-            pixels = image if self._neighbours else image[:, 0]
+            context = self._context(number, shown, drawn)
+            pixels = image if self._has_depth else image[:, 0]
             step.change(pixels, mask, drawn.values[number], context)
             custom_time += perf_counter_ns() - stage_start
             if steps_after.codes.size:
@@ -298,21 +319,22 @@ class AugmentedPreprocessing(Preprocessing):
         mask_time = perf_counter_ns() - start - image_time - custom_time
         return StageTimes(0, image_time, mask_time, custom_time)
 
-    def find_mappings(
-        self, samples: NDArray[np.int64], drawn: DrawnParameters
-    ) -> Mappings:
-        """Return the mappings of samples from the batch to the stored images.
+    def find_mappings(self, shown: Shown, drawn: DrawnParameters) -> Mappings:
+        """Return the mappings of entries from the batch to the stored images.
 
-        Raises OptionError if a transform does not fit the shape or spacing of a sample.
+        Raises OptionError if a transform does not fit the shape or spacing of an image.
         """
         store = self.store
-        items = store.items
+        samples = shown.samples
         mappings = Mappings(
-            samples,
+            shown.entries,
             self._stored_sizes(samples),
-            items["spacing_mm"][samples],
-            lambda name: items["bbox"][samples, store.class_index(name)],
+            store.items["spacing_mm"][samples],
+            lambda name: store.items["bbox"][samples, store.class_index(name)],
         )
+        if shown.corners is not None:
+            # What follows happens to the patch, not to the whole image.
+            mappings.set_window(shown.corners[:, 1], shown.corners[:, 0], self.size)
         for step, values in zip(self.compose, drawn.values, strict=True):
             if isinstance(step, GeometricTransform):
                 step.extend(mappings, values)
@@ -351,19 +373,19 @@ class AugmentedPreprocessing(Preprocessing):
         )
 
     def _intensity_steps(
-        self, samples: NDArray[np.int64], drawn: DrawnParameters
+        self, shown: Shown, drawn: DrawnParameters
     ) -> list[intensity.Steps]:
         """Return the intensity steps of each group."""
         steps = self.compose.transforms
         groups = []
         for first, numbers in self._intensity_groups:
-            codes = np.empty((len(samples), len(numbers)), np.int64)
+            codes = np.empty((len(shown.entries), len(numbers)), np.int64)
             params = np.zeros((*codes.shape, intensity.PARAMETERS))
             for k, number in enumerate(numbers):
                 step = steps[number]
                 values = drawn.values[number]
                 assert isinstance(step, IntensityTransform)
-                context = self._context(number, samples, drawn)
+                context = self._context(number, shown, drawn)
                 codes[:, k] = np.where(values["on"], step.code, -1)
                 for column, parameter in enumerate(step.parameters(values, context)):
                     params[:, k, column] = parameter
@@ -371,12 +393,10 @@ class AugmentedPreprocessing(Preprocessing):
             groups.append(intensity.Steps(codes, params, stream))
         return groups
 
-    def _context(
-        self, number: int, samples: NDArray[np.int64], drawn: DrawnParameters
-    ) -> Context:
-        zero_signal = self._zero_signal[samples]
+    def _context(self, number: int, shown: Shown, drawn: DrawnParameters) -> Context:
+        zero_signal = self._zero_signal[shown.samples]
         repeat = self._repeats[number]
-        return Context(drawn.key, samples, zero_signal, number, repeat)
+        return Context(drawn.key, shown.entries, zero_signal, number, repeat)
 
     def _prepare_kernels(self, indices: NDArray[np.int64]) -> None:
         """Compile what batches are going to need, if it is not there."""
@@ -417,7 +437,8 @@ class AugmentedPreprocessing(Preprocessing):
         elif any(step.needs_ratio for step in self.compose):
             kinds += [pixel_ratios(spacing_mm)]
         samples = indices[_first_of_each(kinds)]
-        self.find_mappings(samples, self.draw(samples, 0))
+        shown = Preprocessing.show(self, samples, 0)
+        self.find_mappings(shown, self.draw(samples, 0))
 
 
 def _first_of_each(kinds: list[NDArray[Any]]) -> NDArray[np.int64]:

@@ -165,6 +165,15 @@ class BatchLoader:
     def _identity(self) -> dict[str, Any]:
         return state.identify(self.store, self.schedule, self.preprocessing.identity())
 
+    def replay(self, params: Mapping[str, Any]) -> Batch:
+        """Make a batch again from its `params`.
+
+        They may come from a loader of another store with the same transforms, if entry
+        i of both shows the same anatomy, as in two sequences of one scan. Raises
+        OptionError if they do not fit.
+        """
+        return self.preprocessing.replay(params)
+
     def stats(self) -> Stats:
         """Return counts, times and the bottleneck of all loops so far."""
         return self._counters.stats(

@@ -1,17 +1,14 @@
 """Loader: batches of the samples of a store."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from fastseg.calls import advise_attributes, check_call, refuse_renamed_attributes
 from fastseg.choices import DTypeName
-from fastseg.errors import OptionError
 from fastseg.loading.base import BatchLoader, OnError
-from fastseg.loading.batches import Batch
 from fastseg.loading.format import (
     ZSCORE_OR_RAW,
     BatchFormat,
@@ -37,7 +34,6 @@ from fastseg.store.selection import check_indices
 
 if TYPE_CHECKING:
     from fastseg.augment import Compose, Transform
-    from fastseg.loading.augmented import AugmentedPreprocessing
 
 
 @advise_attributes(
@@ -216,16 +212,12 @@ class Loader(BatchLoader):
             groups=select_groups(store, self.indices, together),
         )
         format = BatchFormat(**{f.name: options[f.name] for f in fields(BatchFormat)})
-        self._augmented: AugmentedPreprocessing | None = None
+        make = Preprocessing
         if format.augment is not None:
             from fastseg.loading import augmented  # 20 ms that plain batches save
 
-            self._augmented = augmented.AugmentedPreprocessing(
-                store, self.indices, format, seed=self.schedule.seed
-            )
-        self.preprocessing = self._augmented or Preprocessing(
-            store, self.indices, format
-        )
+            make = augmented.AugmentedPreprocessing
+        self.preprocessing = make(store, self.indices, format, seed=self.schedule.seed)
         warn_of_missing(self.preprocessing, stacklevel=3)
         self._prepare(
             threads=threads,
@@ -233,27 +225,3 @@ class Loader(BatchLoader):
             on_error=on_error,
             return_params=return_params,
         )
-
-    def replay(self, params: Mapping[str, Any]) -> Batch:
-        """Make a batch again from its `params`.
-
-        They may come from a loader of another store with the same transforms, if sample
-        i of both shows the same anatomy, as in two sequences of one scan. Raises
-        OptionError if they do not fit.
-        """
-        preprocessing = self._augmented
-        if preprocessing is None:
-            raise OptionError("replay needs a loader with augment")
-        samples, drawn = preprocessing.parse_params(params)
-        count = len(samples)
-        low, high = (samples.min(), samples.max()) if count else (0, 0)
-        if not 0 <= low <= high < len(self.store):
-            raise OptionError(
-                f"params hold samples {low} to {high}, expected 0 to "
-                f"{len(self.store) - 1}"
-            )
-        image = np.empty((count, *preprocessing.image_shape), preprocessing.image_dtype)
-        mask = np.empty((count, *preprocessing.mask_shape), preprocessing.mask_dtype)
-        preprocessing.fill_drawn(samples, image, mask, drawn)
-        is_beyond = preprocessing.is_beyond(samples)
-        return Batch(image, mask, samples, dict(params), is_beyond=is_beyond)

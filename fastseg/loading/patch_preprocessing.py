@@ -2,18 +2,17 @@
 
 import math
 from dataclasses import replace
-from time import perf_counter_ns
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastseg._kernels.images.gather import ELSEWHERE, OUTSIDE, Slices
+from fastseg.errors import OptionError
 from fastseg.loading.batches import Batch
 from fastseg.loading.format import MINIMUM, BatchFormat
 from fastseg.loading.normalization import minima
 from fastseg.loading.placement import Placement, Positions, volumes_of
-from fastseg.loading.preprocessing import KERNELS, Preprocessing, StageTimes
+from fastseg.loading.preprocessing import Preprocessing, Shown
 from fastseg.store.reader import Store
 
 
@@ -48,7 +47,9 @@ class PatchPreprocessing(Preprocessing):
         # Of each volume of the store, 0 for those that are not chosen.
         self._outlined = np.zeros(len(store.volumes), np.uint64)
         self._outlined[volumes] = labelled
-        super().__init__(store, samples, replace(format, size=placement.patch[1:]))
+        in_plane = replace(format, size=placement.patch[1:])
+        super().__init__(store, samples, in_plane, seed=seed)
+        self._all_masks = self._pads = self._has_depth = True
         channels = self.mask_shape[:-2]
         self.image_shape = (1, *placement.patch)
         self.mask_shape = (*channels, *placement.patch)
@@ -65,84 +66,39 @@ class PatchPreprocessing(Preprocessing):
         candidate = format.masks if format.masks in store.classes else None
         self.positions = Positions(store, volumes, placement, candidate, seed)
 
-    def fill(
-        self,
-        entries: NDArray[np.int64],
-        image: NDArray[Any],
-        mask: NDArray[Any],
-        epoch: int = 0,
-    ) -> StageTimes:
-        """Write images and masks of the patches of an epoch.
-
-        entries : int64 (b,)
-        image   : of image_dtype (b, *image_shape), every cell is written
-        mask    : of mask_dtype (b, *mask_shape), every cell is written
-
-        Raises StoreError if the file has changed or a slice is damaged.
-        """
+    def show(self, entries: NDArray[np.int64], epoch: int) -> Shown:
+        """Return the slices that patches show in an epoch."""
         corners = self.positions.corners(entries, epoch)
-        return self._gather(volumes_of(entries), corners, image, mask)
+        depth = self.placement.patch[0]
+        return self.show_parts(entries, volumes_of(entries), corners, depth)
 
     def whole(self, volume: int) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Return image (1, D, H, W) and mask of a whole volume, as patches show it."""
+        """Return image (1, D, H, W) and mask of a whole volume, as patches show it.
+
+        It is not augmented.
+        """
         shape = tuple(self.positions.shapes[volume].tolist())
-        channels = self.mask_shape[:-3]
         image = np.empty((1, 1, *shape), self.image_dtype)
-        mask = np.empty((1, *channels, *shape), self.mask_dtype)
-        corner = np.zeros((1, 3), np.int64)
-        self._gather(np.array([volume]), corner, image, mask)
+        mask = np.empty((1, *self.mask_shape[:-3], *shape), self.mask_dtype)
+        volumes, corner = np.array([volume]), np.zeros((1, 3), np.int64)
+        self.store.check()
+        shown = self.show_parts(volumes, volumes, corner, shape[0])
+        self._copy(shown, image, mask)
         return image[0], mask[0]
 
-    def _gather(
+    def show_parts(
         self,
+        entries: NDArray[np.int64],
         volumes: NDArray[np.int64],
         corners: NDArray[np.int64],
-        image: NDArray[Any],
-        mask: NDArray[Any],
-    ) -> StageTimes:
-        """Write the parts of volumes from their corners on, int64 (b, 3).
-
-        image : (b, 1, d, h, w)
-        mask  : (b, d, h, w) or (b, K, d, h, w)
-        """
-        started = perf_counter_ns()
-        self.store.check()
-        depth = image.shape[2]
-        first, count = self.positions.slices_of(volumes)
-        begin, end = _slices_needed(corners[:, 0], depth, count)
-        in_volume = corners[:, :1] + np.arange(depth)
-        is_inside = (in_volume >= 0) & (in_volume < count[:, None])
-        steps = in_volume - begin[:, None]
-        samples = first[:, None] + np.clip(in_volume, 0, count[:, None] - 1)
-        in_plane = np.repeat(corners[:, 1:], depth, axis=0)
-        missing = np.repeat(self._unlabelled(volumes), depth)
-        kernel = KERNELS[self.format.dtype]
-        if self.format.dtype == "float16":
-            image = image.view(np.uint16)
-        read = copied = 0
-        for images, masks, rows, subset in self.store.runs(first + begin, first + end):
-            located = perf_counter_ns()
-            lines = np.where(is_inside[subset], rows[:, None] + steps[subset], OUTSIDE)
-            lines[rows < 0] = ELSEWHERE
-            start, stop, _ = subset.indices(len(volumes))
-            part = slice(start * depth, stop * depth)
-            slices = Slices(lines.ravel(), in_plane[part])
-            kernel(
-                images,
-                masks,
-                slices,
-                slices,
-                self._scaling(samples[subset].ravel()),
-                self._classes,
-                missing[part],
-                self.streams,
-                image[subset].reshape(-1, *image.shape[3:]),
-                self._view_masks(mask[subset]),
-            )
-            read += located - started
-            started = perf_counter_ns()
-            copied += started - located
-        return StageTimes(read, copied)
+        depth: int,
+    ) -> Shown:
+        """Return so many slices of volumes, from corners on, int64 (b, 3)."""
+        first, count = (column[:, None] for column in self.positions.slices_of(volumes))
+        wanted = corners[:, :1] + np.arange(depth)
+        found = np.clip(wanted, 0, count - 1)
+        in_plane = np.ascontiguousarray(corners[:, 1:])
+        return Shown(entries, first + found, found != wanted, in_plane)
 
     def assemble(
         self,
@@ -157,14 +113,21 @@ class PatchPreprocessing(Preprocessing):
         corner = self.positions.corners(entries, epoch)
         return Batch(image, mask, volumes_of(entries), corner=corner)
 
+    def check_entries(self, entries: NDArray[np.int64]) -> None:
+        """Raise OptionError for patches of volumes that the store does not have."""
+        volumes = volumes_of(entries)
+        if entries.size and not (
+            entries.min() >= 0 and volumes.max() < len(self.store.volumes)
+        ):
+            raise OptionError(
+                f"params hold patches of volume {volumes.max()}, expected 0 to "
+                f"{len(self.store.volumes) - 1}"
+            )
+
     def read_ahead(self, entries: NDArray[np.int64], epoch: int) -> None:
         """Ask the system to read the slices that patches need, without waiting."""
-        first, count = self.positions.slices_of(volumes_of(entries))
-        corners = self.positions.corners(entries, epoch)
-        depth = self.placement.patch[0]
-        begin, end = _slices_needed(corners[:, 0], depth, count)
-        for start, stop in zip(first + begin, first + end, strict=True):
-            self.store.read_ahead(np.arange(start, stop))
+        shown = self.show(entries, epoch)
+        self.store.read_ahead(shown.slices[~shown.is_beyond])
 
     def identity(self) -> dict[str, Any]:
         """Return the options of what a patch becomes, as values for JSON."""
@@ -182,22 +145,15 @@ class PatchPreprocessing(Preprocessing):
             name += f" (patient {self.store.volumes[volume].patient})"
         return f"{name} of {self.store.path}"
 
-    def _view_masks(self, mask: NDArray[Any]) -> NDArray[Any]:
-        """Return the view that kernels fill: (b * d, h, w), or (b, c, d, h, w)."""
-        if self.format.masks == "onehot":
-            return mask
-        if self.format.masks in self.store.classes:
-            return mask[:, None]
-        return mask.reshape(-1, *mask.shape[2:])
-
     def _units(self, samples: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return what classes are outlined on: the volumes of samples."""
+        """Return what classes are outlined on: a sample of each volume."""
         volumes = self.store.items["volume"][samples]
-        return volumes[np.flatnonzero(np.diff(volumes, prepend=-1))]
+        return samples[np.flatnonzero(np.diff(volumes, prepend=-1))]
 
     def _labelled(self, units: NDArray[np.int64]) -> NDArray[np.uint64]:
-        """Return bit fields of the classes that were outlined, uint64 (b,)."""
-        return self._outlined[units]
+        """Return bit fields of the classes outlined on volumes of samples, (b,)."""
+        labelled: NDArray[np.uint64] = self._outlined[self.store.items["volume"][units]]
+        return labelled
 
 
 def _samples_of(
@@ -212,14 +168,3 @@ def _samples_of(
     first = np.cumsum(lengths) - lengths
     samples = np.repeat(table["first"][volumes] - first, lengths)
     return samples + np.arange(len(samples)), first
-
-
-def _slices_needed(
-    first: NDArray[np.int64], depth: int, count: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the slices [begin, end) of volumes that patches show.
-
-    first : int64 (b,), the slice of the volume that is the first of each patch
-    count : int64 (b,), slices of each volume
-    """
-    return np.maximum(first, 0), np.minimum(first + depth, count)

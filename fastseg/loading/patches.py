@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
@@ -11,7 +11,13 @@ from fastseg.calls import advise_attributes, check_call
 from fastseg.choices import DTypeName
 from fastseg.errors import OptionError, shown
 from fastseg.loading.base import BatchLoader, OnError
-from fastseg.loading.format import ZSCORE_OR_RAW, BatchFormat, Missing, PadValue
+from fastseg.loading.format import (
+    ZSCORE_OR_RAW,
+    BatchFormat,
+    Labels,
+    Missing,
+    PadValue,
+)
 from fastseg.loading.normalization import Normalize
 from fastseg.loading.patch_preprocessing import PatchPreprocessing
 from fastseg.loading.placement import CentredBy, Placement, entries_of
@@ -21,6 +27,9 @@ from fastseg.paths import StrPath
 from fastseg.reprs import many
 from fastseg.store.reader import Store, as_store
 from fastseg.store.selection import check_indices
+
+if TYPE_CHECKING:
+    from fastseg.augment import Compose, Transform
 
 
 @advise_attributes(
@@ -74,6 +83,16 @@ class PatchLoader(BatchLoader):
     missing    : what the mask shows for a class that nobody outlined in a volume. A
         class that is outlined on some slices is background on the others
 
+    Options of augmentation:
+
+    augment    : a Compose, transforms or a preset. Geometric transforms happen in the
+        plane of the slices, about the centre of the patch, to all slices alike; what
+        they show is what the slices have there, also beyond the patch. Steps that
+        change values have one set of parameters for a patch; those that look at
+        neighbouring pixels (blur, low resolution, bias field) change slice by slice.
+        None that changes the size, such as Crop
+    labels, return_params : as those of `Loader`
+
     Options of the work, as those of `Loader`: threads, prefetch, on_error
 
     Batches have images (B, 1, d, h, w); `index` is the volume of each patch, and
@@ -115,6 +134,9 @@ class PatchLoader(BatchLoader):
         masks: str = "labels",
         priority: Sequence[str] | None = None,
         missing: Missing | None = None,
+        augment: "Compose | Sequence[Transform] | str | None" = None,
+        labels: Labels = "exact",
+        return_params: bool = False,
         threads: int | None = None,
         prefetch: int = 4,
         on_error: OnError = "raise",
@@ -142,12 +164,20 @@ class PatchLoader(BatchLoader):
                 if f.name in options
             },
         )
-        self.preprocessing = PatchPreprocessing(
+        make = PatchPreprocessing
+        if format.augment is not None:
+            from fastseg.loading import augmented_patches  # 20 ms that plain ones save
+
+            make = augmented_patches.AugmentedPatchPreprocessing
+        self.preprocessing = make(
             store, self.volumes, format, placement, seed=self.schedule.seed
         )
         warn_of_missing(self.preprocessing, stacklevel=3)
         self._prepare(
-            threads=threads, prefetch=prefetch, on_error=on_error, return_params=False
+            threads=threads,
+            prefetch=prefetch,
+            on_error=on_error,
+            return_params=return_params,
         )
 
     def load_volume(self, volume: int) -> tuple[NDArray[Any], NDArray[Any]]:

@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from collections.abc import Mapping
 from dataclasses import replace
 from time import perf_counter_ns
 from typing import Any, NamedTuple, TypeVar, get_args
@@ -49,12 +50,50 @@ class StageTimes(NamedTuple):
     custom: int = 0
 
 
+class Shown(NamedTuple):
+    """The slices that the b entries of a batch show, d of each.
+
+    entries   : int64 (b,), what the schedule orders
+    slices    : int64 (b, d), samples of the store, those of an entry of one volume
+    is_beyond : bool (b, d), where the volume has no such slice; `slices` has the
+        nearest one
+    corners   : int64 (b, 2), row and column of the pixel of the image that the first
+        pixel of the entry shows; or None where the entry shows the image's centre
+    """
+
+    entries: NDArray[np.int64]
+    slices: NDArray[np.int64]
+    is_beyond: NDArray[np.bool_]
+    corners: NDArray[np.int64] | None
+
+    @property
+    def samples(self) -> NDArray[np.int64]:
+        """The slice in the middle of each entry, int64 (b,)."""
+        return self.slices[:, self.slices.shape[1] // 2]
+
+    def corners_in(
+        self, shape: tuple[int, ...], size: tuple[int, ...]
+    ) -> NDArray[np.int64]:
+        """Return the corners in images of a shape (H, W), for entries of a size (h, w).
+
+        About its centre, a smaller image is padded and a larger one is cut. Half pixels
+        are rounded towards the top left.
+        """
+        if self.corners is not None:
+            return self.corners
+        corners = np.empty((len(self.entries), 2), np.int64)
+        for axis in range(2):
+            corners[:, axis] = int((shape[axis] - size[axis]) / 2)
+        return corners
+
+
 class Preprocessing:
     """Makes images and masks of samples, for a Loader or a torch Dataset.
 
     store   : store of the samples
     indices : int64 (n,), indices of the samples that will be preprocessed
     format  : what they become; its `augment` and `labels` have no effect here
+    seed    : 0 to 2**64 - 1, of what subclasses draw
 
     The attribute `format` has `size`, `priority` and `missing` filled in from the
     store. image_shape, (2n + 1, h, w) with n neighbours on each side, and mask_shape,
@@ -66,8 +105,16 @@ class Preprocessing:
     # What classes are outlined on, in one word; see `_units`.
     noun = "sample"
 
-    def __init__(self, store: Store, indices: NDArray[np.int64], format: BatchFormat):
+    def __init__(
+        self,
+        store: Store,
+        indices: NDArray[np.int64],
+        format: BatchFormat,
+        *,
+        seed: int = 0,
+    ):
         self.store = store
+        self.seed = seed
         # Whether kernels write batches past the caches.
         self.streams = False
         self.size = format.size or _common_size(store, indices)
@@ -86,7 +133,11 @@ class Preprocessing:
         self._classes = _mask_classes(store, format.masks, priority)
         depth = 2 * format.neighbours + 1
         self.image_shape: tuple[int, ...] = (depth, *self.size)
+        # Whether all slices have masks, and whether those beyond a volume are padding.
         self._all_masks = format.masks_of == "all"
+        self._pads = format.beyond == "pad"
+        # Whether functions of Custom get several slices as one image.
+        self._has_depth = format.neighbours > 0
         channels = (len(store.classes),) if format.masks == "onehot" else ()
         slices = (depth,) if self._all_masks else ()
         self.mask_shape: tuple[int, ...] = (*channels, *slices, *self.size)
@@ -107,43 +158,55 @@ class Preprocessing:
 
     def fill(
         self,
-        samples: NDArray[np.int64],
+        entries: NDArray[np.int64],
         image: NDArray[Any],
         mask: NDArray[Any],
         epoch: int = 0,
     ) -> StageTimes:
-        """Write images and masks of samples, the same in every epoch.
+        """Write images and masks of entries: samples, the same in every epoch.
 
-        samples : int64 (b,), indices into the store
+        entries : int64 (b,), indices into the store
         image   : of image_dtype (b, *image_shape), every cell is written
         mask    : of mask_dtype (b, *mask_shape), every cell is written
 
         Raises StoreError if the file has changed or a sample is damaged.
         """
         self.store.check()
+        return self._copy(self.show(entries, epoch), image, mask)
+
+    def show(self, entries: NDArray[np.int64], epoch: int) -> Shown:
+        """Return the slices that entries show in an epoch."""
+        slices, is_beyond = find_neighbours(self.store, entries, self._neighbours)
+        return Shown(entries, slices, is_beyond, None)
+
+    def _copy(
+        self, shown: Shown, image: NDArray[Any], mask: NDArray[Any]
+    ) -> StageTimes:
+        """Write images and masks of slices without augmentation."""
         if self.format.dtype == "float16":
             image = image.view(np.uint16)
         kernel = KERNELS[self.format.dtype]
+        size = image.shape[-2:]
         read = 0
         copied = 0
         started = perf_counter_ns()
-        every, is_beyond = find_neighbours(self.store, samples, self._neighbours)
-        for images, masks, rows, subset in self.store.stacks(every):
+        for images, masks, rows, subset in self.store.stacks(shown.slices):
             located = perf_counter_ns()
-            rows = self._mark_padding(rows, is_beyond[subset])
+            corners = shown.corners_in(images.shape[1:], size)[subset]
+            rows = self._mark_padding(rows, shown.is_beyond[subset])
             masked = self._with_masks(rows)
-            slices = self._slices(images, rows)
-            shown = self._with_masks(every[subset])
+            slices = _as_slices(rows, corners)
+            with_masks = self._with_masks(shown.slices[subset])
             kernel(
                 images,
                 masks,
                 slices,
-                slices if masked is rows else self._slices(images, masked),
-                self._scaling(every[subset].reshape(-1)),
+                slices if masked is rows else _as_slices(masked, corners),
+                self._scaling(shown.slices[subset].reshape(-1)),
                 self._classes,
-                self._unlabelled(shown.reshape(-1)),
+                self._unlabelled(with_masks.reshape(-1)),
                 self.streams,
-                image[subset].reshape(-1, *self.size),
+                image[subset].reshape(-1, *size),
                 self._view_masks(mask[subset]),
             )
             read += located - started
@@ -171,6 +234,19 @@ class Preprocessing:
         if self._neighbours == 0:
             return None
         return find_neighbours(self.store, samples, self._neighbours)[1]
+
+    def replay(self, params: Mapping[str, Any]) -> Batch:
+        """Make a batch again from its `params`, or raise OptionError."""
+        raise OptionError("replay needs a loader with augment")
+
+    def check_entries(self, entries: NDArray[np.int64]) -> None:
+        """Raise OptionError for entries that the store does not have."""
+        low, high = (entries.min(), entries.max()) if entries.size else (0, 0)
+        if not 0 <= low <= high < len(self.store):
+            raise OptionError(
+                f"params hold samples {low} to {high}, expected 0 to "
+                f"{len(self.store) - 1}"
+            )
 
     def read_ahead(self, samples: NDArray[np.int64], epoch: int) -> None:
         """Ask the system to read what `fill` needs of samples, without waiting."""
@@ -231,7 +307,7 @@ class Preprocessing:
             mask, by_class = mask[:, None], True
         if by_class:
             return mask if self._all_masks else mask[:, :, None]
-        return mask.reshape(-1, *self.size) if self._all_masks else mask
+        return mask.reshape(math.prod(mask.shape[:-2]), *mask.shape[-2:])
 
     def _with_masks(self, slices: NDArray[T]) -> NDArray[T]:
         """Return those of the slices (b, d) of samples that have masks, (b, e)."""
@@ -243,20 +319,9 @@ class Preprocessing:
         self, rows: NDArray[np.int64], is_beyond: NDArray[np.bool_]
     ) -> NDArray[np.int64]:
         """Return rows (b, d) of a stack with OUTSIDE for slices that become padding."""
-        if self.format.beyond != "pad":
+        if not self._pads:
             return rows
         return np.where(is_beyond & (rows >= 0), OUTSIDE, rows)
-
-    def _slices(self, images: NDArray[Any], rows: NDArray[np.int64]) -> Slices:
-        """Return rows (b, d) of images (n, H, W) as slices about their centres.
-
-        A smaller image is centred in its slice, a larger one is cut to its centre.
-        Half pixels are rounded towards the top left.
-        """
-        corners = np.empty((rows.size, 2), np.int64)
-        for axis in range(2):
-            corners[:, axis] = int((images.shape[axis + 1] - self.size[axis]) / 2)
-        return Slices(rows.reshape(-1), corners)
 
     def _unlabelled(self, samples: NDArray[np.int64]) -> NDArray[np.uint64]:
         """Return bit fields of the classes that become 255, uint64 (b,)."""
@@ -356,6 +421,13 @@ def used_buckets(store: Store, indices: NDArray[np.int64]) -> list[Any]:
     buckets = list(store.buckets.values())
     used = np.bincount(store.items["bucket"][indices], minlength=len(buckets))
     return [bucket for bucket, count in zip(buckets, used, strict=True) if count]
+
+
+def _as_slices(rows: NDArray[np.int64], corners: NDArray[np.int64]) -> Slices:
+    """Return rows (b, d) of a stack as Slices, with the corner of each entry."""
+    if rows.shape[1] > 1:
+        corners = np.repeat(corners, rows.shape[1], axis=0)
+    return Slices(rows.reshape(-1), corners)
 
 
 def _common_size(store: Store, indices: NDArray[np.int64]) -> tuple[int, int]:

@@ -106,7 +106,9 @@ def draw_versions(
         mask = np.empty((1, *preprocessing.mask_shape), preprocessing.mask_dtype)
         preprocessing.fill(chosen, image, mask, epoch)
         drawn = preprocessing.draw(chosen, epoch)
-        spacing = preprocessing.find_mappings(chosen, drawn).spacing_mm[0]
+        spacing = preprocessing.find_mappings(
+            preprocessing.show(chosen, 0), drawn
+        ).spacing_mm[0]
         rings = rings_of(view, preprocessing.contours(sample.index, epoch))
         crop = crop_to(view, image.shape[2:], rings, spacing, size)
         grey = to_grey(crop.cut(image[0, 0], view), black, white)

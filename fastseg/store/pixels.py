@@ -99,12 +99,6 @@ class MappedPixels:
             in_bucket = rows if len(used) == 1 else np.where(buckets == k, rows, -1)
             yield Stack(*self._arrays[k], in_bucket, EVERYTHING)
 
-    def runs(
-        self, starts: NDArray[np.int64], stops: NDArray[np.int64]
-    ) -> Iterator[Stack]:
-        """Yield one stack for each bucket that has some of the runs."""
-        yield from self.stacks(starts)
-
     def extents(self, items: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
         """Yield offset in the file and size in bytes of each image and mask."""
         for item in items.tolist():
@@ -191,15 +185,6 @@ class CompressedPixels:
             images, masks = (self._decode_all(kind, each_once) for kind in (0, 1))
             rows = np.array([[each_once[item] for item in together]])
             yield Stack(images, masks, rows, slice(j, j + 1))
-
-    def runs(
-        self, starts: NDArray[np.int64], stops: NDArray[np.int64]
-    ) -> Iterator[Stack]:
-        """Yield a stack for each run."""
-        for j, (start, stop) in enumerate(zip(starts, stops, strict=True)):
-            items = range(start, stop)
-            images, masks = (self._decode_all(kind, items, False) for kind in (0, 1))
-            yield Stack(images, masks, FIRST_ROW, slice(j, j + 1))
 
     def extents(self, items: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
         """Yield offset in the file and size in bytes of each chunk."""

@@ -358,19 +358,6 @@ class Store:
         """
         return self._pixels.stacks(samples)
 
-    def runs(
-        self, starts: NDArray[np.int64], stops: NDArray[np.int64]
-    ) -> Iterator[Stack]:
-        """Yield the pixels of samples that follow each other, run by run, for kernels.
-
-        starts, stops : int64 (b,), run j has the samples starts[j] to stops[j] - 1, of
-            one volume
-
-        `subset` and `rows` of a stack refer to runs: sample starts[j] + k of a run has
-        row rows[j] + k, unless rows[j] is negative. Does not check the file.
-        """
-        return self._pixels.runs(starts, stops)
-
     def read_ahead(self, samples: NDArray[np.int64]) -> None:
         """Ask the system to read the pixels of samples into memory, without waiting.
 
