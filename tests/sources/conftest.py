@@ -6,7 +6,7 @@ from tests.sources.dicom_files import save_slice
 
 
 @pytest.fixture
-def study(tmp_path):
+def scan(tmp_path):
     """A folder with a series of four slices, at z = 0, 2, 4 and 6 mm."""
     for k in range(4):
         save_slice(tmp_path / "ct" / f"{k}.dcm", k)
