@@ -103,7 +103,7 @@ def fill_field(bend, outer, row, width, field):
 
 
 @inlined
-def is_bent(bend):
+def has_bend(bend):
     """Return whether a Bend displaces anything."""
     return len(bend.lines) > 0 or len(bend.rows) > 0
 
@@ -149,7 +149,7 @@ def warp_image(image, mapping, bend, sampling, scaling, out):
     reach_x = reach_y = 0.0
     field: Any = None
     if bend is not None:
-        is_displaced = is_bent(bend)
+        is_displaced = has_bend(bend)
         reach_x, reach_y = bend.reach_x, bend.reach_y
         field = empty_field(capacity, is_displaced)
     if not is_displaced and is_whole(whole):
