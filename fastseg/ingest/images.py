@@ -242,7 +242,8 @@ class ImageReader:
             return
         some = np.array(list(decoded))
         stack = np.stack([image.pixels for image in decoded.values()])
-        for measured, column in zip(measure(stack), images.measures, strict=True):
+        columns: Any = zip(measure(stack), images.measures, strict=True)
+        for measured, column in columns:
             column[some] = measured
         for k, image in decoded.items():
             images.stamps[k] = image.stamp
