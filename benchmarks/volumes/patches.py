@@ -84,27 +84,43 @@ class Study:
 def by_fastseg(study):
     """What a thread of a PatchLoader calls, with the corners of all other sides."""
     from fastseg import PatchLoader, open
+    from fastseg.augment import Affine, Flip, Gamma, Noise
 
     store = open(study.store)
-    loader = PatchLoader(
-        store,
-        SHAPE,
-        normalize="zscore",
-        priority=store.classes[::-1],  # as in labels.npy
-        missing="background",
-    )
+    in_plane = [
+        Affine(rotate=(-math.degrees(TURN), math.degrees(TURN)), scale=SCALES),
+        *(Flip(axis) for axis in ("horizontal", "vertical", "slices")),
+        Gamma(GAMMAS, keep_stats=False),
+        Noise(NOISE),
+    ]
+    # The window of "unit"; stored values are image values.
+    low, gain = study.scalings["unit"]
+    unit = {"normalize": "window", "window": (low + 0.5 / gain, 1 / gain)}
+    # Where classes overlap, labels are those of labels.npy.
+    options = {"priority": store.classes[::-1], "missing": "background"}
+    loaders = {
+        CROP: PatchLoader(store, SHAPE, **options),
+        IN_PLANE: PatchLoader(store, SHAPE, augment=in_plane, **unit, **options),
+    }
+    return {task: our_patch(study, loader) for task, loader in loaders.items()}
+
+
+def our_patch(study, loader):
+    """Return a function that makes the patch at a corner by a PatchLoader."""
     preprocessing = loader.preprocessing
     image, mask = np.empty((1, 1, *SHAPE), np.float32), np.empty((1, *SHAPE), np.uint8)
+    numbers = iter(range(2**31))
 
     def patch(corner):
         z, y, x = corner
         volume = np.searchsorted(study.first, z, side="right") - 1
         first = np.array([[z - study.first[volume], y, x]])
         preprocessing.positions.corners = lambda entries, epoch: first
-        preprocessing.fill(np.array([volume]), image, mask)
+        # Each epoch draws other parameters.
+        preprocessing.fill(np.array([volume]), image, mask, next(numbers))
         return image[0, 0], mask[0]
 
-    return {CROP: patch}
+    return patch
 
 
 def bare_gather(study):
