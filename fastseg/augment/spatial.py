@@ -38,7 +38,7 @@ __all__ = ["Affine", "Crop", "Elastic", "Flip", "Resample", "Resize", "Rot90"]
 # Models 62, 2000); a little less keeps its inverse smooth.
 MAX_DISPLACEMENT = 0.48
 
-Axis = Literal["horizontal", "vertical"]
+Axis = Literal["horizontal", "vertical", "slices"]
 AXES = get_args(Axis)
 
 
@@ -153,7 +153,9 @@ class Flip(GeometricTransform):
     """Mirror the image.
 
     p    : probability, by default 0.5
-    axis : "horizontal" (default) swaps left and right, "vertical" top and bottom
+    axis : "horizontal" (default) swaps left and right, "vertical" top and bottom;
+        "slices" reverses the slices of a patch of a volume, or of a sample and its
+        neighbours
     """
 
     p: float = 0.5
@@ -164,12 +166,14 @@ class Flip(GeometricTransform):
         if not isinstance(self.axis, str):
             raise OptionError(
                 f"Flip: axis is {shown(self.axis)}, expected one of 'horizontal', "
-                "'vertical'; a probability has its name, as in Flip(p=0.5)"
+                "'vertical', 'slices'; a probability has its name, as in Flip(p=0.5)"
             )
         check_choice(self, "axis", self.axis, AXES)
 
     def extend(self, mappings: Mappings, values: Values) -> None:
         """Mirror one axis."""
+        if self.axis == "slices":  # which no mapping in plane changes
+            return
         axis = AXES.index(self.axis)
         matrix = mappings.identities()
         matrix[:, axis, axis] = -1

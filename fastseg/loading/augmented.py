@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from time import perf_counter_ns
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ from fastseg.augment.base import (
     draw_uniforms,
 )
 from fastseg.augment.mapping import MappingArrays, Mappings, pixel_ratios
+from fastseg.augment.spatial import Flip
 from fastseg.errors import OptionError
 from fastseg.loading.batches import Batch
 from fastseg.loading.format import BatchFormat
@@ -32,6 +33,8 @@ from fastseg.raster.rings import join_rings
 from fastseg.raster.rules import Rules
 from fastseg.store.layout import mask_dtype
 from fastseg.store.reader import Store
+
+T = TypeVar("T", bound=np.generic)
 
 NO_DISPLACEMENTS = Displacements(np.empty((0, 0, 0, 2)), 1.0)
 SPLINE_ORDERS = {"nearest": 0, "linear": 1, "cubic": 3}
@@ -90,6 +93,12 @@ class AugmentedPreprocessing(Preprocessing):
                         f"{step!r} is of no kind that a Loader applies, expected a "
                         "subclass of those of Transform in fastseg/augment/base.py"
                     )
+        # Indices of the steps that reverse the slices of an entry.
+        self._reversing = [
+            number
+            for number, step in enumerate(compose)
+            if isinstance(step, Flip) and step.axis == "slices"
+        ]
         kinds = [type(step) for step in compose]
         self._repeats = [kinds[:k].count(kind) for k, kind in enumerate(kinds)]
         order = SPLINE_ORDERS[compose.interpolation]
@@ -148,7 +157,10 @@ class AugmentedPreprocessing(Preprocessing):
     ) -> Batch:
         """Return the batch of arrays that `fill` has written in an epoch."""
         params = self.describe(samples, epoch) if with_params else None
-        return Batch(image, mask, samples, params, is_beyond=self.is_beyond(samples))
+        is_beyond = self.is_beyond(samples)
+        if is_beyond is not None and self._reversing:
+            is_beyond = self._reverse(is_beyond, self.draw(samples, epoch))
+        return Batch(image, mask, samples, params, is_beyond=is_beyond)
 
     def parse_params(
         self, params: Mapping[str, Any]
@@ -192,6 +204,9 @@ class AugmentedPreprocessing(Preprocessing):
         mask = np.empty((len(entries), *self.mask_shape), self.mask_dtype)
         self.fill_drawn(self.show_again(entries, params), image, mask, drawn)
         batch = self.assemble(image, mask, entries, int(params["epoch"]))
+        is_beyond = self.is_beyond(entries)
+        if is_beyond is not None:
+            batch.is_beyond = self._reverse(is_beyond, drawn)
         batch.params = dict(params)
         return batch
 
@@ -239,7 +254,8 @@ class AugmentedPreprocessing(Preprocessing):
         start = perf_counter_ns()
         image = image.reshape(*shown.slices.shape, *self.size)
         mappings = self.find_mappings(shown, drawn).arrays(drawn.key)
-        every, is_beyond = shown.slices, shown.is_beyond
+        every = self._reverse(shown.slices, drawn)
+        is_beyond = self._reverse(shown.is_beyond, drawn)
         with_masks = self._with_masks(every)
         depth = with_masks.shape[1]
         bits = (
@@ -318,6 +334,14 @@ class AugmentedPreprocessing(Preprocessing):
         image_time += perf_counter_ns() - masks_done - custom_time
         mask_time = perf_counter_ns() - start - image_time - custom_time
         return StageTimes(0, image_time, mask_time, custom_time)
+
+    def _reverse(self, slices: NDArray[T], drawn: DrawnParameters) -> NDArray[T]:
+        """Return what is (b, d) along slices in the order that was drawn."""
+        if not self._reversing:
+            return slices
+        flips = [drawn.values[number]["on"] for number in self._reversing]
+        is_reversed = np.logical_xor.reduce(flips)[:, None]
+        return np.where(is_reversed, slices[:, ::-1], slices)
 
     def find_mappings(self, shown: Shown, drawn: DrawnParameters) -> Mappings:
         """Return the mappings of entries from the batch to the stored images.
@@ -437,6 +461,11 @@ class AugmentedPreprocessing(Preprocessing):
         elif any(step.needs_ratio for step in self.compose):
             kinds += [pixel_ratios(spacing_mm)]
         samples = indices[_first_of_each(kinds)]
+        if self._reversing and not self._has_depth:
+            raise OptionError(
+                "Flip: axis is 'slices', but images have one slice: give "
+                "neighbours, or leave it out"
+            )
         shown = Preprocessing.show(self, samples, 0)
         self.find_mappings(shown, self.draw(samples, 0))
 

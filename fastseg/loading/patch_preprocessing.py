@@ -49,7 +49,7 @@ class PatchPreprocessing(Preprocessing):
         self._outlined[volumes] = labelled
         in_plane = replace(format, size=placement.patch[1:])
         super().__init__(store, samples, in_plane, seed=seed)
-        self._all_masks = self._pads = self._has_depth = True
+        self._all_masks = self._pads = True
         channels = self.mask_shape[:-2]
         self.image_shape = (1, *placement.patch)
         self.mask_shape = (*channels, *placement.patch)
@@ -144,6 +144,11 @@ class PatchPreprocessing(Preprocessing):
         if self.store.is_unchanged:  # else the mapped columns cannot be read
             name += f" (patient {self.store.volumes[volume].patient})"
         return f"{name} of {self.store.path}"
+
+    @property
+    def _has_depth(self) -> bool:
+        """Whether an entry has slices: patches do, if only one."""
+        return True
 
     def _units(self, samples: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return what classes are outlined on: a sample of each volume."""

@@ -136,8 +136,6 @@ class Preprocessing:
         # Whether all slices have masks, and whether those beyond a volume are padding.
         self._all_masks = format.masks_of == "all"
         self._pads = format.beyond == "pad"
-        # Whether functions of Custom get several slices as one image.
-        self._has_depth = format.neighbours > 0
         channels = (len(store.classes),) if format.masks == "onehot" else ()
         slices = (depth,) if self._all_masks else ()
         self.mask_shape: tuple[int, ...] = (*channels, *slices, *self.size)
@@ -308,6 +306,11 @@ class Preprocessing:
         if by_class:
             return mask if self._all_masks else mask[:, :, None]
         return mask.reshape(math.prod(mask.shape[:-2]), *mask.shape[-2:])
+
+    @property
+    def _has_depth(self) -> bool:
+        """Whether an entry has slices: functions of Custom get them as one array."""
+        return self._neighbours > 0
 
     def _with_masks(self, slices: NDArray[T]) -> NDArray[T]:
         """Return those of the slices (b, d) of samples that have masks, (b, e)."""

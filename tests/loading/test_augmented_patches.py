@@ -154,6 +154,38 @@ def test_a_whole_slice_is_augmented_as_by_a_loader(store):
     assert_array_equal(results[1], results[3])
 
 
+@pytest.mark.parametrize("masks", ["labels", "onehot"])
+@pytest.mark.parametrize("labels", ["exact", "nearest"])
+def test_flips_of_slices_reverse_patches(store, masks, labels):
+    """Images and masks come in reverse order, but with the same corners."""
+    for patch in (PATCH, (8, 20, 120)):
+        options = {"masks": masks, "per_volume": 2}
+        _, plain = batches_of(store, None, patch, **options)
+        steps = [Flip("slices", p=1)]
+        _, flipped = batches_of(store, steps, patch, labels=labels, **options)
+        _, twice = batches_of(store, 2 * steps, patch, labels=labels, **options)
+        for one, other, same in zip(plain, flipped, twice, strict=True):
+            assert_array_equal(other.image, one.image[:, :, ::-1])
+            assert_array_equal(other.mask, one.mask[..., ::-1, :, :])
+            assert_array_equal(other.corner, one.corner)
+            assert_array_equal(same.image, one.image)
+
+
+def test_flips_of_slices_reverse_neighbours(store):
+    """A sample stays in the middle; samples of one slice cannot be reversed."""
+    options = {"size": 80, "batch_size": 4, "shuffle": False, "masks_of": "all"}
+    plain = fastseg.Loader(store, neighbours=2, **options)
+    steps = [Flip("slices", p=1)]
+    flipped = fastseg.Loader(store, neighbours=2, augment=steps, **options)
+    for one, other in zip(plain, flipped, strict=True):
+        assert_array_equal(other.image, one.image[:, ::-1])
+        assert_array_equal(other.mask, one.mask[:, ::-1])
+        assert_array_equal(other.is_beyond, one.is_beyond[:, ::-1])
+    assert one.is_beyond.any()
+    with pytest.raises(OptionError, match="but images have one slice"):
+        fastseg.Loader(store, size=80, augment=steps)
+
+
 def test_noise_differs_from_slice_to_slice(store):
     """Noise is another one in each voxel, and has its deviation over the patch."""
     _, (plain, *_) = batches_of(store, None, centred=0)
