@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy import ndimage
 
+from fastseg._kernels import jit
 from fastseg._kernels.augment import batch, volume
 from fastseg._kernels.augment.intensity import BLUR, GAMMA, GAUSSIAN, PARAMETERS, Steps
 from fastseg._kernels.augment.noise import Keys
@@ -170,6 +171,9 @@ def test_voxel_centres_get_exactly_their_values(case, matrix, shape, border):
     assert_array_equal(actual, expected)
 
 
+@pytest.mark.skipif(
+    not jit.INTERPRETED, reason="no entry takes the copies: compiling takes 15 s"
+)
 @settings(max_examples=60)
 @given(volumes(), matrices(), shapes, borders)
 def test_blocks_copy_all_that_they_need(case, matrix, shape, border):
