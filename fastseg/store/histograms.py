@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastseg.errors import StoreError
-from fastseg.store.layout import MAX_BINS
+from fastseg.store.layout import ANY_CLASS, MAX_BINS, WHOLE_IMAGE
 
 if TYPE_CHECKING:
     from fastseg.store.reader import Store
@@ -42,18 +42,29 @@ def read_histograms(
 ) -> Histograms:
     """Return the histograms of samples, by rising sample.
 
-    kind : index of a class, or layout.WHOLE_IMAGE or layout.ANY_CLASS
+    samples : int64 (n,), at least one
+    kind    : index of a class, or layout.WHOLE_IMAGE or layout.ANY_CLASS
 
     A sample without such pixels has none. Raises StoreError if they are damaged.
     """
     table = store.tables["histograms"]
-    is_chosen = np.zeros(len(store), np.bool_)
-    is_chosen[samples] = True
-    rows = np.flatnonzero(table["class"] == kind)
-    owners = table["item"][rows]
-    if not ((owners >= 0) & (owners < len(store))).all():
+    # Rows are ordered by sample: only those from the first to the last one are read.
+    low, high = int(samples.min()), int(samples.max())
+    is_chosen = np.zeros(high - low + 1, np.bool_)
+    is_chosen[samples - low] = True
+    start, stop = np.searchsorted(table["item"], [low, high + 1]).tolist()
+    owners = table["item"][start:stop] - low
+    if not ((owners >= 0) & (owners <= high - low)).all():
         raise _damaged(store)
-    rows = rows[is_chosen[owners]]
+    is_wanted = (table["class"][start:stop] == kind) & is_chosen[owners]
+    expected = low + np.flatnonzero(is_chosen)
+    if kind != WHOLE_IMAGE:
+        counted = store.items["pixels"][expected]
+        has_pixels = counted if kind == ANY_CLASS else counted[:, kind : kind + 1]
+        expected = expected[has_pixels.any(axis=1)]
+    if not np.array_equal(low + owners[is_wanted], expected):
+        raise _damaged(store)
+    rows = start + np.flatnonzero(is_wanted)
     sample, pixels, mean, std, width, first = (
         table[name][rows]
         for name in ("item", "pixels", "mean", "std", "width", "least")

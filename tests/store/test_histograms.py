@@ -233,6 +233,8 @@ def test_damaged_codes_are_refused_or_harmless(content, data):
     [
         ("item", -1),
         ("item", 10**6),
+        ("item", 3),
+        ("class", 0),
         ("offsets", 10**9),
         ("offsets", -1),
         ("width", 3),
