@@ -11,7 +11,7 @@ from fastseg.errors import OptionError
 from fastseg.loading.batches import Batch
 from fastseg.loading.format import MINIMUM, BatchFormat
 from fastseg.loading.normalization import minima
-from fastseg.loading.placement import Placement, Positions, volumes_of
+from fastseg.loading.placement import VOLUME_MASK, Placement, Positions, volumes_of
 from fastseg.loading.preprocessing import Preprocessing, Shown
 from fastseg.store.reader import Store
 
@@ -126,7 +126,9 @@ class PatchPreprocessing(Preprocessing):
 
     def read_ahead(self, entries: NDArray[np.int64], epoch: int) -> None:
         """Ask the system to read the slices that patches need, without waiting."""
-        shown = self.show(entries, epoch)
+        corners = self.positions.corners(entries, epoch, in_plane=False)
+        depth = self.placement.patch[0]
+        shown = self.show_parts(entries, volumes_of(entries), corners, depth)
         self.store.read_ahead(shown.slices[~shown.is_beyond])
 
     def identity(self) -> dict[str, Any]:
@@ -135,7 +137,7 @@ class PatchPreprocessing(Preprocessing):
 
     def index_of(self, entry: int) -> int:
         """Return the volume under which a loader lists what it has skipped."""
-        return entry % 2**32
+        return entry & VOLUME_MASK
 
     def describe_entry(self, entry: int) -> str:
         """Return a patch's volume, patient and store, for an error's note."""

@@ -30,6 +30,7 @@ CENTRED_BY = get_args(CentredBy)
 AXES = ("slices", "rows", "columns")
 # An entry is a volume and, in the bits above these, the number of its repeat.
 VOLUME_BITS = 32
+VOLUME_MASK = (1 << VOLUME_BITS) - 1
 MAX_PER_VOLUME = 2**20
 # Random numbers of an entry: whether it is centred, the class, its voxel, the corner.
 DRAWS = 6
@@ -82,7 +83,7 @@ def entries_of(volumes: NDArray[np.int64], per_volume: int) -> NDArray[np.int64]
 
 def volumes_of(entries: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return the volume of each entry."""
-    volumes: NDArray[np.int64] = entries & (2**VOLUME_BITS - 1)
+    volumes: NDArray[np.int64] = entries & VOLUME_MASK
     return volumes
 
 
@@ -139,8 +140,13 @@ class Positions:
         """Return the first sample of volumes, and their number of slices, (b,) each."""
         return self.first[volumes], self.shapes[volumes, 0]
 
-    def corners(self, entries: NDArray[np.int64], epoch: int) -> Corners:
+    def corners(
+        self, entries: NDArray[np.int64], epoch: int, *, in_plane: bool = True
+    ) -> Corners:
         """Return the first voxel of each patch of an epoch, int64 (b, 3).
+
+        in_plane : False if only slices are needed: no mask is read then, and rows and
+            columns of patches that are centred on a voxel are other ones
 
         It is (slice, row, column) in the volume; negative along an axis along which the
         volume is smaller than the patch, and lies in its middle.
@@ -150,14 +156,16 @@ class Positions:
         for j, entry in enumerate(entries.tolist()):
             words = randomness.philox(key, entry, randomness.PATCHES).random_raw(DRAWS)
             uniforms = (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
-            corners[j] = self._corner(entry & (2**VOLUME_BITS - 1), uniforms)
+            corners[j] = self._corner(entry & VOLUME_MASK, uniforms, in_plane)
         return corners
 
-    def _corner(self, volume: int, uniforms: NDArray[np.float64]) -> Corners:
+    def _corner(
+        self, volume: int, uniforms: NDArray[np.float64], in_plane: bool
+    ) -> Corners:
         shape = self.shapes[volume]
         room = np.maximum(shape - self._patch, 0)
         if uniforms[0] < self._fraction and self._voxels[volume].any():
-            voxel = self._labelled_voxel(volume, uniforms[1], uniforms[2])
+            voxel = self._labelled_voxel(volume, uniforms[1], uniforms[2], in_plane)
             corner = np.clip(voxel - self._patch // 2, 0, room)
         else:
             corner = (uniforms[3:] * (room + 1)).astype(np.int64)
@@ -165,13 +173,20 @@ class Positions:
         placed: Corners = np.where(shape < self._patch, middle, corner)
         return placed
 
-    def _labelled_voxel(self, volume: int, one: float, two: float) -> Corners:
-        """Return a voxel of a class, int64 (3,), drawn by two uniform numbers."""
+    def _labelled_voxel(
+        self, volume: int, one: float, two: float, in_plane: bool
+    ) -> Corners:
+        """Return a voxel of a class, int64 (3,), drawn by two uniform numbers.
+
+        If not `in_plane`, its row and column are 0.
+        """
         store = self._store
         voxels = self._voxels[volume]
         k = _draw(voxels if self._by_voxels else voxels > 0, one)[0]
         items = self._items(volume)
         z, n = _draw(store.items["pixels"][items, k], two)
+        if not in_plane:
+            return np.array([z, 0, 0], np.int64)
         item = items.start + z
         box = store.items["bbox"][item, k]
         row, column = find_pixel(store._pixels.mask(item), k, box, n)
