@@ -188,8 +188,10 @@ class Positions:
         if not in_plane:
             return np.array([z, 0, 0], np.int64)
         item = items.start + z
-        box = store.items["bbox"][item, k]
-        row, column = find_pixel(store._pixels.mask(item), k, box, n)
+        mask = store._pixels.mask(item)
+        # A damaged box may reach beyond the mask.
+        box = np.clip(store.items["bbox"][item, k], 0, [*mask.shape, *mask.shape])
+        row, column = find_pixel(mask, k, box, n)
         if row < 0:
             raise StoreError(
                 f"{store.path}: the mask of sample {item} has fewer pixels of class "

@@ -4,6 +4,7 @@ import pickle
 import re
 from collections import Counter
 
+import h5py
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
@@ -437,19 +438,58 @@ def test_samples_in_no_volume_are_refused(store, tmp_path):
         PatchLoader(single, PATCH)
 
 
-def test_a_damaged_mask_is_no_endless_search(store, tmp_path):
-    """If a mask has fewer pixels than its count, the store is called damaged."""
-    path = tmp_path / "damaged.h5"
+def without_masks(store, path):
+    """Copy a store to a path, with zeros as masks of its first volume; return it."""
     path.write_bytes(store.path.read_bytes())
     bucket, row = (store.items[name][0] for name in ("bucket", "row"))
     mask = store.volumes[0].mask
     with path.open("r+b") as file:
         file.seek(store._pixels._offsets[bucket][1] + row * mask[0].nbytes)
         file.write(bytes(mask.nbytes))
-    damaged = fastseg.open(path)
+    return path
+
+
+def test_a_damaged_mask_is_no_endless_search(store, tmp_path):
+    """If a mask has fewer pixels than its count, the store is called damaged."""
+    damaged = fastseg.open(without_masks(store, tmp_path / "damaged.h5"))
     loader = PatchLoader(
         damaged, PATCH, indices=damaged.volumes[0].samples, centred=1.0
     )
     with pytest.raises(StoreError, match="fewer pixels of class") as caught:
         next(iter(loader))
     assert "a patch of volume 0" in caught.value.__notes__[0]
+
+
+def test_reading_ahead_looks_at_no_mask(store, tmp_path):
+    """What is damaged raises nothing then, so that its patches alone are skipped."""
+    damaged = fastseg.open(without_masks(store, tmp_path / "damaged.h5"))
+    loader = PatchLoader(damaged, PATCH, centred=1.0, on_error="skip")
+    loader.preprocessing.read_ahead(loader.schedule.epoch(0)[0], 0)
+    assert sorted(k for batch in loader for k in batch.index.tolist()) == [1, 2]
+    assert "fewer pixels of class" in loader.skipped[0]
+
+
+@pytest.mark.parametrize("kind", ["store", "compressed"])
+def test_slices_of_patches_are_known_without_masks(request, kind):
+    """They are those of the corners, also of patches that are centred on a voxel."""
+    loader = PatchLoader(request.getfixturevalue(kind), PATCH, per_volume=40)
+    entries, _ = loader.schedule.epoch(0)
+    positions = loader.preprocessing.positions
+    corners = positions.corners(entries, 0)
+    assert_array_equal(
+        positions.corners(entries, 0, in_plane=False)[:, 0], corners[:, 0]
+    )
+
+
+def test_a_box_beyond_its_mask_is_cut(store, tmp_path):
+    """Nothing outside of a mask is read, and a voxel of the class is found in it."""
+    path = tmp_path / "damaged.h5"
+    path.write_bytes(store.path.read_bytes())
+    with h5py.File(path, "r+") as file:
+        file["items/bbox"][...] = [-(2**40), -5, 2**40, 2**62]
+    loaders = [
+        PatchLoader(each, PATCH, centred=1.0, per_volume=20, shuffle=False)
+        for each in (store, fastseg.open(path))
+    ]
+    for batch, other in zip(*loaders, strict=True):
+        assert_array_equal(batch.corner, other.corner)
