@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from fastseg.calls import advise_attributes, check_call
 from fastseg.choices import DTypeName
-from fastseg.errors import OptionError, shown
+from fastseg.errors import OptionError, shown, whole_number
 from fastseg.loading.base import BatchLoader, OnError
 from fastseg.loading.format import (
     ZSCORE_OR_RAW,
@@ -192,6 +192,7 @@ class PatchLoader(BatchLoader):
         if volume not in self.volumes:
             raise OptionError(
                 f"volume is {shown(volume)}, which is none of the "
+        whole_number("volume", volume, 0)
                 f"{many(len(self.volumes), 'volume')} of this loader"
             )
         return self.preprocessing.whole(int(volume))

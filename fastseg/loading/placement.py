@@ -259,9 +259,12 @@ def _centred(given: Any) -> float | tuple[str, float]:
     expected = "a fraction from 0 to 1, or a class and one, as in ('heart', 0.5)"
     name, fraction = None, given
     if not is_single(given):
-        if len(given) != 2 or not isinstance(given[0], str):
+        try:
+            name, fraction = in_order(given)
+        except (TypeError, ValueError):
+            name = None
+        if not isinstance(name, str):
             raise OptionError(f"centred is {shown(given)}, expected {expected}")
-        name, fraction = given
     number = real_number("centred", fraction, expected)
     if not 0 <= number <= 1:
         raise OptionError(f"centred is {shown(given)}, expected {expected}")

@@ -132,6 +132,9 @@ def test_a_whole_volume_has_the_values_of_its_patches(store, masks):
         OptionError, match="volume is 3, which is none of the 3 volumes"
     ):
         loader.load_volume(3)
+    for other in (True, [0], "0", -1, 0.0):
+        with pytest.raises(OptionError, match=r"volume is .*, expected"):
+            loader.load_volume(other)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "raw"])
@@ -403,6 +406,8 @@ def test_classes_of_some_volumes(store, tmp_path):
         ({"centred": 1.5}, "centred is 1.5, expected a fraction from 0 to 1"),
         ({"centred": ("a", "b", 1)}, "centred is .*, expected a fraction"),
         ({"centred_by": "pixels"}, "centred_by"),
+        ({"centred": {"a", 0.5}}, "centred is .*, expected a fraction"),
+        ({"centred": {"a": 0.5}}, "centred is .*, expected a fraction"),
         ({"indices": [0, 1]}, "of volume 0, 2 of 8 slices are chosen, expected all"),
         ({"indices": []}, "no samples are chosen|the store or the selection is empty"),
         ({"batch_size": 0}, "batch_size is 0"),
