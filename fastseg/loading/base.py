@@ -172,7 +172,9 @@ class BatchLoader:
         i of both shows the same anatomy, as in two sequences of one scan. Raises
         OptionError if they do not fit.
         """
-        return self.preprocessing.replay(params)
+        batch = self.preprocessing.replay(params)
+        self.store.check()  # it may have changed while it was read
+        return batch
 
     def stats(self) -> Stats:
         """Return counts, times and the bottleneck of all loops so far."""

@@ -84,6 +84,7 @@ class PatchPreprocessing(Preprocessing):
         self.store.check()
         shown = self.show_parts(volumes, volumes, corner, shape[0])
         self._copy(shown, image, mask)
+        self.store.check()  # it may have changed while it was read
         return image[0], mask[0]
 
     def show_parts(

@@ -187,7 +187,8 @@ class PatchLoader(BatchLoader):
 
         The image is (1, D, H, W) and the mask (D, H, W), or (K, D, H, W) with "onehot":
         new arrays, not padded and not augmented. `fastseg.windows` divides the image
-        into patches for prediction. Raises OptionError for another volume.
+        into patches for prediction. Raises OptionError for another volume, StoreError
+        if the file has changed or the volume is damaged.
         """
         if volume not in self.volumes:
             raise OptionError(
