@@ -1,6 +1,5 @@
 """Preprocessing of patches: from the slices of volumes to blocks of voxels."""
 
-import math
 from dataclasses import replace
 from typing import Any
 
@@ -32,6 +31,10 @@ class PatchPreprocessing(Preprocessing):
 
     noun = "volume"
 
+    remedy = (
+        "choose volumes that have them all (store.volumes[k].classes), as "
+        "store.select(volumes=[...]) does"
+    )
     def __init__(
         self,
         store: Store,
@@ -53,10 +56,6 @@ class PatchPreprocessing(Preprocessing):
         channels = self.mask_shape[:-2]
         self.image_shape = (1, *placement.patch)
         self.mask_shape = (*channels, *placement.patch)
-        self.sample_bytes = (
-            math.prod(self.image_shape) * self.image_dtype.itemsize
-            + math.prod(self.mask_shape) * self.mask_dtype.itemsize
-        )
         if format.pad_value == MINIMUM:
             # One value around a whole patch: that of the volume's darkest slice.
             items = store.items

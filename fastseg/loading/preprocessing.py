@@ -104,6 +104,8 @@ class Preprocessing:
 
     # What classes are outlined on, in one word; see `_units`.
     noun = "sample"
+    # What to do if classes were not outlined on some of them.
+    remedy = "choose samples that have them all, as store.select(classes=[...]) does"
 
     def __init__(
         self,
@@ -142,16 +144,20 @@ class Preprocessing:
         self.mask_dtype = (
             mask_dtype(store.classes) if format.masks == "bits" else np.dtype(np.uint8)
         )
-        self.sample_bytes = (
-            math.prod(self.image_shape) * self.image_dtype.itemsize
-            + math.prod(self.mask_shape) * self.mask_dtype.itemsize
-        )
         units = self._units(read if self._all_masks else indices)
         missing, self.warning = self._check_missing(units, format)
         if missing == "ignore" and format.masks == "labels":
             self.warning = self._check_hidden(units, priority)
         self.format = replace(
             format, size=self.size, priority=priority, missing=missing
+        )
+
+    @property
+    def sample_bytes(self) -> int:
+        """Bytes of image and mask of one entry in a batch."""
+        return (
+            math.prod(self.image_shape) * self.image_dtype.itemsize
+            + math.prod(self.mask_shape) * self.mask_dtype.itemsize
         )
 
     def fill(
@@ -367,8 +373,7 @@ class Preprocessing:
             f"`masks` shows ({', '.join(listed)})"
         )
         remedy = (
-            f"choose {self.noun}s that have them all, as store.select(classes=[...]) "
-            "does, give missing='ignore' to label those pixels 255, or "
+            f"{self.remedy}, give missing='ignore' to label those pixels 255, or "
             "missing='background' if there is nothing to outline"
         )
         if missing == "error":

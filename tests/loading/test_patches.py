@@ -385,7 +385,8 @@ def test_classes_of_some_volumes(store, tmp_path):
     text = re.escape(text)
     with pytest.warns(MissingLabelsWarning, match=text):
         PatchLoader(store, PATCH, masks=name)
-    with pytest.raises(MissingLabelsError, match=text):
+    advice = re.escape("choose volumes that have them all (store.volumes[k].classes)")
+    with pytest.raises(MissingLabelsError, match=f"{text}: {advice}"):
         PatchLoader(store, PATCH, masks=name, missing="error")
     for batch in PatchLoader(store, PATCH, masks=name, missing="ignore", per_volume=3):
         for k, mask in zip(batch.index.tolist(), batch.mask, strict=True):
@@ -405,9 +406,9 @@ def test_classes_of_some_volumes(store, tmp_path):
         ({"per_volume": 0}, "per_volume is 0, expected 1 to 1048576"),
         ({"centred": 1.5}, "centred is 1.5, expected a fraction from 0 to 1"),
         ({"centred": ("a", "b", 1)}, "centred is .*, expected a fraction"),
-        ({"centred_by": "pixels"}, "centred_by"),
         ({"centred": {"a", 0.5}}, "centred is .*, expected a fraction"),
         ({"centred": {"a": 0.5}}, "centred is .*, expected a fraction"),
+        ({"centred_by": "pixels"}, "centred_by"),
         ({"indices": [0, 1]}, "of volume 0, 2 of 8 slices are chosen, expected all"),
         ({"indices": []}, "no samples are chosen|the store or the selection is empty"),
         ({"batch_size": 0}, "batch_size is 0"),
