@@ -36,6 +36,7 @@ from fastseg.errors import OptionError, one_of
 from fastseg.store.histograms import Histograms, read_histograms
 from fastseg.store.layout import ANY_CLASS, WHOLE_IMAGE
 from fastseg.store.reader import Store
+from fastseg.store.volumes import samples_of_volumes
 
 if TYPE_CHECKING:
     from fastseg.loading.format import BatchFormat
@@ -160,13 +161,9 @@ def _volumes_of(store: Store, indices: Indices) -> _Volumes:
             "no volume; choose the others, as store.select(in_volume=True) does, or "
             "give normalize_by='image'"
         )
-    table = store.tables["volumes"]
-    used = np.flatnonzero(np.bincount(numbers, minlength=len(table["first"])))
-    counts = table["slices"][used]
-    ends = np.cumsum(counts)
-    first = ends - counts
-    owner = np.repeat(np.arange(len(used)), counts)
-    slices = np.arange(len(owner)) + (table["first"][used] - first)[owner]
+    used = np.flatnonzero(np.bincount(numbers))
+    slices, first = samples_of_volumes(store, used)
+    owner = np.repeat(np.arange(len(used)), np.diff(first, append=len(slices)))
     return _Volumes(slices, owner, first)
 
 

@@ -13,6 +13,7 @@ from fastseg.loading.normalization import minima
 from fastseg.loading.placement import VOLUME_MASK, Placement, Positions, volumes_of
 from fastseg.loading.preprocessing import Preprocessing, Shown
 from fastseg.store.reader import Store
+from fastseg.store.volumes import samples_of_volumes
 
 
 class PatchPreprocessing(Preprocessing):
@@ -30,11 +31,11 @@ class PatchPreprocessing(Preprocessing):
     """
 
     noun = "volume"
-
     remedy = (
         "choose volumes that have them all (store.volumes[k].classes), as "
         "store.select(volumes=[...]) does"
     )
+
     def __init__(
         self,
         store: Store,
@@ -45,7 +46,7 @@ class PatchPreprocessing(Preprocessing):
         seed: int = 0,
     ):
         self.placement = placement
-        samples, first = _samples_of(store, volumes)
+        samples, first = samples_of_volumes(store, volumes)
         labelled = np.bitwise_or.reduceat(store.items["labelled"][samples], first)
         # Of each volume of the store, 0 for those that are not chosen.
         self._outlined = np.zeros(len(store.volumes), np.uint64)
@@ -161,17 +162,3 @@ class PatchPreprocessing(Preprocessing):
         """Return bit fields of the classes outlined on volumes of samples, (b,)."""
         labelled: NDArray[np.uint64] = self._outlined[self.store.items["volume"][units]]
         return labelled
-
-
-def _samples_of(
-    store: Store, volumes: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the slices of volumes, and the index of the first one of each.
-
-    volumes : int64 (v,)
-    """
-    table = store.tables["volumes"]
-    lengths = table["slices"][volumes]
-    first = np.cumsum(lengths) - lengths
-    samples = np.repeat(table["first"][volumes] - first, lengths)
-    return samples + np.arange(len(samples)), first

@@ -311,3 +311,19 @@ class VolumeSequence(Sequence[Volume]):
         if self._store.state:
             return f"<Volumes of {name}, which is {self._store.state}>"
         return f"<{many(len(self), 'volume')} of {name}>"
+
+
+def samples_of_volumes(
+    store: "Store", volumes: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the slices of volumes, one volume after the other, int64 (n,).
+
+    volumes : int64 (v,), indices of volumes
+
+    Also returns the index in the result of the first slice of each volume, int64 (v,).
+    """
+    table = store.tables["volumes"]
+    counts = table["slices"][volumes]
+    first = np.cumsum(counts) - counts
+    samples = np.repeat(table["first"][volumes] - first, counts)
+    return samples + np.arange(len(samples)), first
