@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Literal, NamedTuple, overload
+from typing import Any, Literal, NamedTuple, get_args, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -26,6 +26,7 @@ from fastseg.store.volumes import Volume
 
 Weights = Literal["gaussian", "mean"]
 
+WEIGHTS = get_args(Weights)
 # Standard deviation of Gaussian weights as a fraction of the patch, as in nnU-Net and
 # MONAI. On the rim of a patch they are at least exp(-8) along each axis, never 0.
 SIGMA = 1 / 8
@@ -243,7 +244,7 @@ def stitch(
         raise OptionError(
             f"predictions is {shown(predictions)}, expected one for each window"
         )
-    kind: Any = choice("weights", weights, ("gaussian", "mean"))
+    kind: Any = choice("weights", weights, WEIGHTS)
     factors = [axis.weights(kind) for axis in windows._axes]
     joined: NDArray[np.float32] | None = None
     done = 0

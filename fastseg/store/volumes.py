@@ -301,7 +301,9 @@ class VolumeSequence(Sequence[Volume]):
             return Volume(self._store, numbers[index])
         except IndexError:
             count = many(len(self), "volume")
-            raise IndexError(f"volume {index} is outside a store of {count}") from None
+            raise IndexError(
+                f"volume {shown(index)} is outside a store of {count}"
+            ) from None
 
     def __iter__(self) -> Iterator[Volume]:
         return (Volume(self._store, k) for k in range(len(self)))
