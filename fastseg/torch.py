@@ -251,7 +251,7 @@ class _Epochs:
 class TorchBatch(BatchAccess):
     """Stacked samples as tensors; `image, mask = batch` unpacks them.
 
-    image  : float32 (B, 1, h, w), or of the loader's `dtype`
+    image  : float32 (B, 1, h, w), or of another shape or dtype, see `Batch`
     mask   : of the shape and dtype that the loader's `masks` names
     index  : int64 (B,), the samples' indices in the store; on the CPU
     corner : int64 (B, 3), only of patches, see `Batch`; on the CPU

@@ -50,7 +50,8 @@ class Context(NamedTuple):
     """What a step that changes values gets of b samples, besides its parameters.
 
     key         : key of the random numbers, see `fastseg.randomness`
-    samples     : int64 (b,), indices in the store
+    samples     : int64 (b,), what random numbers are drawn for: indices in the store,
+        or entries of patches
     zero_signal : float32 (b,), the normalized value of an image value of 0, which
         stands for no signal
     number      : index of the step in the Compose

@@ -273,8 +273,8 @@ class LowResolution(IntensityTransform):
 class Custom(ArrayTransform):
     """Call a function of your own: function(image, mask, random).
 
-    image  : float32 (h, w), or with n neighbours (2n + 1, h, w), normalized, after all
-        geometric transforms and the transforms before this one
+    image  : float32 (h, w), with n neighbours (2n + 1, h, w), or a patch (d, h, w);
+        normalized, after all geometric transforms and the transforms before this one
     mask   : mask of the same sample, after all geometric transforms, as the loader's
         `masks` says; its last axes are (h, w)
     random : numpy.random.Generator, or a random uint64 if numba has compiled the

@@ -11,10 +11,12 @@ orders         orders of samples as functions of (seed, epoch)
 batches        how the arrays of a batch are unpacked and indexed
 batch_queue    the queue of batches that threads fill (fastseg/threads.py)
 buffers        memory for batches, reused when no array refers to it
-preprocessing  options, images and masks without augmentation
+format         BatchFormat: the options that say what a sample becomes
+preprocessing  images and masks without augmentation
 patch_preprocessing  the same for patches of volumes
 augmented_patches    patches with augmentation
 placement      where patches lie in their volumes
+neighbours     which slices lie beside a sample in its volume
 normalization  stored values to network input
 augmented      images and masks with augmentation
 state          a loader's state, saved and resumed

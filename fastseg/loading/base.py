@@ -71,7 +71,8 @@ class BatchLoader:
             raise OptionError(
                 "return_params is given without augment: give both, or leave it out"
             )
-        # Error text of each skipped sample, by its index in the store.
+        # Error text of each skipped sample, by its index in the store; of a volume, the
+        # one of the last patch that was skipped.
         self.skipped: dict[int, str] = {}
         self._counters = Counters()
         preprocessing = self.preprocessing

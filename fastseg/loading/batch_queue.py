@@ -26,7 +26,7 @@ class PendingBatch:
     """A batch that threads are filling.
 
     epoch, number : number of the epoch, and of the batch in it
-    entries    : int64 (b,), what the schedule orders: indices of samples
+    entries    : int64 (b,), what the schedule orders: samples or patches
     unfinished : number of ranges of entries that are not done
     failures   : exceptions, by index in `entries`
     """

@@ -132,7 +132,7 @@ class Batch(BatchAccess):
     """Stacked samples; `image, mask = batch` unpacks the arrays.
 
     image  : float32 (B, 1, h, w), or of the loader's `dtype`; with n `neighbours`
-        (B, 2n + 1, h, w)
+        (B, 2n + 1, h, w), of patches (B, 1, d, h, w)
     mask   : of the shape and dtype that the loader's `masks` names
     index  : int64 (B,), the samples' indices in the store; of patches, the volumes'
     corner : int64 (B, 3), only of patches: slice, row and column of the first voxel of
@@ -149,8 +149,7 @@ class Batch(BatchAccess):
 
     The arrays are writable and support DLPack, so that other libraries can use them
     without a copy. Their memory is reused only when no array, view or tensor refers to
-    it any more. For JAX, if it is imported, a batch is a pytree of image, mask and
-    index.
+    it any more. For JAX, if it is imported, a batch is a pytree of its arrays.
     """
 
     image: NDArray[Any]

@@ -56,7 +56,8 @@ class PatchLoader(BatchLoader):
     centred    : the probability that a patch is centred on a voxel of a class, or as
         near to it as the volume's border allows: on one of any class, as in 1/3; or of
         one class, as in ("heart", 0.5). With `masks` of one class, it is that class.
-        The other patches lie anywhere in their volume, all positions alike
+        The other patches, and those of volumes without such a voxel, lie anywhere in
+        their volume, all positions alike
     centred_by : how the class of such a patch is drawn:
                  "class"   each class alike that has a voxel in the volume
                  "voxels"  a class with twice as many voxels twice as often
@@ -93,7 +94,8 @@ class PatchLoader(BatchLoader):
         None that changes the size, such as Crop
     labels, return_params : as those of `Loader`
 
-    Options of the work, as those of `Loader`: threads, prefetch, on_error
+    Options of the work, as those of `Loader`: threads, prefetch, on_error. `skipped`
+    lists the volumes of patches that could not be read
 
     Batches have images (B, 1, d, h, w); `index` is the volume of each patch, and
     `corner` its first voxel there. Where a patch lies is a function of the seed, the
@@ -190,10 +192,10 @@ class PatchLoader(BatchLoader):
         into patches for prediction. Raises OptionError for another volume, StoreError
         if the file has changed or the volume is damaged.
         """
+        whole_number("volume", volume, 0)
         if volume not in self.volumes:
             raise OptionError(
                 f"volume is {shown(volume)}, which is none of the "
-        whole_number("volume", volume, 0)
                 f"{many(len(self.volumes), 'volume')} of this loader"
             )
         return self.preprocessing.whole(int(volume))

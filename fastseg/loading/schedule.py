@@ -36,7 +36,8 @@ UNEVEN = get_args(Uneven)
 class Schedule:
     """Which samples come in which batch of a rank: a function of (seed, epoch).
 
-    indices    : int64 (n,), indices in the store, sorted and distinct
+    indices    : int64 (n,), distinct: indices in the store, sorted, or the entries of
+        patches, see `placement`
     batch_size : samples in a batch; if there are fewer, they are one smaller batch
     seed       : 0 to 2**64 - 1
     shuffle    : a new order in every epoch, else always that of indices

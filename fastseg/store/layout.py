@@ -12,7 +12,7 @@ the number of images in a bucket.
 Root attributes
 
     format           "fastseg-store"
-    version          5
+    version          6
     classes          (K,) names, at most 64; bit k of a mask belongs to class k
     buckets          (B,) names of the datasets in /images and /masks, sorted
     options          JSON object: edges, fill and origin, by which the masks were drawn

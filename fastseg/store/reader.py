@@ -326,7 +326,7 @@ class Store:
 
     @property
     def tables(self) -> dict[str, dict[str, NDArray[Any]]]:
-        """Columns of items, contours, sources and volumes, by table and name."""
+        """Columns of the tables of the file, see `layout`, by table and name."""
         self.check()
         return self._tables
 
