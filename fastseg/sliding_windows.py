@@ -196,14 +196,14 @@ def windows(
     image     : a Volume, of which these are the stored values; or an array (D, H, W) or
         (C, D, H, W), which is not copied
     patch     : shape (d, h, w) of each window
-    overlap   : fraction of the patch that neighbours share at least, from 0 to less
-        than 1; one number, or one for each axis
+    overlap   : fraction of the patch that neighbours share at least, to within a voxel,
+        from 0 to less than 1; one number, or one for each axis
     pad_value : what lies around an image that is smaller than the patch: "minimum", the
         least value of each channel, or a number
 
     Along each axis, the first window begins with the volume, the last one ends with it,
-    and the others lie evenly between. Where the volume is smaller than the patch, it
-    lies in the middle of the only one. Raises OptionError.
+    and the others lie evenly between, rounded to voxels. Where the volume is smaller
+    than the patch, it lies in the middle of the only one. Raises OptionError.
     """
     array = _as_image(image)
     lengths = patch_shape(patch)

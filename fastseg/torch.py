@@ -1,4 +1,4 @@
-"""PyTorch: a Loader's batches as tensors, and a store as a Dataset.
+"""PyTorch: the batches of a loader as tensors, and a store as a Dataset.
 
 `as_torch` is the fast way: the loader's own threads make whole batches, and its order,
 division among ranks and resuming work as usual. `Dataset` is for code that needs
@@ -253,7 +253,8 @@ class TorchBatch(BatchAccess):
 
     image  : float32 (B, 1, h, w), or of another shape or dtype, see `Batch`
     mask   : of the shape and dtype that the loader's `masks` names
-    index  : int64 (B,), the samples' indices in the store; on the CPU
+    index  : int64 (B,), the samples' indices in the store, of patches the volumes'; on
+        the CPU
     corner : int64 (B, 3), only of patches, see `Batch`; on the CPU
     is_beyond : bool (B, 2n + 1), only with `neighbours`, see `Batch`; on the CPU
     params : those of `Batch`

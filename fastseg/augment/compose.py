@@ -148,10 +148,11 @@ def standard() -> Compose:
     self-configuring method", Nature Methods 2021; `nnUNetTrainer.get_training_
     transforms` with batchgeneratorsv2 0.3, which uses the "variance" of noise as its
     standard deviation). Differences: scales are uniform in their logarithm. Gammas are
-    uniform (in nnU-Net, half of them are below 1). Images have one channel, so that
-    probabilities per channel are probabilities per image. A blur has one sigma, not one
-    per axis. Labels are drawn again from the contours, or taken from the nearest pixel,
-    not interpolated. Outside the image, values are `pad_value`. Nothing is cropped.
+    uniform (in nnU-Net, half of them are below 1). What nnU-Net draws for each channel
+    is drawn once for an image and its neighbours, or for a patch. A blur has one sigma,
+    not one per axis. Labels are drawn again from the contours, or taken from the
+    nearest pixel, not interpolated. Outside the image, values are `pad_value`. Nothing
+    is cropped.
 
     Rotations are in pixels, as in nnU-Net (`in_mm=False` of Affine).
     """

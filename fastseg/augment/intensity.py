@@ -278,7 +278,7 @@ class Custom(ArrayTransform):
     mask   : mask of the same sample, after all geometric transforms, as the loader's
         `masks` says; its last axes are (h, w)
     random : numpy.random.Generator, or a random uint64 if numba has compiled the
-        function; a function of (seed, epoch, sample)
+        function; a function of (seed, epoch, sample or patch)
     p      : probability, by default 1
 
     The function changes both arrays in place and returns None. The loader's threads

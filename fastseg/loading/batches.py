@@ -144,8 +144,8 @@ class Batch(BatchAccess):
 
     `batch[0]` and `batch["image"]` are the image, `batch[1]` and `batch["mask"]` the
     mask, and `dict(batch)` has all fields that are not None; they may be assigned to.
-    `len(batch)` is the number of samples B, although two arrays are
-    unpacked: sample k is `batch.image[k]` and `batch.mask[k]`.
+    `len(batch)` is the number of samples B, although two arrays are unpacked: sample k
+    is `batch.image[k]` and `batch.mask[k]`.
 
     The arrays are writable and support DLPack, so that other libraries can use them
     without a copy. Their memory is reused only when no array, view or tensor refers to

@@ -49,6 +49,9 @@ if TYPE_CHECKING:
 class Loader(BatchLoader):
     """Iterates over a store in batches; each `for` loop over it is one epoch.
 
+    Its samples are images, alone or with their neighbours; a PatchLoader loads patches
+    of volumes.
+
     store      : a store, as `fastseg.open` returns it, or the path of one
     indices    : indices of the samples to load, as `Store.select` and `Store.split`
         return them; by default all. Their order does not matter
@@ -99,7 +102,7 @@ class Loader(BatchLoader):
     normalize_by : over what mean, deviation and percentiles are taken: each "image", or
         the image values of all slices of its "volume", also of those that are not in
         `indices`; the DICOM window is then that of the first slice. No effect with
-        "foreground" and None
+        "foreground", a `window` that is given, and None
     window     : (centre, width) in image values: for "window" instead of those in the
         DICOM headers. Its ends, centre - width / 2 and centre + width / 2, become 0
         and 1

@@ -46,7 +46,8 @@ class PatchLoader(BatchLoader):
 
     store      : a store, as `fastseg.open` returns it, or the path of one
     patch      : (slices, rows, columns) of a patch. A volume that is smaller along an
-        axis lies in the middle of its patches; `pad_value` is around it
+        axis lies in the middle of its patches; `pad_value` is around it. Along each
+        axis, at least one volume must be as large
     indices    : indices of the samples to load, as `Store.select` and `Store.split`
         return them: all slices of the volumes; by default all samples
 
@@ -61,18 +62,19 @@ class PatchLoader(BatchLoader):
     centred_by : how the class of such a patch is drawn:
                  "class"   each class alike that has a voxel in the volume
                  "voxels"  a class with twice as many voxels twice as often
-        All voxels of the class in the volume are alike
+        Each voxel of the class in the volume is as likely as the others
 
     Options of the order, as those of `Loader`; an entry is a patch:
 
     batch_size, shuffle, seed, drop_last, rank, world_size, uneven
 
-    Options of images and masks, as those of `Loader`, but for what `volume` says:
+    Options of images and masks, as those of `Loader`, but with volumes for samples:
 
-    normalize  : by volume, from the image values of all its slices, each rescaled as
-        its DICOM file says
+    normalize  : "zscore", "percentile" and "window" scale each volume by the image
+        values of all its slices, each rescaled as its DICOM file says; "foreground" is
+        over all volumes that are loaded
     window     : (centre, width) of "window", in image values
-    percentiles : (lower, upper) of "percentile"
+    percentiles : (lower, upper) of "percentile", from 0 to 100
     pad_value  : what lies around volumes: "minimum", the least value of the volume, or
         a number
     dtype      : "float32", "float16" or "raw"
@@ -91,7 +93,7 @@ class PatchLoader(BatchLoader):
         they show is what the slices have there, also beyond the patch. Steps that
         change values have one set of parameters for a patch; those that look at
         neighbouring pixels (blur, low resolution, bias field) change slice by slice.
-        None that changes the size, such as Crop
+        Not Crop and Resize, which set a size
     labels, return_params : as those of `Loader`
 
     Options of the work, as those of `Loader`: threads, prefetch, on_error. `skipped`
@@ -100,8 +102,8 @@ class PatchLoader(BatchLoader):
     Batches have images (B, 1, d, h, w); `index` is the volume of each patch, and
     `corner` its first voxel there. Where a patch lies is a function of the seed, the
     epoch, its volume and its number among the volume's patches, not of the batch size
-    or of other volumes. All that `Loader` says of epochs, states, ranks, threads and
-    errors holds here.
+    or of other volumes. What `Loader` says of epochs, states, ranks, threads and errors
+    holds here.
 
     Raises OptionError, MissingLabelsError or UnknownClassError for arguments that are
     invalid or do not fit the store, ArgumentError for those that do not exist, and what

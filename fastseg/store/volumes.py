@@ -44,7 +44,7 @@ class Volume:
     """A volume of a store: slices of one series that are parallel and evenly spaced.
 
     Arrays have the axes (slice, row, column), and slices are in rising position along
-    their normal. They are read-only views of the map; those of a compressed store are
+    their normal. They are read-only views of the file; those of a compressed store are
     decompressed by each access.
     """
 
