@@ -206,6 +206,16 @@ def test_the_page_of_the_loader_names_every_option():
         assert f"`{name}`" in text, name
 
 
+def test_the_page_of_volumes_names_every_option_of_patches():
+    """All parameters of `PatchLoader` that `Loader` lacks stand in its table."""
+    text = read(DOCS / "volumes.md")
+    patches, samples = (
+        {*inspect.signature(loader).parameters}
+        for loader in (fastseg.PatchLoader, fastseg.Loader)
+    )
+    assert all(f"| `{name}` |" in text for name in patches - samples)
+
+
 def test_the_page_of_augmentation_names_every_transform():
     """All transforms stand in its tables."""
     text = read(DOCS / "augmentation.md")
