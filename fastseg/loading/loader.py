@@ -75,7 +75,8 @@ class Loader(BatchLoader):
         class, as in 0.5; or of one class, as in ("icontour", 0.5). If there are too few
         of them, they come more than once in an epoch, and some other samples are left
         out
-    together   : "patient" or "series": the samples of each come one after another
+    together   : "patient", "series" or "volume": the samples of each come one after
+        another. A sample in no volume counts as one
 
     Options of images and masks:
 

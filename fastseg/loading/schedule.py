@@ -27,7 +27,7 @@ from fastseg.store.reader import Store
 from fastseg.store.selection import groups_of
 
 Uneven = Literal["split", "repeat"]
-Together = Literal["patient", "series"]
+Together = Literal["patient", "series", "volume"]
 
 UNEVEN = get_args(Uneven)
 
@@ -316,7 +316,10 @@ def select_foreground(
 def select_groups(
     store: Store, indices: Indices, together: Together | None
 ) -> NDArray[np.int64] | None:
-    """Return a number for the patient or series of each chosen sample, int64 (n,)."""
+    """Return a number for the patient, series or volume of chosen samples, int64 (n,).
+
+    A sample in no volume has a number of its own.
+    """
     if together is None:
         return None
     choice("together", together, TOGETHER)

@@ -93,6 +93,18 @@ def test_batches_depend_on_the_seed_alone(store, threads, prefetch, batch_size):
             assert_array_equal(a, b)
 
 
+@pytest.mark.parametrize("together", ["patient", "series", "volume"])
+def test_samples_of_each_come_one_after_another(store, together):
+    """Patients, series or volumes follow each other in a random order, each once."""
+    loader = Loader(store, together=together, size=96, masks="icontour", batch_size=5)
+    index, _, _ = epoch(loader)
+    assert_array_equal(np.sort(index), np.arange(len(store)))
+    assert (np.diff(index) < 0).any()
+    groups = store.items[together][index]
+    changes = np.count_nonzero(groups[1:] != groups[:-1])
+    assert changes == len(set(groups.tolist())) - 1
+
+
 def test_length_and_drop_last(store):
     """`len` is the number of batches; drop_last leaves out a partial one."""
     for drop_last, sizes in ((False, [10, 10, 10, 2]), (True, [10, 10, 10])):
