@@ -1,6 +1,7 @@
 """Volumes through affine mappings in space, compared with scipy."""
 
 import math
+from itertools import product
 
 import numpy as np
 import pytest
@@ -193,6 +194,33 @@ def test_blocks_copy_all_that_they_need(case, matrix, shape, border):
     allowed = 6 * np.abs(scaled(case)).max() * tolerance_of(matrix) + 3e-6
     inside = (image != FILL) & (whole != FILL)
     assert_allclose(image[inside], whole[inside], rtol=0, atol=allowed)
+
+
+long_sides = st.integers(1, 400)
+
+
+@settings(max_examples=60)
+@given(
+    matrices(),
+    st.sampled_from([1, 1, 30, 1000]),
+    shapes,
+    st.tuples(long_sides, long_sides, long_sides),
+    st.sampled_from([64, SMALL_BOX, 5000]),
+)
+def test_what_a_block_needs_fits_into_the_copy(
+    matrix, factor, shape, volume_shape, most
+):
+    """The ranges of a block have `most` voxels at most, with one more on each axis."""
+    matrix[:, :3] *= factor
+    lengths = volume.block_sides(matrix, shape, volume_shape, most)
+    firsts = map(range, (0, 0, 0), shape, lengths)
+    for corner in product(*firsts):
+        block = tuple(map(min, lengths, np.subtract(shape, corner).tolist()))
+        ranges = [
+            volume.range_of(matrix, axis, corner, block, volume_shape[axis])
+            for axis in range(3)
+        ]
+        assert math.prod(each.length + 1 for each in ranges) <= most
 
 
 def big_case():

@@ -187,6 +187,7 @@ def block_sides(matrix, shape, volume_shape, most):
     """Return sides (z, y, x) of blocks, each of which needs `most` voxels at most.
 
     shape : of the patch
+    most  : at least 64, which a block of one voxel needs
     """
     sides = empty(3, np.int64)
     for k in range(3):
@@ -194,10 +195,11 @@ def block_sides(matrix, shape, volume_shape, most):
     while True:
         copied = 1.0
         for axis in range(3):
-            copied *= min(extent(matrix, axis, sides), volume_shape[axis]) + 3.0
+            # Both ends are rounded outwards, and one voxel more is copied.
+            copied *= min(extent(matrix, axis, sides), volume_shape[axis]) + 4.0
         # Long rows are faster: the last side may be twice as long as the others.
         longest = 0 if sides[0] >= sides[1] else 1
-        if sides[2] > 2 * sides[longest]:
+        if sides[2] > 2 * sides[longest] or sides[longest] == 1:
             longest = 2
         if copied <= most or sides[longest] == 1:
             return sides[0], sides[1], sides[2]
