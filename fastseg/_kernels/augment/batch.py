@@ -1,7 +1,8 @@
 """Kernels that augment many samples in one call.
 
 Samples are along the first axis of each argument. Random numbers are those of `noise`,
-with one key for all samples and each sample's index in the store as the second key.
+with one key for all samples and another one for each: a sample's index in the store, or
+the number of a patch.
 """
 
 from typing import Any, NamedTuple

@@ -29,8 +29,6 @@ ONE = np.uint64(1)
 SMALL, LARGE = np.uint32(0x38800000), np.uint32(0x47800000)
 # Bits of float16.
 INFINITE, NAN = np.uint32(0x7C00), np.uint32(0x7E00)
-
-
 # Rows of slices that are in another stack, which are left alone, and of those that no
 # image is for, because they lie outside of their volume: padding fills them.
 ELSEWHERE, OUTSIDE = -1, -2
@@ -54,7 +52,7 @@ class Scaling(NamedTuple):
     They become min(max((value - shift) * gain, low), high), in float32.
 
     shift, gain : float32 (m,)
-    low, high   : limits, which float32 holds exactly
+    low, high   : limits, rounded to float32
     pad         : float32 (m,), what lies around the image of each slice
     """
 
