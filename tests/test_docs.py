@@ -125,7 +125,10 @@ def test_the_readme_is_short():
 
 @pytest.mark.parametrize(
     "table",
-    ["epoch_rate", "raster", "build", "loader", "augment", "compress", "scale"],
+    [
+        *("epoch_rate", "raster", "build", "loader", "augment", "compress", "scale"),
+        *(f"structure_sets_{name}" for name in ("peers", "arrays", "link", "build")),
+    ],
 )
 def test_the_tables_are_the_measured_ones(table):
     """The page of benchmarks shows what the benchmarks wrote."""
