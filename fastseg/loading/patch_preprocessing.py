@@ -12,6 +12,7 @@ from fastseg.loading.format import MINIMUM, BatchFormat
 from fastseg.loading.normalization import minima
 from fastseg.loading.placement import VOLUME_MASK, Placement, Positions, volumes_of
 from fastseg.loading.preprocessing import Preprocessing, Shown
+from fastseg.reprs import many
 from fastseg.store.reader import Store
 from fastseg.store.volumes import samples_of_volumes
 
@@ -46,6 +47,7 @@ class PatchPreprocessing(Preprocessing):
         seed: int = 0,
     ):
         self.placement = placement
+        self._volumes = volumes
         samples, first = samples_of_volumes(store, volumes)
         labelled = np.bitwise_or.reduceat(store.items["labelled"][samples], first)
         # Of each volume of the store, 0 for those that are not chosen.
@@ -115,15 +117,17 @@ class PatchPreprocessing(Preprocessing):
         return Batch(image, mask, volumes_of(entries), corner=corner)
 
     def check_entries(self, entries: NDArray[np.int64]) -> None:
-        """Raise OptionError for patches of volumes that the store does not have."""
-        volumes = volumes_of(entries)
-        if entries.size and not (
-            entries.min() >= 0 and volumes.max() < len(self.store.volumes)
-        ):
-            raise OptionError(
-                f"params hold patches of volume {volumes.max()}, expected 0 to "
-                f"{len(self.store.volumes) - 1}"
-            )
+        """Raise OptionError for patches of volumes that were not chosen.
+
+        What is labelled on those, and how they are scaled, is not known here.
+        """
+        chosen = set(self._volumes.tolist())
+        for volume in volumes_of(entries).tolist():
+            if volume not in chosen:
+                raise OptionError(
+                    f"params hold patches of volume {volume}, which is none of the "
+                    f"{many(len(chosen), 'volume')} of this loader"
+                )
 
     def read_ahead(self, entries: NDArray[np.int64], epoch: int) -> None:
         """Ask the system to read the slices that patches need, without waiting."""

@@ -237,8 +237,12 @@ def test_a_batch_of_patches_is_replayed(store):
     without = {k: v for k, v in batch.params.items() if k != "corner"}
     with pytest.raises(OptionError, match="expected those of a batch of patches"):
         other.replay(without)
-    with pytest.raises(OptionError, match="patches of volume 7, expected 0 to 2"):
+    with pytest.raises(OptionError, match="of volume 7, which is none of the 3"):
         other.replay({**batch.params, "index": [7, *batch.params["index"][1:]]})
+    one = store.volumes[1].samples
+    other = PatchLoader(store, PATCH, augment=compose, indices=one)
+    with pytest.raises(OptionError, match="which is none of the 1 volume of this"):
+        other.replay(batches[0].params)
 
 
 def test_functions_get_patches(store):
