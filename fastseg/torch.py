@@ -36,6 +36,7 @@ from fastseg.loading.augmented import AugmentedPreprocessing
 from fastseg.loading.base import BatchLoader
 from fastseg.loading.batches import Batch, BatchAccess, thumbnails
 from fastseg.loading.format import BatchFormat
+from fastseg.loading.normalization import ValueStatistics
 from fastseg.loading.orders import check_seed
 from fastseg.loading.preprocessing import Preprocessing, warn_of_missing
 from fastseg.loading.stats import Stats
@@ -134,6 +135,11 @@ class Dataset(torch.utils.data.Dataset):  # type: ignore[misc]
 
     def __len__(self) -> int:
         return len(self.indices)
+
+    @property
+    def value_statistics(self) -> ValueStatistics | None:
+        """By what "foreground" scales, see `Loader`; else None."""
+        return self.preprocessing.value_statistics
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         return self._load([index])[0]

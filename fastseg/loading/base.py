@@ -14,6 +14,7 @@ from fastseg.loading import state
 from fastseg.loading.batch_queue import BatchQueue, PendingBatch
 from fastseg.loading.batches import Batch
 from fastseg.loading.buffers import BufferPool
+from fastseg.loading.normalization import ValueStatistics
 from fastseg.loading.preprocessing import Preprocessing
 from fastseg.loading.schedule import Schedule
 from fastseg.loading.stats import Counters, Stats
@@ -127,6 +128,11 @@ class BatchLoader:
             f"a {type(self).__name__} has no batch by number: next(iter(loader)) is "
             "one, for batch in loader all of an epoch, and store[k] is a sample"
         )
+
+    @property
+    def value_statistics(self) -> ValueStatistics | None:
+        """By what "foreground" scales, to be given to other loaders; else None."""
+        return self.preprocessing.value_statistics
 
     @property
     def epoch(self) -> int:

@@ -23,6 +23,7 @@ from fastseg.loading.normalization import (
     NORMALIZE_BY,
     Normalize,
     NormalizeBy,
+    ValueStatistics,
 )
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ class BatchFormat:
     normalize_by: NormalizeBy = "image"
     window: tuple[float, float] | None = None
     percentiles: tuple[float, float] = (1.0, 99.0)
+    value_statistics: ValueStatistics | None = None
     pad_value: PadValue = MINIMUM
     dtype: DTypeName = "float32"
     masks: str = "labels"
@@ -108,6 +110,7 @@ class BatchFormat:
             "normalize_by": choice("normalize_by", self.normalize_by, NORMALIZE_BY),
             "window": _window(self.window),
             "percentiles": _pair_of_percentiles(self.percentiles),
+            "value_statistics": _value_statistics(self.value_statistics),
             "pad_value": _pad_value(self.pad_value),
             "masks": _mask_name(self.masks),
             "priority": _priority(self.priority),
@@ -129,11 +132,13 @@ class BatchFormat:
                     f"{name} is {value!r}, but neighbours is 0; give the number of "
                     "slices on each side, as in neighbours=2, or leave it out"
                 )
-        if self.window is not None and self.normalize != "window":
-            raise OptionError(
-                f"window is {shown(self.window)}, but normalize is {self.normalize!r}; "
-                "give normalize='window', or leave it out"
-            )
+        for name, method in (("window", "window"), ("value_statistics", "foreground")):
+            value = getattr(self, name)
+            if value is not None and self.normalize != method:
+                raise OptionError(
+                    f"{name} is {shown(value)}, but normalize is {self.normalize!r}; "
+                    f"give normalize={method!r}, or leave it out"
+                )
 
     def as_dict(self) -> dict[str, Any]:
         """Return all options as values for JSON, as the state of a Loader holds them.
@@ -187,6 +192,23 @@ def _window(given: Any) -> tuple[float, float] | None:
     if not width > 0:
         raise OptionError(f"window is {shown(given)}, expected {expected}")
     return centre, width
+
+
+def _value_statistics(given: Any) -> ValueStatistics | None:
+    if given is None:
+        return None
+    try:
+        numbers = (real_number("value_statistics", x) for x in in_order(given))
+        mean, std, low, high = numbers
+    except (TypeError, ValueError):  # OptionError is a ValueError
+        mean, std, low, high = (np.nan,) * 4
+    if not (np.isfinite([mean, std, low, high]).all() and std >= 0 and low <= high):
+        raise OptionError(
+            f"value_statistics is {shown(given)}, expected (mean, std, low, high) in "
+            "image values, as the value_statistics of a loader with "
+            "normalize='foreground'"
+        )
+    return ValueStatistics(mean, std, low, high)
 
 
 def _mask_name(given: Any) -> str:

@@ -18,7 +18,7 @@ from fastseg.loading.format import (
     Missing,
     PadValue,
 )
-from fastseg.loading.normalization import Normalize, NormalizeBy
+from fastseg.loading.normalization import Normalize, NormalizeBy, ValueStatistics
 from fastseg.loading.preprocessing import Preprocessing, warn_of_missing
 from fastseg.loading.schedule import (
     Schedule,
@@ -109,6 +109,9 @@ class Loader(BatchLoader):
         and 1
     percentiles : (lower, upper) of "percentile", two of those that the store holds; by
         volume, any two
+    value_statistics : (mean, std, low, high) in image values, by which "foreground"
+        scales instead of finding them on the samples: those of another loader, which
+        has them under this name, so that validation is scaled as training is
     pad_value  : what lies around images: "minimum", the least value of each image, or a
         number. Both are values after normalization and before transforms that change
         values; with dtype "raw", stored values
@@ -186,6 +189,7 @@ class Loader(BatchLoader):
         normalize_by: NormalizeBy = "image",
         window: tuple[float, float] | None = None,
         percentiles: tuple[float, float] = (1.0, 99.0),
+        value_statistics: ValueStatistics | None = None,
         pad_value: PadValue = "minimum",
         dtype: DTypeName | DTypeLike = "float32",
         masks: str = "labels",

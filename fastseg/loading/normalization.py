@@ -11,7 +11,8 @@ None         image values, rescaled as the DICOM file says
              or a given one (C.11.2.1.3.2, function LINEAR_EXACT)
 "foreground" as nnU-Net does for CT: clipped to the 0.5th and the 99.5th percentile of
              the image values of the pixels that belong to any class, on the samples
-             chosen, then their mean to 0 and their standard deviation to 1
+             chosen, then their mean to 0 and their standard deviation to 1; or by such
+             numbers that are given
 
 With normalize_by "volume", mean, deviation and percentiles are those of the image
 values of all slices of a volume, each of which may have a slope of its own, and the
@@ -57,17 +58,32 @@ CLIPPED_PERCENTILES = 0.5, 99.5
 SAMPLES_AT_ONCE = 2**12
 
 
+class ValueStatistics(NamedTuple):
+    """Of the image values of all labelled pixels, by which "foreground" scales.
+
+    mean, std : their mean and standard deviation
+    low, high : their 0.5th and 99.5th percentile, to which values are clipped
+    """
+
+    mean: float
+    std: float
+    low: float
+    high: float
+
+
 class ImageScaling(NamedTuple):
     """How the images of a store are scaled.
 
     shift, gain : float32 (len(store),), of each sample
     low, high   : to which the results are clipped
+    statistics  : those of "foreground", else None
     """
 
     shift: NDArray[np.float32]
     gain: NDArray[np.float32]
     low: float
     high: float
+    statistics: ValueStatistics | None
 
     def apply(self, values: Column) -> NDArray[np.float32]:
         """Return stored values as kernels scale them, bit for bit, one per sample."""
@@ -88,6 +104,7 @@ def find_scaling(
     Raises OptionError if these samples cannot be normalized this way.
     """
     limits = -np.inf, np.inf
+    statistics = None
     by_volume = (
         format.normalize_by == "volume"
         and format.normalize in ("zscore", "percentile", "window")
@@ -112,10 +129,12 @@ def find_scaling(
                 shift, gain = _image_values(store)
                 _percentile_by_volume(store, volumes, format.percentiles, shift, gain)
         case "foreground":
-            shift, gain, limits = _foreground(store, indices)
+            statistics = format.value_statistics or _foreground(store, indices)
+            shift, gain, limits = _by_statistics(store, statistics)
         case _:
             raise OptionError(one_of("normalize", format.normalize, NORMALIZE))
-    return ImageScaling(shift.astype(np.float32), gain.astype(np.float32), *limits)
+    columns = shift.astype(np.float32), gain.astype(np.float32)
+    return ImageScaling(*columns, *limits, statistics)
 
 
 def minima(store: Store) -> Column:
@@ -264,13 +283,8 @@ def _percentile_by_volume(
         gain[slices] = slope[slices] * _reciprocal(np.array(high - low))
 
 
-def _foreground(
-    store: Store, indices: Indices
-) -> tuple[Column, Column, tuple[float, float]]:
-    """Return shift, gain and limits.
-
-    Each pixel that belongs to any class counts once.
-    """
+def _foreground(store: Store, indices: Indices) -> ValueStatistics:
+    """Return those of the pixels that belong to any class; each counts once."""
     samples = np.flatnonzero(np.bincount(indices))
     blocks = []
     moments = []
@@ -285,14 +299,24 @@ def _foreground(
     if not len(bins.counts):
         raise OptionError(
             f"normalize is 'foreground', but none of {len(indices)} samples has a "
-            "pixel of any class; use another method, or choose samples that have, as "
-            "store.select(classes=..., min_pixels=1) does"
+            "pixel of any class; use another method, choose samples that have, as "
+            "store.select(classes=..., min_pixels=1) does, or give the "
+            "value_statistics of another loader"
         )
     pixels, means, deviations = map(np.concatenate, zip(*moments, strict=True))
     mean = means[0] + np.average(means - means[0], weights=pixels)
     squares = deviations**2 + (means - mean) ** 2
-    inverse = _reciprocal(np.sqrt(np.average(squares, weights=pixels)))
+    std = np.sqrt(np.average(squares, weights=pixels))
     low, high = bins.percentiles(CLIPPED_PERCENTILES)
+    return ValueStatistics(float(mean), float(std), low, high)
+
+
+def _by_statistics(
+    store: Store, statistics: ValueStatistics
+) -> tuple[Column, Column, tuple[float, float]]:
+    """Return shift, gain and limits."""
+    mean, std, low, high = statistics
+    inverse = _reciprocal(std)
     slope, intercept = (store.items[name] for name in ("slope", "intercept"))
     limits = float((low - mean) * inverse), float((high - mean) * inverse)
     return (mean - intercept) / slope, slope * inverse, limits

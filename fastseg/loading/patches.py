@@ -18,7 +18,7 @@ from fastseg.loading.format import (
     Missing,
     PadValue,
 )
-from fastseg.loading.normalization import Normalize
+from fastseg.loading.normalization import Normalize, ValueStatistics
 from fastseg.loading.patch_preprocessing import PatchPreprocessing
 from fastseg.loading.placement import CentredBy, Placement, entries_of
 from fastseg.loading.preprocessing import warn_of_missing
@@ -72,9 +72,10 @@ class PatchLoader(BatchLoader):
 
     normalize  : "zscore", "percentile" and "window" scale each volume by the image
         values of all its slices, each rescaled as its DICOM file says; "foreground" is
-        over all volumes that are loaded
+        over all volumes that are loaded, or by the `value_statistics`
     window     : (centre, width) of "window", in image values
     percentiles : (lower, upper) of "percentile", from 0 to 100
+    value_statistics : those of another loader, for "foreground"
     pad_value  : what lies around volumes: "minimum", the least value of the volume, or
         a number
     dtype      : "float32", "float16" or "raw"
@@ -134,6 +135,7 @@ class PatchLoader(BatchLoader):
         normalize: Normalize | None = ZSCORE_OR_RAW,
         window: tuple[float, float] | None = None,
         percentiles: tuple[float, float] = (1.0, 99.0),
+        value_statistics: ValueStatistics | None = None,
         pad_value: PadValue = "minimum",
         dtype: DTypeName | DTypeLike = "float32",
         masks: str = "labels",

@@ -123,7 +123,7 @@ class Preprocessing:
         self._neighbours = format.neighbours
         read = with_neighbours(store, indices, format.neighbours)
         self._image_scaling = find_scaling(store, indices, format, read)
-        self._shift, self._gain, low, high = self._image_scaling
+        self._shift, self._gain, low, high, self.value_statistics = self._image_scaling
         self._limits = low, high
         self.image_dtype = (
             _common_dtype(store, indices)

@@ -23,6 +23,7 @@ OTHERS = {
     "normalize_by": "volume",
     "window": (40.0, 400.0),
     "percentiles": (5.0, 95.0),
+    "value_statistics": (40.0, 3.5, -20.0, 90.0),
     "pad_value": -2.0,
     "dtype": "float16",
     "masks": "onehot",
@@ -58,6 +59,7 @@ def test_each_option_identifies_a_format(name):
     needed = {
         "labels": {"augment": "light"},
         "window": {"normalize": "window"},
+        "value_statistics": {"normalize": "foreground"},
         "beyond": {"neighbours": 1},
         "masks_of": {"neighbours": 1},
     }
@@ -124,6 +126,17 @@ def test_functions_are_identified_by_name():
         ({"percentiles": None}, r"percentiles is None, expected \(lower, upper\)"),
         ({"percentiles": (99, 1)}, r"percentiles is \(99, 1\), expected \(lower"),
         ({"percentiles": (1, np.nan)}, r"expected \(lower, upper\)"),
+        (
+            {"value_statistics": (1, 2, 3, 4)},
+            "normalize is 'zscore'; give normalize='foreground'",
+        ),
+        *(
+            (
+                {"normalize": "foreground", "value_statistics": given},
+                r"value_statistics is .*, expected \(mean, std, low, high\)",
+            )
+            for given in (1, (1, 2), (1, -2, 0, 3), (1, 2, 4, 3), (1, np.nan, 2, 3))
+        ),
         ({"pad_value": "black"}, "is 'black', expected a number or 'minimum'"),
         ({"pad_value": "3"}, "pad_value is '3', expected a number"),
         ({"pad_value": True}, "pad_value is True, expected a number"),

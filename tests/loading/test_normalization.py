@@ -1,5 +1,7 @@
 """Normalization by volume, compared with numpy on the stacked image values."""
 
+import json
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -8,7 +10,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import fastseg
 from fastseg import Loader
-from fastseg.errors import OptionError
+from fastseg.errors import OptionError, StateError
 from fastseg.links import LinkTable
 from fastseg.loading.normalization import Bins, merge_bins
 from tests.series import table_of, write_stack
@@ -123,6 +125,31 @@ def test_foreground_is_that_of_the_labelled_pixels_of_the_samples(store, samples
     expected = (np.clip(values, low, high) - labelled.mean()) / labelled.std()
     result = loaded(store, samples, normalize="foreground")
     assert_allclose(result, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_validation_is_scaled_as_training(store):
+    """With the numbers of another loader, also as JSON, samples are scaled as there."""
+    options = {"normalize": "foreground", "missing": "background"}
+    train = Loader(store, indices=[1, 2, 5], **options)
+    numbers = train.value_statistics
+    labelled = np.concatenate(
+        [image_values(store, [k])[0][store[k].mask != 0] for k in (1, 2, 5)]
+    )
+    expected = np.percentile(labelled, [0.5, 99.5], method="inverted_cdf")
+    assert_allclose(numbers, [labelled.mean(), labelled.std(), *expected], rtol=1e-9)
+    alone = {"indices": [2], "shuffle": False}
+    given = json.loads(json.dumps(numbers))
+    val = Loader(store, value_statistics=given, **alone, **options)
+    assert val.value_statistics == numbers
+    own = Loader(store, **alone, **options)
+    assert own.value_statistics != numbers
+    same = loaded(store, [1, 2, 5], normalize="foreground")[1]
+    assert_array_equal(next(iter(val)).image[0, 0], same)
+    # Samples without a labelled pixel can be scaled now.
+    Loader(store, indices=[0], value_statistics=numbers, **options)
+    assert Loader(store, **alone, missing="background").value_statistics is None
+    with pytest.raises(StateError, match="value_statistics is None in the state"):
+        val.load_state_dict(own.state_dict())
 
 
 @given(st.data())
