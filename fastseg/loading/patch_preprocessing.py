@@ -77,8 +77,11 @@ class PatchPreprocessing(Preprocessing):
     def whole(self, volume: int) -> tuple[NDArray[Any], NDArray[Any]]:
         """Return image (1, D, H, W) and mask of a whole volume, as patches show it.
 
-        It is not augmented.
+        It is not augmented, and may be one that was not chosen. Raises OptionError or
+        MissingLabelsError for one that the options do not fit.
         """
+        if volume not in self._volumes:
+            return self._with_volume(volume).whole(volume)
         shape = tuple(self.positions.shapes[volume].tolist())
         image = np.empty((1, 1, *shape), self.image_dtype)
         mask = np.empty((1, *self.mask_shape[:-3], *shape), self.mask_dtype)
@@ -88,6 +91,17 @@ class PatchPreprocessing(Preprocessing):
         self._copy(shown, image, mask)
         self.store.check()  # it may have changed while it was read
         return image[0], mask[0]
+
+    def _with_volume(self, volume: int) -> "PatchPreprocessing":
+        """Return what makes the one volume as this makes those that were chosen."""
+        format = replace(
+            self.format,
+            value_statistics=self.value_statistics,
+            augment=None,
+            pad_value=MINIMUM,  # nothing is padded
+        )
+        placement = Placement(patch=(1, 1, 1), centred=0)  # not used
+        return PatchPreprocessing(self.store, np.array([volume]), format, placement)
 
     def show_parts(
         self,

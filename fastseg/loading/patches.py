@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from fastseg.calls import advise_attributes, check_call
 from fastseg.choices import DTypeName
-from fastseg.errors import OptionError, shown, whole_number
+from fastseg.errors import OptionError, whole_number
 from fastseg.loading.base import BatchLoader, OnError
 from fastseg.loading.format import (
     ZSCORE_OR_RAW,
@@ -190,20 +190,17 @@ class PatchLoader(BatchLoader):
     def load_volume(self, volume: int) -> tuple[NDArray[Any], NDArray[Any]]:
         """Return image and mask of a whole volume, with the values that patches have.
 
-        volume : index of a volume of the store, one of the loader's `volumes`
+        volume : index of a volume of the store, also of one that is not loaded, such as
+            one to validate on; "foreground" scales it as those that are
 
         The image is (1, D, H, W) and the mask (D, H, W), or (K, D, H, W) with "onehot":
         new arrays, not padded and not augmented. `fastseg.windows` divides the image
-        into patches for prediction. Raises OptionError for another volume, StoreError
+        into patches for prediction. Raises OptionError or MissingLabelsError for a
+        volume that does not exist or that the loader's options do not fit, StoreError
         if the file has changed or the volume is damaged.
         """
-        whole_number("volume", volume, 0)
-        if volume not in self.volumes:
-            raise OptionError(
-                f"volume is {shown(volume)}, which is none of the "
-                f"{many(len(self.volumes), 'volume')} of this loader"
-            )
-        return self.preprocessing.whole(int(volume))
+        last = len(self.store.volumes) - 1
+        return self.preprocessing.whole(whole_number("volume", volume, 0, last))
 
 
 def _whole_volumes(store: Store, indices: ArrayLike | None) -> NDArray[np.int64]:

@@ -12,6 +12,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 import fastseg
 from fastseg import PatchLoader
 from fastseg._kernels.images.positions import find_pixel
+from fastseg.augment import Flip
 from fastseg.errors import (
     ArgumentError,
     MissingLabelsError,
@@ -128,13 +129,32 @@ def test_a_whole_volume_has_the_values_of_its_patches(store, masks):
             part = tuple(slice(a, a + n) for a, n in zip(corner, PATCH, strict=True))
             assert_array_equal(whole[0][part], image)
             assert_array_equal(labels[..., *part], mask)
-    with pytest.raises(
-        OptionError, match="volume is 3, which is none of the 3 volumes"
-    ):
-        loader.load_volume(3)
-    for other in (True, [0], "0", -1, 0.0):
+    for other in (True, [0], "0", -1, 3, 0.0):
         with pytest.raises(OptionError, match=r"volume is .*, expected"):
             loader.load_volume(other)
+
+
+@pytest.mark.parametrize("normalize", ["zscore", "percentile", "foreground", None])
+def test_any_volume_of_the_store_can_be_loaded(store, normalize):
+    """Volumes that are not chosen are made as if they were, by the same statistics."""
+    options = {"normalize": normalize, "augment": [Flip(p=1)], "pad_value": -1}
+    every = PatchLoader(store, PATCH, **options)
+    one = PatchLoader(
+        store,
+        PATCH,
+        indices=store.volumes[1].samples,
+        value_statistics=every.value_statistics,
+        **options,
+    )
+    for k in range(3):
+        for array, other in zip(one.load_volume(k), every.load_volume(k), strict=True):
+            assert_array_equal(array, other, strict=True)
+    if normalize == "foreground":
+        own = PatchLoader(store, PATCH, indices=store.volumes[1].samples, **options)
+        image, _ = own.load_volume(0)
+        mean, std, low, high = own.value_statistics
+        expected = (np.clip(rescaled(store, 0), low, high) - mean) / std
+        assert_allclose(image[0], expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "raw"])
