@@ -29,7 +29,6 @@ from fastseg.errors import OptionError
 from fastseg.loading.batches import Batch
 from fastseg.loading.format import BatchFormat
 from fastseg.loading.preprocessing import Preprocessing, Shown, StageTimes, used_buckets
-from fastseg.raster.rings import join_rings
 from fastseg.raster.rules import Rules
 from fastseg.store.layout import mask_dtype
 from fastseg.store.reader import Store
@@ -215,21 +214,6 @@ class AugmentedPreprocessing(Preprocessing):
     ) -> Shown:
         """Return the slices that the entries of a batch with these params show."""
         return self.show(entries, int(params["epoch"]))
-
-    def contours(self, sample: int, epoch: int) -> dict[str, list[NDArray[np.float64]]]:
-        """Return the moved rings of each class of a sample in an epoch.
-
-        Each ring is float64 (n, 2), (x, y) in pixels of the batch.
-        """
-        samples = np.array([sample])
-        drawn = self.draw(samples, epoch)
-        shown = self.show(samples, epoch)
-        arrays = self.find_mappings(shown, drawn).arrays(drawn.key)
-        moved: dict[str, list[NDArray[np.float64]]] = {}
-        for name, rings in self.store[sample].contours.items():
-            points, offsets = arrays.move_rings(*join_rings(rings))
-            moved[name] = np.split(points, offsets[1:-1])
-        return moved
 
     def fill(
         self,

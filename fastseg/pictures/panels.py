@@ -4,13 +4,14 @@ Pixel centres are at integers, so that contours are drawn by their vertices.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastseg.augment import Compose
+from fastseg.augment.mapping import MappingArrays
 from fastseg.colours import COLOURS, colour_of, rgb_of
 from fastseg.loading.augmented import AugmentedPreprocessing
 from fastseg.loading.format import BatchFormat
@@ -18,6 +19,7 @@ from fastseg.pictures.planes import VolumePlane, opposite
 from fastseg.pictures.style import DETAIL_POINTS, GREY, WHITE, line_style
 from fastseg.pictures.view import Crop, Ring, View, aspect_of, crop_to, rings_of
 from fastseg.pictures.window import Limits, find_limits, normalize_limits, to_grey
+from fastseg.raster.rings import join_rings
 from fastseg.store.reader import Sample
 from fastseg.store.volumes import Volume
 
@@ -106,10 +108,11 @@ def draw_versions(
         mask = np.empty((1, *preprocessing.mask_shape), preprocessing.mask_dtype)
         preprocessing.fill(chosen, image, mask, epoch)
         drawn = preprocessing.draw(chosen, epoch)
-        spacing = preprocessing.find_mappings(
-            preprocessing.show(chosen, 0), drawn
-        ).spacing_mm[0]
-        rings = rings_of(view, preprocessing.contours(sample.index, epoch))
+        shown = preprocessing.show(chosen, epoch)
+        mappings = preprocessing.find_mappings(shown, drawn)
+        spacing = mappings.spacing_mm[0]
+        moved = _move_contours(sample.contours, mappings.arrays(drawn.key))
+        rings = rings_of(view, moved)
         crop = crop_to(view, image.shape[2:], rings, spacing, size)
         grey = to_grey(crop.cut(image[0, 0], view), black, white)
         _draw_image(axis, grey, crop, crop.steps(view), spacing)
@@ -117,6 +120,17 @@ def draw_versions(
         if preprocessing is unchanged:
             draw_scale_bar(axis, spacing)
     return limits
+
+
+def _move_contours(
+    contours: Mapping[str, list[Ring]], mapping: MappingArrays
+) -> dict[str, list[Ring]]:
+    """Return the rings of a sample in pixels of its augmented image."""
+    moved = {}
+    for name, rings in contours.items():
+        points, offsets = mapping.move_rings(*join_rings(rings))
+        moved[name] = np.split(points, offsets[1:-1])
+    return moved
 
 
 def draw_planes(
