@@ -150,6 +150,7 @@ class AugmentedPreprocessing(Preprocessing):
         image: NDArray[Any],
         mask: NDArray[Any],
         samples: NDArray[np.int64],
+        corners: NDArray[np.int64],
         epoch: int,
         *,
         with_params: bool = False,
@@ -201,8 +202,11 @@ class AugmentedPreprocessing(Preprocessing):
         self.check_entries(entries)
         image = np.empty((len(entries), *self.image_shape), self.image_dtype)
         mask = np.empty((len(entries), *self.mask_shape), self.mask_dtype)
-        self.fill_drawn(self.show_again(entries, params), image, mask, drawn)
-        batch = self.assemble(image, mask, entries, int(params["epoch"]))
+        shown = self.show_again(entries, params)
+        self.fill_drawn(shown, image, mask, drawn)
+        corners = np.empty((len(entries), 3), np.int64)
+        shown.write_corners(corners)
+        batch = self.assemble(image, mask, entries, corners, int(params["epoch"]))
         is_beyond = self.is_beyond(entries)
         if is_beyond is not None:
             batch.is_beyond = self._reverse(is_beyond, drawn)
@@ -221,10 +225,13 @@ class AugmentedPreprocessing(Preprocessing):
         image: NDArray[Any],
         mask: NDArray[Any],
         epoch: int = 0,
+        corners: NDArray[np.int64] | None = None,
     ) -> StageTimes:
         """Write the augmented images and masks of entries in an epoch."""
         drawn = self.draw(entries, epoch)
-        return self.fill_drawn(self.show(entries, epoch), image, mask, drawn)
+        shown = self.show(entries, epoch)
+        shown.write_corners(corners)
+        return self.fill_drawn(shown, image, mask, drawn)
 
     def fill_drawn(
         self,
@@ -342,7 +349,8 @@ class AugmentedPreprocessing(Preprocessing):
         )
         if shown.corners is not None:
             # What follows happens to the patch, not to the whole image.
-            mappings.set_window(shown.corners[:, 1], shown.corners[:, 0], self.size)
+            _, rows, columns = shown.corners.T
+            mappings.set_window(columns, rows, self.size)
         for step, values in zip(self.compose, drawn.values, strict=True):
             if isinstance(step, GeometricTransform):
                 step.extend(mappings, values)

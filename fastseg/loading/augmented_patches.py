@@ -46,20 +46,18 @@ class AugmentedPatchPreprocessing(PatchPreprocessing, AugmentedPreprocessing):
         image: NDArray[Any],
         mask: NDArray[Any],
         entries: NDArray[np.int64],
+        corners: NDArray[np.int64],
         epoch: int,
         *,
         with_params: bool = False,
     ) -> Batch:
         """Return the batch of arrays that `fill` has written in an epoch."""
-        batch = PatchPreprocessing.assemble(self, image, mask, entries, epoch)
+        arrays = image, mask, entries, corners
+        batch = PatchPreprocessing.assemble(self, *arrays, epoch)
         if with_params:
-            batch.params = self.describe(entries, epoch)
+            params = self.describe(entries, epoch)
+            batch.params = {**params, "corner": corners.tolist()}
         return batch
-
-    def describe(self, entries: NDArray[np.int64], epoch: int) -> dict[str, Any]:
-        """Return the random parameters of patches in an epoch, as a dict for JSON."""
-        corner = self.positions.corners(entries, epoch)
-        return {**super().describe(entries, epoch), "corner": corner.tolist()}
 
     def show_again(
         self, entries: NDArray[np.int64], params: Mapping[str, Any]
@@ -68,12 +66,6 @@ class AugmentedPatchPreprocessing(PatchPreprocessing, AugmentedPreprocessing):
         corners = _corners(params, len(entries))
         depth = self.placement.patch[0]
         return self.show_parts(entries, volumes_of(entries), corners, depth)
-
-    def replay(self, params: Mapping[str, Any]) -> Batch:
-        """Make a batch again from its `params`, or raise OptionError."""
-        batch = super().replay(params)
-        batch.corner = _corners(params, len(batch))
-        return batch
 
 
 def _corners(params: Mapping[str, Any], count: int) -> NDArray[np.int64]:

@@ -258,9 +258,10 @@ class BatchLoader:
         been changed after the check before it was made.
         """
         self.store.check()
-        image, mask, entries = pending.release()
+        image, mask, entries, corners = pending.release()
+        arrays = image, mask, entries, corners
         batch = self.preprocessing.assemble(
-            image, mask, entries, pending.epoch, with_params=self.return_params
+            *arrays, pending.epoch, with_params=self.return_params
         )
         self._position = self._after(pending)
         return batch

@@ -27,6 +27,7 @@ class PendingBatch:
 
     epoch, number : number of the epoch, and of the batch in it
     entries    : int64 (b,), what the schedule orders: samples or patches
+    corners    : int64 (b, 3), of patches, see `Batch`
     unfinished : number of ranges of entries that are not done
     failures   : exceptions, by index in `entries`
     """
@@ -36,8 +37,12 @@ class PendingBatch:
     entries: NDArray[np.int64]
     unfinished: int = 0
     failures: dict[int, BaseException] = field(default_factory=dict)
+    corners: NDArray[np.int64] = field(init=False)
     _arrays: list[NDArray[Any]] | None = None
     _lock: Any = field(default_factory=Lock)
+
+    def __post_init__(self) -> None:
+        self.corners = np.empty((len(self.entries), 3), np.int64)
 
     def arrays(self, pool: BufferPool) -> list[NDArray[Any]]:
         """Return image and mask, allocated when the first thread asks for them.
@@ -51,18 +56,18 @@ class PendingBatch:
                 self._arrays = pool.allocate(len(self.entries))
             return self._arrays
 
-    def release(self) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.int64]]:
-        """Return image, mask and entries without what failed, and drop the arrays.
+    def release(self) -> list[NDArray[Any]]:
+        """Return image, mask, entries and corners without what failed; drop the arrays.
 
         So the consumer holds the only reference to their memory.
         """
         assert self._arrays is not None, "no thread has started"
-        image, mask = self._arrays
+        arrays = [*self._arrays, self.entries, self.corners]
         self._arrays = None
-        if not self.failures:
-            return image, mask, self.entries
-        valid = np.delete(np.arange(len(self.entries)), list(self.failures))
-        return image[valid], mask[valid], self.entries[valid]
+        if self.failures:
+            valid = np.delete(np.arange(len(self.entries)), list(self.failures))
+            arrays = [array[valid] for array in arrays]
+        return arrays
 
 
 Task = tuple[PendingBatch, slice]
@@ -147,14 +152,17 @@ def _fill_range(preprocessing: Preprocessing, pool: BufferPool, task: Task) -> R
         image, mask = (array[span] for array in batch.arrays(pool))
     except BaseException as exc:  # out of memory
         return batch, StageTimes(), {span.start: exc}
+    corners = batch.corners[span]
     with contextlib.suppress(BaseException):
-        return batch, preprocessing.fill(entries, image, mask, batch.epoch), {}
+        times = preprocessing.fill(entries, image, mask, batch.epoch, corners)
+        return batch, times, {}
     # Fill the entries one by one to find those that fail.
     failures: dict[int, BaseException] = {}
     for j in range(len(entries)):
         one = slice(j, j + 1)
         try:
-            preprocessing.fill(entries[one], image[one], mask[one], batch.epoch)
+            arrays = entries[one], image[one], mask[one]
+            preprocessing.fill(*arrays, batch.epoch, corners[one])
         except BaseException as exc:
             failures[span.start + j] = exc
     return batch, StageTimes(), failures

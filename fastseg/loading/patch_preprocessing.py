@@ -114,21 +114,20 @@ class PatchPreprocessing(Preprocessing):
         first, count = (column[:, None] for column in self.positions.slices_of(volumes))
         wanted = corners[:, :1] + np.arange(depth)
         found = np.clip(wanted, 0, count - 1)
-        in_plane = np.ascontiguousarray(corners[:, 1:])
-        return Shown(entries, first + found, found != wanted, in_plane)
+        return Shown(entries, first + found, found != wanted, corners)
 
     def assemble(
         self,
         image: NDArray[Any],
         mask: NDArray[Any],
         entries: NDArray[np.int64],
+        corners: NDArray[np.int64],
         epoch: int,
         *,
         with_params: bool = False,
     ) -> Batch:
         """Return the batch of arrays that `fill` has written, with the corners."""
-        corner = self.positions.corners(entries, epoch)
-        return Batch(image, mask, volumes_of(entries), corner=corner)
+        return Batch(image, mask, volumes_of(entries), corner=corners)
 
     def check_entries(self, entries: NDArray[np.int64]) -> None:
         """Raise OptionError for patches of volumes that were not chosen.

@@ -57,8 +57,8 @@ class Shown(NamedTuple):
     slices    : int64 (b, d), samples of the store, those of an entry of one volume
     is_beyond : bool (b, d), where the volume has no such slice; `slices` has the
         nearest one
-    corners   : int64 (b, 2), row and column of the pixel of the image that the first
-        pixel of the entry shows; or None where the entry shows the image's centre
+    corners   : int64 (b, 3), the voxel of the volume that the first voxel of the entry
+        shows; or None where the entry shows the image's centre
     """
 
     entries: NDArray[np.int64]
@@ -71,6 +71,11 @@ class Shown(NamedTuple):
         """The slice in the middle of each entry, int64 (b,)."""
         return self.slices[:, self.slices.shape[1] // 2]
 
+    def write_corners(self, out: NDArray[np.int64] | None) -> None:
+        """Write the corners, if there are any, to an array that is given."""
+        if out is not None and self.corners is not None:
+            out[...] = self.corners
+
     def corners_in(
         self, shape: tuple[int, ...], size: tuple[int, ...]
     ) -> NDArray[np.int64]:
@@ -80,7 +85,7 @@ class Shown(NamedTuple):
         are rounded towards the top left.
         """
         if self.corners is not None:
-            return self.corners
+            return np.ascontiguousarray(self.corners[:, 1:])
         corners = np.empty((len(self.entries), 2), np.int64)
         for axis in range(2):
             corners[:, axis] = int((shape[axis] - size[axis]) / 2)
@@ -166,17 +171,21 @@ class Preprocessing:
         image: NDArray[Any],
         mask: NDArray[Any],
         epoch: int = 0,
+        corners: NDArray[np.int64] | None = None,
     ) -> StageTimes:
         """Write images and masks of entries: samples, the same in every epoch.
 
         entries : int64 (b,), indices into the store
         image   : of image_dtype (b, *image_shape), every cell is written
         mask    : of mask_dtype (b, *mask_shape), every cell is written
+        corners : int64 (b, 3), written if the entries are patches, see `Batch`
 
         Raises StoreError if the file has changed or a sample is damaged.
         """
         self.store.check()
-        return self._copy(self.show(entries, epoch), image, mask)
+        shown = self.show(entries, epoch)
+        shown.write_corners(corners)
+        return self._copy(shown, image, mask)
 
     def show(self, entries: NDArray[np.int64], epoch: int) -> Shown:
         """Return the slices that entries show in an epoch."""
@@ -223,6 +232,7 @@ class Preprocessing:
         image: NDArray[Any],
         mask: NDArray[Any],
         samples: NDArray[np.int64],
+        corners: NDArray[np.int64],
         epoch: int,
         *,
         with_params: bool = False,
