@@ -32,6 +32,10 @@ if TYPE_CHECKING:
     from fastseg.paths import StrPath
     from fastseg.phantom import make_phantom as make_phantom
     from fastseg.pictures.picture import show as show
+    from fastseg.quality.check import check as check
+    from fastseg.quality.findings import Finding as Finding
+    from fastseg.quality.findings import Findings as Findings
+    from fastseg.quality.findings_file import write_findings as write_findings
     from fastseg.raster.area import coverage as coverage
     from fastseg.raster.distance import signed_distance as signed_distance
     from fastseg.raster.masks import rasterize as rasterize
@@ -64,6 +68,8 @@ _HOME = {
     "BenchReport": "fastseg.benchmark",
     "BuildReport": "fastseg.ingest.builder",
     "FastsegError": "fastseg.errors",
+    "Finding": "fastseg.quality.findings",
+    "Findings": "fastseg.quality.findings",
     "Link": "fastseg.links",
     "LinkTable": "fastseg.links",
     "Loader": "fastseg.loading.loader",
@@ -77,6 +83,7 @@ _HOME = {
     "Windows": "fastseg.sliding_windows",
     "bench": "fastseg.benchmark",
     "build": "fastseg.ingest.builder",
+    "check": "fastseg.quality.check",
     "coverage": "fastseg.raster.area",
     "hold_out": "fastseg.store.splits",
     "link": "fastseg.sources",
@@ -93,6 +100,7 @@ _HOME = {
     "stitch": "fastseg.sliding_windows",
     "verify": "fastseg.store.verify",
     "windows": "fastseg.sliding_windows",
+    "write_findings": "fastseg.quality.findings_file",
     "write_split": "fastseg.store.split_table",
 }
 # The functions whose name in their module differs from the public one.

@@ -26,3 +26,5 @@ Window = Literal["auto", "header", "percentiles"]
 Cpu = Literal["x86-64-v4", "x86-64-v3", "x86-64-v2", "x86-64"]
 # The modules of `phantom` that draw a study.
 PhantomKind = Literal["cine", "rtstruct"]
+# How sure a finding of `check` is to be a fault, the worst first.
+Severity = Literal["error", "warning", "note"]

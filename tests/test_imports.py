@@ -41,7 +41,7 @@ LAYERS = [
     {"links", "sources"},
     {"store"},
     {"ingest", "loading", "pictures", "sliding_windows"},
-    {"torch", "benchmark", "phantom"},
+    {"torch", "benchmark", "phantom", "quality"},
     {"cli", "__main__"},
 ]
 FORBIDDEN = {

@@ -366,7 +366,8 @@ PUBLIC = [
 ]
 # Users make none of these.
 RECORDS = {
-    *("Batch", "BenchReport", "BuildReport", "Link", "RoiList", "Sample"),
+    *("Batch", "BenchReport", "BuildReport", "Finding", "Findings", "Link"),
+    *("RoiList", "Sample"),
     *("VerifyReport", "Volume", "Window", "Windows"),
 }
 

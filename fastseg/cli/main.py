@@ -5,7 +5,13 @@ from typing import Annotated
 import typer
 
 import fastseg
-from fastseg.cli import data, rois, store, warmup  # noqa: F401  they register commands
+from fastseg.cli import (  # noqa: F401  they register commands
+    check,
+    data,
+    rois,
+    store,
+    warmup,
+)
 from fastseg.cli.terminal import (
     EXIT_USAGE,
     Debug,

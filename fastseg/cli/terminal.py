@@ -1,10 +1,10 @@
 """What all commands share: output, options, exit status.
 
 Exit status: 0 for success without rejects, 1 for an error, 2 for a usage error, 3 if
-input was rejected, 130 after Ctrl-C, 141 if the program that reads stdout has ended. A
-usage error is what the parser refuses, and what the library raises as one of
-USAGE_ERRORS: a value on the command line is wrong. Missing or damaged input is an
-error.
+input was rejected, 4 if a check has found faults, 130 after Ctrl-C, 141 if the program
+that reads stdout has ended. A usage error is what the parser refuses, and what the
+library raises as one of USAGE_ERRORS: a value on the command line is wrong. Missing or
+damaged input is an error.
 
 Names and values may hold characters that a terminal obeys. All that is printed goes
 through `Output`, which shows them as escapes.

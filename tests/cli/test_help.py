@@ -21,6 +21,7 @@ OFFERED = {
     "build": [choices.Edges, choices.Fill, choices.Origin],
     "split": [choices.By, choices.Stratify],
     "show": [choices.Preset, choices.Window],
+    "check": [choices.Severity],
     "bench": [choices.DTypeName, choices.MaskForm],
     "phantom": [choices.PhantomKind],
     "warmup": [choices.Cpu],
@@ -37,7 +38,7 @@ def test_help_has_an_example_all_options_and_choices(call, monkeypatch, command,
     assert f"Example: `fastseg {command} " in done.out
     parameters = COMMANDS[command].params
     arguments = [p.metavar for p in parameters if p.param_type_name != "option"]
-    assert len(arguments) == (command != "warmup")
+    assert len(arguments) == (command not in ("warmup", "rules"))
     usage = " ".join(["Usage: fastseg", command, "[OPTIONS]", *arguments])
     assert done.out.splitlines()[0] == usage
     assert all(len(line) <= width for line in done.out.splitlines())
@@ -47,7 +48,7 @@ def test_help_has_an_example_all_options_and_choices(call, monkeypatch, command,
             assert (shown in done.out) != getattr(option, "hidden", False)
     for offered in OFFERED.get(command, []):
         assert "|".join(get_args(offered)) in done.out
-    assert ("[default: " in done.out) == (command != "info")
+    assert ("[default: " in done.out) == (command not in ("info", "rules"))
 
 
 def test_all_choices_are_offered():

@@ -1,0 +1,160 @@
+"""`check`: asks the rules about a store."""
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from fastseg.calls import check_call
+from fastseg.errors import LinkError, OptionError, choice, is_iterable, one_of, shown
+from fastseg.paths import StrPath
+from fastseg.progress import Progress, silent
+from fastseg.quality.facts import Facts
+from fastseg.quality.findings import MOST_POINTS, Finding, Findings
+from fastseg.quality.findings_file import IDENTITY_DIGITS, read_accepted
+from fastseg.quality.rule import Rule, thresholds_of
+from fastseg.quality.rules import RULES
+from fastseg.store.reader import Store, as_store
+from fastseg.store.split_table import read_split
+from fastseg.threads import check_threads, usable_cores
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@check_call("fastseg.check('heart.h5')")
+def check(
+    store: Store | StrPath,
+    *,
+    rules: str | Sequence[str] | None = None,
+    skip: str | Sequence[str] = (),
+    thresholds: Mapping[str, float] | None = None,
+    inside: Sequence[tuple[str, str]] = (),
+    splits: StrPath | None = None,
+    accept: StrPath | None = None,
+    threads: int | None = None,
+    progress: Progress = silent,
+) -> Findings:
+    """Look for what is wrong with the labels and images of a store.
+
+    store      : a store, as `fastseg.open` returns it, or the path of one
+    rules      : names of the rules to ask, by default all; `fastseg rules` lists them
+    skip       : names of rules not to ask
+    thresholds : numbers of rules, as in {"area-unlike-others.deviations": 8}
+    inside     : pairs (inner, outer) of classes, of which one must lie inside the
+        other; by default they are found: those that do so on at least 80 % of the
+        images that have both
+    splits     : a table of a split: also look for patients, series and images in
+        several parts
+    accept     : a table of findings that somebody has looked at and found right, as
+        `write_findings` writes it with the suffix .csv
+    threads    : number of threads, by default one for each core
+
+    The store is not verified: a damaged file gives wrong findings, see `verify`.
+
+    Raises OptionError for an unknown rule or threshold, or a table that is none of this
+    store; UnknownClassError, FileNotFoundError, and what `open` raises.
+    """
+    opened = as_store(store)
+    chosen = _choose(rules, skip, thresholds or {})
+    threads = check_threads(usable_cores() if threads is None else threads)
+    facts = Facts(
+        opened,
+        inside=_pairs(opened, inside),
+        splits=None if splits is None else _read(read_split, splits, opened),
+        threads=threads,
+        progress=progress,
+    )
+    found: list[Finding] = []
+    not_run: dict[str, str] = {}
+    for rule in chosen:
+        reason = rule.why_not(facts)
+        if reason:
+            not_run[rule.name] = reason
+        else:
+            found += _identified(facts, rule, rule.find(facts))
+    findings = Findings(
+        found, facts=facts, rules=[rule.name for rule in chosen], not_run=not_run
+    )
+    if accept is None:
+        return findings
+    return findings.accepting(_read(read_accepted, accept, facts))
+
+
+def _read(function: Callable[[StrPath, T], R], path: StrPath, of: T) -> R:
+    """Read a table; a file that is none is a wrong value of an option."""
+    try:
+        return function(path, of)
+    except LinkError as exc:
+        raise OptionError(str(exc)) from None
+
+
+def _choose(rules: Any, skip: Any, thresholds: Mapping[str, float]) -> list[Rule]:
+    """Return the rules to ask, with their thresholds."""
+    wanted = list(RULES) if rules is None else _names("rules", rules)
+    unwanted = _names("skip", skip)
+    options: dict[str, dict[str, float]] = {}
+    for name, value in thresholds.items():
+        rule, _, field = str(name).partition(".")
+        if not field:
+            raise OptionError(
+                f"threshold is {shown(name)}, expected as in rule.threshold"
+            )
+        choice("rule of a threshold", rule, RULES)
+        fields = [known.name for known in thresholds_of(RULES[rule])]
+        if field not in fields:
+            raise OptionError(one_of(f"threshold of {rule}", field, fields))
+        if rule not in wanted or rule in unwanted:
+            raise OptionError(
+                f"thresholds has {name}, but the rule {rule} is not asked"
+            )
+        options.setdefault(rule, {})[field] = value
+    chosen = [
+        RULES[name](**options.get(name, {}))
+        for name in RULES
+        if name in wanted and name not in unwanted
+    ]
+    if not chosen:
+        raise OptionError("rules and skip leave no rule to ask")
+    return chosen
+
+
+def _names(what: str, given: Any) -> list[str]:
+    names = [given] if isinstance(given, str) else given
+    if not is_iterable(names):
+        raise OptionError(f"{what} is {shown(given)}, expected names of rules")
+    return [choice(what, name, RULES) for name in names]
+
+
+def _pairs(store: Store, inside: Any) -> list[tuple[int, int]]:
+    """Return the indices of classes in pairs (inner, outer)."""
+    pairs = []
+    for pair in inside:
+        if isinstance(pair, str) or not is_iterable(pair) or len(list(pair)) != 2:
+            raise OptionError(
+                f"inside has {shown(pair)}, expected pairs (inner class, outer class)"
+            )
+        inner, outer = map(store.class_index, pair)
+        if inner == outer:
+            raise OptionError(f"inside has {shown(pair)}, expected two classes")
+        pairs.append((inner, outer))
+    return pairs
+
+
+def _identified(facts: Facts, rule: Rule, found: Iterable[Finding]) -> list[Finding]:
+    """Return findings with their identities, and refuse two of the same identity."""
+    identified: dict[str, Finding] = {}
+    for finding in found:
+        sources = facts.sources(finding.samples)
+        parts = [rule.name, *sorted(sources), "", *finding.classes]
+        digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()
+        identity = digest[:IDENTITY_DIGITS]
+        if identity in identified:
+            raise RuntimeError(
+                f"rule {rule.name} has two findings of the same samples and classes: "
+                f"{identified[identity].text} {finding.text}"
+            )
+        identified[identity] = replace(
+            finding, identity=identity, points=finding.points[:MOST_POINTS]
+        )
+    return list(identified.values())

@@ -1,0 +1,198 @@
+"""Findings as files: a CSV table, JSON, or a page; the table is read again.
+
+The table has a row for each sample of a finding. A person who has looked at a finding
+keeps its rows in a table of accepted ones, or deletes the rows of images to be kept,
+and builds a store without the others.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from io import FileIO
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fastseg.calls import check_call
+from fastseg.choices import Severity
+from fastseg.errors import LinkError, OptionError, choice, shown
+from fastseg.escapes import escaped, unquoted
+from fastseg.outputs import write_atomically
+from fastseg.paths import StrPath, as_path
+from fastseg.quality.facts import Facts
+from fastseg.quality.findings import SEVERITIES, Finding, Findings
+from fastseg.tables import Reject, Table, read_csv
+
+TABLE = Table(
+    "a table of findings",
+    (
+        *("finding", "rule", "severity", "patient", "source"),
+        *("other", "label", "amount", "unit", "text"),
+    ),
+    ("patient", "source", "other", "label", "text"),
+)
+REQUIRED = ("finding", "rule", "severity", "source")
+# How a file of findings in JSON begins.
+JSON_START = b'{\n "format": "fastseg-findings"'
+SUFFIXES = (".csv", ".json", ".html")
+IDENTITY_DIGITS = 16
+
+
+class Row(NamedTuple):
+    """What is read again of a row of the table.
+
+    source : the image's file below the root of the data set, with # and the number of
+        the frame, from 1, if the file has several
+    """
+
+    line: int
+    finding: str
+    severity: Severity
+    source: str
+
+
+class _JsonKind:
+    """The kind of output that `write_findings` writes as JSON, see `outputs.Kind`."""
+
+    name = "findings in JSON"
+
+    def recognises(self, file: FileIO) -> bool:
+        """Return whether a file begins as ours do."""
+        return file.read(len(JSON_START)) == JSON_START
+
+
+JSON = _JsonKind()
+
+
+def check_suffix(path: StrPath) -> str:
+    """Return the suffix of an output, or raise OptionError if it is none of ours."""
+    suffix = as_path("path", path).suffix.lower()
+    if suffix not in SUFFIXES:
+        raise OptionError(
+            f"{escaped(str(path))}: ends in {shown(suffix)}, expected one of "
+            f"{', '.join(SUFFIXES)}: a table, JSON or a page"
+        )
+    return suffix
+
+
+@check_call("write_findings('report.html', findings)")
+def write_findings(path: StrPath, findings: Findings, force: bool = False) -> Path:
+    """Write findings and return the path of the file; its suffix says what it is.
+
+    path  : ends in .html for a page with pictures, which needs Jinja2 and matplotlib;
+        .csv for a table; .json for all that is known of them
+    force : replace any file, not only an empty one or one that this has written
+
+    Raises OptionError for another suffix, OutputError, MissingExtraError.
+    """
+    suffix = check_suffix(path)
+    if suffix == ".csv":
+        return TABLE.save(path, _rows(findings), force)
+    if suffix == ".json":
+        with write_atomically(path, JSON, force) as (target, file):
+            file.write(json.dumps(as_dict(findings), indent=1).encode())
+        return target
+    raise OptionError(f"{path}: pages are not written yet")
+
+
+def as_dict(findings: Findings) -> dict[str, Any]:
+    """Return findings as texts, numbers, lists and dicts."""
+    store = findings.store
+    return {
+        "format": "fastseg-findings",
+        "store": store.path.name,
+        "fingerprint": store.fingerprint,
+        "samples": len(store),
+        "rules": list(findings.rules),
+        "not_run": findings.not_run,
+        "counts": findings.counts(),
+        "findings": [_as_dict(findings, finding) for finding in findings],
+    }
+
+
+def _as_dict(findings: Findings, finding: Finding) -> dict[str, Any]:
+    sources = findings.facts.sources(finding.samples)
+    return {
+        "finding": finding.identity,
+        "rule": finding.rule,
+        "severity": finding.severity,
+        "accepted": finding.is_accepted,
+        "text": finding.text,
+        "classes": list(finding.classes),
+        "amount": finding.amount,
+        "unit": finding.unit,
+        "points": [list(point) for point in finding.points],
+        "samples": [
+            {
+                "index": sample,
+                "patient": findings.store[sample].patient,
+                "source": source,
+            }
+            for sample, source in zip(finding.samples, sources, strict=True)
+        ],
+    }
+
+
+def _rows(findings: Findings) -> Iterator[Sequence[Any]]:
+    """Yield the rows of the table."""
+    for finding in findings:
+        sources = findings.facts.sources(finding.samples)
+        for number, (sample, source) in enumerate(
+            zip(finding.samples, sources, strict=True)
+        ):
+            # The image that it is compared with: of the first one, the next.
+            other = sources[0] if number else next(iter(sources[1:]), "")
+            yield (
+                finding.identity,
+                finding.rule,
+                finding.severity,
+                findings.store[sample].patient,
+                source,
+                other,
+                ", ".join(finding.classes),
+                f"{finding.amount:.6g}",
+                finding.unit,
+                finding.text,
+            )
+
+
+def read_rows(path: StrPath) -> list[Row]:
+    """Read a table of findings, also one that lacks rows or columns of ours.
+
+    Raises LinkError if the file is no such table, FileNotFoundError.
+    """
+    path = as_path("path", path)
+    rows: list[Row] = []
+    bad: list[Reject] = []
+    for line, cells in read_csv(path, REQUIRED, bad):
+        identity = cells["finding"]
+        if len(identity) != IDENTITY_DIGITS or not set(identity) <= set(
+            "0123456789abcdef"
+        ):
+            raise LinkError(
+                f"{path}, line {line}: finding is {shown(identity)}, expected "
+                f"{IDENTITY_DIGITS} hexadecimal digits; a spreadsheet may have turned "
+                "them into a number: keep them as text"
+            )
+        try:
+            severity: Any = choice("severity", cells["severity"], SEVERITIES)
+        except OptionError as exc:
+            raise LinkError(f"{path}, line {line}: {exc}") from None
+        rows.append(Row(line, identity, severity, unquoted(cells["source"])))
+    if bad:
+        raise LinkError(f"{path}, line {bad[0].line}: {bad[0].reason}")
+    return rows
+
+
+def read_accepted(path: StrPath, facts: Facts) -> set[str]:
+    """Return the identities of the findings of a table.
+
+    Raises OptionError if it names no image of the store, and what `read_rows` raises.
+    """
+    rows = read_rows(path)
+    if rows:
+        ours = set(facts.sources(range(facts.count)))
+        if not any(row.source in ours for row in rows):
+            raise OptionError(
+                f"{path}: names no image of {facts.store.path.name}; are these "
+                "findings of another store?"
+            )
+    return {row.finding for row in rows}

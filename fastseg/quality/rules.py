@@ -1,0 +1,12 @@
+"""All rules, in the order in which they are asked and listed."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from fastseg.quality import image_values
+from fastseg.quality.rule import Rule
+
+# Each module of rules has its classes here.
+_ALL: tuple[type[Rule], ...] = (image_values.ConstantImage,)
+
+RULES: Mapping[str, type[Rule]] = MappingProxyType({rule.name: rule for rule in _ALL})
