@@ -54,7 +54,7 @@ _ELSEWHERE = {
         (
             "RandomAffine RandAffine ShiftScaleRotate Scale Zoom RandZoom Shear "
             "Translate RandomPerspective",
-            "Affine",
+            "Affine, or Affine3D for patches of volumes",
         ),
         ("Rotate90 RandomRotate90 RandRotate90 Transpose", "Rot90"),
         (

@@ -101,9 +101,16 @@ class Transform(NoFunction):
     needs_spacing: ClassVar[bool] = False
     # Whether it calls `Mappings.bend`.
     bends: ClassVar[bool] = False
+    # Whether it changes more than the plane of the slices of a volume.
+    in_space: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         set_field(self, "p", check_number(self, "p", self.p, 0.0, 1.0))
+
+    @property
+    def tilts(self) -> bool:
+        """Whether slices may cross those of the volume; nothing can bend them then."""
+        return False
 
     @property
     def needs_ratio(self) -> bool:

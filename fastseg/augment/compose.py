@@ -44,7 +44,8 @@ class Compose(NoFunction):
         (d c b a | a b c d | d c b a)
 
     Raises OptionError if an element is no transform, if there is more than one Elastic,
-    or if there are more than 4096 transforms.
+    if there are more than 4096 transforms, or if Affine3D turns patches about x or y
+    where there is an Elastic, another interpolation or the border "reflect".
     """
 
     transforms: Sequence[Transform]
@@ -71,6 +72,29 @@ class Compose(NoFunction):
             )
         check_choice(self, "interpolation", self.interpolation, INTERPOLATIONS)
         check_choice(self, "border", self.border, BORDERS)
+        self._check_tilts(bending)
+
+    def _check_tilts(self, bending: list[str]) -> None:
+        """Raise OptionError for what is not there where slices are tilted."""
+        names = [type(step).__name__ for step in self.transforms if step.tilts]
+        if not names:
+            return
+        if bending:
+            raise OptionError(
+                f"Compose: {names[0]} and {bending[0]} given, but patches are bent in "
+                "the plane of their slices: leave one of them out, or turn about z "
+                f"alone, as {names[0]}(inplane='always') does"
+            )
+        for name, allowed in (
+            ("interpolation", ("linear",)),
+            ("border", ("constant", "edge")),
+        ):
+            given = getattr(self, name)
+            if given not in allowed:
+                raise OptionError(
+                    f"Compose: {name} is {given!r}, but {names[0]} turns about any "
+                    f"axis: expected {' or '.join(map(repr, allowed))}"
+                )
 
     def __iter__(self) -> Iterator[Transform]:
         return iter(self.transforms)

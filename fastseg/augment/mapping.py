@@ -3,6 +3,10 @@
 A mapping leads from pixels of the batch to points of the image: inner(bend(outer(p))).
 outer and inner are affine; bend adds a displacement, if a transform bends the image.
 Points are (x, y), pixel centres at integers; matrices (b, 3, 3) act on (x, y, 1).
+
+Patches of volumes also have a mapping in space, from voxels of the patch to those of
+the volume: matrices (b, 4, 4) act on (z, y, x, 1). Only the slices of a tilted patch
+cross those of the volume; the others are mapped slice by slice, as images.
 """
 
 from collections.abc import Callable
@@ -22,6 +26,8 @@ Matrices = NDArray[np.float64]
 # Along each axis, control points in addition to the spacings that cover the image: each
 # pixel depends on four of them.
 EXTRA_CONTROL_POINTS = 4
+# Axes x and y, and the constant, of matrices that act on (z, y, x, 1).
+IN_PLANE = np.array([2, 1, 3])
 
 
 def pixel_ratios(spacing_mm: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -97,6 +103,13 @@ class Mappings:
     bent          : whether a transform has bent the images
     bent_sizes    : int64 (b, 2), height and width of the images that it has bent
     max_displacement : float64 (b,), of a control point along an axis, pixels
+
+    Of patches of volumes, see `set_depth`:
+
+    depth      : slices of each, 0 for images
+    between_mm : float64 (b,), between slices
+    in_space   : float64 (b, 4, 4), to the original volume, as if nothing was bent
+    is_tilted  : bool (b,), whether slices of the patch cross those of the volume
     """
 
     def __init__(
@@ -123,6 +136,10 @@ class Mappings:
         self.bent_sizes = sizes
         self.max_displacement = np.zeros(len(samples))
         self._control_spacing = 1.0
+        self.depth = 0
+        self.between_mm = np.ones(len(samples))
+        self.in_space = np.empty((0, 4, 4))
+        self.is_tilted = np.zeros(len(samples), np.bool_)
 
     def identities(self) -> Matrices:
         """Return an identity matrix for each sample, float64 (b, 3, 3)."""
@@ -138,10 +155,40 @@ class Mappings:
         """
         if on is not None:
             matrix = np.where(on[:, None, None], matrix, np.eye(3))
+        self._compose_in_plane(matrix)
+        if self.depth:
+            self.in_space = self.in_space @ _as_spatial(matrix)
+
+    def compose_in_space(self, matrix: Matrices, on: NDArray[np.bool_]) -> None:
+        """Compose the mappings of patches with that of one more transform in space.
+
+        matrix : float64 (b, 4, 4), from voxels after the transform to those before it
+        on     : patches to which the transform happens
+        """
+        matrix = np.where(on[:, None, None], matrix, np.eye(4))
+        self.in_space = self.in_space @ matrix
+        self._compose_in_plane(matrix[:, IN_PLANE[:, None], IN_PLANE])
+        across = (matrix[:, 0, 1:3] != 0) | (matrix[:, 1:3, 0] != 0)
+        self.is_tilted = self.is_tilted | across.any(axis=1)
+
+    def _compose_in_plane(self, matrix: Matrices) -> None:
         composed = self.outer @ matrix
         is_whole = self.matrix is self.outer
         self.matrix = composed if is_whole else self.matrix @ matrix
         self.outer = composed
+
+    def set_depth(
+        self, depth: int, between_mm: NDArray[np.float64], start: NDArray[np.int64]
+    ) -> None:
+        """Show so many slices of volumes from now on; nothing may have happened yet.
+
+        between_mm : float64 (b,), between slices
+        start      : int64 (b,), the slice of the volume that comes first
+        """
+        self.depth = depth
+        self.between_mm = between_mm
+        self.in_space = np.tile(np.eye(4), (len(self.samples), 1, 1))
+        self.in_space[:, 0, 3] = start
 
     def scale(self, factor_y: Any, factor_x: Any) -> None:
         """Make pixels larger by these factors; the outer edges of the image stay."""
@@ -208,3 +255,11 @@ class Mappings:
             control,
         )
         return MappingArrays(Affines(outer, inner), Displacements(control, spacing))
+
+
+def _as_spatial(matrix: Matrices) -> Matrices:
+    """Return matrices that act on (x, y, 1) as those that act on (z, y, x, 1)."""
+    spatial = np.zeros((len(matrix), 4, 4))
+    spatial[:, 0, 0] = 1
+    spatial[:, IN_PLANE[:, None], IN_PLANE] = matrix
+    return spatial

@@ -30,7 +30,16 @@ from fastseg.bounds import MAX_GRID_CELLS, MAX_SPACING_RATIO
 from fastseg.errors import OptionError, is_single, shown, whole_number
 
 # The public transforms of this module; `Compose` takes those that are listed here.
-__all__ = ["Affine", "Crop", "Elastic", "Flip", "Resample", "Resize", "Rot90"]
+__all__ = [
+    "Affine",
+    "Affine3D",
+    "Crop",
+    "Elastic",
+    "Flip",
+    "Resample",
+    "Resize",
+    "Rot90",
+]
 
 # Greatest displacement of a control point along an axis, in units of the spacing of the
 # control points. A cubic B-spline field cannot fold below 1 / 2.0464 = 0.4887 (Choi &
@@ -38,8 +47,16 @@ __all__ = ["Affine", "Crop", "Elastic", "Flip", "Resample", "Resize", "Rot90"]
 # Models 62, 2000); a little less keeps its inverse smooth.
 MAX_DISPLACEMENT = 0.48
 
+# Of a volume whose slices are farther apart than this, in units of the distance between
+# pixels, nnU-Net turns and scales patches in plane alone.
+ANISOTROPIC = 3.0
+# Axes of (z, y, x).
+Z, Y, X = range(3)
+
 Axis = Literal["horizontal", "vertical", "slices"]
 AXES = get_args(Axis)
+InPlane = Literal["anisotropic", "always", "never"]
+IN_PLANE = get_args(InPlane)
 
 
 @transform
@@ -149,6 +166,130 @@ def _pixel_ratios(mappings: Mappings) -> NDArray[np.float64]:
 
 
 @transform
+class Affine3D(GeometricTransform):
+    """Scale a patch of a volume and turn it about any axis, in millimetres.
+
+    It is scaled, then turned about the x, the y and the z axis, in this order, all
+    about its centre. x runs along rows, y along columns, and z from slice to slice.
+
+    rotate  : degrees about each axis that has no range of its own, by default 0
+    rotate_x, rotate_y, rotate_z : degrees about one axis, counter-clockwise as seen
+        along it; about z, that is on the screen
+    scale   : factor along all axes, 0.001 to 1000; above 1 magnifies
+    scale_x, scale_y, scale_z : additional factor along one axis, 0.001 to 1000
+    inplane : which patches are turned about z and scaled along x and y alone:
+        "anisotropic" (default), those of volumes whose slices are more than 3 times as
+        far apart as pixels, which nnU-Net treats so; "always" or "never"
+    p       : probability, by default 1
+
+    A single number n means (-n, n) for rotations, and a constant for scales. Scales are
+    uniform in their logarithm, rotations are uniform, each about its axis.
+
+    Only a PatchLoader takes this transform. Labels are drawn from the contours, exactly
+    in plane; if a patch is scaled along z, those of the nearest slice. A patch that is
+    turned about x or y has the labels of the nearest stored voxels, and its values are
+    interpolated linearly.
+    """
+
+    rotate: float | Range = 0.0
+    rotate_x: float | Range | None = None
+    rotate_y: float | Range | None = None
+    rotate_z: float | Range | None = None
+    scale: float | Range = 1.0
+    scale_x: float | Range = 1.0
+    scale_y: float | Range = 1.0
+    scale_z: float | Range = 1.0
+    inplane: InPlane = "anisotropic"
+
+    draws: ClassVar[int] = 8
+    in_space: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        Transform.__post_init__(self)
+        turns = ("rotate_x", "rotate_y", "rotate_z")
+        set_symmetric(self, math.inf, "rotate")
+        for name in turns:
+            if getattr(self, name) is None:
+                set_field(self, name, self.rotate)
+        set_symmetric(self, math.inf, *turns)
+        set_ranges(self, 1e-3, 1e3, "scale", "scale_x", "scale_y", "scale_z")
+        check_choice(self, "inplane", self.inplane, IN_PLANE)
+
+    @property
+    def tilts(self) -> bool:
+        """Whether it turns patches about x or y."""
+        turns = [self.rotate_x, self.rotate_y]
+        return self.inplane != "always" and turns != [(0.0, 0.0), (0.0, 0.0)]
+
+    def draw(self, uniforms: Uniforms) -> Values:
+        """Return "on", and an angle or a factor for each field but `rotate`."""
+        values = Transform.draw(self, uniforms)
+        for k, name in enumerate(("rotate_x", "rotate_y", "rotate_z"), 1):
+            values[name] = between(getattr(self, name), uniforms[:, k])
+        for k, name in enumerate(("scale", "scale_x", "scale_y", "scale_z"), 4):
+            values[name] = between_logs(getattr(self, name), uniforms[:, k])
+        return values
+
+    def extend(self, mappings: Mappings, values: Values) -> None:
+        """Undo the rotations and the scale.
+
+        Raises OptionError if a spacing of a volume is more than MAX_SPACING_RATIO times
+        another one.
+        """
+        spacing = np.column_stack([mappings.between_mm, mappings.spacing_mm])
+        _check_ratios(mappings, spacing)
+        match self.inplane:
+            case "anisotropic":
+                flat = spacing[:, 0] > ANISOTROPIC * spacing[:, 1:].min(axis=1)
+            case other:
+                flat = np.full(len(spacing), other == "always")
+        tilt_x, tilt_y = (
+            np.where(flat, 0.0, values[name]) for name in ("rotate_x", "rotate_y")
+        )
+        scale_z = np.where(flat, 1.0, values["scale"] * values["scale_z"])
+        scale_y, scale_x = (values["scale"] * values[f"scale_{axis}"] for axis in "yx")
+        inverse = _turn(X, tilt_x) @ _turn(Y, tilt_y) @ _turn(Z, values["rotate_z"])
+        inverse /= np.stack([scale_z, scale_y, scale_x], axis=1)[:, :, None]
+        # From voxels to millimetres, and back; exactly 1 if spacings are equal.
+        inverse *= spacing[:, None, :] / spacing[:, :, None]
+        matrix = np.tile(np.eye(4), (len(spacing), 1, 1))
+        matrix[:, :3, :3] = inverse
+        depth = np.full_like(mappings.height, mappings.depth)
+        centre = (np.stack([depth, mappings.height, mappings.width], axis=1) - 1) / 2
+        matrix[:, :3, 3] = centre - (inverse @ centre[:, :, None])[:, :, 0]
+        mappings.compose_in_space(matrix, values["on"])
+
+
+def _turn(axis: int, degrees: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return matrices (b, 3, 3) that undo turns about an axis of (z, y, x).
+
+    Turns are counter-clockwise as seen along the axis.
+    """
+    angle = np.radians(degrees)
+    # The two other axes, as they are seen along this one: to the right and down.
+    first, second = ((X, Y), (Z, X), (Y, Z))[axis]
+    matrix = np.tile(np.eye(3), (len(angle), 1, 1))
+    matrix[:, first, first] = matrix[:, second, second] = np.cos(angle)
+    matrix[:, first, second] = -np.sin(angle)
+    matrix[:, second, first] = np.sin(angle)
+    return matrix
+
+
+def _check_ratios(mappings: Mappings, spacing: NDArray[np.float64]) -> None:
+    """Raise OptionError if voxels are too long along one axis, float64 (b, 3)."""
+    ratios = spacing.max(axis=1) / spacing.min(axis=1)
+    wrong = np.flatnonzero(~(ratios <= MAX_SPACING_RATIO))
+    if wrong.size:
+        first = int(wrong[0])
+        raise OptionError(
+            f"Affine3D: sample {mappings.samples[first]} has voxels of "
+            f"{spacing[first].tolist()} mm at this step, expected one side to be at "
+            f"most {MAX_SPACING_RATIO} times another; leave its volume out if its "
+            "spacing is wrong"
+        )
+
+
+@transform
 class Flip(GeometricTransform):
     """Mirror the image.
 
@@ -172,7 +313,11 @@ class Flip(GeometricTransform):
 
     def extend(self, mappings: Mappings, values: Values) -> None:
         """Mirror one axis."""
-        if self.axis == "slices":  # which no mapping in plane changes
+        if self.axis == "slices":
+            if mappings.depth:
+                matrix = np.diag([-1.0, 1.0, 1.0, 1.0])
+                matrix[0, 3] = mappings.depth - 1
+                mappings.compose_in_space(matrix, values["on"])
             return
         axis = AXES.index(self.axis)
         matrix = mappings.identities()

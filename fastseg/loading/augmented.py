@@ -12,7 +12,7 @@ from fastseg._kernels.augment import batch, intensity, warp
 from fastseg._kernels.augment.mapping import Displacements
 from fastseg._kernels.augment.noise import Keys
 from fastseg._kernels.images import gather
-from fastseg._kernels.images.gather import Slices
+from fastseg._kernels.images.gather import ELSEWHERE, Slices
 from fastseg._kernels.native.entries import prepare
 from fastseg.augment import BORDERS, as_compose
 from fastseg.augment.base import (
@@ -28,7 +28,13 @@ from fastseg.augment.spatial import Flip
 from fastseg.errors import OptionError
 from fastseg.loading.batches import Batch
 from fastseg.loading.format import BatchFormat
-from fastseg.loading.preprocessing import Preprocessing, Shown, StageTimes, used_buckets
+from fastseg.loading.preprocessing import (
+    Between,
+    Preprocessing,
+    Shown,
+    StageTimes,
+    used_buckets,
+)
 from fastseg.raster.rules import Rules
 from fastseg.store.layout import mask_dtype
 from fastseg.store.reader import Store
@@ -60,6 +66,9 @@ class AugmentedPreprocessing(Preprocessing):
     store.
     """
 
+    # Whether entries are patches, which transforms may turn in space.
+    _in_space = False
+
     def __init__(
         self,
         store: Store,
@@ -71,8 +80,7 @@ class AugmentedPreprocessing(Preprocessing):
         super().__init__(store, indices, format, seed=seed)
         self.compose = compose = as_compose(format.augment)
         # Stored contours are relative to pixel centres, whatever the annotations used.
-        rules = Rules(**{**store.options, "origin": "center"})
-        self._rule = rules.kernel_rule(*self.size)
+        self._rules = Rules(**{**store.options, "origin": "center"})
         self._bits_dtype = mask_dtype(store.classes)
         bits = np.arange(len(store.classes), dtype=np.uint64)
         self._bit_values = (np.uint64(1) << bits).astype(self._bits_dtype)
@@ -244,70 +252,11 @@ class AugmentedPreprocessing(Preprocessing):
         self.store.check()
         start = perf_counter_ns()
         image = image.reshape(*shown.slices.shape, *self.size)
-        mappings = self.find_mappings(shown, drawn).arrays(drawn.key)
-        every = self._reverse(shown.slices, drawn)
-        is_beyond = self._reverse(shown.is_beyond, drawn)
-        with_masks = self._with_masks(every)
-        depth = with_masks.shape[1]
-        bits = (
-            mask.reshape(*with_masks.shape, *self.size)
-            if self.format.masks == "bits"
-            else np.empty((*with_masks.shape, *self.size), self._bits_dtype)
-        )
-        is_empty = self._with_masks(is_beyond & self._pads)
-        # Slices are not interpolated.
-        shift, gain, pad = (
-            column[every, None] for column in (self._shift, self._gain, self._pad)
-        )
-        weights = np.zeros(every.shape, np.float32)
-        limits = [float(limit) for limit in self._limits]
+        mappings = self.find_mappings(shown, drawn)
         first_steps, *later_steps = self._intensity_steps(shown, drawn)
         keys = Keys(drawn.key, shown.entries.astype(np.uint64))
-        image_mappings = mappings.with_displacements() if self._needs_all else mappings
-        image_time = 0
-        for images, masks, rows, subset in self.store.stacks(every):
-            stage_start = perf_counter_ns()
-            rows = self._mark_padding(rows, is_beyond[subset])
-            codes, params, stream = first_steps
-            batch.augment_images(
-                images,
-                batch.PatchSlices(rows[:, :, None], weights[subset]),
-                *image_mappings.select(subset),
-                self._sampling,
-                batch.Scalings(shift[subset], gain[subset], pad[subset], *limits),
-                intensity.Steps(codes[subset], params[subset], stream),
-                Keys(keys.key, keys.samples[subset]),
-                self.streams,
-                image[subset],
-            )
-            image_time += perf_counter_ns() - stage_start
-            if self.format.labels == "nearest":
-                batch.warp_masks(
-                    masks,
-                    self._with_masks(rows).reshape(-1),
-                    *mappings.select(subset).repeat(depth),
-                    bits[subset].reshape(-1, *self.size),
-                )
-        slots = bits.reshape(-1, *self.size)
-        if self.format.labels == "nearest":
-            bits[is_empty] = 0
-        else:
-            self._draw_labels(
-                with_masks.reshape(-1),
-                is_empty.reshape(-1),
-                mappings.repeat(depth),
-                slots,
-            )
-        if self.format.masks != "bits":
-            corners = np.zeros((len(slots), 2), np.int64)
-            gather.gather_masks(
-                slots,
-                Slices(np.arange(len(slots)), corners),
-                self._classes,
-                self._unlabelled(with_masks.reshape(-1)),
-                self.streams,
-                self._view_masks(mask),
-            )
+        moved = self._move_slices(shown, mappings, drawn)
+        image_time = self._warp(moved, mappings, first_steps, keys, image, mask)
         masks_done = perf_counter_ns()
         custom_time = 0
         for (number, _), steps_after in zip(
@@ -325,6 +274,122 @@ class AugmentedPreprocessing(Preprocessing):
         image_time += perf_counter_ns() - masks_done - custom_time
         mask_time = perf_counter_ns() - start - image_time - custom_time
         return StageTimes(0, image_time, mask_time, custom_time)
+
+    def _move_slices(
+        self, shown: Shown, mappings: Mappings, drawn: DrawnParameters
+    ) -> Shown:
+        """Return the slices that entries show after the transforms, in their order."""
+        if not self._reversing:
+            return shown
+        return shown._replace(
+            slices=self._reverse(shown.slices, drawn),
+            is_beyond=self._reverse(shown.is_beyond, drawn),
+        )
+
+    def _warp(
+        self,
+        shown: Shown,
+        mappings: Mappings,
+        steps: intensity.Steps,
+        keys: Keys,
+        image: NDArray[Any],
+        mask: NDArray[Any],
+    ) -> int:
+        """Write images and masks of slices through mappings, and apply steps.
+
+        image : float32 (b, d, h, w)
+
+        Returns the nanoseconds that images took.
+        """
+        size = image.shape[-2:]
+        arrays = mappings.arrays(int(keys.key))
+        with_masks = self._with_masks(shown.slices)
+        depth = with_masks.shape[1]
+        bits = (
+            mask.reshape(*with_masks.shape, *size)
+            if self.format.masks == "bits"
+            else np.empty((*with_masks.shape, *size), self._bits_dtype)
+        )
+        # Tilted patches are made afterwards.
+        is_tilted = mappings.is_tilted[:, None]
+        is_empty = self._with_masks(shown.is_beyond & self._pads | is_tilted)
+        between = shown.between or _each_alone(shown.slices)
+        shift, gain, pad = (
+            column[between.slices] for column in (self._shift, self._gain, self._pad)
+        )
+        limits = [float(limit) for limit in self._limits]
+        in_images = arrays.with_displacements() if self._needs_all else arrays
+        image_time = 0
+        of_entry = between.slices.reshape(len(between.slices), -1)
+        for images, masks, rows, subset in self.store.stacks(of_entry):
+            stage_start = perf_counter_ns()
+            rows = rows.reshape(-1, *between.slices.shape[1:])
+            rows = np.where(is_tilted[subset, :, None], ELSEWHERE, rows)
+            # Of the two slices, the nearer one.
+            is_second = rows.shape[2] > 1 and between.weights[subset] >= 0.5
+            nearest = np.where(is_second, rows[:, :, -1], rows[:, :, 0])
+            is_beyond = shown.is_beyond[subset]
+            rows = self._mark_padding(rows, is_beyond[:, :, None])
+            batch.augment_images(
+                images,
+                batch.PatchSlices(rows, between.weights[subset]),
+                *in_images.select(subset),
+                self._sampling,
+                batch.Scalings(shift[subset], gain[subset], pad[subset], *limits),
+                intensity.Steps(
+                    steps.codes[subset], steps.params[subset], steps.stream
+                ),
+                Keys(keys.key, keys.samples[subset]),
+                self.streams,
+                image[subset],
+            )
+            image_time += perf_counter_ns() - stage_start
+            if self.format.labels == "nearest":
+                batch.warp_masks(
+                    masks,
+                    self._with_masks(self._mark_padding(nearest, is_beyond)).reshape(
+                        -1
+                    ),
+                    *arrays.select(subset).repeat(depth),
+                    bits[subset].reshape(-1, *size),
+                )
+        slots = bits.reshape(-1, *size)
+        if self.format.labels == "nearest":
+            bits[is_empty] = 0
+        else:
+            self._draw_labels(
+                with_masks.reshape(-1),
+                is_empty.reshape(-1),
+                arrays.repeat(depth),
+                slots,
+            )
+        image_time += self._warp_tilted(shown, mappings, steps, keys, image, bits)
+        if self.format.masks != "bits":
+            corners = np.zeros((len(slots), 2), np.int64)
+            gather.gather_masks(
+                slots,
+                Slices(np.arange(len(slots)), corners),
+                self._classes,
+                self._unlabelled(with_masks.reshape(-1)),
+                self.streams,
+                self._view_masks(mask),
+            )
+        return image_time
+
+    def _warp_tilted(
+        self,
+        shown: Shown,
+        mappings: Mappings,
+        steps: intensity.Steps,
+        keys: Keys,
+        image: NDArray[Any],
+        bits: NDArray[Any],
+    ) -> int:
+        """Write images and masks of entries whose slices cross those of their volume.
+
+        Returns the nanoseconds that images took.
+        """
+        return 0
 
     def _reverse(self, slices: NDArray[T], drawn: DrawnParameters) -> NDArray[T]:
         """Return what is (b, d) along slices in the order that was drawn."""
@@ -347,15 +412,15 @@ class AugmentedPreprocessing(Preprocessing):
             store.items["spacing_mm"][samples],
             lambda name: store.items["bbox"][samples, store.class_index(name)],
         )
-        if shown.corners is not None:
-            # What follows happens to the patch, not to the whole image.
-            _, rows, columns = shown.corners.T
-            mappings.set_window(columns, rows, self.size)
+        self._place(mappings, shown)
         for step, values in zip(self.compose, drawn.values, strict=True):
             if isinstance(step, GeometricTransform):
                 step.extend(mappings, values)
         mappings.crop_or_pad(self.size)
         return mappings
+
+    def _place(self, mappings: Mappings, shown: Shown) -> None:
+        """Begin the mappings of entries that show a part of their image there."""
 
     def _stored_sizes(self, samples: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return height and width of the stored images of samples, int64 (b, 2)."""
@@ -383,7 +448,7 @@ class AugmentedPreprocessing(Preprocessing):
             ranges,
             self._stored_sizes(samples),
             *mappings,
-            self._rule,
+            self._rules.kernel_rule(*bits.shape[1:]),
             self._bit_values,
             bits,
         )
@@ -423,7 +488,7 @@ class AugmentedPreprocessing(Preprocessing):
         drawn = {"T": self._bits_dtype.name, **displaced}
         wanted: list[tuple[Any, dict[str, Any]]] = []
         if self.format.labels == "exact":
-            drawn["rule"] = self._rule
+            drawn["rule"] = self._rules.kernel_rule(*self.size)
             wanted.append((batch.draw_moved_contours, drawn))
         else:
             wanted.append((batch.warp_masks, drawn))
@@ -453,6 +518,12 @@ class AugmentedPreprocessing(Preprocessing):
         elif any(step.needs_ratio for step in self.compose):
             kinds += [pixel_ratios(spacing_mm)]
         samples = indices[_first_of_each(kinds)]
+        for step in self.compose:
+            if step.in_space and not self._in_space:
+                raise OptionError(
+                    f"augment has {type(step).__name__}, which turns patches of "
+                    "volumes: a PatchLoader takes it, here is Affine"
+                )
         if self._reversing and not self._has_depth:
             raise OptionError(
                 "Flip: axis is 'slices', but images have one slice: give "
@@ -460,6 +531,11 @@ class AugmentedPreprocessing(Preprocessing):
             )
         shown = Preprocessing.show(self, samples, 0)
         self.find_mappings(shown, self.draw(samples, 0))
+
+
+def _each_alone(slices: NDArray[np.int64]) -> Between:
+    """Return slices, (b, d), of which none is interpolated."""
+    return Between(slices[:, :, None], np.zeros(slices.shape, np.float32))
 
 
 def _first_of_each(kinds: list[NDArray[Any]]) -> NDArray[np.int64]:

@@ -91,8 +91,8 @@ class PatchLoader(BatchLoader):
 
     augment    : a Compose, transforms or a preset. Geometric transforms happen in the
         plane of the slices, about the centre of the patch, to all slices alike; what
-        they show is what the slices have there, also beyond the patch. Only
-        Flip("slices") changes their order. Steps that
+        they show is what the slices have there, also beyond the patch. Flip("slices")
+        reverses them, and Affine3D turns patches about any axis. Steps that
         change values have one set of parameters for a patch; those that look at
         neighbouring pixels (blur, low resolution, bias field) change slice by slice.
         Not Crop and Resize, which set a size

@@ -50,6 +50,17 @@ class StageTimes(NamedTuple):
     custom: int = 0
 
 
+class Between(NamedTuple):
+    """Between which slices those that b entries show lie, d of each.
+
+    slices  : int64 (b, d, 2), samples of the store
+    weights : float32 (b, d), of the second of two, 0 to 1; with 0, it is not read
+    """
+
+    slices: NDArray[np.int64]
+    weights: NDArray[np.float32]
+
+
 class Shown(NamedTuple):
     """The slices that the b entries of a batch show, d of each.
 
@@ -59,12 +70,15 @@ class Shown(NamedTuple):
         nearest one
     corners   : int64 (b, 3), the voxel of the volume that the first voxel of the entry
         shows; or None where the entry shows the image's centre
+    between   : where slices are interpolated, those on both sides; `slices` are the
+        nearest ones
     """
 
     entries: NDArray[np.int64]
     slices: NDArray[np.int64]
     is_beyond: NDArray[np.bool_]
     corners: NDArray[np.int64] | None
+    between: Between | None = None
 
     @property
     def samples(self) -> NDArray[np.int64]:

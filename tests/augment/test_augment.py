@@ -9,6 +9,7 @@ import pytest
 from fastseg import augment
 from fastseg.augment import (
     Affine,
+    Affine3D,
     BiasField,
     Blur,
     Brightness,
@@ -29,6 +30,7 @@ from fastseg.errors import OptionError
 
 EACH = [
     Affine(rotate=(-10, 10), scale=(0.5, 2), shear=5, translate_x=(0, 0.1), p=0.5),
+    Affine3D(rotate_z=(-10, 20), scale=(0.5, 2), inplane="always", p=0.5),
     Flip(axis="vertical"),
     Rot90(p=0.25),
     Elastic(magnitude=(0, 5), spacing=20),

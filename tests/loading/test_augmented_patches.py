@@ -145,7 +145,10 @@ def test_a_whole_slice_is_augmented_as_by_a_loader(store):
     for made in (slices, patches):
         image = np.empty((2, *made.image_shape), np.float32)
         mask = np.empty((2, *made.mask_shape), np.uint8)
-        corners = None if made is slices else np.zeros((2, 3), np.int64)
+        corners = None
+        if made is patches:
+            first = samples - store.volumes[1].samples.start
+            corners = np.stack([first, 0 * first, 0 * first], axis=1)
         beyond = np.zeros((2, 1), bool)
         shown = Shown(samples, samples[:, None], beyond, corners)
         made.fill_drawn(shown, image, mask, drawn)
