@@ -27,6 +27,7 @@ LAYERS = [
         "errors",
         "escapes",
         "files",
+        "findings_table",
         "notebook",
         "outputs",
         "paths",

@@ -148,7 +148,7 @@ def _number(value: str, text: str) -> float:
 
 def _print(output: Output, findings: "fastseg.Findings") -> None:
     """Print how many findings there are of each rule, and the first ones."""
-    from fastseg.quality.findings import SEVERITIES
+    from fastseg.findings_table import SEVERITIES
 
     counts = findings.counts()
     accepted = sum(finding.is_accepted for finding in findings)

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 import fastseg
-from fastseg.choices import Edges, Fill, Origin, PhantomKind, Slices
+from fastseg.choices import Edges, Fill, Origin, PhantomKind, Severity, Slices
 from fastseg.cli.terminal import (
     EXIT_REJECTS,
     REJECTS_SHOWN,
@@ -197,6 +197,20 @@ def build(
             show_default="any folder",
         ),
     ] = None,
+    without: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Table of findings, as `check` writes it: leave out its images.",
+        ),
+    ] = None,
+    without_severity: Annotated[
+        Severity,
+        typer.Option(
+            help="With --without: only images with a finding of this severity or a "
+            "worse one."
+        ),
+    ] = "error",
     workers: Annotated[str | None, renamed("--threads")] = None,
     compress: Annotated[
         bool,
@@ -228,6 +242,8 @@ def build(
             decode_timeout=decode_timeout,
             compress=compress,
             root=root,
+            without=without,
+            without_severity=without_severity,
             force=force,
             progress=output.progress,
         )
@@ -253,6 +269,12 @@ def build(
         output.say(f"root: {path} (outside the folder of {links})")
     if len(report.outer_roots) > REJECTS_SHOWN:
         output.say(f"and {len(report.outer_roots) - REJECTS_SHOWN} more roots outside")
+    if without is not None:
+        output.say(
+            f"{many(report.left_out, 'image')} left out: {without} has a finding of "
+            f"severity {without_severity}"
+            + ("" if without_severity == "error" else " or a worse one")
+        )
     if report.reused:
         output.say(f"{report.reused} of them unchanged, reused from an earlier build")
     if report.failed:

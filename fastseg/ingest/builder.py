@@ -24,7 +24,7 @@ from fastseg._kernels.images import statistics
 from fastseg._kernels.native.entries import prepare
 from fastseg.bounds import MAX_DECODE_SECONDS, MAX_PIXEL_BYTES
 from fastseg.calls import check_call, refuse_renamed_attributes
-from fastseg.choices import Edges, Fill, Origin
+from fastseg.choices import Edges, Fill, Origin, Severity
 from fastseg.codecs.pool import Pool, check_timeout
 from fastseg.errors import (
     CopiesWarning,
@@ -43,6 +43,7 @@ from fastseg.ingest.annotations import point_lists
 from fastseg.ingest.block import Block
 from fastseg.ingest.images import ImageReader
 from fastseg.ingest.items import BuiltItems, ItemBuilder, find_several
+from fastseg.ingest.left_out import without_findings
 from fastseg.ingest.plan import Plan, plan_build
 from fastseg.links import Link, LinkTable
 from fastseg.outputs import check_input, check_target
@@ -90,6 +91,7 @@ class BuildReport:
         name or from an interrupted build
     failed    : number of images that were planned and could not be used, because they
         or all their contours turned out to be bad when they were read
+    left_out  : number of images that were left out, as `without` says
     links     : number of links whose contours are in the store
     contours  : number of these contours; a link of a structure set may have several
     rejects   : input that was not used, as listed in `<path>.rejects.csv`
@@ -110,6 +112,7 @@ class BuildReport:
     samples: int
     reused: int
     failed: int
+    left_out: int
     links: int
     contours: int
     rejects: tuple[Reject, ...]
@@ -134,6 +137,8 @@ def build(
     decode_timeout: float = MAX_DECODE_SECONDS,
     compress: bool = False,
     root: StrPath | None = None,
+    without: StrPath | None = None,
+    without_severity: Severity = "error",
     force: bool = False,
     progress: Progress = silent,
 ) -> BuildReport:
@@ -154,6 +159,9 @@ def build(
         Content and fingerprint stay the same
     root   : a folder; a table is refused if it has a root outside of it, symbolic links
         resolved. By default, a table may name any root
+    without : a table of findings, as `write_findings` writes it: its images are left
+        out. A volume that lacks an inner slice is no volume
+    without_severity : only those with a finding of this severity or a worse one
     force  : replace any file at `output`; otherwise only a store, of any version and
         also if it is damaged, or an empty file
 
@@ -185,6 +193,9 @@ def build(
     check_rejects(output, force)
     # Refuse a file that is not a links table before anything is created.
     table = links if isinstance(links, LinkTable) else LinkTable.load(links, progress)
+    left_out = 0
+    if without is not None:
+        table, left_out = without_findings(table, without, without_severity)
     layout.check_classes(table.classes)
     _check_origin(table, rules)
     outer_roots = _outer_roots(table, root)
@@ -230,6 +241,7 @@ def build(
         samples=work.samples,
         reused=work.reused,
         failed=work.failed,
+        left_out=left_out,
         links=work.drawn,
         contours=work.contours,
         rejects=rejects,

@@ -7,11 +7,12 @@ from typing import Any, TypeVar
 
 from fastseg.calls import check_call
 from fastseg.errors import LinkError, OptionError, choice, is_iterable, one_of, shown
+from fastseg.findings_table import IDENTITY_DIGITS
 from fastseg.paths import StrPath
 from fastseg.progress import Progress, silent
 from fastseg.quality.facts import Facts
 from fastseg.quality.findings import MOST_POINTS, Finding, Findings
-from fastseg.quality.findings_file import IDENTITY_DIGITS, read_accepted
+from fastseg.quality.findings_file import read_accepted
 from fastseg.quality.rule import Rule, thresholds_of
 from fastseg.quality.rules import RULES
 from fastseg.store.reader import Store, as_store

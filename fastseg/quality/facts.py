@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from fastseg.findings_table import source_name
 from fastseg.progress import Progress, silent
 from fastseg.store.selection import distinct
 from fastseg.store.text import decode
@@ -253,7 +254,7 @@ class Facts:
         frames = self.items["frame"][chosen].tolist()
         several = self._has_frames[source].tolist()
         return [
-            f"{name}#{frame + 1}" if is_many else name
+            source_name(name, frame, is_many)
             for name, frame, is_many in zip(names, frames, several, strict=True)
         ]
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import get_args, overload
+from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,11 +10,10 @@ from numpy.typing import NDArray
 from fastseg.calls import check_call
 from fastseg.choices import Severity
 from fastseg.errors import OptionError, choice, one_of
+from fastseg.findings_table import SEVERITIES, at_least
 from fastseg.quality.facts import Facts
 from fastseg.reprs import many
 
-# The worst one first.
-SEVERITIES: tuple[Severity, ...] = get_args(Severity)
 # The most places of a finding that a picture marks.
 MOST_POINTS = 20
 
@@ -104,8 +103,7 @@ class Findings(Sequence[Finding]):
     @check_call()
     def at_least(self, severity: Severity) -> list[Finding]:
         """Return those of a severity or a worse one, without accepted ones."""
-        known = choice("severity", severity, SEVERITIES)
-        wanted = SEVERITIES[: SEVERITIES.index(known) + 1]  # type: ignore[arg-type]
+        wanted = at_least(severity)
         return [f for f in self._found if f.severity in wanted and not f.is_accepted]
 
     @check_call()

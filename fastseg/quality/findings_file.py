@@ -1,52 +1,23 @@
-"""Findings as files: a CSV table, JSON, or a page; the table is read again.
-
-The table has a row for each sample of a finding. A person who has looked at a finding
-keeps its rows in a table of accepted ones, or deletes the rows of images to be kept,
-and builds a store without the others.
-"""
+"""Findings as files: a CSV table, JSON, or a page; which ones were accepted."""
 
 import json
 from collections.abc import Iterator, Sequence
 from io import FileIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from fastseg.calls import check_call
-from fastseg.choices import Severity
-from fastseg.errors import LinkError, OptionError, choice, shown
-from fastseg.escapes import escaped, unquoted
+from fastseg.errors import OptionError, shown
+from fastseg.escapes import escaped
+from fastseg.findings_table import TABLE, read_rows
 from fastseg.outputs import write_atomically
 from fastseg.paths import StrPath, as_path
 from fastseg.quality.facts import Facts
-from fastseg.quality.findings import SEVERITIES, Finding, Findings
-from fastseg.tables import Reject, Table, read_csv
+from fastseg.quality.findings import Finding, Findings
 
-TABLE = Table(
-    "a table of findings",
-    (
-        *("finding", "rule", "severity", "patient", "source"),
-        *("other", "label", "amount", "unit", "text"),
-    ),
-    ("patient", "source", "other", "label", "text"),
-)
-REQUIRED = ("finding", "rule", "severity", "source")
 # How a file of findings in JSON begins.
 JSON_START = b'{\n "format": "fastseg-findings"'
 SUFFIXES = (".csv", ".json", ".html")
-IDENTITY_DIGITS = 16
-
-
-class Row(NamedTuple):
-    """What is read again of a row of the table.
-
-    source : the image's file below the root of the data set, with # and the number of
-        the frame, from 1, if the file has several
-    """
-
-    line: int
-    finding: str
-    severity: Severity
-    source: str
 
 
 class _JsonKind:
@@ -154,34 +125,6 @@ def _rows(findings: Findings) -> Iterator[Sequence[Any]]:
             )
 
 
-def read_rows(path: StrPath) -> list[Row]:
-    """Read a table of findings, also one that lacks rows or columns of ours.
-
-    Raises LinkError if the file is no such table, FileNotFoundError.
-    """
-    path = as_path("path", path)
-    rows: list[Row] = []
-    bad: list[Reject] = []
-    for line, cells in read_csv(path, REQUIRED, bad):
-        identity = cells["finding"]
-        if len(identity) != IDENTITY_DIGITS or not set(identity) <= set(
-            "0123456789abcdef"
-        ):
-            raise LinkError(
-                f"{path}, line {line}: finding is {shown(identity)}, expected "
-                f"{IDENTITY_DIGITS} hexadecimal digits; a spreadsheet may have turned "
-                "them into a number: keep them as text"
-            )
-        try:
-            severity: Any = choice("severity", cells["severity"], SEVERITIES)
-        except OptionError as exc:
-            raise LinkError(f"{path}, line {line}: {exc}") from None
-        rows.append(Row(line, identity, severity, unquoted(cells["source"])))
-    if bad:
-        raise LinkError(f"{path}, line {bad[0].line}: {bad[0].reason}")
-    return rows
-
-
 def read_accepted(path: StrPath, facts: Facts) -> set[str]:
     """Return the identities of the findings of a table.
 
@@ -189,7 +132,7 @@ def read_accepted(path: StrPath, facts: Facts) -> set[str]:
     """
     rows = read_rows(path)
     if rows:
-        ours = set(facts.sources(range(facts.count)))
+        ours = set(map(escaped, facts.sources(range(facts.count))))
         if not any(row.source in ours for row in rows):
             raise OptionError(
                 f"{path}: names no image of {facts.store.path.name}; are these "

@@ -18,7 +18,7 @@ from tests.conftest import PROJECT
 COMMANDS = typer.main.get_command(app).commands
 OFFERED = {
     "link": [choices.Slices],
-    "build": [choices.Edges, choices.Fill, choices.Origin],
+    "build": [choices.Edges, choices.Fill, choices.Origin, choices.Severity],
     "split": [choices.By, choices.Stratify],
     "show": [choices.Preset, choices.Window],
     "check": [choices.Severity],

@@ -41,6 +41,14 @@ WRONG_VALUES = {
     ("check", "--skip"): ("check heart.h5 --skip constant-imag", "'constant-image'?"),
     ("check", "--set"): ("check heart.h5 --set x=1", "expected as in rule.threshold"),
     ("check", "--threads"): ("check heart.h5 --threads 0", "threads is 0, expected"),
+    ("build", "--without"): (
+        "build links.csv --without links.csv",
+        "no column finding",
+    ),
+    ("build", "--without-severity"): (
+        "build links.csv --without-severity all",
+        "expected one of 'error', 'warning', 'note'",
+    ),
     ("verify", "--sources"): ("verify heart.h5 --sources links.csv", "expected a fold"),
     ("verify", "--threads"): (
         "verify heart.h5 --threads 1.5",

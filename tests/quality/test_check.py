@@ -8,10 +8,11 @@ import pytest
 
 import fastseg
 from fastseg.errors import LinkError, OptionError, UnknownClassError
+from fastseg.findings_table import read_rows
 from fastseg.quality.check import _identified
 from fastseg.quality.facts import Facts
 from fastseg.quality.findings import Finding, Findings
-from fastseg.quality.findings_file import as_dict, read_rows
+from fastseg.quality.findings_file import as_dict
 from fastseg.quality.rule import Rule, thresholds_of
 from fastseg.quality.rules import RULES
 
