@@ -17,19 +17,22 @@ SLICES_OF_A_VOLUME = 20
 POINTS_OF_A_RING = 40
 
 
-def make_sparse_store(path, samples):
-    """Write a store of two shapes, whose samples have a ring of each class."""
+def make_sparse_store(path, samples, buckets=BUCKETS, slices=SLICES_OF_A_VOLUME):
+    """Write a store of two buckets, whose samples have a ring of each class.
+
+    slices : of each volume, a divisor of SAMPLES_OF_A_PATIENT
+    """
     half = samples // 2
     rings = len(CLASSES) * samples
-    counts = {BUCKETS[0].name: half, BUCKETS[1].name: samples - half}
+    counts = {buckets[0].name: half, buckets[1].name: samples - half}
     indices = np.arange(samples)
     ring_items = np.repeat(indices, len(CLASSES))
     patients = indices // SAMPLES_OF_A_PATIENT
     patient_ids = np.char.mod("SCD%07d", np.unique(patients))[patients]
     series = np.char.mod("1.2.3.%08d", np.unique(patients))[patients]
-    firsts = np.arange(0, samples + 1 - SLICES_OF_A_VOLUME, SLICES_OF_A_VOLUME)
-    firsts = firsts[(firsts >= half) | (firsts + SLICES_OF_A_VOLUME <= half)]
-    slices = np.full(len(firsts), SLICES_OF_A_VOLUME)
+    firsts = np.arange(0, samples + 1 - slices, slices)
+    firsts = firsts[(firsts >= half) | (firsts + slices <= half)]
+    counted = np.full(len(firsts), slices)
     written = {
         "items/bucket": indices >= half,
         "items/row": np.where(indices < half, indices, indices - half),
@@ -38,7 +41,7 @@ def make_sparse_store(path, samples):
         "items/modality": np.full(samples, "MR"),
         "items/sop_instance": np.char.mod("1.2.3.4.%08d", indices),
         "items/frame_of_reference": series,
-        "items/volume": layout.volumes_of_items(firsts, slices, 0, samples),
+        "items/volume": layout.volumes_of_items(firsts, counted, 0, samples),
         "items/source": indices,
         "items/slope": np.ones(samples),
         "items/std": np.ones(samples),
@@ -50,7 +53,7 @@ def make_sparse_store(path, samples):
         "contours/source": ring_items,
         "sources/path": np.char.mod("images/%08d.dcm", indices),
         "volumes/first": firsts,
-        "volumes/slices": slices,
+        "volumes/slices": counted,
         "volumes/spacing_mm": np.full(len(firsts), 8.0),
         "volumes/patient": patient_ids[firsts],
         "volumes/series": series[firsts],
@@ -76,7 +79,7 @@ def make_sparse_store(path, samples):
         alignment_interval=layout.PAGE,
     ) as file:
         masks = layout.mask_dtype(CLASSES)
-        for bucket in BUCKETS:
+        for bucket in buckets:
             shape = (counts[bucket.name], *bucket.shape)
             _allocate(file, f"images/{bucket.name}", shape, bucket.dtype)
             _allocate(file, f"masks/{bucket.name}", shape, masks)
@@ -105,6 +108,26 @@ def make_sparse_store(path, samples):
         )
         file.attrs["metadata_checksum"] = as_utf8("0" * 16)
         file.attrs["complete"] = 1
+
+
+def label_volumes(path, rows, columns):
+    """Label a rectangle, of the first class, on the middle slice of each volume.
+
+    rows, columns : slices
+    """
+    size = (rows.stop - rows.start) * (columns.stop - columns.start)
+    corners = rows.start, columns.start, rows.stop, columns.stop
+    with h5py.File(path, "r+") as file:
+        items = file["volumes/first"][...] + file["volumes/slices"][...] // 2
+        masks = [file[f"masks/{name.decode()}"] for name in file.attrs["buckets"]]
+        for bucket, row in zip(
+            file["items/bucket"][...][items], file["items/row"][...][items], strict=True
+        ):
+            masks[bucket][row, rows, columns] = 1
+        for name, value in (("pixels", size), ("bbox", corners)):
+            column = file[f"items/{name}"][...]
+            column[items, 0] = value
+            file[f"items/{name}"][...] = column
 
 
 def as_utf8(texts):

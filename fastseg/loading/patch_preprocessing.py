@@ -1,5 +1,6 @@
 """Preprocessing of patches: from the slices of volumes to blocks of voxels."""
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -143,11 +144,19 @@ class PatchPreprocessing(Preprocessing):
                 )
 
     def read_ahead(self, entries: NDArray[np.int64], epoch: int) -> None:
-        """Ask the system to read the slices that patches need, without waiting."""
-        corners = self.positions.corners(entries, epoch, in_plane=False)
-        depth = self.placement.patch[0]
-        shown = self.show_parts(entries, volumes_of(entries), corners, depth)
-        self.store.read_ahead(shown.slices[~shown.is_beyond])
+        """Ask the system to read the rows that patches need, without waiting.
+
+        With augmentation, these are those of a patch that is turned by any angle.
+        """
+        least, greatest = self.positions.bounds(entries, epoch)
+        depth, height, width = self.placement.patch
+        shown = self.show_parts(entries, volumes_of(entries), least, depth)
+        is_read = ~shown.is_beyond
+        turned = 0 if self.format.augment is None else math.hypot(height, width)
+        margin = max(math.ceil((turned - height) / 2), 0)
+        first, end = least[:, 1] - margin, greatest[:, 1] + height + margin
+        rows = np.repeat(np.column_stack([first, end]), is_read.sum(axis=1), axis=0)
+        self.store.read_ahead(shown.slices[is_read], rows)
 
     def identity(self) -> dict[str, Any]:
         """Return the options of what a patch becomes, as values for JSON."""

@@ -1,7 +1,8 @@
 """Where patches lie in their volumes: a function of (seed, epoch, volume, repeat)."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,6 +88,19 @@ def volumes_of(entries: NDArray[np.int64]) -> NDArray[np.int64]:
     return volumes
 
 
+class _Label(NamedTuple):
+    """A voxel of a class: how many of the class come before it on its slice.
+
+    bit    : of the class
+    slice  : of the volume
+    number : of the pixel among those of the class on the slice, row by row
+    """
+
+    bit: int
+    slice: int
+    number: int
+
+
 class Positions:
     """Draws where the patches of a store's volumes lie.
 
@@ -140,64 +154,97 @@ class Positions:
         """Return the first sample of volumes, and their number of slices, (b,) each."""
         return self.first[volumes], self.shapes[volumes, 0]
 
-    def corners(
-        self, entries: NDArray[np.int64], epoch: int, *, in_plane: bool = True
-    ) -> Corners:
+    def corners(self, entries: NDArray[np.int64], epoch: int) -> Corners:
         """Return the first voxel of each patch of an epoch, int64 (b, 3).
-
-        in_plane : False if only slices are needed: no mask is read then, and rows and
-            columns of patches that are centred on a voxel are other ones
 
         It is (slice, row, column) in the volume; negative along an axis along which the
         volume is smaller than the patch, and lies in its middle.
         """
-        key = randomness.augmentation_key(self._seed, epoch)
         corners = np.empty((len(entries), 3), np.int64)
-        for j, entry in enumerate(entries.tolist()):
-            words = randomness.philox(key, entry, randomness.PATCHES).random_raw(DRAWS)
-            uniforms = (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
-            corners[j] = self._corner(entry & VOLUME_MASK, uniforms, in_plane)
+        for j, (volume, uniforms) in enumerate(self._draws(entries, epoch)):
+            label = self._draw_label(volume, uniforms)
+            corners[j] = (
+                self._anywhere(volume, uniforms)
+                if label is None
+                else self._centred_on(volume, self._find_voxel(volume, label))
+            )
         return corners
 
-    def _corner(
-        self, volume: int, uniforms: NDArray[np.float64], in_plane: bool
-    ) -> Corners:
+    def bounds(self, entries: NDArray[np.int64], epoch: int) -> tuple[Corners, Corners]:
+        """Return the least and the greatest corner that each patch may have, (b, 3).
+
+        They are known without reading a mask. They differ only in rows and columns, and
+        only for patches that are centred on a voxel.
+        """
+        bounds = np.empty((2, len(entries), 3), np.int64)
+        for j, (volume, uniforms) in enumerate(self._draws(entries, epoch)):
+            label = self._draw_label(volume, uniforms)
+            if label is None:
+                bounds[:, j] = self._anywhere(volume, uniforms)
+                continue
+            top, left, bottom, right = self._box_of(volume, label).tolist()
+            for k, in_plane in enumerate([(top, left), (bottom - 1, right - 1)]):
+                bounds[k, j] = self._centred_on(volume, (label.slice, *in_plane))
+        return bounds[0], bounds[1]
+
+    def _draws(
+        self, entries: NDArray[np.int64], epoch: int
+    ) -> Iterator[tuple[int, NDArray[np.float64]]]:
+        """Yield the volume of each entry, and its random numbers in [0, 1)."""
+        key = randomness.augmentation_key(self._seed, epoch)
+        for entry in entries.tolist():
+            words = randomness.philox(key, entry, randomness.PATCHES).random_raw(DRAWS)
+            uniforms = (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
+            yield entry & VOLUME_MASK, uniforms
+
+    def _anywhere(self, volume: int, uniforms: NDArray[np.float64]) -> Corners:
+        """Return a corner at which a patch lies inside the volume, if it fits."""
+        room = np.maximum(self.shapes[volume] - self._patch, 0)
+        return self._in_the_middle(volume, (uniforms[3:] * (room + 1)).astype(np.int64))
+
+    def _centred_on(self, volume: int, voxel: tuple[int, int, int]) -> Corners:
+        """Return the corner of a patch about a voxel, or as near as it can be."""
+        room = np.maximum(self.shapes[volume] - self._patch, 0)
+        return self._in_the_middle(volume, np.clip(voxel - self._patch // 2, 0, room))
+
+    def _in_the_middle(self, volume: int, corner: Corners) -> Corners:
+        """Return a corner, along axes along which the volume is smaller another one."""
         shape = self.shapes[volume]
-        room = np.maximum(shape - self._patch, 0)
-        if uniforms[0] < self._fraction and self._voxels[volume].any():
-            voxel = self._labelled_voxel(volume, uniforms[1], uniforms[2], in_plane)
-            corner = np.clip(voxel - self._patch // 2, 0, room)
-        else:
-            corner = (uniforms[3:] * (room + 1)).astype(np.int64)
         middle = -((self._patch - shape) // 2)
         placed: Corners = np.where(shape < self._patch, middle, corner)
         return placed
 
-    def _labelled_voxel(
-        self, volume: int, one: float, two: float, in_plane: bool
-    ) -> Corners:
-        """Return a voxel of a class, int64 (3,), drawn by two uniform numbers.
-
-        If not `in_plane`, its row and column are 0.
-        """
-        store = self._store
+    def _draw_label(
+        self, volume: int, uniforms: NDArray[np.float64]
+    ) -> "_Label | None":
+        """Return on what a patch is centred, None if on nothing."""
         voxels = self._voxels[volume]
-        k = _draw(voxels if self._by_voxels else voxels > 0, one)[0]
-        items = self._items(volume)
-        z, n = _draw(store.items["pixels"][items, k], two)
-        if not in_plane:
-            return np.array([z, 0, 0], np.int64)
-        item = items.start + z
-        mask = store._pixels.mask(item)
+        if uniforms[0] >= self._fraction or not voxels.any():
+            return None
+        k = _draw(voxels if self._by_voxels else voxels > 0, uniforms[1])[0]
+        pixels = self._store.items["pixels"][self._items(volume), k]
+        return _Label(k, *_draw(pixels, uniforms[2]))
+
+    def _box_of(self, volume: int, label: "_Label") -> NDArray[np.int64]:
+        """Return the first row and column of the class on the slice, and the ends."""
+        box = self._store.items["bbox"][self.first[volume] + label.slice, label.bit]
         # A damaged box may reach beyond the mask.
-        box = np.clip(store.items["bbox"][item, k], 0, [*mask.shape, *mask.shape])
-        row, column = find_pixel(mask, k, box, n)
+        in_plane = self.shapes[volume, 1:]
+        clipped: NDArray[np.int64] = np.clip(box, 0, [*in_plane, *in_plane])
+        return clipped
+
+    def _find_voxel(self, volume: int, label: "_Label") -> tuple[int, int, int]:
+        store = self._store
+        item = int(self.first[volume]) + label.slice
+        mask = store._pixels.mask(item)
+        box = self._box_of(volume, label)
+        row, column = find_pixel(mask, label.bit, box, label.number)
         if row < 0:
             raise StoreError(
                 f"{store.path}: the mask of sample {item} has fewer pixels of class "
-                f"{store.classes[k]!r} than are counted: the file is damaged"
+                f"{store.classes[label.bit]!r} than are counted: the file is damaged"
             )
-        return np.array([z, row, column], np.int64)
+        return label.slice, row, column
 
     def _items(self, volume: int) -> slice:
         first = int(self.first[volume])

@@ -99,15 +99,24 @@ class MappedPixels:
             in_bucket = rows if len(used) == 1 else np.where(buckets == k, rows, -1)
             yield Stack(*self._arrays[k], in_bucket, EVERYTHING)
 
-    def extents(self, items: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
-        """Yield offset in the file and size in bytes of each image and mask."""
-        for item in items.tolist():
-            row = int(self._row[item])
+    def extents(
+        self, items: NDArray[np.int64], rows: NDArray[np.int64] | None = None
+    ) -> Iterator[tuple[int, int]]:
+        """Yield offset in the file and size in bytes of each image and mask.
+
+        rows : int64 (n, 2), of which rows of the images, see `Store.read_ahead`
+        """
+        ends = (
+            [(0, None)] * len(items) if rows is None else np.maximum(rows, 0).tolist()
+        )
+        for item, (first, end) in zip(items.tolist(), ends, strict=True):
             bucket = self._bucket[item]
             for offset, array in zip(
                 self._offsets[bucket], self._arrays[bucket], strict=True
             ):
-                yield offset + row * array[0].nbytes, array[0].nbytes
+                image = array[self._row[item]]
+                start = int(self._row[item]) * image.nbytes + first * image.strides[0]
+                yield offset + start, image[first:end].nbytes
 
     def _rows(self, kind: int, items: range, writable: bool) -> NDArray[Any]:
         """Return the images (kind 0) or the masks (kind 1) of consecutive rows."""
@@ -186,8 +195,10 @@ class CompressedPixels:
             rows = np.array([[each_once[item] for item in together]])
             yield Stack(images, masks, rows, slice(j, j + 1))
 
-    def extents(self, items: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
-        """Yield offset in the file and size in bytes of each chunk."""
+    def extents(
+        self, items: NDArray[np.int64], rows: NDArray[np.int64] | None = None
+    ) -> Iterator[tuple[int, int]]:
+        """Yield offset in the file and size in bytes of each chunk, whatever `rows`."""
         for chunks in self._chunks:
             yield from chunks[items].tolist()
 

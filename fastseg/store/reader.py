@@ -358,14 +358,20 @@ class Store:
         """
         return self._pixels.stacks(samples)
 
-    def read_ahead(self, samples: NDArray[np.int64]) -> None:
+    def read_ahead(
+        self, samples: NDArray[np.int64], rows: NDArray[np.int64] | None = None
+    ) -> None:
         """Ask the system to read the pixels of samples into memory, without waiting.
+
+        samples : int64 (n,)
+        rows    : int64 (n, 2), the first row that is needed of each, and the one behind
+            the last; they may lie outside of the image. By default all rows
 
         Does nothing on systems without this advice (`MADV_WILLNEED`).
         """
         if not hasattr(mmap, "MADV_WILLNEED"):
             return
-        for offset, size in self._pixels.extents(samples):
+        for offset, size in self._pixels.extents(samples, rows):
             page = offset // mmap.PAGESIZE * mmap.PAGESIZE
             self._map.madvise(mmap.MADV_WILLNEED, page, offset + size - page)
 

@@ -496,15 +496,51 @@ def test_reading_ahead_looks_at_no_mask(store, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["store", "compressed"])
-def test_slices_of_patches_are_known_without_masks(request, kind):
-    """They are those of the corners, also of patches that are centred on a voxel."""
-    loader = PatchLoader(request.getfixturevalue(kind), PATCH, per_volume=40)
+@pytest.mark.parametrize("patch", [PATCH, (8, 104, 40)])
+def test_where_patches_lie_is_nearly_known_without_masks(request, kind, patch):
+    """Their slices are, and corners where nothing is centred; others have bounds."""
+    loader = PatchLoader(request.getfixturevalue(kind), patch, per_volume=40)
     entries, _ = loader.schedule.epoch(0)
     positions = loader.preprocessing.positions
     corners = positions.corners(entries, 0)
-    assert_array_equal(
-        positions.corners(entries, 0, in_plane=False)[:, 0], corners[:, 0]
+    least, greatest = positions.bounds(entries, 0)
+    assert (least <= corners).all()
+    assert (corners <= greatest).all()
+    assert_array_equal(least[:, 0], greatest[:, 0])
+    exact = (least == greatest).all(axis=1)
+    assert 0.5 < exact.mean() < 0.9
+    # A box is no larger than what is labelled.
+    assert (greatest - least).max() < 80
+
+
+@pytest.mark.parametrize("augment", [None, [Flip()]])
+def test_the_rows_of_patches_are_read_ahead(store, monkeypatch, augment):
+    """Of each slice, all rows are asked for that a patch shows, turned by any angle."""
+    loader = PatchLoader(store, PATCH, per_volume=10, augment=augment)
+    entries, _ = loader.schedule.epoch(0)
+    corners = loader.preprocessing.positions.corners(entries, 0)
+    asked = []
+    extents = store._pixels.extents
+    monkeypatch.setattr(
+        store._pixels, "extents", lambda *given: asked.extend(extents(*given)) or asked
     )
+    for entry, corner in zip(entries, corners.tolist(), strict=True):
+        asked.clear()
+        loader.preprocessing.read_ahead(np.array([entry]), 0)
+        volume = store.volumes[entry & 2**32 - 1]
+        offsets = store._pixels._offsets[store.items["bucket"][volume.samples[0]]]
+        needed = []
+        for z in range(corner[0], corner[0] + PATCH[0]):
+            row = int(store.items["row"][volume.samples[z]])
+            for array, offset in zip((volume.image, volume.mask), offsets, strict=True):
+                start = offset + row * array[0].nbytes
+                first = start + corner[1] * array.strides[1]
+                last = first + PATCH[1] * array.strides[1]
+                needed.append((start, first, last, start + array[0].nbytes))
+        for (at, size), (start, first, last, end) in zip(asked, needed, strict=True):
+            assert start <= at <= first < last <= at + size <= end
+            if augment is None:
+                assert size < end - start
 
 
 def test_a_box_beyond_its_mask_is_cut(store, tmp_path):
