@@ -49,6 +49,10 @@ _SYNONYMS: Mapping[str, tuple[str, ...]] = MappingProxyType(
             ("random_state random_seed generator rng manual_seed", ("seed",)),
             ("prefetch_factor buffer_size queue_size", ("prefetch",)),
             ("sample_weight sample_weights class_weight", ("weights",)),
+            (
+                "foreground foreground_fraction oversample_foreground_percent",
+                ("foreground", "centred"),
+            ),
             ("num_replicas num_ranks n_ranks world", ("world_size",)),
             ("prob probability always_apply", ("p",)),
             (

@@ -20,9 +20,16 @@ from fastseg.loading.format import (
 )
 from fastseg.loading.normalization import Normalize, ValueStatistics
 from fastseg.loading.patch_preprocessing import PatchPreprocessing
-from fastseg.loading.placement import CentredBy, Placement, entries_of
+from fastseg.loading.placement import (
+    CentredBy,
+    PatchSchedule,
+    Placement,
+    entries_of,
+    select_weights,
+    volumes_of,
+)
 from fastseg.loading.preprocessing import warn_of_missing
-from fastseg.loading.schedule import Schedule, Uneven
+from fastseg.loading.schedule import Together, Uneven, select_groups
 from fastseg.paths import StrPath
 from fastseg.reprs import many
 from fastseg.store.reader import Store, as_store
@@ -66,7 +73,10 @@ class PatchLoader(BatchLoader):
 
     Options of the order, as those of `Loader`; an entry is a patch:
 
-    batch_size, shuffle, seed, drop_last, rank, world_size, uneven
+    batch_size, shuffle, seed, drop_last, rank, world_size, uneven, together
+
+    weights    : how often each volume of the store comes, relative to the others, float
+        (len(store.volumes),); 0 for never. An epoch has as many patches as without
 
     Options of images and masks, as those of `Loader`, but with volumes for samples:
 
@@ -132,6 +142,8 @@ class PatchLoader(BatchLoader):
         rank: int = 0,
         world_size: int = 1,
         uneven: Uneven = "split",
+        weights: ArrayLike | None = None,
+        together: Together | None = None,
         normalize: Normalize | None = ZSCORE_OR_RAW,
         window: tuple[float, float] | None = None,
         percentiles: tuple[float, float] = (1.0, 99.0),
@@ -153,8 +165,10 @@ class PatchLoader(BatchLoader):
         self.store = store = as_store(store)
         self.volumes = _whole_volumes(store, indices)
         placement = Placement(**{f.name: options[f.name] for f in fields(Placement)})
-        self.schedule = Schedule(
-            indices=entries_of(self.volumes, placement.per_volume),
+        entries = entries_of(self.volumes, placement.per_volume)
+        first = store.tables["volumes"]["first"][volumes_of(entries)]
+        self.schedule = PatchSchedule(
+            indices=entries,
             batch_size=batch_size,
             seed=seed,
             shuffle=shuffle,
@@ -162,6 +176,8 @@ class PatchLoader(BatchLoader):
             rank=rank,
             world_size=world_size,
             uneven=uneven,
+            weights=select_weights(store, entries, weights),
+            groups=select_groups(store, first, together),
         )
         format = BatchFormat(
             normalize_by="volume",

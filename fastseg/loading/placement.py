@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from fastseg import randomness
 from fastseg._kernels.images.positions import find_pixel
+from fastseg.arrays import as_array
 from fastseg.bounds import MAX_GRID_CELLS
 from fastseg.errors import (
     OptionError,
@@ -20,6 +21,7 @@ from fastseg.errors import (
     shown,
     whole_number,
 )
+from fastseg.loading.schedule import Schedule
 from fastseg.reprs import many
 from fastseg.store.reader import Store
 
@@ -86,6 +88,67 @@ def volumes_of(entries: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return the volume of each entry."""
     volumes: NDArray[np.int64] = entries & VOLUME_MASK
     return volumes
+
+
+class PatchSchedule(Schedule):
+    """A Schedule of patches, those of `entries_of`.
+
+    weights : of each entry that of its volume. The patches of a volume are numbered in
+        the order of the epoch, so that no patch comes twice however many there are
+    """
+
+    def epoch(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the patches of an epoch on this rank, in order, and batch bounds."""
+        entries, bounds = super().epoch(epoch)
+        if self.weights is None:
+            return entries, bounds
+        every = np.resize(self.indices[self._order(epoch)], self._total)
+        numbered = number_patches(volumes_of(every))
+        return numbered[self.rank :: self.world_size], bounds
+
+
+def number_patches(volumes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return an entry for each of some volumes, which may come many times."""
+    order = np.argsort(volumes, kind="stable")
+    sorted_volumes = volumes[order]
+    starts = np.flatnonzero(np.diff(sorted_volumes, prepend=-1))
+    counts = np.diff(starts, append=len(volumes))
+    repeats = np.empty_like(volumes)
+    repeats[order] = np.arange(len(volumes)) - np.repeat(starts, counts)
+    entries: NDArray[np.int64] = volumes | repeats << VOLUME_BITS
+    return entries
+
+
+def select_weights(
+    store: Store, entries: NDArray[np.int64], weights: ArrayLike | None
+) -> NDArray[np.float64] | None:
+    """Return the weight of each entry, from those of all volumes of a store."""
+    if weights is None:
+        return None
+    count = len(store.volumes)
+    if isinstance(weights, str):
+        raise OptionError(
+            f"weights is {weights!r}, expected a number for each of the store's "
+            f"{many(count, 'volume')}"
+        )
+    given = as_array(weights, "weights", kinds="biuf").astype(np.float64)
+    if given.shape != (count,):
+        raise OptionError(
+            f"weights have shape {given.shape}, expected one for each of the store's "
+            f"{many(count, 'volume')}"
+        )
+    chosen = given[volumes_of(entries)]
+    bad = np.flatnonzero(~(np.isfinite(chosen) & (chosen >= 0)))
+    if bad.size:
+        raise OptionError(
+            f"the weight of volume {volumes_of(entries)[bad[0]]} is {chosen[bad[0]]}, "
+            "expected a finite number, 0 or above"
+        )
+    if chosen.size and not chosen.any():
+        raise OptionError(
+            "the weights of all chosen volumes are 0, expected at least one above 0"
+        )
+    return chosen
 
 
 class _Label(NamedTuple):

@@ -356,6 +356,38 @@ def test_a_loop_resumes_to_the_patch(store, options):
         PatchLoader(store, (3, 20, 30), **options).load_state_dict(resumed.state_dict())
 
 
+@pytest.mark.parametrize("world_size", [1, 3])
+def test_weights_are_those_of_volumes(store, world_size):
+    """Each volume has as many patches as its weight says, none of them twice."""
+    found, patches = Counter(), set()
+    for rank in range(world_size):
+        loader = PatchLoader(
+            store,
+            PATCH,
+            per_volume=10,
+            weights=[2, 0, 1],
+            rank=rank,
+            world_size=world_size,
+            centred=0,
+        )
+        for _ in range(2):
+            entries, _ = loader.schedule.epoch(0)
+            assert len(entries) == 30 // world_size
+        found.update((entries & 2**32 - 1).tolist())
+        patches |= {*entries.tolist()}
+    assert found == {0: 20, 2: 10}
+    assert patches == {k | n << 32 for k in found for n in range(found[k])}
+
+
+def test_patches_of_a_volume_come_together(store):
+    """With `together`, a volume is followed by another when all its patches came."""
+    loader = PatchLoader(store, PATCH, per_volume=7, batch_size=5, together="volume")
+    order = [k for batch in loader for k in batch.index.tolist()]
+    changes = [a for a, b in zip(order, [*order[1:], None], strict=True) if a != b]
+    assert sorted(changes) == [0, 1, 2]
+    assert Counter(order) == {0: 7, 1: 7, 2: 7}
+
+
 def test_ranks_divide_the_patches(store):
     """All ranks together load each patch once."""
     found = Counter()
@@ -432,6 +464,13 @@ def test_classes_of_some_volumes(store, tmp_path):
         ({"indices": [0, 1]}, "of volume 0, 2 of 8 slices are chosen, expected all"),
         ({"indices": []}, "no samples are chosen|the store or the selection is empty"),
         ({"batch_size": 0}, "batch_size is 0"),
+        ({"weights": [1, 2]}, r"weights have shape \(2,\), expected one for each of"),
+        ({"weights": "even"}, "a number for each of the store's 3 volumes"),
+        ({"weights": [1, -1, 0]}, "the weight of volume 1 is -1.0, expected a finite"),
+        ({"weights": [0, 0, 0]}, "the weights of all chosen volumes are 0"),
+        ({"weights": [1, 2, 3], "shuffle": False}, "weights needs a random order"),
+        ({"weights": [1, 2, 3], "together": "volume"}, "weights and together are"),
+        ({"together": "slice"}, "together is 'slice', expected one of"),
     ],
 )
 def test_invalid_options_are_refused(store, options, text):
@@ -446,6 +485,8 @@ def test_unknown_classes_and_arguments_are_refused(store):
         PatchLoader(store, PATCH, centred=("nobody", 0.5))
     with pytest.raises(ArgumentError, match="patch"):
         PatchLoader(store, patch_size=PATCH)
+    with pytest.raises(ArgumentError, match=r"no argument 'foreground'.*'centred'"):
+        PatchLoader(store, PATCH, foreground=0.5)
 
 
 def test_samples_in_no_volume_are_refused(store, tmp_path):
