@@ -39,7 +39,7 @@ def write_image(path, pixels, *, series="1.2.3", **elements):
     dataset.PhotometricInterpretation = "MONOCHROME2"
     dataset.BitsAllocated = dataset.BitsStored = 16
     dataset.HighBit = 15
-    dataset.PixelRepresentation = 0
+    dataset.PixelRepresentation = elements.get("PixelRepresentation", 0)
     dataset.PixelData = np.ascontiguousarray(pixels, "<u2").tobytes()
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     dataset.save_as(path, enforce_file_format=True)

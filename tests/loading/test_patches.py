@@ -24,6 +24,7 @@ from fastseg.errors import (
 )
 from fastseg.links import LinkTable
 from tests.conftest import PROJECT
+from tests.series import table_of, write_stack
 
 pytestmark = pytest.mark.filterwarnings("ignore::fastseg.errors.MissingLabelsWarning")
 
@@ -440,9 +441,36 @@ def test_classes_of_some_volumes(store, tmp_path):
     advice = re.escape("choose volumes that have them all (store.volumes[k].classes)")
     with pytest.raises(MissingLabelsError, match=f"{text}: {advice}"):
         PatchLoader(store, PATCH, masks=name, missing="error")
+    lacking = np.concatenate([store.volumes[k].samples for k in sorted(without)])
+    with pytest.raises(OptionError, match=f"has a voxel of class '{name}': choose"):
+        PatchLoader(store, PATCH, indices=lacking, centred=(name, 0.5))
     for batch in PatchLoader(store, PATCH, masks=name, missing="ignore", per_volume=3):
         for k, mask in zip(batch.index.tolist(), batch.mask, strict=True):
             assert (mask == 255).all() if k in without else not (mask == 255).any()
+
+
+def test_volumes_of_several_dtypes_and_spacings(tmp_path):
+    """They are loaded side by side, as long as values are not raw; no slice alone."""
+    signed = {"PixelRepresentation": 1, "PixelSpacing": [1, 1], "RescaleIntercept": -9}
+    write_stack(tmp_path, [0, 2, 4], series="1.1", shape=(6, 8))
+    write_stack(tmp_path, range(4), number=20, series="1.2", shape=(9, 7), **signed)
+    write_stack(tmp_path, [0], number=30, series="1.3")
+    mixed = fastseg.open(fastseg.build(table_of(tmp_path), tmp_path / "mixed.h5").path)
+    assert [volume.image.dtype for volume in mixed.volumes] == [np.uint16, np.int16]
+    options = {"indices": mixed.select(in_volume=True), "per_volume": 5, "centred": 0}
+    patch = (2, 7, 8)
+    for batch in PatchLoader(mixed, patch, batch_size=4, **options):
+        for image, _, k, corner in patches_of(batch):
+            values = rescaled(mixed, k)
+            scaled = (values - values.mean()) / values.std()
+            expected = part_of(scaled, corner, patch, scaled.min())
+            assert_allclose(image, expected, atol=2e-5)
+    with pytest.raises(OptionError, match=r"several dtypes \(int16, uint16\)"):
+        PatchLoader(mixed, patch, dtype="raw", **options)
+    with pytest.raises(OptionError, match="none of the 2 chosen volumes has a voxel"):
+        PatchLoader(mixed, patch, **{**options, "centred": 0.5})
+    with pytest.raises(OptionError, match="1 of 8 chosen samples are in no volume"):
+        PatchLoader(mixed, patch, centred=0)
 
 
 @pytest.mark.parametrize(
