@@ -321,7 +321,9 @@ class AugmentedPreprocessing(Preprocessing):
         in_images = arrays.with_displacements() if self._needs_all else arrays
         image_time = 0
         of_entry = between.slices.reshape(len(between.slices), -1)
-        for images, masks, rows, subset in self.store.stacks(of_entry):
+        # Exact labels are drawn from the contours.
+        masked = None if self.format.labels == "nearest" else of_entry[:, :0]
+        for images, masks, rows, subset in self.store.stacks(of_entry, masked):
             stage_start = perf_counter_ns()
             rows = rows.reshape(-1, *between.slices.shape[1:])
             rows = np.where(is_tilted[subset, :, None], ELSEWHERE, rows)

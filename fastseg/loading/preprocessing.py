@@ -217,13 +217,13 @@ class Preprocessing:
         read = 0
         copied = 0
         started = perf_counter_ns()
-        for images, masks, rows, subset in self.store.stacks(shown.slices):
+        with_masks = self._with_masks(shown.slices)
+        for images, masks, rows, subset in self.store.stacks(shown.slices, with_masks):
             located = perf_counter_ns()
             corners = shown.corners_in(images.shape[1:], size)[subset]
             rows = self._mark_padding(rows, shown.is_beyond[subset])
             masked = self._with_masks(rows)
             slices = _as_slices(rows, corners)
-            with_masks = self._with_masks(shown.slices[subset])
             kernel(
                 images,
                 masks,
@@ -231,7 +231,7 @@ class Preprocessing:
                 slices if masked is rows else _as_slices(masked, corners),
                 self._scaling(shown.slices[subset].reshape(-1)),
                 self._classes,
-                self._unlabelled(with_masks.reshape(-1)),
+                self._unlabelled(with_masks[subset].reshape(-1)),
                 self.streams,
                 image[subset].reshape(-1, *size),
                 self._view_masks(mask[subset]),

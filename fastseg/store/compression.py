@@ -65,6 +65,10 @@ class Codec:
             shuffle.split_bytes(array.reshape(-1).view(self._unsigned), content)
         return bytes(_context().compress(content.data))
 
+    def blank(self) -> NDArray[Any]:
+        """Return an array that holds anything."""
+        return np.empty(self.shape, self.dtype)
+
     def decode(self, chunk: Any) -> NDArray[Any]:
         """Return the array of a chunk, read-only, or raise StoreError.
 

@@ -14,7 +14,6 @@ from fastseg.store.mapped_file import MappedFile
 Columns = Mapping[str, NDArray[Any]]
 
 EVERYTHING = slice(None)
-FIRST_ROW = np.zeros(1, np.int64)
 
 
 class Stack(NamedTuple):
@@ -84,7 +83,9 @@ class MappedPixels:
         """
         return self._rows(1, items, writable)
 
-    def stacks(self, items: NDArray[np.int64]) -> Iterator[Stack]:
+    def stacks(
+        self, items: NDArray[np.int64], with_masks: NDArray[np.int64] | None = None
+    ) -> Iterator[Stack]:
         """Yield one stack for each bucket that has some of the items.
 
         items : (b,), or (b, d): those of a row are of one bucket
@@ -178,21 +179,25 @@ class CompressedPixels:
         """Return the masks of one shape as a new array."""
         return self._decode_all(1, items, writable)
 
-    def stacks(self, items: NDArray[np.int64]) -> Iterator[Stack]:
+    def stacks(
+        self, items: NDArray[np.int64], with_masks: NDArray[np.int64] | None = None
+    ) -> Iterator[Stack]:
         """Yield a stack for each item, while its pixels are in the core's caches.
 
         items : (b,), or (b, d) to yield a stack for each row, of one bucket
+        with_masks : (b, e), those of each row whose masks are decompressed; those of
+            the others hold anything. By default all
         """
-        if items.ndim == 1 or items.shape[1] == 1:
-            rows = FIRST_ROW.reshape((1,) * items.ndim)
-            for j, item in enumerate(items.reshape(-1).tolist()):
-                image, mask = self.image(item), self.mask(item)
-                yield Stack(image[None], mask[None], rows, slice(j, j + 1))
-            return
-        for j, together in enumerate(items.tolist()):
+        every = items.reshape(len(items), -1)
+        masked = every if with_masks is None else with_masks
+        for j, (together, some) in enumerate(
+            zip(every.tolist(), masked.tolist(), strict=True)
+        ):
             each_once = {item: k for k, item in enumerate(dict.fromkeys(together))}
-            images, masks = (self._decode_all(kind, each_once) for kind in (0, 1))
-            rows = np.array([[each_once[item] for item in together]])
+            images = self._decode_all(0, each_once)
+            masks = self._decode_all(1, each_once, needed=some)
+            rows = np.array([each_once[item] for item in together])
+            rows = rows.reshape(1, *items.shape[1:])
             yield Stack(images, masks, rows, slice(j, j + 1))
 
     def extents(
@@ -203,9 +208,24 @@ class CompressedPixels:
             yield from chunks[items].tolist()
 
     def _decode_all(
-        self, kind: int, items: Iterable[int], writable: bool = False
+        self,
+        kind: int,
+        items: Iterable[int],
+        writable: bool = False,
+        needed: Sequence[int] | None = None,
     ) -> NDArray[Any]:
-        arrays = np.stack([self._decode(kind, item) for item in items])
+        """Return the images (kind 0) or the masks (kind 1) of items of one bucket.
+
+        needed : the items that are decompressed, by default all; others hold anything
+        """
+        each = [
+            self._decode(kind, item)
+            if needed is None or item in needed
+            else self._codecs[self._bucket[item]][kind].blank()
+            for item in items
+        ]
+        is_copied = len(each) > 1 or writable
+        arrays = np.stack(each) if is_copied else each[0][None]
         arrays.flags.writeable = writable  # those of one item are not
         return arrays
 

@@ -348,15 +348,20 @@ class Store:
         self.check()
         return self._pixels.masks
 
-    def stacks(self, samples: NDArray[np.int64]) -> Iterator[Stack]:
+    def stacks(
+        self, samples: NDArray[np.int64], with_masks: NDArray[np.int64] | None = None
+    ) -> Iterator[Stack]:
         """Yield the pixels of samples, one shape and dtype at a time, for kernels.
 
-        samples : int64 (b,), or (b, d): d samples of one shape and dtype that are
+        samples    : int64 (b,), or (b, d): d samples of one shape and dtype that are
             needed together
+        with_masks : int64 (b, e), those of each row whose masks are needed. A
+            compressed store does not decompress the others, whose masks may then hold
+            anything. By default all
 
         Does not check the file: call `check` first.
         """
-        return self._pixels.stacks(samples)
+        return self._pixels.stacks(samples, with_masks)
 
     def read_ahead(
         self, samples: NDArray[np.int64], rows: NDArray[np.int64] | None = None

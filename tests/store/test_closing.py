@@ -124,8 +124,8 @@ def test_a_loop_whose_store_is_closed_by_another_thread_ends(opened, monkeypatch
     def fill_slowly(self, *args):
         stacks = self.store.stacks
 
-        def slow_stacks(samples):
-            for stack in stacks(samples):
+        def slow_stacks(*given):
+            for stack in stacks(*given):
                 is_filling.set()
                 is_closed.wait(10)
                 yield stack

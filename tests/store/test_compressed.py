@@ -466,6 +466,34 @@ def test_batches_are_the_same(store, small, masks, normalize):
         assert batches(small, options) == batches(store, options)
 
 
+@pytest.mark.parametrize(
+    ("options", "masks"),
+    [
+        ({}, 8),
+        ({"neighbours": 1}, 8),
+        ({"augment": "light"}, 0),
+        ({"augment": "light", "labels": "nearest"}, 8),
+    ],
+)
+def test_masks_that_a_batch_lacks_are_not_decompressed(
+    small, monkeypatch, options, masks
+):
+    """Neighbours show no mask, and exact labels are drawn from the contours."""
+    decoded = []
+    decode = small._pixels._decode
+
+    def note(kind, item):
+        decoded.append(kind)
+        return decode(kind, item)
+
+    monkeypatch.setattr(small._pixels, "_decode", note)
+    options = {"size": 96, "missing": "background", **options}
+    loader = Loader(small, indices=range(8), **options)
+    next(iter(loader))
+    assert decoded.count(1) == masks
+    assert decoded.count(0) >= 8
+
+
 def test_the_loader_names_a_damaged_sample(copy):
     """The error of a worker thread has a note that names sample and batch."""
     put_chunk(copy, 4, "image", b"damage")
