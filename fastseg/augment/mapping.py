@@ -104,7 +104,7 @@ class Mappings:
     bent_sizes    : int64 (b, 2), height and width of the images that it has bent
     max_displacement : float64 (b,), of a control point along an axis, pixels
 
-    Of patches of volumes, see `set_depth`:
+    Of patches of volumes, see `begin_patches`:
 
     depth      : slices of each, 0 for images
     between_mm : float64 (b,), between slices
@@ -177,18 +177,30 @@ class Mappings:
         self.matrix = composed if is_whole else self.matrix @ matrix
         self.outer = composed
 
-    def set_depth(
-        self, depth: int, between_mm: NDArray[np.float64], start: NDArray[np.int64]
+    def begin_patches(
+        self,
+        shape: tuple[int, ...],
+        starts: NDArray[np.float64],
+        factors: NDArray[np.float64],
+        spacing_mm: NDArray[np.float64],
     ) -> None:
-        """Show so many slices of volumes from now on; nothing may have happened yet.
+        """Show patches of volumes from now on; nothing may have happened yet.
 
-        between_mm : float64 (b,), between slices
-        start      : int64 (b,), the slice of the volume that comes first
+        Voxel k of a patch lies at start + factor * k of its volume, along each axis.
+
+        shape           : slices, rows and columns of a patch
+        starts, factors : float64 (b, 3), axes are (z, y, x)
+        spacing_mm      : float64 (b, 3), between slices, rows and columns of the patch
         """
-        self.depth = depth
-        self.between_mm = between_mm
-        self.in_space = np.tile(np.eye(4), (len(self.samples), 1, 1))
-        self.in_space[:, 0, 3] = start
+        matrix = np.tile(np.eye(4), (len(self.samples), 1, 1))
+        for axis in range(3):
+            matrix[:, axis, axis] = factors[:, axis]
+            matrix[:, axis, 3] = starts[:, axis]
+        self.depth, *size = shape
+        self.in_space = matrix
+        self._compose_in_plane(matrix[:, IN_PLANE[:, None], IN_PLANE])
+        self.height, self.width = (np.full_like(self.height, n) for n in size)
+        self.between_mm, self.spacing_mm = spacing_mm[:, 0], spacing_mm[:, 1:]
 
     def scale(self, factor_y: Any, factor_x: Any) -> None:
         """Make pixels larger by these factors; the outer edges of the image stay."""

@@ -15,6 +15,7 @@ format         BatchFormat: the options that say what a sample becomes
 preprocessing  images and masks without augmentation
 patch_preprocessing  the same for patches of volumes
 augmented_patches    patches with augmentation
+grids          their voxels, as stored or at a common spacing
 placement      where patches lie in their volumes
 neighbours     which slices lie beside a sample in its volume
 normalization  stored values to network input

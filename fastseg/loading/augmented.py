@@ -78,7 +78,8 @@ class AugmentedPreprocessing(Preprocessing):
         seed: int = 0,
     ):
         super().__init__(store, indices, format, seed=seed)
-        self.compose = compose = as_compose(format.augment)
+        steps = () if format.augment is None else format.augment
+        self.compose = compose = as_compose(steps)
         # Stored contours are relative to pixel centres, whatever the annotations used.
         self._rules = Rules(**{**store.options, "origin": "center"})
         self._bits_dtype = mask_dtype(store.classes)
@@ -406,23 +407,26 @@ class AugmentedPreprocessing(Preprocessing):
 
         Raises OptionError if a transform does not fit the shape or spacing of an image.
         """
-        store = self.store
-        samples = shown.samples
-        mappings = Mappings(
-            shown.entries,
-            self._stored_sizes(samples),
-            store.items["spacing_mm"][samples],
-            lambda name: store.items["bbox"][samples, store.class_index(name)],
-        )
-        self._place(mappings, shown)
+        mappings = self.begin_mappings(shown, self.size)
         for step, values in zip(self.compose, drawn.values, strict=True):
             if isinstance(step, GeometricTransform):
                 step.extend(mappings, values)
         mappings.crop_or_pad(self.size)
         return mappings
 
-    def _place(self, mappings: Mappings, shown: Shown) -> None:
-        """Begin the mappings of entries that show a part of their image there."""
+    def begin_mappings(self, shown: Shown, size: tuple[int, ...]) -> Mappings:
+        """Return the mappings of entries before all transforms.
+
+        size : height and width of the entries
+        """
+        store = self.store
+        samples = shown.samples
+        return Mappings(
+            shown.entries,
+            self._stored_sizes(samples),
+            store.items["spacing_mm"][samples],
+            lambda name: store.items["bbox"][samples, store.class_index(name)],
+        )
 
     def _stored_sizes(self, samples: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return height and width of the stored images of samples, int64 (b, 2)."""

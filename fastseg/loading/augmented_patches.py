@@ -19,7 +19,12 @@ from fastseg.loading.batches import Batch
 from fastseg.loading.format import BatchFormat
 from fastseg.loading.patch_preprocessing import PatchPreprocessing
 from fastseg.loading.placement import Placement, volumes_of
-from fastseg.loading.preprocessing import Between, Shown, used_buckets
+from fastseg.loading.preprocessing import (
+    Between,
+    Preprocessing,
+    Shown,
+    used_buckets,
+)
 from fastseg.store.reader import Store
 
 # A slice that is this near, in units of the distance between slices, is not
@@ -46,9 +51,12 @@ class AugmentedPatchPreprocessing(PatchPreprocessing, AugmentedPreprocessing):
         *,
         seed: int = 0,
     ):
-        steps = as_compose(format.augment)
-        # Whether slices may lie between those of the volume.
-        self._interpolates = any(step.in_space for step in steps)
+        if format.dtype != "float32":
+            raise OptionError(
+                f"dtype is {format.dtype!r}, but patches at another spacing than that "
+                "of their volume are 'float32'"
+            )
+        steps = as_compose(() if format.augment is None else format.augment)
         for step in steps:
             if step.output_size() is not None:
                 raise OptionError(
@@ -56,6 +64,11 @@ class AugmentedPatchPreprocessing(PatchPreprocessing, AugmentedPreprocessing):
                     f"{placement.patch}: leave it out"
                 )
         super().__init__(store, volumes, format, placement, seed=seed)
+        # Whether slices may lie between those of the volume.
+        self._interpolates = bool(
+            (self.grids.factors[volumes, 0] != 1).any()
+            or any(step.in_space for step in steps)
+        )
 
     def assemble(
         self,
@@ -83,20 +96,21 @@ class AugmentedPatchPreprocessing(PatchPreprocessing, AugmentedPreprocessing):
         depth = self.placement.patch[0]
         return self.show_parts(entries, volumes_of(entries), corners, depth)
 
-    def _place(self, mappings: Mappings, shown: Shown) -> None:
-        """Begin the mappings with the patch: what follows happens to it."""
+    def begin_mappings(self, shown: Shown, size: tuple[int, ...]) -> Mappings:
+        """Return the mappings of patches: what follows happens to the patch."""
+        mappings = super().begin_mappings(shown, size)
         volumes = self.store.items["volume"][shown.samples]
-        between_mm = self.store.tables["volumes"]["spacing_mm"][volumes]
+        grids = self.grids
         # Samples that are shown only to check transforms have no corner.
-        corners = shown.corners
-        if corners is None:
-            corners = np.zeros((len(volumes), 3), np.int64)
-        start, rows, columns = corners.T
-        mappings.set_depth(shown.slices.shape[1], between_mm, start)
-        mappings.set_window(columns, rows, self.size)
+        corners = np.zeros(3) if shown.corners is None else shown.corners
+        factors = grids.factors[volumes]
+        starts = grids.starts[volumes] + factors * corners
+        shape = shown.slices.shape[1], *size
+        mappings.begin_patches(shape, starts, factors, grids.spacing_mm[volumes])
+        return mappings
 
     def _move_slices(
-        self, shown: Shown, mappings: Mappings, drawn: DrawnParameters
+        self, shown: Shown, mappings: Mappings, drawn: DrawnParameters | None = None
     ) -> Shown:
         """Return the slices that patches show: the nearest, and those around them.
 
@@ -115,8 +129,8 @@ class AugmentedPatchPreprocessing(PatchPreprocessing, AugmentedPreprocessing):
             return shown
         at = np.where(np.abs(at - nearest) < SAME_SLICE, nearest, at)
         before = np.floor(at).astype(np.int64)
-        both = np.stack([before, np.minimum(before + 1, count - 1)], axis=2)
         weights = np.where(is_beyond, 0, at - before).astype(np.float32)
+        both = np.stack([before, before + (weights > 0)], axis=2)
         return shown._replace(between=Between(first[:, :, None] + both, weights))
 
     def _warp_tilted(
@@ -132,13 +146,9 @@ class AugmentedPatchPreprocessing(PatchPreprocessing, AugmentedPreprocessing):
         took = 0
         volumes = self.store.items["volume"][shown.samples]
         for j in np.flatnonzero(mappings.is_tilted).tolist():
-            first, count = map(int, self.positions.slices_of(volumes[j]))
+            slices = self._slices_across(shown, mappings, j, image.shape[1:])
             matrix = mappings.in_space[j, :3].copy()
-            low, high = _range_of(matrix[0], image.shape[1:])
-            start = int(np.clip(np.floor(low) - 1, 0, count - 1))
-            stop = int(np.clip(np.ceil(high) + 2, start + 1, count))
-            matrix[0, 3] -= start
-            slices = np.arange(first + start, first + stop)
+            matrix[0, 3] -= slices[0] - self.positions.first[volumes[j]]
             one = slice(j, j + 1)
             for images, masks, rows, _ in self.store.stacks(slices[None]):
                 if rows[0, 0] < 0:  # this stack has no slice of the volume
@@ -166,6 +176,68 @@ class AugmentedPatchPreprocessing(PatchPreprocessing, AugmentedPreprocessing):
                 volume.warp_volume_masks(masks, part, matrix[None], bits[one])
         return took
 
+    def _slices_across(
+        self, shown: Shown, mappings: Mappings, j: int, shape: tuple[int, ...]
+    ) -> NDArray[np.int64]:
+        """Return the slices that tilted patch j reaches, and one on each side."""
+        volume = self.store.items["volume"][shown.samples[j]]
+        first, count = map(int, self.positions.slices_of(volume))
+        low, high = _extent(mappings.in_space[j, 0], shape)
+        start = int(np.clip(np.floor(low) - 1, 0, count - 1))
+        stop = int(np.clip(np.ceil(high) + 2, start + 1, count))
+        return np.arange(first + start, first + stop)
+
+    def _fill_whole(
+        self, shown: Shown, image: NDArray[Any], mask: NDArray[Any]
+    ) -> None:
+        """Write image and mask of a whole volume, which no transform changes."""
+        if self.grids.are_stored(volumes_of(shown.entries)).all():
+            super()._fill_whole(shown, image, mask)
+            return
+        mappings = self.begin_mappings(shown, image.shape[-2:])
+        steps = intensity.Steps(
+            np.empty((1, 0), np.int64), np.empty((1, 0, intensity.PARAMETERS)), 0
+        )
+        moved = self._move_slices(shown, mappings)
+        keys = Keys(0, np.zeros(1, np.uint64))
+        self._warp(moved, mappings, steps, keys, image[:, 0], mask)
+
+    def read_ahead(self, entries: NDArray[np.int64], epoch: int) -> None:
+        """Ask the system to read the rows that patches need, without waiting."""
+        least, greatest = self.positions.bounds(entries, epoch)
+        volumes, shape = volumes_of(entries), self.placement.patch
+        shown = self.show_parts(entries, volumes, least, shape[0])
+        mappings = self.find_mappings(shown, self.draw(entries, epoch))
+        moved = self._move_slices(shown, mappings)
+        low, high = _extent(mappings.in_space[:, 1], shape)
+        high += self.grids.factors[volumes, 1] * (greatest - least)[:, 1]
+        # As far as the image may be bent, and what is interpolated.
+        bent = np.abs(mappings.inner[:, 1, :2]).sum(axis=1) * mappings.max_displacement
+        # There is always a row, if a patch lies beyond the image.
+        last = self.grids.stored[volumes, 1] - 1
+        first = np.clip(np.floor(low - bent) - 1, 0, last)
+        end = np.clip(np.ceil(high + bent) + 2, first + 1, last + 1)
+        slices = []
+        for j, is_tilted in enumerate(mappings.is_tilted.tolist()):
+            if is_tilted:
+                slices.append(self._slices_across(shown, mappings, j, shape))
+                continue
+            shows = (
+                moved.slices[j] if moved.between is None else moved.between.slices[j]
+            )
+            slices.append(shows[~moved.is_beyond[j]].reshape(-1))
+        counts = [len(some) for some in slices]
+        ends = np.column_stack([first, end]).astype(np.int64)
+        rows = np.repeat(ends, counts, axis=0)
+        self.store.read_ahead(np.concatenate(slices), rows)
+
+    def _check_steps(self, indices: NDArray[np.int64]) -> None:
+        """Raise OptionError if transforms do not fit a shape or spacing of a volume."""
+        super()._check_steps(indices)
+        first = self.store.tables["volumes"]["first"][self._volumes]
+        shown = Preprocessing.show(self, first, 0)
+        self.find_mappings(shown, self.draw(first, 0))
+
     def _prepare_kernels(self, indices: NDArray[np.int64]) -> None:
         """Compile what batches are going to need, if it is not there."""
         super()._prepare_kernels(indices)
@@ -179,16 +251,15 @@ class AugmentedPatchPreprocessing(PatchPreprocessing, AugmentedPreprocessing):
         prepare([*wanted, (volume.warp_volume_masks, masks)])
 
 
-def _range_of(
-    row: NDArray[np.float64], shape: tuple[int, ...]
-) -> tuple[np.float64, np.float64]:
-    """Return the least and greatest slice of a volume that a patch reaches.
+def _extent(row: NDArray[np.float64], shape: tuple[int, ...]) -> tuple[Any, Any]:
+    """Return the least and greatest coordinate that patches reach along an axis, (b,).
 
-    row   : of a matrix, (4,), acts on voxels (z, y, x, 1) of the patch
+    row   : of matrices, (b, 4), act on voxels (z, y, x, 1) of the patch
     shape : of the patch
     """
-    change = row[:3] * (np.array(shape) - 1)
-    return row[3] + np.minimum(change, 0).sum(), row[3] + np.maximum(change, 0).sum()
+    change = row[..., :3] * (np.array(shape) - 1)
+    least, greatest = np.minimum(change, 0), np.maximum(change, 0)
+    return row[..., 3] + least.sum(axis=-1), row[..., 3] + greatest.sum(axis=-1)
 
 
 def _corners(params: Mapping[str, Any], count: int) -> NDArray[np.int64]:

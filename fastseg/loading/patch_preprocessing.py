@@ -1,6 +1,5 @@
 """Preprocessing of patches: from the slices of volumes to blocks of voxels."""
 
-import math
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +9,7 @@ from numpy.typing import NDArray
 from fastseg.errors import OptionError
 from fastseg.loading.batches import Batch
 from fastseg.loading.format import MINIMUM, BatchFormat
+from fastseg.loading.grids import find_grids
 from fastseg.loading.normalization import minima
 from fastseg.loading.placement import VOLUME_MASK, Placement, Positions, volumes_of
 from fastseg.loading.preprocessing import Preprocessing, Shown
@@ -48,6 +48,7 @@ class PatchPreprocessing(Preprocessing):
         seed: int = 0,
     ):
         self.placement = placement
+        self.grids = find_grids(store, volumes, placement.spacing)
         self._volumes = volumes
         samples, first = samples_of_volumes(store, volumes)
         labelled = np.bitwise_or.reduceat(store.items["labelled"][samples], first)
@@ -67,7 +68,9 @@ class PatchPreprocessing(Preprocessing):
             for part in np.split(samples, first[1:]):
                 self._pad[part] = self._pad[part[np.argmin(darkest[part])]]
         candidate = format.masks if format.masks in store.classes else None
-        self.positions = Positions(store, volumes, placement, candidate, seed)
+        self.positions = Positions(
+            store, volumes, self.grids, placement, candidate, seed
+        )
 
     def show(self, entries: NDArray[np.int64], epoch: int) -> Shown:
         """Return the slices that patches show in an epoch."""
@@ -83,13 +86,13 @@ class PatchPreprocessing(Preprocessing):
         """
         if volume not in self._volumes:
             return self._with_volume(volume).whole(volume)
-        shape = tuple(self.positions.shapes[volume].tolist())
+        shape = tuple(self.grids.shapes[volume].tolist())
         image = np.empty((1, 1, *shape), self.image_dtype)
         mask = np.empty((1, *self.mask_shape[:-3], *shape), self.mask_dtype)
         volumes, corner = np.array([volume]), np.zeros((1, 3), np.int64)
         self.store.check()
         shown = self.show_parts(volumes, volumes, corner, shape[0])
-        self._copy(shown, image, mask)
+        self._fill_whole(shown, image, mask)
         self.store.check()  # it may have changed while it was read
         return image[0], mask[0]
 
@@ -101,8 +104,15 @@ class PatchPreprocessing(Preprocessing):
             augment=None,
             pad_value=MINIMUM,  # nothing is padded
         )
-        placement = Placement(patch=(1, 1, 1), centred=0)  # not used
-        return PatchPreprocessing(self.store, np.array([volume]), format, placement)
+        spacing = self.placement.spacing
+        placement = Placement(patch=(1, 1, 1), centred=0, spacing=spacing)
+        return make_patches_of(self.store, np.array([volume]), format, placement)
+
+    def _fill_whole(
+        self, shown: Shown, image: NDArray[Any], mask: NDArray[Any]
+    ) -> None:
+        """Write image and mask of a whole volume."""
+        self._copy(shown, image, mask)
 
     def show_parts(
         self,
@@ -112,10 +122,11 @@ class PatchPreprocessing(Preprocessing):
         depth: int,
     ) -> Shown:
         """Return so many slices of volumes, from corners on, int64 (b, 3)."""
-        first, count = (column[:, None] for column in self.positions.slices_of(volumes))
+        first, _ = self.positions.slices_of(volumes)
         wanted = corners[:, :1] + np.arange(depth)
-        found = np.clip(wanted, 0, count - 1)
-        return Shown(entries, first + found, found != wanted, corners)
+        is_beyond = (wanted < 0) | (wanted >= self.grids.shapes[volumes, :1])
+        found = self.grids.nearest_slices(volumes, wanted)
+        return Shown(entries, first[:, None] + found, is_beyond, corners)
 
     def assemble(
         self,
@@ -144,23 +155,19 @@ class PatchPreprocessing(Preprocessing):
                 )
 
     def read_ahead(self, entries: NDArray[np.int64], epoch: int) -> None:
-        """Ask the system to read the rows that patches need, without waiting.
-
-        With augmentation, these are those of a patch that is turned by any angle.
-        """
+        """Ask the system to read the rows that patches need, without waiting."""
         least, greatest = self.positions.bounds(entries, epoch)
-        depth, height, width = self.placement.patch
+        depth, height, _ = self.placement.patch
         shown = self.show_parts(entries, volumes_of(entries), least, depth)
         is_read = ~shown.is_beyond
-        turned = 0 if self.format.augment is None else math.hypot(height, width)
-        margin = max(math.ceil((turned - height) / 2), 0)
-        first, end = least[:, 1] - margin, greatest[:, 1] + height + margin
+        first, end = least[:, 1], greatest[:, 1] + height
         rows = np.repeat(np.column_stack([first, end]), is_read.sum(axis=1), axis=0)
         self.store.read_ahead(shown.slices[is_read], rows)
 
     def identity(self) -> dict[str, Any]:
         """Return the options of what a patch becomes, as values for JSON."""
-        return {**super().identity(), **self.placement.as_dict()}
+        placement = self.placement.as_dict()
+        return {**super().identity(), **placement, "labels": self.format.labels}
 
     def index_of(self, entry: int) -> int:
         """Return the volume under which a loader lists what it has skipped."""
@@ -188,3 +195,24 @@ class PatchPreprocessing(Preprocessing):
         """Return bit fields of the classes outlined on volumes of samples, (b,)."""
         labelled: NDArray[np.uint64] = self._outlined[self.store.items["volume"][units]]
         return labelled
+
+
+def make_patches_of(
+    store: Store,
+    volumes: NDArray[np.int64],
+    format: BatchFormat,
+    placement: Placement,
+    *,
+    seed: int = 0,
+) -> PatchPreprocessing:
+    """Return the PatchPreprocessing that can make patches of volumes.
+
+    Raises what it raises.
+    """
+    make = PatchPreprocessing
+    grids = find_grids(store, volumes, placement.spacing)
+    if format.augment is not None or not grids.are_stored(volumes).all():
+        from fastseg.loading import augmented_patches  # 20 ms that plain ones save
+
+        make = augmented_patches.AugmentedPatchPreprocessing
+    return make(store, volumes, format, placement, seed=seed)

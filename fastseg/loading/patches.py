@@ -19,7 +19,7 @@ from fastseg.loading.format import (
     PadValue,
 )
 from fastseg.loading.normalization import Normalize, ValueStatistics
-from fastseg.loading.patch_preprocessing import PatchPreprocessing
+from fastseg.loading.patch_preprocessing import PatchPreprocessing, make_patches_of
 from fastseg.loading.placement import (
     CentredBy,
     PatchSchedule,
@@ -55,6 +55,9 @@ class PatchLoader(BatchLoader):
     patch      : (slices, rows, columns) of a patch. A volume that is smaller along an
         axis lies in the middle of its patches; `pad_value` is around it. Along each
         axis, at least one volume must be as large
+    spacing    : mm between the slices, rows and columns of a patch, or one number for
+        all three: volumes are resampled to it when they are loaded. By default, each
+        keeps its own
     indices    : indices of the samples to load, as `Store.select` and `Store.split`
         return them: all slices of the volumes; by default all samples
 
@@ -112,10 +115,10 @@ class PatchLoader(BatchLoader):
     lists the volumes of patches that could not be read
 
     Batches have images (B, 1, d, h, w); `index` is the volume of each patch, and
-    `corner` its first voxel there. Where a patch lies is a function of the seed, the
-    epoch, its volume and its number among the volume's patches, not of the batch size
-    or of other volumes. What `Loader` says of epochs, states, ranks, threads and errors
-    holds here.
+    `corner` its first voxel there, counted at the spacing. Where a patch lies is a
+    function of the seed, the epoch, its volume and its number among the volume's
+    patches, not of the batch size or of other volumes. What `Loader` says of epochs,
+    states, ranks, threads and errors holds here.
 
     Raises OptionError, MissingLabelsError or UnknownClassError for arguments that are
     invalid or do not fit the store, ArgumentError for those that do not exist, and what
@@ -132,6 +135,7 @@ class PatchLoader(BatchLoader):
         patch: tuple[int, int, int],
         *,
         indices: ArrayLike | None = None,
+        spacing: float | tuple[float, float, float] | None = None,
         per_volume: int = 1,
         centred: float | tuple[str, float] = 1 / 3,
         centred_by: CentredBy = "class",
@@ -187,12 +191,7 @@ class PatchLoader(BatchLoader):
                 if f.name in options
             },
         )
-        make = PatchPreprocessing
-        if format.augment is not None:
-            from fastseg.loading import augmented_patches  # 20 ms that plain ones save
-
-            make = augmented_patches.AugmentedPatchPreprocessing
-        self.preprocessing = make(
+        self.preprocessing = make_patches_of(
             store, self.volumes, format, placement, seed=self.schedule.seed
         )
         warn_of_missing(self.preprocessing, stacklevel=3)

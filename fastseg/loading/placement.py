@@ -21,6 +21,7 @@ from fastseg.errors import (
     shown,
     whole_number,
 )
+from fastseg.loading.grids import Grids, Spacing
 from fastseg.loading.schedule import Schedule
 from fastseg.reprs import many
 from fastseg.store.reader import Store
@@ -48,6 +49,8 @@ class Placement:
     centred    : of the patches, this fraction is centred on a voxel of a class; or a
         class and the fraction that is centred on one of its voxels
     centred_by : how the class is drawn, see `PatchLoader`
+    spacing    : mm between slices, rows and columns of the voxels, in which patches are
+        counted; None for those of each volume
 
     Raises OptionError.
     """
@@ -56,12 +59,14 @@ class Placement:
     per_volume: int = 1
     centred: float | tuple[str, float] = 1 / 3
     centred_by: CentredBy = "class"
+    spacing: Spacing | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "patch", patch_shape(self.patch))
         whole_number("per_volume", self.per_volume, 1, MAX_PER_VOLUME)
         object.__setattr__(self, "centred", _centred(self.centred))
         choice("centred_by", self.centred_by, CENTRED_BY)
+        object.__setattr__(self, "spacing", _spacing(self.spacing))
 
     def as_dict(self) -> dict[str, Any]:
         """Return all options as values for JSON, as the state of a loader has them."""
@@ -71,6 +76,7 @@ class Placement:
             "per_volume": self.per_volume,
             "centred": list(centred) if isinstance(centred, tuple) else centred,
             "centred_by": self.centred_by,
+            "spacing": None if self.spacing is None else list(self.spacing),
         }
 
 
@@ -168,6 +174,7 @@ class Positions:
     """Draws where the patches of a store's volumes lie.
 
     volumes   : int64 (v,), indices of the volumes
+    grids     : their voxels
     placement : the options
     candidate : the class on whose voxels patches may be centred, None for all, if
         `centred` names none
@@ -180,6 +187,7 @@ class Positions:
         self,
         store: Store,
         volumes: NDArray[np.int64],
+        grids: Grids,
         placement: Placement,
         candidate: str | None,
         seed: int,
@@ -188,10 +196,9 @@ class Positions:
         self._patch = np.array(placement.patch, np.int64)
         self._seed = seed
         self._by_voxels = placement.centred_by == "voxels"
-        table = store.tables["volumes"]
-        self.first = table["first"]
-        self.shapes = _shapes(store)
-        self._check_patch(volumes)
+        self.first = store.tables["volumes"]["first"]
+        self._grids = grids
+        self._check_patch(volumes, placement.spacing)
         centred = placement.centred
         self._fraction = centred if isinstance(centred, float) else centred[1]
         if not isinstance(centred, float):
@@ -215,7 +222,7 @@ class Positions:
         self, volumes: NDArray[np.int64]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the first sample of volumes, and their number of slices, (b,) each."""
-        return self.first[volumes], self.shapes[volumes, 0]
+        return self.first[volumes], self._grids.stored[volumes, 0]
 
     def corners(self, entries: NDArray[np.int64], epoch: int) -> Corners:
         """Return the first voxel of each patch of an epoch, int64 (b, 3).
@@ -262,17 +269,18 @@ class Positions:
 
     def _anywhere(self, volume: int, uniforms: NDArray[np.float64]) -> Corners:
         """Return a corner at which a patch lies inside the volume, if it fits."""
-        room = np.maximum(self.shapes[volume] - self._patch, 0)
+        room = np.maximum(self._grids.shapes[volume] - self._patch, 0)
         return self._in_the_middle(volume, (uniforms[3:] * (room + 1)).astype(np.int64))
 
     def _centred_on(self, volume: int, voxel: tuple[int, int, int]) -> Corners:
-        """Return the corner of a patch about a voxel, or as near as it can be."""
-        room = np.maximum(self.shapes[volume] - self._patch, 0)
-        return self._in_the_middle(volume, np.clip(voxel - self._patch // 2, 0, room))
+        """Return the corner of a patch about a stored voxel, or as near as can be."""
+        room = np.maximum(self._grids.shapes[volume] - self._patch, 0)
+        middle = self._grids.nearest(volume, np.array(voxel))
+        return self._in_the_middle(volume, np.clip(middle - self._patch // 2, 0, room))
 
     def _in_the_middle(self, volume: int, corner: Corners) -> Corners:
         """Return a corner, along axes along which the volume is smaller another one."""
-        shape = self.shapes[volume]
+        shape = self._grids.shapes[volume]
         middle = -((self._patch - shape) // 2)
         placed: Corners = np.where(shape < self._patch, middle, corner)
         return placed
@@ -292,7 +300,7 @@ class Positions:
         """Return the first row and column of the class on the slice, and the ends."""
         box = self._store.items["bbox"][self.first[volume] + label.slice, label.bit]
         # A damaged box may reach beyond the mask.
-        in_plane = self.shapes[volume, 1:]
+        in_plane = self._grids.stored[volume, 1:]
         clipped: NDArray[np.int64] = np.clip(box, 0, [*in_plane, *in_plane])
         return clipped
 
@@ -311,28 +319,21 @@ class Positions:
 
     def _items(self, volume: int) -> slice:
         first = int(self.first[volume])
-        return slice(first, first + int(self.shapes[volume, 0]))
+        return slice(first, first + int(self._grids.stored[volume, 0]))
 
-    def _check_patch(self, volumes: NDArray[np.int64]) -> None:
+    def _check_patch(self, volumes: NDArray[np.int64], spacing: Spacing | None) -> None:
         """Raise OptionError if a patch is larger than every volume along some axis."""
-        largest = self.shapes[volumes].max(axis=0)
+        largest = self._grids.shapes[volumes].max(axis=0)
+        where = "" if spacing is None else f" at a spacing of {spacing} mm"
         for axis, size, most in zip(
             AXES, self._patch.tolist(), largest.tolist(), strict=True
         ):
             if size > most:
                 raise OptionError(
                     f"patch has {size} {axis}, but no chosen volume has more than "
-                    f"{most}: give a patch of at most "
+                    f"{most}{where}: give a patch of at most "
                     f"({', '.join(map(str, largest.tolist()))})"
                 )
-
-
-def _shapes(store: Store) -> NDArray[np.int64]:
-    """Return slices, rows and columns of each volume of a store, int64 (v, 3)."""
-    table = store.tables["volumes"]
-    planes = np.array([bucket.shape for bucket in store.buckets.values()], np.int64)
-    in_plane = planes.reshape(-1, 2)[store.items["bucket"][table["first"]]]
-    return np.column_stack([table["slices"], in_plane])
 
 
 def _draw(counts: NDArray[Any], uniform: float) -> tuple[int, int]:
@@ -362,6 +363,22 @@ def patch_shape(given: Any) -> Shape3:
         raise OptionError(
             f"patch is {shown(given)}, expected at most {MAX_GRID_CELLS} voxels"
         )
+    return slices, rows, columns
+
+
+def _spacing(given: Any) -> Spacing | None:
+    if given is None:
+        return None
+    limits = "(slices, rows, columns) from 0.001 to 1000 mm, or one number for all"
+    try:
+        if isinstance(given, str):
+            raise TypeError
+        numbers = [given] * 3 if is_single(given) else in_order(given)
+        slices, rows, columns = (real_number("spacing", mm) for mm in numbers)
+    except (TypeError, ValueError):  # OptionError is a ValueError
+        slices = rows = columns = 0.0
+    if not all(1e-3 <= mm <= 1e3 for mm in (slices, rows, columns)):
+        raise OptionError(f"spacing is {shown(given)}, expected {limits}")
     return slices, rows, columns
 
 

@@ -10,7 +10,7 @@ from fastseg.errors import StateError
 from fastseg.loading.schedule import Schedule
 from fastseg.store.reader import Store
 
-VERSION = 6
+VERSION = 7
 
 
 def identify(

@@ -164,7 +164,7 @@ def test_a_state_of_another_configuration_is_refused(store, options, text):
 
 
 def test_the_keys_of_a_state_change_with_its_version(store):
-    """A state of version 6 has these keys, so that saved ones can be loaded."""
+    """A state of version 7 has these keys, so that saved ones can be loaded."""
     order = "indices batch_size seed shuffle drop_last world_size uneven weights"
     images = (
         "size neighbours beyond masks_of normalize normalize_by window percentiles "
@@ -172,7 +172,7 @@ def test_the_keys_of_a_state_change_with_its_version(store):
     )
     keys = f"version store {order} foreground together {images} epoch batch".split()
     state = Loader(store, batch_size=4, size=SIZE, augment="light").state_dict()
-    assert (state["version"], sorted(state)) == (6, sorted(keys))
+    assert (state["version"], sorted(state)) == (7, sorted(keys))
     steps = ["border", "interpolation", "labels", "transforms"]
     assert sorted(state["augment"]) == steps
 
@@ -193,7 +193,7 @@ def test_a_state_of_another_store_is_refused(store, small_study, tmp_path):
         ({"epoch": "1"}, "epoch '1'"),
         ({"epoch": 1.0}, "epoch 1.0"),
         ({"extra": 1}, r"unknown keys \['extra'\]"),
-        ({"version": 1}, "version is 1 in the state, 6 here"),
+        ({"version": 1}, "version is 1 in the state, 7 here"),
     ],
     ids=str,
 )
