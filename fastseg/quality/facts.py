@@ -14,6 +14,15 @@ from numpy.typing import NDArray
 
 from fastseg.findings_table import source_name
 from fastseg.progress import Progress, silent
+from fastseg.quality.tracks import (
+    Shapes,
+    Stacks,
+    Tracks,
+    along_slices,
+    along_times,
+    find_stacks,
+    measure_shapes,
+)
 from fastseg.store.selection import distinct
 from fastseg.store.text import decode
 from fastseg.threads import map_ordered
@@ -217,6 +226,31 @@ class Facts:
             patient=self.patient[sample],
             volume=self.volume[sample],
         )
+
+    @cached_property
+    def stacks(self) -> Stacks:
+        """Where each sample lies in the stack of its series and time."""
+        return find_stacks(self)
+
+    @cached_property
+    def along_slices(self) -> Tracks:
+        """The labels of each class along the slices of each stack."""
+        return along_slices(self)
+
+    @cached_property
+    def slice_shapes(self) -> Shapes:
+        """What is measured of `along_slices`."""
+        return measure_shapes(self.labels, self.along_slices)
+
+    @cached_property
+    def along_times(self) -> Tracks:
+        """The labels of each class along the times of each slice."""
+        return along_times(self)
+
+    @cached_property
+    def time_shapes(self) -> Shapes:
+        """What is measured of `along_times`."""
+        return measure_shapes(self.labels, self.along_times)
 
     def label_at(self, sample: int, klass: int) -> int:
         """Return the row of a sample and class in `labels`, -1 if there is none."""

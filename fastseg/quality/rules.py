@@ -3,10 +3,13 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from fastseg.quality import image_values
+from fastseg.quality import along_volumes, image_values
 from fastseg.quality.rule import Rule
 
 # Each module of rules has its classes here.
-_ALL: tuple[type[Rule], ...] = (image_values.ConstantImage,)
+_ALL: tuple[type[Rule], ...] = (
+    *along_volumes.RULES,
+    image_values.ConstantImage,
+)
 
 RULES: Mapping[str, type[Rule]] = MappingProxyType({rule.name: rule for rule in _ALL})

@@ -207,11 +207,15 @@ class Study:
             rings = self.contours.get((index, name), [])
             assert len(rings) < 2, "a text file holds one ring"
             path = known.get((image.path, name))
-            if path is None:  # beside those of another class
-                other = next(p for (i, _), p in known.items() if i == image.path)
-                old = next(n for (i, n), p in known.items() if p == other)
+            if path is None:  # beside those of other classes and images
+                file = Path(image.path)
+                other = next(
+                    contours
+                    for (name_of_image, _), contours in known.items()
+                    if Path(name_of_image).parent == file.parent
+                )
                 folder = Path(other).parent.parent / f"{name[:-7]}-contours"
-                path = f"{folder}/{Path(other).name.replace(old, name)}"
+                path = f"{folder}/IM-0001-{int(file.stem):04d}-{name}-manual.txt"
             file = self.root / path
             file.unlink(missing_ok=True)
             if rings:

@@ -1,0 +1,18 @@
+"""Studies that several modules of tests put faults into."""
+
+import pytest
+
+from tests.quality.study import Study
+
+
+@pytest.fixture(scope="session")
+def cine(tmp_path_factory):
+    """A clean study of 16 hearts, 192 images in whole series, 128 with contours."""
+    return Study.phantom(
+        tmp_path_factory.mktemp("cine"),
+        link={"slices": "series"},
+        patients=16,
+        phases=3,
+        sizes=96,
+        seed=5,
+    )
