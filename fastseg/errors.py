@@ -48,6 +48,7 @@ from fastseg.escapes import escaped
 # The packages of each optional extra of the distribution.
 EXTRAS: Mapping[str, tuple[str, ...]] = {
     "show": ("matplotlib",),
+    "report": ("jinja2", "matplotlib"),
     "codecs": ("python-gdcm", "pylibjpeg", "pylibjpeg-openjpeg"),
     "codecs-gpl": ("pylibjpeg", "pylibjpeg-libjpeg"),
     "compress": ("zstandard",),

@@ -123,7 +123,8 @@ def check(
     else:
         _print(output, findings)
     for path in out or []:
-        output.written(path, fastseg.write_findings(path, findings, force))
+        written = fastseg.write_findings(path, findings, force, output.progress)
+        output.written(path, written)
         output.say(f"written: {path}")
     if findings.at_least(fail_on):
         raise typer.Exit(EXIT_FINDINGS)

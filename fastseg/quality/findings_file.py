@@ -12,6 +12,7 @@ from fastseg.escapes import escaped
 from fastseg.findings_table import TABLE, read_rows
 from fastseg.outputs import write_atomically
 from fastseg.paths import StrPath, as_path
+from fastseg.progress import Progress, silent
 from fastseg.quality.facts import Facts
 from fastseg.quality.findings import Finding, Findings
 
@@ -45,12 +46,18 @@ def check_suffix(path: StrPath) -> str:
 
 
 @check_call("write_findings('report.html', findings)")
-def write_findings(path: StrPath, findings: Findings, force: bool = False) -> Path:
+def write_findings(
+    path: StrPath,
+    findings: Findings,
+    force: bool = False,
+    progress: Progress = silent,
+) -> Path:
     """Write findings and return the path of the file; its suffix says what it is.
 
     path  : ends in .html for a page with pictures, which needs Jinja2 and matplotlib;
         .csv for a table; .json for all that is known of them
     force : replace any file, not only an empty one or one that this has written
+    progress : reports how far a page is, see `fastseg.progress`
 
     Raises OptionError for another suffix, OutputError, MissingExtraError.
     """
@@ -61,7 +68,9 @@ def write_findings(path: StrPath, findings: Findings, force: bool = False) -> Pa
         with write_atomically(path, JSON, force) as (target, file):
             file.write(json.dumps(as_dict(findings), indent=1).encode())
         return target
-    raise OptionError(f"{path}: pages are not written yet")
+    from fastseg.quality.report.page import write_report
+
+    return write_report(path, findings, force=force, progress=progress)
 
 
 def as_dict(findings: Findings) -> dict[str, Any]:

@@ -1,0 +1,225 @@
+"""The report in a browser: it opens, filters, pages and asks nobody for anything."""
+
+import json
+import shutil
+import time
+
+import pytest
+
+from fastseg.quality.report.page import write_report
+from tests.quality.report.findings import finding, findings_of
+
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))),
+    None,
+)
+DRIVER = shutil.which("chromedriver")
+pytestmark = pytest.mark.skipif(
+    not (CHROMIUM and DRIVER), reason="chromium and chromedriver are not installed"
+)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A browser without a window."""
+    selenium = pytest.importorskip("selenium.webdriver")
+    options = selenium.ChromeOptions()
+    options.binary_location = CHROMIUM
+    logs = {"browser": "ALL", "performance": "ALL"}
+    options.set_capability("goog:loggingPrefs", logs)
+    # The sandbox needs rights that a container may lack; the page is our own.
+    for argument in ("headless=new", "no-sandbox", "disable-dev-shm-usage"):
+        options.add_argument(f"--{argument}")
+    service = selenium.ChromeService(DRIVER)
+    try:
+        driver = selenium.Chrome(options=options, service=service)
+    except Exception as exc:
+        pytest.skip(f"chromium does not start: {str(exc)[:200]}")
+    driver.set_window_size(1280, 900)
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture(scope="module")
+def url(findings, tmp_path_factory):
+    """Address of a report."""
+    folder = tmp_path_factory.mktemp("browser")
+    accepted = {findings[-1].identity}
+    return write_report(folder / "r.html", findings.accepting(accepted)).as_uri()
+
+
+@pytest.fixture
+def opened(browser, url):
+    """The browser with the report, freshly opened; checks what it says at the end."""
+    browser.get("about:blank")
+    browser.get_log("browser"), browser.get_log("performance")
+    browser.get(url)
+    yield browser
+    check_logs(browser, url)
+
+
+def check_logs(browser, url):
+    """Nothing in the console, and nothing was asked for but the page."""
+    assert browser.get_log("browser") == []
+    messages = [
+        json.loads(entry["message"])["message"]
+        for entry in browser.get_log("performance")
+    ]
+    asked = {
+        message["params"]["request"]["url"].split("#")[0]
+        for message in messages
+        if message["method"] == "Network.requestWillBeSent"
+    }
+    assert {x for x in asked if not x.startswith("data:")} <= {url.split("#")[0]}
+    assert asked
+
+
+def shown(browser):
+    """Return the identities of the findings that filters leave."""
+    script = "return [...document.querySelectorAll('article')]"
+    return browser.execute_script(f"{script}.filter(x => !x.hidden).map(x => x.id)")
+
+
+def press(browser, keys):
+    from selenium.webdriver import ActionChains
+
+    ActionChains(browser).send_keys(keys).perform()
+
+
+def choose(browser, name, value):
+    """Choose an option of a filter, as a person does."""
+    from selenium.webdriver.support.select import Select
+
+    Select(browser.find_element("name", name)).select_by_value(value)
+
+
+def in_view(browser, identity):
+    """Wait until the top of a finding is on the screen; return whether it is."""
+    for _ in range(50):
+        top = browser.execute_script(
+            "return document.getElementById(arguments[0]).getBoundingClientRect().top",
+            identity,
+        )
+        if -5 <= top < 400:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_it_opens_with_all_findings(opened, findings):
+    """From file://, with all pictures decoded."""
+    assert len(shown(opened)) == len(findings)
+    assert opened.find_element("id", "status").text == f"{len(findings)} findings"
+    sizes = opened.execute_async_script(
+        "const done = arguments[0];"
+        "const all = [...document.images];"
+        "for (const x of all) x.loading = 'eager';"
+        "Promise.all(all.map(x => x.decode())).then("
+        "() => done(all.map(x => x.naturalWidth)), (e) => done(String(e)))"
+    )
+    assert isinstance(sizes, list), sizes
+    assert min(sizes) > 0
+
+
+def test_filters(opened, findings):
+    """By severity, patient, class, text and acceptance; one button ends all."""
+    store = findings.store
+    opened.find_element("css selector", ".chip.note").click()
+    expected = {f.identity for f in findings if f.severity != "note"}
+    assert set(shown(opened)) == expected
+    opened.find_element("id", "clear").click()
+    assert len(shown(opened)) == len(findings)
+
+    patient = findings.facts.patient_names[0]
+    choose(opened, "patient", "0")
+    expected = {f.identity for f in findings.of(patient=patient)}
+    assert set(shown(opened)) == expected
+    choose(opened, "class", "1")
+    expected &= {f.identity for f in findings.of(label=store.classes[1])}
+    assert set(shown(opened)) == expected
+    opened.find_element("id", "clear").click()
+
+    choose(opened, "accepted", "1")
+    assert shown(opened) == [findings[-1].identity]
+    opened.find_element("id", "clear").click()
+
+    opened.find_element("name", "text").send_keys("Number 31: not as")
+    assert shown(opened) == [f.identity for f in findings if "number 31:" in f.text]
+    assert "1 of 40" in opened.find_element("id", "status").text
+    opened.find_element("css selector", ".counts button").click()
+    assert len(shown(opened)) == 1
+
+
+def test_keys_page_through(opened, findings):
+    """Forwards, back, and to the search; the address follows."""
+    order = shown(opened)
+    press(opened, "j")
+    assert opened.current_url.endswith(f"#{order[0]}")
+    press(opened, "jjj")
+    assert opened.current_url.endswith(f"#{order[3]}")
+    assert in_view(opened, order[3])
+    press(opened, "k")
+    press(opened, "\ue014")  # to the right
+    press(opened, "\ue012")  # to the left
+    assert opened.current_url.endswith(f"#{order[2]}")
+    assert in_view(opened, order[2])
+    press(opened, "c")
+    outline = opened.find_element("css selector", f"[id='{order[2]}'] .view .o")
+    assert not outline.is_displayed()
+    press(opened, "c/jk")
+    assert opened.find_element("name", "text").get_attribute("value") == "jk"
+    assert shown(opened) == []
+
+
+def test_a_link_leads_to_one_finding(opened, url, findings):
+    """Also if it is far down, and if filters hide it."""
+    order = shown(opened)
+    opened.get("about:blank")
+    opened.get(f"{url}#{order[30]}")
+    assert in_view(opened, order[30])
+    opened.find_element("css selector", ".chip.error").click()
+    opened.execute_script(f"location.hash = '{order[0]}'")
+    assert in_view(opened, order[0])
+    assert len(shown(opened)) == len(findings)
+
+
+def test_a_picture_is_enlarged(opened):
+    """A click opens it, a key closes it."""
+    opened.find_element("css selector", "article .view").click()
+    image = opened.find_element("css selector", "dialog .view img")
+    assert image.size["height"] > 500
+    press(opened, "\ue00c")
+    assert not image.is_displayed()
+
+
+def test_the_data_set_and_the_rules_have_pages(opened):
+    """Opened by a click; only one is shown at a time."""
+    for name in ("dataset", "rules", "findings"):
+        opened.find_element("css selector", f"nav [href='#{name}']").click()
+        sections = opened.find_elements("css selector", "main > section")
+        visible = [x.get_attribute("class") for x in sections if x.is_displayed()]
+        assert visible == [f"{name} open"]
+
+
+def test_it_prints(opened):
+    """Into a PDF with the pages of all tabs."""
+    pdf = opened.print_page()
+    assert len(pdf) > 100_000
+
+
+def test_hostile_names_do_nothing(browser, hostile, tmp_path):
+    """No script in them runs, nothing is loaded."""
+    found = [
+        finding(samples=(k,), classes=hostile.classes[:2], text=hostile.classes[k % 4])
+        for k in range(len(hostile))
+    ]
+    path = write_report(tmp_path / "r.html", findings_of(hostile, found))
+    browser.get("about:blank")
+    browser.get_log("browser"), browser.get_log("performance")
+    browser.get(path.as_uri())
+    for name in ("dataset", "rules", "findings"):
+        browser.find_element("css selector", f"nav [href='#{name}']").click()
+    press(browser, "jjj")
+    assert "hacked" not in browser.title
+    assert len(browser.find_elements("tag name", "script")) == 1
+    check_logs(browser, path.as_uri())
