@@ -173,9 +173,11 @@ def thumbnails(
 ) -> Iterator[Thumbnail]:
     """Yield what a notebook shows of the first samples of a batch.
 
-    image : (B, C, h, w), the middle one of an odd number of channels is shown
-    mask  : (B, h, w) or (B, K, h, w), of the middle; or of all slices (B, K, C, h, w)
-    index : (B,), indices in the store
+    image : (B, C, h, w), the middle one of an odd number of channels is shown; of
+        patches (B, 1, d, h, w), the middle slice
+    mask  : (B, h, w) or (B, K, h, w), of the middle; or of all slices (B, K, C, h, w);
+        of patches (B, d, h, w) or (B, K, d, h, w)
+    index : (B,), indices in the store; of patches, those of volumes
 
     Of masks (B, C, h, w), which may be those of classes or of slices, nothing is shown.
     Yields nothing for anything else that somebody has put into the batch.
@@ -183,6 +185,13 @@ def thumbnails(
     for array in (image, mask, index):
         if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf":
             return
+    noun = "sample"
+    if image.ndim == 5 and image.shape[2] and mask.ndim in (4, 5):
+        noun = "patch of volume"
+        middle = image.shape[2] // 2
+        if mask.shape[-3] != image.shape[2]:
+            return
+        image, mask = image[:, :, middle], mask[..., middle, :, :]
     if image.ndim != 4 or mask.ndim not in (3, 4, 5) or index.ndim != 1:
         return
     channels = image.shape[1]
@@ -201,7 +210,7 @@ def thumbnails(
         if labels.ndim == 3:
             whole = join_regions(whole)
         if whole.shape == pixels[middle].shape:
-            yield Thumbnail(pixels[middle], whole, f"sample {number}")
+            yield Thumbnail(pixels[middle], whole, f"{noun} {number}")
 
 
 def _describe(value: Any) -> str:

@@ -23,8 +23,10 @@ from fastseg.errors import (
     UnknownClassError,
 )
 from fastseg.links import LinkTable
+from fastseg.loading.batches import Batch
 from tests.conftest import PROJECT
 from tests.series import table_of, write_stack
+from tests.test_notebook import pictures
 
 pytestmark = pytest.mark.filterwarnings("ignore::fastseg.errors.MissingLabelsWarning")
 
@@ -414,6 +416,21 @@ def test_a_loader_of_patches_is_pickled_and_described(store):
     for one, other in zip(loader, copied, strict=True):
         assert_array_equal(one.image, other.image)
         assert_array_equal(one.corner, other.corner)
+
+
+@pytest.mark.parametrize("masks", ["labels", "onehot", "heart"])
+def test_a_notebook_shows_the_middle_slices_of_patches(store, masks):
+    """Of each patch it shows what it would of that slice as a sample."""
+    batch = next(iter(PatchLoader(store, PATCH, centred=1.0, masks=masks)))
+    html = batch._repr_html_()
+    image, mask = batch.image[:, :, PATCH[0] // 2], batch.mask[..., PATCH[0] // 2, :, :]
+    expected = Batch(image, mask, batch.index)._repr_html_()
+    for shown, other in zip(pictures(html), pictures(expected), strict=True):
+        assert_array_equal(shown, other)
+    for k in batch.index.tolist():
+        assert f"<figcaption>patch of volume {k}<" in html
+    cut = Batch(batch.image, batch.mask[..., 1:, :, :], batch.index)
+    assert "<img" not in cut._repr_html_()
 
 
 def rebuilt(store, path, is_kept):
