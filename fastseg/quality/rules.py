@@ -3,13 +3,20 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from fastseg.quality import along_volumes, image_values
+from fastseg.quality import (
+    along_volumes,
+    image_values,
+    missing_labels,
+    outliers,
+)
 from fastseg.quality.rule import Rule
 
 # Each module of rules has its classes here.
 _ALL: tuple[type[Rule], ...] = (
     *along_volumes.RULES,
-    image_values.ConstantImage,
+    *outliers.RULES,
+    *missing_labels.RULES,
+    *image_values.RULES,
 )
 
 RULES: Mapping[str, type[Rule]] = MappingProxyType({rule.name: rule for rule in _ALL})

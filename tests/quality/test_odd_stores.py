@@ -1,0 +1,79 @@
+"""Rules on stores that lack what most have: none may fail, and none invents faults."""
+
+import numpy as np
+import pytest
+
+import fastseg
+from fastseg.quality.rules import RULES
+from tests.quality.study import Study
+
+
+def check_all(table, tmp_path, **options):
+    report = fastseg.build(table, tmp_path / "odd.h5", **options)
+    assert not report.rejects
+    return fastseg.check(report.path)
+
+
+@pytest.fixture
+def study(tmp_path):
+    """A small study of two patients."""
+    return Study.phantom(tmp_path, patients=2, phases=2, slices=3, sizes=64)
+
+
+def without(study, *keywords):
+    """Remove elements from the headers of all images."""
+
+    def remove(dataset):
+        for keyword in keywords:
+            del dataset[keyword]
+
+    for image in study.images:
+        study.change(image.path, remove)
+    return fastseg.link(study.root)
+
+
+def test_a_store_without_contours(study, tmp_path):
+    """Rules about labels say why they did not run."""
+    table = fastseg.link(study.root / "dicoms", slices="all")
+    findings = check_all(table, tmp_path)
+    assert not findings.at_least("warning")
+    assert findings.not_run["area-unlike-others"]
+    assert findings.not_run["outline-unlike-others"]
+
+
+def test_a_store_without_spacing_and_volumes(study, tmp_path):
+    """Areas are compared in pixels; nothing is known along volumes."""
+    table = without(
+        study, "PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient"
+    )
+    findings = check_all(table, tmp_path)
+    assert not findings.at_least("warning")
+    assert findings.not_run["area-jump"] == "the store has no volumes"
+
+
+def test_a_store_of_one_sample_and_class(tmp_path):
+    """It is compared with nothing."""
+    study = Study.phantom(tmp_path, patients=1, phases=2, slices=1, sizes=64)
+    table = fastseg.link(study.root, labels="ocontour")
+    findings = check_all(table, tmp_path)
+    assert len(findings.store) == 1
+    assert not list(findings)
+
+
+def test_a_compressed_store_has_the_same_findings(study, tmp_path):
+    """Whatever is found."""
+    pytest.importorskip("zstandard")
+    study.contours[1, "icontour"] = [study.contours[1, "icontour"][0] + 12]
+    study.set_pixels(study.images[2], np.zeros((64, 64), np.uint16))
+    plain = fastseg.check(study.store())
+    packed = check_all(fastseg.link(study.root), tmp_path, compress=True)
+    assert [f.identity for f in plain] == [f.identity for f in packed]
+    assert len(plain.at_least("warning")) >= 2
+
+
+def test_contours_off_the_image_and_empty_masks(study, tmp_path):
+    """A contour that covers no pixel has no area and no centre."""
+    for key in list(study.contours)[:4]:
+        study.contours[key] = [study.contours[key][0] + 500]
+    findings = fastseg.check(study.store())
+    assert {*findings.rules} == {*RULES}
