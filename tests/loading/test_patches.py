@@ -2,7 +2,9 @@
 
 import pickle
 import re
+import tracemalloc
 from collections import Counter
+from itertools import islice
 
 import h5py
 import numpy as np
@@ -26,6 +28,7 @@ from fastseg.links import LinkTable
 from fastseg.loading.batches import Batch
 from tests.conftest import PROJECT
 from tests.series import table_of, write_stack
+from tests.sparse import label_volumes, make_sparse_store
 from tests.test_notebook import pictures
 
 pytestmark = pytest.mark.filterwarnings("ignore::fastseg.errors.MissingLabelsWarning")
@@ -627,6 +630,24 @@ def test_the_rows_of_patches_are_read_ahead(store, monkeypatch, augment):
             assert start <= at <= first < last <= at + size <= end
             if augment is None:
                 assert size < end - start
+
+
+def test_patches_of_a_large_store_take_little_memory(tmp_path):
+    """Besides batches, a loader has some numbers for each sample, but no pixels."""
+    path = tmp_path / "large.h5"
+    make_sparse_store(path, 10_000)
+    label_volumes(path, slice(100, 110), slice(50, 150))
+    assert path.stat().st_size > 1.5e9
+    loader = PatchLoader(path, (8, 64, 64))
+    list(islice(loader, 5))  # loads kernels
+    tracemalloc.start()
+    loader = PatchLoader(path, (8, 64, 64))
+    for _ in range(3):
+        for batch in islice(loader, 20):
+            assert batch.image.nbytes == 2**18
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < loader.stats().buffer_bytes + 2e6
 
 
 def test_a_box_beyond_its_mask_is_cut(store, tmp_path):
