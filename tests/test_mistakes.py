@@ -380,7 +380,8 @@ RECORDS = {
         if callable(public)
         and public.__name__ not in RECORDS
         and not (isinstance(public, type) and issubclass(public, Exception))
-        and public.__name__ not in ("Transform", "as_compose", "light", "standard")
+        and public.__name__
+        not in ("Transform", "as_compose", "light", "standard", "standard_3d")
     ],
     ids=lambda function: function.__qualname__,
 )

@@ -25,6 +25,7 @@ from fastseg.augment.compose import (
     from_dict,
     light,
     standard,
+    standard_3d,
 )
 from fastseg.augment.intensity import *  # noqa: F403
 from fastseg.augment.spatial import *  # noqa: F403
@@ -39,6 +40,7 @@ __all__ = [
     "from_dict",
     "light",
     "standard",
+    "standard_3d",
 ]
 __all__ += spatial.__all__
 __all__ += intensity.__all__

@@ -15,7 +15,7 @@ from fastseg.augment.intensity import (
     LowResolution,
     Noise,
 )
-from fastseg.augment.spatial import Affine, Flip
+from fastseg.augment.spatial import Affine, Affine3D, Flip
 from fastseg.calls import check_call
 from fastseg.errors import OptionError, choice, is_iterable, shown
 
@@ -186,15 +186,57 @@ def standard() -> Compose:
             Affine(scale=(0.7, 1.4), in_mm=False, p=0.2),
             Flip(axis="horizontal"),
             Flip(axis="vertical"),
-            Noise(std=(0, 0.1), p=0.1),
-            Blur(sigma=(0.5, 1.0), p=0.1),
-            Brightness(multiply=(0.75, 1.25), p=0.15),
-            Contrast(factor=(0.75, 1.25), p=0.15),
-            LowResolution(factor=(0.5, 1.0), p=0.125),
-            Gamma(gamma=(0.7, 1.5), invert=True, p=0.1),
-            Gamma(gamma=(0.7, 1.5), p=0.3),
+            *_standard_intensities(),
         ]
     )
+
+
+def standard_3d(*, inplane: bool = False) -> Compose:
+    """Return the default augmentation of nnU-Net for 3-D patches, as far as possible.
+
+    inplane : whether slices are thick: patches are then turned in their plane, by up to
+        180 degrees, and scaled there, as nnU-Net does with patches that have more than
+        3 times as many pixels along an axis as slices. Otherwise they are turned by up
+        to 30 degrees about each axis, and scaled along all
+
+    A PatchLoader makes this preset of "standard", `inplane` if its slices are more than
+    3 times as far apart as its pixels: those of `spacing`, or of the volume in the
+    middle, by this ratio. Single volumes with such slices are turned in plane also if
+    `inplane` is False.
+
+    Differences to nnU-Net 2, besides those of `standard`: turns are in millimetres, not
+    in voxels. Blur and low resolution change slice by slice, not along z. Patches that
+    are turned about x or y have labels of the nearest voxels. Patches show the volume
+    beyond them, so that they have no empty corners.
+    """
+    moves = [Affine3D(rotate=30, p=0.2), Affine3D(scale=(0.7, 1.4), p=0.2)]
+    if inplane:
+        moves = [
+            Affine3D(rotate_z=180, inplane="always", p=0.2),
+            Affine3D(scale=(0.7, 1.4), inplane="always", p=0.2),
+        ]
+    return Compose(
+        [
+            *moves,
+            Flip(axis="horizontal"),
+            Flip(axis="vertical"),
+            Flip(axis="slices"),
+            *_standard_intensities(),
+        ]
+    )
+
+
+def _standard_intensities() -> list[Transform]:
+    """Return the steps of nnU-Net that change values, in its order."""
+    return [
+        Noise(std=(0, 0.1), p=0.1),
+        Blur(sigma=(0.5, 1.0), p=0.1),
+        Brightness(multiply=(0.75, 1.25), p=0.15),
+        Contrast(factor=(0.75, 1.25), p=0.15),
+        LowResolution(factor=(0.5, 1.0), p=0.125),
+        Gamma(gamma=(0.7, 1.5), invert=True, p=0.1),
+        Gamma(gamma=(0.7, 1.5), p=0.3),
+    ]
 
 
 PRESETS = {"light": light, "standard": standard}

@@ -18,6 +18,7 @@ from fastseg.loading.format import (
     Missing,
     PadValue,
 )
+from fastseg.loading.grids import find_grids
 from fastseg.loading.normalization import Normalize, ValueStatistics
 from fastseg.loading.patch_preprocessing import PatchPreprocessing, make_patches_of
 from fastseg.loading.placement import (
@@ -102,7 +103,8 @@ class PatchLoader(BatchLoader):
 
     Options of augmentation:
 
-    augment    : a Compose, transforms or a preset. Geometric transforms happen in the
+    augment    : a Compose, transforms or a preset, of which "standard" is that of
+        `augment.standard_3d`. Geometric transforms happen in the
         plane of the slices, about the centre of the patch, to all slices alike; what
         they show is what the slices have there, also beyond the patch. Flip("slices")
         reverses them, and Affine3D turns patches about any axis. Steps that
@@ -183,6 +185,9 @@ class PatchLoader(BatchLoader):
             weights=select_weights(store, entries, weights),
             groups=select_groups(store, first, together),
         )
+        if isinstance(augment, str) and augment == "standard":
+            grids = find_grids(store, self.volumes, placement.spacing)
+            options = {**options, "augment": _standard(grids.spacing_mm[self.volumes])}
         format = BatchFormat(
             normalize_by="volume",
             **{
@@ -216,6 +221,15 @@ class PatchLoader(BatchLoader):
         """
         last = len(self.store.volumes) - 1
         return self.preprocessing.whole(whole_number("volume", volume, 0, last))
+
+
+def _standard(spacing_mm: NDArray[np.float64]) -> "Compose":
+    """Return the preset "standard" for volumes of these spacings, float64 (v, 3)."""
+    from fastseg.augment import standard_3d
+    from fastseg.augment.spatial import ANISOTROPIC
+
+    ratios = np.sort(spacing_mm[:, 0] / spacing_mm[:, 1:].min(axis=1))
+    return standard_3d(inplane=bool(ratios[len(ratios) // 2] > ANISOTROPIC))
 
 
 def _whole_volumes(store: Store, indices: ArrayLike | None) -> NDArray[np.int64]:

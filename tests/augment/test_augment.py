@@ -49,8 +49,13 @@ EACH = [
 
 @pytest.mark.parametrize(
     "compose",
-    [Compose(EACH, "cubic", "edge"), *(make() for make in augment.PRESETS.values())],
-    ids=["each", *augment.PRESETS],
+    [
+        Compose(EACH, "cubic", "edge"),
+        *(make() for make in augment.PRESETS.values()),
+        augment.standard_3d(),
+        augment.standard_3d(inplane=True),
+    ],
+    ids=["each", *augment.PRESETS, "3d", "3d-inplane"],
 )
 def test_transforms_survive_json(compose):
     """`from_dict` of the JSON of `as_dict` gives the same Compose."""

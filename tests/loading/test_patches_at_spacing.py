@@ -12,7 +12,7 @@ from scipy.ndimage import map_coordinates
 
 import fastseg
 from fastseg import PatchLoader
-from fastseg.augment import Affine, Affine3D, Flip, Noise
+from fastseg.augment import Affine, Affine3D, Flip, Noise, standard_3d
 from fastseg.errors import OptionError, StateError
 from fastseg.loading.augmented_patches import AugmentedPatchPreprocessing
 from tests.loading.test_patches import build, part_of, patches_of
@@ -183,6 +183,25 @@ def test_transforms_happen_at_the_spacing(store, step):
             inside = ((points >= 0) & (points <= limits)).all(axis=0)
             assert inside.mean() > 0.3
             assert_allclose(image[inside], expected[inside], rtol=0, atol=ERROR)
+
+
+def test_the_standard_preset_follows_the_spacing(store):
+    """Thick slices are turned in plane, by any angle; others about all axes."""
+    for spacing, inplane in (
+        (None, False),
+        ((6.0, 2.0, 2.5), False),
+        ((6.1, 2.0, 2.5), True),
+    ):
+        loader = loader_of(
+            store, (2, 30, 30), spacing=spacing, augment="standard", per_volume=30
+        )
+        made = loader.preprocessing
+        assert made.compose == standard_3d(inplane=inplane)
+        entries = loader.schedule.indices
+        mappings = made.find_mappings(made.show(entries, 0), made.draw(entries, 0))
+        assert mappings.is_tilted.any() == (not inplane)
+    copied = pickle.loads(pickle.dumps(loader))
+    assert copied.preprocessing.compose == made.compose
 
 
 def test_positions_are_those_of_the_spacing(store):
