@@ -6,7 +6,7 @@ the finding names, such as twins, or else the neighbours in the volume.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -221,12 +221,3 @@ def _span(low: float, high: float, length: int, side: int) -> tuple[int, int]:
     start = round((low + high) / 2 - (length - 1) / 2)
     start = min(max(start, first), last - length)
     return start, start + length
-
-
-def classes_shown(store: Store, panels: Sequence[Panel]) -> list[int]:
-    """Return the classes with an outline on the samples of some pictures, by number."""
-    start_stop = [store.items["contours"][panel.sample].tolist() for panel in panels]
-    found: set[int] = set()
-    for start, stop in start_stop:
-        found.update(store.contours["class"][start:stop].tolist())
-    return sorted(found)

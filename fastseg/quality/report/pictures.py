@@ -18,8 +18,8 @@ from fastseg.quality.report.panels import (
     Box,
     Panel,
     choose_panels,
-    classes_shown,
     rings_of,
+    shape_of,
 )
 from fastseg.store.reader import Store
 
@@ -102,15 +102,17 @@ def draw_finding(store: Store, finding: Finding, budget: int) -> Pictures:
     """Return the pictures of a finding, in about `budget` bytes at most."""
     panels = choose_panels(store, finding)
     pixels = [_grey_of(store, panel, panels[0].box) for panel in panels]
+    bare = [_draw(store, finding, panel) for panel in panels]
     pictures: list[Picture] = []
     for quality in QUALITIES:
         pictures = [
-            _draw(store, finding, panel, grey, quality)
-            for panel, grey in zip(panels, pixels, strict=True)
+            picture._replace(image=_encoded(grey, picture.is_large, quality))
+            for picture, grey in zip(bare, pixels, strict=True)
         ]
         if sum(picture.size for picture in pictures) <= budget:
             break
-    return Pictures(pictures, classes_shown(store, panels))
+    classes = {x.klass for picture in pictures for x in picture.outlines}
+    return Pictures(pictures, sorted(classes))
 
 
 def _grey_of(store: Store, panel: Panel, main: Box) -> NDArray[np.uint8]:
@@ -146,13 +148,8 @@ def _cut(image: NDArray[Any], box: Box) -> NDArray[Any]:
     return image[rows, max(box.left, 0) : max(box.right, 0)]
 
 
-def _draw(
-    store: Store,
-    finding: Finding,
-    panel: Panel,
-    grey: NDArray[np.uint8],
-    quality: Quality,
-) -> Picture:
+def _draw(store: Store, finding: Finding, panel: Panel) -> Picture:
+    """Return a picture without pixels."""
     box = panel.box
     aspect = aspect_of(store.items["spacing_mm"][panel.sample])
     side = LARGE if panel.is_large else SMALL
@@ -172,13 +169,14 @@ def _draw(
         corners = np.array(panel.frame).reshape(2, 2) - 0.5
         (x, y), (right, bottom) = place(corners).tolist()
         frame = (x, y, right - x, bottom - y)
-    shape = store[panel.sample].image.shape
+    shape = shape_of(store, panel.sample)
     edge = ""
     if box.left < 0 or box.top < 0 or box.right > shape[1] or box.bottom > shape[0]:
         x, y = shape[1] - 0.5, shape[0] - 0.5
-        edge = path_of(place([(-0.5, -0.5), (x, -0.5), (x, y), (-0.5, y)]))
+        corners = np.array([(-0.5, -0.5), (x, -0.5), (x, y), (-0.5, y)])
+        (edge,) = paths_of(place(corners), np.array([len(corners)]))
     return Picture(
-        image=_encoded(grey, panel.is_large, quality),
+        image="",
         width=int(width),
         height=int(height),
         caption=panel.caption,
@@ -194,52 +192,69 @@ def _outlines(
     store: Store, finding: Finding, panel: Panel, place: Any
 ) -> list[Outline]:
     """Return the outlines on a picture, those that the finding is about on top."""
-    box = panel.box
-    low, high = np.array(box).reshape(2, 2)
-    rings = rings_of(store, panel.sample)
+    low, high = np.array(panel.box).reshape(2, 2)
+    rings = [
+        (row, k, ring)
+        for row, k, ring in rings_of(store, panel.sample)
+        if (ring.max(axis=0) >= low).all() and (ring.min(axis=0) <= high).all()
+    ]
+    if not rings:
+        return []
     named = {row for row, *_ in rings} & set(finding.rings)
     classes = {store.class_index(name) for name in finding.classes}
+    sizes = np.array([len(ring) for *_, ring in rings])
+    drawn = paths_of(place(np.concatenate([ring for *_, ring in rings])), sizes)
     paths: dict[tuple[bool, int], list[str]] = {}
-    for row, k, ring in rings:
-        if (ring.max(axis=0) < low).any() or (ring.min(axis=0) > high).any():
-            continue
+    for (row, k, _), path in zip(rings, drawn, strict=True):
         is_concerned = row in named if named else k in classes
-        paths.setdefault((is_concerned, k), []).append(path_of(place(ring)))
+        paths.setdefault((is_concerned, k), []).append(path)
     return [
         Outline(k, is_concerned, "".join(parts))
         for (is_concerned, k), parts in sorted(paths.items())
     ]
 
 
-def path_of(points: NDArray[np.int64]) -> str:
-    """Return a closed ring as a path of SVG, without vertices that nobody would see.
+def paths_of(points: NDArray[np.int64], sizes: NDArray[np.int64]) -> list[str]:
+    """Return closed rings as paths of SVG, without vertices that nobody would see.
 
-    points : int64 (n, 2)
+    points : int64 (n, 2), of all rings, one behind the other
+    sizes  : int64 (r,), how many each has
     """
-    steps = np.diff(points, axis=0)
-    kept = points[np.append(True, steps.any(axis=1))]
+    ring = np.repeat(np.arange(len(sizes)), sizes)
+    is_first = np.append(True, ring[1:] != ring[:-1])
+    is_new = np.append(True, (points[1:] != points[:-1]).any(axis=1)) | is_first
+    points, ring = points[is_new], ring[is_new]
     for _ in range(PASSES):
-        kept = _thinned(kept)
-    (x, y), *_ = kept.tolist()
-    lines = "".join(f"{dx} {dy} " for dx, dy in np.diff(kept, axis=0).tolist())
-    return f"M{x} {y}l{lines}z".replace(" -", "-").replace(" z", "z")
+        is_kept = ~_is_straight(points, ring)
+        points, ring = points[is_kept], ring[is_kept]
+    steps = np.diff(points, axis=0, prepend=points[:1])
+    bounds = np.searchsorted(ring, np.arange(len(sizes) + 1)).tolist()
+    starts = points[bounds[:-1]].tolist()
+    paths = []
+    for (x, y), first, last in zip(starts, bounds[:-1], bounds[1:], strict=True):
+        numbers = steps[first + 1 : last].ravel().tolist()
+        lines = " ".join(map(str, numbers)).replace(" -", "-")
+        paths.append(f"M{x} {y}l{lines}z" if lines else f"M{x} {y}z")
+    return paths
 
 
-def _thinned(points: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Leave out every other vertex that lies near the line between its neighbours."""
-    if len(points) < 4:
-        return points
-    middle = points[1:-1:2]
-    before, after = points[:-2:2], points[2::2]
-    along, there = after - before, middle - before
-    length = np.hypot(along[:, 0], along[:, 1])
-    across = np.abs(along[:, 0] * there[:, 1] - along[:, 1] * there[:, 0])
+def _is_straight(
+    points: NDArray[np.int64], ring: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """Return of every other vertex whether it lies near the line of its neighbours."""
+    is_straight = np.zeros(len(points), np.bool_)
+    if len(points) < 3:
+        return is_straight
+    middle, before, after = points[1:-1:2], points[:-2:2], points[2::2]
+    along, there = (after - before).T, (middle - before).T
+    length2 = along[0] ** 2 + along[1] ** 2
+    across = along[0] * there[1] - along[1] * there[0]
     # A spike goes there and back: it does not lie between its neighbours.
-    onward = (along * there).sum(axis=1)
-    is_between = (onward >= 0) & (onward <= length**2)
-    is_kept = np.ones(len(points), np.bool_)
-    is_kept[1:-1:2] = ~((across <= NEAR * length) & is_between)
-    return points[is_kept]
+    onward = along[0] * there[0] + along[1] * there[1]
+    is_between = (onward >= 0) & (onward <= length2)
+    is_inner = (ring[:-2:2] == ring[1:-1:2]) & (ring[2::2] == ring[1:-1:2])
+    is_straight[1:-1:2] = (across**2 <= NEAR**2 * length2) & is_between & is_inner
+    return is_straight
 
 
 def _encoded(grey: NDArray[np.uint8], is_large: bool, quality: Quality) -> str:

@@ -2,9 +2,9 @@
 
 import csv
 import shutil
+from dataclasses import replace
 
 import fastseg
-from fastseg.quality.check import _identified
 from fastseg.quality.facts import Facts
 from fastseg.quality.findings import Finding, Findings
 from fastseg.quality.rules import RULES
@@ -30,13 +30,8 @@ def finding(**changes):
 
 def findings_of(store, found, not_run=None):
     """Return findings as `check` does."""
-    rule = RULES[next(iter(RULES))]()
-    return Findings(
-        _identified(Facts(store), rule, found),
-        facts=Facts(store),
-        rules=list(RULES),
-        not_run=not_run or {},
-    )
+    named = [replace(one, identity=f"{k:016x}") for k, one in enumerate(found)]
+    return Findings(named, facts=Facts(store), rules=list(RULES), not_run=not_run or {})
 
 
 def some_findings(store, count):
@@ -45,11 +40,12 @@ def some_findings(store, count):
     for k in range(count):
         sample = k % len(store)
         contours = store[sample].contours
-        name = [*contours, None][k // len(store) % (len(contours) + 1)]
+        name = [*contours, None][k % (len(contours) + 1)]
         points = contours[name][0][:2].tolist() if name else []
         others = [(sample + 1 + k // len(store)) % len(store)] if k % 2 else []
         found.append(
             finding(
+                rule=list(RULES)[k % len(RULES)],
                 severity=("error", "warning", "note")[k % 3],
                 text=f"number {k}: {name} is not as it should be.",
                 samples=(sample, *others),

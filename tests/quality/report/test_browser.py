@@ -1,41 +1,24 @@
 """The report in a browser: it opens, filters, pages and asks nobody for anything."""
 
 import json
-import shutil
 import time
 
 import pytest
 
 from fastseg.quality.report.page import write_report
+from tests.quality.report.browser import BROWSER, MISSING, start_browser
 from tests.quality.report.findings import finding, findings_of
 
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))),
-    None,
-)
-DRIVER = shutil.which("chromedriver")
-pytestmark = pytest.mark.skipif(
-    not (CHROMIUM and DRIVER), reason="chromium and chromedriver are not installed"
-)
+pytestmark = pytest.mark.skipif(not BROWSER, reason=f"not installed: {MISSING}")
 
 
 @pytest.fixture(scope="module")
 def browser():
     """A browser without a window."""
-    selenium = pytest.importorskip("selenium.webdriver")
-    options = selenium.ChromeOptions()
-    options.binary_location = CHROMIUM
-    logs = {"browser": "ALL", "performance": "ALL"}
-    options.set_capability("goog:loggingPrefs", logs)
-    # The sandbox needs rights that a container may lack; the page is our own.
-    for argument in ("headless=new", "no-sandbox", "disable-dev-shm-usage"):
-        options.add_argument(f"--{argument}")
-    service = selenium.ChromeService(DRIVER)
     try:
-        driver = selenium.Chrome(options=options, service=service)
+        driver = start_browser(browser="ALL", performance="ALL")
     except Exception as exc:
         pytest.skip(f"chromium does not start: {str(exc)[:200]}")
-    driver.set_window_size(1280, 900)
     yield driver
     driver.quit()
 
@@ -146,8 +129,13 @@ def test_filters(opened, findings):
     opened.find_element("name", "text").send_keys("Number 31: not as")
     assert shown(opened) == [f.identity for f in findings if "number 31:" in f.text]
     assert "1 of 40" in opened.find_element("id", "status").text
-    opened.find_element("css selector", ".counts button").click()
-    assert len(shown(opened)) == 1
+    opened.find_element("id", "clear").click()
+
+    number = findings.rules.index(findings[0].rule)
+    opened.find_element("css selector", f"button[data-rule='{number}']").click()
+    assert set(shown(opened)) == {
+        f.identity for f in findings.of(rule=findings[0].rule)
+    }
 
 
 def test_keys_page_through(opened, findings):

@@ -5,7 +5,7 @@ import pytest
 
 from fastseg.quality.report import pictures
 from fastseg.quality.report.panels import Box, box_around, choose_panels
-from fastseg.quality.report.pictures import draw_finding, path_of
+from fastseg.quality.report.pictures import draw_finding, paths_of
 from tests.quality.report.findings import finding
 
 
@@ -102,4 +102,8 @@ def vertices(path):
 def test_a_path_leaves_out_what_changes_nothing(ring, kept):
     """Repeated vertices, and those near a line; a spike is no such thing."""
     points = np.array(ring)
-    assert vertices(path_of(points)).tolist() == points[kept].tolist()
+    first, second = paths_of(
+        np.concatenate([points, points + 7]), np.array([len(points)] * 2)
+    )
+    assert vertices(first).tolist() == points[kept].tolist()
+    assert vertices(second).tolist() == (points[kept] + 7).tolist()
