@@ -25,10 +25,13 @@ from fastseg.quality.rule import Rule, threshold
 from fastseg.quality.tracks import Shapes, Tracks, number_rows
 from fastseg.reprs import many
 
-# A change counts if it is this many times as large as nine in ten of the class are.
-TIMES_USUAL = 4.0
-# Slices that follow each other fit if 1 - Dice is at most this many times as large.
+# A change counts if it is this many times as large as four in five of the class are.
+TIMES_USUAL = 5.0
+FOUR_IN_FIVE = 0.8
+# Slices that follow each other fit if 1 - Dice is at most this many times as large as
+# of nine in ten of the class.
 USUAL_COSTS = 1.2
+NINE_IN_TEN = 0.9
 # Pixels along the outline of a shape of n pixels are in it or not by chance: their
 # number, a few times sqrt(n), changes by its own root, so the area by n ** -0.75.
 PIXEL_NOISE = 2.0
@@ -84,17 +87,21 @@ def loss_of_dice(shapes: Shapes, row: Indices) -> Floats:
 
 
 def usual_limit(
-    values: Floats, klass: Indices, least: float, times: float = TIMES_USUAL
+    values: Floats,
+    klass: Indices,
+    least: float,
+    times: float = TIMES_USUAL,
+    fraction: float = FOUR_IN_FIVE,
 ) -> Floats:
     """Return what a value must exceed: `least`, or more in a class that varies.
 
     values, klass : (n,)
-    times         : how many times what nine in ten values do not exceed
+    times         : how many times what a fraction of values do not exceed
     """
     limit = np.full(len(values), least)
     for k in np.flatnonzero(np.bincount(klass)).tolist():
         chosen = klass == k
-        limit[chosen] = max(least, times * mostly_below(values[chosen]))
+        limit[chosen] = max(least, times * mostly_below(values[chosen], fraction))
     return limit
 
 
@@ -321,7 +328,9 @@ def find_swaps(
     ratio  : largest part of this sum that remains
     """
     cost = 1 - shapes.dice
-    usual = usual_limit(np.nan_to_num(cost[:, 0]), shapes.klass, 0.0, USUAL_COSTS)
+    usual = usual_limit(
+        np.nan_to_num(cost[:, 0]), shapes.klass, 0.0, USUAL_COSTS, NINE_IN_TEN
+    )
     found = []
     for lag in (1, 2):
         first = np.flatnonzero(tracks.after[:, lag - 1] >= 0)

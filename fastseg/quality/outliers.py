@@ -12,7 +12,13 @@ from numpy.typing import NDArray
 
 from fastseg.quality.facts import Facts
 from fastseg.quality.findings import Finding
-from fastseg.quality.robust import Floats, Indices, deviations, group_medians
+from fastseg.quality.robust import (
+    Floats,
+    Indices,
+    deviations,
+    group_medians,
+    median,
+)
 from fastseg.quality.rule import Rule, threshold
 from fastseg.quality.tracks import number_rows
 from fastseg.reprs import many
@@ -64,7 +70,7 @@ def compare(
     """Compare the numbers of labels within groups.
 
     values : float64 (n, m); NaN is unknown
-    floor  : float64 (n,), the least usual deviation of each
+    floor  : float64 (n,), the least usual deviation; of a group, their median
     group, sample, patient : int64 (n,)
     limit  : deviations from which a label counts as far
     relative_floor : compare what differs from the other classes of the sample, too,
@@ -130,7 +136,7 @@ def _deviate(values: Floats, floor: Floats, group: Indices) -> Floats:
         for column in values[rows].T:
             known = np.isfinite(column)
             if known.sum() > FEWEST_OTHERS:
-                least = float(np.max(floor[rows][known]))
+                least = median(floor[rows][known])
                 off = np.nan_to_num(np.abs(deviations(column, least)))
                 far[rows] = np.maximum(far[rows], off)
     return far
@@ -239,7 +245,7 @@ class IntensityUnlikeOthers(Rule):
     severity = "warning"
     needs = "masks"
     deviations: float = threshold(
-        5, "deviations", "how far the mean lies off the usual one"
+        5.5, "deviations", "how far the mean lies off the usual one"
     )
 
     def find(self, facts: Facts) -> Iterator[Finding]:
@@ -293,8 +299,9 @@ class OutlineUnlikeOthers(Rule):
         def describe(value: Floats, usual: Floats) -> str:
             return (
                 f"{value[0]:.2f} deviations of the image from outside to inside of its "
-                f"outline, in the mean, and by {value[1]:.2f} without sign, but "
-                f"usually by {usual[0]:.2f} and {usual[1]:.2f}"
+                f"outline, in the mean, and by {value[1]:.2f} without sign, and varies "
+                f"by {value[2]:.2f} along it, but usually by {usual[0]:.2f}, "
+                f"{usual[1]:.2f} and {usual[2]:.2f}"
             )
 
         yield from _findings(
@@ -322,8 +329,9 @@ def class_means(facts: Facts) -> Floats:
 def outline_contrasts(facts: Facts) -> Floats:
     """Return by how much each label is brighter inside of its outline than outside.
 
-    In standard deviations of the image, float64 (n, 2): the mean along the outline of
-    the difference, and of its absolute value. Of the largest ring; NaN of small ones.
+    In standard deviations of the image, float64 (n, 3): the mean along the outline of
+    the difference, and of its absolute value, and the standard deviation of the values
+    inside. Of the largest ring; NaN of small ones.
     """
     labels, rings = facts.labels, facts.rings
     owner = np.full(len(rings.area), -1, np.int64)
@@ -338,7 +346,7 @@ def outline_contrasts(facts: Facts) -> Floats:
     ring = order[is_last]
     ring = ring[np.abs(rings.area[ring]) >= LEAST_AREA]
     ring = ring[np.argsort(rings.sample[ring], kind="stable")]
-    contrast = np.full((len(labels.sample), 2), np.nan)
+    contrast = np.full((len(labels.sample), 3), np.nan)
     samples, firsts = np.unique(rings.sample[ring], return_index=True)
     firsts = np.append(firsts, len(ring))
 
@@ -347,16 +355,20 @@ def outline_contrasts(facts: Facts) -> Floats:
         chosen = ring[firsts[block] : firsts[last]]
         inside, outside, starts = _beside_outlines(facts, chosen)
         difference = np.empty(len(inside))
+        within = np.empty(len(inside))
         bounds = np.append(starts, len(inside))[
             firsts[block : last + 1] - firsts[block]
         ]
         for k, sample in enumerate(samples[block:last].tolist()):
             image = facts.image(sample)
             part = slice(int(bounds[k]), int(bounds[k + 1]))
-            difference[part] = _at(image, inside[part]) - _at(image, outside[part])
+            within[part] = _at(image, inside[part])
+            difference[part] = within[part] - _at(image, outside[part])
         sizes = np.diff(np.append(starts, len(inside)))
-        for k, values in enumerate((difference, np.abs(difference))):
+        for k, values in enumerate((difference, np.abs(difference), within)):
             contrast[owner[chosen], k] = np.add.reduceat(values, starts) / sizes
+        off = (within - np.repeat(contrast[owner[chosen], 2], sizes)) ** 2
+        contrast[owner[chosen], 2] = np.sqrt(np.add.reduceat(off, starts) / sizes)
 
     facts.map(measure, range(0, len(samples), SAMPLES_AT_ONCE), "measure outlines")
     std = facts.items["std"][labels.sample]

@@ -10,6 +10,10 @@ Indices = NDArray[np.int64]
 # middle.
 QUARTILE = 0.6745
 DECILE = 1.2816
+FORTIETH = 1.96
+# The tail is asked of this many values; it shortens a deviation to this part, at most.
+FEWEST_IN_TAIL = 40
+SHORTEST_TAIL = 0.6
 
 
 def deviations(values: Floats, floor: float) -> Floats:
@@ -19,24 +23,15 @@ def deviations(values: Floats, floor: float) -> Floats:
     floor  : the least usual deviation
 
     What is usual is estimated on each side of the median for itself, because areas
-    and intensities are skewed, and from a quartile and a decile, because tails may be
-    long. One value in ten may be anything.
+    and intensities are skewed, see `_spread`. One value in ten may be anything.
     """
     known = np.sort(values[np.isfinite(values)])
     count = len(known)
     if not count:
         return np.full(len(values), np.nan)
     middle = float(_quantile(known, 0.5))
-    above = max(
-        floor,
-        (known[_rank(count, 0.75)] - middle) / QUARTILE,
-        (known[_rank(count, 0.9)] - middle) / DECILE,
-    )
-    below = max(
-        floor,
-        (middle - known[count - 1 - _rank(count, 0.75)]) / QUARTILE,
-        (middle - known[count - 1 - _rank(count, 0.9)]) / DECILE,
-    )
+    above = max(floor, _spread(known - middle))
+    below = max(floor, _spread((middle - known)[::-1]))
     off = values - middle
     result: Floats = np.where(off > 0, off / above, off / below)
     return result
@@ -48,13 +43,13 @@ def median(values: Floats) -> float:
     return _quantile(known, 0.5) if len(known) else np.nan
 
 
-def mostly_below(values: Floats) -> float:
-    """Return what nine in ten values do not exceed; 0 without any.
+def mostly_below(values: Floats, fraction: float) -> float:
+    """Return what a fraction of values do not exceed; 0 without any.
 
     Of several values, it is never the greatest one.
     """
     known = np.sort(values[np.isfinite(values)])
-    return float(known[_rank(len(known), 0.9)]) if len(known) > 1 else 0.0
+    return float(known[_rank(len(known), fraction)]) if len(known) > 1 else 0.0
 
 
 def group_medians(values: Floats, group: Indices, count: int) -> Floats:
@@ -74,6 +69,23 @@ def group_medians(values: Floats, group: Indices, count: int) -> Floats:
     high = order[starts[filled] + sizes[filled] // 2]
     result[filled] = (values[low] + values[high]) / 2
     return result
+
+
+def _spread(off: Floats) -> float:
+    """Return the usual deviation above the median.
+
+    off : sorted differences from the median
+
+    It is estimated from a decile. Where that is less than from a quartile, tails are
+    short, and what is estimated from one value in forty may be still less.
+    """
+    count = len(off)
+    quartile = float(off[_rank(count, 0.75)]) / QUARTILE
+    decile = float(off[_rank(count, 0.9)]) / DECILE
+    if decile >= quartile or count < FEWEST_IN_TAIL:
+        return max(quartile, decile)
+    tail = float(off[_rank(count, 0.975)]) / FORTIETH
+    return min(max(tail, SHORTEST_TAIL * decile), quartile)
 
 
 def _rank(count: int, fraction: float) -> int:
