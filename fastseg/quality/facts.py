@@ -14,6 +14,13 @@ from numpy.typing import NDArray
 
 from fastseg.findings_table import source_name
 from fastseg.progress import Progress, silent
+from fastseg.quality.outlines import Relation, relate_rings
+from fastseg.quality.overlaps import (
+    Overlaps,
+    count_overlaps,
+    find_swapped,
+    infer_inside,
+)
 from fastseg.quality.tracks import (
     Shapes,
     Stacks,
@@ -251,6 +258,26 @@ class Facts:
     def time_shapes(self) -> Shapes:
         """What is measured of `along_times`."""
         return measure_shapes(self.labels, self.along_times)
+
+    @cached_property
+    def overlaps(self) -> Overlaps:
+        """How many pixels classes share on each image."""
+        return count_overlaps(self)
+
+    @cached_property
+    def inside_pairs(self) -> tuple[tuple[int, int], ...]:
+        """Classes (inner, outer), one within the other: given, or else inferred."""
+        return self.inside or infer_inside(self.overlaps)
+
+    @cached_property
+    def swapped(self) -> NDArray[np.bool_]:
+        """Which rows of `overlaps` are of classes whose labels look swapped."""
+        return find_swapped(self)
+
+    @cached_property
+    def ring_relations(self) -> list[Relation]:
+        """How rings of a class lie to each other where fill rules differ."""
+        return relate_rings(self)
 
     def label_at(self, sample: int, klass: int) -> int:
         """Return the row of a sample and class in `labels`, -1 if there is none."""

@@ -5,14 +5,20 @@ from types import MappingProxyType
 
 from fastseg.quality import (
     along_volumes,
+    class_relations,
     image_values,
     missing_labels,
     outliers,
+    pixel_grid,
+    shape,
 )
 from fastseg.quality.rule import Rule
 
 # Each module of rules has its classes here.
 _ALL: tuple[type[Rule], ...] = (
+    *class_relations.RULES,
+    *shape.RULES,
+    *pixel_grid.RULES,
     *along_volumes.RULES,
     *outliers.RULES,
     *missing_labels.RULES,

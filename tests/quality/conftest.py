@@ -16,3 +16,10 @@ def cine(tmp_path_factory):
         sizes=96,
         seed=5,
     )
+
+
+@pytest.fixture(scope="session")
+def chests(tmp_path_factory):
+    """A clean study of 12 chests with structure sets, 48 images."""
+    folder = tmp_path_factory.mktemp("chests")
+    return Study.phantom(folder, "rtstruct", patients=12, slices=4, seed=3)
