@@ -341,7 +341,9 @@ def test_pixels_are_found_in_order():
     assert find_pixel(mask, 2, box, len(rows)) == (-1, -1)
 
 
-@pytest.mark.parametrize("options", [{}, {"world_size": 2, "rank": 1}])
+@pytest.mark.parametrize(
+    "options", [{}, {"world_size": 2, "rank": 1}, {"weights": [1, 2, 3]}]
+)
 def test_a_loop_resumes_to_the_patch(store, options):
     """A resumed loader yields the batches that would have come."""
     options = {"per_volume": 4, "seed": 2, **options}
