@@ -44,6 +44,7 @@ def make_sparse_store(path, samples, buckets=BUCKETS, slices=SLICES_OF_A_VOLUME)
         "items/volume": layout.volumes_of_items(firsts, counted, 0, samples),
         "items/source": indices,
         "items/slope": np.ones(samples),
+        "items/spacing_mm": np.ones((samples, 2)),
         "items/std": np.ones(samples),
         "items/labelled": np.full(samples, 2 ** len(CLASSES) - 1),
         "items/contours": len(CLASSES) * np.stack([indices, indices + 1], axis=1),

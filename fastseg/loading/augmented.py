@@ -30,8 +30,8 @@ from fastseg.loading.batches import Batch
 from fastseg.loading.format import BatchFormat
 from fastseg.loading.preprocessing import (
     Between,
+    EntrySlices,
     Preprocessing,
-    Shown,
     StageTimes,
     used_buckets,
 )
@@ -211,7 +211,7 @@ class AugmentedPreprocessing(Preprocessing):
         self.check_entries(entries)
         image = np.empty((len(entries), *self.image_shape), self.image_dtype)
         mask = np.empty((len(entries), *self.mask_shape), self.mask_dtype)
-        shown = self.show_again(entries, params)
+        shown = self.locate_again(entries, params)
         self.fill_drawn(shown, image, mask, drawn)
         corners = np.empty((len(entries), 3), np.int64)
         shown.write_corners(corners)
@@ -222,11 +222,11 @@ class AugmentedPreprocessing(Preprocessing):
         batch.params = dict(params)
         return batch
 
-    def show_again(
+    def locate_again(
         self, entries: NDArray[np.int64], params: Mapping[str, Any]
-    ) -> Shown:
+    ) -> EntrySlices:
         """Return the slices that the entries of a batch with these params show."""
-        return self.show(entries, int(params["epoch"]))
+        return self.locate(entries, int(params["epoch"]))
 
     def fill(
         self,
@@ -238,13 +238,13 @@ class AugmentedPreprocessing(Preprocessing):
     ) -> StageTimes:
         """Write the augmented images and masks of entries in an epoch."""
         drawn = self.draw(entries, epoch)
-        shown = self.show(entries, epoch)
+        shown = self.locate(entries, epoch)
         shown.write_corners(corners)
         return self.fill_drawn(shown, image, mask, drawn)
 
     def fill_drawn(
         self,
-        shown: Shown,
+        shown: EntrySlices,
         image: NDArray[Any],
         mask: NDArray[Any],
         drawn: DrawnParameters,
@@ -277,8 +277,8 @@ class AugmentedPreprocessing(Preprocessing):
         return StageTimes(0, image_time, mask_time, custom_time)
 
     def _move_slices(
-        self, shown: Shown, mappings: Mappings, drawn: DrawnParameters
-    ) -> Shown:
+        self, shown: EntrySlices, mappings: Mappings, drawn: DrawnParameters
+    ) -> EntrySlices:
         """Return the slices that entries show after the transforms, in their order."""
         if not self._reversing:
             return shown
@@ -289,7 +289,7 @@ class AugmentedPreprocessing(Preprocessing):
 
     def _warp(
         self,
-        shown: Shown,
+        shown: EntrySlices,
         mappings: Mappings,
         steps: intensity.Steps,
         keys: Keys,
@@ -381,7 +381,7 @@ class AugmentedPreprocessing(Preprocessing):
 
     def _warp_tilted(
         self,
-        shown: Shown,
+        shown: EntrySlices,
         mappings: Mappings,
         steps: intensity.Steps,
         keys: Keys,
@@ -402,7 +402,7 @@ class AugmentedPreprocessing(Preprocessing):
         is_reversed = np.logical_xor.reduce(flips)[:, None]
         return np.where(is_reversed, slices[:, ::-1], slices)
 
-    def find_mappings(self, shown: Shown, drawn: DrawnParameters) -> Mappings:
+    def find_mappings(self, shown: EntrySlices, drawn: DrawnParameters) -> Mappings:
         """Return the mappings of entries from the batch to the stored images.
 
         Raises OptionError if a transform does not fit the shape or spacing of an image.
@@ -414,7 +414,7 @@ class AugmentedPreprocessing(Preprocessing):
         mappings.crop_or_pad(self.size)
         return mappings
 
-    def begin_mappings(self, shown: Shown, size: tuple[int, ...]) -> Mappings:
+    def begin_mappings(self, shown: EntrySlices, size: tuple[int, ...]) -> Mappings:
         """Return the mappings of entries before all transforms.
 
         size : height and width of the entries
@@ -460,7 +460,7 @@ class AugmentedPreprocessing(Preprocessing):
         )
 
     def _intensity_steps(
-        self, shown: Shown, drawn: DrawnParameters
+        self, shown: EntrySlices, drawn: DrawnParameters
     ) -> list[intensity.Steps]:
         """Return the intensity steps of each group."""
         steps = self.compose.transforms
@@ -480,7 +480,9 @@ class AugmentedPreprocessing(Preprocessing):
             groups.append(intensity.Steps(codes, params, stream))
         return groups
 
-    def _context(self, number: int, shown: Shown, drawn: DrawnParameters) -> Context:
+    def _context(
+        self, number: int, shown: EntrySlices, drawn: DrawnParameters
+    ) -> Context:
         zero_signal = self._zero_signal[shown.samples]
         repeat = self._repeats[number]
         return Context(drawn.key, shown.entries, zero_signal, number, repeat)
@@ -535,7 +537,7 @@ class AugmentedPreprocessing(Preprocessing):
                 "Flip: axis is 'slices', but images have one slice: give "
                 "neighbours, or leave it out"
             )
-        shown = Preprocessing.show(self, samples, 0)
+        shown = Preprocessing.locate(self, samples, 0)
         self.find_mappings(shown, self.draw(samples, 0))
 
 

@@ -21,8 +21,8 @@ from fastseg.loading.patch_preprocessing import PatchPreprocessing
 from fastseg.loading.placement import Placement, volumes_of
 from fastseg.loading.preprocessing import (
     Between,
+    EntrySlices,
     Preprocessing,
-    Shown,
     used_buckets,
 )
 from fastseg.store.reader import Store
@@ -88,15 +88,15 @@ class AugmentedPatchPreprocessing(PatchPreprocessing, AugmentedPreprocessing):
             batch.params = {**params, "corner": corners.tolist()}
         return batch
 
-    def show_again(
+    def locate_again(
         self, entries: NDArray[np.int64], params: Mapping[str, Any]
-    ) -> Shown:
+    ) -> EntrySlices:
         """Return the slices that the patches of a batch with these params show."""
         corners = _corners(params, len(entries))
         depth = self.placement.patch[0]
-        return self.show_parts(entries, volumes_of(entries), corners, depth)
+        return self.locate_parts(entries, volumes_of(entries), corners, depth)
 
-    def begin_mappings(self, shown: Shown, size: tuple[int, ...]) -> Mappings:
+    def begin_mappings(self, shown: EntrySlices, size: tuple[int, ...]) -> Mappings:
         """Return the mappings of patches: what follows happens to the patch."""
         mappings = super().begin_mappings(shown, size)
         volumes = self.store.items["volume"][shown.samples]
@@ -110,8 +110,11 @@ class AugmentedPatchPreprocessing(PatchPreprocessing, AugmentedPreprocessing):
         return mappings
 
     def _move_slices(
-        self, shown: Shown, mappings: Mappings, drawn: DrawnParameters | None = None
-    ) -> Shown:
+        self,
+        shown: EntrySlices,
+        mappings: Mappings,
+        drawn: DrawnParameters | None = None,
+    ) -> EntrySlices:
         """Return the slices that patches show: the nearest, and those around them.
 
         Those of tilted patches are not used.
@@ -135,7 +138,7 @@ class AugmentedPatchPreprocessing(PatchPreprocessing, AugmentedPreprocessing):
 
     def _warp_tilted(
         self,
-        shown: Shown,
+        shown: EntrySlices,
         mappings: Mappings,
         steps: intensity.Steps,
         keys: Keys,
@@ -177,7 +180,7 @@ class AugmentedPatchPreprocessing(PatchPreprocessing, AugmentedPreprocessing):
         return took
 
     def _slices_across(
-        self, shown: Shown, mappings: Mappings, j: int, shape: tuple[int, ...]
+        self, shown: EntrySlices, mappings: Mappings, j: int, shape: tuple[int, ...]
     ) -> NDArray[np.int64]:
         """Return the slices that tilted patch j reaches, and one on each side."""
         volume = self.store.items["volume"][shown.samples[j]]
@@ -187,12 +190,12 @@ class AugmentedPatchPreprocessing(PatchPreprocessing, AugmentedPreprocessing):
         stop = int(np.clip(np.ceil(high) + 2, start + 1, count))
         return np.arange(first + start, first + stop)
 
-    def _fill_whole(
-        self, shown: Shown, image: NDArray[Any], mask: NDArray[Any]
+    def _fill_volume(
+        self, shown: EntrySlices, image: NDArray[Any], mask: NDArray[Any]
     ) -> None:
         """Write image and mask of a whole volume, which no transform changes."""
         if self.grids.are_stored(volumes_of(shown.entries)).all():
-            super()._fill_whole(shown, image, mask)
+            super()._fill_volume(shown, image, mask)
             return
         mappings = self.begin_mappings(shown, image.shape[-2:])
         steps = intensity.Steps(
@@ -206,7 +209,7 @@ class AugmentedPatchPreprocessing(PatchPreprocessing, AugmentedPreprocessing):
         """Ask the system to read the rows that patches need, without waiting."""
         least, greatest = self.positions.bounds(entries, epoch)
         volumes, shape = volumes_of(entries), self.placement.patch
-        shown = self.show_parts(entries, volumes, least, shape[0])
+        shown = self.locate_parts(entries, volumes, least, shape[0])
         mappings = self.find_mappings(shown, self.draw(entries, epoch))
         moved = self._move_slices(shown, mappings)
         low, high = _extent(mappings.in_space[:, 1], shape)
@@ -235,7 +238,7 @@ class AugmentedPatchPreprocessing(PatchPreprocessing, AugmentedPreprocessing):
         """Raise OptionError if transforms do not fit a shape or spacing of a volume."""
         super()._check_steps(indices)
         first = self.store.tables["volumes"]["first"][self._volumes]
-        shown = Preprocessing.show(self, first, 0)
+        shown = Preprocessing.locate(self, first, 0)
         self.find_mappings(shown, self.draw(first, 0))
 
     def _prepare_kernels(self, indices: NDArray[np.int64]) -> None:

@@ -12,7 +12,7 @@ from fastseg.loading.format import MINIMUM, BatchFormat
 from fastseg.loading.grids import find_grids
 from fastseg.loading.normalization import minima
 from fastseg.loading.placement import VOLUME_MASK, Placement, Positions, volumes_of
-from fastseg.loading.preprocessing import Preprocessing, Shown
+from fastseg.loading.preprocessing import EntrySlices, Preprocessing
 from fastseg.reprs import many
 from fastseg.store.reader import Store
 from fastseg.store.volumes import samples_of_volumes
@@ -32,7 +32,7 @@ class PatchPreprocessing(Preprocessing):
     outlined on all of them. Raises what Preprocessing and Positions raise.
     """
 
-    noun = "volume"
+    label_unit = "volume"
     remedy = (
         "choose volumes that have them all (store.volumes[k].classes), as "
         "store.select(volumes=[...]) does"
@@ -72,61 +72,46 @@ class PatchPreprocessing(Preprocessing):
             store, volumes, self.grids, placement, candidate, seed
         )
 
-    def show(self, entries: NDArray[np.int64], epoch: int) -> Shown:
+    def locate(self, entries: NDArray[np.int64], epoch: int) -> EntrySlices:
         """Return the slices that patches show in an epoch."""
         corners = self.positions.corners(entries, epoch)
         depth = self.placement.patch[0]
-        return self.show_parts(entries, volumes_of(entries), corners, depth)
+        return self.locate_parts(entries, volumes_of(entries), corners, depth)
 
-    def whole(self, volume: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    def make_volume(self, volume: int) -> tuple[NDArray[Any], NDArray[Any]]:
         """Return image (1, D, H, W) and mask of a whole volume, as patches show it.
 
-        It is not augmented, and may be one that was not chosen. Raises OptionError or
-        MissingLabelsError for one that the options do not fit.
+        It is one of those that were chosen, and is not augmented.
         """
-        if volume not in self._volumes:
-            return self._with_volume(volume).whole(volume)
         shape = tuple(self.grids.shapes[volume].tolist())
         image = np.empty((1, 1, *shape), self.image_dtype)
         mask = np.empty((1, *self.mask_shape[:-3], *shape), self.mask_dtype)
         volumes, corner = np.array([volume]), np.zeros((1, 3), np.int64)
         self.store.check()
-        shown = self.show_parts(volumes, volumes, corner, shape[0])
-        self._fill_whole(shown, image, mask)
+        shown = self.locate_parts(volumes, volumes, corner, shape[0])
+        self._fill_volume(shown, image, mask)
         self.store.check()  # it may have changed while it was read
         return image[0], mask[0]
 
-    def _with_volume(self, volume: int) -> "PatchPreprocessing":
-        """Return what makes the one volume as this makes those that were chosen."""
-        format = replace(
-            self.format,
-            value_statistics=self.value_statistics,
-            augment=None,
-            pad_value=MINIMUM,  # nothing is padded
-        )
-        spacing = self.placement.spacing
-        placement = Placement(patch=(1, 1, 1), centred=0, spacing=spacing)
-        return make_patches_of(self.store, np.array([volume]), format, placement)
-
-    def _fill_whole(
-        self, shown: Shown, image: NDArray[Any], mask: NDArray[Any]
+    def _fill_volume(
+        self, shown: EntrySlices, image: NDArray[Any], mask: NDArray[Any]
     ) -> None:
         """Write image and mask of a whole volume."""
         self._copy(shown, image, mask)
 
-    def show_parts(
+    def locate_parts(
         self,
         entries: NDArray[np.int64],
         volumes: NDArray[np.int64],
         corners: NDArray[np.int64],
         depth: int,
-    ) -> Shown:
+    ) -> EntrySlices:
         """Return so many slices of volumes, from corners on, int64 (b, 3)."""
         first, _ = self.positions.slices_of(volumes)
         wanted = corners[:, :1] + np.arange(depth)
         is_beyond = (wanted < 0) | (wanted >= self.grids.shapes[volumes, :1])
         found = self.grids.nearest_slices(volumes, wanted)
-        return Shown(entries, first[:, None] + found, is_beyond, corners)
+        return EntrySlices(entries, first[:, None] + found, is_beyond, corners)
 
     def assemble(
         self,
@@ -158,7 +143,7 @@ class PatchPreprocessing(Preprocessing):
         """Ask the system to read the rows that patches need, without waiting."""
         least, greatest = self.positions.bounds(entries, epoch)
         depth, height, _ = self.placement.patch
-        shown = self.show_parts(entries, volumes_of(entries), least, depth)
+        shown = self.locate_parts(entries, volumes_of(entries), least, depth)
         is_read = ~shown.is_beyond
         first, end = least[:, 1], greatest[:, 1] + height
         rows = np.repeat(np.column_stack([first, end]), is_read.sum(axis=1), axis=0)
@@ -186,7 +171,7 @@ class PatchPreprocessing(Preprocessing):
         """Whether an entry has slices: patches do, if only one."""
         return True
 
-    def _units(self, samples: NDArray[np.int64]) -> NDArray[np.int64]:
+    def _label_units(self, samples: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return what classes are outlined on: a sample of each volume."""
         volumes = self.store.items["volume"][samples]
         return samples[np.flatnonzero(np.diff(volumes, prepend=-1))]
@@ -195,24 +180,3 @@ class PatchPreprocessing(Preprocessing):
         """Return bit fields of the classes outlined on volumes of samples, (b,)."""
         labelled: NDArray[np.uint64] = self._outlined[self.store.items["volume"][units]]
         return labelled
-
-
-def make_patches_of(
-    store: Store,
-    volumes: NDArray[np.int64],
-    format: BatchFormat,
-    placement: Placement,
-    *,
-    seed: int = 0,
-) -> PatchPreprocessing:
-    """Return the PatchPreprocessing that can make patches of volumes.
-
-    Raises what it raises.
-    """
-    make = PatchPreprocessing
-    grids = find_grids(store, volumes, placement.spacing)
-    if format.augment is not None or not grids.are_stored(volumes).all():
-        from fastseg.loading import augmented_patches  # 20 ms that plain ones save
-
-        make = augmented_patches.AugmentedPatchPreprocessing
-    return make(store, volumes, format, placement, seed=seed)

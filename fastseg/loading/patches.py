@@ -1,7 +1,7 @@
 """PatchLoader: batches of patches of the volumes of a store."""
 
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from fastseg.choices import DTypeName
 from fastseg.errors import OptionError, whole_number
 from fastseg.loading.base import BatchLoader, OnError
 from fastseg.loading.format import (
+    MINIMUM,
     ZSCORE_OR_RAW,
     BatchFormat,
     Labels,
@@ -20,7 +21,7 @@ from fastseg.loading.format import (
 )
 from fastseg.loading.grids import find_grids
 from fastseg.loading.normalization import Normalize, ValueStatistics
-from fastseg.loading.patch_preprocessing import PatchPreprocessing, make_patches_of
+from fastseg.loading.patch_preprocessing import PatchPreprocessing
 from fastseg.loading.placement import (
     CentredBy,
     PatchSchedule,
@@ -196,7 +197,7 @@ class PatchLoader(BatchLoader):
                 if f.name in options
             },
         )
-        self.preprocessing = make_patches_of(
+        self.preprocessing = _make_preprocessing(
             store, self.volumes, format, placement, seed=self.schedule.seed
         )
         warn_of_missing(self.preprocessing, stacklevel=3)
@@ -219,8 +220,23 @@ class PatchLoader(BatchLoader):
         volume that does not exist or that the loader's options do not fit, StoreError
         if the file has changed or the volume is damaged.
         """
-        last = len(self.store.volumes) - 1
-        return self.preprocessing.whole(whole_number("volume", volume, 0, last))
+        number = whole_number("volume", volume, 0, len(self.store.volumes) - 1)
+        preprocessing = self.preprocessing
+        if number not in self.volumes:
+            preprocessing = self._preprocessing_of(number)
+        return preprocessing.make_volume(number)
+
+    def _preprocessing_of(self, volume: int) -> PatchPreprocessing:
+        """Return what makes a volume as `preprocessing` makes those that are loaded."""
+        format = replace(
+            self.preprocessing.format,
+            value_statistics=self.value_statistics,
+            augment=None,
+            pad_value=MINIMUM,  # nothing is padded
+        )
+        spacing = self.preprocessing.placement.spacing
+        placement = Placement(patch=(1, 1, 1), centred=0, spacing=spacing)
+        return _make_preprocessing(self.store, np.array([volume]), format, placement)
 
 
 def _standard(spacing_mm: NDArray[np.float64]) -> "Compose":
@@ -259,3 +275,24 @@ def _whole_volumes(store: Store, indices: ArrayLike | None) -> NDArray[np.int64]
             "all or none: choose by patient, series or volume, as store.split does"
         )
     return np.flatnonzero(counts)
+
+
+def _make_preprocessing(
+    store: Store,
+    volumes: NDArray[np.int64],
+    format: BatchFormat,
+    placement: Placement,
+    *,
+    seed: int = 0,
+) -> PatchPreprocessing:
+    """Return the PatchPreprocessing that can make patches of volumes.
+
+    Raises what it raises.
+    """
+    make = PatchPreprocessing
+    grids = find_grids(store, volumes, placement.spacing)
+    if format.augment is not None or not grids.are_stored(volumes).all():
+        from fastseg.loading import augmented_patches  # 20 ms that plain ones save
+
+        make = augmented_patches.AugmentedPatchPreprocessing
+    return make(store, volumes, format, placement, seed=seed)

@@ -61,7 +61,7 @@ class Between(NamedTuple):
     weights: NDArray[np.float32]
 
 
-class Shown(NamedTuple):
+class EntrySlices(NamedTuple):
     """The slices that the b entries of a batch show, d of each.
 
     entries   : int64 (b,), what the schedule orders
@@ -120,8 +120,8 @@ class Preprocessing:
     the store.
     """
 
-    # What classes are outlined on, in one word; see `_units`.
-    noun = "sample"
+    # What classes are outlined on, in one word; see `_label_units`.
+    label_unit = "sample"
     # What to do if classes were not outlined on some of them.
     remedy = "choose samples that have them all, as store.select(classes=[...]) does"
 
@@ -162,7 +162,7 @@ class Preprocessing:
         self.mask_dtype = (
             mask_dtype(store.classes) if format.masks == "bits" else np.dtype(np.uint8)
         )
-        units = self._units(read if self._all_masks else indices)
+        units = self._label_units(read if self._all_masks else indices)
         missing, self.warning = self._check_missing(units, format)
         if missing == "ignore" and format.masks == "labels":
             self.warning = self._check_hidden(units, priority)
@@ -196,17 +196,17 @@ class Preprocessing:
         Raises StoreError if the file has changed or a sample is damaged.
         """
         self.store.check()
-        shown = self.show(entries, epoch)
+        shown = self.locate(entries, epoch)
         shown.write_corners(corners)
         return self._copy(shown, image, mask)
 
-    def show(self, entries: NDArray[np.int64], epoch: int) -> Shown:
+    def locate(self, entries: NDArray[np.int64], epoch: int) -> EntrySlices:
         """Return the slices that entries show in an epoch."""
         slices, is_beyond = find_neighbours(self.store, entries, self._neighbours)
-        return Shown(entries, slices, is_beyond, None)
+        return EntrySlices(entries, slices, is_beyond, None)
 
     def _copy(
-        self, shown: Shown, image: NDArray[Any], mask: NDArray[Any]
+        self, shown: EntrySlices, image: NDArray[Any], mask: NDArray[Any]
     ) -> StageTimes:
         """Write images and masks of slices without augmentation."""
         if self.format.dtype == "float16":
@@ -367,7 +367,7 @@ class Preprocessing:
         unlabelled: NDArray[np.uint64] = ~self._labelled(samples) & shown
         return unlabelled
 
-    def _units(self, samples: NDArray[np.int64]) -> NDArray[np.int64]:
+    def _label_units(self, samples: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return what classes are outlined on: the samples themselves."""
         return samples
 
@@ -396,8 +396,8 @@ class Preprocessing:
         if len(listed) > MAX_LISTED:
             listed[MAX_LISTED:] = [f"{len(listed) - MAX_LISTED} more classes"]
         problem = (
-            f"{total} of {len(units)} {self.noun}s lack a contour of a class that "
-            f"`masks` shows ({', '.join(listed)})"
+            f"{total} of {len(units)} {self.label_unit}s lack a contour of a class "
+            f"that `masks` shows ({', '.join(listed)})"
         )
         remedy = (
             f"{self.remedy}, give missing='ignore' to label those pixels 255, or "
@@ -420,11 +420,10 @@ class Preprocessing:
         if not hidden:
             return ""
         return (
-            f"{hidden} of {len(units)} {self.noun}s have outlines, but only 255 in "
-            f"their masks, because {priority[0]!r} lies on top and was not outlined on "
-            "them: "
-            "give masks='onehot', which has a channel for each class, or a priority "
-            "that begins with a class that was outlined on all samples"
+            f"{hidden} of {len(units)} {self.label_unit}s have outlines, but only 255 "
+            f"in their masks, because {priority[0]!r} lies on top and was not outlined "
+            "on them: give masks='onehot', which has a channel for each class, or a "
+            "priority that begins with a class that was outlined on all samples"
         )
 
     def _count_unlabelled(

@@ -108,7 +108,7 @@ def draw_versions(
         mask = np.empty((1, *preprocessing.mask_shape), preprocessing.mask_dtype)
         preprocessing.fill(chosen, image, mask, epoch)
         drawn = preprocessing.draw(chosen, epoch)
-        shown = preprocessing.show(chosen, epoch)
+        shown = preprocessing.locate(chosen, epoch)
         mappings = preprocessing.find_mappings(shown, drawn)
         spacing = mappings.spacing_mm[0]
         moved = _move_contours(sample.contours, mappings.arrays(drawn.key))

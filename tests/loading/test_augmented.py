@@ -108,7 +108,9 @@ def test_exact_labels_are_the_filled_moved_contours(sample_study, tmp_path, edge
     preprocessing = loader.preprocessing
     for batch in loader:
         drawn = preprocessing.draw(batch.index, 0)
-        mapping = preprocessing.find_mappings(preprocessing.show(batch.index, 0), drawn)
+        mapping = preprocessing.find_mappings(
+            preprocessing.locate(batch.index, 0), drawn
+        )
         for k, index in enumerate(batch.index.tolist()):
             matrix = np.linalg.inv(mapping.inner[k] @ mapping.outer[k])
             contours = store[index].contours
@@ -196,7 +198,7 @@ def test_exact_labels_are_more_accurate_than_nearest_ones(store):
     loader = Loader(store, **options)
     drawn = loader.preprocessing.draw(exact.index, 0)
     mapping = loader.preprocessing.find_mappings(
-        loader.preprocessing.show(exact.index, 0), drawn
+        loader.preprocessing.locate(exact.index, 0), drawn
     )
     scores = {"exact": [], "nearest": []}
     for k, index in enumerate(exact.index.tolist()):

@@ -23,7 +23,7 @@ from fastseg.augment import (
     Rot90,
 )
 from fastseg.errors import OptionError
-from fastseg.loading.preprocessing import Shown
+from fastseg.loading.preprocessing import EntrySlices
 from tests.loading.test_patches import build, part_of, patches_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::fastseg.errors.MissingLabelsWarning")
@@ -76,7 +76,7 @@ def test_images_are_those_of_the_mapping(store):
     entries, bounds = loader.schedule.epoch(0)
     for n, batch in enumerate(batches):
         chosen = entries[bounds[n] : bounds[n + 1]]
-        shown = preprocessing.show(chosen, 0)
+        shown = preprocessing.locate(chosen, 0)
         drawn = preprocessing.draw(chosen, 0)
         arrays = preprocessing.find_mappings(shown, drawn).arrays(drawn.key)
         for j, (image, _, k, corner) in enumerate(patches_of(batch)):
@@ -110,7 +110,7 @@ def test_labels_are_drawn_of_the_moved_contours(store, compose):
     covered = 0
     for n, batch in enumerate(batches):
         chosen = entries[bounds[n] : bounds[n + 1]]
-        shown = preprocessing.show(chosen, 0)
+        shown = preprocessing.locate(chosen, 0)
         drawn = preprocessing.draw(chosen, 0)
         arrays = preprocessing.find_mappings(shown, drawn).arrays(drawn.key)
         for j, (_, mask, k, corner) in enumerate(patches_of(batch)):
@@ -150,7 +150,7 @@ def test_a_whole_slice_is_augmented_as_by_a_loader(store):
             first = samples - store.volumes[1].samples.start
             corners = np.stack([first, 0 * first, 0 * first], axis=1)
         beyond = np.zeros((2, 1), bool)
-        shown = Shown(samples, samples[:, None], beyond, corners)
+        shown = EntrySlices(samples, samples[:, None], beyond, corners)
         made.fill_drawn(shown, image, mask, drawn)
         results += [image.reshape(2, *shape), mask.reshape(2, *shape)]
     assert_array_equal(results[0], results[2])

@@ -232,7 +232,7 @@ def augmented(store, masks_of, **options):
         image = np.empty((1, *alone.image_shape), np.float32)
         mask = np.empty((1, *alone.mask_shape), alone.mask_dtype)
         drawn = alone.draw(np.array([sample]), 0)
-        alone.fill_drawn(alone.show(np.array([k]), 0), image, mask, drawn)
+        alone.fill_drawn(alone.locate(np.array([k]), 0), image, mask, drawn)
         return image[0, 0], mask[0]
 
     (batch,) = Loader(store, neighbours=2, masks_of=masks_of, **options)

@@ -157,7 +157,7 @@ def test_transforms_happen_at_the_spacing(store, step):
         assert_array_equal(again.mask, batch.mask)
         entries = np.array(batch.params["index"])
         _, drawn = loader.preprocessing.parse_params(batch.params)
-        shown = loader.preprocessing.show_again(entries, batch.params)
+        shown = loader.preprocessing.locate_again(entries, batch.params)
         mappings = loader.preprocessing.find_mappings(shown, drawn)
         for j, (image, _, k, corner) in enumerate(patches_of(batch)):
             _, axes = grid_of(store.volumes[k])
@@ -198,7 +198,7 @@ def test_the_standard_preset_follows_the_spacing(store):
         made = loader.preprocessing
         assert made.compose == standard_3d(inplane=inplane)
         entries = loader.schedule.indices
-        mappings = made.find_mappings(made.show(entries, 0), made.draw(entries, 0))
+        mappings = made.find_mappings(made.locate(entries, 0), made.draw(entries, 0))
         assert mappings.is_tilted.any() == (not inplane)
     copied = pickle.loads(pickle.dumps(loader))
     assert copied.preprocessing.compose == made.compose

@@ -272,7 +272,7 @@ def test_anisotropic_volumes_are_turned_in_plane(store, tmp_path):
         loader, _ = batches_of(store, [step])
         made = loader.preprocessing
         entries = np.arange(3)
-        mappings = made.find_mappings(made.show(entries, 0), made.draw(entries, 0))
+        mappings = made.find_mappings(made.locate(entries, 0), made.draw(entries, 0))
         tilted[name] = mappings.is_tilted.tolist()
     assert tilted == {
         "never": [True] * 3,

@@ -156,9 +156,9 @@ def mapped_points(name, loader, index):
     preprocessing = loader.preprocessing
     samples = np.array([index])
     drawn = preprocessing.draw(samples, 0)
-    arrays = preprocessing.find_mappings(preprocessing.show(samples, 0), drawn).arrays(
-        drawn.key
-    )
+    arrays = preprocessing.find_mappings(
+        preprocessing.locate(samples, 0), drawn
+    ).arrays(drawn.key)
     (outer, inner), (control, spacing) = arrays.with_displacements()
     mapping = outer[0], control[0], spacing, inner[0]
     return output_to_image(mapping, pixel_centres(preprocessing.size))
