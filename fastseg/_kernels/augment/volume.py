@@ -43,8 +43,9 @@ F = np.float32
 I = np.int32  # noqa: E741 (int32, as F is float32)
 u64 = np.uint64
 
-# Most voxels of the box around what a block needs.
-MOST_COPIED = 2**19
+# Most voxels of the box around what a block needs: 1 MB of float32. With twice as many,
+# images take 1.4 times as long, because the copy falls out of the second-level cache.
+MOST_COPIED = 2**18
 # Voxels that are needed around a block: one for the interpolation, and RIM.
 NEEDED_AROUND = 1.6
 # Planes are as steep as this at least, so that a line along x crosses them.
