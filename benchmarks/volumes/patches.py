@@ -84,7 +84,7 @@ class Study:
 def by_fastseg(study):
     """What a thread of a PatchLoader calls, with the corners of all other sides."""
     from fastseg import PatchLoader, open
-    from fastseg.augment import Affine, Flip, Gamma, Noise
+    from fastseg.augment import Affine, Affine3D, Flip, Gamma, Noise
 
     store = open(study.store)
     in_plane = [
@@ -93,6 +93,7 @@ def by_fastseg(study):
         Gamma(GAMMAS, keep_stats=False),
         Noise(NOISE),
     ]
+    any_axis = [Affine3D(rotate=math.degrees(TILT), inplane="never")]
     # The window of "unit"; stored values are image values.
     low, gain = study.scalings["unit"]
     unit = {"normalize": "window", "window": (low + 0.5 / gain, 1 / gain)}
@@ -101,7 +102,11 @@ def by_fastseg(study):
     loaders = {
         CROP: PatchLoader(store, SHAPE, **options),
         IN_PLANE: PatchLoader(store, SHAPE, augment=in_plane, **unit, **options),
+        ANY_AXIS: PatchLoader(store, SHAPE, augment=any_axis, **options),
     }
+    # All others turn voxels as if they were cubes.
+    made = loaders[ANY_AXIS].preprocessing
+    made.grids = made.grids._replace(spacing_mm=np.ones((len(study.first), 3)))
     return {task: our_patch(study, loader) for task, loader in loaders.items()}
 
 
