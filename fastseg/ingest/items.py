@@ -51,7 +51,7 @@ PIXELS_AT_ONCE = 2**22
 # Pixels of the images that are being decoded or wait for it, beyond one image.
 PIXELS_IN_FLIGHT = 2**26
 # Pixels of the masks that are drawn before any is written.
-MASK_PIXELS_AT_ONCE = 2**22
+MASK_PIXELS_AT_ONCE = 2**21
 # Bytes of the buffer into which files are read to be hashed.
 HASHED_AT_ONCE = 2**21
 NO_POINTS = np.empty((0, 2))
@@ -369,12 +369,14 @@ class ItemBuilder:
         pixels: PixelWriter | None,
         offsets: NDArray[np.int64],
     ) -> HistogramRows:
-        """Draw, measure and write the masks of items.
+        """Draw, measure and write the masks of items, if any pixels are written.
 
         offsets : as in Records; those of the masks are written
 
         Returns the histograms of the items; none if nothing is written.
         """
+        if pixels is None:
+            return join_histograms([], meta)
         shape = block.bucket.shape
         size = prod(shape) * self._mask_dtype.itemsize
         counts = np.zeros((len(items), len(self.classes)), np.int64)
@@ -389,36 +391,37 @@ class ItemBuilder:
         image_rings = labels.ImageRings(
             rings.points, rings.ends(), rings.bounds, columns[1], columns[3]
         )
-        results = labels.MaskResults(counts, boxes, hashes, is_valid)
+        results = labels.MaskResults(hashes, is_valid)
+        rule = rules.kernel_rule(*shape)
         histograms = []
         step = max(MASK_PIXELS_AT_ONCE // prod(shape), 1)
+        ring_counts = np.diff(rings.bounds)
+        # Used again and again: it is in a core's caches, and in memory that is mapped.
+        masks = np.empty((min(step, len(items)), *shape), self._mask_dtype)
         for first in range(0, len(items), step):
             stop = min(first + step, len(items))
-            drawn = np.flatnonzero(np.diff(rings.bounds[first : stop + 1]))
-            masks = np.empty((len(drawn), *shape), self._mask_dtype)
+            some = slice(first, stop)
+            drawn = np.flatnonzero(ring_counts[some])
+            values = np.empty(0, block.bucket.dtype)
+            starts = np.zeros(stop - first, np.int64)
+            numbers = np.full(stop - first, -1)
             if len(drawn):
-                rule = rules.kernel_rule(*shape)
                 labels.draw_masks(
                     image_rings, rules.shift, rule, first, stop, masks, results
                 )
-            if pixels:
-                slots = block.slots.pick(items[first:stop])
-                by_item = dict(zip(drawn.tolist(), masks, strict=True))
-                offsets[first:stop, 1::2] = pixels.write_masks(slots, by_item)
-                some = slice(first, stop)
-                values = np.empty(0, block.bucket.dtype)
-                starts = np.zeros(stop - first, np.int64)
-                if len(drawn):
-                    where = offsets[first + drawn, ::2]
-                    values, starts[drawn] = pixels.view_images(block.bucket, where)
-                numbers = np.full(stop - first, -1)
+                where = offsets[first + drawn, ::2]
+                values, starts[drawn] = pixels.view_images(block.bucket, where)
                 numbers[drawn] = np.arange(len(drawn))
-                labelled = LabelledImages(
-                    *(values, starts, masks, numbers, counts[some], boxes[some])
-                )
-                rows = count_classes(labelled, images.measures, items[some])
-                rows.numbers[:, 0] += first
-                histograms.append(rows)
+            slots = block.slots.pick(items[some])
+            by_item = dict(zip(drawn.tolist(), masks, strict=False))
+            offsets[some, 1::2] = pixels.write_masks(slots, by_item)
+            labelled = LabelledImages(
+                *(values, starts, masks, numbers, counts[some], boxes[some])
+            )
+            most = np.minimum(ring_counts[some], len(self.classes))
+            rows = count_classes(labelled, images.measures, items[some], most)
+            rows.numbers[:, 0] += first
+            histograms.append(rows)
         assert is_valid.all(), "a ring was not checked"
         meta["pixels"] = counts
         meta["bbox"] = boxes
@@ -485,29 +488,30 @@ class ItemBuilder:
 
 
 def count_classes(
-    images: LabelledImages, measures: statistics.Measures, items: NDArray[np.int64]
+    images: LabelledImages,
+    measures: statistics.Measures,
+    items: NDArray[np.int64],
+    most: NDArray[np.int64],
 ) -> HistogramRows:
-    """Return the histograms of images and of their classes.
+    """Measure the classes of images; return their histograms and those of the images.
 
     measures, items : of a block, and the indices of the images in it
+    most            : int64 (n,), how many classes may have pixels, at most
     """
-    pixels = images.pixels
-    kinds = (pixels > 0).sum()
-    kinds += (pixels > 0).any(axis=1).sum()  # any class
+    kinds = int(most.sum() + np.count_nonzero(most))  # any class
     # A bin takes at most a code for its count and one for those before it.
-    largest = np.minimum(2 * statistics.MAX_CODE * pixels, statistics.MAX_CODES)
-    of_any = np.minimum(
-        2 * statistics.MAX_CODE * pixels.sum(axis=1), statistics.MAX_CODES
-    )
-    size = measures.code_sizes[items].sum() + largest.sum() + of_any.sum()
+    area = prod(images.masks.shape[1:])
+    largest = min(2 * statistics.MAX_CODE * area, statistics.MAX_CODES)
+    size = int(measures.code_sizes[items].sum()) + kinds * largest
     rows = HistogramRows(
         np.empty((len(items) + kinds, statistics.HISTOGRAM_NUMBERS), np.int64),
         np.empty((len(items) + kinds, 2)),
         np.empty(size, np.uint8),
     )
     count, end = statistics.write_histograms(images, measures, items, rows)
-    assert count == len(rows.numbers), "a mask is not what was measured"
-    return rows._replace(codes=rows.codes[:end].copy())
+    return HistogramRows(
+        rows.numbers[:count], rows.moments[:count], rows.codes[:end].copy()
+    )
 
 
 def join_histograms(

@@ -316,7 +316,9 @@ def test_classes_are_measured(stack):
     mask = stack[0]
     count = 8 * mask.dtype.itemsize
     pixels, boxes = dirty(count, np.int64), dirty((count, 4), np.int64)
-    statistics.measure_classes(mask, pixels, boxes)
+    runs = dirty((mask.size, 3), np.int32)
+    found = statistics.find_runs(mask, runs)
+    statistics.measure_classes(mask, runs[:found], pixels, boxes)
     for k in range(count):
         where = np.argwhere((mask >> mask.dtype.type(k)) & mask.dtype.type(1))
         assert pixels[k] == len(where)

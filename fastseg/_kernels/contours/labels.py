@@ -1,4 +1,4 @@
-"""Contours of many images in one call: from text to vertices, masks and statistics."""
+"""Contours of many images in one call: from text to vertices and masks."""
 
 from typing import NamedTuple
 
@@ -18,7 +18,6 @@ from fastseg._kernels.contours.polygon import (
 from fastseg._kernels.contours.runs import ZERO, fill_run, u64
 from fastseg._kernels.files.decimals import parse_pairs
 from fastseg._kernels.files.system import address_of, hash_bytes
-from fastseg._kernels.images.statistics import measure_classes
 from fastseg._kernels.jit import empty, entry, flat, kernel, zeros
 
 
@@ -43,14 +42,10 @@ class ImageRings(NamedTuple):
 class MaskResults(NamedTuple):
     """What is found out about the masks of images.
 
-    pixels : int64 (n, K), as for `measure_classes`
-    boxes  : int64 (n, K, 4), as for `measure_classes`
     hashes : uint64 (n,), XXH3-64 of the masks
     valid  : bool (n,), set to False for an image with a ring that cannot be drawn
     """
 
-    pixels: NDArray[np.int64]
-    boxes: NDArray[np.int64]
     hashes: NDArray[np.uint64]
     valid: NDArray[np.bool_]
 
@@ -58,8 +53,6 @@ class MaskResults(NamedTuple):
 IMAGE_RINGS = (ImageRings, "const float64[:, ::1]", *["const int64[::1]"] * 4)
 MASK_RESULTS = (
     MaskResults,
-    "int64[:, ::1]",
-    "int64[:, :, ::1]",
     "uint64[::1]",
     "bool[::1]",
 )
@@ -109,7 +102,7 @@ def parse_files(data, offsets, sizes, first, stop, out, counts):
     T=("uint8", "uint16"),
 )
 def draw_masks(rings, shift, rule, first, stop, masks, results):
-    """Draw the contours of images [first, stop) into masks, measure and hash the masks.
+    """Draw the contours of images [first, stop) into masks, and hash the masks.
 
     shift, rule : see `polygon`
     masks       : unsigned (m, H, W), overwritten: the masks of images with rings
@@ -141,7 +134,6 @@ def draw_masks(rings, shift, rule, first, stop, masks, results):
             )  # fmt: skip
             ring = end
         mask = masks[drawn]
-        measure_classes(mask, results.pixels[k], results.boxes[k])
         results.hashes[k] = hash_bytes(address_of(mask), mask.size * mask.itemsize)
         drawn += 1
 

@@ -13,13 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastseg._kernels.files.system import address_of, hash_bytes
-from fastseg._kernels.jit import empty, entry, kernel, zeros
+from fastseg._kernels.jit import empty, entry, inlined, kernel, zeros
 
 # Order statistics are found by counting where the values span at most this many
 # integers. Python sorts where they span more.
 WIDEST_COUNT = 2**17
-TABLES = 8  # tables of counts, see `count_values`
-MOST_COUNTED = TABLES * (2**16 - 1)  # with more values, a table could overflow
+# Tables of counts, see `count_values`; and the widest of which there are so many. Wider
+# ones are two, which fit into the second-level cache.
+TABLES = 4
+WIDEST_TABLE = 2**13
+MOST_COUNTED = 2**31  # with more values, a table could overflow
 ZERO, ONE = np.uint64(0), np.uint64(1)
 # Bins of a histogram, at most: of a large image; of any other one for so many pixels,
 # but at least MIN_BINS. So histograms take about a hundredth of the bytes of an image.
@@ -35,13 +38,17 @@ WHOLE_IMAGE = -1
 ANY_CLASS = -2
 # Numbers in a row that `write_histograms` writes of a histogram.
 HISTOGRAM_NUMBERS = 6
-# Different values of a mask that are counted apart.
-SLOTS = 8
+# Different values of a mask that are counted apart. With 8 of them, an image of 12 took
+# nine times as long.
+SLOTS = 32
 # Squares of deviations up to this one are added up as integers: as many as there are in
 # a row of an image cannot overflow.
 LARGEST_DEVIATION = 2**23
-# Columns of a mask that are counted in one byte.
-COLUMNS_AT_ONCE = 64
+# Pixels of a mask that are compared at once, by vector instructions.
+PIXELS_AT_ONCE = 16
+# Each value is counted in a bin of its own, from which sums follow, too, where those of
+# an image span at most this many integers.
+WIDEST_FINE = 2**12
 
 
 class Measures(NamedTuple):
@@ -144,6 +151,20 @@ def sum_values(values, least, greatest, codes):
 
 
 @kernel
+def range_of_bins(bins, stop):
+    """Return the first bin that is not empty and the stop behind the last one.
+
+    stop : all bins from this one on are empty; one before it is not
+    """
+    first = 0
+    while not bins[first]:
+        first += 1
+    while not bins[stop - 1]:
+        stop -= 1
+    return first, stop
+
+
+@kernel
 def range_of_values(values):
     """Return the least and the greatest value of integers (n,)."""
     least = greatest = values[0]
@@ -152,6 +173,21 @@ def range_of_values(values):
         least = value if value < least else least
         greatest = value if value > greatest else greatest
     return np.int64(least), np.int64(greatest)
+
+
+@kernel
+def widen_bins(bins, least, shift):
+    """Add up bins of one value each to those of values >> shift.
+
+    bins  : int64 (n,), updated
+    least : value of the first bin
+    """
+    # Each bin is the sum of bins that lie at its index or behind.
+    base = least >> shift
+    for k in range(len(bins)):
+        count = bins[k]
+        bins[k] = 0
+        bins[(least + k >> shift) - base] += count
 
 
 @kernel
@@ -167,26 +203,27 @@ def count_values(values, least, greatest, ranks, out, codes):
     """
     span = greatest - least + 1
     # Neighbouring pixels are often equal, and adding to the same count twice in a row
-    # waits for memory: eight tables in turn take half the time. Tables of 16 bits fit
-    # into the first-level cache, which saves an eighth of that.
-    tables = empty((TABLES, span), np.uint16)
+    # waits for memory: four tables in turn take half the time. Counts of 16 bits take
+    # up to twice as long as those of 32.
+    used = TABLES if span <= WIDEST_TABLE else 2
+    last = np.uint64(used - 1)
     counts = zeros(span, np.int64)
+    tables = empty(used * span, np.uint32)
     first = 0
     while first < len(values):
         stop = min(first + MOST_COUNTED, len(values))
         whole = first + (stop - first) // TABLES * TABLES
-        for table in range(TABLES):
-            for k in range(span):
-                tables[table, k] = 0
+        tables[:] = 0
         for k in range(first, whole, TABLES):
             for table in range(TABLES):
                 value = np.int64(values[np.uint64(k + table)])
-                tables[np.uint64(table), np.uint64(value - least)] += np.uint16(1)
+                start = (np.uint64(table) & last) * np.uint64(span)
+                tables[start + np.uint64(value - least)] += np.uint32(1)
         for k in range(whole, stop):
-            counts[np.int64(values[k]) - least] += 1
-        for table in range(TABLES):
+            tables[np.int64(values[k]) - least] += np.uint32(1)
+        for table in range(used):
             for k in range(span):
-                counts[k] += np.int64(tables[table, k])
+                counts[k] += np.int64(tables[table * span + k])
         first = stop
     total = high = low = seen = np.int64(0)
     for k in range(span):
@@ -204,11 +241,7 @@ def count_values(values, least, greatest, ranks, out, codes):
     shift = shift_of_bins(least, greatest, len(values))
     first = least >> shift
     if shift:
-        # Each bin is the sum of counts that lie at its index or behind.
-        for k in range(span):
-            count = counts[k]
-            counts[k] = 0
-            counts[(least + k >> shift) - first] += count
+        widen_bins(counts, least, shift)
     stop = (greatest >> shift) - first + 1
     return total, high, low, write_codes(counts, 0, stop, codes, 0)
 
@@ -250,73 +283,73 @@ def measure_images(values, offsets, first, stop, size, ranks, measures):
         measures.hashes[k] = hash_bytes(address_of(image), size * values.itemsize)
 
 
-@kernel
-def measure_row(line, flag):
-    """Count the pixels of a row that have a flag, and find the first and the last one.
-
-    line : unsigned (W,), with such a pixel
-    flag : one bit, of the same type
-
-    Returns count, left and right, the last one exclusive. Counts of some columns fit
-    into a byte, which vector instructions add four times as fast as larger numbers; and
-    only in the first and the last of such ranges is a pixel looked for, one by one.
-    """
-    width = len(line)
-    total = 0
-    first = last = -1
-    for start in range(0, width, COLUMNS_AT_ONCE):
-        count = np.uint8(0)
-        for column in range(start, min(start + COLUMNS_AT_ONCE, width)):
-            count = np.uint8(count + np.uint8(line[np.uint64(column)] & flag != 0))
-        if count:
-            if first < 0:
-                first = start
-            last = start
-            total += int(count)
-    left = first
-    while not line[np.uint64(left)] & flag:
-        left += 1
-    right = min(last + COLUMNS_AT_ONCE, width)
-    while not line[np.uint64(right - 1)] & flag:
-        right -= 1
-    return total, left, right
+@inlined
+def is_uniform(line, start, label):
+    """Return whether PIXELS_AT_ONCE pixels of a row, from `start` on, are a label."""
+    differences = line.dtype.type(0)
+    for k in range(PIXELS_AT_ONCE):
+        value = line[np.uint64(start + k)]
+        differences = line.dtype.type(differences | (value ^ label))
+    return differences == 0
 
 
 @kernel
-def measure_classes(mask, pixels, boxes):
-    """Count each class's pixels and find its bounding box.
+def find_runs(mask, runs):
+    """Write row, start, stop of the runs of equal labels; return how many.
 
-    mask   : unsigned (H, W), bit k of a pixel is class k
-    pixels : int64 (K,), overwritten
-    boxes  : int64 (K, 4), overwritten: top, left, bottom, right, the last two
-        exclusive; zeros for a class without pixels
+    mask : unsigned (H, W)
+    runs : int32 (m, 3), large enough; runs of 0 are left out
     """
     height, width = mask.shape
-    pixels[:] = 0
-    boxes[:, :2] = max(height, width)
-    boxes[:, 2:] = 0
+    count = 0
     for row in range(height):
         line = mask[row]
         seen = line.dtype.type(0)
         # Most rows are empty, and vector instructions find that out quickly.
         for column in range(width):
             seen = line.dtype.type(seen | line[np.uint64(column)])
-        bits = np.uint64(seen)
+        column = 0 if seen else width
+        while column < width:
+            label = line[np.uint64(column)]
+            start = column
+            while column + PIXELS_AT_ONCE <= width and is_uniform(line, column, label):
+                column += PIXELS_AT_ONCE
+            while column < width and line[np.uint64(column)] == label:
+                column += 1
+            if label:
+                runs[count, 0], runs[count, 1], runs[count, 2] = row, start, column
+                count += 1
+    return count
+
+
+@kernel
+def measure_classes(mask, runs, pixels, boxes):
+    """Count each class's pixels and find its bounding box.
+
+    mask   : unsigned (H, W), bit k of a pixel is class k
+    runs   : int32 (n, 3), those of the mask, see `find_runs`
+    pixels : int64 (K,), overwritten
+    boxes  : int64 (K, 4), overwritten: top, left, bottom, right, the last two
+        exclusive; zeros for a class without pixels
+    """
+    pixels[:] = 0
+    boxes[:] = 0
+    for k in range(len(runs)):
+        row = np.int64(runs[k, 0])
+        start, stop = np.int64(runs[k, 1]), np.int64(runs[k, 2])
+        bits = np.uint64(mask[row, start])
         bit = ZERO
         while bits:
             if bits & ONE:
-                flag = line.dtype.type(ONE << bit)
-                count, left, right = measure_row(line, flag)
-                pixels[bit] += count
-                boxes[bit, 0] = min(boxes[bit, 0], row)
-                boxes[bit, 1] = min(boxes[bit, 1], left)
-                boxes[bit, 2] = row + 1
-                boxes[bit, 3] = max(boxes[bit, 3], right)
+                box = boxes[bit]
+                if pixels[bit] == 0:
+                    box[0], box[1] = row, start
+                pixels[bit] += stop - start
+                box[1] = min(box[1], start)
+                box[2] = row + 1
+                box[3] = max(box[3], stop)
             bits >>= ONE
             bit += ONE
-    for k in range(len(pixels)):
-        if pixels[k] == 0:
-            boxes[k, :] = 0
 
 
 class LabelledImages(NamedTuple):
@@ -327,8 +360,8 @@ class LabelledImages(NamedTuple):
         size of a pixel. No effect for an image without a mask
     masks   : unsigned (k, H, W)
     numbers : int64 (n,), the mask of each image; negative if it has none
-    pixels  : int64 (n, K), as for `measure_classes`
-    boxes   : int64 (n, K, 4), as for `measure_classes`
+    pixels  : int64 (n, K), written as by `measure_classes` if there is a mask
+    boxes   : int64 (n, K, 4), likewise
     """
 
     values: NDArray[np.signedinteger]
@@ -356,7 +389,7 @@ class HistogramRows(NamedTuple):
 class ClassCounts(NamedTuple):
     """Histograms of the values of s kinds of pixels, with deviations from a pivot.
 
-    bins    : int64 (s, MAX_BINS)
+    bins    : int64 or uint32 (s, WIDEST_FINE)
     sums    : int64 (s,), of deviations
     squares : float64 (s,), sum of the squares of deviations
     """
@@ -364,31 +397,6 @@ class ClassCounts(NamedTuple):
     bins: NDArray[np.int64]
     sums: NDArray[np.int64]
     squares: NDArray[np.float64]
-
-
-@kernel
-def find_runs(mask, box, runs):
-    """Write row, start, stop of the runs of equal labels in a box; return how many.
-
-    mask : unsigned (H, W)
-    box  : top, left, bottom, right
-    runs : int32 (m, 3), large enough; runs of 0 are left out
-    """
-    top, left, bottom, right = box
-    count = 0
-    for row in range(top, bottom):
-        line = mask[row]
-        column = left
-        while column < right:
-            label = line[np.uint64(column)]
-            start = column
-            column += 1
-            while column < right and line[np.uint64(column)] == label:
-                column += 1
-            if label:
-                runs[count, 0], runs[count, 1], runs[count, 2] = row, start, column
-                count += 1
-    return count
 
 
 @kernel
@@ -426,13 +434,27 @@ def add_slots(labels, used, slots, pixels, size, totals):
 
 
 @kernel
-def count_run(line, base, shift, pivot, is_small, bins):
-    """Count the values of a run of pixels; return the sums of `ClassCounts`.
+def range_of_runs(image, width, runs):
+    """Return the least and the greatest value of runs of pixels.
+
+    image : integers (H * W,)
+    runs  : int32 (n, 3), as of `find_runs`, at least one
+    """
+    least = greatest = np.int64(image[runs[0, 0] * width + runs[0, 1]])
+    for k in range(len(runs)):
+        first = np.int64(runs[k, 0]) * width
+        low, high = range_of_values(image[first + runs[k, 1] : first + runs[k, 2]])
+        least = min(least, low)
+        greatest = max(greatest, high)
+    return least, greatest
+
+
+@kernel
+def sum_deviations(line, pivot, is_small):
+    """Return the sums of the deviations of a run of pixels, and of their squares.
 
     line     : integers (n,)
-    base     : of the values, shifted to the right, the least
     is_small : whether no deviation from the pivot is beyond LARGEST_DEVIATION
-    bins     : int64 (MAX_BINS,), updated
     """
     total = np.int64(0)
     squares = 0.0
@@ -448,16 +470,116 @@ def count_run(line, base, shift, pivot, is_small, bins):
             deviation = np.int64(line[k]) - pivot
             total += deviation
             squares += np.float64(deviation) * np.float64(deviation)
-    for k in range(len(line)):
-        bins[(np.int64(line[k]) >> shift) - base] += 1
     return total, squares
+
+
+@kernel
+def sum_bins(bins, least, pivot):
+    """Return the same sums of all values, each of which has a bin of its own.
+
+    bins  : int64 (n,)
+    least : value of the first bin
+    """
+    total = squares = np.int64(0)
+    for k in range(len(bins)):
+        deviation = least + k - pivot
+        total += bins[k] * deviation
+        squares += bins[k] * deviation * deviation
+    return total, np.float64(squares)
+
+
+class LabelScratch(NamedTuple):
+    """Arrays for `count_labels`.
+
+    labels : uint64 (SLOTS,), labels that are counted apart
+    slots  : ClassCounts of SLOTS, of these
+    totals : ClassCounts of K + 1: of each class, then of any class
+    """
+
+    labels: NDArray[np.uint64]
+    slots: ClassCounts
+    totals: ClassCounts
+
+
+@kernel
+def count_labels(image, mask, limits, runs, pixels, scratch):
+    """Count the values of each class of an image, and of any class.
+
+    image   : integers (H * W,)
+    mask    : unsigned (H, W)
+    limits  : int64 (2,), the least and the greatest value of the image
+    runs    : int32 (n, 3), as of `find_runs`, at least one
+    pixels  : int64 (K,), of each class
+    scratch : LabelScratch; the totals of classes with pixels, and the last, are written
+
+    A value lies in bin (value >> shift) - base. Returns base, shift, the number of bins
+    and the pivot of the totals.
+    """
+    labels, slots, totals = scratch
+    classes = len(pixels)
+    width = mask.shape[1]
+    least, greatest = limits[0], limits[1]
+    shift = 0
+    is_fine = greatest - least < WIDEST_FINE
+    if not is_fine:
+        least, greatest = range_of_runs(image, width, runs)
+        shift = shift_of_bins(least, greatest, len(image))
+    base = least >> shift
+    size = (greatest >> shift) - base + 1
+    pivot = least + greatest >> 1
+    is_small = greatest - least < LARGEST_DEVIATION
+    for k in range(classes + 1):
+        if k == classes or pixels[k]:
+            totals.bins[k, :size] = 0
+            totals.sums[k] = 0
+            totals.squares[k] = 0.0
+    used = slot = 0
+    for k in range(len(runs)):
+        first = np.int64(runs[k, 0]) * width
+        label = np.uint64(mask[runs[k, 0], runs[k, 1]])
+        if used == 0 or labels[slot] != label:
+            slot = 0
+            while slot < used and labels[slot] != label:
+                slot += 1
+            if slot == used:
+                if used == SLOTS:
+                    add_slots(labels, used, slots, pixels, size, totals)
+                    used = slot = 0
+                labels[slot] = label
+                slots.bins[slot, :size] = 0
+                slots.sums[slot] = 0
+                slots.squares[slot] = 0.0
+                used += 1
+        line = image[first + runs[k, 1] : first + runs[k, 2]]
+        bins = slots.bins[slot]
+        for column in range(len(line)):
+            value = np.int64(line[np.uint64(column)])
+            bins[np.uint64((value >> shift) - base)] += np.uint32(1)
+        if not is_fine:
+            total, squares = sum_deviations(line, pivot, is_small)
+            slots.sums[slot] += total
+            slots.squares[slot] += squares
+    add_slots(labels, used, slots, pixels, size, totals)
+    if is_fine:
+        first, size = range_of_bins(totals.bins[classes], size)
+        pivot = least + first + least + size - 1 >> 1
+        shift = shift_of_bins(least + first, least + size - 1, len(image))
+        for k in range(classes + 1):
+            if k == classes or pixels[k]:
+                bins = totals.bins[k, :size]
+                totals.sums[k], totals.squares[k] = sum_bins(bins, least, pivot)
+                if shift:
+                    widen_bins(bins, least, shift)
+        base = least >> shift
+        size = (least + size - 1 >> shift) - base + 1
+    return base, shift, size, pivot
 
 
 @entry(
     images=(
         LabelledImages,
         *("const T[::1]", "const int64[::1]", "const M[:, :, ::1]"),
-        *("const int64[::1]", "const int64[:, ::1]", "const int64[:, :, ::1]"),
+        *("const int64[::1]", "int64[:, ::1]", "int64[:, :, ::1]"),
     ),
     measures=MEASURES,
     indices="const int64[::1]",
@@ -471,7 +593,7 @@ def count_run(line, base, shift, pivot, is_small, bins):
     ),
 )
 def write_histograms(images, measures, indices, rows):
-    """Write the histograms of images: of any class, of the whole image, of each class.
+    """Measure classes and write histograms: of any class, of the image, of each class.
 
     images   : LabelledImages
     measures : Measures, of more images
@@ -485,78 +607,36 @@ def write_histograms(images, measures, indices, rows):
     values, itemsize = images.values, images.values.itemsize
     classes = images.pixels.shape[1]
     runs = empty((height * width, 3), np.int32)
-    labels = empty(SLOTS, np.uint64)
-    slots = ClassCounts(
-        empty((SLOTS, MAX_BINS), np.int64),
-        empty(SLOTS, np.int64),
-        empty(SLOTS, np.float64),
+    scratch = LabelScratch(
+        empty(SLOTS, np.uint64),
+        ClassCounts(
+            empty((SLOTS, WIDEST_FINE), np.uint32),
+            empty(SLOTS, np.int64),
+            empty(SLOTS, np.float64),
+        ),
+        ClassCounts(
+            empty((classes + 1, WIDEST_FINE), np.int64),
+            empty(classes + 1, np.int64),
+            empty(classes + 1, np.float64),
+        ),
     )
-    totals = ClassCounts(
-        empty((classes + 1, MAX_BINS), np.int64),
-        empty(classes + 1, np.int64),
-        empty(classes + 1, np.float64),
-    )
-    box = empty(4, np.int64)
+    totals = scratch.totals
     row = end = 0
     for j in range(len(indices)):
         pixels = images.pixels[j]
         number = images.numbers[j]
         count = np.int64(0)
-        least = greatest = np.int64(0)
         if number >= 0:
-            box[:2] = max(height, width)
-            box[2:] = 0
-            for k in range(classes):
-                if pixels[k]:
-                    for side in range(2):
-                        box[side] = min(box[side], images.boxes[j, k, side])
-                        box[side + 2] = max(box[side + 2], images.boxes[j, k, side + 2])
-            count = find_runs(images.masks[number], box, runs)
+            count = find_runs(images.masks[number], runs)
+            measure_classes(images.masks[number], runs[:count], pixels, images.boxes[j])
+        base = shift = size = pivot = np.int64(0)
         if count:
             start = images.offsets[j] // itemsize
             image = values[start : start + height * width]
-            least = greatest = np.int64(image[runs[0, 0] * width + runs[0, 1]])
-            for k in range(count):
-                first = np.int64(runs[k, 0]) * width
-                low, high = range_of_values(
-                    image[first + runs[k, 1] : first + runs[k, 2]]
-                )
-                least = min(least, low)
-                greatest = max(greatest, high)
-            shift = shift_of_bins(least, greatest, height * width)
-            base = least >> shift
-            size = (greatest >> shift) - base + 1
-            pivot = least + greatest >> 1
-            is_small = greatest - least < LARGEST_DEVIATION
-            for k in range(classes + 1):
-                if k == classes or pixels[k]:
-                    totals.bins[k, :size] = 0
-                    totals.sums[k] = 0
-                    totals.squares[k] = 0.0
-            used = slot = 0
-            for k in range(count):
-                first = np.int64(runs[k, 0]) * width
-                label = np.uint64(images.masks[number, runs[k, 0], runs[k, 1]])
-                if used == 0 or labels[slot] != label:
-                    slot = 0
-                    while slot < used and labels[slot] != label:
-                        slot += 1
-                    if slot == used:
-                        if used == SLOTS:
-                            add_slots(labels, used, slots, pixels, size, totals)
-                            used = slot = 0
-                        labels[slot] = label
-                        slots.bins[slot, :size] = 0
-                        slots.sums[slot] = 0
-                        slots.squares[slot] = 0.0
-                        used += 1
-                line = image[first + runs[k, 1] : first + runs[k, 2]]
-                total, squares = count_run(
-                    line, base, shift, pivot, is_small, slots.bins[slot]
-                )
-                slots.sums[slot] += total
-                slots.squares[slot] += squares
-            add_slots(labels, used, slots, pixels, size, totals)
+            limits = measures.sums[indices[j], :2]
+            base, shift, size, pivot = count_labels(
+                image, images.masks[number], limits, runs[:count], pixels, scratch
+            )
         # ANY_CLASS, WHOLE_IMAGE, then the classes.
         for kind in range(ANY_CLASS, classes):
             begin = end
@@ -573,11 +653,7 @@ def write_histograms(images, measures, indices, rows):
             elif count and (kind == ANY_CLASS or pixels[kind]):
                 k = classes if kind == ANY_CLASS else kind
                 bins = totals.bins[k]
-                first, stop = 0, size
-                while not bins[first]:
-                    first += 1
-                while not bins[stop - 1]:
-                    stop -= 1
+                first, stop = range_of_bins(bins, size)
                 total = np.int64(0)
                 for b in range(first, stop):
                     total += bins[b]
