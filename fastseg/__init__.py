@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from fastseg.benchmark import BenchReport as BenchReport
     from fastseg.benchmark import bench as bench
     from fastseg.errors import FastsegError as FastsegError
-    from fastseg.ingest.builder import BuildReport as BuildReport
     from fastseg.ingest.builder import build as build
+    from fastseg.ingest.report import BuildReport as BuildReport
     from fastseg.links import Link as Link
     from fastseg.links import LinkTable as LinkTable
     from fastseg.loading.batches import Batch as Batch
@@ -66,7 +66,7 @@ if TYPE_CHECKING:
 _HOME = {
     "Batch": "fastseg.loading.batches",
     "BenchReport": "fastseg.benchmark",
-    "BuildReport": "fastseg.ingest.builder",
+    "BuildReport": "fastseg.ingest.report",
     "FastsegError": "fastseg.errors",
     "Finding": "fastseg.quality.findings",
     "Findings": "fastseg.quality.findings",

@@ -1,127 +1,61 @@
 """`build`: read the linked images and contours and write them into a store.
 
 It plans the build, hands the blocks of the plan to threads, records finished blocks in
-the journal, publishes the store, and reports what was built, reused and rejected.
+the journal, and publishes the store.
 """
 
-import os
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, suppress
-from dataclasses import asdict, dataclass
-from functools import cache
-from importlib.util import find_spec
-from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from contextlib import closing
+from dataclasses import asdict
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastseg import __version__
-from fastseg._kernels.contours import labels, planes
-from fastseg._kernels.files import content
-from fastseg._kernels.images import statistics
-from fastseg._kernels.native.entries import prepare
 from fastseg.bounds import MAX_DECODE_SECONDS, MAX_PIXEL_BYTES
-from fastseg.calls import check_call, refuse_renamed_attributes
+from fastseg.calls import check_call
 from fastseg.choices import Edges, Fill, Origin, Severity
-from fastseg.codecs.pool import Pool, check_timeout
+from fastseg.codecs.pool import Pool
 from fastseg.errors import (
-    CopiesWarning,
-    LinkError,
     NothingBuiltError,
-    OptionError,
-    PathError,
-    RejectedWarning,
     StoreError,
-    shown,
-    true_or_false,
-    whole_number,
 )
-from fastseg.files import name_path, stamp_of
-from fastseg.ingest.annotations import point_lists
+from fastseg.files import name_path
 from fastseg.ingest.block import Block
-from fastseg.ingest.images import ImageReader
-from fastseg.ingest.items import BuiltItems, ItemBuilder, find_several
-from fastseg.ingest.left_out import without_findings
+from fastseg.ingest.items import BuiltItems
 from fastseg.ingest.plan import Plan, plan_build
-from fastseg.links import Link, LinkTable
-from fastseg.outputs import check_input, check_target
-from fastseg.paths import Paths, StrPath, as_path, is_inside
+from fastseg.ingest.report import (
+    BuildReport,
+    Tally,
+    find_copies,
+    have_repeats,
+    identify_images,
+    warn_of,
+)
+from fastseg.ingest.request import (
+    Request,
+    check_request,
+    item_builder,
+    prepare_kernels,
+    software_of,
+)
+from fastseg.links import LinkTable
+from fastseg.paths import Paths, StrPath
 from fastseg.progress import Progress, silent
-from fastseg.raster.rules import Rules
-from fastseg.sources import DEFAULT_FORMAT, READERS
-from fastseg.sources.rtstruct import RtStruct
-from fastseg.store import compression, layout
-from fastseg.store.reader import Store, open_store
-from fastseg.store.writing.older_store import STORE, OlderStore
+from fastseg.sources import DEFAULT_FORMAT
+from fastseg.store import compression
+from fastseg.store.reader import open_store
+from fastseg.store.writing.older_store import OlderStore
 from fastseg.store.writing.partial import (
     Partial,
     Resumable,
     remove_work,
     sole_builder,
 )
-from fastseg.store.writing.records import Records
-from fastseg.tables import Reject, check_rejects, rejects_path, save_rejects
+from fastseg.tables import save_rejects
 from fastseg.threads import check_threads, frequent_switches, map_ordered
 
-# Odd factors, which make one number of 64 bits of a stamp and a frame.
-MIXING = np.array(
-    [
-        *(0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9),
-        *(0xD6E8FEB86659FD93, 0xA0761D6478BD642F),
-    ],
-    np.uint64,
-)
 # Instead of the index of an item in an older store: -1 as `OlderStore.find` returns it.
 ABSENT, REJECTED = -1, -2
-# Columns of /items that a report counts.
-COUNTED = ("labelled", "rule_dependent", "pixels")
-T = TypeVar("T")
-
-
-@refuse_renamed_attributes(kept="reused")
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BuildReport:
-    """What a build did.
-
-    path      : of the store; where `output` points, if that is a symbolic link
-    samples   : number of samples in the store
-    reused    : number of these that were taken unchanged from an older store of that
-        name or from an interrupted build
-    failed    : number of images that were planned and could not be used, because they
-        or all their contours turned out to be bad when they were read
-    left_out  : number of images that were left out, as `without` says
-    links     : number of links whose contours are in the store
-    contours  : number of these contours; a link of a structure set may have several
-    rejects   : input that was not used, as listed in `<path>.rejects.csv`
-    several_rings : number of classes on images, counted image by image, that have
-        several rings there
-    rule_dependent : image file and class of those of them on which even-odd, nonzero
-        and union give different masks
-    off_image : contour files whose contour covers no pixel of its image; with class and
-        image, if a file holds several contours
-    outer_roots : real paths of the roots of the table that do not lie in its folder
-    copies    : files of images that have the same pixels and belong to several
-        patients, together in a tuple; images of one value are left out. All are in the
-        store: if these patients are one person, a split does not know it
-    fingerprint : of the store
-    """
-
-    path: Path
-    samples: int
-    reused: int
-    failed: int
-    left_out: int
-    links: int
-    contours: int
-    rejects: tuple[Reject, ...]
-    several_rings: int
-    rule_dependent: tuple[tuple[str, str], ...]
-    off_image: tuple[str, ...]
-    outer_roots: tuple[Path, ...]
-    copies: tuple[tuple[str, ...], ...]
-    fingerprint: str
 
 
 @check_call("build('links.csv', 'heart.h5')", workers="threads")
@@ -176,43 +110,28 @@ def build(
     PathError if it leads out of `root`, DecoderStartError if no process can be started
     for a decoder, MissingExtraError, OptionError, RenamedError, OSError.
     """
-    rules = Rules(edges=edges, fill=fill, origin=origin)
+    request = check_request(
+        links,
+        output,
+        edges=edges,
+        fill=fill,
+        origin=origin,
+        max_pixel_bytes=max_pixel_bytes,
+        decode_timeout=decode_timeout,
+        compress=compress,
+        root=root,
+        without=without,
+        without_severity=without_severity,
+        force=force,
+        progress=progress,
+    )
     threads = check_threads(threads)
-    max_pixel_bytes = whole_number("max_pixel_bytes", max_pixel_bytes, 1)
-    compress = true_or_false("compress", compress)
-    decode_timeout = check_timeout(decode_timeout)
-    if compress:
-        compression.require("building a compressed store")
-    output = as_path("output", output)
-    root = None if root is None else as_path("root", root)
-    if not isinstance(links, LinkTable):
-        links = _check_table(links)
-        for written in (output, rejects_path(output)):
-            check_input(written, links, "the links table", STORE)
-    target = check_target(output, STORE, force)
-    check_rejects(output, force)
-    # Refuse a file that is not a links table before anything is created.
-    table = links if isinstance(links, LinkTable) else LinkTable.load(links, progress)
-    left_out = 0
-    if without is not None:
-        table, left_out = without_findings(table, without, without_severity)
-    layout.check_classes(table.classes)
-    _check_origin(table, rules)
-    outer_roots = _outer_roots(table, root)
+    target = request.target
     with name_path(target.parent), sole_builder(target), Pool() as decoders:
-        images = ImageReader(
-            Paths(table.base),
-            decoders,
-            max_pixel_bytes=max_pixel_bytes,
-            decode_timeout=decode_timeout,
-        )
-        work = _Build(
-            *(table, target, rules, threads, max_pixel_bytes, images),
-            *(compress, force, progress),
-        )
+        work = _Build(request, threads, decoders, progress)
         fingerprint = work.run()
     rejects = tuple(dict.fromkeys(work.rejects))
-    rejects_file = save_rejects(output, rejects, force)
+    rejects_file = save_rejects(request.output, rejects, force)
     if fingerprint is None:
         raise NothingBuiltError(
             f"nothing to build: {len(rejects)} rejected, see {rejects_file}"
@@ -220,88 +139,18 @@ def build(
             else "nothing to build: the table has no links",
             rejects,
         )
-    if rejects:
-        warnings.warn(
-            f"{len(rejects)} links or files were rejected, see {rejects_file}",
-            RejectedWarning,
-            stacklevel=3,  # the caller of `build`, behind its decorator
-        )
     copies = work.find_copies()
-    if copies:
-        noun = "image is" if len(copies) == 1 else "images are"
-        warnings.warn(
-            f"{len(copies)} {noun} in the store under several patients, see `copies` "
-            "of the report; leave out all but one, or give these patients one ID, or "
-            "parts of a split share images",
-            CopiesWarning,
-            stacklevel=3,
-        )
-    return BuildReport(
-        path=target,
-        samples=work.samples,
-        reused=work.reused,
-        failed=work.failed,
-        left_out=left_out,
-        links=work.drawn,
-        contours=work.contours,
+    # Of the caller of `build`, behind its decorator.
+    warn_of(rejects, rejects_file, copies, stacklevel=3)
+    return work.tally.report(
+        target,
+        planned=work.planned,
+        left_out=request.left_out,
         rejects=rejects,
-        several_rings=work.several_rings,
-        rule_dependent=tuple(in_order(work.rule_dependent)),
-        off_image=tuple(in_order(work.off_image)),
-        outer_roots=outer_roots,
+        outer_roots=request.outer_roots,
         copies=copies,
         fingerprint=fingerprint,
     )
-
-
-def _check_table(links: Any) -> Path:
-    """Return the path of a links table, or raise OptionError."""
-    if isinstance(links, str | os.PathLike):
-        return as_path("links", links)
-    raise OptionError(
-        f"links is {shown(links)}, expected a LinkTable, as fastseg.link returns it, "
-        "or the path of a saved one"
-    )
-
-
-def _check_origin(table: LinkTable, rules: Rules) -> None:
-    """Raise OptionError if contours in millimetres would be shifted by `origin`."""
-    if rules.origin == "center":
-        return
-    codes, texts = table.links.format
-    for code in np.flatnonzero(np.bincount(codes, minlength=len(texts))).tolist():
-        reader = READERS.get(texts[code] or DEFAULT_FORMAT)
-        if reader is not None and not reader.is_in_pixels:
-            raise OptionError(
-                f"origin is {rules.origin!r}, but the table has contours of format "
-                f"{reader.format!r}: they are in millimetres, and the headers of the "
-                "images say where pixel centres lie; build them with origin 'center' "
-                "(--origin center)"
-            )
-
-
-def _outer_roots(table: LinkTable, folder: StrPath | None) -> tuple[Path, ...]:
-    """Return the real paths of a table's roots that do not lie in its folder, sorted.
-
-    Raises PathError for a root outside of `folder`.
-    """
-    if folder is not None and not Path(folder).is_dir():
-        raise OptionError(f"root is {os.fspath(folder)!r}, expected a folder")
-    base = os.path.realpath(table.base)
-    codes, texts = table.links.root
-    outer = set()
-    # Not np.unique, which imports numpy.ma when it is first called: 8 ms.
-    for code in np.flatnonzero(np.bincount(codes)).tolist():
-        real = os.path.realpath(table.base / texts[code])
-        if folder is not None and not is_inside(real, os.path.realpath(folder)):
-            raise PathError(
-                f"the table has the root {texts[code]!r}, which is {real} and lies "
-                f"outside {folder}; give the folder that holds the data as root "
-                "(--root), if you trust the table"
-            )
-        if not is_inside(real, base):
-            outer.add(Path(real))
-    return tuple(sorted(outer))
 
 
 class _BuiltBlock(NamedTuple):
@@ -320,55 +169,31 @@ class _Build:
     """One build. Threads run `_build_block`, which changes only its own block."""
 
     def __init__(
-        self,
-        table: LinkTable,
-        target: Path,
-        rules: Rules,
-        threads: int,
-        max_pixel_bytes: int,
-        images: ImageReader,
-        compress: bool,
-        force: bool,
-        progress: Progress,
+        self, request: Request, threads: int, decoders: Pool, progress: Progress
     ):
-        self.table = table
-        self.target = target
+        self.table = request.table
+        self.target = request.target
         self.threads = threads
         self.progress = progress
-        self.compress = compress
-        self.force = force
-        self.max_pixel_bytes = max_pixel_bytes
-        self.options = asdict(rules)
-        self.versions = _versions()
-        zstd = {compression.NAME: compression.version()} if compress else {}
-        self.software = {**self.versions, **zstd}
-        self.paths = Paths(table.base)
-        self.decoders = images.decoders
-        self.item_builder = ItemBuilder(self.paths, table.classes, rules, images)
+        self.compress = request.compress
+        self.force = request.force
+        self.max_pixel_bytes = request.max_pixel_bytes
+        self.rules = request.rules
+        self.options = asdict(request.rules)
+        self.software = software_of(request.compress)
+        self.paths = Paths(self.table.base)
+        self.decoders = decoders
+        self.item_builder = item_builder(request, decoders)
         self.older = self._find_older()
-        self._bits = {name: bit for bit, name in enumerate(table.classes)}
         self._reset()
 
     def _reset(self) -> None:
         self.rejects = list(self.table.rejects)
-        self.samples = 0
-        self.reused = 0
-        self.failed = 0
-        self._rejects: dict[int, list[Reject]] = {}
-        self._reset_counts()
-        # Of each block, numbers that differ for different files and frames, and the
-        # checksums of images of more than one value.
-        self._identities: list[NDArray[np.uint64]] = []
-        self._varied: list[NDArray[np.uint64]] = []
+        self.tally = self._new_tally()
+        self.planned = 0
 
-    def _reset_counts(self) -> None:
-        self.drawn = 0
-        self.contours = 0
-        self.several_rings = 0
-        # By item of the plan: image and class whose mask depends on `fill`, and
-        # contours off the image.
-        self.rule_dependent: dict[int, list[tuple[str, str]]] = {}
-        self.off_image: dict[int, list[str]] = {}
+    def _new_tally(self) -> Tally:
+        return Tally(self.table.classes, self.paths)
 
     def run(self) -> str | None:
         """Build, and return the fingerprint; None if there is nothing to build."""
@@ -377,11 +202,11 @@ class _Build:
         except _SeveralNamesError:
             # Links to files are rare, and to look for them takes as long as to look at
             # every file. All finished items but these are resumed.
-            reused = self.reused
+            reused = self.tally.reused
             self._reset()
             fingerprint = self._run(identify_all=True)
             if self.older is None:  # it has resumed what this call has built before
-                self.reused = min(self.reused, reused)
+                self.tally.reused = min(self.tally.reused, reused)
             return fingerprint
 
     def _run(self, identify_all: bool) -> str | None:
@@ -395,20 +220,18 @@ class _Build:
             identify_all=identify_all,
         )
         self.rejects += rejects
+        self.planned = len(plan)
         fingerprint = None
         if self.older is not None and self._is_up_to_date(plan, identify_all):
-            self.samples = self.reused = len(self.older.store)
+            self.tally.samples = self.tally.reused = len(self.older.store)
             fingerprint = self.older.store.fingerprint
             remove_work(self.target)
         elif len(plan):
-            self._rejects.clear()
-            self._reset_counts()
+            self.tally = self._new_tally()
             fingerprint = self._build_store(plan, identify_all)
         if fingerprint is None:
             remove_work(self.target)
-        self.failed = len(plan) - self.samples
-        for _, rejects in sorted(self._rejects.items()):
-            self.rejects += rejects
+        self.rejects += self.tally.rejects()
         return fingerprint
 
     def _build_store(self, plan: Plan, identify_all: bool) -> str | None:
@@ -416,7 +239,9 @@ class _Build:
 
         Raises _SeveralNamesError if two items may be one image, unless `identify_all`.
         """
-        self._prepare_kernels(plan)
+        formats = {text or DEFAULT_FORMAT for text in self.table.links.format.texts}
+        buckets = [bucket for bucket, _ in plan.counts]
+        prepare_kernels(buckets, self.table.classes, self.rules, formats)
         with Partial(
             self.target,
             counts=plan.counts,
@@ -451,34 +276,12 @@ class _Build:
                     if self.older is not None:
                         self.older.store.release()
                     advance(len(result.block))
-            if not self.samples:
+            if not self.tally.samples:
                 return None
-            if not identify_all and _have_repeats(self._identities):
+            if not identify_all and self.tally.has_repeated_files:
                 raise _SeveralNamesError
             self.older = None  # Windows replaces no file that is mapped
             return partial.publish()
-
-    def _prepare_kernels(self, plan: Plan) -> None:
-        """Compile what all blocks are going to need, if it is not there."""
-        masks = layout.mask_dtype(self.item_builder.classes).name
-        rules = Rules(**self.options)
-        wanted: list[tuple[Any, dict[str, Any]]] = [
-            (content.read_files, {}),
-            (content.note_headers, {}),
-            (labels.parse_files, {}),
-        ]
-        formats = {text or DEFAULT_FORMAT for text in self.table.links.format.texts}
-        if not formats <= point_lists():  # else each class has one ring
-            wanted.append((labels.compare_rules, {}))
-        if RtStruct.format in formats:
-            wanted.append((planes.project_points, {}))
-        for bucket, _ in plan.counts:
-            rule = rules.kernel_rule(*bucket.shape)
-            wanted.append((labels.draw_masks, {"T": masks, "rule": rule}))
-            wanted.append((statistics.measure_images, {"T": bucket.dtype.name}))
-            both = {"T": bucket.dtype.name, "M": masks}
-            wanted.append((statistics.write_histograms, both))
-        prepare(wanted)
 
     def _build_block(
         self, partial: Partial, block: Block, resumables: list[Resumable]
@@ -495,45 +298,21 @@ class _Build:
     def _record(self, partial: Partial, result: _BuiltBlock) -> None:
         """Add the items of a block to the journal and to the report."""
         block, built, resumed = result
-        for k, rejects in block.rejects.items():
-            self._rejects[int(block.items[k])] = rejects
-        for k in set(block.rejects).difference(built.items.tolist()):
-            self._note_rejected(block.links[k][0])
+        self.tally.add_rejects(block)
+        self.tally.add_rejected_images(block, built.items)
         if len(built.items):
             partial.add(block.items[built.items], built.records)
-        self._note_images(built.records)
-        self._count_contours(block, built.items, *contours_of(built.records))
-        self.samples += len(built.items)
-        self.reused += int(built.is_reused.sum())
+        reused = int(built.is_reused.sum())
+        self.tally.add(block, built.items, built.records, reused)
         for some in resumed:
             partial.add_resumed(block.items[some.items], some)
-            self._note_images(some.records)
-            self._count_contours(block, some.items, *contours_of(some.records))
-            self.samples += len(some.items)
-            self.reused += len(some.items)
-
-    def _note_images(self, records: Records) -> None:
-        """Keep what tells whether a file has several names, or an image copies."""
-        meta = records.meta
-        firsts = np.cumsum(records.file_counts) - records.file_counts
-        self._identities.append(identify_images(records.stamps[firsts], meta["frame"]))
-        self._varied.append(meta["image_xxh3"][meta["min"] != meta["max"]])
-
-    def _note_rejected(self, link: Link) -> None:
-        """Keep what tells whether a rejected image is another one, too."""
-        with suppress(LinkError, OSError):  # then it is not
-            stamp = stamp_of(self.paths.resolve(link.dicom_path, link.root))
-            row = np.array([stamp], np.int64), np.array([link.frame])
-            self._identities.append(identify_images(*row))
+            self.tally.add(block, some.items, some.records, len(some.items))
 
     def find_copies(self) -> tuple[tuple[str, ...], ...]:
         """Return `BuildReport.copies`, after the build."""
         if self.older is not None:  # then it is up to date, and nothing was built
-            return _find_copies(self.older.store)
-        # To open the store takes a twentieth of the time of a build of 500 images.
-        if not _have_repeats(self._varied):
-            return ()
-        return _find_copies(open_store(self.target))
+            return find_copies(self.older.store)
+        return self.tally.find_copies(self.target)
 
     def _find_older(self) -> OlderStore | None:
         """Return the store that is to be replaced, None if no item can be reused.
@@ -549,7 +328,7 @@ class _Build:
         # Pixels do not depend on compression, nor on the version of zstd.
         versions = {n: v for n, v in store.software.items() if n != compression.NAME}
         older_options = store.classes, store.options, versions
-        options = self.item_builder.classes, self.options, self.versions
+        options = self.item_builder.classes, self.options, software_of(False)
         older = OlderStore(store)
         return older if older_options == options and older.is_valid() else None
 
@@ -592,13 +371,11 @@ class _Build:
                 identities.append(identity)
                 indices[block.items] = found
                 done = np.flatnonzero(found != REJECTED)
-                columns = _contours_in_store(store, found[done])
-                self._count_contours(block, done, *columns)
-                for k, rejects in block.rejects.items():
-                    self._rejects[int(block.items[k])] = rejects
+                self.tally.add_older(block, done, store, found[done])
+                self.tally.add_rejects(block)
                 older.store.release()
                 advance(len(block))
-        if identities and not identify_all and _have_repeats(identities):
+        if identities and not identify_all and have_repeats(identities):
             raise _SeveralNamesError
         return older.has_same_items(indices[indices != REJECTED])
 
@@ -629,153 +406,6 @@ class _Build:
             }
         return indices, identity
 
-    def _count_contours(
-        self,
-        block: Block,
-        items: NDArray[np.int64],
-        meta: Any,
-        item: NDArray[np.int64],
-        bit: NDArray[np.int64],
-    ) -> None:
-        """Count the contours of items for the report.
-
-        items : indices in the block
-        meta  : COUNTED of the items, as in a store
-        item, bit : int64 (r,), the index in `items` and the bit of the class of each
-            ring
-        """
-        self.contours += len(item)
-        pairs, _, _ = find_several(item, bit)
-        self.several_rings += len(pairs)
-        for j in np.flatnonzero(meta["labelled"]).tolist():
-            k = int(items[j])
-            labelled, dependent, pixels = (meta[name][j].tolist() for name in COUNTED)
-            off_image = []
-            for link in block.links[k]:
-                # All links of a class are used, or none.
-                number = self._bits.get(link.label)
-                if number is not None and labelled >> number & 1:
-                    self.drawn += 1
-                    if not pixels[number]:
-                        off_image.append(name_contour(link))
-            if off_image:
-                self.off_image[int(block.items[k])] = list(dict.fromkeys(off_image))
-            if dependent:
-                image = name_image(block.links[k][0])
-                self.rule_dependent[int(block.items[k])] = [
-                    (image, name)
-                    for name, number in self._bits.items()
-                    if dependent >> number & 1
-                ]
-
-
-def name_contour(link: Link) -> str:
-    """Return what a report calls the contour of a link."""
-    if not link.contour_key:
-        return link.contour_path
-    return f"{link.contour_path}, {link.label} on {name_image(link)}"
-
-
-def name_image(link: Link) -> str:
-    """Return what a report calls an image."""
-    return link.dicom_path + (f", frame {link.frame}" if link.frame else "")
-
-
-def in_order(by_item: Mapping[int, Sequence[T]]) -> Iterator[T]:
-    """Yield what is known of items in the order of the plan."""
-    for _, values in sorted(by_item.items()):
-        yield from values
-
-
-def contours_of(
-    records: Records,
-) -> tuple[NDArray[Any], NDArray[np.int64], NDArray[np.int64]]:
-    """Return the metadata of items, and item and class of each of their rings."""
-    return records.meta, records.rings[:, 0], records.rings[:, 1]
-
-
-def _contours_in_store(
-    store: Store, samples: NDArray[np.int64]
-) -> tuple[dict[str, NDArray[Any]], NDArray[np.int64], NDArray[np.int64]]:
-    """Return the same of samples of a store."""
-    meta = {name: store.items[name][samples] for name in COUNTED}
-    starts, stops = store.items["contours"][samples].T
-    sizes = stops - starts
-    firsts = np.cumsum(sizes) - sizes
-    rings = np.repeat(starts - firsts, sizes) + np.arange(sizes.sum())
-    item = np.repeat(np.arange(len(samples)), sizes)
-    return meta, item, store.contours["class"][rings]
-
 
 class _SeveralNamesError(Exception):
     """Two items of a plan may be the same frame of one file, under several names."""
-
-
-def identify_images(
-    stamps: NDArray[np.int64], frames: NDArray[np.int64]
-) -> NDArray[np.uint64]:
-    """Return uint64 (n,): equal for the same frame of one file, and seldom else.
-
-    stamps : int64 (n, 4), of the files
-    frames : int64 (n,)
-    """
-    rows = np.column_stack([stamps, frames]).view(np.uint64)
-    return np.asarray(rows @ MIXING)
-
-
-def _have_repeats(blocks: list[NDArray[np.uint64]]) -> bool:
-    """Return whether a number occurs twice."""
-    numbers = np.sort(np.concatenate(blocks))
-    return bool((numbers[1:] == numbers[:-1]).any())
-
-
-def _find_copies(store: Store) -> tuple[tuple[str, ...], ...]:
-    """Return the files of images that have the same pixels under several patients."""
-    items = store.items
-    # Images of one value, such as empty ones, may well be equal.
-    varied = np.flatnonzero(items["min"] != items["max"])
-    columns = [items[name][varied] for name in ("image_xxh3", "bucket")]
-    order = np.lexsort(columns[::-1])
-    hashes, buckets = (column[order] for column in columns)
-    samples = varied[order]
-    patients = items["patient"][samples]
-    is_same = (hashes[1:] == hashes[:-1]) & (buckets[1:] == buckets[:-1])
-    group = np.concatenate([[0], np.cumsum(~is_same)])
-    differs = is_same & (patients[1:] != patients[:-1])
-    several = np.flatnonzero(np.bincount(group[1:][differs]))
-    copies = []
-    for start, stop in zip(
-        *np.searchsorted(group, [several, several + 1]), strict=True
-    ):
-        members = np.sort(samples[start:stop])
-        paths = store.sources["path"][items["source"][members]].tolist()
-        copies.append(
-            tuple(
-                path.decode() + (f", frame {frame}" if frame else "")
-                for path, frame in zip(paths, items["frame"][members], strict=True)
-            )
-        )
-    return tuple(sorted(copies))
-
-
-@cache
-def _versions() -> dict[str, str]:
-    packages = ("h5py", "numpy", "pydicom")
-    installed = {name: _installed_version(name) for name in packages}
-    return {"fastseg": __version__, **installed}
-
-
-def _installed_version(package: str) -> str:
-    """Return the version of a package, which need not be imported.
-
-    The name of the folder beside it tells the version (PEP 376).
-    """
-    spec = find_spec(package)
-    if spec is not None and spec.origin:
-        site = Path(spec.origin).parents[1]
-        names = [x.name for x in site.glob(f"{package}-*.dist-info")]
-        if len(names) == 1:
-            return names[0].removeprefix(f"{package}-").removesuffix(".dist-info")
-    from importlib.metadata import version  # 20 ms, a fourteenth of a first build
-
-    return version(package)
