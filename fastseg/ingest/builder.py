@@ -292,7 +292,7 @@ class _Build:
             valid = self.item_builder.resume(block, partial, resumable)
             if valid:
                 resumed.append(resumable.pick(valid))
-        built = self.item_builder.build(block, partial, self.older)
+        built = self.item_builder.build(block, partial.pixels, self.older)
         return _BuiltBlock(block, built, resumed)
 
     def _record(self, partial: Partial, result: _BuiltBlock) -> None:

@@ -183,16 +183,15 @@ class ItemBuilder:
         return digests, stamps
 
     def build(
-        self, block: Block, partial: Partial | None, older: OlderStore | None
+        self, block: Block, pixels: PixelWriter | None, older: OlderStore | None
     ) -> BuiltItems:
         """Build all items of a block that are to do, and write their pixels.
 
-        partial : None to write nothing
-        older   : a store with the same options, whose images need not be decoded again
+        pixels : writes them; None to write nothing
+        older  : a store with the same options, whose images need not be decoded again
 
         `block.rejects` says afterwards why some items are not done.
         """
-        pixels = partial.pixels if partial else None
         files = self._annotations.read(block)
         images = self._images.read(block, pixels)
         self._annotations.read_many(block, files, images.scans)

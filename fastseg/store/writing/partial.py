@@ -22,6 +22,7 @@ is complete and its pixels have the checksums in the record.
 import contextlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,6 +34,7 @@ from xxhash import xxh3_64_intdigest
 
 from fastseg.errors import BuildError
 from fastseg.outputs import (
+    Permissions,
     check_target,
     check_work,
     open_work,
@@ -41,7 +43,12 @@ from fastseg.outputs import (
 )
 from fastseg.store import compression, layout
 from fastseg.store.layout import Bucket
-from fastseg.store.writing.hdf5_index import Content, FinishedItems, StoreShape
+from fastseg.store.writing.hdf5_index import (
+    Content,
+    FinishedItems,
+    StoreShape,
+    reserve_pixels,
+)
 from fastseg.store.writing.journal import Journal
 from fastseg.store.writing.older_store import STORE
 from fastseg.store.writing.pixel_file import PixelFile
@@ -155,8 +162,12 @@ class Partial:
         rules = [list(classes), dict(options), dict(software), self._compression]
         versions = [layout.VERSION, JOURNAL_VERSION]
         self._rules = layout.canonical_json([*versions, *rules]).encode()
-        writer = ChunkWriter if compress else PlannedWriter
-        self.pixels: PixelWriter = writer(self._index, self._shape(counts), slots)
+        shape = self._shape(counts)
+        self.pixels: PixelWriter = (
+            ChunkWriter(shape)
+            if compress
+            else PlannedWriter(reserve_pixels(self._index, shape), shape, slots)
+        )
         # That of this build, then that of an interrupted one, if there is any.
         self._files: list[tuple[PixelFile, Journal]] = []
         try:
@@ -241,59 +252,18 @@ class Partial:
 
         The store holds the items that were added; gaps of the others are closed.
         """
-        is_done = self._numbers >= 0
-        counted = np.bincount(self._slots.bucket[is_done], minlength=len(self._counts))
-        counts = [
-            (bucket, count)
-            for (bucket, _), count in zip(self._counts, counted.tolist(), strict=True)
-            if count
-        ]
-        # Buckets and rows without those that have no item.
-        buckets = (np.cumsum(counted > 0) - 1)[self._slots.bucket]
-        rows = self._slots.row.copy()
-        for number in range(len(self._counts)):
-            is_in = self._slots.bucket == number
-            rows[is_in] = np.cumsum(is_done[is_in]) - 1
-        slots = Slots(self._slots.links, buckets, rows)
         _, journal = self._files[0]
-
-        def finished() -> Iterator[FinishedItems]:
-            items = np.flatnonzero(is_done)
-            for start in range(0, len(items), ITEMS_AT_ONCE):
-                some = items[start : start + ITEMS_AT_ONCE]
-                yield FinishedItems(journal.read(self._numbers[some]), slots.pick(some))
-
-        finder = VolumeFinder()
-
-        def records() -> Iterator[Records]:
-            for some, where in finished():
-                finder.add(some, where.bucket)
-                yield some
-
-        totals = Totals(records())
-        volumes, positions = finder.finish()
-        content = Content(
-            finished, totals, volumes, positions, self.options, self.software
-        )
-        complete, fingerprint = self.pixels.complete(
-            self._index, self._shape(counts), is_done, content
+        complete, fingerprint = write_store(
+            self._index,
+            self.pixels,
+            self._shape(self._counts),
+            self._slots,
+            *(self._numbers, journal, self.options, self.software),
         )
         self.__exit__()
-        check_target(self.target, STORE, self._force)
-        self._set_permissions(complete)
-        complete.replace(self.target)
-        _sync_folder(self.target.parent)
+        replace_target(self.target, complete, self._force, self._permissions)
         remove_work(self.target)
         return fingerprint
-
-    def _set_permissions(self, complete: Path) -> None:
-        """Give the file that becomes the store the permissions of the one before."""
-        before = permissions_of(self.target) or self._permissions
-        # Those of the file of pixels are the ones that any new file gets.
-        wanted = before or permissions_of(beside(self.target, ".partial"))
-        with os.fdopen(open_work(complete), "rb") as file:
-            if wanted:
-                permit(file.fileno(), wanted)
 
     def _shape(self, counts: Sequence[tuple[Bucket, int]]) -> StoreShape:
         return StoreShape(
@@ -325,6 +295,79 @@ class Partial:
 
     def _journal(self, path: Path) -> Journal:
         return Journal(beside(path, ".journal"), self._rules, self._classes)
+
+
+def write_store(
+    index: Path,
+    pixels: PixelWriter,
+    shape: StoreShape,
+    slots: Slots,
+    numbers: NDArray[np.int64],
+    journal: Journal,
+    options: Mapping[str, Any],
+    software: Mapping[str, str],
+) -> tuple[Path, str]:
+    """Write all but the pixels, which are written; return the file and fingerprint.
+
+    index   : path of the file that HDF5 writes, for a moment
+    shape, slots : of all items of the plan
+    numbers : int64 (n,), of the record in the journal of each; -1 if it has none: then
+        its gap is closed
+    """
+    is_done = numbers >= 0
+    counted = np.bincount(slots.bucket[is_done], minlength=len(shape.counts))
+    counts = tuple(
+        (bucket, count)
+        for (bucket, _), count in zip(shape.counts, counted.tolist(), strict=True)
+        if count
+    )
+    # Buckets and rows without those that have no item.
+    buckets = (np.cumsum(counted > 0) - 1)[slots.bucket]
+    rows = slots.row.copy()
+    for number in range(len(shape.counts)):
+        is_in = slots.bucket == number
+        rows[is_in] = np.cumsum(is_done[is_in]) - 1
+    packed = Slots(slots.links, buckets, rows)
+
+    def finished() -> Iterator[FinishedItems]:
+        items = np.flatnonzero(is_done)
+        for start in range(0, len(items), ITEMS_AT_ONCE):
+            some = items[start : start + ITEMS_AT_ONCE]
+            yield FinishedItems(journal.read(numbers[some]), packed.pick(some))
+
+    finder = VolumeFinder()
+
+    def records() -> Iterator[Records]:
+        for some, where in finished():
+            finder.add(some, where.bucket)
+            yield some
+
+    totals = Totals(records())
+    volumes, positions = finder.finish()
+    content = Content(finished, totals, volumes, positions, options, software)
+    return pixels.complete(index, replace(shape, counts=counts), is_done, content)
+
+
+def replace_target(
+    target: Path, complete: Path, force: bool, permissions: Permissions | None
+) -> None:
+    """Give a file that is complete the name of the store.
+
+    permissions : that the store gets if there is none yet; those of any new file if
+        None
+    """
+    check_target(target, STORE, force)
+    # Those of the file of pixels are the ones that any new file gets.
+    wanted = (
+        permissions_of(target)
+        or permissions
+        or permissions_of(beside(target, ".partial"))
+    )
+    with os.fdopen(open_work(complete), "rb") as file:
+        if wanted:
+            permit(file.fileno(), wanted)
+    complete.replace(target)
+    _sync_folder(target.parent)
 
 
 def beside(target: Path, suffix: str) -> Path:

@@ -25,7 +25,7 @@ from fastseg.outputs import open_work
 from fastseg.store import compression, layout
 from fastseg.store.layout import Bucket
 from fastseg.store.writing import hdf5_index
-from fastseg.store.writing.hdf5_index import Content, StoreShape
+from fastseg.store.writing.hdf5_index import Content, PixelOffsets, StoreShape
 from fastseg.store.writing.pixel_file import PixelFile
 from fastseg.store.writing.records import Slots
 
@@ -33,9 +33,9 @@ from fastseg.store.writing.records import Slots
 class PlannedWriter:
     """Writes pixels to the offsets that HDF5 gives them.
 
-    index : path for a file that HDF5 writes, for a moment
-    shape : of the store if no item fails
-    slots : of all items of the plan
+    offsets : that HDF5 gives them
+    shape   : of the store if no item fails
+    slots   : of all items of the plan; None if `complete` is not called
 
     All slots of a call are in one bucket. Offsets of images or masks are returned in
     pairs, int64 (n, 2): offset in the file of pixels, and bytes.
@@ -43,11 +43,11 @@ class PlannedWriter:
 
     compression = ""
 
-    def __init__(self, index: Path, shape: StoreShape, slots: Slots):
+    def __init__(self, offsets: PixelOffsets, shape: StoreShape, slots: Slots | None):
         self._shape = shape
         self._slots = slots
         self._masks = layout.mask_dtype(shape.classes)
-        self._offsets = hdf5_index.reserve_pixels(index, shape)
+        self._offsets = offsets
         # int64 (B, 2), of image and mask
         self._first, self._sizes = hdf5_index.offsets_and_sizes(shape, self._offsets)
 
@@ -160,6 +160,7 @@ class PlannedWriter:
         shape   : of the store
         is_done : bool (n,), of each item of the plan
         """
+        assert self._slots is not None
         final, fingerprint = hdf5_index.write_index(index, shape, content)
         if shape != self._shape:  # items have failed: copy the others without gaps
             path = index
@@ -211,7 +212,7 @@ class ChunkWriter:
 
     compression = compression.NAME
 
-    def __init__(self, index: Path, shape: StoreShape, slots: Slots):
+    def __init__(self, shape: StoreShape):
         masks = layout.mask_dtype(shape.classes)
         self._codecs = [compression.codecs(bucket, masks) for bucket, _ in shape.counts]
         self._numbers = {bucket: k for k, (bucket, _) in enumerate(shape.counts)}
