@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from fastseg.benchmark import bench as bench
     from fastseg.errors import FastsegError as FastsegError
     from fastseg.ingest.builder import build as build
+    from fastseg.ingest.parts import PartReport as PartReport
+    from fastseg.ingest.parts import build_part as build_part
+    from fastseg.ingest.parts import finish_parts as finish_parts
+    from fastseg.ingest.parts import plan_parts as plan_parts
     from fastseg.ingest.report import BuildReport as BuildReport
     from fastseg.links import Link as Link
     from fastseg.links import LinkTable as LinkTable
@@ -73,6 +77,7 @@ _HOME = {
     "Link": "fastseg.links",
     "LinkTable": "fastseg.links",
     "Loader": "fastseg.loading.loader",
+    "PartReport": "fastseg.ingest.parts",
     "PatchLoader": "fastseg.loading.patches",
     "RoiList": "fastseg.sources.roi_list",
     "Sample": "fastseg.store.reader",
@@ -83,6 +88,9 @@ _HOME = {
     "Windows": "fastseg.sliding_windows",
     "bench": "fastseg.benchmark",
     "build": "fastseg.ingest.builder",
+    "build_part": "fastseg.ingest.parts",
+    "finish_parts": "fastseg.ingest.parts",
+    "plan_parts": "fastseg.ingest.parts",
     "check": "fastseg.quality.check",
     "coverage": "fastseg.raster.area",
     "hold_out": "fastseg.store.splits",

@@ -20,6 +20,7 @@ FastsegError
 │   └── StoreVersionError             a store has another version of the format
 ├── BuildError         (ValueError)   a build may not write to its target
 │   ├── NothingBuiltError             every linked image was rejected
+│   ├── PlanError                     a plan is damaged, or parts of it are missing
 │   └── OutputError  (FileExistsError) an output would replace another's file
 ├── UnknownClassError  (KeyError)     the store does not hold a class
 └── MissingExtraError  (ImportError)  an optional package is not installed
@@ -167,6 +168,10 @@ class NothingBuiltError(BuildError):
 
     def __str__(self) -> str:
         return escaped(str(self.args[0]))
+
+
+class PlanError(BuildError):
+    """A folder holds no plan, another one, or one of which parts are not made."""
 
 
 class OutputError(BuildError, FileExistsError):

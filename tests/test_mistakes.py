@@ -367,7 +367,7 @@ PUBLIC = [
 # Users make none of these.
 RECORDS = {
     *("Batch", "BenchReport", "BuildReport", "Finding", "Findings", "Link"),
-    *("RoiList", "Sample"),
+    *("PartReport", "RoiList", "Sample"),
     *("VerifyReport", "Volume", "Window", "Windows"),
 }
 

@@ -4,18 +4,14 @@ The commands import what needs numpy when they run, so that help and completion 
 quick.
 """
 
-import os
-import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 import fastseg
-from fastseg.choices import Edges, Fill, Origin, PhantomKind, Severity, Slices
+from fastseg.choices import PhantomKind, Slices
 from fastseg.cli.terminal import (
-    EXIT_REJECTS,
-    REJECTS_SHOWN,
     AliasesFile,
     AllowRejects,
     Force,
@@ -23,13 +19,9 @@ from fastseg.cli.terminal import (
     Output,
     RoiPatterns,
     command,
-    fail,
     in_folder,
     out_option,
-    renamed,
-    rules_differ,
 )
-from fastseg.errors import OutputError
 from fastseg.reprs import many
 
 
@@ -138,171 +130,6 @@ def link(
         for name in table.ignored:
             output.detail(f"  ignored {name}")
     output.rejects(table.rejects, out, allow_rejects)
-
-
-@command
-def build(
-    output: Output,
-    links: Annotated[
-        Path, typer.Argument(metavar="LINKS", help="Links table, as `link` writes it.")
-    ],
-    out: Annotated[Path, out_option("Store to write.")] = Path("store.h5"),
-    edges: Annotated[
-        Edges,
-        typer.Option(
-            help="Which pixels belong to a region if their centre lies exactly on its "
-            "outline: `half-open` (on top and left edges), `closed` (all) or `open` "
-            "(none)."
-        ),
-    ] = "half-open",
-    fill: Annotated[
-        Fill,
-        typer.Option(
-            help="Rule for overlapping rings of a class: `even-odd` (a ring within a "
-            "ring is a hole), `nonzero` (only if it runs in the other direction) or "
-            "`union` (never)."
-        ),
-    ] = "even-odd",
-    origin: Annotated[
-        Origin,
-        typer.Option(
-            help="Contour coordinates start at the `center` of the first pixel or at "
-            "its `corner`."
-        ),
-    ] = "center",
-    threads: Annotated[
-        int,
-        typer.Option(
-            help="Number of threads; more than one helps where reading files is slow."
-        ),
-    ] = 1,
-    max_pixel_bytes: Annotated[
-        int,
-        typer.Option(
-            help="Reject an image file if its header announces more bytes of pixels "
-            "than this.",
-            show_default="1 GiB",
-        ),
-    ] = 2**30,
-    decode_timeout: Annotated[
-        float,
-        typer.Option(
-            help="Reject a compressed image if decoding it takes more seconds."
-        ),
-    ] = 60.0,
-    root: Annotated[
-        Path | None,
-        typer.Option(
-            help="Refuse a table that names files outside of this folder.",
-            show_default="any folder",
-        ),
-    ] = None,
-    without: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Table of findings, as `check` writes it: leave out its images.",
-        ),
-    ] = None,
-    without_severity: Annotated[
-        Severity,
-        typer.Option(
-            help="With --without: only images with a finding of this severity or a "
-            "worse one."
-        ),
-    ] = "error",
-    workers: Annotated[str | None, renamed("--threads")] = None,
-    compress: Annotated[
-        bool,
-        typer.Option(
-            "--compress",
-            help="Compress images and masks: the store is smaller, but slower to read.",
-        ),
-    ] = False,
-    force: Force = False,
-    allow_rejects: AllowRejects = False,
-) -> None:
-    """Read the files of a links table and write them into a store.
-
-    To continue an interrupted build, run the same command again. If the store exists,
-    samples whose links, files and options have not changed are reused.
-
-    Example: `fastseg build links.csv -o heart.h5`
-    """
-    start = time.perf_counter()
-    try:
-        report = fastseg.build(
-            links,
-            out,
-            edges=edges,
-            fill=fill,
-            origin=origin,
-            threads=threads,
-            max_pixel_bytes=max_pixel_bytes,
-            decode_timeout=decode_timeout,
-            compress=compress,
-            root=root,
-            without=without,
-            without_severity=without_severity,
-            force=force,
-            progress=output.progress,
-        )
-    except OutputError:  # which is an OSError, too
-        raise
-    except (KeyboardInterrupt, OSError):
-        if Path(f"{os.path.realpath(out)}.partial").exists():
-            output.report(
-                "finished samples are kept; run the same command again to continue"
-            )
-        raise
-    except fastseg.errors.NothingBuiltError as exc:
-        output.rejects(exc.rejects, out, allow=True)
-        fail(output, str(exc), EXIT_REJECTS)
-    seconds = time.perf_counter() - start
-    size = out.stat().st_size / 1e6
-    output.say(
-        f"{out}: {many(report.samples, 'sample')}, "
-        f"{many(report.contours, 'contour')}, {size:.1f} MB in {seconds:.1f} s"
-    )
-    output.written(out, report.path)
-    for path in report.outer_roots[:REJECTS_SHOWN]:
-        output.say(f"root: {path} (outside the folder of {links})")
-    if len(report.outer_roots) > REJECTS_SHOWN:
-        output.say(f"and {len(report.outer_roots) - REJECTS_SHOWN} more roots outside")
-    if without is not None:
-        output.say(
-            f"{many(report.left_out, 'image')} left out: {without} has a finding of "
-            f"severity {without_severity}"
-            + ("" if without_severity == "error" else " or a worse one")
-        )
-    if report.reused:
-        output.say(f"{report.reused} of them unchanged, reused from an earlier build")
-    if report.failed:
-        output.say(f"{many(report.failed, 'image')} could not be used when read")
-    output.detail(f"fingerprint {report.fingerprint}")
-    if report.several_rings:
-        dependent = report.rule_dependent
-        listed = " (--verbose lists them)" if dependent and not output.verbose else ""
-        output.say(rules_differ(len(dependent), report.several_rings) + listed)
-        for image, name in dependent:
-            output.detail(f"  rules differ: {name} on {image}")
-    if report.off_image:
-        output.say(
-            f"{many(len(report.off_image), 'empty mask')}: the contour covers no "
-            "pixel of its image" + ("" if output.verbose else " (--verbose lists them)")
-        )
-        for name in report.off_image:
-            output.detail(f"  covers no pixel: {name}")
-    if report.copies:
-        output.report(
-            f"{many(len(report.copies), 'image')} under several patients: files of "
-            "different patients have the same pixels"
-            + ("" if output.verbose else " (--verbose lists them)"),
-            style="yellow",
-        )
-        for names in report.copies:
-            output.detail(f"  the same pixels: {'; '.join(names)}")
-    output.rejects(report.rejects, out, allow_rejects)
 
 
 @command

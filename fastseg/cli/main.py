@@ -6,6 +6,7 @@ import typer
 
 import fastseg
 from fastseg.cli import (  # noqa: F401  they register commands
+    building,
     check,
     data,
     rois,

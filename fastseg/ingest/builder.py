@@ -110,6 +110,7 @@ def build(
     PathError if it leads out of `root`, DecoderStartError if no process can be started
     for a decoder, MissingExtraError, OptionError, RenamedError, OSError.
     """
+    threads = check_threads(threads)
     request = check_request(
         links,
         output,
@@ -125,7 +126,6 @@ def build(
         force=force,
         progress=progress,
     )
-    threads = check_threads(threads)
     target = request.target
     with name_path(target.parent), sole_builder(target), Pool() as decoders:
         work = _Build(request, threads, decoders, progress)

@@ -19,6 +19,7 @@ COMMANDS = typer.main.get_command(app).commands
 OFFERED = {
     "link": [choices.Slices],
     "build": [choices.Edges, choices.Fill, choices.Origin, choices.Severity],
+    "plan": [choices.Edges, choices.Fill, choices.Origin, choices.Severity],
     "split": [choices.By, choices.Stratify],
     "show": [choices.Preset, choices.Window],
     "check": [choices.Severity],
@@ -38,7 +39,7 @@ def test_help_has_an_example_all_options_and_choices(call, monkeypatch, command,
     assert f"Example: `fastseg {command} " in done.out
     parameters = COMMANDS[command].params
     arguments = [p.metavar for p in parameters if p.param_type_name != "option"]
-    assert len(arguments) == (command not in ("warmup", "rules"))
+    assert len(arguments) == {"warmup": 0, "rules": 0, "part": 2}.get(command, 1)
     usage = " ".join(["Usage: fastseg", command, "[OPTIONS]", *arguments])
     assert done.out.splitlines()[0] == usage
     assert all(len(line) <= width for line in done.out.splitlines())
@@ -48,7 +49,7 @@ def test_help_has_an_example_all_options_and_choices(call, monkeypatch, command,
             assert (shown in done.out) != getattr(option, "hidden", False)
     for offered in OFFERED.get(command, []):
         assert "|".join(get_args(offered)) in done.out
-    assert ("[default: " in done.out) == (command not in ("info", "rules"))
+    assert ("[default:" in done.out) == (command not in ("info", "rules", "finish"))
 
 
 def test_all_choices_are_offered():

@@ -114,6 +114,10 @@ class PixelFile:
         """Let the system begin to write new bytes to the disk."""
         start_writeback(self._file().fileno())
 
+    def sync(self) -> None:
+        """Wait until all that was written is on the disk."""
+        os.fsync(self._file().fileno())
+
     def close(self) -> None:
         """Close all files; none is removed."""
         for file in self._files:

@@ -1,0 +1,230 @@
+"""Journals of parts: what each process has made of a plan, in a file of its own.
+
+Nothing is locked, as not every shared file system can: a process creates a file with a
+name that no other has, and appends a frame for each block that it has made. Two of them
+may make the same block: both give the same bytes. A frame has a checksum, so that one
+that was cut short is not taken for a block that is done.
+
+A journal begins with a line of JSON: the identity of the plan, and the part. A frame
+has the length and the checksum of its body, and the block's number; the body has its
+records, what was rejected, and the bytes that only `finish` may write.
+"""
+
+import json
+import os
+import secrets
+import struct
+from collections.abc import Sequence
+from io import FileIO
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from xxhash import xxh3_64_intdigest
+
+from fastseg.errors import PlanError
+from fastseg.files import READ_ONLY
+from fastseg.outputs import create_work
+from fastseg.store.writing.pixel_file import PixelFile
+from fastseg.store.writing.records import Records, from_bytes, to_bytes
+from fastseg.tables import Reject
+
+# Length and XXH3-64 of the body, and the number of the block.
+FRAME = struct.Struct("<QQQ")
+SUFFIX = ".journal"
+# Of the file of compressed pixels beside a journal.
+CHUNKS = ".chunks"
+# Offsets of chunks have the number of their file from this bit on.
+FILE_BIT = 48
+# Bytes of a journal's first line, at most.
+MOST_HEADER = 4096
+
+
+class Made(NamedTuple):
+    """A block that was made.
+
+    items   : int64 (n,), indices in the block of those that are done
+    records : of these
+    rejects : what was rejected, by index in the block
+    edges   : bytes to be written into the file of pixels, by offset
+    """
+
+    items: NDArray[np.int64]
+    records: Records
+    rejects: dict[int, list[Reject]]
+    edges: Sequence[tuple[int, bytes]]
+
+
+class Frame(NamedTuple):
+    """Where a block lies: the number of its journal, offset and length of its body."""
+
+    journal: int
+    offset: int
+    length: int
+    digest: int
+
+
+class JournalWriter:
+    """Appends what this process makes. Used by one thread."""
+
+    def __init__(self, folder: Path, identity: str, part: str, first: int, stop: int):
+        """Begin a journal of a part that has blocks from `first` to `stop` - 1."""
+        self.path = folder / f"{first}-{stop}-{secrets.token_hex(8)}{SUFFIX}"
+        self._file = FileIO(create_work(self.path), "r+")
+        header = {"plan": identity, "part": part, "first": first, "stop": stop}
+        self._write(json.dumps(header).encode() + b"\n")
+
+    def append(self, number: int, made: Made) -> None:
+        """Append a block; call `flush` before it counts as done."""
+        records = to_bytes(made.records)
+        content = {
+            "items": made.items.tolist(),
+            "rejects": {k: list(map(list, r)) for k, r in made.rejects.items()},
+            "edges": [(offset, len(data)) for offset, data in made.edges],
+        }
+        head = json.dumps(content).encode()
+        sizes = struct.pack("<QQ", len(head), len(records))
+        edges = [data for _, data in made.edges]
+        body = b"".join([sizes, head, records, *edges])
+        self._write(FRAME.pack(len(body), xxh3_64_intdigest(body), number) + body)
+
+    def flush(self) -> None:
+        """Wait until all is on the disk."""
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _write(self, data: bytes) -> None:
+        view = memoryview(data)
+        while len(view):  # a full disk may take some bytes before it raises an error
+            view = view[self._file.write(view) :]
+
+
+class ChunkFiles:
+    """The compressed pixels of all journals, read as if they were one file."""
+
+    def __init__(self, paths: Sequence[Path]):
+        self.path = paths[0]
+        self._files = [PixelFile(path) for path in paths]
+
+    def read(self, offset: int, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
+        """Return an array; its offset names the file, too."""
+        file = self._files[offset >> FILE_BIT]
+        return file.read(offset & (1 << FILE_BIT) - 1, shape, dtype)
+
+    def begin(self, is_new: bool) -> None:
+        """Do nothing: nothing is written."""
+
+    def close(self) -> None:
+        """Close all files."""
+        for file in self._files:
+            file.close()
+
+
+class Journals:
+    """All journals of a plan, to be read.
+
+    parts : the parts that somebody has begun, as "3/64"
+    """
+
+    def __init__(self, folder: Path, identity: str, classes: Sequence[str]):
+        """Find all frames of all journals; their bodies are not read.
+
+        Raises PlanError for a journal of another plan.
+        """
+        self._classes = tuple(classes)
+        self._paths = sorted(folder.glob(f"*{SUFFIX}"))
+        self._frames: dict[int, list[Frame]] = {}
+        self.parts: set[str] = set()
+        self._ranges: list[tuple[int, int]] = []
+        for number, path in enumerate(self._paths):
+            with open_journal(path) as file:
+                header = file.readline(MOST_HEADER)
+                try:
+                    content = json.loads(header)
+                    plan, part = content["plan"], content["part"]
+                    span = content["first"], content["stop"]
+                except (ValueError, KeyError, TypeError):
+                    continue  # it was cut short, so no block of it is done
+                if plan != identity:
+                    raise PlanError(
+                        f"{path}: belongs to another plan; remove it, or the whole "
+                        "folder, and plan the build again"
+                    )
+                self.parts.add(part)
+                self._ranges.append(span)
+                self._scan(number, file, len(header))
+
+    def _scan(self, number: int, file: FileIO, offset: int) -> None:
+        size = os.fstat(file.fileno()).st_size
+        while offset + FRAME.size <= size:
+            file.seek(offset)
+            length, digest, block = FRAME.unpack(file.read(FRAME.size))
+            offset += FRAME.size
+            if offset + length > size:
+                return
+            frame = Frame(number, offset, length, digest)
+            self._frames.setdefault(block, []).append(frame)
+            offset += length
+
+    def has_begun(self, first: int, stop: int) -> bool:
+        """Return whether somebody may have written to these blocks."""
+        return any(low < stop and first < high for low, high in self._ranges)
+
+    def is_made(self, block: int) -> bool:
+        """Return whether a block was made, by its checksum."""
+        return any(
+            self._body(frame) is not None for frame in self._frames.get(block, ())
+        )
+
+    def missing(self, blocks: int) -> list[int]:
+        """Return the blocks that no journal names; their bodies are not read."""
+        return [block for block in range(blocks) if block not in self._frames]
+
+    def read(self, block: int) -> Made | None:
+        """Return what was made of a block, None if all its frames are damaged."""
+        for frame in self._frames.get(block, ()):
+            body = self._body(frame)
+            if body is not None:
+                made = self._decode(body)
+                made.records.offsets[:, :2] += frame.journal << FILE_BIT
+                return made
+        return None
+
+    def chunks(self) -> ChunkFiles:
+        """Return the compressed pixels."""
+        return ChunkFiles([path.with_suffix(CHUNKS) for path in self._paths])
+
+    def _body(self, frame: Frame) -> bytes | None:
+        with open_journal(self._paths[frame.journal]) as file:
+            file.seek(frame.offset)
+            body = file.read(frame.length) or b""
+        is_whole = len(body) == frame.length
+        return body if is_whole and xxh3_64_intdigest(body) == frame.digest else None
+
+    def _decode(self, body: bytes) -> Made:
+        head, size = struct.unpack_from("<QQ", body)
+        start = 16 + head
+        content = json.loads(body[16:start])
+        records = from_bytes(body[start : start + size], self._classes)
+        records = records._replace(offsets=records.offsets.copy())
+        rejects = {
+            int(k): [Reject(*row) for row in rows]
+            for k, rows in content["rejects"].items()
+        }
+        edges = []
+        end = start + size
+        for offset, length in content["edges"]:
+            edges.append((offset, body[end : end + length]))
+            end += length
+        items = np.array(content["items"], np.int64)
+        return Made(items, records, rejects, edges)
+
+
+def open_journal(path: Path) -> FileIO:
+    """Open a journal to read; a symbolic link is not followed."""
+    flags = READ_ONLY | getattr(os, "O_NOFOLLOW", 0)
+    return FileIO(os.open(path, flags), "r")
