@@ -26,7 +26,9 @@ DETAIL_PIXELS = 16
 # There is a detail, or a picture of the whole image, if the crop is not nearly that:
 # longer by this factor.
 MUCH_LONGER = 2.0
-# Contours may lie outside their image. A crop goes beyond it at most by this fraction.
+# If a contour lies outside its image, by more than so many pixels, the picture shows
+# both. It goes beyond the image at most by this fraction of that.
+OUTSIDE = 1.0
 BEYOND = 0.5
 # Small pictures of a finding, at most.
 MOST_SMALL = 4
@@ -191,15 +193,20 @@ def box_around(
 
     aspect : how many times as high as wide a pixel is
     size   : width and height in pixels instead
+
+    If a point lies outside of the image, this is all of the image, and beyond.
     """
     parts = [part for part in parts if len(part)]
     if not parts:
         return None
     points = np.concatenate(parts)
-    # Beyond, even the part of the image that is shown would vanish.
     sides = np.array(shape[::-1])
     points = points.clip(-BEYOND * sides, (1 + BEYOND) * sides)
     low, high = points.min(axis=0), points.max(axis=0)
+    if (low < -0.5 - OUTSIDE).any() or (high > sides - 0.5 + OUTSIDE).any():
+        left, top = np.minimum(np.floor(low) - 2, 0).astype(int).tolist()
+        right, bottom = np.maximum(np.ceil(high) + 3, sides).astype(int).tolist()
+        return Box(left, top, right, bottom)
     if size is None:
         unit = np.array([1.0, aspect])
         side = max(margin * ((high - low) * unit).max(), least)
@@ -211,13 +218,8 @@ def box_around(
 
 
 def _span(low: float, high: float, length: int, side: int) -> tuple[int, int]:
-    """Return begin and end of a part of a side around the values low to high.
-
-    It stays within the side, unless these do not.
-    """
-    first = min(0, math.floor(low) - 2 if low < -1 else 0)
-    last = max(side, math.ceil(high) + 3 if high > side else 0)
-    length = min(length, last - first)
+    """Return begin and end of a part of a side, with low to high in the middle."""
+    length = min(length, side)
     start = round((low + high) / 2 - (length - 1) / 2)
-    start = min(max(start, first), last - length)
+    start = min(max(start, 0), side - length)
     return start, start + length

@@ -25,6 +25,9 @@ from fastseg.store.reader import Store
 
 # The longer side of a picture on the page, in pixels of CSS.
 LARGE, SMALL = 372, 182
+# A picture that would be longer than wide by more than this is drawn wider, or it would
+# vanish, and so for wide ones.
+LONGEST = 12
 # Units of paths in one of these pixels.
 UNITS = 10
 # Vertices farther outside a picture are moved to this distance, in its own sides.
@@ -154,7 +157,7 @@ def _draw(store: Store, finding: Finding, panel: Panel) -> Picture:
     aspect = aspect_of(store.items["spacing_mm"][panel.sample])
     side = LARGE if panel.is_large else SMALL
     in_mm = np.array([box.width, box.height * aspect])
-    width, height = np.maximum(np.rint(in_mm * side / in_mm.max()), 1).astype(int)
+    width, height = np.rint(in_mm * side / in_mm.max()).clip(side / LONGEST).astype(int)
     scale = np.array([width / box.width, height / box.height]) * UNITS
     origin = np.array([box.left, box.top]) - 0.5
     far = FAR * UNITS * side

@@ -125,9 +125,10 @@ def _patients(store: Store) -> Iterator[Plot]:
     axes.grid(axis="y")
     if is_labelled.any() and not is_labelled.all():
         figure.legend(loc="outside upper right", ncols=2)
+    axes.yaxis.get_major_locator().set_params(integer=True)
     note = (
-        f"{count(int(with_contours.sum()))} of {many(len(store), 'sample')} have "
-        f"contours; {number(float(np.median(total)))} samples a patient in the median"
+        f"{count(int(with_contours.sum()))} of {many(len(store), 'sample')} with "
+        f"contours; {number(float(np.median(total)))} a patient in the median"
     )
     yield _save(figure, "Samples by patient", note)
 
@@ -205,7 +206,8 @@ def _area_plot(store: Store, areas: Areas) -> Plot:
         capprops={"color": GREY},
     )
     for k, box in enumerate(drawn["boxes"]):
-        box.set(facecolor=colour_of(k), edgecolor=colour_of(k))
+        # The edge is all there is to see if all areas are alike.
+        box.set(facecolor=colour_of(k), edgecolor=colour_of(k), linewidth=2)
     positive = np.concatenate([values[values > 0] for values in areas.values])
     if positive.max() > WIDE * positive.min():
         from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
@@ -291,12 +293,15 @@ def _spacings(store: Store) -> Iterator[Plot]:
     if not len(known):
         return
     slices = store.tables["volumes"]
-    texts = [(f"{a:.3g}", f"{b:.3g}") for a, b in known.tolist()]
-    names = [a if a == b else f"{a} × {b}" for a, b in texts]
-    groups = [("samples", "between pixels, mm", Counter(names))]
-    between = [f"{x:.3g}" for x in slices["spacing_mm"].tolist()]
+    of_pixels = Counter[str]()
+    pairs, times_of = np.unique(known, axis=0, return_counts=True)
+    for pair, times in zip(pairs.tolist(), times_of.tolist(), strict=True):
+        a, b = (f"{mm:.3g}" for mm in pair)
+        of_pixels[a if a == b else f"{a} × {b}"] += times
+    groups = [("samples", "between pixels, mm", of_pixels)]
+    between = Counter(f"{mm:.3g}" for mm in slices["spacing_mm"].tolist())
     if between:
-        groups.append(("volumes", "between slices, mm", Counter(between)))
+        groups.append(("volumes", "between slices, mm", between))
     longest = max(min(len(counter), MOST_SPACINGS + 1) for *_, counter in groups)
     figure, axes = _figure(_height(longest), columns=len(groups))
     for axis, (what, label, counter) in zip(np.ravel(axes), groups, strict=True):

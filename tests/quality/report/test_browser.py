@@ -175,6 +175,8 @@ def test_a_picture_is_enlarged(opened):
     """A click opens it, a key closes it."""
     opened.find_element("css selector", "article .view").click()
     image = opened.find_element("css selector", "dialog .view img")
+    outlines = opened.find_element("css selector", "dialog .view svg")
+    assert image.size == pytest.approx(outlines.size, abs=1)
     assert image.size["height"] > 500
     press(opened, "\ue00c")
     assert not image.is_displayed()

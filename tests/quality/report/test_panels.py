@@ -20,14 +20,14 @@ def test_a_crop_shows_its_points_in_the_middle():
     at_edge = box_around([np.array([(1.0, 2.0)])], (200, 200), 1.0, least=50)
     assert at_edge == Box(0, 0, 50, 50)
     assert box_around([np.empty((0, 2))], (9, 9), 1.0) is None
-    assert box_around(points, (30, 40), 1.0).width <= 62
+    assert box_around(points, (90, 50), 1.0, least=99).width == 63
 
 
 def test_a_crop_goes_beyond_the_image_to_what_lies_there():
     """But not without end."""
     box = box_around([np.array([(-20.0, 50.0), (30.0, 60.0)])], (100, 100), 1.0)
     assert box.left <= -20
-    assert box.right >= 30
+    assert (box.top, box.right, box.bottom) == (0, 100, 100)
     far = box_around([np.array([(-1e30, 50.0), (1e30, 50.0)])], (100, 100), 1.0)
     assert far.width <= 210
     assert far.height <= 210

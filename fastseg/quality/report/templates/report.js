@@ -120,12 +120,11 @@
 
   function enlarge(view) {
     const copy = view.cloneNode(true);
-    const image = copy.querySelector("img");
-    const width = image.getAttribute("width");
-    const height = image.getAttribute("height");
+    const picture = copy.querySelector("svg");
+    const [width, height] = ["width", "height"].map((name) => picture.getAttribute(name));
     const scale = Math.min((innerWidth * 0.94) / width, (innerHeight * 0.94) / height);
-    image.width = width * scale;
-    image.height = height * scale;
+    picture.setAttribute("width", width * scale);
+    picture.setAttribute("height", height * scale);
     one("#zoom div").replaceChildren(copy);
     one("#zoom").showModal();
   }
