@@ -140,7 +140,7 @@ bench-augment: $(VENV)/.peers
 
 # Needs 1 GB of disk.
 bench-volumes: $(VENV)/.peers
-	python -m benchmarks.volumes.peers --no-save
+	python -m benchmarks.volumes.peers
 	python -m benchmarks.volumes.neighbours
 
 clean:

@@ -1,6 +1,6 @@
 """Samples between their neighbours, beside a bare gather of the same bytes.
 
-    python -m benchmarks.volumes.neighbours [--volumes N] [--repeats N]
+    python -m benchmarks.volumes.neighbours [--volumes N] [--repeats N] [--no-save]
 
 Both sides make batches of BATCH samples in the same order: float32 images of 2n + 1
 slices of 256 x 256, each scaled to mean 0 and deviation 1, and the bit fields of the
@@ -11,9 +11,14 @@ in the caches. The outputs are compared.
 
 Times are those of the processor, of all threads of the process, so that other programs
 matter little. The sides take turns, and a ratio is the median of those of pairs.
+
+The table is printed, saved to benchmarks/results/volumes_neighbours.md and put into
+docs/benchmarks.md.
 """
 
 import argparse
+import os
+import platform
 import statistics
 import tempfile
 import time
@@ -23,7 +28,7 @@ import numba
 import numpy as np
 
 import fastseg
-from benchmarks.tables import table_of
+from benchmarks.tables import publish, split_page, table_of
 from benchmarks.volumes.study import make_study
 
 SIDE = 256
@@ -144,7 +149,10 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--volumes", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--no-save", action="store_true", help="print only")
     given = parser.parse_args()
+    if not given.no_save:
+        split_page("volumes_neighbours")
     rows = [
         [
             "neighbours",
@@ -159,7 +167,16 @@ def main():
         path = make_study(Path(folder), given.volumes, SLICES, SIDE)
         with fastseg.open(path) as store:
             rows += [measure(store, n, given.repeats) for n in NEIGHBOURS]
-    print(table_of(rows))
+    text = (
+        f"{table_of(rows)}\nBatches of {BATCH} samples of {SIDE} x {SIDE}, int16 to "
+        "float32, with the bit fields of the middle slice; CPU time, one thread, page "
+        f"cache warm, medians of {given.repeats} turns on one of {os.cpu_count()} "
+        f"cores ({platform.machine()}), Python {platform.python_version()}, "
+        f"{time.strftime('%Y-%m-%d')}.\n"
+    )
+    print(text)
+    if not given.no_save:
+        publish("volumes_neighbours", text)
 
 
 if __name__ == "__main__":
