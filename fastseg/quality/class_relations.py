@@ -79,9 +79,9 @@ class Overlap(Rule):
     title = "Two classes overlap that lie apart elsewhere"
     severity = "warning"
     needs = "masks"
-    pixels: float = threshold(4, "pixels", "shared, at least", least=1)
+    pixels: float = threshold(4, "pixels", "shared, or a quarter of a class", least=1)
     apart: float = threshold(
-        95,
+        90,
         "percent",
         "of the images of two classes, on which they lie apart",
     )
