@@ -86,7 +86,7 @@ def measure(path, name, epochs, patches):
     with Peak() as peak:
         loader = kind(path, **options)
         for _ in range(epochs):
-            for batch in itertools.islice(loader, patches // loader.batch_size):
+            for batch in itertools.islice(loader, -(-patches // loader.batch_size)):
                 assert len(batch)
     return peak.most - before, loader.stats().buffer_bytes / 2**20
 
