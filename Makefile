@@ -62,8 +62,15 @@ demo: $(VENV)/.demo
 	@echo
 	fastseg show demo/chest.h5 -o demo/chest.png
 	@echo
+	@echo "A study with faults in its labels, which check finds:"
+	fastseg link data/phantom_faulty -o demo/faulty.csv
+	@echo
+	fastseg build demo/faulty.csv -o demo/faulty.h5
+	@echo
+	fastseg check demo/faulty.h5 -o demo/report.html || test $$? = 4
+	@echo
 	@echo "Done. The stores are demo/heart.h5 and demo/chest.h5, the pictures"
-	@echo "demo/heart.png and demo/chest.png."
+	@echo "demo/heart.png and demo/chest.png, and the report of faults demo/report.html."
 
 # Tests run side by side: with threads of their own, PyTorch and OpenBLAS wait for each
 # other, in three times the processor time.
@@ -151,7 +158,7 @@ $(VENV)/pyvenv.cfg:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.demo: pyproject.toml $(VENV)/pyvenv.cfg
-	$(PIP) --editable ".[show]"
+	$(PIP) --editable ".[report,show]"
 	@touch $@
 
 $(VENV)/.test: pyproject.toml $(VENV)/pyvenv.cfg

@@ -25,6 +25,6 @@ Window = Literal["auto", "header", "percentiles"]
 # The keys of `_kernels.native.machine.LEVELS`.
 Cpu = Literal["x86-64-v4", "x86-64-v3", "x86-64-v2", "x86-64"]
 # The modules of `phantom` that draw a study.
-PhantomKind = Literal["cine", "rtstruct"]
+PhantomKind = Literal["cine", "rtstruct", "faulty"]
 # How sure a finding of `check` is to be a fault, the worst first.
 Severity = Literal["error", "warning", "note"]

@@ -49,7 +49,8 @@ def sample_study():
 @pytest.fixture(scope="session")
 def studies(sample_study):
     """The committed phantoms by kind; not to be written to."""
-    return {"cine": sample_study, "rtstruct": PROJECT / "data" / "phantom_rt"}
+    folders = {"cine": "phantom", "rtstruct": "phantom_rt", "faulty": "phantom_faulty"}
+    return {kind: PROJECT / "data" / folder for kind, folder in folders.items()}
 
 
 @pytest.fixture(scope="session")

@@ -56,7 +56,7 @@ def test_a_patient_does_not_depend_on_the_others(tmp_path, options):
     assert len(set(three.values())) == len(three)
 
 
-@pytest.mark.parametrize("kind", ["cine", "rtstruct"])
+@pytest.mark.parametrize("kind", ["cine", "rtstruct", "faulty"])
 def test_the_committed_studies_are_reproduced(studies, kind, tmp_path):
     """Those in data/ equal make_phantom(), but for the name of the DICOM writer."""
     study = make_phantom(tmp_path / "study", kind=kind)
@@ -201,6 +201,7 @@ def test_contours_are_nested(store):
             "100000 patients of 11 slices are 1100000 images, expected at most",
         ),
         ({"slices": 0}, "slices is 0"),
+        ({"kind": "faulty", "slices": 3}, "slices is 3, but kind 'faulty' has places"),
         ({"phases": 1}, "phases is 1, expected at least 2"),
         ({"sizes": ()}, "sizes is empty"),
         ({"sizes": (96, 8)}, "size is 8x8, expected 32 to 4096"),

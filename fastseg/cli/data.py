@@ -147,12 +147,15 @@ def phantom(
         PhantomKind,
         typer.Option(
             help="`cine`: MR of the heart with contours as text files. `rtstruct`: "
-            "oblique CT of the chest with DICOM structure sets."
+            "oblique CT of the chest with DICOM structure sets. `faulty`: small `cine` "
+            "with faults for `check` to find, listed in faults.csv."
         ),
     ] = "cine",
     patients: Annotated[
         int | None,
-        typer.Option(help="Number of patients.", show_default="4; rtstruct 3"),
+        typer.Option(
+            help="Number of patients.", show_default="4; rtstruct 3; faulty 6"
+        ),
     ] = None,
     size: Annotated[
         list[str] | None,
@@ -183,6 +186,8 @@ def phantom(
     Example: `fastseg phantom study --patients 10 --size 256 --slices 8 --phases 20`
 
     Structure sets: `fastseg phantom study --kind rtstruct`
+
+    Faults in labels and images: `fastseg phantom study --kind faulty`
     """
     study = fastseg.make_phantom(
         out,

@@ -16,10 +16,10 @@ from typing import Any, get_args
 from fastseg.bounds import MAX_PHANTOM_IMAGES
 from fastseg.calls import check_call
 from fastseg.choices import PhantomKind
-from fastseg.errors import OptionError, OutputError, choice, whole_number
+from fastseg.errors import OptionError, OutputError, choice, shown, whole_number
 from fastseg.loading.orders import check_seed
 from fastseg.paths import StrPath, as_path
-from fastseg.phantom import cine, rtstruct
+from fastseg.phantom import cine, faulty, rtstruct
 from fastseg.progress import Progress, silent
 
 KINDS = get_args(PhantomKind)
@@ -44,11 +44,14 @@ def make_phantom(
     output   : a new or empty folder
     kind     : "cine" is cine MR of the heart with contours as text files, in the layout
         of the Sunnybrook challenge. "rtstruct" is oblique CT of the chest with a
-        structure set for each patient, in DICOM
-    patients : number of patients, by default 4 of "cine", 3 of "rtstruct"
+        structure set for each patient, in DICOM. "faulty" is a small study of "cine"
+        with faults in labels and images, which `check` finds; `faults.csv` lists them
+    patients : number of patients, by default 4 of "cine", 3 of "rtstruct"; 6 of
+        "faulty", as are its slices and phases, which cannot be changed
     sizes    : (rows, columns) of the patients' images, "ROWSxCOLUMNS", or one number
         for a square; of several sizes, patient k has the k-th, in rotation. By default
-        96, 96, 96 and 120x88 of "cine"; 80x120, 96x104 and 104x96 of "rtstruct"
+        96, 96, 96 and 120x88 of "cine"; 80x120, 96x104 and 104x96 of "rtstruct"; 64
+        of "faulty"
     slices   : number of a patient's images along the body, by default 4 of "cine", 8 of
         "rtstruct"
     phases   : number of a patient's images over a heartbeat, for "cine" alone, by
@@ -58,14 +61,25 @@ def make_phantom(
     Raises OptionError for an invalid option, OutputError if the folder has files.
     """
     is_cine = choice("kind", kind, KINDS) == "cine"
-    if phases is not None and not is_cine:
+    is_faulty = kind == "faulty"
+    for name, number in (("patients", patients), ("slices", slices)):
+        if is_faulty and number is not None:
+            raise OptionError(
+                f"{name} is {shown(number)}, but kind 'faulty' has places for its "
+                "faults, and cannot be changed; leave one of them out"
+            )
+    if phases is not None and not is_cine:  # nor of "faulty"
         raise OptionError(
             f"phases is {phases}, but kind {kind!r} has none; leave one of them out"
         )
+    if is_faulty:
+        patients, slices, phases = faulty.PATIENTS, faulty.SLICES, faulty.PHASES
     if patients is None:
         patients = 4 if is_cine else 3
     if slices is None:
         slices = 4 if is_cine else 8
+    if sizes is None and is_faulty:
+        sizes = 64
     if sizes is None:
         sizes = (96, 96, 96, "120x88") if is_cine else ("80x120", "96x104", "104x96")
     patients = whole_number("patients", patients, 1)
@@ -90,7 +104,9 @@ def make_phantom(
         raise OutputError(f"{root}: is not an empty folder; choose a new folder")
     root.mkdir(parents=True, exist_ok=True)
     numbers = {"patients": patients, "slices": slices, "seed": seed}
-    if is_cine:
+    if is_faulty:
+        faulty.write_study(root, shapes, seed=seed, progress=progress)
+    elif is_cine:
         cine.write_study(root, shapes, phases=phases, progress=progress, **numbers)
     else:
         rtstruct.write_study(root, shapes, progress=progress, **numbers)

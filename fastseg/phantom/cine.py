@@ -56,7 +56,7 @@ def write_study(
     with (root / "link.csv").open("x", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["patient_id", "original_id"])
-        writer.writerows([_ids(patient) for patient in range(patients)])
+        writer.writerows([ids(patient) for patient in range(patients)])
     images = [
         (patient, slice_index, phase)
         for patient in range(patients)
@@ -198,7 +198,7 @@ def _write_image(
     phase_ms : time after end diastole
     """
     rows, columns = shape
-    image_id, contour_id = _ids(heart.patient)
+    image_id, contour_id = ids(heart.patient)
     pixel = FIELD_MM / columns
     centre_x, centre_y = (columns - 1) / 2, (rows - 1) / 2
     y, x = np.mgrid[:rows, :columns]
@@ -248,7 +248,7 @@ def _dataset(
     ds.ContentTime = "120000"
     ds.Modality = "MR"
     ds.PatientName = f"Phantom^{patient + 1}"
-    ds.PatientID = _ids(patient)[0]
+    ds.PatientID = ids(patient)[0]
     ds.BodyPartExamined = "HEART"
     ds.ScanningSequence = "GR"
     ds.SequenceVariant = "SS"
@@ -278,6 +278,6 @@ def _dataset(
     return ds
 
 
-def _ids(patient: int) -> tuple[str, str]:
-    """Return a patient's IDs of images and of contours."""
+def ids(patient: int) -> tuple[str, str]:
+    """Return the IDs of images and of contours of a patient, counted from 0."""
     return f"PHANTOM{patient + 1:04d}", f"PH-{patient + 1}"
