@@ -94,10 +94,10 @@ def test_the_readme_runs_from_top_to_bottom(folder, fastseg_command, capsys):
     """It makes a table, a store and a picture, and prints what it says."""
     run_page(README, fastseg_command)
     names = {path.name for path in folder.iterdir()}
-    assert {"links.csv", "heart.h5", "picture.png"} <= names
+    assert {"links.csv", "heart.h5", "picture.png", "report.html", "good.h5"} <= names
     printed = capsys.readouterr().out
     assert "(96, 96) uint16" in printed
-    assert "dicoms/PHANTOM0001/19.dcm" in printed
+    assert "200 pixels" in printed
 
 
 @pytest.mark.usefixtures("loggers")
