@@ -7,4 +7,5 @@ runs      writes the pixels of a mask from the bits that mark its runs
 area      the area of each pixel inside rings
 planes    points in the patient to pixels of images
 distance  the distance from each pixel centre to line segments
+matching  how far outlines are from each other, pair by pair
 """
