@@ -143,8 +143,26 @@ def read_split(path: StrPath, store: Store | StrPath) -> dict[str, NDArray[np.in
     not in the store, a row names no part or a patient is in two parts, LinkError if the
     file is not a table of a split, FileNotFoundError.
     """
-    path = as_path("path", path)
     opened = as_store(store)
+    parts, units = read_parts(path, opened)
+    try:
+        checked = {name: check_indices(opened, part) for name, part in parts.items()}
+        for unit in units:
+            check_parts(opened, checked, by=cast(By, unit))  # it refuses others
+    except OptionError as exc:
+        raise OptionError(f"{as_path('path', path)}: {exc}") from None
+    return checked
+
+
+def read_parts(
+    path: StrPath, opened: Store
+) -> tuple[dict[str, NDArray[np.int64]], set[str]]:
+    """Read a split that may have a patient, or a sample, in two parts.
+
+    Returns the indices of each part's samples, in the order of the rows, and what is in
+    one part only by the column `by`. Raises what `read_split` does but for this.
+    """
+    path = as_path("path", path)
     identities = zip(*_identity(opened, np.arange(len(opened))), strict=True)
     index_of_image = {identity: index for index, identity in enumerate(identities)}
     if len(index_of_image) < len(opened):
@@ -176,15 +194,8 @@ def read_split(path: StrPath, store: Store | StrPath) -> dict[str, NDArray[np.in
         raise OptionError(f"{path}, line {bad[0].line}: {bad[0].reason}")
     if not indices_of_part:
         raise OptionError(f"{path}: names no sample")
-    try:
-        parts = {
-            name: check_indices(opened, part) for name, part in indices_of_part.items()
-        }
-        for unit in units:
-            check_parts(opened, parts, by=cast(By, unit))  # it refuses others
-    except OptionError as exc:
-        raise OptionError(f"{path}: {exc}") from None
-    return parts
+    parts = {name: np.array(part, np.int64) for name, part in indices_of_part.items()}
+    return parts, units
 
 
 def _identity(store: Store, indices: NDArray[np.int64]) -> list[list[str]]:
