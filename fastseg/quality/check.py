@@ -16,7 +16,7 @@ from fastseg.quality.findings_file import read_accepted
 from fastseg.quality.rule import Rule, thresholds_of
 from fastseg.quality.rules import RULES
 from fastseg.store.reader import Store, as_store
-from fastseg.store.split_table import read_split
+from fastseg.store.split_table import read_parts
 from fastseg.threads import check_threads, usable_cores
 
 T = TypeVar("T")
@@ -62,7 +62,7 @@ def check(
     facts = Facts(
         opened,
         inside=_pairs(opened, inside),
-        splits=None if splits is None else _read(read_split, splits, opened),
+        splits=None if splits is None else _read(read_parts, splits, opened)[0],
         threads=threads,
         progress=progress,
     )
