@@ -333,7 +333,7 @@ class AugmentedPreprocessing(Preprocessing):
             nearest = np.where(is_second, rows[:, :, -1], rows[:, :, 0])
             is_beyond = shown.is_beyond[subset]
             rows = self._mark_padding(rows, is_beyond[:, :, None])
-            batch.augment_images(
+            self._augment_kernel(
                 images,
                 batch.PatchSlices(rows, between.weights[subset]),
                 *in_images.select(subset),
@@ -487,6 +487,11 @@ class AugmentedPreprocessing(Preprocessing):
         repeat = self._repeats[number]
         return Context(drawn.key, shown.entries, zero_signal, number, repeat)
 
+    @property
+    def _augment_kernel(self) -> Any:
+        """The kernel for images of one slice, or for those of several."""
+        return batch.augment_patches if self._has_depth else batch.augment_images
+
     def _prepare_kernels(self, indices: NDArray[np.int64]) -> None:
         """Compile what batches are going to need, if it is not there."""
         bends = any(step.bends for step in self.compose)
@@ -503,7 +508,7 @@ class AugmentedPreprocessing(Preprocessing):
         if self._needs_all:
             displaced = {"displacements": NO_DISPLACEMENTS}
         for bucket in used_buckets(self.store, indices):
-            wanted.append((batch.augment_images, {"T": bucket.dtype.name, **displaced}))
+            wanted.append((self._augment_kernel, {"T": bucket.dtype.name, **displaced}))
         if self.format.masks != "bits":
             shape = (0,) * (1 + len(self.mask_shape))
             mask = self._view_masks(np.empty(shape, np.uint8))

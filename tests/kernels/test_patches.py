@@ -70,7 +70,8 @@ def augment(images, rows, weights, mapping, sampling=(1, 0), steps=()):
     b, d, _ = rows.shape
     out = np.full((b, d, *SHAPE), 9, F)
     shift, gain = rows.astype(F), (1 + np.abs(rows)).astype(F)
-    batch.augment_images(
+    several = rows.shape[1] > 1
+    (batch.augment_patches if several else batch.augment_images)(
         images,
         batch.PatchSlices(rows, np.array(weights, F).reshape(b, d)),
         *mapped(mapping, b),

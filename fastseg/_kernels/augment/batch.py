@@ -24,6 +24,7 @@ from fastseg._kernels.augment.mapping import (
     mapping_of,
 )
 from fastseg._kernels.augment.noise import BLOCKS, KEYS, fill_words
+from fastseg._kernels.augment.slices import warp_groups
 from fastseg._kernels.augment.warp import (
     Sampling,
     bend_of,
@@ -126,8 +127,8 @@ def draw_fields(keys, stream, magnitudes, grids, out):
 
 @kernel
 def warp_slices(
-    images, slices, j, mapping, displacement, sampling, scalings, pair, patch
-):
+    images, slices, j, mapping, displacement, sampling, scalings, pair, grouped, patch
+):  # fmt: skip
     """Write the slices of patch j, each interpolated between up to two warped slices.
 
     images  : integers (n, H, W)
@@ -136,6 +137,7 @@ def warp_slices(
     sampling : Sampling
     scalings : Scalings
     pair    : float32 (2, h, w), overwritten if slices are interpolated, else unused
+    grouped : True, or None, which leaves out the code for several slices at once
     patch   : float32 (d, h, w), C-contiguous, every cell is written
 
     A slice that neighbours in the patch have in common is warped once.
@@ -146,7 +148,22 @@ def warp_slices(
     bend = bend_of(displacement, mapping, patch.shape[1], patch.shape[2])
     held = empty(2, np.int64)  # the rows that are in `pair`
     held[0] = held[1] = OUTSIDE
-    for k in range(len(patch)):
+    done = 0
+    if grouped is not None and alone:
+        columns = empty((3, len(patch)), F)
+        for k in range(len(patch)):
+            columns[0, k] = scalings.shift[j, k, 0]
+            columns[1, k] = scalings.gain[j, k, 0]
+            columns[2, k] = scalings.fill[j, k, 0]
+        done = warp_groups(
+            images, rows[j, :, 0], mapping, bend, sampling, (columns, low, high), patch
+        )
+        for k in range(done):
+            if rows[j, k, 0] < 0:
+                pixels = flat(patch[k])
+                for n in range(len(pixels)):
+                    pixels[n] = columns[2, k]
+    for k in range(done, len(patch)):
         out = patch[k]
         weight = F(0) if alone else weights[j, k]
         first = 0
@@ -177,22 +194,49 @@ def warp_slices(
                 pixels[n] = fma(weight, change, near[n])
 
 
-@entry(
-    images="const T[:, :, ::1]",
-    slices=(PatchSlices, "const int64[:, :, ::1]", "const float32[:, ::1]"),
-    affines=AFFINES,
-    displacements=DISPLACEMENTS,
-    sampling=(Sampling, "int64", "int64"),
-    scalings=(Scalings, COLUMN, COLUMN, COLUMN, "float64", "float64"),
-    steps=STEPS,
-    keys=KEYS,
-    streams="bool",
-    out="float32[:, :, :, ::1]",
-    T=("int16", "uint16", "uint8"),
-)
+AUGMENTED = {
+    "images": "const T[:, :, ::1]",
+    "slices": (PatchSlices, "const int64[:, :, ::1]", "const float32[:, ::1]"),
+    "affines": AFFINES,
+    "displacements": DISPLACEMENTS,
+    "sampling": (Sampling, "int64", "int64"),
+    "scalings": (Scalings, COLUMN, COLUMN, COLUMN, "float64", "float64"),
+    "steps": STEPS,
+    "keys": KEYS,
+    "streams": "bool",
+    "out": "float32[:, :, :, ::1]",
+    "T": ("int16", "uint16", "uint8"),
+}
+
+
+@entry(**AUGMENTED)
 def augment_images(
     images, slices, affines, displacements, sampling, scalings, steps, keys, streams,
     out,
+):  # fmt: skip
+    """Do the work of `augment_all`, best for patches of one slice."""
+    augment_all(
+        images, slices, affines, displacements, sampling, scalings, steps, keys,
+        streams, None, out,
+    )  # fmt: skip
+
+
+@entry(**AUGMENTED)
+def augment_patches(
+    images, slices, affines, displacements, sampling, scalings, steps, keys, streams,
+    out,
+):  # fmt: skip
+    """Do the work of `augment_all`, best for patches of several slices."""
+    augment_all(
+        images, slices, affines, displacements, sampling, scalings, steps, keys,
+        streams, True, out,
+    )  # fmt: skip
+
+
+@kernel
+def augment_all(
+    images, slices, affines, displacements, sampling, scalings, steps, keys, streams,
+    grouped, out,
 ):  # fmt: skip
     """Apply `warp_slices`, then the intensity steps, to patches, and write them to out.
 
@@ -208,6 +252,7 @@ def augment_images(
         Samples that need it must come with Displacements, if only of an empty grid
     sampling, scalings, steps, keys : Sampling, Scalings, Steps, Keys
     streams : bool, whether to write past the caches
+    grouped : True, or None, which leaves out the code for several slices at once
     out     : float32 (b, d, h, w), C-contiguous
     """
     rare = None if displacements is None else True
@@ -222,7 +267,7 @@ def augment_images(
             displacement = displacement_of(displacements, j)
             warp_slices(
                 images, slices, j, mapping, displacement, sampling, scalings, pair,
-                patch,
+                grouped, patch,
             )  # fmt: skip
             apply_intensity_to(
                 patch, steps, j, keys, scratch, rare, cells, j * patch.size, streams

@@ -108,6 +108,44 @@ def has_bend(bend):
     return len(bend.lines) > 0 or len(bend.rows) > 0
 
 
+@inlined
+def find_points(
+    mapping, row, columns, bend, field, border, nearest, frame, area, points
+):  # fmt: skip
+    """Find the points of an output row; return the columns [first, stop) they are of.
+
+    columns : of the output
+    bend    : Bend or None
+    field   : Field for it, overwritten; None for None
+    border  : as in Sampling
+    nearest : whether to round points to pixels
+    frame   : Frame
+    area    : Area
+    points  : Points, overwritten; the first one is that of column `first`
+
+    What [first, stop) leaves out is outside the image, and the border is CONSTANT.
+    Where something is displaced, these are all columns.
+    """
+    line = line_of(mapping.whole, row)
+    first, stop = 0, columns
+    is_displaced = False
+    if bend is not None:
+        is_displaced = field.is_used
+        if is_displaced:
+            fill_field(bend, mapping.outer, row, columns, field)
+    if not is_displaced and border == CONSTANT:
+        last_x, last_y = frame.width - 1.0, frame.height - 1.0
+        first, stop = columns_inside(line, 0.0, 0.0, last_x, last_y, columns)
+    x0, y0 = line.x + first * line.step_x, line.y + first * line.step_y
+    count = stop - first
+    if bend is not None and border == REFLECT:
+        map_row_reflected(x0, y0, line, count, field, nearest, frame, area, points)
+    else:
+        x0, y0 = x0 + (frame.margin - frame.left), y0 + (frame.margin - frame.top)
+        map_row(x0, y0, line, count, field, nearest, area, points)
+    return first, stop
+
+
 @kernel
 def bend_of(displacement, mapping, height, width):
     """Return the Bend of a displacement for an output (height, width); None for None.
@@ -141,7 +179,6 @@ def warp_image(image, mapping, bend, sampling, scaling, out):
     """
     order, border = sampling.order, sampling.border
     height, width = image.shape
-    last_x, last_y = width - 1.0, height - 1.0
     rows, columns = out.shape
     capacity = row_capacity(columns)
     whole = mapping.whole
@@ -198,24 +235,15 @@ def warp_image(image, mapping, bend, sampling, scaling, out):
     pixels = empty(capacity, image.dtype)
     loaded = empty(capacity, np.uint64)
     halves = reinterpret(loaded, np.uint32)  # low half first, on little-endian machines
+    frame = Frame(width, height, left, top, margin)
     for row in range(rows):
-        line = line_of(whole, row)
         cells_out = out[row]
-        first, stop = 0, columns
-        if bend is not None and is_displaced:
-            fill_field(bend, mapping.outer, row, columns, field)
-        if not is_displaced and border == CONSTANT:
-            first, stop = columns_inside(line, 0.0, 0.0, last_x, last_y, columns)
-            fill_ends(cells_out, first, stop, scaling.fill)
+        first, stop = find_points(
+            mapping, row, columns, bend, field, border, nearest, frame, area, points
+        )
+        fill_ends(cells_out, first, stop, scaling.fill)
         count = stop - first
         span = cells_out[first:stop]
-        x0, y0 = line.x + first * line.step_x, line.y + first * line.step_y
-        if bend is not None and border == REFLECT:
-            frame = Frame(width, height, left, top, margin)
-            map_row_reflected(x0, y0, line, count, field, nearest, frame, area, points)
-        else:
-            x0, y0 = x0 + (margin - left), y0 + (margin - top)
-            map_row(x0, y0, line, count, field, nearest, area, points)
         if in_quads:
             load_pixels(quads, points.indices, loaded[:count])
             at = row * columns + first
@@ -232,8 +260,9 @@ def warp_image(image, mapping, bend, sampling, scaling, out):
             )
         if bend is not None and is_displaced and border == CONSTANT:
             fill_row_outside(
-                line, reach_x, reach_y, field, last_x, last_y, scaling.fill, cells_out
-            )
+                line_of(whole, row), reach_x, reach_y, field, width - 1.0, height - 1.0,
+                scaling.fill, cells_out,
+            )  # fmt: skip
 
 
 @kernel

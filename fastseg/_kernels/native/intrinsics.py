@@ -226,3 +226,171 @@ def empty(typing_context: Any, shape: Any, dtype: Any) -> Any:
 def zeros(typing_context: Any, shape: Any, dtype: Any) -> Any:
     """Return a new array of zeros, as numpy.zeros does."""
     return _allocate(shape, dtype, True)
+
+
+# Vectors of eight: one number of each of eight slices, see `augment.slices`.
+GROUP = 8
+
+
+def _data_of(context: Any, builder: Any, array: Any, value: Any) -> Any:
+    """Return the address of an array's first cell."""
+    return context.make_array(array)(context, builder, value).data
+
+
+def _load_eight(builder: Any, data: Any, index: Any, size: int) -> Any:
+    """Return eight neighbouring cells as a vector; size : bytes of a cell."""
+    address = builder.gep(data, [index])
+    vector = ir.VectorType(address.type.pointee, GROUP)
+    return builder.load(builder.bitcast(address, vector.as_pointer()), align=size)
+
+
+def _store_eight(builder: Any, vector: Any, data: Any, index: Any, size: int) -> None:
+    address = builder.gep(data, [index])
+    address = builder.bitcast(address, vector.type.as_pointer())
+    builder.store(vector, address, align=size)
+
+
+def _repeat(builder: Any, number: Any) -> Any:
+    """Return a vector of eight equal numbers."""
+    vector = ir.VectorType(number.type, GROUP)
+    undefined = ir.Constant(vector, ir.Undefined)
+    first = builder.insert_element(undefined, number, ir.Constant(ir.IntType(32), 0))
+    return _choose(builder, first, undefined, [0] * GROUP)
+
+
+def _choose(builder: Any, low: Any, high: Any, which: list[int]) -> Any:
+    """Return a vector of elements of two others, of which 8 is the second's first."""
+    mask = ir.Constant(ir.VectorType(ir.IntType(32), len(which)), which)
+    return builder.shuffle_vector(low, high, mask)
+
+
+def _transpose(builder: Any, rows: list[Any]) -> list[Any]:
+    """Return eight vectors, of which the k-th has the k-th elements of the eight."""
+    for _ in range(3):
+        pairs = [(rows[k], rows[k + 4]) for k in range(4)]
+        halves = [0, 8, 1, 9, 2, 10, 3, 11], [4, 12, 5, 13, 6, 14, 7, 15]
+        rows = [_choose(builder, *pair, half) for pair in pairs for half in halves]
+    return rows
+
+
+def _transpose_wide(builder: Any, rows: list[Any]) -> list[Any]:
+    """Do the same with vectors of 256 bits.
+
+    Only the last step moves elements between the halves of a vector: that is slow.
+    """
+    for distance, first, second in (
+        (1, [0, 8, 1, 9, 4, 12, 5, 13], [2, 10, 3, 11, 6, 14, 7, 15]),
+        (2, [0, 1, 8, 9, 4, 5, 12, 13], [2, 3, 10, 11, 6, 7, 14, 15]),
+        (4, [0, 1, 2, 3, 8, 9, 10, 11], [4, 5, 6, 7, 12, 13, 14, 15]),
+    ):
+        new = [*rows]
+        for k in range(GROUP):
+            if not k & distance:
+                pair = rows[k], rows[k + distance]
+                new[k] = _choose(builder, *pair, first)
+                new[k + distance] = _choose(builder, *pair, second)
+        rows = new
+    return [rows[k] for k in (0, 2, 1, 3, 4, 6, 5, 7)]
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def interleave(
+    typing_context: Any, cells: Any, starts: Any, count: Any, out: Any, at: Any
+) -> Any:
+    size = cells.dtype.bitwidth // 8
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> None:
+        kinds = signature.args
+        source, offsets, target = (
+            _data_of(context, builder, kinds[k], args[k]) for k in (0, 1, 3)
+        )
+        integer = ir.IntType(64)
+        sources = [
+            builder.gep(source, [builder.load(builder.gep(offsets, [integer(s)]))])
+            for s in range(GROUP)
+        ]
+        target = builder.gep(target, [args[4]])
+        blocks = builder.udiv(args[2], integer(GROUP))
+        with cgutils.for_range(builder, blocks) as loop:
+            first = builder.mul(loop.index, integer(GROUP))
+            rows = [_load_eight(builder, row, first, size) for row in sources]
+            to = builder.mul(first, integer(GROUP))
+            for k, vector in enumerate(_transpose(builder, rows)):
+                index = builder.add(to, integer(GROUP * k))
+                _store_eight(builder, vector, target, index, size)
+
+    return types.void(cells, starts, types.intp, out, types.intp), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def interpolate_slices(
+    typing_context: Any, cells: Any, points: Any, count: Any, stride: Any,
+    scaling: Any, low: Any, high: Any, out: Any, step: Any,
+) -> Any:  # fmt: skip
+    size = cells.dtype.bitwidth // 8
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> None:
+        kinds = signature.args
+        integer, number = ir.IntType(64), ir.FloatType()
+        vector = ir.VectorType(number, GROUP)
+        source, scales, target = (
+            _data_of(context, builder, kinds[k], args[k]) for k in (0, 4, 7)
+        )
+        indices, across, down = (
+            _data_of(context, builder, kind, builder.extract_value(args[1], k))
+            for k, kind in enumerate(kinds[1])
+        )
+        shift = _load_eight(builder, scales, integer(0), 4)
+        gain = _load_eight(builder, scales, integer(GROUP), 4)
+        least, most = _repeat(builder, args[5]), _repeat(builder, args[6])
+        fused = cgutils.get_or_insert_function(
+            builder.module, ir.FunctionType(vector, [vector] * 3), "llvm.fma.v8f32"
+        )
+        as_floats = builder.sitofp if kinds[0].dtype.signed else builder.uitofp
+
+        def between(weight: Any, one: Any, other: Any) -> Any:
+            change = builder.fsub(other, one)
+            return builder.call(fused, [weight, change, one])
+
+        def value_at(k: Any) -> Any:
+            index = builder.sext(builder.load(builder.gep(indices, [k])), integer)
+            x, y = (
+                _repeat(builder, builder.load(builder.gep(fractions, [k])))
+                for fractions in (across, down)
+            )
+            rows = []
+            for _ in range(2):
+                left, right = (
+                    as_floats(
+                        _load_eight(
+                            builder,
+                            source,
+                            builder.mul(builder.add(index, integer(n)), integer(GROUP)),
+                            size,
+                        ),
+                        vector,
+                    )
+                    for n in range(2)
+                )
+                rows.append(between(x, left, right))
+                index = builder.add(index, args[3])
+            value = between(y, *rows)
+            value = builder.fmul(builder.fsub(value, shift), gain)
+            value = builder.select(
+                builder.fcmp_ordered(">", least, value), least, value
+            )
+            return builder.select(builder.fcmp_ordered("<", most, value), most, value)
+
+        blocks = builder.udiv(builder.add(args[2], integer(GROUP - 1)), integer(GROUP))
+        with cgutils.for_range(builder, blocks) as loop:
+            first = builder.mul(loop.index, integer(GROUP))
+            rows = [value_at(builder.add(first, integer(k))) for k in range(GROUP)]
+            for s, line in enumerate(_transpose_wide(builder, rows)):
+                start = builder.mul(args[8], integer(s))
+                _store_eight(builder, line, target, builder.add(start, first), 4)
+
+    sizes = types.intp, types.intp
+    limits = types.float32, types.float32
+    return types.void(
+        cells, points, *sizes, scaling, *limits, out, types.intp
+    ), generate
