@@ -294,18 +294,3 @@ def test_rician_pixels_are_uncorrelated():
     for lag in LAGS:
         shifted = np.roll(scores, lag, axis=(0, 1))
         assert z_score((scores * shifted).mean(), 0, variance, actual.size) < SIGMAS
-
-
-@pytest.mark.parametrize("streams", [False, True])
-@pytest.mark.parametrize("shape", [(1, 1), (33, 47), (64, 64)])
-def test_written_noise_equals_added_noise(shape, streams):
-    """`write_with_gaussian` writes the bits that `add_gaussian` makes in place."""
-    plane = np.random.default_rng(5).normal(size=shape).astype(np.float32)
-    key, start = (np.uint64(7), np.uint64(8), np.uint32(9)), 5
-    cells = np.full(plane.size + 2 * start, 77, np.float32)
-    noise.write_with_gaussian(plane, np.float32(0.3), *key, cells, start, streams)
-    expected = plane.copy()
-    noise.add_gaussian(expected, np.float32(0.3), *key)
-    assert_array_equal(cells[start:-start], expected.ravel())
-    assert (cells[:start] == 77).all()
-    assert (cells[-start:] == 77).all()

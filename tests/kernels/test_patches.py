@@ -28,6 +28,7 @@ OF_PATCHES = [
     (intensity.BRIGHTNESS, [1.25, 0.5]),
     (intensity.CONTRAST, [1.5, 1]),
     (intensity.GAMMA, [1.4, 1, 1]),
+    (intensity.GAMMA, [0.7, 0, 0]),
     (intensity.GAUSSIAN, [0.1]),
     (intensity.RICIAN, [0.2, -2]),
 ]
@@ -61,14 +62,17 @@ def mapped(mapping, count):
     return affines, Displacements(controls, float(spacing))
 
 
-def augment(images, rows, weights, mapping, sampling=(1, 0), steps=()):
+def augment(
+    images, rows, weights, mapping, sampling=(1, 0), steps=(), shape=SHAPE,
+    streams=False,
+):  # fmt: skip
     """Return patches of a stack, float32 (b, d, h, w), written to cells full of 9.
 
     rows, weights : lists, see `PatchSlices`; row k is scaled by k and 1 + k
     """
     rows = np.array(rows, np.int64)
     b, d, _ = rows.shape
-    out = np.full((b, d, *SHAPE), 9, F)
+    out = np.full((b, d, *shape), 9, F)
     shift, gain = rows.astype(F), (1 + np.abs(rows)).astype(F)
     several = rows.shape[1] > 1
     (batch.augment_patches if several else batch.augment_images)(
@@ -79,26 +83,29 @@ def augment(images, rows, weights, mapping, sampling=(1, 0), steps=()):
         batch.Scalings(shift, gain, np.full(rows.shape, FILL, F), *LIMITS),
         steps_of(steps, b),
         keys_of(b),
-        False,
+        streams,
         out,
     )
     return out
 
 
-def some_images(seed):
+def some_images(seed, shape=(8, 10)):
     """Return a stack of random images."""
     random = np.random.default_rng(seed)
-    return random.integers(-100, 100, (STACK, 8, 10), np.int16)
+    return random.integers(-100, 100, (STACK, *shape), np.int16)
 
 
 @settings(max_examples=60)
 @given(
     seeds, mappings(), st.sampled_from([0, 1, CUBIC]), st.sampled_from([0, 1, REFLECT]),
-    st.lists(rows_of_stack, min_size=1, max_size=6),
+    st.lists(rows_of_stack, min_size=1, max_size=12),
+    st.sampled_from([(8, 10), (5, 7), (23, 37)]),
 )  # fmt: skip
-def test_slices_of_a_patch_equal_single_images(seed, mapping, order, border, rows):
+def test_slices_of_a_patch_equal_single_images(
+    seed, mapping, order, border, rows, shape
+):  # fmt: skip
     """Each slice of a patch has the bits of that image alone, or is full of `fill`."""
-    images, sampling = some_images(seed), (order, border)
+    images, sampling = some_images(seed, shape), (order, border)
     stacked = [[row] for row in rows]
     actual = augment(images, [stacked], [0] * len(rows), mapping, sampling)[0]
     alone = augment(
@@ -191,3 +198,19 @@ def test_patches_are_warped_and_then_changed(seed, mapping, steps):
     actual = augment(images, rows, weights, mapping, steps=steps)
     expected = changed(augment(images, rows, weights, mapping), steps)
     assert_array_equal(actual, expected)
+
+
+@pytest.mark.parametrize("streams", [False, True])
+@pytest.mark.parametrize("shape", [(1, 1), (33, 47), (32, 64)])
+def test_steps_may_be_done_while_values_are_written(shape, streams):
+    """A gamma and noise at the end give what they give in a pass of their own."""
+    images = np.random.default_rng(2).integers(-100, 100, (1, *shape), np.int16)
+    mapping = (np.eye(2, 3), np.empty((0, 0, 2)), 1.0, np.eye(2, 3))
+    curve, noise = (intensity.GAMMA, [0.7, 1, 0]), (intensity.GAUSSIAN, [0.5])
+    skipped = (-1, [])
+    plain = augment(images, [[[0]]], [0], mapping, shape=shape)
+    for steps in ([curve], [noise], [curve, skipped, noise, skipped]):
+        actual = augment(
+            images, [[[0]]], [0], mapping, steps=steps, shape=shape, streams=streams
+        )
+        assert_array_equal(actual, changed(plain, steps))

@@ -19,10 +19,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastseg._kernels.augment.noise import (
+    BLOCKS,
+    PIXELS,
     add_gaussian,
     add_rician,
-    split_log2,
-    write_with_gaussian,
+    empty_numbers,
+    fill_normals,
+    log2_above_one,
+    split_number,
 )
 from fastseg._kernels.images.stream import put
 from fastseg._kernels.jit import empty, flat, fma, inlined, kernel, zeros
@@ -73,6 +77,15 @@ def scaled_power(shifted, f):
 
 
 @inlined
+def split_product(whole, rest, high, low):
+    """Return (high + low) * (whole + rest) as `scaled_power` takes it."""
+    # high * whole is exact, so large logarithms lose no digits.
+    large, small = high * whole, fma(low, whole, (high + low) * rest)
+    shifted = max(large + small, LEAST_POWER) + ROUNDER
+    return shifted, max((large - (shifted - ROUNDER)) + small, LEAST_REST)
+
+
+@inlined
 def power(base, high, low):
     """Return base**(high + low) as float32, 0 for a base below 2**-126.
 
@@ -83,11 +96,8 @@ def power(base, high, low):
     The relative error is below 1e-6 where the power is above 2**-125; a smaller power
     becomes a number from 0 to 2**-125.
     """
-    whole, rest = split_log2(max(base, LEAST_NORMAL))
-    # high * whole is exact, so large logarithms lose no digits.
-    large, small = high * whole, fma(low, whole, (high + low) * rest)
-    shifted = max(large + small, LEAST_POWER) + ROUNDER
-    f = max((large - (shifted - ROUNDER)) + small, LEAST_REST)
+    whole, z = split_number(max(base, LEAST_NORMAL))
+    shifted, f = split_product(whole, log2_above_one(z), high, low)
     return scaled_power(shifted, f) if base >= LEAST_NORMAL else ZERO
 
 
@@ -213,23 +223,70 @@ def apply_gamma(patch, gamma, low, high, invert, keep_stats):
     Does as `augment_gamma` of batchgenerators with `invert_image` and `retain_stats`,
     and GammaTransform of batchgeneratorsv2. The power has a relative error below 1e-6.
     """
-    low, high = F(low), F(high)
-    if not low < high:
+    curve = curve_of(gamma, low, high, invert)
+    if curve.span == 0:
         return
     values = flat(patch)
     mean = deviation = 0.0
     if keep_stats:
         mean, deviation = find_mean_and_deviation(patch)
-    first, second = split_exponent(gamma)
-    base, span = (high, low - high) if invert else (low, high - low)
-    scale = ONE / span
-    for k in range(len(values)):
-        t = (values[k] - base) * scale
-        values[k] = fma(span, power(t, first, second), base)
+    scratch = empty((2, PIXELS), np.float32)
+    for start in range(0, len(values), PIXELS):
+        block = values[start : start + PIXELS]
+        bend_values(block, curve, scratch, block)
     if keep_stats:
         new_mean, new_deviation = find_mean_and_deviation(patch)
         multiply = deviation / max(new_deviation, 1e-30)
         apply_brightness(patch, multiply, mean - new_mean * multiply)
+
+
+class Curve(NamedTuple):
+    """What a gamma does to values: ((v - base) * scale)**(high + low) * span + base.
+
+    All are float32; high and low are those of `power`. If span is 0, it does nothing.
+    """
+
+    base: np.float32
+    span: np.float32
+    scale: np.float32
+    high: np.float32
+    low: np.float32
+
+
+@kernel
+def curve_of(gamma, low, high, invert):
+    """Return the Curve of `apply_gamma` for a range of values."""
+    low, high = F(low), F(high)
+    first, second = split_exponent(gamma)
+    if not low < high:
+        return Curve(ZERO, ZERO, ZERO, first, second)
+    base, span = (high, low - high) if invert else (low, high - low)
+    return Curve(base, span, ONE / span, first, second)
+
+
+@inlined
+def bend_values(values, curve, scratch, out):
+    """Write values, as a Curve changes them, to out.
+
+    values, out : float32, n values, up to PIXELS; they may be the same array
+    scratch     : float32 (2, PIXELS), overwritten
+
+    The work of `power` is in four loops, as in `fill_normals`: 1.6 times as fast as in
+    one.
+    """
+    base, span, scale, high, low = curve
+    wholes, rests = scratch[0], scratch[1]
+    for k in range(len(values)):
+        t = (values[k] - base) * scale
+        wholes[k], rests[k] = split_number(max(t, LEAST_NORMAL))
+    for k in range(len(values)):
+        rests[k] = log2_above_one(rests[k])
+    for k in range(len(values)):
+        wholes[k], rests[k] = split_product(wholes[k], rests[k], high, low)
+    for k in range(len(values)):
+        t = (values[k] - base) * scale
+        result = scaled_power(wholes[k], rests[k])
+        out[k] = fma(span, result if t >= LEAST_NORMAL else ZERO, base)
 
 
 @kernel
@@ -530,15 +587,66 @@ def apply_intensity_to(patch, steps, j, keys, scratch, rare, cells, start, strea
     streams : bool, whether to write past the caches; then call `stream.settle` after
         the last write
     """
-    last = steps.codes.shape[1] - 1
+    last = last_step(steps, j, steps.codes.shape[1])
+    noisy = last >= 0 and steps.codes[j, last] == GAUSSIAN
+    std, stream = ZERO, np.uint32(0)
+    if noisy:
+        std, stream = F(steps.params[j, last, 0]), step_stream(steps.stream, last)
+    before = last_step(steps, j, last) if noisy else last
+    curve = Curve(ZERO, ZERO, ZERO, ZERO, ZERO)
+    # The range of a patch is known only when all that comes before is done.
+    bent = before >= 0 and steps.codes[j, before] == GAMMA
+    bent = bent and steps.params[j, before, 2] == 0
+    apply_intensity(patch, steps, j, before + (not bent), keys, scratch, rare)
+    if bent:
+        p = steps.params[j, before]
+        low, high = find_range(patch)
+        curve = curve_of(p[0], low, high, p[1] != 0)
+    key = keys.key, keys.samples[j], stream
+    write_changed(patch, curve, noisy, std, key, cells, start, streams)
+
+
+@inlined
+def last_step(steps, j, count):
+    """Return the last of the first `count` steps of sample j that is done, or -1."""
+    last = count - 1
     while last >= 0 and steps.codes[j, last] < 0:
         last -= 1
-    noisy = last >= 0 and steps.codes[j, last] == GAUSSIAN
-    apply_intensity(patch, steps, j, last if noisy else last + 1, keys, scratch, rare)
-    if noisy:
-        std, stream = steps.params[j, last, 0], step_stream(steps.stream, last)
-        write_with_gaussian(
-            patch, std, keys.key, keys.samples[j], stream, cells, start, streams
-        )
-    else:
-        put(flat(patch), patch.size, cells, start, streams)
+    return last
+
+
+@kernel
+def write_changed(patch, curve, noisy, std, key, cells, start, streams):
+    """Write the values of a patch to cells[start:], after a gamma and noise.
+
+    patch   : float32, C-contiguous
+    curve   : Curve
+    noisy   : whether to add noise, as `add_gaussian` does
+    std     : float32
+    key     : (key0, key1, stream)
+    cells, start, streams : as for `apply_intensity_to`
+
+    Values stay in the first-level cache between these steps, and memory is written
+    while numbers are made: adding first and then writing takes 1.2 times as long.
+    """
+    values = flat(patch)
+    if curve.span == 0 and not noisy:
+        put(values, len(values), cells, start, streams)
+        return
+    key0, key1, stream = key
+    words, scratch, normals = empty_numbers()
+    numbers = flat(normals)
+    halves, bent = empty((2, PIXELS), F), empty(PIXELS, F)
+    for first in range(0, len(values), PIXELS):
+        pixels = values[first : first + PIXELS]
+        if curve.span != 0:
+            bend_values(pixels, curve, halves, bent)
+            pixels = bent[: len(pixels)]
+        if not noisy:
+            put(pixels, len(pixels), cells, start + first, streams)
+            continue
+        block = np.uint64(first // PIXELS * BLOCKS)
+        fill_normals(block, key0, key1, stream, words, scratch, normals)
+        for k in range(len(pixels)):
+            numbers[k] = pixels[k] + std * numbers[k]
+        put(numbers, len(pixels), cells, start + first, streams)
