@@ -32,12 +32,19 @@ from fastseg._kernels.augment.warp import (
     warp_image,
     warp_mask,
 )
-from fastseg._kernels.contours.polygon import RULE, fill_one
+from fastseg._kernels.contours.polygon import (
+    RULE,
+    Target,
+    fill_checked,
+    longest_ring,
+    make_fill_scratch,
+)
 from fastseg._kernels.images.gather import ELSEWHERE, OUTSIDE
 from fastseg._kernels.images.stream import settle
 from fastseg._kernels.jit import empty, entry, flat, fma, kernel
 
 F = np.float32
+u64 = np.uint64
 # A double has 53 bits: 26 of one word and 27 of another.
 HIGH, LOW = np.uint32(6), np.uint32(5)
 
@@ -298,17 +305,29 @@ def warp_masks(masks, rows, affines, displacements, out):
 @kernel
 def reaches_outside(points, first, stop, height, width):
     """Return whether one of the vertices [first, stop) is outside an image."""
-    least_x = least_y = 0.0
-    most_x, most_y = width - 1.0, height - 1.0
+    most_x, most_y = width - 1.0 + RIM, height - 1.0 + RIM
+    inside = True
+    # Without a branch, so that vector instructions do it.
     for k in range(first, stop):
-        x, y = points[k, 0], points[k, 1]
-        least_x, most_x = min(least_x, x), max(most_x, x)
-        least_y, most_y = min(least_y, y), max(most_y, y)
-    return (
-        min(least_x, least_y) < -RIM
-        or most_x > width - 1.0 + RIM
-        or most_y > height - 1.0 + RIM
-    )
+        x, y = points[u64(k), u64(0)], points[u64(k), u64(1)]
+        inside &= (x >= -RIM) & (x <= most_x) & (y >= -RIM) & (y <= most_y)
+    return not inside
+
+
+@kernel
+def misses(points, count, height, width):
+    """Return whether the first `count` vertices are all on one side of an image.
+
+    Then their rings cover no pixel centre.
+    """
+    left = right = above = below = True
+    for k in range(count):
+        x, y = points[u64(k), u64(0)], points[u64(k), u64(1)]
+        left &= x < 0.0
+        right &= x > width - 1.0
+        above &= y < 0.0
+        below &= y > height - 1.0
+    return left or right or above or below
 
 
 class StoredContours(NamedTuple):
@@ -358,8 +377,11 @@ def draw_moved_contours(
     out      : unsigned (b, h, w), every cell is written
     """
     points, offsets, ring_class, ring_group = contours
-    cells, size = flat(out), out.shape[1] * out.shape[2]
+    rows, columns = out.shape[1], out.shape[2]
+    cells, size = flat(out), rows * columns
     moved = empty((FEW_POINTS, 2), np.float64)
+    most_vertices = np.int64(FEW_POINTS)
+    scratch = make_fill_scratch(most_vertices, rows, columns, rule)
     for j in range(len(ranges)):
         pixels = cells[j * size : (j + 1) * size]
         for k in range(len(pixels)):
@@ -383,9 +405,18 @@ def draw_moved_contours(
                 )  # fmt: skip
                 if count <= len(moved):
                     break
-            groups = ring_group[first:stop]
-            value = values[ring_class[first]]
-            fill_one(moved, moved_offsets, groups, 0.0, rule, out[j], value, False)
+            rings = stop - first
+            if not misses(moved, moved_offsets[rings], rows, columns):
+                most = longest_ring(moved_offsets, rings)
+                if most > most_vertices:
+                    most_vertices = 2 * most
+                    scratch = make_fill_scratch(most_vertices, rows, columns, rule)
+                value = u64(values[ring_class[first]])
+                target = Target(cells, j * size, rows, columns, value)
+                fill_checked(
+                    moved, moved_offsets, ring_group[first:stop], rings, 0.0, rule,
+                    target, False, scratch,
+                )  # fmt: skip
             first = stop
         height, width = sizes[j, 0], sizes[j, 1]
         if reaches_outside(points, start, offsets[last], height, width):

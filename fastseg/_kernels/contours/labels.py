@@ -12,6 +12,7 @@ from fastseg._kernels.contours.polygon import (
     ceil_clipped,
     fill_group,
     find_fault,
+    longest_ring,
     make_fill_scratch,
     rule_of_group,
 )
@@ -111,7 +112,8 @@ def draw_masks(rings, shift, rule, first, stop, masks, results):
     bits, groups = rings.bits, rings.groups
     _, height, width = masks.shape
     cells = flat(masks)
-    scratch = make_fill_scratch(offsets, height, width, rule)
+    most_vertices = longest_ring(offsets, len(offsets) - 1)
+    scratch = make_fill_scratch(most_vertices, height, width, rule)
     drawn = 0
     for k in range(first, stop):
         ring, last = rings.bounds[k], rings.bounds[k + 1]
@@ -164,7 +166,8 @@ def compare_rules(rings, shift, rule, height, width, differ):
     """
     points, offsets, groups = rings.points, rings.offsets, rings.groups
     even_odd = Rule(rule.edges, False, rule.rows)
-    scratch = make_fill_scratch(offsets, height, width, rule)
+    most_vertices = longest_ring(offsets, len(offsets) - 1)
+    scratch = make_fill_scratch(most_vertices, height, width, rule)
     cells = zeros(height * width, np.uint8)
     for k in range(len(differ)):
         first, last = rings.bounds[k], rings.bounds[k + 1]

@@ -353,11 +353,17 @@ def fill_group(points, offsets, first, last, shift, rule, target, clear, scratch
 
 
 @kernel
-def make_fill_scratch(offsets, height, width, rule):
-    """Return the FillScratch for masks of this size."""
+def longest_ring(offsets, count):
+    """Return the number of vertices of the longest of the first `count` rings."""
     most_vertices = 0
-    for k in range(len(offsets) - 1):
+    for k in range(count):
         most_vertices = max(most_vertices, offsets[k + 1] - offsets[k])
+    return most_vertices
+
+
+@kernel
+def make_fill_scratch(most_vertices, height, width, rule):
+    """Return the FillScratch for masks of this size, and rings of so many vertices."""
     words = width // 64 + 1
     if rule is None:
         rows = height
@@ -462,13 +468,23 @@ def fill_one(points, offsets, groups, shift, rule, mask, value, clear):
 
     Returns what `find_fault` returns; a fault leaves the mask unchanged.
     """
+    height, width = mask.shape
+    rings = len(offsets) - 1
+    most_vertices = longest_ring(offsets, rings)
+    scratch = make_fill_scratch(most_vertices, height, width, rule)
+    target = Target(flat(mask), 0, height, width, u64(value))
+    return fill_checked(
+        points, offsets, groups, rings, shift, rule, target, clear, scratch
+    )
+
+
+@kernel
+def fill_checked(points, offsets, groups, rings, shift, rule, target, clear, scratch):
+    """Do the work of `fill_one` for the first `rings` rings."""
     # np.int64, because numba compiles kernels once more for a literal.
-    first, stop = np.int64(0), len(offsets) - 1
+    first, stop = np.int64(0), rings
     ring, fault = find_fault(points, offsets, first, stop)
     if ring < 0:
-        height, width = mask.shape
-        scratch = make_fill_scratch(offsets, height, width, rule)
-        target = Target(flat(mask), 0, height, width, u64(value))
         if groups is None:
             fill_group(
                 points, offsets, first, stop, shift, rule, target, clear, scratch
@@ -501,7 +517,8 @@ def fill_many(points, offsets, groups, mask_offsets, shift, rule, masks, first, 
     """
     _, height, width = masks.shape
     cells = flat(masks)
-    scratch = make_fill_scratch(offsets, height, width, rule)
+    most_vertices = longest_ring(offsets, len(offsets) - 1)
+    scratch = make_fill_scratch(most_vertices, height, width, rule)
     for m in range(first, last):
         target = Target(cells, m * height * width, height, width, ONE)
         start, stop = mask_offsets[m], mask_offsets[m + 1]
