@@ -8,7 +8,6 @@ time; the store has the bytes that `build` gives it.
 """
 
 import re
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -35,9 +34,9 @@ from fastseg.ingest.images import ImageReader
 from fastseg.ingest.items import ItemBuilder
 from fastseg.ingest.part_journal import CHUNKS, Journals, JournalWriter, Made
 from fastseg.ingest.plan import plan_build
-from fastseg.ingest.plan_folder import PlanFolder, folder_of, write_plan
+from fastseg.ingest.plan_folder import PlanFolder, folder_of, remove_plan, write_plan
 from fastseg.ingest.report import BuildReport, Tally, warn_of
-from fastseg.ingest.request import check_request, prepare_kernels
+from fastseg.ingest.request import Request, check_request, prepare_kernels
 from fastseg.links import LinkTable
 from fastseg.outputs import permissions_of
 from fastseg.paths import Paths, StrPath, as_path
@@ -84,6 +83,10 @@ class PartReport:
     rejected: int
 
 
+class SeveralNamesError(PlanError):
+    """Two images of a plan are one file: it has to be planned anew."""
+
+
 @check_call("plan_parts('links.csv', 'big.h5')")
 def plan_parts(
     links: LinkTable | StrPath,
@@ -125,19 +128,31 @@ def plan_parts(
         force=force,
         progress=progress,
     )
+    look_at_files = true_or_false("look_at_files", look_at_files)
     folder = folder_of(request.target)
     if folder.exists():
         raise OutputError(
             f"{folder}: is there already; finish that build, or remove the folder"
         )
+    make_plan(request, progress, 1, look_at_files)
+    return folder
+
+
+def make_plan(
+    request: Request, progress: Progress, threads: int, look_at_files: bool
+) -> None:
+    """Plan a build, and write the plan beside the store.
+
+    Raises NothingBuiltError if no image can be built, OutputError if there is a plan.
+    """
     plan, rejects = plan_build(
         request.table,
         Paths(request.table.base),
         request.max_pixel_bytes,
         request.compress,
-        1,
+        threads,
         progress,
-        identify_all=true_or_false("look_at_files", look_at_files),
+        identify_all=look_at_files,
     )
     rejects = [*request.table.rejects, *rejects]
     if not len(plan):
@@ -146,8 +161,7 @@ def plan_parts(
             f"nothing to build: {len(rejects)} rejected, see {rejects_file}",
             tuple(rejects),
         )
-    write_plan(folder, request, plan, rejects, progress)
-    return folder
+    write_plan(folder_of(request.target), request, plan, rejects, progress)
 
 
 @check_call("build_part('big.h5.plan', '3/64')")
@@ -327,28 +341,44 @@ def finish_parts(plan: StrPath, *, progress: Progress = silent) -> BuildReport:
     NothingBuiltError if no sample remains; OutputError, OSError.
     """
     folder = PlanFolder(as_path("plan", plan))
+    with sole_builder(folder.store):
+        report, rejects_file = finish_plan(folder, folder.store, folder.force, progress)
+    warn_of(report.rejects, rejects_file, report.copies, stacklevel=3)
+    return report
+
+
+def finish_plan(
+    folder: PlanFolder, output: Path, force: bool, progress: Progress
+) -> tuple[BuildReport, Path | None]:
+    """Do what `finish_parts` does, for a caller that is the sole builder of the store.
+
+    output : the list of rejects lies beside it
+    force  : replace any file
+
+    Returns the path of the list of rejects, too, and does not warn of them. Raises
+    SeveralNamesError if two images are one file.
+    """
     folder.check_software()
     folder.check_index()
-    with name_path(folder.path), sole_builder(folder.store):
+    with name_path(folder.path):
         if not folder.path.is_dir():
             raise PlanError(f"{folder.path}: somebody else has finished this build")
         journals = Journals(folder.journals, folder.identity, folder.classes)
         missing = journals.missing(folder.blocks)
         if missing:
             raise _missing(folder, journals, missing)
-        report, rejects = _join(folder, journals, progress)
-    rejects_file = save_rejects(folder.store, rejects, folder.force)
+        report, rejects = _join(folder, journals, force, progress)
+    rejects_file = save_rejects(output, rejects, force)
     if report is None:
         raise NothingBuiltError(
             f"nothing to build: {len(rejects)} rejected, see {rejects_file}",
             tuple(rejects),
         )
-    warn_of(rejects, rejects_file, report.copies, stacklevel=3)
-    return report
+    return report, rejects_file
 
 
 def _join(
-    folder: PlanFolder, journals: Journals, progress: Progress
+    folder: PlanFolder, journals: Journals, force: bool, progress: Progress
 ) -> tuple[BuildReport | None, list[Any]]:
     """Write the store; return the report, None if nothing is in it, and the rejects."""
     slots = Slots(
@@ -385,14 +415,14 @@ def _join(
         if damaged:
             raise _missing(folder, journals, damaged)
         if tally.has_repeated_files:
-            raise PlanError(
+            raise SeveralNamesError(
                 f"{folder.path}: two images are one file under several names; remove "
                 "the folder, and plan the build with look_at_files=True "
                 "(--look-at-files)"
             )
         rejects = list(dict.fromkeys([*folder.rejects(), *tally.rejects()]))
         if not tally.samples:
-            shutil.rmtree(folder.path)
+            remove_plan(folder.path)
             return None, rejects
         pixels: PixelWriter
         if folder.compress:
@@ -407,9 +437,9 @@ def _join(
             *(asdict(folder.rules), folder.software),
         )
     permissions = permissions_of(folder.pixels) if not folder.compress else None
-    replace_target(folder.store, complete, folder.force, permissions)
+    replace_target(folder.store, complete, force, permissions)
     remove_work(folder.store)
-    shutil.rmtree(folder.path)
+    remove_plan(folder.path)
     report = tally.report(
         folder.store,
         planned=folder.count,

@@ -26,14 +26,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from xxhash import xxh3_64_intdigest
+from xxhash import xxh3_64_intdigest, xxh3_128
 
 from fastseg.errors import OutputError, PlanError
 from fastseg.files import name_path
 from fastseg.ingest.block import Block
 from fastseg.ingest.plan import Plan
 from fastseg.ingest.request import Request, software_of
-from fastseg.links import Link
+from fastseg.links import COLUMNS, Link
 from fastseg.progress import Progress
 from fastseg.raster.rules import Rules
 from fastseg.sources import DEFAULT_FORMAT
@@ -65,6 +65,7 @@ class PlanFolder:
     rules, classes, software, compress, max_pixel_bytes, decode_timeout, force : as of
         the build
     formats  : of the contours
+    request  : hash of what was asked for, see `request_digest`
     shape    : StoreShape if no item fails
     offsets  : of the pixels; None for a compressed store
     count    : number of images
@@ -96,7 +97,9 @@ class PlanFolder:
             )
         self.identity = hashlib.sha256(text).hexdigest()[:IDENTITY_DIGITS]
         # The store lies beside the folder, wherever a machine has mounted it.
-        self.store = path.absolute().with_name(content["store"])
+        has_name = path.name not in ("", "..")
+        folder = path if has_name else Path(os.path.abspath(path))  # noqa: PTH100
+        self.store = folder.with_name(content["store"])
         self.base = Path(os.path.normpath(path.absolute() / content["base"]))
         self.rules = Rules(**content["rules"])
         self.classes = tuple(content["classes"])
@@ -108,6 +111,7 @@ class PlanFolder:
         self.left_out = content["left_out"]
         self.outer_roots = tuple(map(Path, content["outer_roots"]))
         self.formats = frozenset(content["formats"])
+        self.request = content["request"]
         self.counts = tuple(
             (Bucket(tuple(shape), np.dtype(dtype)), count)
             for shape, dtype, count in content["buckets"]
@@ -219,6 +223,23 @@ def encode_block(block: Block) -> bytes:
     return zlib.compress(json.dumps(content).encode(), 1)
 
 
+def remove_plan(folder: Path) -> None:
+    """Remove a plan, also if a part that nobody waits for still writes into it.
+
+    It loses its name first: a machine that comes late finds no plan. What cannot be
+    removed yet, because files of it are open elsewhere, the next plan removes.
+    """
+    working = working_of(folder)
+    shutil.rmtree(working, ignore_errors=True)
+    folder.rename(working)
+    shutil.rmtree(working, ignore_errors=True)
+
+
+def working_of(folder: Path) -> Path:
+    """Return the folder in which a plan is written, and removed."""
+    return folder.with_name(f"{folder.name}.partial")
+
+
 def write_plan(
     folder: Path,
     request: Request,
@@ -227,7 +248,7 @@ def write_plan(
     progress: Progress,
 ) -> None:
     """Write a plan into a new folder, which appears when it is complete."""
-    working = folder.with_name(f"{folder.name}.partial")
+    working = working_of(folder)
     if working.exists():
         shutil.rmtree(working)
     working.mkdir(parents=True)
@@ -258,6 +279,7 @@ def write_plan(
             "version": VERSION,
             "store": request.target.name,
             "base": relative_base(request.table.base, folder),
+            "request": request_digest(request, folder),
             "rules": asdict(request.rules),
             "classes": list(request.table.classes),
             "software": software_of(request.compress),
@@ -289,6 +311,36 @@ def write_plan(
                     "folder"
                 ) from None
             raise
+
+
+def request_digest(request: Request, folder: Path) -> str:
+    """Return a hash of the table and the options of a build, relative to a folder.
+
+    Whether a file may be replaced is no part of it: the store does not depend on it.
+    """
+    table = request.table
+    others = [
+        [request.target.name, relative_base(table.base, folder)],
+        [list(table.classes), list(map(list, table.rejects)), request.left_out],
+        [asdict(request.rules), request.compress],
+        [request.max_pixel_bytes, request.decode_timeout],
+    ]
+    digest = xxh3_128(json.dumps(others).encode())
+    for name in COLUMNS:
+        _add(digest, getattr(table.links, name))
+    return digest.hexdigest()
+
+
+def _add(digest: xxh3_128, column: Any) -> None:
+    """Add a column of links to a hash: an array, or a tuple of texts and columns."""
+    if isinstance(column, np.ndarray):
+        digest.update(f"{column.dtype.str} {column.shape} ".encode())
+        digest.update(np.ascontiguousarray(column).view(np.uint8).data)
+    elif isinstance(column, str):
+        digest.update(json.dumps(column).encode())
+    else:
+        for part in column:
+            _add(digest, part)
 
 
 def array_of_frames(path: Path, plan: Plan, progress: Progress) -> NDArray[np.int64]:

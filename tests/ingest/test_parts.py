@@ -294,4 +294,5 @@ def test_the_command_line_builds_by_parts(links, whole, fastseg_command, tmp_pat
     assert "0 samples made, 2 blocks made before" in done.stdout
     done = fastseg_command("finish", "a.h5.plan")
     assert done.stdout.startswith("a.h5: 96 samples, 80 contours, ")
+    assert "symbolic link" not in done.stdout
     assert (tmp_path / "a.h5").read_bytes() == whole[False].path.read_bytes()
