@@ -53,6 +53,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     "codecs": ("python-gdcm", "pylibjpeg", "pylibjpeg-openjpeg"),
     "codecs-gpl": ("pylibjpeg", "pylibjpeg-libjpeg"),
     "compress": ("zstandard",),
+    "dask": ("distributed",),
     "torch": ("torch",),
 }
 

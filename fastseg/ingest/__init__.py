@@ -11,6 +11,7 @@ annotations  the contours of a block: files to rings
 images       the images of a block: files to pixels, measures and metadata
 items        the items of a block: draws masks, and makes records
 parts        builds by parts, on many machines
+executors    builds by parts on processes, or on a cluster of Dask
 plan_folder  the folder of a plan that they share
 part_journal what a process has made of it
 report       counts what was built, reused and rejected

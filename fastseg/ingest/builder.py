@@ -6,7 +6,7 @@ the journal, and publishes the store.
 
 from contextlib import closing
 from dataclasses import asdict
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ from fastseg.errors import (
 )
 from fastseg.files import name_path
 from fastseg.ingest.block import Block
+from fastseg.ingest.executors import build_on
 from fastseg.ingest.items import BuiltItems
 from fastseg.ingest.plan import Plan, plan_build
 from fastseg.ingest.report import (
@@ -74,6 +75,7 @@ def build(
     without: StrPath | None = None,
     without_severity: Severity = "error",
     force: bool = False,
+    executor: Any = None,
     progress: Progress = silent,
 ) -> BuildReport:
     """Read all linked images and contours and write them into a store.
@@ -98,6 +100,16 @@ def build(
     without_severity : only those with a finding of this severity or a worse one
     force  : replace any file at `output`; otherwise only a store, of any version and
         also if it is damaged, or an empty file
+    executor : a `concurrent.futures.Executor`, such as a ProcessPoolExecutor, or a
+        Client of Dask: its workers make the store by parts, as `build_part` does, each
+        with `threads` threads. They need the same paths and packages. The bytes are the
+        same
+
+    With an executor, nothing is reused of a store that exists, and an interrupted build
+    continues from the folder `<output>.plan`, if table and options are the same, else
+    it raises PlanError. What a task raises comes with a note that names its part; a
+    worker that dies is an error of the executor, such as BrokenProcessPool, if that
+    does not replace it.
 
     If an earlier build of the store was interrupted, this one continues it. If the
     store exists, samples whose links and files have not changed are reused. Input that
@@ -126,6 +138,10 @@ def build(
         force=force,
         progress=progress,
     )
+    if executor is not None:
+        report, rejects_file = build_on(executor, request, threads, progress)
+        warn_of(report.rejects, rejects_file, report.copies, stacklevel=3)
+        return report
     target = request.target
     with name_path(target.parent), sole_builder(target), Pool() as decoders:
         work = _Build(request, threads, decoders, progress)
