@@ -14,6 +14,7 @@ from tests.soak.__main__ import TRIES
 # Tries of each part in this test, and how many different outcomes there must be.
 FEW = {
     "kills": (9, 2),
+    "executors": (2, 1),
     "system_calls": (30, 2),
     "interrupts": (24, 6),
     "stores": (150, 3),

@@ -24,6 +24,7 @@ TRIES = {
     "structure_sets": 20_000,
     "interrupts": 3_000,
     "kills": 100,
+    "executors": 40,
     "polygons": 5_000,
     "public_files": 100,
     "compiling": 160,
