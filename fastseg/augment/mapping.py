@@ -138,7 +138,9 @@ class Mappings:
         self._control_spacing = 1.0
         self.depth = 0
         self.between_mm = np.ones(len(samples))
-        self.in_space = np.empty((0, 4, 4))
+        self._in_space = np.empty((0, 4, 4))
+        # What has happened in plane since _in_space was up to date.
+        self._since: Matrices | None = None
         self.is_tilted = np.zeros(len(samples), np.bool_)
 
     def identities(self) -> Matrices:
@@ -153,11 +155,21 @@ class Mappings:
         matrix : from points after the transform to points before it
         on     : samples to which the transform happens, by default all
         """
-        if on is not None:
+        if on is not None and not on.all():
+            if not on.any():
+                return
             matrix = np.where(on[:, None, None], matrix, np.eye(3))
         self._compose_in_plane(matrix)
         if self.depth:
-            self.in_space = self.in_space @ _as_spatial(matrix)
+            self._since = matrix if self._since is None else self._since @ matrix
+
+    @property
+    def in_space(self) -> Matrices:
+        """The mappings of patches to the volumes."""
+        if self._since is not None:
+            self._in_space = self._in_space @ _as_spatial(self._since)
+            self._since = None
+        return self._in_space
 
     def compose_in_space(self, matrix: Matrices, on: NDArray[np.bool_]) -> None:
         """Compose the mappings of patches with that of one more transform in space.
@@ -165,8 +177,10 @@ class Mappings:
         matrix : float64 (b, 4, 4), from voxels after the transform to those before it
         on     : patches to which the transform happens
         """
+        if not on.any():
+            return
         matrix = np.where(on[:, None, None], matrix, np.eye(4))
-        self.in_space = self.in_space @ matrix
+        self._in_space = self.in_space @ matrix
         self._compose_in_plane(matrix[:, IN_PLANE[:, None], IN_PLANE])
         across = (matrix[:, 0, 1:3] != 0) | (matrix[:, 1:3, 0] != 0)
         self.is_tilted = self.is_tilted | across.any(axis=1)
@@ -197,7 +211,7 @@ class Mappings:
             matrix[:, axis, axis] = factors[:, axis]
             matrix[:, axis, 3] = starts[:, axis]
         self.depth, *size = shape
-        self.in_space = matrix
+        self._in_space = matrix
         self._compose_in_plane(matrix[:, IN_PLANE[:, None], IN_PLANE])
         self.height, self.width = (np.full_like(self.height, n) for n in size)
         self.between_mm, self.spacing_mm = spacing_mm[:, 0], spacing_mm[:, 1:]
@@ -241,6 +255,8 @@ class Mappings:
 
     def crop_or_pad(self, size: tuple[int, int]) -> None:
         """Crop or pad about the centre, to the same pixels as without augmentation."""
+        if (self.height == size[0]).all() and (self.width == size[1]).all():
+            return
         left, top = (
             np.where(have >= want, (have - want) // 2, -((want - have) // 2))
             for have, want in ((self.width, size[1]), (self.height, size[0]))

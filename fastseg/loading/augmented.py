@@ -117,6 +117,8 @@ class AugmentedPreprocessing(Preprocessing):
         self._needs_all = bool(
             order == warp.CUBIC or compose.border == "reflect" or codes & rare
         )
+        shapes = [bucket.shape for bucket in store.buckets.values()]
+        self._bucket_sizes = np.array(shapes, np.int64)
         self._prepare_kernels(indices)
         self._check_steps(indices)
         # The normalized value of an image value of 0, which stands for no signal in
@@ -327,15 +329,13 @@ class AugmentedPreprocessing(Preprocessing):
         for images, masks, rows, subset in self.store.stacks(of_entry, masked):
             stage_start = perf_counter_ns()
             rows = rows.reshape(-1, *between.slices.shape[1:])
-            rows = np.where(is_tilted[subset, :, None], ELSEWHERE, rows)
-            # Of the two slices, the nearer one.
-            is_second = rows.shape[2] > 1 and between.weights[subset] >= 0.5
-            nearest = np.where(is_second, rows[:, :, -1], rows[:, :, 0])
+            if is_tilted.any():
+                rows = np.where(is_tilted[subset, :, None], ELSEWHERE, rows)
             is_beyond = shown.is_beyond[subset]
-            rows = self._mark_padding(rows, is_beyond[:, :, None])
+            marked = self._mark_padding(rows, is_beyond[:, :, None])
             self._augment_kernel(
                 images,
-                batch.PatchSlices(rows, between.weights[subset]),
+                batch.PatchSlices(marked, between.weights[subset]),
                 *in_images.select(subset),
                 self._sampling,
                 batch.Scalings(shift[subset], gain[subset], pad[subset], *limits),
@@ -348,11 +348,13 @@ class AugmentedPreprocessing(Preprocessing):
             )
             image_time += perf_counter_ns() - stage_start
             if self.format.labels == "nearest":
+                # Of the two slices, the nearer one.
+                is_second = rows.shape[2] > 1 and between.weights[subset] >= 0.5
+                nearest = np.where(is_second, rows[:, :, -1], rows[:, :, 0])
+                nearest = self._mark_padding(nearest, is_beyond)
                 batch.warp_masks(
                     masks,
-                    self._with_masks(self._mark_padding(nearest, is_beyond)).reshape(
-                        -1
-                    ),
+                    self._with_masks(nearest).reshape(-1),
                     *arrays.select(subset).repeat(depth),
                     bits[subset].reshape(-1, *size),
                 )
@@ -430,10 +432,8 @@ class AugmentedPreprocessing(Preprocessing):
 
     def _stored_sizes(self, samples: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return height and width of the stored images of samples, int64 (b, 2)."""
-        shapes = [bucket.shape for bucket in self.store.buckets.values()]
-        sizes: NDArray[np.int64] = np.array(shapes, np.int64)[
-            self.store.items["bucket"][samples]
-        ]
+        buckets = self.store.items["bucket"][samples]
+        sizes: NDArray[np.int64] = self._bucket_sizes[buckets]
         return sizes
 
     def _draw_labels(
