@@ -128,7 +128,7 @@ class Dataset(torch.utils.data.Dataset):  # type: ignore[misc]
         augmented = "" if made.format.augment is None else ", augmented"
         return (
             f"{type(self).__name__} of {len(self)} samples of "
-            f"{escaped(self.store.path.name)}: "
+            f"{escaped(self.store.name)}: "
             f"image {made.image_dtype} {made.image_shape}, "
             f"mask {made.mask_dtype} {made.mask_shape}{augmented}"
         )
@@ -179,7 +179,7 @@ class Dataset(torch.utils.data.Dataset):  # type: ignore[misc]
                 arrays = (samples[same], image[same], mask[same])
                 self._fill(*arrays, epoch)
                 _, image[same], mask[same] = arrays
-        self.store.check()  # it may have changed while it was read
+        self.preprocessing.check_files(samples)  # they may have changed meanwhile
         images, masks = _as_tensors(Batch(image, mask, samples))
         return list(zip(images, masks, strict=True))
 

@@ -252,7 +252,7 @@ class AugmentedPreprocessing(Preprocessing):
         drawn: DrawnParameters,
     ) -> StageTimes:
         """Write images and masks of slices, augmented with these parameters."""
-        self.store.check()
+        self.store.check_files(shown.samples)
         start = perf_counter_ns()
         image = image.reshape(*shown.slices.shape, *self.size)
         mappings = self.find_mappings(shown, drawn)
@@ -444,8 +444,7 @@ class AugmentedPreprocessing(Preprocessing):
         bits: NDArray[Any],
     ) -> None:
         """Draw the moved contours of slices, (m,), but nothing where `is_empty`."""
-        contours = self.store.contours
-        ranges = self.store.items["contours"][samples]
+        contours, ranges = self.store.rings(samples)
         ranges[is_empty, 1] = ranges[is_empty, 0]
         batch.draw_moved_contours(
             batch.StoredContours(

@@ -121,7 +121,7 @@ class BatchLoader:
         if self.store.state:
             words.append(f"store {self.store.state}")
         name = type(self).__name__
-        return f"<{name} of {short(self.store.path.name)}: {', '.join(words)}>"
+        return f"<{name} of {short(self.store.name)}: {', '.join(words)}>"
 
     def __getitem__(self, index: object) -> Any:
         raise TypeError(
@@ -257,7 +257,7 @@ class BatchLoader:
         got. The store is checked again, because the batch may be of bytes that have
         been changed after the check before it was made.
         """
-        self.store.check()
+        self.preprocessing.check_files(pending.entries)
         image, mask, entries, corners = pending.release()
         arrays = image, mask, entries, corners
         batch = self.preprocessing.assemble(

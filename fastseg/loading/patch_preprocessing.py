@@ -78,6 +78,10 @@ class PatchPreprocessing(Preprocessing):
         depth = self.placement.patch[0]
         return self.locate_parts(entries, volumes_of(entries), corners, depth)
 
+    def check_files(self, entries: NDArray[np.int64]) -> None:
+        """Raise StoreError if the files of the volumes of patches have changed."""
+        self.store.check_files(self.positions.first[volumes_of(entries)])
+
     def make_volume(self, volume: int) -> tuple[NDArray[Any], NDArray[Any]]:
         """Return image (1, D, H, W) and mask of a whole volume, as patches show it.
 
@@ -164,7 +168,7 @@ class PatchPreprocessing(Preprocessing):
         name = f"a patch of volume {volume}"
         if self.store.is_unchanged:  # else the mapped columns cannot be read
             name += f" (patient {self.store.volumes[volume].patient})"
-        return f"{name} of {self.store.path}"
+        return f"{name} of {self.store.path_of(int(self.positions.first[volume]))}"
 
     @property
     def _has_depth(self) -> bool:

@@ -312,8 +312,9 @@ class Positions:
         row, column = find_pixel(mask, label.bit, box, label.number)
         if row < 0:
             raise StoreError(
-                f"{store.path}: the mask of sample {item} has fewer pixels of class "
-                f"{store.classes[label.bit]!r} than are counted: the file is damaged"
+                f"{store.path_of(item)}: the mask of sample {item} has fewer pixels "
+                f"of class {store.classes[label.bit]!r} than are counted: the file is "
+                "damaged"
             )
         return label.slice, row, column
 

@@ -195,10 +195,14 @@ class Preprocessing:
 
         Raises StoreError if the file has changed or a sample is damaged.
         """
-        self.store.check()
+        self.check_files(entries)
         shown = self.locate(entries, epoch)
         shown.write_corners(corners)
         return self._copy(shown, image, mask)
+
+    def check_files(self, entries: NDArray[np.int64]) -> None:
+        """Raise StoreError if the files that entries are made from have changed."""
+        self.store.check_files(entries)
 
     def locate(self, entries: NDArray[np.int64], epoch: int) -> EntrySlices:
         """Return the slices that entries show in an epoch."""
@@ -297,7 +301,7 @@ class Preprocessing:
         if self.store.is_unchanged:  # else the mapped columns cannot be read
             meta = self.store[sample].meta
             name += f" (patient {meta['patient']}, {meta['source']})"
-        return f"{name} of {self.store.path}"
+        return f"{name} of {self.store.path_of(sample)}"
 
     def _scaling(self, samples: NDArray[np.int64]) -> Any:
         """Return what the kernel takes: a Scaling, or for "raw" values the padding."""

@@ -126,7 +126,8 @@ def show(
             f"{path}: expected the name of a picture that ends with "
             f"{', '.join(METADATA)}, as in {example}"
         )
-    check_input(path, store.path, "the store", PICTURE)
+    for source in store.paths:
+        check_input(path, source, "the store", PICTURE)
     check_target(path, PICTURE, force)
     if volume is None:
         chosen = choose_samples(

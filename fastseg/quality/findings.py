@@ -93,7 +93,7 @@ class Findings(Sequence[Finding]):
     def __repr__(self) -> str:
         counts = self.counts()
         parts = [many(counts[severity], severity) for severity in SEVERITIES]
-        return f"<Findings of {self.store.path.name}: {', '.join(parts)}>"
+        return f"<Findings of {self.store.name}: {', '.join(parts)}>"
 
     def counts(self) -> dict[Severity, int]:
         """Return how many findings there are by severity, without accepted ones."""

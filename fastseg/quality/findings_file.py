@@ -78,7 +78,7 @@ def as_dict(findings: Findings) -> dict[str, Any]:
     store = findings.store
     return {
         "format": "fastseg-findings",
-        "store": store.path.name,
+        "store": store.name,
         "fingerprint": store.fingerprint,
         "samples": len(store),
         "rules": list(findings.rules),
@@ -144,7 +144,7 @@ def read_accepted(path: StrPath, facts: Facts) -> set[str]:
         ours = set(map(escaped, facts.sources(range(facts.count))))
         if not any(row.source in ours for row in rows):
             raise OptionError(
-                f"{path}: names no image of {facts.store.path.name}; are these "
+                f"{path}: names no image of {facts.store.name}; are these "
                 "findings of another store?"
             )
     return {row.finding for row in rows}

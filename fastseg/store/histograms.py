@@ -47,6 +47,18 @@ def read_histograms(
 
     A sample without such pixels has none. Raises StoreError if they are damaged.
     """
+    parts = []
+    owners = 0
+    for part, first, some in store.by_file(np.sort(samples)):
+        found = _read_file(part, some, kind)
+        moved = found._replace(sample=found.sample + first, owner=found.owner + owners)
+        parts.append(moved)
+        owners += len(found.sample)
+    return Histograms(*map(np.concatenate, zip(*parts, strict=True)))
+
+
+def _read_file(store: "Store", samples: NDArray[np.int64], kind: int) -> Histograms:
+    """Do the work of `read_histograms` for the samples of one file."""
     table = store.tables["histograms"]
     # Rows are ordered by sample: only those from the first to the last one are read.
     low, high = int(samples.min()), int(samples.max())

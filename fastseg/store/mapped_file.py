@@ -37,6 +37,11 @@ class MappedFile:
             self.status.st_ctime_ns,
         )
 
+    @property
+    def handle(self) -> int:
+        """Handle of the open file."""
+        return self._handle
+
     def map_privately(self, offset: int, size: int) -> memoryview:
         """Return bytes of the file that may be written to, and map them again.
 

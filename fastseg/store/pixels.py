@@ -38,6 +38,26 @@ def signed_view(mask: NDArray[Any]) -> NDArray[Any]:
     return mask if mask.itemsize == 1 else mask.view(f"i{mask.itemsize}")
 
 
+def stacks_of(
+    arrays: Sequence[tuple[NDArray[Any], NDArray[Any]]],
+    numbers: NDArray[Any],
+    rows: NDArray[np.int64],
+) -> Iterator[Stack]:
+    """Yield a Stack for each pair of arrays, images and masks, that is needed.
+
+    numbers : (b,) or (b, d), which of the pairs has each sample; those of a row are of
+        one pair
+    rows    : of that shape, its row there
+    """
+    used = [0]
+    if len(arrays) > 1:
+        # Not np.unique, which imports numpy.ma when it is first called: 8 ms.
+        used = np.flatnonzero(np.bincount(numbers.reshape(-1))).tolist()
+    for k in used:
+        in_pair = rows if len(used) == 1 else np.where(numbers == k, rows, -1)
+        yield Stack(*arrays[k], in_pair, EVERYTHING)
+
+
 class MappedPixels:
     """Pixels of a store without compression: views of the memory map."""
 
@@ -51,11 +71,12 @@ class MappedPixels:
     ):
         self.images = images
         self.masks = masks
-        self._file = file
+        self.file = file
         self._bucket = items["bucket"]
         self._row = items["row"]
         self._arrays = list(zip(images.values(), masks.values(), strict=True))
-        self._offsets = [
+        # Where they begin in the file, images and masks of each bucket.
+        self.starts = [
             (offsets[f"images/{name}"], offsets[f"masks/{name}"]) for name in images
         ]
 
@@ -90,15 +111,7 @@ class MappedPixels:
 
         items : (b,), or (b, d): those of a row are of one bucket
         """
-        rows = self._row[items]
-        buckets = self._bucket[items]
-        used = [0]
-        if len(self._arrays) > 1:
-            # Not np.unique, which imports numpy.ma when it is first called: 8 ms.
-            used = np.flatnonzero(np.bincount(buckets.reshape(-1))).tolist()
-        for k in used:
-            in_bucket = rows if len(used) == 1 else np.where(buckets == k, rows, -1)
-            yield Stack(*self._arrays[k], in_bucket, EVERYTHING)
+        return stacks_of(self._arrays, self._bucket[items], self._row[items])
 
     def extents(
         self, items: NDArray[np.int64], rows: NDArray[np.int64] | None = None
@@ -113,7 +126,7 @@ class MappedPixels:
         for item, (first, end) in zip(items.tolist(), ends, strict=True):
             bucket = self._bucket[item]
             for offset, array in zip(
-                self._offsets[bucket], self._arrays[bucket], strict=True
+                self.starts[bucket], self._arrays[bucket], strict=True
             ):
                 image = array[self._row[item]]
                 start = int(self._row[item]) * image.nbytes + first * image.strides[0]
@@ -127,8 +140,8 @@ class MappedPixels:
         rows = array[row : row + len(items)]
         if not writable:
             return rows
-        offset = self._offsets[bucket][kind] + row * array[0].nbytes
-        pages = self._file.map_privately(offset, rows.nbytes)
+        offset = self.starts[bucket][kind] + row * array[0].nbytes
+        pages = self.file.map_privately(offset, rows.nbytes)
         return np.frombuffer(pages, array.dtype).reshape(rows.shape)
 
 

@@ -34,7 +34,7 @@ from fastseg.paths import StrPath, as_path
 from fastseg.reprs import MOST_COUNTED, listed, many, once_made, short
 from fastseg.store import checks, compression, layout, selection, splits
 from fastseg.store.mapped_file import Closed, MappedFile
-from fastseg.store.pixels import CompressedPixels, MappedPixels, Stack
+from fastseg.store.pixels import Columns, CompressedPixels, MappedPixels, Stack
 from fastseg.store.summary import summarize
 from fastseg.store.text import decode
 from fastseg.store.volumes import VolumeSequence
@@ -145,7 +145,7 @@ class Store:
                 for name in attributes.buckets
             }
             self.buckets = {name: bucket for name, (bucket, _) in buckets.items()}
-            self._tables = {
+            self._tables: Mapping[str, Columns] = {
                 name: datasets.table(name, self.classes, self.compression)
                 for name in layout.TABLES
             }
@@ -160,6 +160,7 @@ class Store:
         self.check()
         self._bucket_names = tuple(self.buckets)
         self._count = len(self._items["row"])
+        self.paths: tuple[Path, ...] = (self.path,)
         if self.compression:
             compression.require(f"{self.path}: reading a compressed store")
 
@@ -177,6 +178,11 @@ class Store:
             {name: masks for name, (_, masks) in pixels.items()},
             datasets.offsets,
         )
+
+    @property
+    def name(self) -> str:
+        """Name of the file, without its folder."""
+        return self.path.name
 
     def __len__(self) -> int:
         return self._count
@@ -199,7 +205,7 @@ class Store:
         number = index.__index__()
         if not -count <= number < count:
             raise IndexError(f"sample {number} is outside a store of {count} samples")
-        self.check()
+        self.check_sample(number % count)
         return Sample(self, number % count)
 
     def __iter__(self) -> "Iterator[Sample]":
@@ -218,7 +224,7 @@ class Store:
             words.append(self.compression)
         if self.state:
             words.append(self.state)
-        return f"<Store {short(self.path.name)}: {', '.join(words)}>"
+        return f"<{type(self).__name__} {short(self.name)}: {', '.join(words)}>"
 
     def _repr_html_(self) -> str:
         if self.state:
@@ -279,7 +285,10 @@ class Store:
             f"{count} of {_shape_and_dtype(bucket)}"
             for bucket, count in zip(self.buckets.values(), counts, strict=True)
         ]
-        rows = [("file", str(self.path)), ("images", listed(shapes))]
+        rows = [
+            ("file", listed(list(map(str, self.paths)))),
+            ("images", listed(shapes)),
+        ]
         labels = self.classes
         if len(self) <= MOST_COUNTED:
             drawn = [
@@ -309,23 +318,23 @@ class Store:
         return len(set(column[first].tolist()))
 
     @property
-    def items(self) -> dict[str, NDArray[Any]]:
+    def items(self) -> Columns:
         """Columns of metadata, by name; the first axis is the sample."""
         self.check()
         return self._items
 
     @property
-    def contours(self) -> dict[str, NDArray[Any]]:
+    def contours(self) -> Columns:
         """Columns of all rings, by name."""
         return self.tables["contours"]
 
     @property
-    def sources(self) -> dict[str, NDArray[Any]]:
+    def sources(self) -> Columns:
         """Columns of the files that the store was made from, by name."""
         return self.tables["sources"]
 
     @property
-    def tables(self) -> dict[str, dict[str, NDArray[Any]]]:
+    def tables(self) -> Mapping[str, Columns]:
         """Columns of the tables of the file, see `layout`, by table and name."""
         self.check()
         return self._tables
@@ -362,6 +371,34 @@ class Store:
         Does not check the file: call `check` first.
         """
         return self._pixels.stacks(samples, with_masks)
+
+    def rings(self, samples: NDArray[np.int64]) -> tuple[Columns, NDArray[np.int64]]:
+        """Return columns of rings, and the rows there that those of samples have.
+
+        samples : int64 (n,)
+
+        The columns points, offsets, class and group are as in `contours`, of all rings
+        or of some. The rows are int64 (n, 2): the first, and the one after the last.
+
+        Does not check the file: call `check` first.
+        """
+        return self._tables["contours"], self._items["contours"][samples]
+
+    def by_file(
+        self, samples: NDArray[np.int64]
+    ) -> "Iterator[tuple[Store, int, NDArray[np.int64]]]":
+        """Yield each file that has some of the samples.
+
+        samples : int64 (n,), ascending
+
+        A file is a store with the index here of its first sample, and those of its
+        samples that were asked for, by their indices there.
+        """
+        yield self, 0, samples
+
+    def path_of(self, sample: int) -> Path:
+        """Return the file that has a sample."""
+        return self.path
 
     def read_ahead(
         self, samples: NDArray[np.int64], rows: NDArray[np.int64] | None = None
@@ -527,14 +564,25 @@ class Store:
         """Bytes of the pixels before compression, divided by those in the file."""
         if not self.compression:
             return 1.0
+        plain, stored = self._pixel_bytes()
+        return plain / stored
+
+    def _pixel_bytes(self) -> tuple[int, int]:
+        """Return the bytes of all pixels, and how many they take in the file."""
         counts = np.bincount(self.items["bucket"], minlength=len(self.buckets))
         masks = layout.mask_dtype(self.classes).itemsize
         sizes = [
             math.prod(bucket.shape) * (bucket.dtype.itemsize + masks)
             for bucket in self.buckets.values()
         ]
-        chunks = sum(int(self.items[n][:, 1].sum()) for n in layout.CHUNK_COLUMNS)
-        return float(counts @ sizes) / chunks
+        plain = int(counts @ sizes)
+        if not self.compression:
+            return plain, plain
+        return plain, sum(int(self.items[n][:, 1].sum()) for n in layout.CHUNK_COLUMNS)
+
+    def _row(self, index: int) -> dict[str, Any]:
+        """Return a sample's row of each column of /items: numbers, bytes, lists."""
+        return {name: _value(column, index) for name, column in self._items.items()}
 
     def summary(self) -> dict[str, Any]:
         """Return what the store holds, as `fastseg info --json` prints it.
@@ -552,6 +600,17 @@ class Store:
         methods that read the file call this first, and so does a Loader for each batch.
         Arrays that you already have are views of the file: check before you use them.
         """
+        self._file.check()
+
+    def check_files(self, samples: NDArray[np.int64]) -> None:
+        """Raise StoreError if a file that has some of the samples has changed.
+
+        As `check` does, for less time if the store has many files.
+        """
+        self._file.check()
+
+    def check_sample(self, sample: int) -> None:
+        """Raise StoreError if the file that has a sample has changed."""
         self._file.check()
 
     @property
@@ -615,13 +674,13 @@ class Sample:
     @property
     def image(self) -> NDArray[Any]:
         """Stored values (H, W), read-only."""
-        self._store.check()
+        self._store.check_sample(self.index)
         return self._store._pixels.image(self.index)
 
     @property
     def mask(self) -> NDArray[Any]:
         """Bit field (H, W), read-only: bit k is set where class k covers the pixel."""
-        self._store.check()
+        self._store.check_sample(self.index)
         return self._store._pixels.mask(self.index)
 
     def mask_of(self, name: str) -> NDArray[np.bool_]:
@@ -635,8 +694,9 @@ class Sample:
     def contours(self) -> dict[str, list[NDArray[np.float64]]]:
         """The rings of each class that has any: float64 (n, 2), (x, y) in pixels."""
         store = self._store
-        contours = store.contours
-        start, stop = store._items["contours"][self.index].tolist()
+        store.check_sample(self.index)
+        contours, rows = store.rings(np.array([self.index]))
+        start, stop = rows[0].tolist()
         bounds = contours["offsets"][start : stop + 1].tolist()
         rings: dict[str, list[NDArray[np.float64]]] = {}
         classes = contours["class"][start:stop].tolist()
@@ -650,7 +710,8 @@ class Sample:
     def meta(self) -> dict[str, Any]:
         """Its row of each column of /items, with the names of bucket and source."""
         store = self._store
-        meta = {n: _value(column, self.index) for n, column in store.items.items()}
+        store.check_sample(self.index)
+        meta = store._row(self.index)
         meta["bucket"] = store._bucket_names[meta["bucket"]]
         texts = [
             *(meta[name] for name in layout.STRING_COLUMNS),
@@ -683,7 +744,7 @@ class Sample:
 
     def __repr__(self) -> str:
         store = self._store
-        name = f"{self.index} of {short(store.path.name)}"
+        name = f"{self.index} of {short(store.name)}"
         if store.state:
             return f"<Sample {name}, which is {store.state}>"
         items = store._items

@@ -94,7 +94,8 @@ def write_split(
     """
     path = as_path("path", path)
     opened = as_store(store)
-    check_input(path, opened.path, "the store", TABLE)
+    for source in opened.paths:
+        check_input(path, source, "the store", TABLE)
     check_target(path, TABLE, force)
     check_parts(opened, parts, by=by)
     indices_of = {name: check_indices(opened, part) for name, part in parts.items()}
@@ -167,7 +168,7 @@ def read_parts(
     index_of_image = {identity: index for index, identity in enumerate(identities)}
     if len(index_of_image) < len(opened):
         raise OptionError(
-            f"{opened.path.name}: two samples have the same source, frame and pixels, "
+            f"{opened.name}: two samples have the same source, frame and pixels, "
             "but for spaces or control characters, which no build writes: a table "
             "cannot tell them apart. Build the store again"
         )
@@ -180,7 +181,7 @@ def read_parts(
         if index is None:
             raise OptionError(
                 f"{path}, line {line}: frame {row['frame']} of {row['source']} is not "
-                f"in {opened.path.name}, or its image has changed. The table splits "
+                f"in {opened.name}, or its image has changed. The table splits "
                 f"the store with fingerprint {row['store']}, this store has "
                 f"{opened.fingerprint[:FINGERPRINT_DIGITS]}: split this store again"
             )

@@ -54,7 +54,7 @@ def summarize(store: "Store") -> dict[str, Any]:
         classes.append(entry)
     return {
         "path": str(store.path),
-        "bytes": store.path.stat().st_size,
+        "bytes": sum(path.stat().st_size for path in store.paths),
         "samples": len(store),
         "patients": len(store.patients),
         "series": int((distinct(items["series"])[0] != b"").sum()),

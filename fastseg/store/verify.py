@@ -141,7 +141,8 @@ def verify(
 ) -> VerifyReport:
     """Recompute every checksum of a store and compare.
 
-    store   : its path, or a Store, of which the file at its path is verified
+    store   : its path, or a Store, of which the file at its path is verified; it must
+        be one file, not what `concat` returns
     sources : root of the data set; if given, also compare the files that the store was
         made from
     threads : how many threads read and hash, by default one per core
@@ -152,7 +153,7 @@ def verify(
     count = usable_cores() if threads is None else check_threads(threads)
     root = None if sources is None else as_path("sources", sources)
     opened = open_store(
-        store.path if isinstance(store, Store) else as_path("store", store)
+        _path_of(store) if isinstance(store, Store) else as_path("store", store)
     )
     findings = _attribute_findings(opened)
     bytes_read = 0
@@ -381,8 +382,8 @@ def _extents(columns: _Columns) -> Iterator[NDArray[np.int64]]:
     for group, arrays in zip(("images", "masks"), pixels, strict=False):
         for name, array in arrays.items():
             yield np.array([[store.offsets[f"{group}/{name}"], array.nbytes]], np.int64)
-    for table, arrays in store.tables.items():
-        for name, array in arrays.items():
+    for table, columns_there in store.tables.items():
+        for name, array in columns_there.items():
             yield np.array([[store.offsets[f"{table}/{name}"], array.nbytes]], np.int64)
     for name in layout.CHUNK_COLUMNS if store.compression else ():
         yield columns[f"items/{name}"]
@@ -438,6 +439,16 @@ def _mapped_pixels(columns: _Columns) -> Iterator[_Block]:
                     checksums[part][samples].tolist(),
                     samples.tolist(),
                 )
+
+
+def _path_of(store: Store) -> Path:
+    """Return the path of a store that is one file, or raise OptionError."""
+    if len(store.paths) > 1:
+        raise OptionError(
+            f"the store is {len(store.paths)} files, which are verified one by one: "
+            "for path in store.paths: fastseg.verify(path)"
+        )
+    return store.path
 
 
 def _attribute_findings(store: Store) -> list[_Finding]:

@@ -215,7 +215,7 @@ class Volume:
 
     def __repr__(self) -> str:
         store = self._store
-        name = f"{self.index} of {short(store.path.name)}"
+        name = f"{self.index} of {short(store.name)}"
         if store.state:
             return f"<Volume {name}, which is {store.state}>"
         bucket = store.buckets[self._bucket]
@@ -309,7 +309,7 @@ class VolumeSequence(Sequence[Volume]):
         return (Volume(self._store, k) for k in range(len(self)))
 
     def __repr__(self) -> str:
-        name = short(self._store.path.name)
+        name = short(self._store.name)
         if self._store.state:
             return f"<Volumes of {name}, which is {self._store.state}>"
         return f"<{many(len(self), 'volume')} of {name}>"

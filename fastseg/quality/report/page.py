@@ -112,7 +112,8 @@ def write_report(
     except ImportError:
         raise missing_extra("writing reports", "report") from None
     path = as_path("path", path)
-    check_input(path, findings.store.path, "the store", REPORT)
+    for source in findings.store.paths:
+        check_input(path, source, "the store", REPORT)
     check_target(path, REPORT, force)
     loader = jinja2.PackageLoader("fastseg.quality.report", "templates")
     environment = jinja2.Environment(
@@ -208,7 +209,7 @@ class Content:
         )
         return {
             "store": {
-                "name": short(self.store.path.name),
+                "name": short(self.store.name),
                 "contents": contents,
             },
             "totals": self._totals(),
