@@ -52,6 +52,8 @@ if TYPE_CHECKING:
     from fastseg.sources import link as link
     from fastseg.sources.roi_list import RoiList as RoiList
     from fastseg.sources.rois import list_rois as list_rois
+    from fastseg.store.concat import ConcatStore as ConcatStore
+    from fastseg.store.concat import concat as concat
     from fastseg.store.reader import Sample as Sample
     from fastseg.store.reader import Store as Store
     from fastseg.store.split_table import check_split as check_split
@@ -71,6 +73,7 @@ _HOME = {
     "Batch": "fastseg.loading.batches",
     "BenchReport": "fastseg.benchmark",
     "BuildReport": "fastseg.ingest.report",
+    "ConcatStore": "fastseg.store.concat",
     "FastsegError": "fastseg.errors",
     "Finding": "fastseg.quality.findings",
     "Findings": "fastseg.quality.findings",
@@ -92,6 +95,7 @@ _HOME = {
     "finish_parts": "fastseg.ingest.parts",
     "plan_parts": "fastseg.ingest.parts",
     "check": "fastseg.quality.check",
+    "concat": "fastseg.store.concat",
     "coverage": "fastseg.raster.area",
     "hold_out": "fastseg.store.splits",
     "link": "fastseg.sources",
@@ -150,6 +154,8 @@ _ELSEWHERE = {
     "SlidingWindowInferer": "fastseg.windows, then fastseg.stitch",
     "GridSampler": "fastseg.windows",
     "GridAggregator": "fastseg.stitch",
+    "ConcatDataset": "fastseg.concat",
+    "concatenate": "fastseg.concat",
     "write": "fastseg.build",
     "create": "fastseg.build",
     "convert": "fastseg.link, then fastseg.build",

@@ -2,6 +2,8 @@
 
 layout       the file format
 reader       Store and Sample: an open file, mapped into memory
+concat       several files, read as one Store
+joined_map   arrays of several files as one array
 mapped_file  the mapped file, and the check that it is still the same
 checks       what must be true of a file that is opened
 metadata     the checksum of all bytes that are no data
