@@ -21,7 +21,7 @@ from fastseg.quality.robust import (
     group_medians,
     mostly_below,
 )
-from fastseg.quality.rule import Rule, threshold
+from fastseg.quality.rule import AGAINST_CLASSES, AGAINST_THE_REST, Rule, threshold
 from fastseg.quality.tracks import Shapes, Tracks, number_rows
 from fastseg.reprs import many
 
@@ -42,6 +42,11 @@ LEAST_OVERLAP = 0.1
 # A class with gaps in this fraction of its volumes is outlined here and there.
 USUAL_GAPS = 0.3
 FEWEST_TRACKS = 5
+# Of two shapes, one lies in the other if their Dice is this part of the greatest one
+# that shapes of their areas can have.
+NESTED = 0.97
+# A shape is the largest one of its neighbours if its area is this many times as large.
+LARGEST = 1.05
 # Shapes that are compared need this many others of their class to know what is usual.
 FEWEST_OTHERS = 10
 
@@ -78,12 +83,24 @@ def loss_of_dice(shapes: Shapes, row: Indices) -> Floats:
     """Return by how much neighbours fit each other better than they fit the label.
 
     That is, the Dice of both neighbours less the better one of each with the label: of
-    shapes that change steadily it is negative.
+    shapes that change steadily it is negative. A shape that both neighbours only exceed
+    in size, or it them, as the largest one of a tumour, loses nothing.
     """
-    before = shapes.before[row]
+    before, after = shapes.before[row], shapes.after[row]
     own = np.fmax(shapes.dice[before, 0], shapes.dice[row, 0])
     loss: Floats = np.nan_to_num(shapes.dice[before, 1] - own, nan=-1.0)
-    return loss
+    # Of shapes of these areas, one within the other.
+    most = np.fmax(
+        _greatest_dice(shapes.area[before], shapes.area[row]),
+        _greatest_dice(shapes.area[after], shapes.area[row]),
+    )
+    return np.where(own > NESTED * most, np.minimum(loss, 0.0), loss)
+
+
+def _greatest_dice(first: Floats, second: Floats) -> Floats:
+    """Return the greatest Dice that shapes of two areas can have."""
+    result: Floats = 2 * np.minimum(first, second) / (first + second)
+    return result
 
 
 def usual_limit(
@@ -190,9 +207,15 @@ class AreaJumps(Rule):
     """One slice with another area than its neighbours is often a slip of the mouse."""
 
     name = "area-jump"
-    title = "An area that jumps against both neighbours"
+    title = "An area unlike those on the slices before and after"
     severity = "warning"
     needs = "volumes"
+    explains = (
+        "centre-jump",
+        "overlap-jump",
+        *AGAINST_CLASSES,
+        *AGAINST_THE_REST,
+    )
     percent: float = threshold(
         22, "percent", "how far an area lies beyond those of both neighbours"
     )
@@ -230,9 +253,14 @@ class CentreJumps(Rule):
     """A contour that is displaced on one slice marks other tissue than it names."""
 
     name = "centre-jump"
-    title = "A centre that jumps against both neighbours"
+    title = "A contour that is shifted against the slices before and after"
     severity = "warning"
     needs = "volumes"
+    explains = (
+        "overlap-jump",
+        *AGAINST_CLASSES,
+        *AGAINST_THE_REST,
+    )
     percent: float = threshold(
         12,
         "percent",
@@ -260,8 +288,8 @@ class CentreJumps(Rule):
                 facts.along_slices,
                 (here, int(before[k]), int(after[k])),
                 text=(
-                    f"lies {amount:.1f} {unit} off the way between its places on the "
-                    "slices before and after."
+                    f"is shifted by {amount:.1f} {unit} against the slices before and "
+                    "after."
                 ),
                 amount=amount,
                 unit=unit,
@@ -272,9 +300,13 @@ class OverlapJumps(Rule):
     """A shape between two that fit each other, and not it, is often a wrong one."""
 
     name = "overlap-jump"
-    title = "A shape that its neighbours fit less than they fit each other"
+    title = "A shape unlike those on the slices before and after"
     severity = "warning"
     needs = "volumes"
+    explains = (
+        *AGAINST_CLASSES,
+        *AGAINST_THE_REST,
+    )
     loss: float = threshold(
         0.04,
         "Dice",
@@ -299,8 +331,9 @@ class OverlapJumps(Rule):
                 tracks,
                 (here, before, after),
                 text=(
-                    "fits none of the slices before and after better than with a Dice "
-                    f"of {own:.2f}, while these fit each other with {both:.2f}."
+                    "has another shape than on the slices before and after: its Dice "
+                    f"with them is at most {own:.2f}, theirs with each other "
+                    f"{both:.2f}."
                 ),
                 amount=float(loss[k]),
                 unit="Dice",
@@ -350,6 +383,14 @@ def find_swaps(
         right_new = np.where(after >= 0, cost[first, lag], 0.0)
         saved = left + right - left_new - right_new
         total = total + left + right
+        # Where a track ends, the slice beside its end may just be the largest one.
+        area = shapes.area
+        is_peak = (before < 0) & (
+            area[second] > LARGEST * np.maximum(area[first], area[after])
+        )
+        is_peak |= (after < 0) & (
+            area[first] > LARGEST * np.maximum(area[second], area[before])
+        )
         noise = noise_of(np.minimum(shapes.area[first], shapes.area[second]))
         with np.errstate(invalid="ignore"):
             is_better = (saved > saving + noise) & (total - saved < ratio * total)
@@ -358,6 +399,7 @@ def find_swaps(
             is_better &= inner < 0.8 * np.maximum(left, right)
             worst = np.maximum(inner, np.maximum(left_new, right_new))
             is_better &= worst < usual[first] + noise / 2
+        is_better &= ~is_peak
         found += [
             Swap(int(first[k]), int(second[k]), float(saved[k]))
             for k in np.flatnonzero(is_better)
@@ -376,9 +418,14 @@ class SlicesSwapped(Rule):
     """Contours on each other's slices are wrong on both."""
 
     name = "slices-swapped"
-    title = "Contours of two slices that fit better if they are swapped"
+    title = "Contours of two slices that seem to be swapped"
     severity = "warning"
     needs = "volumes"
+    explains = (
+        "time-jump",
+        *AGAINST_CLASSES,
+        *AGAINST_THE_REST,
+    )
     saving: float = threshold(
         0.05,
         "Dice",
@@ -395,8 +442,9 @@ class SlicesSwapped(Rule):
                 tracks,
                 (swap.first, swap.second),
                 text=(
-                    "fits the slices beside it better if its contours of these two "
-                    f"slices are swapped: by a Dice of {swap.saving:.2f}, in sum."
+                    "seems to be swapped between these two slices: exchanged, its "
+                    "contours fit the slices before and after better (by a Dice of "
+                    f"{swap.saving:.2f}, in sum)."
                 ),
                 amount=swap.saving,
                 unit="Dice",
@@ -407,9 +455,13 @@ class EndSliceUnlikeRest(Rule):
     """A stray contour beyond the end of a structure marks tissue that is not it."""
 
     name = "end-slice-unlike-rest"
-    title = "A first or last slice far from the rest"
+    title = "A first or last contour unlike that of the next slice"
     severity = "warning"
     needs = "volumes"
+    explains = (
+        *AGAINST_CLASSES,
+        *AGAINST_THE_REST,
+    )
     outside: float = threshold(
         25, "percent", "of the smaller of both shapes that lies outside the other one"
     )
@@ -449,18 +501,19 @@ class EndSliceUnlikeRest(Rule):
                 if chosen.sum() > FEWEST_OTHERS:
                     is_large[chosen] &= usual > self.deviations
             for k in np.flatnonzero((outside > limit) | is_large).tolist():
-                where = "last" if is_last else "first"
+                where, beside = ("last", "before") if is_last else ("first", "after")
                 if outside[k] > limit[k]:
-                    text = (
-                        f"lies to {100 * outside[k]:.0f} % outside of its place on the "
-                        f"next slice; it is on the {where} one."
-                    )
                     amount = 100 * float(outside[k])
+                    text = (
+                        f"on the {where} slice does not fit the slice {beside} it: "
+                        f"{amount:.0f} % of the smaller contour lie outside the larger "
+                        "one."
+                    )
                 else:
                     amount = 100 * float(np.expm1(growth[k]))
                     text = (
-                        f"is {amount:.0f} % larger than on the next slice; it is on "
-                        f"the {where} one."
+                        f"on the {where} slice is {amount:.0f} % larger than on the "
+                        f"slice {beside} it."
                     )
                 yield _finding(
                     self,
@@ -477,9 +530,10 @@ class TimeJumps(Rule):
     """A contour of another time marks a heart that beats the other way."""
 
     name = "time-jump"
-    title = "A shape that changes over time unlike before, after or elsewhere"
+    title = "A shape unlike those at the times before and after"
     severity = "warning"
     needs = "volumes"
+    explains = (*AGAINST_THE_REST,)
     percent: float = threshold(
         22, "percent", "how far an area lies beyond those of the times before and after"
     )
@@ -515,16 +569,20 @@ class TimeJumps(Rule):
             here = int(row[k])
             before, after = int(shapes.before[here]), int(shapes.after[here])
             ratio = 100 * float(np.expm1(abs(beyond[k])))
+            size = f"{ratio:.0f} % {'larger' if beyond[k] > 0 else 'smaller'}"
+            shift = f"shifted by {100 * off[k]:.0f} % of its width"
+            if off[k] <= far[k] + noise[k]:
+                text = f"is {size} than at the times before and after."
+            elif abs(beyond[k]) <= limit[k] + noise[k]:
+                text = f"is {shift} against the times before and after."
+            else:
+                text = f"is {size} than at the times before and after, and {shift}."
             yield _finding(
                 self,
                 facts,
                 tracks,
                 (here, before, after),
-                text=(
-                    f"is {ratio:.0f} % {'larger' if beyond[k] > 0 else 'smaller'} than "
-                    "at the times before and after, and its centre lies "
-                    f"{100 * off[k]:.0f} % of its width off the way between them."
-                ),
+                text=text,
                 amount=max(ratio, 100 * float(off[k])),
                 unit="percent",
             )
@@ -558,9 +616,9 @@ class TimeJumps(Rule):
                 tracks,
                 (int(row[k]), int(other[k])),
                 text=(
-                    f"{'grows' if grows else 'shrinks'} by {amount:.0f} % to the next "
-                    f"time, but {'shrinks' if grows else 'grows'} on the other slices: "
-                    "its contours may be swapped."
+                    f"{'grows' if grows else 'shrinks'} by {amount:.0f} % from this "
+                    f"time to the next, but {'shrinks' if grows else 'grows'} on the "
+                    "other slices: the contours of the two times may be swapped."
                 ),
                 amount=amount,
                 unit="percent",
@@ -571,9 +629,14 @@ class ContourOfOtherTime(Rule):
     """The slice lacks its contour, and an image of another time has it by mistake."""
 
     name = "contour-of-other-time"
-    title = "A single contour at a time at which nothing else is outlined"
+    title = "A contour that seems to belong to another time"
     severity = "warning"
     needs = "volumes"
+    explains = (
+        "slice-without-contour",
+        "end-slice-unlike-rest",
+        *AGAINST_THE_REST,
+    )
 
     def find(self, facts: Facts) -> Iterator[Finding]:
         """Return a finding for each contour that seems to belong to another time."""
@@ -624,8 +687,9 @@ class ContourOfOtherTime(Rule):
                 rule=self.name,
                 severity=self.severity,
                 text=(
-                    f"{klass} is outlined at this time on this slice alone, and lacks "
-                    "on this slice at a time at which the slices beside it have it."
+                    f"At this time, no other slice has a contour of {klass}. At "
+                    "another time, the slices beside this one have it and this one has "
+                    "not: the contour may belong there."
                 ),
                 samples=tuple(samples.tolist()),
                 classes=(klass,),

@@ -10,6 +10,7 @@ from fastseg.errors import LinkError, OptionError, choice, is_iterable, one_of, 
 from fastseg.findings_table import IDENTITY_DIGITS
 from fastseg.paths import StrPath
 from fastseg.progress import Progress, silent
+from fastseg.quality.causes import fold
 from fastseg.quality.facts import Facts
 from fastseg.quality.findings import MOST_POINTS, Finding, Findings
 from fastseg.quality.findings_file import read_accepted
@@ -75,7 +76,7 @@ def check(
         else:
             found += _identified(facts, rule, rule.find(facts))
     findings = Findings(
-        found, facts=facts, rules=[rule.name for rule in chosen], not_run=not_run
+        fold(found), facts=facts, rules=[rule.name for rule in chosen], not_run=not_run
     )
     if accept is None:
         return findings

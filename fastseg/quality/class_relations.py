@@ -9,7 +9,7 @@ from fastseg.choices import Severity
 from fastseg.quality.facts import Facts
 from fastseg.quality.findings import MOST_POINTS, Finding
 from fastseg.quality.overlaps import LEAST_IMAGES, Bools, Floats, Indices
-from fastseg.quality.rule import Rule, threshold
+from fastseg.quality.rule import AGAINST_THE_REST, Rule, threshold
 from fastseg.reprs import many
 
 # A class that lies inside another on fewer images than this may be meant to leave it.
@@ -25,9 +25,13 @@ class NotInside(Rule):
     """
 
     name = "not-inside"
-    title = "A class leaves the one that it lies inside elsewhere"
+    title = "A class reaches out of the class that should contain it"
     severity = "error"
     needs = "contours"
+    explains = (
+        "intensity-unlike-others",
+        "outline-unlike-others",
+    )
     pixels: float = threshold(1, "pixels", "outside, at least", least=1)
 
     def find(self, facts: Facts) -> Iterator[Finding]:
@@ -57,10 +61,10 @@ class NotInside(Rule):
                     rule=self.name,
                     severity=severity,
                     text=(
-                        f"{names[0]} has {many(counts[0], 'pixel')} outside "
-                        f"{names[1]}, and reaches {far:.2g} {unit} out of it"
-                        f"{_more(samples)}; it lies inside on {inside} of "
-                        f"{many(len(outside), 'image')}."
+                        f"{many(counts[0], 'pixel')} of {names[0]} "
+                        f"{'lies' if counts[0] == 1 else 'lie'} outside {names[1]}, "
+                        f"up to {far:.2g} {unit} from it{_more(samples)}. On {inside} "
+                        f"of {many(len(outside), 'image')}, {names[0]} lies inside."
                     ),
                     samples=samples,
                     classes=names,
@@ -76,7 +80,7 @@ class Overlap(Rule):
     """
 
     name = "overlap"
-    title = "Two classes overlap that lie apart elsewhere"
+    title = "Two classes overlap that should not"
     severity = "warning"
     needs = "masks"
     pixels: float = threshold(4, "pixels", "shared, or a quarter of a class", least=1)
@@ -104,8 +108,8 @@ class Overlap(Rule):
                     severity=self.severity,
                     text=(
                         f"{names[0]} and {names[1]} share {many(counts[0], 'pixel')}"
-                        f"{_more(samples)}; they lie apart on {apart} of "
-                        f"{many(len(shared), 'image')}."
+                        f"{_more(samples)}. On {apart} of "
+                        f"{many(len(shared), 'image')}, they lie apart."
                     ),
                     samples=samples,
                     classes=names,
@@ -121,9 +125,18 @@ class SwappedLabels(Rule):
     """
 
     name = "swapped-labels"
-    title = "Two classes lie as elsewhere, but with their labels exchanged"
+    title = "Two classes whose labels seem to be swapped"
     severity = "error"
     needs = "masks"
+    explains = (
+        "area-jump",
+        "centre-jump",
+        "overlap-jump",
+        "slices-swapped",
+        "end-slice-unlike-rest",
+        "time-jump",
+        *AGAINST_THE_REST,
+    )
 
     def find(self, facts: Facts) -> Iterator[Finding]:
         """Return a finding for each patient and two classes."""
@@ -137,10 +150,10 @@ class SwappedLabels(Rule):
                     rule=self.name,
                     severity=self.severity,
                     text=(
-                        f"{names[0]} lies where {names[1]} lies elsewhere, and the "
-                        f"other way round{_more(samples)}: their labels seem to be "
-                        f"swapped. On {len(swapped) - int(swapped.sum())} of "
-                        f"{many(len(swapped), 'image')} they are not."
+                        f"The labels {names[0]} and {names[1]} seem to be swapped"
+                        f"{_more(samples)}: each is where the other one is on "
+                        f"{len(swapped) - int(swapped.sum())} of "
+                        f"{many(len(swapped), 'image')}."
                     ),
                     samples=samples,
                     classes=names,

@@ -42,6 +42,14 @@ class ConstantImage(Rule):
     title = "An image of one value"
     severity = "error"
     needs = "images"
+    explains = (
+        "clipped-image",
+        "few-values",
+        "window-off-values",
+        "values-unlike-rest",
+        "intensity-unlike-others",
+        "outline-unlike-others",
+    )
 
     def find(self, facts: Facts) -> Iterator[Finding]:
         """Return a finding for each image of one value."""
@@ -188,7 +196,7 @@ class SpacingUnlikeRest(Rule):
         ):
             if column == 2:
                 text = (
-                    f"Slices are {distance[rows[0]]:.4g} mm apart, usual are "
+                    f"Slices are {distance[rows[0]]:.4g} mm apart, usually "
                     f"{np.exp(usual_value):.4g} mm."
                 )
             elif column == 1:
@@ -198,7 +206,7 @@ class SpacingUnlikeRest(Rule):
                 )
             else:
                 text = (
-                    f"Pixels are {_by(spacing[rows[0]])} mm, usual are "
+                    f"Pixels are {_by(spacing[rows[0]])} mm, usually "
                     f"{np.exp(usual_value):.3g} mm."
                 )
             yield Finding(
@@ -337,6 +345,10 @@ class ValuesUnlikeRest(Rule):
     title = "Image values unlike those of the rest"
     severity = "warning"
     needs = "images"
+    explains = (
+        "intensity-unlike-others",
+        "outline-unlike-others",
+    )
     deviations: float = threshold(
         6,
         "deviations",
@@ -410,6 +422,12 @@ class ValuesWrap(Rule):
     title = "Values that seem to be negative, but are read as large ones"
     severity = "warning"
     needs = "images"
+    explains = (
+        "values-unlike-rest",
+        "clipped-image",
+        "intensity-unlike-others",
+        "outline-unlike-others",
+    )
 
     def find(self, facts: Facts) -> Iterator[Finding]:
         """Return a finding for each image whose values leave out half a range."""

@@ -43,7 +43,7 @@ class PatientWithoutClass(Rule):
     """All masks of the patient teach that the class is not there."""
 
     name = "patient-without-class"
-    title = "A patient for whom a class is nowhere outlined"
+    title = "A patient without any contour, or without one of a class"
     severity = "note"
     needs = "masks"
 
@@ -144,7 +144,7 @@ class ClassOnPart(Rule):
                     text=(
                         f"{name} is outlined on {counts[patient, k]} of "
                         f"{many(int(samples[patient]), 'sample')} of this patient that "
-                        f"have a contour, usual are {100 * usual:.0f} %."
+                        f"have a contour, usually on {100 * usual:.0f} %."
                     ),
                     samples=tuple(rows.tolist()),
                     classes=(name,),
@@ -165,8 +165,8 @@ class ClassOnPart(Rule):
             severity=self.severity,
             text=(
                 f"{what} {verb} outlined on {len(lacking)} of "
-                f"{many(total, 'sample')}{among}; the first one of each of "
-                f"{many(len(first), 'patient')} is listed."
+                f"{many(total, 'sample')}{among}; the first one of each patient is "
+                "listed."
             ),
             samples=tuple(np.sort(lacking[first]).tolist()),
             classes=classes,

@@ -155,9 +155,13 @@ class AreaUnlikeOthers(Rule):
     """An area far from the usual one is often a slip, or a contour of another class."""
 
     name = "area-unlike-others"
-    title = "An area unlike that of the class elsewhere"
+    title = "An area that is unusual for the class"
     severity = "warning"
     needs = "masks"
+    explains = (
+        "intensity-unlike-others",
+        "outline-unlike-others",
+    )
     deviations: float = threshold(
         4.5, "deviations", "how far the logarithm of an area lies off the usual one"
     )
@@ -181,22 +185,24 @@ class AreaUnlikeOthers(Rule):
 
         def describe(value: Floats, usual: Floats) -> str:
             return (
-                f"{np.exp(value[0]):.3g} {unit}, but usually {np.exp(usual[0]):.3g} "
-                f"{unit}"
+                f"covers {np.exp(value[0]):.3g} {unit}, usually "
+                f"{np.exp(usual[0]):.3g} {unit}"
             )
 
-        yield from _findings(
-            self, facts, log, compared, self.deviations, "covers", describe
-        )
+        yield from _findings(self, facts, log, compared, self.deviations, describe)
 
 
 class PositionUnlikeOthers(Rule):
     """A contour at an unusual place often marks something else, or another image."""
 
     name = "position-unlike-others"
-    title = "A position unlike that of the class elsewhere"
+    title = "A position that is unusual for the class"
     severity = "warning"
     needs = "masks"
+    explains = (
+        "intensity-unlike-others",
+        "outline-unlike-others",
+    )
     deviations: float = threshold(
         6, "deviations", "how far a position lies off the usual one"
     )
@@ -230,20 +236,19 @@ class PositionUnlikeOthers(Rule):
 
         def describe(value: Floats, usual: Floats) -> str:
             off = np.hypot(*(value - usual))
-            return f"{off:.3g} {unit} off its usual place in the image"
+            return f"lies {off:.3g} {unit} off its usual position in the image"
 
-        yield from _findings(
-            self, facts, place, compared, self.deviations, "lies", describe
-        )
+        yield from _findings(self, facts, place, compared, self.deviations, describe)
 
 
 class IntensityUnlikeOthers(Rule):
     """Another intensity than usual is other tissue, or an image of another kind."""
 
     name = "intensity-unlike-others"
-    title = "An intensity inside unlike that of the class elsewhere"
+    title = "Image values that are unusual inside the class"
     severity = "warning"
     needs = "masks"
+    explains = ("outline-unlike-others",)
     deviations: float = threshold(
         5.5, "deviations", "how far the mean lies off the usual one"
     )
@@ -262,21 +267,20 @@ class IntensityUnlikeOthers(Rule):
         )
 
         def describe(value: Floats, usual: Floats) -> str:
+            side = "higher" if value[0] > usual[0] else "lower"
             return (
-                f"a mean {value[0]:.2f} deviations of the image off that of the image, "
-                f"but usually {usual[0]:.2f}"
+                f"has {side} image values than usual: {value[0]:+.2f} instead of "
+                f"{usual[0]:+.2f} standard deviations from the mean of the image"
             )
 
-        yield from _findings(
-            self, facts, mean, compared, self.deviations, "has", describe
-        )
+        yield from _findings(self, facts, mean, compared, self.deviations, describe)
 
 
 class OutlineUnlikeOthers(Rule):
     """An outline without its usual contrast does not follow the edge that it marks."""
 
     name = "outline-unlike-others"
-    title = "A contrast across the outline unlike that of the class elsewhere"
+    title = "A contrast that is unusual at the outline of the class"
     severity = "warning"
     needs = "contours"
     deviations: float = threshold(
@@ -297,16 +301,20 @@ class OutlineUnlikeOthers(Rule):
         )
 
         def describe(value: Floats, usual: Floats) -> str:
+            # Which of the three is most unlike the usual.
+            number = int(np.argmax(np.nan_to_num(np.abs(value - usual))))
+            what = (
+                "from outside to inside of its outline, the image changes by",
+                "the contrast at its outline is",
+                "the contrast varies along its outline by",
+            )[number]
+            sign = "" if number else "+"
             return (
-                f"{value[0]:.2f} deviations of the image from outside to inside of its "
-                f"outline, in the mean, and by {value[1]:.2f} without sign, and varies "
-                f"by {value[2]:.2f} along it, but usually by {usual[0]:.2f}, "
-                f"{usual[1]:.2f} and {usual[2]:.2f}"
+                f"does not follow its usual edge: {what} {value[number]:{sign}.2f} "
+                f"instead of {usual[number]:{sign}.2f} standard deviations of the image"
             )
 
-        yield from _findings(
-            self, facts, contrast, compared, self.deviations, "changes by", describe
-        )
+        yield from _findings(self, facts, contrast, compared, self.deviations, describe)
 
 
 def class_means(facts: Facts) -> Floats:
@@ -433,7 +441,6 @@ def _findings(
     values: Floats,
     compared: Compared,
     limit: float,
-    verb: str,
     describe: Callable[[Floats, Floats], str],
 ) -> Iterator[Finding]:
     """Return a finding for each patient, and for each other label, that is unusual.
@@ -452,8 +459,8 @@ def _findings(
             rule=rule.name,
             severity=rule.severity,
             text=(
-                f"{klass} {verb} {text}, in the median of {many(len(rows), 'sample')} "
-                "of this patient."
+                f"{klass} {text} (median of {many(len(rows), 'sample')} of "
+                "this patient)."
             ),
             samples=tuple(labels.sample[rows].tolist()),
             classes=(klass,),
@@ -468,7 +475,7 @@ def _findings(
         yield Finding(
             rule=rule.name,
             severity=rule.severity,
-            text=f"{klass} {verb} {describe(values[row], compared.usual[row])}.",
+            text=f"{klass} {describe(values[row], compared.usual[row])}.",
             samples=(int(labels.sample[row]),),
             classes=(klass,),
             amount=float(compared.far[row]),

@@ -72,7 +72,7 @@ class PixelOffset(Rule):
     """
 
     name = "pixel-offset"
-    title = "Contours that lie half a pixel off the edges in all images, or a pixel"
+    title = "Contours that lie off the edges in all images, by half a pixel or one"
     severity = "warning"
     needs = "contours"
     agree: float = threshold(60, "percent", "of patients (or samples) that agree on it")
@@ -104,7 +104,7 @@ class PixelOffset(Rule):
                 f"The contours fit the edges in the images best if they are moved by "
                 f"({dx:+.2g}, {dy:+.2g}) pixels (x, y): {agree / len(samples):.0%} of "
                 f"{many(len(samples), 'contour')} that were measured agree. They seem "
-                f"to be drawn in a grid that is not that of the images."
+                f"to be drawn on another grid than that of the images."
             ),
             samples=tuple(dict.fromkeys(samples)),
             classes=names,

@@ -10,6 +10,15 @@ from fastseg.errors import OptionError, real_number
 from fastseg.quality.facts import Facts, Needs
 from fastseg.quality.findings import Finding
 
+# Rules whose findings often follow from a contour that is wrong, for `explains`.
+AGAINST_CLASSES = ("not-inside", "overlap")
+AGAINST_THE_REST = (
+    "area-unlike-others",
+    "position-unlike-others",
+    "intensity-unlike-others",
+    "outline-unlike-others",
+)
+
 
 def threshold(default: float, unit: str, meaning: str, *, least: float = 0.0) -> Any:
     """Return a field of a rule: a number that the user may change.
@@ -31,12 +40,15 @@ class Rule(ABC):
     title    : what is found, as a heading
     severity : of most of its findings
     needs    : what a store must have, so that the rule can be asked
+    explains : names of rules whose findings on the same samples and classes follow from
+        one of this rule, see `fold`
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
     severity: ClassVar[Severity]
     needs: ClassVar[Needs]
+    explains: ClassVar[tuple[str, ...]] = ()
 
     def __init_subclass__(cls) -> None:
         dataclasses.dataclass(frozen=True, kw_only=True)(cls)

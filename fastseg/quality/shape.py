@@ -46,6 +46,10 @@ class SelfIntersection(Rule):
     title = "A contour that crosses itself"
     severity = "warning"
     needs = "contours"
+    explains = (
+        "spike",
+        "jump",
+    )
     area: float = threshold(1, "pixels", "of the smaller loop; below, it is a note")
 
     def find(self, facts: Facts) -> Iterator[Finding]:
@@ -77,9 +81,15 @@ class Spike(Rule):
     """
 
     name = "spike"
-    title = "A contour that goes out and straight back"
+    title = "A contour with a spike"
     severity = "warning"
     needs = "contours"
+    explains = (
+        "jump",
+        "not-inside",
+        "overlap",
+        "outline-unlike-others",
+    )
     length: float = threshold(3, "pixels", "from the tip to the outline", least=0.5)
 
     def find(self, facts: Facts) -> Iterator[Finding]:
@@ -94,8 +104,7 @@ class Spike(Rule):
                 self,
                 rings,
                 worst,
-                f"goes out and back {many(len(worst), 'time')}, "
-                f"by {worst[0][0]:.3g} pixels",
+                f"has {many(len(worst), 'spike')}, {_at_most(worst)} pixels long",
             )
 
 
@@ -108,6 +117,7 @@ class Jump(Rule):
     title = "An edge far longer than the others of its contour"
     severity = "warning"
     needs = "contours"
+    explains = ("outline-unlike-others",)
     factor: float = threshold(5, "times", "the usual length of an edge", least=1)
     length: float = threshold(4, "pixels", "of the edge, at least")
 
@@ -128,7 +138,7 @@ class Jump(Rule):
                 rings,
                 worst,
                 f"has {many(len(worst), 'edge')} far longer than the others, "
-                f"of {worst[0][0]:.3g} pixels",
+                f"{_at_most(worst)} pixels long",
             )
 
 
@@ -202,6 +212,7 @@ class OutsideImage(Rule):
     title = "A contour that lies outside its image"
     severity = "error"
     needs = "contours"
+    explains = ("slice-without-contour",)
 
     def find(self, facts: Facts) -> Iterator[Finding]:
         """Return a finding for each sample and class."""
@@ -267,7 +278,7 @@ class CrossingRings(Rule):
     """
 
     name = "crossing-rings"
-    title = "Rings of one class that overlap in part, or twice the same"
+    title = "Rings of one class that cross each other, or are there twice"
     severity = "warning"
     needs = "contours"
 
@@ -382,6 +393,11 @@ def _by_label(places: Places, facts: Facts) -> Iterator[tuple[list[int], list[Pl
     for _, rings in sorted(by_label.items()):
         worst = sorted((p for ring in rings for p in places[ring]), reverse=True)
         yield rings, worst
+
+
+def _at_most(worst: list[Place]) -> str:
+    """Return the greatest amount, for a sentence about all of them."""
+    return f"{'up to ' if len(worst) > 1 else ''}{worst[0][0]:.3g}"
 
 
 def _finding(

@@ -57,9 +57,9 @@ def test_a_contour_that_leaves_another_is_measured(cine, tmp_path):
     assert finding.unit == "mm"
     assert finding.amount == pytest.approx(5 * spacing, rel=0.3)
     mask = finding_mask(study, two)
-    assert f"{mask.sum()} pixels outside ocontour" in finding.text
+    assert f"{mask.sum()} pixels of icontour lie outside ocontour" in finding.text
     assert "1 more image" in finding.text
-    assert "lies inside on 62 of 64 images" in finding.text
+    assert "On 62 of 64 images, icontour lies inside" in finding.text
     x = np.array(finding.points)[:, 0]
     assert (x > inner[:, 0].max()).all()
 
@@ -121,4 +121,4 @@ def test_the_outer_contour_that_does_not_contain_its_inner_one(real_data, tmp_pa
     (finding,) = fastseg.check(store, rules=NAMES)
     assert store[finding.samples[0]].meta["source"] == "dicoms/SCD0000101/59.dcm"
     assert (finding.rule, finding.severity) == ("not-inside", "error")
-    assert "icontour has 1 pixel outside ocontour" in finding.text
+    assert "1 pixel of icontour lies outside ocontour" in finding.text

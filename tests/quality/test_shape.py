@@ -67,7 +67,7 @@ def test_several_places_of_a_class_are_one_finding(chests, tmp_path):
     study.contours[image.index, "heart"] = [ring, shape.circle(middle, 0.3, 6)]
     findings = check(study, RULES)
     (spikes,) = findings.of(rule="spike")
-    assert "goes out and back 2 times" in spikes.text
+    assert "has 2 spikes, up to" in spikes.text
     assert np.array(spikes.points) == pytest.approx(np.array(tips), abs=0.01)
     (tiny,) = findings.of(rule="tiny-ring")
     assert tiny.points[0] == pytest.approx(tuple(middle), abs=0.01)
