@@ -241,29 +241,33 @@ def spikes_of(points: Floats, least: float) -> list[tuple[float, float, float]]:
         return []
     numbers = np.arange(count)
     sharp, blunt = _turns(points, numbers - 1, (numbers + 1) % count)
-    closed = np.concatenate([points, points[:1]])
-    steps = np.sqrt((np.diff(closed, axis=0) ** 2).sum(axis=1))
+    x, y = np.concatenate([points, points[:1]]).T.copy()
+    steps = np.hypot(np.diff(x), np.diff(y))
     at = np.append(0.0, np.cumsum(steps))
     around, area = float(at[-1]), abs(area_of(points))
 
-    def point(place: float) -> tuple[float, float]:
-        x, y = (float(np.interp(place % around, at, closed[:, k])) for k in range(2))
-        return x, y
+    def point(place: Floats) -> Floats:
+        return np.array([np.interp(place % around, at, column) for column in (x, y)])
 
-    spikes: list[tuple[float, float, float]] = []
     places = np.concatenate([at[:-1][sharp], (at[:-1] + steps / 2)[blunt]])
-    for place in places.tolist():
-        tip, distance, length = point(place), least, 0.0
-        while distance <= around / 4:
-            (x0, y0), (x1, y1) = point(place - distance), point(place + distance)
-            apart = math.hypot(x1 - x0, y1 - y0)
-            if apart > SLENDER * distance or apart * distance * SPIKE_AREA > 2 * area:
-                break
-            length = math.dist(tip, ((x0 + x1) / 2, (y0 + y1) / 2))
-            distance *= 1.25
-        if length > 0 and all(math.dist(tip, other[1:]) > least for other in spikes):
-            spikes.append((length, *tip))
-    return spikes
+    tips, lengths = point(places), np.zeros(len(places))
+    # All tips at once: a ring of 20 000 vertices in noise has as many.
+    rows, distance = np.arange(len(places)), least
+    while len(rows) and distance <= around / 4:
+        start, end = point(places[rows] - distance), point(places[rows] + distance)
+        apart = np.hypot(*(end - start))
+        together = (apart <= SLENDER * distance) & (
+            apart * distance * SPIKE_AREA <= 2 * area
+        )
+        rows = rows[together]
+        middle = (start + end)[:, together] / 2
+        lengths[rows] = np.hypot(*(tips[:, rows] - middle))
+        distance *= 1.25
+    kept: list[int] = []
+    for row in np.flatnonzero(lengths > 0).tolist():
+        if (np.hypot(*(tips[:, kept] - tips[:, [row]])) > least).all():
+            kept.append(row)
+    return [(float(lengths[k]), *tips[:, k].tolist()) for k in kept]
 
 
 def rings_with_long_edges(

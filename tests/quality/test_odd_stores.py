@@ -77,3 +77,17 @@ def test_contours_off_the_image_and_empty_masks(study, tmp_path):
         study.contours[key] = [study.contours[key][0] + 500]
     findings = fastseg.check(study.store())
     assert {*findings.rules} == {*RULES}
+
+
+def test_a_ring_of_many_vertices_in_noise(chests, tmp_path):
+    """Each vertex may be the tip of a spike; they are looked at together."""
+    study = chests.copy(tmp_path)
+    image = study.labelled("heart")[0]
+    (ring,) = study.contours[image.index, "heart"]
+    angle = np.linspace(0, 2 * np.pi, 20_000, endpoint=False)
+    radius = 20 + np.random.default_rng(0).normal(0, 0.5, len(angle))
+    middle = ring.mean(axis=0)
+    noisy = middle + np.stack([np.cos(angle), np.sin(angle)], 1) * radius[:, None]
+    study.contours[image.index, "heart"] = [noisy]
+    findings = fastseg.check(study.store())
+    assert image.index in findings.samples(severity="note")
