@@ -39,8 +39,14 @@ WRONG_VALUES = {
     ("check", "--accept"): ("check heart.h5 --accept links.csv", "no column finding"),
     ("check", "--inside"): ("check heart.h5 --inside icontour", "expected inner:outer"),
     ("check", "--splits"): ("check heart.h5 --splits links.csv", "expected a table"),
-    ("check", "--rule"): ("check heart.h5 --rule constant-imag", "'constant-image'?"),
-    ("check", "--skip"): ("check heart.h5 --skip constant-imag", "'constant-image'?"),
+    ("check", "--rule"): (
+        "check heart.h5 --rule constant-imag",
+        "did you mean 'constant-image'",
+    ),
+    ("check", "--skip"): (
+        "check heart.h5 --skip constant-imag",
+        "did you mean 'constant-image'",
+    ),
     ("check", "--set"): ("check heart.h5 --set x=1", "expected as in rule.threshold"),
     ("check", "--threads"): ("check heart.h5 --threads 0", "threads is 0, expected"),
     ("build", "--without"): (
