@@ -42,7 +42,7 @@ MOST_OTHERS = 10_000
 # Fewer others say nothing.
 LEAST_OTHERS = 5
 # Rows of a kind whose neighbours are sought to learn what is usual.
-SAMPLED = 100
+SAMPLED = 50
 # Outlines that are compared with the others at a time; so many take some megabytes.
 ROWS_AT_ONCE = 64
 # Steps of the grids, in pixels, on which tools round vertices, coarse ones first.
@@ -67,8 +67,8 @@ class Outlines(NamedTuple):
     low, high : float64 (U, 4), least and greatest x, y, x + y and x - y
     mean   : float64 (U, 2), of the vertices
     spread : float64 (U,), root of the mean squared distance of vertices from `mean`
-    moments : float64 (U, 9), of the outline as a line, in pixels: its centre, and the
-        second and third moments about it, divided by powers of `spread`
+    moments : float64 (U, 9), of the area inside, in pixels: its centre, and the means
+        of second and third powers about it, divided by powers of `spread`
     """
 
     points: Points
@@ -210,26 +210,50 @@ def _moments(
     counts: NDArray[np.int64],
     spread: NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    """Return the moments of rings as lines, (r, 9); see Outlines.
+    """Return the moments of the areas inside rings, (r, 9); see Outlines.
 
-    Each edge is its middle, with its length as weight.
+    Each edge adds the triangle between it and the origin, whose area has a sign. Rings
+    without an area are points.
     """
+
+    def over_area(values: list[NDArray[np.float64]]) -> NDArray[np.float64]:
+        sums = [np.add.reduceat(cross * value, starts) for value in values]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratios = np.column_stack(sums) / area[:, None]
+        ratios[flat] = 0
+        return ratios
+
     after = np.roll(points, -1, axis=0)
     after[starts + counts - 1] = points[starts]
-    weight = np.hypot(*(after - points).T)
-    weight /= np.repeat(np.add.reduceat(weight, starts), counts)
-    middle = (points + after) / 2
-    centre = np.add.reduceat(middle * weight[:, None], starts)
-    x, y = (middle - np.repeat(centre, counts, axis=0)).T
-    xx, xy, yy = weight * x * x, weight * x * y, weight * y * y
-    second = [np.add.reduceat(values, starts) for values in (xx, xy, yy)]
-    third = [
-        np.add.reduceat(values, starts) for values in (xx * x, xx * y, yy * x, yy * y)
-    ]
-    scale = spread[:, None].clip(LEAST_ERROR)
-    return np.column_stack(
-        [centre, np.column_stack(second) / scale, np.column_stack(third) / scale**2]
+    x, y = points.T
+    u, v = after.T
+    cross = x * v - u * y
+    area = np.add.reduceat(cross, starts) / 2
+    flat = np.abs(area) <= LEAST_ERROR * spread
+    centre = over_area([(x + u) / 6, (y + v) / 6])
+    moved = np.repeat(centre, counts, axis=0)
+    x, y = (points - moved).T
+    u, v = (after - moved).T
+    cross = x * v - u * y
+    xx, xu, uu = x * x, x * u, u * u
+    yy, yv, vv = y * y, y * v, v * v
+    second = over_area(
+        [
+            (xx + xu + uu) / 12,
+            (x * (2 * y + v) + u * (y + 2 * v)) / 24,
+            (yy + yv + vv) / 12,
+        ]
     )
+    third = over_area(
+        [
+            (x + u) * (xx + uu) / 20,
+            (y * (3 * xx + 2 * xu + uu) + v * (xx + 2 * xu + 3 * uu)) / 60,
+            (x * (3 * yy + 2 * yv + vv) + u * (yy + 2 * yv + 3 * vv)) / 60,
+            (y + v) * (yy + vv) / 20,
+        ]
+    )
+    scale = spread[:, None].clip(LEAST_ERROR)
+    return np.column_stack([centre, second / scale, third / scale**2])
 
 
 def _is_kept(points: Points, offsets: NDArray[np.int64]) -> NDArray[np.bool_]:

@@ -3,6 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
+from itertools import count
 from typing import NamedTuple
 
 import numpy as np
@@ -25,6 +26,10 @@ from fastseg.quality.near_pairs import join_pairs, members_of
 from fastseg.quality.rule import Rule, threshold
 from fastseg.reprs import many
 
+# Rings of a class that are the same, by the class and their samples, and whether they
+# are at one place or moved.
+Repeated = dict[tuple[int, tuple[int, ...]], tuple[list[int], str]]
+
 # A class that has another one's contours on more than this part of a patient's images
 # is a copy of it, or a part: it is drawn once, and given two names.
 MOSTLY = 1 / 3
@@ -33,7 +38,7 @@ LEAST_COMMON = 3
 # Images of a series whose pixels another one has, at least, and as a part of those of
 # the shorter one.
 LEAST_IMAGES = 2
-WHOLE_SERIES = 0.9
+WHOLE_SERIES = 0.75
 # Series that have an image in common and are compared, at most.
 MOST_SERIES = 20
 # Positions of slices are equal up to this, in mm.
@@ -48,6 +53,7 @@ class Copies(NamedTuple):
     which    : int64 (n,), their outlines
     patient  : int64 (n,)
     group    : int64 (n,), the lowest row of the same outline of the same patient
+    order    : int64 (n,), rows by group
     """
 
     outlines: Outlines
@@ -55,6 +61,16 @@ class Copies(NamedTuple):
     which: Indices
     patient: Indices
     group: Indices
+    order: Indices
+
+    def rings_like(self, rows: Indices) -> Indices:
+        """Return all rings that are equal to those of some rows, sorted."""
+        ordered = self.group[self.order]
+        groups = np.unique(self.group[rows], return_index=True)[0]
+        start = np.searchsorted(ordered, groups).tolist()
+        stop = np.searchsorted(ordered, groups, side="right").tolist()
+        parts = [self.order[a:b] for a, b in zip(start, stop, strict=True)]
+        return self.rings[np.sort(np.concatenate(parts))]
 
 
 @lru_cache(maxsize=1)
@@ -78,7 +94,9 @@ def find_copies(facts: Facts, tolerance: float) -> Copies:
     group = join_pairs(len(first), found.pairs)
     lowest = np.full(len(first), len(rings))
     np.minimum.at(lowest, group[index], np.arange(len(rings)))
-    return Copies(outlines, rings, which, patient, lowest[group[index]])
+    group = lowest[group[index]]
+    order = np.argsort(group, kind="stable")
+    return Copies(outlines, rings, which, patient, group, order)
 
 
 class ContourRule(Rule):
@@ -145,7 +163,7 @@ class ContourAcrossPatients(ContourRule):
         seen: set[tuple[int, ...]] = set()
         for pairs, how in ((place, "at one place"), (shape, "moved")):
             for members, largest in _groups(len(rows), pairs):
-                rings = _rings_like(copies, rows[members])
+                rings = copies.rings_like(rows[members])
                 samples = facts.rings.sample[rings]
                 patients = len({*facts.patient[samples].tolist()})
                 known = tuple(sorted({*samples.tolist()}))
@@ -273,7 +291,7 @@ class ContourRepeated(ContourRule):
         """Return a finding for each contour that several images of a patient have."""
         copies = find_copies(facts, self.tolerance)
         image = _same_pixels(facts)
-        found: dict[tuple[int, tuple[int, ...]], tuple[list[int], str]] = {}
+        found: Repeated = {}
         for members in members_of(copies.group):
             for klass, rings in _by_class(facts, copies.rings[members]):
                 samples = tuple(sorted({*facts.rings.sample[rings].tolist()}))
@@ -289,42 +307,25 @@ class ContourRepeated(ContourRule):
             copies.group[a] != copies.group[b]
         )
         for members, _ in _groups(len(rows), _others(shape, is_within)):
-            for klass, rings in _by_class(facts, _rings_like(copies, rows[members])):
+            for klass, rings in _by_class(facts, copies.rings_like(rows[members])):
                 samples = tuple(sorted({*facts.rings.sample[rings].tolist()}))
                 if len({*image[list(samples)].tolist()}) > 1:
                     kept, _ = found.setdefault((klass, samples), ([], "moved"))
                     kept += rings.tolist()
-        between = _Between(facts)
-        for (klass, samples), (kept, how) in found.items():
-            rings = np.array(sorted({*kept}))
+        apart = _are_apart(facts, copies, found, self.chance)
+        for key, (kept, how) in found.items():
+            klass, samples = key
             where = f"on {many(len(samples), 'image')} of a patient"
             name = facts.name_of(klass)
             severity: Severity = "note"
             text = f"{name}: the same contour {where}."
             if how == "moved":
                 text = f"{name}: the same vertices, moved, {where}."
-            elif between.is_another(klass, samples) and self._is_unlikely(
-                facts, copies, rings
-            ):
+            elif key in apart:
                 severity = "warning"
                 text = f"{name}: the same contour {where}, with others between them."
+            rings = np.array(sorted({*kept}))
             yield self.finding(facts, rings, text, severity=severity)
-
-    def _is_unlikely(self, facts: Facts, copies: Copies, rings: Indices) -> bool:
-        """Return whether rings are copies for certain: equal, and not by chance.
-
-        Some slices of a ball are nearly the same.
-        """
-        rows = np.searchsorted(copies.rings, rings)
-        which = copies.which[rows]
-        if len(np.unique(which, return_index=True)[0]) == len(which):
-            return False
-        kind = facts.rings.klass[copies.rings]
-        same = Matches(rows[None, [0, -1]], np.zeros(1), np.zeros(1))
-        expected = expected_by_chance(
-            copies.outlines, copies.which, kind, same, is_placed=True
-        )
-        return bool(expected[0] <= self.chance)
 
 
 class ImageRule(Rule):
@@ -379,8 +380,10 @@ class ImageRepeated(ImageRule):
 
     def find(self, facts: Facts) -> Iterator[Finding]:
         """Return a finding for each image that a patient has several times."""
-        for samples in _groups_of_images(facts):
-            if len({*facts.patient[samples].tolist()}) == 1:
+        for everywhere in _groups_of_images(facts):
+            patient = facts.patient[everywhere]
+            for one in np.flatnonzero(np.bincount(patient) > 1).tolist():
+                samples = everywhere[patient == one]
                 labels = {*facts.items["mask_xxh3"][samples].tolist()}
                 rest = ", whose masks differ" if len(labels) > 1 else ""
                 yield self.finding(
@@ -406,22 +409,16 @@ class ImageRescaled(ImageRule):
         series = find_series(facts)
         repeated = _repeated_series(facts)
         found = _rescaled(facts)
-        pairs = found.pairs
-        scale_of = {
-            (a, b): (scale, offset)
-            for (a, b), scale, offset in zip(
-                pairs.tolist(), found.scale.tolist(), found.offset.tolist(), strict=True
-            )
-        }
-        for members in members_of(join_pairs(facts.count, pairs)):
-            samples = np.flatnonzero(np.isin(first, members))
+        group = join_pairs(facts.count, found.pairs)
+        pair_of = dict(zip(group[found.pairs[:, 0]].tolist(), count(), strict=False))
+        for samples in members_of(group[first]):
+            k = pair_of.get(int(group[first[samples[0]]]), -1)
+            if k < 0:
+                continue
             if _are_repeated(series[samples], repeated):
                 continue
             patients = len({*facts.patient[samples].tolist()})
-            inside = {*members.tolist()}
-            scale, offset = next(
-                number for pair, number in scale_of.items() if pair[0] in inside
-            )
+            scale, offset = found.scale[k], found.offset[k]
             yield self.finding(
                 samples.tolist(),
                 f"The same pixels but for a scale of {scale:.4g} and an offset of "
@@ -529,12 +526,6 @@ def _groups(count: int, found: Pairs) -> Iterator[tuple[Indices, float]]:
         yield members, float(largest[group[members[0]]])
 
 
-def _rings_like(copies: Copies, rows: Indices) -> Indices:
-    """Return all rings that are equal to those of some rows, of the same patients."""
-    rings: Indices = copies.rings[np.isin(copies.group, copies.group[rows])]
-    return rings
-
-
 def _by_class(facts: Facts, rings: Indices) -> Iterator[tuple[int, Indices]]:
     """Yield the rings of each class, sorted by their sample."""
     klass = facts.rings.klass[rings]
@@ -571,11 +562,38 @@ def _is_one_series(facts: Facts, samples: Indices) -> bool:
     return bool((series == series[0]).all())
 
 
+def _are_apart(
+    facts: Facts, copies: Copies, found: Repeated, chance: float
+) -> set[tuple[int, tuple[int, ...]]]:
+    """Return the keys of those that are copies, and that have others between them.
+
+    Copies are equal, and hardly by chance: some slices of a ball are nearly the same.
+    """
+    between = _Between(facts)
+    keys, pairs = [], []
+    for key, (rings, how) in found.items():
+        rows = np.searchsorted(copies.rings, sorted({*rings}))
+        which, counts = np.unique(copies.which[rows], return_counts=True)
+        if how == "same" and counts.max() > 1 and between.is_another(*key):
+            equal = rows[copies.which[rows] == which[counts.argmax()]]
+            keys.append(key)
+            pairs.append(equal[:2].tolist())
+    none = np.zeros(len(keys))
+    same = Matches(np.array(pairs, np.int64).reshape(-1, 2), none, none)
+    expected = expected_by_chance(
+        copies.outlines,
+        copies.which,
+        facts.rings.klass[copies.rings],
+        same,
+        is_placed=True,
+    )
+    return {key for key, number in zip(keys, expected, strict=True) if number <= chance}
+
+
 class _Between:
     """Finds out whether another contour lies between some that are the same."""
 
     def __init__(self, facts: Facts):
-        self._facts = facts
         items = facts.items
         position = np.round(items["position_mm"] / POSITION_ERROR)
         time = np.where(np.isnan(items["time"]), -1.0, items["time"])
@@ -583,20 +601,26 @@ class _Between:
         unknown = np.isnan(position)
         self._position = np.where(unknown, np.arange(facts.count), position)
         self._time = np.where(unknown, -1.0, time)
+        self._series = find_series(facts)
+        self._classes = len(facts.classes)
+        labels = facts.labels
+        key = self._series[labels.sample] * self._classes + labels.klass
+        order = np.argsort(key, kind="stable")
+        self._keys, self._samples = key[order], labels.sample[order]
 
     def is_another(self, klass: int, samples: tuple[int, ...]) -> bool:
         """Return whether a sample is no neighbour of another one of its series."""
-        series = find_series(self._facts)
-        labels = self._facts.labels
-        for code in {*series[list(samples)].tolist()}:
-            some = [s for s in samples if series[s] == code]
-            all_of_class = labels.sample[labels.klass == klass]
-            track = all_of_class[series[all_of_class] == code]
-            if not self._are_connected(some, track):
+        chosen = np.array(samples)
+        series = self._series[chosen]
+        for code in {*series.tolist()}:
+            key = code * self._classes + klass
+            start, stop = np.searchsorted(self._keys, [key, key + 1]).tolist()
+            track = self._samples[start:stop]
+            if not self._are_connected(chosen[series == code], track):
                 return True
         return False
 
-    def _are_connected(self, samples: list[int], track: Indices) -> bool:
+    def _are_connected(self, samples: Indices, track: Indices) -> bool:
         chosen = np.isin(track, samples)
         found = []
         for along, across in (
