@@ -27,6 +27,8 @@ Points = NDArray[np.float64]
 
 # Vertices that are measured at a time; so many take some 100 MB.
 CHUNK_POINTS = 2**20
+# Vertices farther from the origin than this, in pixels, are none of an image.
+FARTHEST = 1e6
 # Fewer vertices outline no area.
 LEAST_VERTICES = 3
 # Outlines of different owners are compared at so many tolerances, each so many times
@@ -60,7 +62,7 @@ class Outlines(NamedTuple):
 
     points : float64 (P, 2), (x, y) in pixels, of all rings
     number : int64 (R,), which outline each ring is; -1 if it has too few vertices, or
-        some that are not finite
+        some that are far from every image, or not finite
     first  : int64 (U,), the first ring that is this outline
     bounds : int64 (U, 2), start and stop of that ring in `points`
     vertex_count : int64 (U,), without those that repeat the one before
@@ -172,12 +174,16 @@ def _measure(
         offsets = ends[offsets]
         points = points[kept]
     counts = np.diff(offsets)
-    rows = np.flatnonzero(counts >= LEAST_VERTICES)
+    is_outline = counts >= LEAST_VERTICES
+    # Not below either if they are NaN.
+    far = np.flatnonzero(~(np.abs(points) <= FARTHEST).all(axis=1))
+    is_outline[np.searchsorted(offsets, far, side="right") - 1] = False
+    rows = np.flatnonzero(is_outline)
     if not len(rows):
         return
     starts = offsets[rows]
     # Rings that are left out lie between the others: `reduceat` must not add them.
-    inside = np.repeat(counts >= LEAST_VERTICES, counts)
+    inside = np.repeat(is_outline, counts)
     if not inside.all():
         points = points[inside]
         starts = np.cumsum(counts[rows]) - counts[rows]

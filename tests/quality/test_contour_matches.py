@@ -117,14 +117,14 @@ def test_no_rows_have_no_pairs():
 
 
 def test_outlines_have_no_repeated_vertices():
-    """Nor are rings outlines that have too few, or some that are not finite."""
+    """Nor are rings outlines that have too few, or some that are far or not finite."""
     rng = np.random.default_rng(3)
     ring = hand_drawn(rng, 30)
     closed = np.append(np.repeat(ring, 2, axis=0), ring[:1], axis=0)
     broken = np.where(np.arange(30)[:, None] == 4, np.nan, ring)
     point = np.repeat(ring[:1], 4, axis=0)
-    outlines = outlines_of([ring, closed, broken, point, ring + 1])
-    assert outlines.number.tolist() == [0, 0, -1, -1, 1]
+    outlines = outlines_of([ring, closed, broken, point, ring * 1e300, ring + 1])
+    assert outlines.number.tolist() == [0, 0, -1, -1, -1, 1]
     assert outlines.vertex_count.tolist() == [30, 30]
     assert_allclose(outlines.mean[1] - outlines.mean[0], 1)
     assert_allclose(
