@@ -47,6 +47,8 @@ FEWEST_TRACKS = 5
 NESTED = 0.97
 # A shape is the largest one of its neighbours if its area is this many times as large.
 LARGEST = 1.05
+# It is usual in a class if this fraction of its ends have it beside them.
+USUAL_PEAKS = 0.1
 # Shapes that are compared need this many others of their class to know what is usual.
 FEWEST_OTHERS = 10
 
@@ -391,6 +393,11 @@ def find_swaps(
         is_peak |= (after < 0) & (
             area[first] > LARGEST * np.maximum(area[second], area[before])
         )
+        # That is no excuse in a class of which ends are otherwise the smallest ones.
+        klass, is_end = shapes.klass[first], (before < 0) != (after < 0)
+        ends = np.bincount(klass[is_end], minlength=1 + int(klass.max(initial=0)))
+        peaks = np.bincount(klass[is_end & is_peak], minlength=len(ends))
+        is_peak &= (peaks > USUAL_PEAKS * ends)[klass]
         noise = noise_of(np.minimum(shapes.area[first], shapes.area[second]))
         with np.errstate(invalid="ignore"):
             is_better = (saved > saving + noise) & (total - saved < ratio * total)

@@ -69,5 +69,6 @@ def test_swapped_labels_have_one_finding(cine, tmp_path):
     contours = study.contours
     contours[inner], contours[outer] = contours[outer], contours[inner]
     findings = fastseg.check(study.store())
-    assert [f.rule for f in findings.at_least("warning")] == ["swapped-labels"]
+    wrong = [f.rule for f in findings.at_least("warning") if image in f.samples]
+    assert wrong == ["swapped-labels"]
     assert sum("follow from" in f.text for f in findings) >= 3
