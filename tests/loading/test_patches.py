@@ -561,7 +561,7 @@ def without_masks(store, path):
     bucket, row = (store.items[name][0] for name in ("bucket", "row"))
     mask = store.volumes[0].mask
     with path.open("r+b") as file:
-        file.seek(store._pixels._offsets[bucket][1] + row * mask[0].nbytes)
+        file.seek(store._pixels.starts[bucket][1] + row * mask[0].nbytes)
         file.write(bytes(mask.nbytes))
     return path
 
@@ -619,7 +619,7 @@ def test_the_rows_of_patches_are_read_ahead(store, monkeypatch, augment):
         asked.clear()
         loader.preprocessing.read_ahead(np.array([entry]), 0)
         volume = store.volumes[entry & 2**32 - 1]
-        offsets = store._pixels._offsets[store.items["bucket"][volume.samples[0]]]
+        offsets = store._pixels.starts[store.items["bucket"][volume.samples[0]]]
         needed = []
         for z in range(corner[0], corner[0] + PATCH[0]):
             row = int(store.items["row"][volume.samples[z]])
