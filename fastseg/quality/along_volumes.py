@@ -465,10 +465,7 @@ class EndSliceUnlikeRest(Rule):
     title = "A first or last contour unlike that of the next slice"
     severity = "warning"
     needs = "volumes"
-    explains = (
-        *AGAINST_CLASSES,
-        *AGAINST_THE_REST,
-    )
+    explains = (*AGAINST_THE_REST,)
     outside: float = threshold(
         25, "percent", "of the smaller of both shapes that lies outside the other one"
     )

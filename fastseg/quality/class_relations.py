@@ -29,6 +29,7 @@ class NotInside(Rule):
     severity = "error"
     needs = "contours"
     explains = (
+        "end-slice-unlike-rest",
         "intensity-unlike-others",
         "outline-unlike-others",
     )
