@@ -101,8 +101,11 @@ def check(
     """
     from fastseg.quality.findings_file import as_dict, check_suffix
 
-    for path in out or []:
+    paths = out or []
+    for path in paths:
         check_suffix(path)
+        if paths.count(path) > 1:
+            raise OptionError(f"--out is {shown(str(path))} twice, name other files")
     findings = fastseg.check(
         store,
         rules=rule or None,

@@ -128,6 +128,7 @@ USAGE_ERRORS = [
     ("phantom nowhere/new", "there is no folder nowhere"),
     ("phantom links.csv/new", "there is no folder links.csv"),
     ("part links.csv", "Missing argument"),
+    ("check heart.h5 -o a.csv -o a.csv", "--out is 'a.csv' twice"),
     ("inf heart.h5", "No such command 'inf'"),
     ("build links.csv --root nowhere", "expected a folder"),
     ("bench heart.h5", "give the size"),
