@@ -125,7 +125,7 @@ def check(
         output.json(as_dict(findings))
     else:
         _print(output, findings)
-    for path in out or []:
+    for path in paths:
         written = fastseg.write_findings(path, findings, force, output.progress)
         output.written(path, written)
         output.say(f"written: {path}")
