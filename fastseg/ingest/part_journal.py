@@ -1,9 +1,10 @@
 """Journals of parts: what each process has made of a plan, in a file of its own.
 
 Nothing is locked, as not every shared file system can: a process creates a file with a
-name that no other has, and appends a frame for each block that it has made. Two of them
-may make the same block: both give the same bytes. A frame has a checksum, so that one
-that was cut short is not taken for a block that is done.
+name that no other has, which says the blocks of its part, and appends a frame for each
+block that it has made. Two of them may make the same block: both give the same bytes. A
+frame has a checksum, so that one that was cut short is not taken for a block that is
+done.
 
 A journal begins with a line of JSON: the identity of the plan, and the part. A frame
 has the length and the checksum of its body, and the block's number; the body has its
@@ -12,8 +13,10 @@ records, what was rejected, and the bytes that only `finish` may write.
 
 import json
 import os
+import re
 import secrets
 import struct
+from array import array
 from collections.abc import Sequence
 from io import FileIO
 from pathlib import Path
@@ -26,12 +29,15 @@ from xxhash import xxh3_64_intdigest
 from fastseg.errors import PlanError
 from fastseg.files import READ_ONLY
 from fastseg.outputs import create_work
+from fastseg.store.writing.journal import Frames
 from fastseg.store.writing.pixel_file import PixelFile
 from fastseg.store.writing.records import Records, from_bytes, to_bytes
 from fastseg.tables import Reject
 
 # Length and XXH3-64 of the body, and the number of the block.
 FRAME = struct.Struct("<QQQ")
+# In a body, bytes of JSON and of the records behind it.
+SIZES = struct.Struct("<QQ")
 SUFFIX = ".journal"
 # Of the file of compressed pixels beside a journal.
 CHUNKS = ".chunks"
@@ -39,6 +45,8 @@ CHUNKS = ".chunks"
 FILE_BIT = 48
 # Bytes of a journal's first line, at most.
 MOST_HEADER = 4096
+# Journals that are open at once. A shared file system asks a server at each opening.
+MOST_OPEN = 16
 
 
 class Made(NamedTuple):
@@ -84,7 +92,7 @@ class JournalWriter:
             "edges": [(offset, len(data)) for offset, data in made.edges],
         }
         head = json.dumps(content).encode()
-        sizes = struct.pack("<QQ", len(head), len(records))
+        sizes = SIZES.pack(len(head), len(records))
         edges = [data for _, data in made.edges]
         body = b"".join([sizes, head, records, *edges])
         self._write(FRAME.pack(len(body), xxh3_64_intdigest(body), number) + body)
@@ -125,18 +133,29 @@ class ChunkFiles:
 
 
 class Journals:
-    """All journals of a plan, to be read.
+    """All journals of a plan, to be read. Used by one thread.
 
     parts : the parts that somebody has begun, as "3/64"
     """
 
-    def __init__(self, folder: Path, identity: str, classes: Sequence[str]):
-        """Find all frames of all journals; their bodies are not read.
+    def __init__(
+        self,
+        folder: Path,
+        identity: str,
+        classes: Sequence[str],
+        blocks: tuple[int, int] | None = None,
+    ):
+        """Find the frames of journals; their bodies are not read.
+
+        blocks : the first block and the one behind the last: journals of others are
+            not opened
 
         Raises PlanError for a journal of another plan.
         """
         self._classes = tuple(classes)
-        self._paths = sorted(folder.glob(f"*{SUFFIX}"))
+        paths = sorted(folder.glob(f"*{SUFFIX}"))
+        self._paths = [path for path in paths if blocks is None or _has(path, blocks)]
+        self._open: dict[int, FileIO] = {}
         self._frames: dict[int, list[Frame]] = {}
         self.parts: set[str] = set()
         self._ranges: list[tuple[int, int]] = []
@@ -189,28 +208,50 @@ class Journals:
         for frame in self._frames.get(block, ()):
             body = self._body(frame)
             if body is not None:
-                made = self._decode(body)
-                made.records.offsets[:, :2] += frame.journal << FILE_BIT
-                return made
+                return self._decode(frame, body)
         return None
+
+    def records(self, block: int) -> Records | None:
+        """Return the records of a block, None if all its frames are damaged."""
+        for frame in self._frames.get(block, ()):
+            body = self._body(frame)
+            if body is not None:
+                return self._decode_records(frame, body)
+        return None
+
+    def close(self) -> None:
+        """Close all files."""
+        while self._open:
+            self._open.popitem()[1].close()
 
     def chunks(self) -> ChunkFiles:
         """Return the compressed pixels."""
         return ChunkFiles([path.with_suffix(CHUNKS) for path in self._paths])
 
     def _body(self, frame: Frame) -> bytes | None:
-        with open_journal(self._paths[frame.journal]) as file:
-            file.seek(frame.offset)
-            body = file.read(frame.length) or b""
+        file = self._open.get(frame.journal)
+        if file is None:
+            if len(self._open) == MOST_OPEN:
+                self._open.pop(next(iter(self._open))).close()
+            file = open_journal(self._paths[frame.journal])
+            self._open[frame.journal] = file
+        file.seek(frame.offset)
+        body = file.read(frame.length) or b""
         is_whole = len(body) == frame.length
         return body if is_whole and xxh3_64_intdigest(body) == frame.digest else None
 
-    def _decode(self, body: bytes) -> Made:
-        head, size = struct.unpack_from("<QQ", body)
-        start = 16 + head
-        content = json.loads(body[16:start])
+    def _decode_records(self, frame: Frame, body: bytes) -> Records:
+        head, size = SIZES.unpack_from(body)
+        start = SIZES.size + head
         records = from_bytes(body[start : start + size], self._classes)
-        records = records._replace(offsets=records.offsets.copy())
+        # The other two columns are sizes.
+        file = np.array([frame.journal << FILE_BIT] * 2 + [0, 0], np.int64)
+        return records._replace(offsets=records.offsets + file)
+
+    def _decode(self, frame: Frame, body: bytes) -> Made:
+        head, size = SIZES.unpack_from(body)
+        start = SIZES.size + head
+        content = json.loads(body[SIZES.size : start])
         rejects = {
             int(k): [Reject(*row) for row in rows]
             for k, rows in content["rejects"].items()
@@ -221,7 +262,35 @@ class Journals:
             edges.append((offset, body[end : end + length]))
             end += length
         items = np.array(content["items"], np.int64)
-        return Made(items, records, rejects, edges)
+        return Made(items, self._decode_records(frame, body), rejects, edges)
+
+
+class MadeRecords(Frames):
+    """The records of blocks that were made, read from their journals."""
+
+    def __init__(self, journals: Journals):
+        super().__init__()
+        self._journals = journals
+        self._blocks = array("q")
+
+    def add(self, block: int, records: Records) -> NDArray[np.int64]:
+        """Add the records of a block, and return their numbers."""
+        self._blocks.append(block)
+        return self.number(records)
+
+    def _load(self, frame: int) -> Records:
+        block = self._blocks[frame]
+        records = self._journals.records(block)
+        if records is None:
+            raise OSError(f"the journal of block {block} was damaged while in use")
+        return records
+
+
+def _has(path: Path, blocks: tuple[int, int]) -> bool:
+    """Return whether a journal may have some of the blocks, by its name."""
+    match = re.match(r"([0-9]{1,18})-([0-9]{1,18})-", path.name)
+    first, stop = blocks
+    return not match or (int(match[1]) < stop and first < int(match[2]))
 
 
 def open_journal(path: Path) -> FileIO:

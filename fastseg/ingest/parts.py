@@ -32,7 +32,13 @@ from fastseg.files import name_path
 from fastseg.ingest.block import Block
 from fastseg.ingest.images import ImageReader
 from fastseg.ingest.items import ItemBuilder
-from fastseg.ingest.part_journal import CHUNKS, Journals, JournalWriter, Made
+from fastseg.ingest.part_journal import (
+    CHUNKS,
+    Journals,
+    JournalWriter,
+    Made,
+    MadeRecords,
+)
 from fastseg.ingest.plan import plan_build
 from fastseg.ingest.plan_folder import PlanFolder, folder_of, remove_plan, write_plan
 from fastseg.ingest.report import BuildReport, Tally, warn_of
@@ -42,7 +48,6 @@ from fastseg.outputs import permissions_of
 from fastseg.paths import Paths, StrPath, as_path
 from fastseg.progress import Progress, silent
 from fastseg.reprs import many
-from fastseg.store.writing.journal import Journal
 from fastseg.store.writing.partial import (
     beside,
     remove_work,
@@ -184,8 +189,9 @@ def build_part(
     first, stop = blocks_of(part, folder.blocks)
     threads = check_threads(threads)
     folder.check_software()
-    journals = Journals(folder.journals, folder.identity, folder.classes)
-    todo = {k for k in range(first, stop) if not journals.is_made(k)}
+    journals = Journals(folder.journals, folder.identity, folder.classes, (first, stop))
+    with closing(journals):
+        todo = {k for k in range(first, stop) if not journals.is_made(k)}
     samples = rejected = 0
     if todo:
         paths = Paths(folder.base)
@@ -364,10 +370,11 @@ def finish_plan(
         if not folder.path.is_dir():
             raise PlanError(f"{folder.path}: somebody else has finished this build")
         journals = Journals(folder.journals, folder.identity, folder.classes)
-        missing = journals.missing(folder.blocks)
-        if missing:
-            raise _missing(folder, journals, missing)
-        report, rejects = _join(folder, journals, force, progress)
+        with closing(journals):
+            missing = journals.missing(folder.blocks)
+            if missing:
+                raise _missing(folder, journals, missing)
+            report, rejects = _join(folder, journals, force, progress)
     rejects_file = save_rejects(output, rejects, force)
     if report is None:
         raise NothingBuiltError(
@@ -389,12 +396,10 @@ def _join(
     numbers = np.full(folder.count, -1)
     tally = Tally(folder.classes, Paths(folder.base))
     shape = folder.shape
-    joined = folder.path / "joined.journal"
-    joined.unlink(missing_ok=True)
-    journal = Journal(joined, folder.identity.encode(), folder.classes)
+    joined = MadeRecords(journals)
     file: Any = journals.chunks() if folder.compress else PixelFile(folder.pixels)
     damaged = []
-    with closing(file), closing(journal):
+    with closing(file):
         with progress("join", folder.count) as advance:
             for k, block in enumerate(folder.read_blocks(0, folder.blocks)):
                 made = journals.read(k)
@@ -409,7 +414,7 @@ def _join(
                 tally.add_rejected_images(block, made.items)
                 tally.add(block, made.items, made.records, 0)
                 if len(made.items):
-                    numbers[block.items[made.items]] = journal.append(made.records)
+                    numbers[block.items[made.items]] = joined.add(k, made.records)
                 if not folder.compress:
                     write_edges(file, made.edges)
         if damaged:
@@ -422,6 +427,7 @@ def _join(
             )
         rejects = list(dict.fromkeys([*folder.rejects(), *tally.rejects()]))
         if not tally.samples:
+            journals.close()  # Windows removes no file that is open
             remove_plan(folder.path)
             return None, rejects
         pixels: PixelWriter
@@ -433,9 +439,10 @@ def _join(
         pixels.open(file, False, 0)
         complete, fingerprint = write_store(
             beside(folder.store, ".partial.index"),
-            *(pixels, shape, slots, numbers, journal),
+            *(pixels, shape, slots, numbers, joined),
             *(asdict(folder.rules), folder.software),
         )
+    journals.close()
     permissions = permissions_of(folder.pixels) if not folder.compress else None
     replace_target(folder.store, complete, force, permissions)
     remove_work(folder.store)

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -162,9 +163,11 @@ def test_edges_of_blocks_are_written_by_finish_alone(links, tmp_path):
     fastseg.build_part(plan, "2/4")
     after = np.fromfile(folder.pixels, np.uint8)
     changed = np.flatnonzero(before != after)
-    journals = Journals(folder.journals, folder.identity, folder.classes)
     first, stop = blocks_of("2/4", folder.blocks)
-    made = [journals.read(block) for block in range(first, stop)]
+    with closing(
+        Journals(folder.journals, folder.identity, folder.classes)
+    ) as journals:
+        made = [journals.read(block) for block in range(first, stop)]
     edges = [(offset, offset + len(data)) for m in made for offset, data in m.edges]
     assert edges
     for low, high in edges:

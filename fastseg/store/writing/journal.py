@@ -1,4 +1,4 @@
-"""The journal of a build: the records of its finished items, in a file.
+"""Frames: numbered records; Journal: those of a build, in a file.
 
 A build appends the records of a block of items as one frame. Each frame has a checksum,
 so that a resumed build recognizes one that a crash or a full disk has cut short. At the
@@ -7,6 +7,7 @@ end, the columns of the store are written from the journal.
 
 import os
 import struct
+from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Iterator, Sequence
 from io import FileIO
@@ -28,7 +29,64 @@ FRAME = struct.Struct("<QQ")
 CACHED_FRAMES = 4
 
 
-class Journal:
+class Frames(ABC):
+    """Records that are numbered from 0, in frames of which a few stay in memory.
+
+    Used by one thread.
+    """
+
+    def __init__(self) -> None:
+        # Of each frame, the number of its first record.
+        self._firsts = array("q")
+        self._count = 0
+        self._cache: dict[int, Records] = {}
+
+    def read(self, numbers: NDArray[np.int64]) -> Records:
+        """Return the records with these numbers, at least one, in their order."""
+        order = np.argsort(numbers)
+        blocks = list(self._read_sorted(numbers[order]))
+        if np.array_equal(order, np.arange(len(numbers))):
+            return join(blocks)
+        return join(blocks).pick(np.argsort(order))
+
+    @abstractmethod
+    def _load(self, frame: int) -> Records:
+        """Return the records of a frame that is not in memory."""
+
+    def _read_sorted(self, numbers: NDArray[np.int64]) -> Iterator[Records]:
+        """Yield the records with these numbers, which ascend, in blocks."""
+        frames = np.searchsorted(np.array(self._firsts), numbers, "right") - 1
+        ends = np.flatnonzero(np.diff(frames, append=-1)) + 1
+        start = 0
+        for stop in ends.tolist():
+            frame = int(frames[start])
+            records = self._frame(frame)
+            items = numbers[start:stop] - self._firsts[frame]
+            is_all = np.array_equal(items, np.arange(records.items))
+            yield records if is_all else records.pick(items)
+            start = stop
+
+    def _frame(self, frame: int) -> Records:
+        if frame not in self._cache:
+            self._keep(frame, self._load(frame))
+        return self._cache[frame]
+
+    def _keep(self, frame: int, records: Records) -> None:
+        """Keep the records of a frame in memory, instead of the oldest ones there."""
+        if len(self._cache) == CACHED_FRAMES:
+            del self._cache[next(iter(self._cache))]
+        self._cache[frame] = records
+
+    def number(self, records: Records) -> NDArray[np.int64]:
+        """Add a frame, and return the numbers of its records."""
+        first = self._count
+        self._firsts.append(first)
+        self._count += records.items
+        self._keep(len(self._firsts) - 1, records)
+        return np.arange(first, self._count)
+
+
+class Journal(Frames):
     """The records of a build, in a file. Records are numbered from 0.
 
     path      : the file; it is continued if it has the same rules, else begun again
@@ -40,14 +98,12 @@ class Journal:
     """
 
     def __init__(self, path: Path, rules: bytes, classes: Sequence[str]):
+        super().__init__()
         self.path = path
         self.classes = tuple(classes)
         self.resumable = HashIndex(np.zeros(0, np.uint64))
-        # Offset of each frame, and the number of its first record.
+        # Of each frame.
         self._offsets = array("q")
-        self._firsts = array("q")
-        self._count = 0
-        self._cache: dict[int, Records] = {}
         handle = open_work(path) if os.path.lexists(path) else create_work(path)
         self._file = FileIO(handle, "r+")
         try:
@@ -67,62 +123,30 @@ class Journal:
 
         Returns their numbers.
         """
-        first = self._count
         size = self._write(to_bytes(records), self._end)
-        self._add_frame(records)
+        numbers = self._add_frame(records)
         self._end += size
-        return np.arange(first, self._count)
-
-    def read(self, numbers: NDArray[np.int64]) -> Records:
-        """Return the records with these numbers, at least one, in their order."""
-        order = np.argsort(numbers)
-        blocks = list(self._read_sorted(numbers[order]))
-        if np.array_equal(order, np.arange(len(numbers))):
-            return join(blocks)
-        return join(blocks).pick(np.argsort(order))
+        return numbers
 
     def offsets(self) -> NDArray[np.int64]:
         """Return `Records.offsets` of all records."""
         frames = range(len(self._offsets))
         return np.concatenate([self._frame(k).offsets.copy() for k in frames])
 
-    def _read_sorted(self, numbers: NDArray[np.int64]) -> Iterator[Records]:
-        """Yield the records with these numbers, which ascend, in blocks."""
-        frames = np.searchsorted(np.array(self._firsts), numbers, "right") - 1
-        ends = np.flatnonzero(np.diff(frames, append=-1)) + 1
-        start = 0
-        for stop in ends.tolist():
-            frame = int(frames[start])
-            records = self._frame(frame)
-            items = numbers[start:stop] - self._firsts[frame]
-            is_all = np.array_equal(items, np.arange(records.items))
-            yield records if is_all else records.pick(items)
-            start = stop
-
     def close(self) -> None:
         """Close the file; it is not removed."""
         self._file.close()
 
-    def _frame(self, frame: int) -> Records:
-        if frame not in self._cache:
-            body = self._read_frame(self._offsets[frame])
-            if body is None:
-                raise OSError(f"{self.path}: was damaged while it was in use")
-            self._keep(frame, from_bytes(body, self.classes))
-        return self._cache[frame]
+    def _load(self, frame: int) -> Records:
+        body = self._read_frame(self._offsets[frame])
+        if body is None:
+            raise OSError(f"{self.path}: was damaged while it was in use")
+        return from_bytes(body, self.classes)
 
-    def _keep(self, frame: int, records: Records) -> None:
-        """Keep the records of a frame in memory, instead of the oldest ones there."""
-        if len(self._cache) == CACHED_FRAMES:
-            del self._cache[next(iter(self._cache))]
-        self._cache[frame] = records
-
-    def _add_frame(self, records: Records) -> None:
+    def _add_frame(self, records: Records) -> NDArray[np.int64]:
         """Register a frame with these records at the end of the file."""
         self._offsets.append(self._end)
-        self._firsts.append(self._count)
-        self._count += records.items
-        self._keep(len(self._offsets) - 1, records)
+        return self.number(records)
 
     def _scan(self) -> None:
         """Register all complete frames of the file, up to the first incomplete one."""

@@ -49,7 +49,7 @@ from fastseg.store.writing.hdf5_index import (
     StoreShape,
     reserve_pixels,
 )
-from fastseg.store.writing.journal import Journal
+from fastseg.store.writing.journal import Frames, Journal
 from fastseg.store.writing.older_store import STORE
 from fastseg.store.writing.pixel_file import PixelFile
 from fastseg.store.writing.pixel_writers import ChunkWriter, PixelWriter, PlannedWriter
@@ -62,7 +62,7 @@ JOURNAL_VERSION = 5
 # After this many bytes of images, the system is asked to begin to write to the disk.
 WRITEBACK_BYTES = 2**22
 # Columns are written in blocks of at least this many items.
-ITEMS_AT_ONCE = 512
+ITEMS_AT_ONCE = 2048
 
 
 @contextlib.contextmanager
@@ -303,7 +303,7 @@ def write_store(
     shape: StoreShape,
     slots: Slots,
     numbers: NDArray[np.int64],
-    journal: Journal,
+    journal: Frames,
     options: Mapping[str, Any],
     software: Mapping[str, str],
 ) -> tuple[Path, str]:
