@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -212,26 +213,33 @@ class Tally:
         self.contours += len(item)
         pairs, _, _ = find_several(item, bit)
         self.several_rings += len(pairs)
-        for j in np.flatnonzero(meta["labelled"]).tolist():
+        # The class and the image of each link.
+        rows = [block.links[k] for k in items.tolist()]
+        links = list(chain.from_iterable(rows))
+        counts = np.array([len(some) for some in rows], np.int64)
+        image = np.repeat(np.arange(len(rows)), counts)
+        bits = self._bits
+        number = np.array([bits.get(link.label, -1) for link in links], np.int64)
+        # All links of a class are used, or none.
+        labelled = meta["labelled"].astype(np.uint64)[image]
+        is_drawn = labelled >> np.maximum(number, 0).astype(np.uint64) & 1 > 0
+        drawn = np.flatnonzero(is_drawn & (number >= 0))
+        self.drawn += len(drawn)
+        is_off = meta["pixels"][image[drawn], number[drawn]] == 0
+        off_image: dict[int, list[str]] = {}
+        for j in drawn[is_off].tolist():
+            names = off_image.setdefault(int(block.items[items[image[j]]]), [])
+            names.append(name_contour(links[j]))
+        for k, names in off_image.items():
+            self._off_image[k] = list(dict.fromkeys(names))
+        dependent = meta["rule_dependent"]
+        for j in np.flatnonzero(dependent).tolist():
             k = int(items[j])
-            labelled, dependent, pixels = (meta[name][j].tolist() for name in COUNTED)
-            off_image = []
-            for link in block.links[k]:
-                # All links of a class are used, or none.
-                number = self._bits.get(link.label)
-                if number is not None and labelled >> number & 1:
-                    self.drawn += 1
-                    if not pixels[number]:
-                        off_image.append(name_contour(link))
-            if off_image:
-                self._off_image[int(block.items[k])] = list(dict.fromkeys(off_image))
-            if dependent:
-                image = name_image(block.links[k][0])
-                self._rule_dependent[int(block.items[k])] = [
-                    (image, name)
-                    for name, number in self._bits.items()
-                    if dependent >> number & 1
-                ]
+            file = name_image(block.links[k][0])
+            classes = int(dependent[j])
+            self._rule_dependent[int(block.items[k])] = [
+                (file, name) for name, bit in bits.items() if classes >> bit & 1
+            ]
 
 
 def name_contour(link: Link) -> str:

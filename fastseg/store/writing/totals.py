@@ -51,8 +51,19 @@ class Totals:
 
 def _identities(records: Records) -> NDArray[np.uint64]:
     """Return the XXH3-64 of path, size and checksum of each file."""
-    numbers = np.column_stack([records.size.view("<u8"), records.xxh3])
-    pairs = zip(records.path.tolist(), numbers, strict=True)
-    return np.array(
-        [xxh3_64_intdigest(path + row.tobytes()) for path, row in pairs], np.uint64
+    lengths = np.char.str_len(records.path)
+    rows = np.empty(
+        len(lengths), [("size", "<i8"), ("xxh3", "<u8"), ("path", records.path.dtype)]
     )
+    rows["size"] = records.size
+    rows["xxh3"] = records.xxh3
+    rows["path"] = records.path
+    # Each without the zeros that pad its path: how many there are is chance.
+    width = rows.itemsize
+    ends = np.arange(len(rows)) * width + 16 + lengths
+    data = memoryview(rows.tobytes())
+    digests = [
+        xxh3_64_intdigest(data[start:stop])
+        for start, stop in zip(range(0, len(data), width), ends.tolist(), strict=True)
+    ]
+    return np.array(digests, np.uint64)
