@@ -21,6 +21,7 @@ import struct
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
+from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import Any
 
@@ -198,9 +199,14 @@ class PlanFolder:
             np.full(len(items), bucket),
             np.array(content["rows"], np.int64),
         )
+        columns = (
+            values if len(values) > 1 else repeat(values[0])
+            for values in content["links"]
+        )
+        links = map(Link, *columns)
         return Block(
             items=items,
-            links=[[Link(*row) for row in rows] for rows in content["links"]],
+            links=[list(islice(links, count)) for count in content["counts"]],
             slots=slots,
             bucket=self.counts[bucket][0],
             is_todo=np.ones(len(items), np.bool_),
@@ -211,13 +217,21 @@ class PlanFolder:
 
 
 def encode_block(block: Block) -> bytes:
-    """Return a block as the body of a frame."""
+    """Return a block as the body of a frame.
+
+    Links are columns; one with one value for all links has this value alone.
+    """
+    columns = list(zip(*chain.from_iterable(block.links), strict=True))
     content = {
         "items": block.items.tolist(),
         "bucket": int(block.slots.bucket[0]),
         "hashes": block.slots.links.tolist(),
         "rows": block.slots.row.tolist(),
-        "links": block.links,
+        "counts": list(map(len, block.links)),
+        "links": [
+            values[:1] if values.count(values[0]) == len(values) else values
+            for values in columns
+        ],
     }
     # Level 1: a third of the size in a tenth of the time that the default takes.
     return zlib.compress(json.dumps(content).encode(), 1)
