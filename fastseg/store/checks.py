@@ -1,6 +1,6 @@
 """Checks that a file is a valid store, when it is opened.
 
-h5py reads which datasets the file has and at which offsets. The checks compare them
+`index_scan` or h5py read which datasets the file has and where. The checks compare them
 with the format in `layout`, down to types, lengths and indices. So no later loop reads
 outside of the memory map, whether the file is damaged or crafted on purpose.
 
@@ -34,6 +34,7 @@ from fastseg.files import HDF5, kind_of, no_such_file, open_regular
 from fastseg.paths import StrPath
 from fastseg.store import compression, layout
 from fastseg.store.compression import Codec
+from fastseg.store.index_scan import ScannedFile
 from fastseg.store.layout import Bucket
 
 Columns = Mapping[str, NDArray[Any]]
@@ -146,15 +147,26 @@ def has_format(file: Any) -> bool:
 
 
 def read_attributes(file: Any) -> Attributes:
-    """Return the attributes of a complete store, or raise StoreError."""
+    """Return the attributes of a complete store, or raise StoreError.
+
+    file : as `open_hdf5` yields it
+    """
     root = file.id
+    return check_attributes(lambda name, kind: _attribute(root, name, kind))
+
+
+def check_attributes(read: Callable[[str, str | None], Any]) -> Attributes:
+    """Return the attributes of a complete store, or raise StoreError.
+
+    read : returns the attribute of a name, see `_attribute`
+    """
     # Other files, and stores of other versions, may have any types here.
-    if not _equals(_attribute(root, "format"), layout.FORMAT.encode()):
+    if not _equals(read("format", None), layout.FORMAT.encode()):
         raise StoreError(
             "is an HDF5 file, but not a fastseg store; `fastseg build` makes one from "
             "a links table"
         )
-    version = _attribute(root, "version")
+    version = read("version", None)
     if not _equals(version, layout.VERSION):
         is_newer = np.ndim(version) == 0 and version and version > layout.VERSION
         remedy = "upgrade fastseg, or build it again" if is_newer else "build it again"
@@ -162,12 +174,12 @@ def read_attributes(file: Any) -> Attributes:
             f"has version {version}, this fastseg reads version {layout.VERSION}; "
             f"{remedy}"
         )
-    if not _equals(_attribute(root, "complete", NUMBER), 1):
+    if not _equals(read("complete", NUMBER), 1):
         raise StoreError("is incomplete; build it again")
     for name, kind in (("format", TEXT), ("version", NUMBER)):
-        if _attribute(root, name, kind) is None:
+        if read(name, kind) is None:
             raise _FormatError(f"the attribute {name} has another type of HDF5")
-    values = {name: _attribute(root, name, TEXT) for name in _TEXTS}
+    values = {name: read(name, TEXT) for name in _TEXTS}
     attributes = Attributes(
         classes=_names(values, "classes"),
         buckets=_names(values, "buckets"),
@@ -282,8 +294,7 @@ class Datasets:
 
     def percentile_ranks(self) -> tuple[float, ...]:
         """Return the attribute `q` of items/percentiles."""
-        column, _, _ = self._dataset("items/percentiles")
-        ranks = tuple(np.ravel(_attribute(column, "q", "<f8")).tolist())
+        ranks = tuple(np.ravel(self._ranks()).tolist())
         if ranks != layout.PERCENTILES:
             raise _FormatError(
                 f"items/percentiles are at {ranks}, expected {layout.PERCENTILES}"
@@ -293,6 +304,10 @@ class Datasets:
     def release(self) -> None:
         """Release the pages of the map, see `release`."""
         release(self._map)
+
+    def _ranks(self) -> Any:
+        column, _, _ = self._dataset("items/percentiles")
+        return _attribute(column, "q", "<f8")
 
     def _dataset(
         self, name: str, dtype: str | None = None, trailing: tuple[int, ...] = ()
@@ -376,6 +391,30 @@ class Datasets:
             array = array.copy()
             array.flags.writeable = False
         return array
+
+
+class ScannedDatasets(Datasets):
+    """The same of a file that `index_scan` has read."""
+
+    def __init__(self, file: ScannedFile, map: mmap.mmap):
+        self._datasets = file.datasets
+        self._map = map
+        self.offsets = {}
+
+    def _ranks(self) -> Any:
+        return self._datasets["items/percentiles"].attributes.get("q")
+
+    def _dataset(
+        self, name: str, dtype: str | None = None, trailing: tuple[int, ...] = ()
+    ) -> tuple[Any, tuple[int, ...], np.dtype[Any]]:
+        """Return a dataset, its shape and dtype; raise StoreError if they are wrong."""
+        dataset = self._datasets.get(name)
+        if dataset is None:
+            raise _FormatError(f"has no dataset {name}")
+        text = TEXT if dataset.dtype.kind == "S" else dataset.dtype.str
+        if dtype is not None and (text, dataset.shape[1:]) != (dtype, trailing):
+            raise _FormatError(f"{name} is {dataset.dtype} {dataset.shape}")
+        return dataset, dataset.shape, dataset.dtype
 
 
 def release(mapped: mmap.mmap) -> None:

@@ -1,8 +1,9 @@
 """Store: opens a file, maps it into memory and returns views of the map as arrays.
 
-h5py reads the offsets of the datasets when the file is opened, and is not used after
-that. A Store holds no HDF5 handle, so that threads can read it at the same time, and it
-can be pickled and used after a fork.
+The offsets of the datasets are read when the file is opened, by `index_scan` or, if the
+file was changed since fastseg wrote it, by h5py, which is not used after that. A Store
+holds no HDF5 handle, so that threads can read it at the same time, and it can be
+pickled and used after a fork.
 """
 
 import math
@@ -13,7 +14,7 @@ from functools import cached_property
 from io import FileIO
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -33,6 +34,7 @@ from fastseg.notebook import MAX_SAMPLES, Thumbnail, as_html, join_regions, thin
 from fastseg.paths import StrPath, as_path
 from fastseg.reprs import MOST_COUNTED, listed, many, once_made, short
 from fastseg.store import checks, compression, layout, selection, splits
+from fastseg.store.index_scan import Unusual, scan
 from fastseg.store.mapped_file import Closed, MappedFile
 from fastseg.store.pixels import Columns, CompressedPixels, MappedPixels, Stack
 from fastseg.store.summary import summarize
@@ -122,41 +124,18 @@ class Store:
     @check_call()
     def __init__(self, path: StrPath):
         self.path = Path(os.path.abspath(as_path("path", path)))  # noqa: PTH100  resolves no links
-        with (
-            name_path(self.path),
-            checks.open_file(self.path) as raw,
-            checks.open_hdf5(raw) as file,
-        ):
-            mapped = MappedFile(raw)
-            # All that refers to the map; `close` replaces each of them.
-            self._file: MappedFile | Closed = mapped
-            self._map: Any = mapped.map
-            attributes = mapped.attributes = checks.read_attributes(file)
-            self.classes = attributes.classes
-            self.fingerprint = attributes.fingerprint
-            self.options = attributes.options
-            self.software = attributes.software
-            self.checksums = attributes.checksums
-            self.compression = attributes.compression
-            self.metadata_checksum = attributes.metadata_checksum
-            datasets = checks.Datasets(file, self._map)
-            buckets = {
-                name: datasets.bucket(name, self.classes, self.compression)
-                for name in attributes.buckets
-            }
-            self.buckets = {name: bucket for name, (bucket, _) in buckets.items()}
-            self._tables: Mapping[str, Columns] = {
-                name: datasets.table(name, self.classes, self.compression)
-                for name in layout.TABLES
-            }
-            self._items = self._tables["items"]
-            self._pixels = self._open_pixels(mapped, datasets)
-            self.percentile_ranks = datasets.percentile_ranks()
-            self.offsets: Mapping[str, int] = datasets.offsets
-            counts = [count for _, count in buckets.values()]
-            checks.check_columns(self._tables, counts, datasets.release)
-            if self.compression:
-                checks.check_chunks(self._items, len(self._map), datasets.release)
+        with name_path(self.path), checks.open_file(self.path) as raw:
+            try:
+                scanned = scan(raw)
+                mapped = self._map_file(raw)
+                attributes = checks.check_attributes(scanned.attribute)
+                self._read(attributes, checks.ScannedDatasets(scanned, mapped.map))
+            except (Unusual, StoreError):
+                with checks.open_hdf5(raw) as file:
+                    mapped = self._map_file(raw)
+                    attributes = checks.read_attributes(file)
+                    self._read(attributes, checks.Datasets(file, mapped.map))
+            mapped.attributes = attributes
         self.check()
         self._bucket_names = tuple(self.buckets)
         self._count = len(self._items["row"])
@@ -164,15 +143,48 @@ class Store:
         if self.compression:
             compression.require(f"{self.path}: reading a compressed store")
 
+    def _map_file(self, file: FileIO) -> MappedFile:
+        mapped = MappedFile(file)
+        # All that refers to the map; `close` replaces each of them.
+        self._file: MappedFile | Closed = mapped
+        self._map: Any = mapped.map
+        return mapped
+
+    def _read(self, attributes: checks.Attributes, datasets: checks.Datasets) -> None:
+        self.classes = attributes.classes
+        self.fingerprint = attributes.fingerprint
+        self.options = attributes.options
+        self.software = attributes.software
+        self.checksums = attributes.checksums
+        self.compression = attributes.compression
+        self.metadata_checksum = attributes.metadata_checksum
+        buckets = {
+            name: datasets.bucket(name, self.classes, self.compression)
+            for name in attributes.buckets
+        }
+        self.buckets = {name: bucket for name, (bucket, _) in buckets.items()}
+        self._tables: Mapping[str, Columns] = {
+            name: datasets.table(name, self.classes, self.compression)
+            for name in layout.TABLES
+        }
+        self._items = self._tables["items"]
+        self._pixels = self._open_pixels(datasets)
+        self.percentile_ranks = datasets.percentile_ranks()
+        self.offsets: Mapping[str, int] = datasets.offsets
+        counts = [count for _, count in buckets.values()]
+        checks.check_columns(self._tables, counts, datasets.release)
+        if self.compression:
+            checks.check_chunks(self._items, len(self._map), datasets.release)
+
     def _open_pixels(
-        self, mapped: MappedFile, datasets: checks.Datasets
+        self, datasets: checks.Datasets
     ) -> MappedPixels | CompressedPixels:
         if self.compression:
             codecs = [datasets.codecs(b, self.classes) for b in self.buckets.values()]
             return CompressedPixels(self._items, self._map, codecs, self.path)
         pixels = {name: datasets.pixels(name) for name in self.buckets}
         return MappedPixels(
-            mapped,
+            cast("MappedFile", self._file),
             self._items,
             {name: images for name, (images, _) in pixels.items()},
             {name: masks for name, (_, masks) in pixels.items()},

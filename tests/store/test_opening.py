@@ -17,7 +17,7 @@ import pytest
 import fastseg
 from fastseg import bounds, files
 from fastseg.errors import BuildError, NothingBuiltError, StoreError
-from fastseg.store import checks, compression
+from fastseg.store import checks, compression, index_scan, reader
 from fastseg.store.layout import Bucket
 from tests.sparse import as_utf8
 
@@ -227,6 +227,10 @@ class Failing(FileIO):
         return super().readinto(buffer)
 
 
+def refuse(file):
+    raise index_scan.Unusual
+
+
 @pytest.mark.parametrize("number", [errno.EIO, errno.ENOMEM, errno.ESTALE])
 def test_errors_of_the_system_are_no_damage(copy, monkeypatch, number):
     """Whichever read fails, `open`, `verify` and `build` raise that OSError with the
@@ -234,6 +238,8 @@ def test_errors_of_the_system_are_no_damage(copy, monkeypatch, number):
     error = OSError(number, os.strerror(number))
     links = fastseg.link(PROJECT / "data" / "phantom")
     for reads in (0, 1, 2, 5, 20, 50):
+        if reads == 5:  # more are needed only if HDF5 reads the file
+            monkeypatch.setattr(reader, "scan", refuse)
 
         def fail(path, reads=reads):
             file = Failing(path)

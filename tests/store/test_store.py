@@ -16,7 +16,8 @@ from xxhash import xxh3_64_intdigest
 
 import fastseg
 from fastseg.errors import StoreError, UnknownClassError
-from fastseg.store import checks, layout
+from fastseg.store import layout
+from fastseg.store.index_scan import scan
 from tests.sparse import as_utf8, make_sparse_store
 
 
@@ -208,18 +209,17 @@ def test_a_truncated_store_is_refused_at_any_length(small_study, tmp_path):
 
 
 def test_a_store_is_opened_once(store, tmp_path, monkeypatch):
-    """The map and HDF5 see one file, even if another one takes its name meanwhile."""
+    """The map and the index are of one file, also if another takes its name."""
     path = tmp_path / "heart.h5"
     path.write_bytes(store.path.read_bytes())
     other = tmp_path / "other.h5"
     other.write_bytes(b"another file")
-    open_hdf5 = checks.open_hdf5
 
     def replace_first(file):
         other.replace(path)
-        return open_hdf5(file)
+        return scan(file)
 
-    monkeypatch.setattr(checks, "open_hdf5", replace_first)
+    monkeypatch.setattr("fastseg.store.reader.scan", replace_first)
     opened = fastseg.open(path)
     assert opened.fingerprint == store.fingerprint
     assert_array_equal(opened[7].image, store[7].image)
