@@ -35,6 +35,7 @@ LAYERS = [
         "randomness",
         "reprs",
         "tables",
+        "tasks",
         "threads",
         "_kernels",
     },

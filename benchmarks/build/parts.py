@@ -39,7 +39,7 @@ SIDE = 64
 TIMED = """
 import resource, sys, time, fastseg
 from fastseg.ingest.plan_folder import PlanFolder
-from fastseg.ingest.executors import process_pool
+from fastseg.tasks import process_pool
 if __name__ == "__main__":
     table, output = sys.argv[1:3]
     plan = output + ".plan"

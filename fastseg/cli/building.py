@@ -147,7 +147,7 @@ def build(
 
     On several machines: `fastseg plan links.csv -o heart.h5`, or `--dask`
     """
-    from fastseg.ingest.executors import has_lost_workers
+    from fastseg.tasks import has_lost_workers
 
     start = time.perf_counter()
     try:
@@ -195,7 +195,7 @@ def build(
 @contextmanager
 def _executor(processes: int | None, dask: str | None) -> Iterator[Any]:
     """Yield what makes the parts of a build, None if it makes the store at once."""
-    from fastseg.ingest.executors import dask_client, process_pool
+    from fastseg.tasks import dask_client, process_pool
 
     if processes is not None and dask is not None:
         raise OptionError("--processes and --dask exclude each other")

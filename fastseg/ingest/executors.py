@@ -8,32 +8,16 @@ records stay in the folder of the plan. So a build that ended early continues th
 whatever became of its workers.
 """
 
-import multiprocessing
-import os
-import re
-import secrets
-import signal
-import threading
-from collections.abc import Iterator
-from concurrent.futures import (
-    FIRST_COMPLETED,
-    BrokenExecutor,
-    CancelledError,
-    Executor,
-    Future,
-    ProcessPoolExecutor,
-    wait,
-)
-from contextlib import contextmanager
+from concurrent.futures import Executor
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fastseg.errors import OptionError, PlanError, missing_extra, shown, whole_number
+from fastseg.errors import PlanError
 from fastseg.ingest.parts import (
     PartReport,
     SeveralNamesError,
-    blocks_of,
     build_part,
     finish_plan,
     make_plan,
@@ -48,21 +32,11 @@ from fastseg.ingest.report import BuildReport
 from fastseg.ingest.request import Request, prepare_kernels
 from fastseg.progress import Progress
 from fastseg.store.writing.partial import sole_builder
-from fastseg.threads import usable_cores
+from fastseg.tasks import count_tasks, executor_of, run_tasks, workers_of
 
 # Images that are read from a slow disk or decoded by pydicom take 10 ms: a task of 64
 # blocks of 128 images takes a minute and a half.
 BLOCKS_OF_A_TASK = 64
-# So many tasks for each worker, where there are enough blocks: one that is slow does
-# not hold up all others.
-TASKS_OF_A_WORKER = 4
-# So many tasks for each worker are under way, so that none waits for the next one, and
-# the scheduler has few to remember.
-UNDER_WAY = 2
-# Seconds after which the number of workers is looked at again.
-LOOK_EVERY_S = 5.0
-MAX_PROCESSES = 1024
-ADDRESS = re.compile(r"[a-z]+://.+:[0-9]+")
 
 
 def build_on(
@@ -108,39 +82,9 @@ def _build(
     return replace(report, path=request.target), rejects_file
 
 
-def executor_of(executor: Any) -> Executor:
-    """Return an executor, also of a Client of Dask, or raise OptionError."""
-    if isinstance(executor, Executor):
-        return executor
-    if hasattr(executor, "get_executor"):
-        found: Executor = executor.get_executor(pure=False)
-        return found
-    raise OptionError(
-        f"executor is {shown(executor)}, expected a concurrent.futures.Executor, or a "
-        "Client of Dask"
-    )
-
-
-def workers_of(executor: Executor) -> int:
-    """Return how many tasks an executor runs at once; at least 1.
-
-    On Dask, workers come and go.
-    """
-    nthreads = getattr(getattr(executor, "_client", None), "nthreads", None)
-    if nthreads is not None:
-        threads: dict[str, int] = nthreads()
-        return max(1, sum(threads.values()))
-    for name in ("_max_workers", "num_workers"):
-        number = getattr(executor, name, None)
-        if isinstance(number, int) and number > 0:
-            return number
-    return usable_cores()
-
-
 def parts_of(blocks: int, workers: int) -> list[str]:
     """Return the names of the parts that are the tasks of a build."""
-    count = max(-(-blocks // BLOCKS_OF_A_TASK), TASKS_OF_A_WORKER * workers)
-    count = max(1, min(count, blocks))
+    count = count_tasks(blocks, BLOCKS_OF_A_TASK, workers)
     return [f"{number}/{count}" for number in range(1, count + 1)]
 
 
@@ -152,103 +96,25 @@ def _make_parts(
     # Workers of this machine, and others that have the same cache, find them compiled.
     buckets = [bucket for bucket, _ in plan.counts]
     prepare_kernels(buckets, plan.classes, plan.rules, plan.formats)
-    call = secrets.token_hex(8)
-    todo = iter(parts_of(plan.blocks, workers_of(executor)))
-    running: dict[Future[PartReport], str] = {}
-    part = ""
-    try:
-        with progress("build", plan.blocks) as advance:
-            while True:
-                while len(running) < UNDER_WAY * workers_of(executor):
-                    part = next(todo, "")
-                    if not part:
-                        break
-                    task = executor.submit(
-                        make_part, str(plan.path), part, threads, call
-                    )
-                    running[task] = part
-                if not running:
-                    break
-                done, _ = wait(running, LOOK_EVERY_S, FIRST_COMPLETED)
-                for task in done:
-                    part = running.pop(task)
-                    task.result()
-                    first, stop = blocks_of(part, plan.blocks)
-                    advance(stop - first)
-    except Exception as exc:
-        exc.add_note(
-            f"in part {part} of {plan.path}; what is made is kept: build again with "
-            "the same table and options to continue"
-        )
-        raise
-    finally:
-        for task in running:
-            task.cancel()
+    tasks = [
+        (str(plan.path), part, threads)
+        for part in parts_of(plan.blocks, workers_of(executor))
+    ]
+    with (
+        progress("build", plan.blocks) as advance,
+        closing(run_tasks(executor, make_part, tasks, _name_part)) as results,
+    ):
+        for _, report in results:
+            advance(report.blocks)
 
 
-def make_part(plan: str, part: str, threads: int, call: str) -> PartReport:
-    """Make a part of a plan, in a worker.
-
-    call : another one in each build: Dask takes calls with the same arguments for one
-        call, and would return what an earlier build got
-    """
+def make_part(plan: str, part: str, threads: int) -> PartReport:
+    """Make a part of a plan, in a worker."""
     return build_part(plan, part, threads=threads)
 
 
-@contextmanager
-def process_pool(processes: int) -> Iterator[Executor]:
-    """Yield an executor of processes that end with the `with` block, whatever they do.
-
-    They also end if this process is killed.
-    """
-    processes = whole_number("processes", processes, 1, MAX_PROCESSES)
-    # A fork would copy locks that threads of this process hold.
-    context = multiprocessing.get_context("spawn")
-    before = set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(processes, context, _begin_worker)
-    try:
-        yield pool
-    except BaseException:
-        # A task may take minutes; what it has not noted is made again.
-        pool.shutdown(wait=False, cancel_futures=True)
-        for process in set(multiprocessing.active_children()) - before:
-            process.terminate()
-        raise
-    finally:
-        pool.shutdown()
-
-
-@contextmanager
-def dask_client(address: str) -> Iterator[Any]:
-    """Yield a Client of the cluster whose scheduler has an address; see `build_on`."""
-    if not ADDRESS.fullmatch(address):
-        raise OptionError(
-            f"dask is {shown(address)}, expected the address of a scheduler, as in "
-            "tcp://host:8786"
-        )
-    try:
-        from distributed import Client
-    except ImportError:
-        raise missing_extra("building on Dask", "dask") from None
-    with Client(address, set_as_default=False) as client:
-        yield client
-
-
-def has_lost_workers(exc: BaseException) -> bool:
-    """Return whether an executor raises an error because workers have died."""
-    # Of Dask, which need not be installed.
-    is_killed = type(exc).__name__ == "KilledWorker"
-    return is_killed or isinstance(exc, BrokenExecutor | CancelledError)
-
-
-def _begin_worker() -> None:
-    """Let this process end with its parent, and leave Ctrl-C to it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
+def _name_part(plan: str, part: str, threads: int) -> str:
+    return (
+        f"part {part} of {plan}; what is made is kept: build again with the same table "
+        "and options to continue"
+    )

@@ -24,7 +24,8 @@ from fastseg.errors import (
 )
 from fastseg.ingest import executors
 from fastseg.ingest import plan as plan_module
-from fastseg.ingest.executors import parts_of, process_pool, workers_of
+from fastseg.ingest.executors import parts_of
+from fastseg.tasks import UNDER_WAY, dask_client, process_pool, workers_of
 
 
 @pytest.fixture(autouse=True)
@@ -242,7 +243,7 @@ def test_without_dask_its_package_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "distributed", None)
     with (
         pytest.raises(MissingExtraError, match=r"on Dask needs .* install distributed"),
-        executors.dask_client("tcp://host:8786"),
+        dask_client("tcp://host:8786"),
     ):
         pass
 
@@ -284,12 +285,12 @@ def test_few_tasks_are_under_way(links, tmp_path, monkeypatch):
 
     with Counting(1) as executor:
         fastseg.build(links, tmp_path / "a.h5", executor=executor)
-    assert most <= executors.UNDER_WAY
+    assert most <= UNDER_WAY
 
 
 PROCESSES = """
 import sys, time
-from fastseg.ingest.executors import process_pool
+from fastseg.tasks import process_pool
 if __name__ == "__main__":
     with process_pool(1) as executor:
         print(executor.submit(__import__("os").getpid).result(), flush=True)

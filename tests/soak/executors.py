@@ -10,7 +10,7 @@ from contextlib import ExitStack, suppress
 
 import fastseg
 from fastseg.ingest import plan
-from fastseg.ingest.executors import process_pool
+from fastseg.tasks import process_pool
 from tests.soak import Fault
 
 # Seconds from the start of a build to the end of a worker, at most: what a build takes.
