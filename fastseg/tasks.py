@@ -8,6 +8,7 @@ scheduler holds what it is given, and no worker waits for the next one.
 
 import multiprocessing
 import os
+import pickle
 import re
 import secrets
 import signal
@@ -23,6 +24,7 @@ from concurrent.futures import (
     wait,
 )
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from fastseg.errors import OptionError, missing_extra, shown, whole_number
@@ -127,7 +129,40 @@ def run_tasks(
 
 def _run(call: str, function: Callable[..., R], *task: Any) -> R:
     """Do a task, in a worker."""
-    return function(*task)
+    return function(*(x.load() if isinstance(x, _Pickled) else x for x in task))
+
+
+def in_order(results: Iterable[tuple[int, R]]) -> Iterator[R]:
+    """Yield the results of `run_tasks` in the order of the tasks."""
+    early: dict[int, R] = {}
+    number = 0
+    for done, result in results:
+        early[done] = result
+        while number in early:
+            yield early.pop(number)
+            number += 1
+
+
+def share(executor: Executor, value: Any) -> Any:
+    """Return an argument for many tasks, which get the value in its place.
+
+    Dask brings it to each worker once. For other executors it is pickled once.
+    """
+    client = getattr(executor, "_client", None)
+    if client is not None:
+        return client.scatter(value, broadcast=True, hash=False)
+    return _Pickled(pickle.dumps(value, pickle.HIGHEST_PROTOCOL))
+
+
+@dataclass(frozen=True, slots=True)
+class _Pickled:
+    """A value that tasks share."""
+
+    data: bytes
+
+    def load(self) -> Any:
+        """Return the value."""
+        return pickle.loads(self.data)
 
 
 @contextmanager
@@ -164,7 +199,7 @@ def dask_client(address: str) -> Iterator[Any]:
     try:
         from distributed import Client
     except ImportError:
-        raise missing_extra("building on Dask", "dask") from None
+        raise missing_extra("a cluster of Dask", "dask") from None
     with Client(address, set_as_default=False) as client:
         yield client
 

@@ -2,17 +2,15 @@
 
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 import fastseg
 from fastseg.choices import Edges, Fill, Origin, Severity
+from fastseg.cli.executors import Dask, Processes, executor_of_options
 from fastseg.cli.terminal import (
-    EXIT_ERROR,
     EXIT_REJECTS,
     REJECTS_SHOWN,
     AllowRejects,
@@ -24,7 +22,7 @@ from fastseg.cli.terminal import (
     renamed,
     rules_differ,
 )
-from fastseg.errors import OptionError, OutputError
+from fastseg.errors import OutputError
 from fastseg.reprs import many
 
 LinksArgument = Annotated[
@@ -119,22 +117,8 @@ def build(
     without_severity: WithoutSeverity = "error",
     workers: Annotated[str | None, renamed("--threads")] = None,
     compress: Compress = False,
-    processes: Annotated[
-        int | None,
-        typer.Option(
-            help="Number of processes that make parts of the store, each with "
-            "--threads threads: for files that Python itself has to decode. Nothing is "
-            "reused of a store that exists."
-        ),
-    ] = None,
-    dask: Annotated[
-        str | None,
-        typer.Option(
-            metavar="ADDRESS",
-            help="Address of the scheduler of a Dask cluster whose workers make parts "
-            "of the store, as in tcp://host:8786. They need the same paths.",
-        ),
-    ] = None,
+    processes: Processes = None,
+    dask: Dask = None,
     force: Force = False,
     allow_rejects: AllowRejects = False,
 ) -> None:
@@ -145,13 +129,14 @@ def build(
 
     Example: `fastseg build links.csv -o heart.h5`
 
+    With --processes or --dask, nothing is reused of a store that exists.
+
     On several machines: `fastseg plan links.csv -o heart.h5`, or `--dask`
     """
-    from fastseg.tasks import has_lost_workers
-
     start = time.perf_counter()
     try:
-        with _executor(processes, dask) as executor:
+        advice = "run the same command again to continue"
+        with executor_of_options(output, processes, dask, advice) as executor:
             report = fastseg.build(
                 links,
                 out,
@@ -181,32 +166,10 @@ def build(
     except fastseg.errors.NothingBuiltError as exc:
         output.rejects(exc.rejects, out, allow=True)
         fail(output, str(exc), EXIT_REJECTS)
-    except Exception as exc:
-        if not has_lost_workers(exc):
-            raise
-        text = f"workers have died, perhaps out of memory: {type(exc).__name__}: {exc}"
-        fail(output, f"{text}; run the same command again to continue", EXIT_ERROR)
     _print_report(output, report, out, time.perf_counter() - start, str(links))
     if without is not None:
         _say_left_out(output, report.left_out, without, without_severity)
     output.rejects(report.rejects, out, allow_rejects)
-
-
-@contextmanager
-def _executor(processes: int | None, dask: str | None) -> Iterator[Any]:
-    """Yield what makes the parts of a build, None if it makes the store at once."""
-    from fastseg.tasks import dask_client, process_pool
-
-    if processes is not None and dask is not None:
-        raise OptionError("--processes and --dask exclude each other")
-    if processes is not None:
-        with process_pool(processes) as pool:
-            yield pool
-    elif dask is not None:
-        with dask_client(dask) as client:
-            yield client
-    else:
-        yield None
 
 
 @command

@@ -8,6 +8,7 @@ import typer
 
 import fastseg
 from fastseg.choices import Severity
+from fastseg.cli.executors import Dask, Processes, executor_of_options
 from fastseg.cli.terminal import AsJson, Force, Output, command, in_folder
 from fastseg.errors import OptionError, shown
 from fastseg.reprs import many
@@ -86,6 +87,8 @@ def check(
         int | None,
         typer.Option(help="Number of threads.", show_default="one per core"),
     ] = None,
+    processes: Processes = None,
+    dask: Dask = None,
     as_json: AsJson = False,
     force: Force = False,
 ) -> None:
@@ -106,21 +109,26 @@ def check(
         check_suffix(path)
         if paths.count(path) > 1:
             raise OptionError(f"--out is {shown(str(path))} twice, name other files")
-    findings = fastseg.check(
-        store,
-        rules=rule or None,
-        skip=skip or (),
-        thresholds={
-            name: _number(value, text)
-            for text in thresholds or []
-            for name, value in [_two("--set", text, "=", "rule.threshold=number")]
-        },
-        inside=[_two("--inside", text, ":", "inner:outer") for text in inside or []],
-        splits=splits,
-        accept=accept,
-        threads=threads,
-        progress=output.progress,
-    )
+    numbers = {
+        name: _number(value, text)
+        for text in thresholds or []
+        for name, value in [_two("--set", text, "=", "rule.threshold=number")]
+    }
+    pairs = [_two("--inside", text, ":", "inner:outer") for text in inside or []]
+    advice = "run the same command again"
+    with executor_of_options(output, processes, dask, advice) as executor:
+        findings = fastseg.check(
+            store,
+            rules=rule or None,
+            skip=skip or (),
+            thresholds=numbers,
+            inside=pairs,
+            splits=splits,
+            accept=accept,
+            threads=threads,
+            executor=executor,
+            progress=output.progress,
+        )
     if as_json:
         output.json(as_dict(findings))
     else:

@@ -11,6 +11,7 @@ import typer
 
 import fastseg
 from fastseg.choices import PhantomKind, Slices
+from fastseg.cli.executors import Dask, Processes, executor_of_options
 from fastseg.cli.terminal import (
     AliasesFile,
     AllowRejects,
@@ -82,6 +83,8 @@ def link(
             "stay as they are.",
         ),
     ] = None,
+    processes: Processes = None,
+    dask: Dask = None,
     force: Force = False,
     allow_rejects: AllowRejects = False,
 ) -> None:
@@ -99,17 +102,20 @@ def link(
     from fastseg.sources.aliases import aliases_of_options
 
     check_outputs(out, force)  # before the files are read
-    table = fastseg.link(
-        root,
-        labels=label or None,
-        slices=slices,
-        keep_unlabelled=keep_unlabelled,
-        rois=aliases_of_options(roi, aliases, match_case),
-        join=join,
-        plane_tolerance_mm=plane_tolerance,
-        pseudonyms=pseudonyms,
-        progress=output.progress,
-    )
+    advice = "run the same command again"
+    with executor_of_options(output, processes, dask, advice) as executor:
+        table = fastseg.link(
+            root,
+            labels=label or None,
+            slices=slices,
+            keep_unlabelled=keep_unlabelled,
+            rois=aliases_of_options(roi, aliases, match_case),
+            join=join,
+            plane_tolerance_mm=plane_tolerance,
+            pseudonyms=pseudonyms,
+            executor=executor,
+            progress=output.progress,
+        )
     path = table.save(out, force=force)
     counts = ", ".join(f"{count} {name}" for name, count in table.counts().items())
     output.say(f"{out}: {many(table.images, 'image')}, {counts or 'no contours'}")

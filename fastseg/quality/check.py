@@ -2,8 +2,9 @@
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from fastseg.calls import check_call
 from fastseg.errors import LinkError, OptionError, choice, is_iterable, one_of, shown
@@ -35,6 +36,7 @@ def check(
     splits: StrPath | None = None,
     accept: StrPath | None = None,
     threads: int | None = None,
+    executor: Any = None,
     progress: Progress = silent,
 ) -> Findings:
     """Look for what is wrong with the labels and images of a store.
@@ -51,6 +53,10 @@ def check(
     accept     : a table of findings that somebody has looked at and found right, as
         `write_findings` writes it with the suffix .csv
     threads    : number of threads, by default one for each core
+    executor   : a `concurrent.futures.Executor`, such as a ProcessPoolExecutor, or a
+        Client of Dask: its workers ask the rules, each some of them, with `threads`
+        threads. They need the same path of the store and the same packages. The
+        findings are the same
 
     The store is not verified: a damaged file gives wrong findings, see `verify`.
 
@@ -59,28 +65,98 @@ def check(
     """
     opened = as_store(store)
     chosen = _choose(rules, skip, thresholds or {})
-    threads = check_threads(usable_cores() if threads is None else threads)
+    threads = None if threads is None else check_threads(threads)
     facts = Facts(
         opened,
         inside=_pairs(opened, inside),
         splits=None if splits is None else _read(read_parts, splits, opened)[0],
-        threads=threads,
+        threads=threads or usable_cores(),
         progress=progress,
     )
-    found: list[Finding] = []
-    not_run: dict[str, str] = {}
-    for rule in chosen:
-        reason = rule.why_not(facts)
-        if reason:
-            not_run[rule.name] = reason
-        else:
-            found += _identified(facts, rule, rule.find(facts))
+    if executor is None:
+        answers = _ask(facts, chosen)
+    else:
+        answers = _ask_on(executor, facts, chosen, threads, progress)
     findings = Findings(
-        fold(found), facts=facts, rules=[rule.name for rule in chosen], not_run=not_run
+        fold([finding for answer in answers for finding in answer.findings]),
+        facts=facts,
+        rules=[rule.name for rule in chosen],
+        not_run={answer.rule: answer.why_not for answer in answers if answer.why_not},
     )
     if accept is None:
         return findings
     return findings.accepting(_read(read_accepted, accept, facts))
+
+
+class _Answer(NamedTuple):
+    """What a rule says of a store.
+
+    why_not : why it was not asked; "" if it was
+    """
+
+    rule: str
+    findings: list[Finding]
+    why_not: str
+
+
+def _ask(facts: Facts, rules: Iterable[Rule]) -> list[_Answer]:
+    """Return the answers of rules."""
+    answers = []
+    for rule in rules:
+        reason = rule.why_not(facts)
+        found = [] if reason else _identified(facts, rule, rule.find(facts))
+        answers.append(_Answer(rule.name, found, reason))
+    return answers
+
+
+def _ask_on(
+    executor: Any,
+    facts: Facts,
+    rules: Sequence[Rule],
+    threads: int | None,
+    progress: Progress,
+) -> list[_Answer]:
+    """Return the answers of rules, asked by the workers of an executor.
+
+    There are no more tasks than workers, because each computes the facts that it needs.
+    """
+    from fastseg.tasks import executor_of, run_tasks, workers_of
+
+    pool = executor_of(executor)
+    count = min(workers_of(pool), len(rules))
+    # Neighbours in the list share facts, and some are slow together.
+    tasks = [
+        (facts.store, facts.inside, facts.splits, rules[k::count], threads)
+        for k in range(count)
+    ]
+    answers: list[_Answer] = []
+    with (
+        progress("ask rules", len(rules)) as advance,
+        closing(run_tasks(pool, _ask_task, tasks, _name_task)) as results,
+    ):
+        for _, some in results:
+            answers += some
+            advance(len(some))
+    order = {rule.name: k for k, rule in enumerate(rules)}
+    return sorted(answers, key=lambda answer: order[answer.rule])
+
+
+def _ask_task(
+    store: Store,
+    inside: Iterable[tuple[int, int]],
+    splits: Mapping[str, Any],
+    rules: Sequence[Rule],
+    threads: int | None,
+) -> list[_Answer]:
+    """Return the answers of some rules, in a worker."""
+    facts = Facts(
+        store, inside=inside, splits=splits, threads=threads or usable_cores()
+    )
+    return _ask(facts, rules)
+
+
+def _name_task(store: Store, *others: Any) -> str:
+    return f"the check of {store.path}"
 
 
 def _read(function: Callable[[StrPath, T], R], path: StrPath, of: T) -> R:

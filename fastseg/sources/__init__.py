@@ -26,7 +26,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 from fastseg._kernels.files import content
 from fastseg._kernels.native.entries import prepare
@@ -54,6 +54,9 @@ from fastseg.sources.stacks import check_tolerance
 from fastseg.sources.structure_sets import link_structure_sets
 from fastseg.sources.sunnybrook import Sunnybrook
 from fastseg.sources.tree import STRUCTURE_SET, link_images, read_tree
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
 
 # What recognises a folder by its layout, by format.
 SOURCES: dict[str, Source] = {source.format: source for source in (Sunnybrook(),)}
@@ -90,6 +93,7 @@ def link(
     join: bool = False,
     plane_tolerance_mm: float | None = None,
     pseudonyms: StrPath | None = None,
+    executor: Any = None,
     progress: Progress = silent,
 ) -> LinkTable:
     """Find the images and contours under a folder and link them.
@@ -111,6 +115,11 @@ def link(
         by default a tenth of the distance between slices and at least 0.1, of a single
         slice half its thickness
     pseudonyms : file with a secret key; `patient` then holds keyed hashes of the IDs
+
+    executor : a `concurrent.futures.Executor`, such as a ProcessPoolExecutor, or a
+        Client of Dask: its workers read headers and structure sets. They need the same
+        paths and packages. The table is the same. Folders in a layout that a source
+        knows are read here
 
     `rois`, `match_case`, `join` and `plane_tolerance_mm` are for structure sets alone.
 
@@ -151,6 +160,11 @@ def link(
         )
     classes = None if names is None else list(names)
     options = _RoiOptions.of(rois, match_case, join, plane_tolerance_mm)
+    pool = None
+    if executor is not None:
+        from fastseg.tasks import executor_of  # imports multiprocessing
+
+        pool = executor_of(executor)
     # The second one is for the build: it is compiled beside the first.
     prepare([(content.note_headers, {}), (content.read_files, {})])
     with name_path(folder), _paused_collector():
@@ -159,7 +173,7 @@ def link(
             options.refuse(f"{folder} has the layout {outline}")
             table = source.find_links(folder, classes, wanted or "labelled", progress)
         else:
-            table = _link_tree(folder, classes, wanted, options, progress)
+            table = _link_tree(folder, classes, wanted, options, pool, progress)
     if key is not None:
         table = with_pseudonyms(table, key)
     if table.rejects:
@@ -224,6 +238,7 @@ def _link_tree(
     labels: list[str] | None,
     slices: Slices | None,
     options: _RoiOptions,
+    executor: "Executor | None",
     progress: Progress,
 ) -> LinkTable:
     """Link the images of a folder that no source knows, and its structure sets.
@@ -234,7 +249,7 @@ def _link_tree(
     known = _find_layouts(folder)
     hint = f"; did you mean {known[0]}?" if known else ""
     hints = [_hint_at(known)] if known else []
-    tree = read_tree(folder, progress)
+    tree = read_tree(folder, progress, executor=executor)
     if STRUCTURE_SET in tree.others:
         return link_structure_sets(
             tree,
@@ -242,6 +257,7 @@ def _link_tree(
             slices=slices or "series",
             progress=progress,
             hints=hints,
+            executor=executor,
             **options._asdict(),
         )
     if slices == "all" and labels:

@@ -6,10 +6,12 @@ Of each structure set only its rows and problems are kept.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from itertools import chain
+from itertools import chain, pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,6 +50,9 @@ from fastseg.sources.tree import (
 from fastseg.tables import Reject, reason_of
 from fastseg.threads import map_ordered, usable_cores
 
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
 EMPTY = "empty RT structure set"
 WAYS = {
     BY_INSTANCE: "by the images that they name",
@@ -71,6 +76,7 @@ def link_structure_sets(
     plane_tolerance_mm: float | None,
     progress: Progress,
     hints: Sequence[str] = (),
+    executor: "Executor | None" = None,
 ) -> LinkTable:
     """Link the images of a tree with the contours of its structure sets.
 
@@ -80,6 +86,7 @@ def link_structure_sets(
     plane_tolerance_mm : how far points may lie off the plane of their image; None for
         the default of each stack, see `stacks`
     hints  : further notes
+    executor : whose workers read structure sets
 
     Raises LinkError if there are no images, no contours, or more than MAX_CLASSES
     classes; OptionError for a label that no ROI has and a name that two classes match.
@@ -94,8 +101,8 @@ def link_structure_sets(
     classes = RoiClasses(labels, rois)
     others = {kind: list(paths) for kind, paths in tree.others.items()}
     paths = others.pop(STRUCTURE_SET)
-    linker = _Linker(tree, stacks, linkable.patients, classes)
-    found = _link_sets(paths, linker, progress)
+    linker = _Linker(tree.root.absolute(), stacks, linkable.patients, classes)
+    found = _link_sets(paths, linker, progress, executor)
     sets: list[SetLinks] = []
     for path, result in zip(paths, found, strict=True):
         if isinstance(result, str):
@@ -166,20 +173,52 @@ def link_structure_sets(
 
 
 def _link_sets(
-    paths: Sequence[str], linker: "_Linker", progress: Progress
+    paths: Sequence[str],
+    linker: "_Linker",
+    progress: Progress,
+    executor: "Executor | None",
 ) -> list[SetLinks | str]:
     """Return the links of each structure set, or why it cannot be used."""
     prepare([(kernel, {}) for kernel in KERNELS])
     results = []
-    threads = min(usable_cores(), MOST_THREADS, len(paths))
     with (
         progress("read structure sets", len(paths)) as advance,
-        closing(map_ordered(linker.link, paths, threads)) as links,
+        closing(_iterate_links(paths, linker, executor)) as links,
     ):
         for result in links:
             results.append(result)
             advance()
     return results
+
+
+def _iterate_links(
+    paths: Sequence[str], linker: "_Linker", executor: "Executor | None"
+) -> Generator[SetLinks | str, None, None]:
+    """Yield the links of each structure set, read here or by workers."""
+    if executor is None:
+        threads = min(usable_cores(), MOST_THREADS, len(paths))
+        with closing(map_ordered(linker.link, paths, threads)) as links:
+            yield from links
+        return
+    from fastseg.tasks import count_tasks, in_order, run_tasks, share, workers_of
+
+    # Few tasks: each worker has to receive the metadata of all images.
+    count = count_tasks(len(paths), len(paths), workers_of(executor))
+    bounds = [len(paths) * k // count for k in range(count + 1)]
+    shared = share(executor, linker)
+    tasks = [(shared, paths[first:stop]) for first, stop in pairwise(bounds)]
+    with closing(run_tasks(executor, _link_task, tasks, _name_task)) as done:
+        for some in in_order(done):
+            yield from some
+
+
+def _link_task(linker: "_Linker", paths: Sequence[str]) -> list[SetLinks | str]:
+    """Return the links of some structure sets, in a worker."""
+    return [*_iterate_links(paths, linker, None)]
+
+
+def _name_task(linker: Any, paths: Sequence[str]) -> str:
+    return f"the structure sets from {paths[0]} to {paths[-1]}"
 
 
 def _without_repeats(
@@ -315,9 +354,9 @@ def _note_unusable(sets: Sequence[SetLinks]) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class _Linker:
-    """Links structure sets; threads share it."""
+    """Links structure sets below a root; threads share it."""
 
-    tree: Tree
+    root: Path
     stacks: Stacks
     patients: Patients
     classes: RoiClasses
@@ -325,7 +364,7 @@ class _Linker:
     def link(self, path: str) -> SetLinks | str:
         """Return the links of a structure set, or why it cannot be used."""
         try:
-            data, _ = read_file(str(self.tree.root / path), MAX_STRUCTURE_SET_BYTES)
+            data, _ = read_file(str(self.root / path), MAX_STRUCTURE_SET_BYTES)
             structure_set = read_structure_set(data, path)
         except (DicomError, OSError) as exc:
             return reason_of(exc, path)

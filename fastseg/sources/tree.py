@@ -10,11 +10,12 @@ whatever else there is are listed by kind.
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple, assert_never
+from typing import TYPE_CHECKING, NamedTuple, assert_never
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,8 +45,14 @@ from fastseg.sources.series import (
 from fastseg.tables import Reject, reason_of
 from fastseg.threads import map_ordered, usable_cores
 
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
 # Files whose headers are read in one call.
 FILES_AT_ONCE = 256
+# Such calls in a task of an executor, at most: 16 384 files, which take a second from
+# memory and a minute or two where files are far away.
+BLOCKS_OF_A_TASK = 64
 # Threads that read headers, at most. More than there are cores help where files are far
 # away, but each holds the buffers of a call.
 MOST_THREADS = 8
@@ -128,11 +135,15 @@ class Tree:
 
 
 def read_tree(
-    root: Path, progress: Progress = silent, threads: int | None = None
+    root: Path,
+    progress: Progress = silent,
+    threads: int | None = None,
+    executor: "Executor | None" = None,
 ) -> Tree:
     """Read the header of each DICOM file below a folder, once.
 
-    threads : that read side by side; by default one for each core, up to MOST_THREADS
+    threads  : that read side by side; by default one for each core, up to MOST_THREADS
+    executor : whose workers read, each with so many threads
 
     Two names of one file are one image. So are two files with one SOPInstanceUID if
     their pixels are equal and their headers say the same of patient, series and plane:
@@ -171,10 +182,9 @@ def read_tree(
         for k in range(0, len(paths), FILES_AT_ONCE)
     ]
     files: dict[str, tuple[Header, ...]] = {}
-    count = threads or min(usable_cores(), MOST_THREADS)
     with (
         progress("read headers", len(paths)) as advance,
-        closing(map_ordered(_read_files, blocks, count)) as results,
+        closing(_read_blocks(blocks, threads, executor)) as results,
     ):
         for block, contents in zip(blocks, results, strict=True):
             for (path, _), content in zip(block, contents, strict=True):
@@ -230,9 +240,52 @@ class _Unusable:
 
 # The headers of the frames of an image file, or what it is instead.
 _Content = tuple[Header, ...] | _Other | _NoDicom | _Unusable
+# Paths and real paths.
+_Files = list[tuple[str, str]]
 
 
-def _read_files(paths: list[tuple[str, str]]) -> list[_Content]:
+def _read_blocks(
+    blocks: Sequence[_Files], threads: int | None, executor: "Executor | None"
+) -> Generator[list[_Content], None, None]:
+    """Yield what the files of each block hold, here or by the workers of an executor.
+
+    threads : None for one for each core of the machine that reads
+    """
+    if executor is None:
+        count = threads or min(usable_cores(), MOST_THREADS)
+        with closing(map_ordered(_read_files, blocks, count)) as results:
+            yield from results
+        return
+    from fastseg.tasks import count_tasks, in_order, run_tasks, workers_of
+
+    count = count_tasks(len(blocks), BLOCKS_OF_A_TASK, workers_of(executor))
+    bounds = [len(blocks) * k // count for k in range(count + 1)]
+    tasks = (
+        # Workers may have another current folder.
+        ([[*map(_absolute, block)] for block in blocks[first:stop]], threads)
+        for first, stop in pairwise(bounds)
+    )
+    with closing(run_tasks(executor, _read_task, tasks, _name_task)) as done:
+        for contents in in_order(done):
+            yield from contents
+
+
+def _read_task(blocks: list[_Files], threads: int | None) -> list[list[_Content]]:
+    """Return what the files of some blocks hold, in a worker."""
+    return [*_read_blocks(blocks, threads, None)]
+
+
+def _name_task(blocks: list[_Files], threads: int | None) -> str:
+    return f"the headers of files from {blocks[0][0][0]} to {blocks[-1][-1][0]}"
+
+
+def _absolute(names: tuple[str, str]) -> tuple[str, str]:
+    path, real = names
+    # Path.absolute drops what Path drops.
+    return os.path.abspath(path), os.path.abspath(real)  # noqa: PTH100
+
+
+def _read_files(paths: _Files) -> list[_Content]:
     """Return what each of some files holds, given by path and real path."""
     scans = dicom.scan_headers(dicom.join_paths(real for _, real in paths))
     return [

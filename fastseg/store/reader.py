@@ -248,7 +248,8 @@ class Store:
 
     def __reduce__(self) -> Any:
         self._file.check()
-        return _reopen, (self.path, self.fingerprint)
+        # Workers may have another current folder.
+        return _reopen, (self.path.absolute(), self.fingerprint)
 
     def __enter__(self) -> "Store":
         self.check()

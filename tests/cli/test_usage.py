@@ -21,6 +21,8 @@ WRONG_VALUES = {
     ("link", "--aliases"): ("link study --aliases heart.h5", "no file of aliases by"),
     ("link", "--plane-tolerance"): ("link study --plane-tolerance 11", "is 11, expect"),
     ("link", "--pseudonyms"): ("link study --pseudonyms heart.h5", "is no key, it"),
+    ("link", "--processes"): ("link study --processes 0", "is 0, expected 1 to"),
+    ("link", "--dask"): ("link study --dask host", "as in tcp://host:8786"),
     ("rois", "--out"): ("rois study -o aliases.csv", "ends with .toml"),
     ("rois", "--roi"): ("rois study --roi heart", "as in heart='Heart|HEART*'"),
     ("rois", "--aliases"): ("rois study --aliases links.txt", "ends with .toml or"),
@@ -48,6 +50,8 @@ WRONG_VALUES = {
         "did you mean 'constant-image'",
     ),
     ("check", "--set"): ("check heart.h5 --set x=1", "expected as in rule.threshold"),
+    ("check", "--processes"): ("check heart.h5 --processes 0", "is 0, expected 1 to"),
+    ("check", "--dask"): ("check heart.h5 --dask host", "as in tcp://host:8786"),
     ("check", "--threads"): ("check heart.h5 --threads 0", "threads is 0, expected"),
     ("build", "--without"): (
         "build links.csv --without links.csv",

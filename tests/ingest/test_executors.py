@@ -123,7 +123,7 @@ def test_a_process_that_is_killed_leaves_what_is_made(links, whole, tmp_path, mo
 
 
 def test_a_cluster_of_dask_replaces_a_worker_that_is_killed(
-    links, whole, fastseg_command, tmp_path
+    links, whole, sample_study, fastseg_command, tmp_path
 ):
     """The build goes on and gives the same bytes, as later ones on the cluster do."""
     distributed = pytest.importorskip("distributed", reason="needs Dask's distributed")
@@ -156,6 +156,14 @@ def test_a_cluster_of_dask_replaces_a_worker_that_is_killed(
         done = fastseg_command("build", str(links), "-o", "a.h5", "--dask", address)
         assert done.returncode == 0, done.stderr
         assert output.read_bytes() == whole.path.read_bytes()
+        # What all tasks need travels once.
+        study = sample_study.parent / "phantom_rt"
+        linked = [fastseg.link(study, executor=of) for of in (client, None)]
+        assert linked[0].links == linked[1].links
+        assert linked[0].notes == linked[1].notes
+        found = [fastseg.check(output, executor=of) for of in (client, None)]
+        assert list(found[0]) == list(found[1])
+        assert found[0].not_run == found[1].not_run
         assert cluster.workers
 
 
@@ -242,7 +250,7 @@ def test_without_dask_its_package_is_named(monkeypatch):
     """With the command that installs it."""
     monkeypatch.setitem(sys.modules, "distributed", None)
     with (
-        pytest.raises(MissingExtraError, match=r"on Dask needs .* install distributed"),
+        pytest.raises(MissingExtraError, match=r"of Dask needs .* install distributed"),
         dask_client("tcp://host:8786"),
     ):
         pass
