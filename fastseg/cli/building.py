@@ -1,9 +1,12 @@
 """The commands that build a store: at once, or by parts on several machines."""
 
+import functools
+import inspect
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -101,25 +104,52 @@ Compress = Annotated[
 ]
 
 
-@command
-def build(
-    output: Output,
-    links: LinksArgument,
-    out: Annotated[Path, out_option("Store to write.")] = Path("store.h5"),
+def _build_options(
     edges: EdgesOption = "half-open",
     fill: FillOption = "even-odd",
     origin: OriginOption = "center",
-    threads: Threads = 1,
     max_pixel_bytes: MaxPixelBytes = 2**30,
     decode_timeout: DecodeTimeout = 60.0,
     root: Root = None,
     without: Without = None,
     without_severity: WithoutSeverity = "error",
-    workers: Annotated[str | None, renamed("--threads")] = None,
     compress: Compress = False,
+    force: Force = False,
+) -> dict[str, Any]:
+    """Return the options of `build` and `plan` alike, by name."""
+    return locals()
+
+
+def _with_build_options(function: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of a build in place of its parameter `options`."""
+
+    @functools.wraps(function)
+    def run(output: Output, **given: Any) -> None:
+        options = {name: given.pop(name) for name in shared}
+        function(output, options=_build_options(**options), **given)
+
+    signature = inspect.signature(function)
+    shared = inspect.signature(_build_options).parameters
+    parameters: list[inspect.Parameter] = []
+    for name, parameter in signature.parameters.items():
+        added = shared.values() if name == "options" else [parameter]
+        parameters += [x.replace(kind=parameter.kind) for x in added]
+    run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    return run
+
+
+@command
+@_with_build_options
+def build(
+    output: Output,
+    *,
+    links: LinksArgument,
+    out: Annotated[Path, out_option("Store to write.")] = Path("store.h5"),
+    options: dict[str, Any],
+    threads: Threads = 1,
+    workers: Annotated[str | None, renamed("--threads")] = None,
     processes: Processes = None,
     dask: Dask = None,
-    force: Force = False,
     allow_rejects: AllowRejects = False,
 ) -> None:
     """Read the files of a links table and write them into a store.
@@ -140,17 +170,8 @@ def build(
             report = fastseg.build(
                 links,
                 out,
-                edges=edges,
-                fill=fill,
-                origin=origin,
+                **options,
                 threads=threads,
-                max_pixel_bytes=max_pixel_bytes,
-                decode_timeout=decode_timeout,
-                compress=compress,
-                root=root,
-                without=without,
-                without_severity=without_severity,
-                force=force,
                 executor=executor,
                 progress=output.progress,
             )
@@ -167,27 +188,20 @@ def build(
         output.rejects(exc.rejects, out, allow=True)
         fail(output, str(exc), EXIT_REJECTS)
     _print_report(output, report, out, time.perf_counter() - start, str(links))
-    if without is not None:
-        _say_left_out(output, report.left_out, without, without_severity)
+    _say_left_out(output, report.left_out, options)
     output.rejects(report.rejects, out, allow_rejects)
 
 
 @command
+@_with_build_options
 def plan(
     output: Output,
+    *,
     links: LinksArgument,
     out: Annotated[
         Path, out_option("Store that the parts will make; the plan is <out>.plan.")
     ] = Path("store.h5"),
-    edges: EdgesOption = "half-open",
-    fill: FillOption = "even-odd",
-    origin: OriginOption = "center",
-    max_pixel_bytes: MaxPixelBytes = 2**30,
-    decode_timeout: DecodeTimeout = 60.0,
-    root: Root = None,
-    without: Without = None,
-    without_severity: WithoutSeverity = "error",
-    compress: Compress = False,
+    options: dict[str, Any],
     look_at_files: Annotated[
         bool,
         typer.Option(
@@ -195,7 +209,6 @@ def plan(
             help="Look at every file, to find those that have several names.",
         ),
     ] = False,
-    force: Force = False,
 ) -> None:
     """Plan a build, so that several machines can make parts of it.
 
@@ -208,23 +221,13 @@ def plan(
     path = fastseg.plan_parts(
         links,
         out,
-        edges=edges,
-        fill=fill,
-        origin=origin,
-        max_pixel_bytes=max_pixel_bytes,
-        decode_timeout=decode_timeout,
-        compress=compress,
-        root=root,
-        without=without,
-        without_severity=without_severity,
+        **options,
         look_at_files=look_at_files,
-        force=force,
         progress=output.progress,
     )
     made = PlanFolder(path)
     output.say(f"{path}: {many(made.count, 'image')} in {many(made.blocks, 'block')}")
-    if without is not None:
-        _say_left_out(output, made.left_out, without, without_severity)
+    _say_left_out(output, made.left_out, options)
     rejects = made.rejects()
     if rejects:
         output.report(
@@ -285,7 +288,10 @@ def finish(
     output.rejects(report.rejects, out, allow_rejects)
 
 
-def _say_left_out(output: Output, count: int, table: Path, severity: Severity) -> None:
+def _say_left_out(output: Output, count: int, options: dict[str, Any]) -> None:
+    table, severity = options["without"], options["without_severity"]
+    if table is None:
+        return
     output.say(
         f"{many(count, 'image')} left out: {table} has a finding of severity {severity}"
         + ("" if severity == "error" else " or a worse one")

@@ -33,6 +33,7 @@ from fastseg.ingest.report import (
     warn_of,
 )
 from fastseg.ingest.request import (
+    BuildOptions,
     Request,
     check_request,
     item_builder,
@@ -123,9 +124,7 @@ def build(
     for a decoder, MissingExtraError, OptionError, RenamedError, OSError.
     """
     threads = check_threads(threads)
-    request = check_request(
-        links,
-        output,
+    options = BuildOptions(
         edges=edges,
         fill=fill,
         origin=origin,
@@ -136,8 +135,8 @@ def build(
         without=without,
         without_severity=without_severity,
         force=force,
-        progress=progress,
     )
+    request = check_request(links, output, options, progress)
     if executor is not None:
         report, rejects_file = build_on(executor, request, threads, progress)
         warn_of(report.rejects, rejects_file, report.copies, stacklevel=3)
@@ -191,12 +190,12 @@ class _Build:
         self.target = request.target
         self.threads = threads
         self.progress = progress
-        self.compress = request.compress
-        self.force = request.force
-        self.max_pixel_bytes = request.max_pixel_bytes
-        self.rules = request.rules
-        self.options = asdict(request.rules)
-        self.software = software_of(request.compress)
+        self.compress = request.options.compress
+        self.force = request.options.force
+        self.max_pixel_bytes = request.options.max_pixel_bytes
+        self.rules = request.options.rules
+        self.options = asdict(request.options.rules)
+        self.software = software_of(request.options.compress)
         self.paths = Paths(self.table.base)
         self.decoders = decoders
         self.item_builder = item_builder(request, decoders)

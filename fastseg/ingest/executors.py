@@ -78,7 +78,9 @@ def _build(
             "build (fastseg finish), or remove the folder"
         )
     _make_parts(pool, plan, threads, progress)
-    report, rejects_file = finish_plan(plan, request.output, request.force, progress)
+    report, rejects_file = finish_plan(
+        plan, request.output, request.options.force, progress
+    )
     return replace(report, path=request.target), rejects_file
 
 

@@ -42,7 +42,7 @@ from fastseg.ingest.part_journal import (
 from fastseg.ingest.plan import plan_build
 from fastseg.ingest.plan_folder import PlanFolder, folder_of, remove_plan, write_plan
 from fastseg.ingest.report import BuildReport, Tally, warn_of
-from fastseg.ingest.request import Request, check_request, prepare_kernels
+from fastseg.ingest.request import BuildOptions, Request, check_request, prepare_kernels
 from fastseg.links import LinkTable
 from fastseg.outputs import permissions_of
 from fastseg.paths import Paths, StrPath, as_path
@@ -118,9 +118,7 @@ def plan_parts(
     The other arguments are those of `build`, and it raises what `build` does;
     OutputError also if the folder is there.
     """
-    request = check_request(
-        links,
-        output,
+    options = BuildOptions(
         edges=edges,
         fill=fill,
         origin=origin,
@@ -131,8 +129,8 @@ def plan_parts(
         without=without,
         without_severity=without_severity,
         force=force,
-        progress=progress,
     )
+    request = check_request(links, output, options, progress)
     look_at_files = true_or_false("look_at_files", look_at_files)
     folder = folder_of(request.target)
     if folder.exists():
@@ -153,15 +151,15 @@ def make_plan(
     plan, rejects = plan_build(
         request.table,
         Paths(request.table.base),
-        request.max_pixel_bytes,
-        request.compress,
+        request.options.max_pixel_bytes,
+        request.options.compress,
         threads,
         progress,
         identify_all=look_at_files,
     )
     rejects = [*request.table.rejects, *rejects]
     if not len(plan):
-        rejects_file = save_rejects(request.output, rejects, request.force)
+        rejects_file = save_rejects(request.output, rejects, request.options.force)
         raise NothingBuiltError(
             f"nothing to build: {len(rejects)} rejected, see {rejects_file}",
             tuple(rejects),

@@ -276,10 +276,10 @@ def write_plan(
         shape = StoreShape(
             classes=request.table.classes,
             counts=tuple(plan.counts),
-            compression="zstd" if request.compress else "",
+            compression="zstd" if request.options.compress else "",
         )
         reserved = None
-        if not request.compress:
+        if not request.options.compress:
             reserved = reserve_pixels(working / "index", shape)
             pixels = PixelFile(working / "pixels")
             try:
@@ -294,13 +294,13 @@ def write_plan(
             "store": request.target.name,
             "base": relative_base(request.table.base, folder),
             "request": request_digest(request, folder),
-            "rules": asdict(request.rules),
+            "rules": asdict(request.options.rules),
             "classes": list(request.table.classes),
-            "software": software_of(request.compress),
-            "compress": request.compress,
-            "max_pixel_bytes": request.max_pixel_bytes,
-            "decode_timeout": request.decode_timeout,
-            "force": request.force,
+            "software": software_of(request.options.compress),
+            "compress": request.options.compress,
+            "max_pixel_bytes": request.options.max_pixel_bytes,
+            "decode_timeout": request.options.decode_timeout,
+            "force": request.options.force,
             "left_out": request.left_out,
             "outer_roots": list(map(str, request.outer_roots)),
             "formats": sorted(formats),
@@ -336,8 +336,8 @@ def request_digest(request: Request, folder: Path) -> str:
     others = [
         [request.target.name, relative_base(table.base, folder)],
         [list(table.classes), list(map(list, table.rejects)), request.left_out],
-        [asdict(request.rules), request.compress],
-        [request.max_pixel_bytes, request.decode_timeout],
+        [asdict(request.options.rules), request.options.compress],
+        [request.options.max_pixel_bytes, request.options.decode_timeout],
     ]
     digest = xxh3_128(json.dumps(others).encode())
     for name in COLUMNS:

@@ -36,6 +36,45 @@ from fastseg.tables import check_rejects, rejects_path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BuildOptions:
+    """The options of `build` and `plan_parts` alike, as these take them; checked.
+
+    None has a default, so that none is forgotten: these two and `fastseg.cli.building`
+    have the defaults.
+    """
+
+    edges: Edges
+    fill: Fill
+    origin: Origin
+    max_pixel_bytes: int
+    decode_timeout: float
+    compress: bool
+    root: StrPath | None
+    without: StrPath | None
+    without_severity: Severity
+    force: bool
+
+    def __post_init__(self) -> None:
+        assert self.rules  # they check themselves
+        root = None if self.root is None else as_path("root", self.root)
+        checked = {
+            "max_pixel_bytes": whole_number("max_pixel_bytes", self.max_pixel_bytes, 1),
+            "compress": true_or_false("compress", self.compress),
+            "decode_timeout": check_timeout(self.decode_timeout),
+            "root": root,
+        }
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
+        if self.compress:
+            compression.require("building a compressed store")
+
+    @property
+    def rules(self) -> Rules:
+        """Which pixels belong to a region."""
+        return Rules(edges=self.edges, fill=self.fill, origin=self.origin)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """A build that may begin.
 
@@ -43,17 +82,12 @@ class Request:
     output   : as it was given; target: where it leads, if it is a symbolic link
     left_out : number of images that are
     outer_roots : as in BuildReport
-    others   : as `build` takes them
     """
 
     table: LinkTable
     output: Path
     target: Path
-    rules: Rules
-    max_pixel_bytes: int
-    decode_timeout: float
-    compress: bool
-    force: bool
+    options: BuildOptions
     left_out: int
     outer_roots: tuple[Path, ...]
 
@@ -61,52 +95,33 @@ class Request:
 def check_request(
     links: LinkTable | StrPath,
     output: StrPath,
-    *,
-    edges: Edges,
-    fill: Fill,
-    origin: Origin,
-    max_pixel_bytes: int,
-    decode_timeout: float,
-    compress: bool,
-    root: StrPath | None,
-    without: StrPath | None,
-    without_severity: Severity,
-    force: bool,
+    options: BuildOptions,
     progress: Progress,
 ) -> Request:
     """Check what `build` takes, and load the links table; raises what `build` does."""
-    rules = Rules(edges=edges, fill=fill, origin=origin)
-    max_pixel_bytes = whole_number("max_pixel_bytes", max_pixel_bytes, 1)
-    compress = true_or_false("compress", compress)
-    decode_timeout = check_timeout(decode_timeout)
-    if compress:
-        compression.require("building a compressed store")
     output = as_path("output", output)
-    root = None if root is None else as_path("root", root)
     if not isinstance(links, LinkTable):
         links = _check_table(links)
         for written in (output, rejects_path(output)):
             check_input(written, links, "the links table", STORE)
-    target = check_target(output, STORE, force)
-    check_rejects(output, force)
+    target = check_target(output, STORE, options.force)
+    check_rejects(output, options.force)
     # Refuse a file that is not a links table before anything is created.
     table = links if isinstance(links, LinkTable) else LinkTable.load(links, progress)
     left_out = 0
-    if without is not None:
-        table, left_out = without_findings(table, without, without_severity)
+    if options.without is not None:
+        table, left_out = without_findings(
+            table, options.without, options.without_severity
+        )
     layout.check_classes(table.classes)
-    _check_origin(table, rules)
+    _check_origin(table, options.rules)
     return Request(
         table=table,
         output=output,
         target=target,
-        rules=rules,
-        max_pixel_bytes=max_pixel_bytes,
-        decode_timeout=decode_timeout,
-        compress=compress,
-        force=force,
+        options=options,
         left_out=left_out,
-        outer_roots=_outer_roots(table, root),
+        outer_roots=_outer_roots(table, options.root),
     )
 
 
@@ -116,10 +131,10 @@ def item_builder(request: Request, decoders: Pool) -> ItemBuilder:
     images = ImageReader(
         paths,
         decoders,
-        max_pixel_bytes=request.max_pixel_bytes,
-        decode_timeout=request.decode_timeout,
+        max_pixel_bytes=request.options.max_pixel_bytes,
+        decode_timeout=request.options.decode_timeout,
     )
-    return ItemBuilder(paths, request.table.classes, request.rules, images)
+    return ItemBuilder(paths, request.table.classes, request.options.rules, images)
 
 
 def prepare_kernels(
