@@ -78,21 +78,29 @@ class Table(NamedTuple):
 
         Raises OutputError.
         """
-        is_text = [name in self.texts for name in self.columns]
         with write_atomically(path, self, force, like) as (target, file):
             text = io.TextIOWrapper(file, encoding="utf-8", newline="")
-            writer = csv.writer(text, lineterminator="\n")
-            writer.writerow(self.columns)
-            writer.writerows(
-                [
-                    quoted(escaped(cell)) if known else cell
-                    for cell, known in zip(row, is_text, strict=True)
-                ]
-                for row in rows
-            )
+            self._write(text, [self.columns])
+            self._write(text, rows)
             text.flush()
             text.detach()
         return target
+
+    def lines(self, rows: Iterable[Sequence[Any]]) -> str:
+        """Return rows as `save` writes them; those of the header are `[columns]`."""
+        text = io.StringIO()
+        self._write(text, rows)
+        return text.getvalue()
+
+    def _write(self, file: TextIO, rows: Iterable[Sequence[Any]]) -> None:
+        is_text = [name in self.texts for name in self.columns]
+        csv.writer(file, lineterminator="\n").writerows(
+            [
+                quoted(escaped(cell)) if known else cell
+                for cell, known in zip(row, is_text, strict=True)
+            ]
+            for row in rows
+        )
 
 
 REJECTS = Table("a list of rejects", Reject._fields, ("file", "reason"))

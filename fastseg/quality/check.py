@@ -82,6 +82,11 @@ def check(
         facts=facts,
         rules=[rule.name for rule in chosen],
         not_run={answer.rule: answer.why_not for answer in answers if answer.why_not},
+        thresholds={
+            f"{rule.name}.{field.name}": getattr(rule, field.name)
+            for rule in chosen
+            for field in thresholds_of(type(rule))
+        },
     )
     if accept is None:
         return findings

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import overload
+from types import MappingProxyType
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,6 +57,7 @@ class Findings(Sequence[Finding]):
     facts   : what is known of it
     rules   : the names of the rules that were asked, in their order
     not_run : why a rule could not be asked, by its name
+    thresholds : of these rules, by names such as "area-unlike-others.deviations"
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class Findings(Sequence[Finding]):
         facts: Facts,
         rules: Sequence[str],
         not_run: Mapping[str, str],
+        thresholds: Mapping[str, float] = MappingProxyType({}),
     ):
         order = {severity: k for k, severity in enumerate(SEVERITIES)}
         place = {name: k for k, name in enumerate(rules)}
@@ -75,6 +78,7 @@ class Findings(Sequence[Finding]):
         self.store = facts.store
         self.rules = tuple(rules)
         self.not_run = dict(not_run)
+        self.thresholds = dict(thresholds)
 
     @overload
     def __getitem__(self, index: int) -> Finding: ...
@@ -152,7 +156,34 @@ class Findings(Sequence[Finding]):
         return np.array(sorted(wanted), np.int64)
 
     def _with(self, found: Iterable[Finding]) -> "Findings":
-        return Findings(found, facts=self.facts, rules=self.rules, not_run=self.not_run)
+        return Findings(
+            found,
+            facts=self.facts,
+            rules=self.rules,
+            not_run=self.not_run,
+            thresholds=self.thresholds,
+        )
+
+    def rows(self, finding: Finding) -> Iterator[Sequence[Any]]:
+        """Yield a row of `findings_table.TABLE` for each sample of a finding."""
+        sources = self.facts.sources(finding.samples)
+        for number, (sample, source) in enumerate(
+            zip(finding.samples, sources, strict=True)
+        ):
+            # The image that it is compared with: of the first one, the next.
+            other = sources[0] if number else next(iter(sources[1:]), "")
+            yield (
+                finding.identity,
+                finding.rule,
+                finding.severity,
+                self.store[sample].patient,
+                source,
+                other,
+                ", ".join(finding.classes),
+                f"{finding.amount:.6g}",
+                finding.unit,
+                finding.text,
+            )
 
     def accepting(self, identities: Iterable[str]) -> "Findings":
         """Return the same findings, those with these identities as accepted."""

@@ -1,7 +1,6 @@
 """Findings as files: a CSV table, JSON, or a page; which ones were accepted."""
 
 import json
-from collections.abc import Iterator, Sequence
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -63,7 +62,8 @@ def write_findings(
     """
     suffix = check_suffix(path)
     if suffix == ".csv":
-        return TABLE.save(path, _rows(findings), force)
+        rows = (row for finding in findings for row in findings.rows(finding))
+        return TABLE.save(path, rows, force)
     if suffix == ".json":
         with write_atomically(path, JSON, force) as (target, file):
             file.write(json.dumps(as_dict(findings), indent=1).encode())
@@ -83,6 +83,7 @@ def as_dict(findings: Findings) -> dict[str, Any]:
         "samples": len(store),
         "rules": list(findings.rules),
         "not_run": findings.not_run,
+        "thresholds": findings.thresholds,
         "counts": findings.counts(),
         "findings": [_as_dict(findings, finding) for finding in findings],
     }
@@ -109,29 +110,6 @@ def _as_dict(findings: Findings, finding: Finding) -> dict[str, Any]:
             for sample, source in zip(finding.samples, sources, strict=True)
         ],
     }
-
-
-def _rows(findings: Findings) -> Iterator[Sequence[Any]]:
-    """Yield the rows of the table."""
-    for finding in findings:
-        sources = findings.facts.sources(finding.samples)
-        for number, (sample, source) in enumerate(
-            zip(finding.samples, sources, strict=True)
-        ):
-            # The image that it is compared with: of the first one, the next.
-            other = sources[0] if number else next(iter(sources[1:]), "")
-            yield (
-                finding.identity,
-                finding.rule,
-                finding.severity,
-                findings.store[sample].patient,
-                source,
-                other,
-                ", ".join(finding.classes),
-                f"{finding.amount:.6g}",
-                finding.unit,
-                finding.text,
-            )
 
 
 def read_accepted(path: StrPath, facts: Facts) -> set[str]:
