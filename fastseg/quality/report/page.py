@@ -4,15 +4,16 @@ import base64
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from fastseg.colours import colour_of
 from fastseg.errors import missing_extra
 from fastseg.escapes import escaped
-from fastseg.findings_table import SEVERITIES
+from fastseg.findings_table import SEVERITIES, TABLE
 from fastseg.outputs import check_input, check_target, write_atomically
 from fastseg.paths import StrPath, as_path
 from fastseg.progress import Advance, Progress, silent
@@ -22,6 +23,7 @@ from fastseg.quality.report.dataset import count, line_of, number
 from fastseg.quality.report.files import GENERATOR, REPORT
 from fastseg.quality.report.panels import rings_of
 from fastseg.quality.report.pictures import Picture, Pictures, draw_finding
+from fastseg.quality.rule import thresholds_of
 from fastseg.quality.rules import RULES
 from fastseg.reprs import listed, many, short
 from fastseg.store.text import decode
@@ -29,7 +31,7 @@ from fastseg.threads import map_ordered, usable_cores
 
 # Findings that have pictures, and bytes of these together, about.
 MOST_PICTURED = 1000
-PICTURE_BYTES = 26_000_000
+PICTURE_BYTES = 16_000_000
 # No finding needs more.
 MOST_BYTES = 400_000
 # Of the samples, files and patients of a finding, the page names so many, and a finding
@@ -46,6 +48,16 @@ POLICY = (
 )
 
 
+class Limit(NamedTuple):
+    """A threshold as the page lists it; `default` is "" if that was used."""
+
+    name: str
+    value: str
+    unit: str
+    meaning: str
+    default: str
+
+
 class RuleText(NamedTuple):
     """A rule as the page lists it.
 
@@ -57,6 +69,7 @@ class RuleText(NamedTuple):
     title: str
     why: str
     reason: str
+    thresholds: list[Limit]
 
 
 class Swatch(NamedTuple):
@@ -70,7 +83,11 @@ class Swatch(NamedTuple):
 
 
 class Card(NamedTuple):
-    """A finding as its template takes it; all texts are plain."""
+    """A finding as its template takes it; all texts are plain.
+
+    row          : the line of a table of findings that accepts it
+    has_pictures : whether they follow
+    """
 
     identity: str
     severity: str
@@ -82,7 +99,8 @@ class Card(NamedTuple):
     patients: list[int]
     classes: list[Swatch]
     facts: list[tuple[str, str]]
-    pictures: list[Picture]
+    row: str
+    has_pictures: bool
     legend: list[Swatch]
     why: str
     is_first_of_rule: bool
@@ -145,7 +163,9 @@ def write_report(
             style=Markup(style),
             script=Markup(script),
             dataset=of_dataset,
+            header=TABLE.lines([TABLE.columns]),
             findings=content.cards(threads or usable_cores(), advance),
+            drawn=content.drawn,
         ):
             file.write(text.encode())
     return target
@@ -161,15 +181,13 @@ class Content:
     """What the page says of a store and its findings."""
 
     def __init__(self, findings: Findings):
+        self.given = findings
         self.store = findings.store
         self.facts = findings.facts
+        # The pictures and legends of findings, once `cards` has come to them.
+        self.drawn: list[tuple[str, list[Picture], list[Swatch]]] = []
         self.rules = [
-            RuleText(
-                name,
-                RULES[name].title,
-                " ".join((RULES[name].__doc__ or "").split()),
-                findings.not_run.get(name, ""),
-            )
+            _rule_text(name, findings.not_run.get(name, ""), findings.thresholds)
             for name in findings.rules
         ]
         self.rule_number = {name: k for k, name in enumerate(findings.rules)}
@@ -210,6 +228,7 @@ class Content:
         return {
             "store": {
                 "name": short(self.store.name),
+                "fingerprint": self.store.fingerprint,
                 "contents": contents,
             },
             "totals": self._totals(),
@@ -236,11 +255,19 @@ class Content:
                     "name": rule.name,
                     "title": rule.title,
                     "why": rule.why,
+                    "thresholds": rule.thresholds,
                     "found": sum(numbers[self.rule_number[rule.name]]),
                 }
                 for rule in asked
             ],
-            "not_asked": [rule for rule in self.rules if rule.reason],
+            "not_asked": [
+                *(rule for rule in self.rules if rule.reason),
+                *(
+                    _rule_text(name, "left out of this check", {})
+                    for name in RULES
+                    if name not in self.rule_number
+                ),
+            ],
         }
 
     def _totals(self) -> str:
@@ -292,7 +319,10 @@ class Content:
 
         drawn = map_ordered(draw, range(len(self.findings)), threads)
         for k, pictures in enumerate(drawn):
-            yield self._card(k, pictures)
+            card = self._card(k, pictures)
+            if pictures.pictures:
+                self.drawn.append((card.identity, pictures.pictures, card.legend))
+            yield card
             advance()
 
     def _card(self, k: int, pictures: Pictures) -> Card:
@@ -321,7 +351,8 @@ class Content:
             patients=self.patients[k],
             classes=swatches[: len(set(concerned))],
             facts=self._facts(k),
-            pictures=pictures.pictures,
+            row=TABLE.lines(islice(self.given.rows(finding), 1)),
+            has_pictures=bool(pictures.pictures),
             legend=swatches if pictures.pictures else swatches[: len(set(concerned))],
             why=rule.why,
             is_first_of_rule=k == self._first_of_rule[finding.rule],
@@ -367,6 +398,26 @@ class Content:
     def _path(self, source: Any) -> str:
         (path,) = decode(self.store, [self.store.sources["path"][source]])
         return escaped(path)[:MOST_TEXT]
+
+
+def _rule_text(name: str, reason: str, thresholds: Mapping[str, float]) -> RuleText:
+    """Return how the page lists a rule, with the thresholds that were used."""
+    rule = RULES[name]
+    limits = []
+    for field in thresholds_of(rule):
+        full_name = f"{name}.{field.name}"
+        value = thresholds.get(full_name, field.default)
+        limits.append(
+            Limit(
+                full_name,
+                f"{value:g}",
+                field.metadata["unit"],
+                field.metadata["meaning"],
+                "" if value == field.default else f"{field.default:g}",
+            )
+        )
+    why = " ".join((rule.__doc__ or "").split())
+    return RuleText(name, rule.title, why, reason, limits)
 
 
 def _amount(finding: Finding) -> str:

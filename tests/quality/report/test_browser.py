@@ -1,10 +1,14 @@
 """The report in a browser: it opens, filters, pages and asks nobody for anything."""
 
+import base64
 import json
 import time
 
 import pytest
 
+import fastseg
+from fastseg.errors import CopiesWarning
+from fastseg.findings_table import read_rows
 from fastseg.quality.report.page import write_report
 from tests.quality.report.browser import BROWSER, MISSING, start_browser
 from tests.quality.report.findings import finding, findings_of
@@ -63,6 +67,21 @@ def shown(browser):
     return browser.execute_script(f"{script}.filter(x => !x.hidden).map(x => x.id)")
 
 
+def pictured(browser):
+    """Return of each finding whether its pictures are made."""
+    script = "return [...document.querySelectorAll('article')]"
+    return browser.execute_script(f"{script}.map(x => !!x.querySelector('img'))")
+
+
+def wait_until(condition):
+    """Wait some seconds until a condition holds."""
+    for _ in range(100):
+        if condition():
+            return
+        time.sleep(0.05)
+    raise AssertionError("it does not happen")
+
+
 def press(browser, keys):
     from selenium.webdriver import ActionChains
 
@@ -90,18 +109,25 @@ def in_view(browser, identity):
 
 
 def test_it_opens_with_all_findings(opened, findings):
-    """From file://, with all pictures decoded."""
+    """From file://; pictures are made before a finding comes into view."""
     assert len(shown(opened)) == len(findings)
     assert opened.find_element("id", "status").text == f"{len(findings)} findings"
+    assert pictured(opened)[0]
+    assert not pictured(opened)[-1]
+    opened.execute_script("scrollTo(0, document.documentElement.scrollHeight)")
+    wait_until(lambda: pictured(opened)[-1])
+    # All of them can be decoded.
+    opened.execute_script("dispatchEvent(new Event('beforeprint'))")
+    assert all(pictured(opened))
     sizes = opened.execute_async_script(
         "const done = arguments[0];"
         "const all = [...document.images];"
-        "for (const x of all) x.loading = 'eager';"
         "Promise.all(all.map(x => x.decode())).then("
         "() => done(all.map(x => x.naturalWidth)), (e) => done(String(e)))"
     )
     assert isinstance(sizes, list), sizes
     assert min(sizes) > 0
+    assert len(sizes) > len(findings)
 
 
 def test_filters(opened, findings):
@@ -192,9 +218,106 @@ def test_the_data_set_and_the_rules_have_pages(opened):
 
 
 def test_it_prints(opened):
-    """Into a PDF with the pages of all tabs."""
-    pdf = opened.print_page()
-    assert len(pdf) > 100_000
+    """Into a PDF with the pages of all tabs, and the pictures of what filters leave."""
+    choose(opened, "patient", "0")
+    count = len(shown(opened))
+    assert not all(pictured(opened))
+    pdf = base64.b64decode(opened.print_page())
+    numbers = opened.execute_script(
+        "return [...document.querySelectorAll('article:not([hidden])')]"
+        ".map(x => x.querySelectorAll('img').length)"
+    )
+    assert len(numbers) == count
+    assert min(numbers) > 0
+    # Images that are alike are there once.
+    images = set(
+        opened.execute_script(
+            "return [...document.querySelectorAll('article:not([hidden]) img')]"
+            ".map(x => x.src)"
+        )
+    )
+    assert pdf.count(b"/Subtype /Image") >= len(images)
+
+
+@pytest.fixture
+def faulty(studies, tmp_path):
+    """Findings of the sample data with faults."""
+    with pytest.warns(CopiesWarning):
+        store = fastseg.build(fastseg.link(studies["faulty"]), tmp_path / "f.h5").path
+    return fastseg.check(store)
+
+
+def test_what_is_accepted_is_saved_as_check_reads_it(
+    browser, faulty, tmp_path, fastseg_command
+):
+    """By button and key, undone, kept by the browser, and no more reported then."""
+    url = write_report(tmp_path / "r.html", faulty).as_uri()
+    allowed = {"behavior": "allow", "downloadPath": str(tmp_path)}
+    browser.execute_cdp_cmd("Browser.setDownloadBehavior", allowed)
+    browser.get("about:blank")
+    browser.get_log("browser"), browser.get_log("performance")
+    browser.get(url)
+    order = shown(browser)
+    assert not browser.find_element("id", "save").is_displayed()
+    browser.find_element("css selector", f"[id='{order[0]}'] .accept").click()
+    press(browser, "jja")
+    browser.find_element("css selector", f"[id='{order[1]}'] .accept").click()
+    choose(browser, "accepted", "1")
+    assert shown(browser) == order[:3]
+    # From the filter to the findings, to the third one, and accept it no more.
+    press(browser, "\ue00c")
+    press(browser, "ja")
+    assert shown(browser) == [order[0], order[1]]
+    totals = browser.find_element("id", "totals").text
+    assert totals.startswith(f"{faulty.counts()['error'] - 2} errors")
+    assert totals.endswith("2 accepted")
+
+    browser.get("about:blank")
+    browser.get(url)
+    assert browser.find_element("id", "totals").text == totals
+    assert browser.find_element("id", "forgetful").text == ""
+    press(browser, "s")
+    table = tmp_path / "accepted.csv"
+    wait_until(lambda: table.exists() and table.read_text().endswith("\n"))
+    check_logs(browser, url)
+    assert {row.finding for row in read_rows(table)} == {*order[:2]}
+    header, *rows = table.read_text().splitlines()
+    whole = fastseg.write_findings(tmp_path / "all.csv", faulty).read_text()
+    assert whole.startswith(header + "\n")
+    assert {*rows} <= {*whole.splitlines()}
+
+    done = fastseg_command("check", "f.h5", "--accept", "accepted.csv", "-o", "a.json")
+    assert done.returncode == 4, done.stderr
+    assert "2 accepted" in done.stdout
+    after = json.loads((tmp_path / "a.json").read_text())["findings"]
+    assert {x["finding"] for x in after if x["accepted"]} == {*order[:2]}
+    again = fastseg.check(faulty.store, accept=table)
+    browser.get(write_report(tmp_path / "r.html", again).as_uri())
+    assert {*shown(browser)[-2:]} == {*order[:2]}
+
+
+def test_a_browser_that_keeps_nothing_says_so(browser, url, findings):
+    """What is accepted is forgotten, can be saved, and closing the page asks."""
+    script = (
+        "Object.defineProperty(window, 'localStorage', {get() { throw Error(); }});"
+    )
+    added = browser.execute_cdp_cmd(
+        "Page.addScriptToEvaluateOnNewDocument", {"source": script}
+    )
+    browser.get("about:blank")
+    browser.get(url)
+    browser.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", added)
+    browser.find_element("css selector", "article .accept").click()
+    assert "1 accepted" not in browser.find_element("id", "totals").text
+    assert "2 accepted" in browser.find_element("id", "totals").text
+    assert "forgets" in browser.find_element("id", "forgetful").text
+    asks = (
+        "const event = new Event('beforeunload', {cancelable: true});"
+        "dispatchEvent(event); return event.defaultPrevented"
+    )
+    assert browser.execute_script(asks)
+    browser.find_element("id", "save").click()
+    assert not browser.execute_script(asks)
 
 
 def test_hostile_names_do_nothing(browser, hostile, tmp_path):
@@ -211,5 +334,6 @@ def test_hostile_names_do_nothing(browser, hostile, tmp_path):
         browser.find_element("css selector", f"nav [href='#{name}']").click()
     press(browser, "jjj")
     assert "hacked" not in browser.title
-    assert len(browser.find_elements("tag name", "script")) == 1
+    run = browser.find_elements("css selector", "script:not([type='text/html'])")
+    assert len(run) == 1
     check_logs(browser, path.as_uri())

@@ -8,6 +8,7 @@ import pytest
 
 import fastseg
 from fastseg.errors import MissingExtraError, OutputError
+from fastseg.quality.findings_file import as_dict
 from fastseg.quality.report import page
 from fastseg.quality.report.page import write_report
 from tests.quality.report.findings import (
@@ -24,7 +25,8 @@ class Reader(HTMLParser):
         super().__init__()
         self.elements = []
         self.words = []
-        self.feed(text)
+        # Text of pictures, which the page's script makes elements of.
+        self.feed(re.sub('<script type="text/html" id="[^"]*">', "<div>", text))
         self.close()
 
     def handle_starttag(self, tag, attrs):
@@ -115,6 +117,21 @@ def test_accepted_findings_are_shown_as_such(findings, tmp_path):
     errors = findings.counts()["error"] - 2
     assert f"{errors} errors" in read.text
     assert "2 accepted" in read.text
+
+
+def test_the_page_says_which_thresholds_were_used(store, tmp_path):
+    """And which were changed; and which rules were left out."""
+    findings = fastseg.check(
+        store, rules=["spike", "jump"], thresholds={"jump.factor": 7.5}
+    )
+    read = Reader(write_report(tmp_path / "report.html", findings).read_text())
+    assert "jump.factor = 7.5" in read.text
+    assert "by default 5)" in read.text
+    assert "spike.length = 3" in read.text
+    assert read.text.count("by default") == 1
+    assert "constant-image left out of this check" in read.text
+    assert as_dict(findings)["thresholds"] == findings.thresholds
+    assert findings.thresholds["jump.factor"] == 7.5
 
 
 def test_a_page_without_findings_says_what_was_asked(store, tmp_path):
