@@ -3,11 +3,12 @@
     python -m benchmarks.quality.report --findings 1000
 
 Findings are written down for a phantom of images of 256 x 256, or for the samples of
-`--store`. Chromium opens the page, if it is there. The table has, from the begin of the
-navigation, the times until the first text is painted; until filters and keys work; until
-the first picture is shown; and until all of the file is read, with the data of all
-pictures. Those of a finding are decoded when it comes near the screen: the last time is
-from following a link to a finding far below until all its pictures are shown.
+`--store`. Chromium opens the page, if it is there. The table has, from the begin of
+the navigation, the times until the first text is painted; until filters and keys
+work; until the first picture is shown; and until all of the file is read, with the
+data of all pictures. Those of a finding are decoded when it comes near the screen:
+the last time is from following a link to a finding far below until all its pictures
+are shown.
 """
 
 import argparse
