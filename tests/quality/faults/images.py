@@ -36,6 +36,16 @@ def few_values(study: Study, rng: np.random.Generator) -> Put:
     return of_image(study, rng, "few-values", coarsen)
 
 
+def wrapped_values(study: Study, rng: np.random.Generator) -> Put:
+    """Store negative values of an image in 16 bits, and say that none is negative."""
+    image = pick(outlined(study), rng)
+    pixels = study.pixels(image).astype(np.int64)
+    pixels -= int(np.quantile(pixels, rng.uniform(0.1, 0.6)))
+    study.set_header(image, BitsStored=16, HighBit=15, PixelRepresentation=0)
+    study.set_pixels(image, pixels.astype(np.uint16))
+    return put(study, "values-wrap", [image.index])
+
+
 def values_of_image(study: Study, rng: np.random.Generator) -> Put:
     """Scale the values of an image by three."""
     return of_image(study, rng, "values-unlike-rest", lambda p: np.minimum(3 * p, 4095))
@@ -101,6 +111,7 @@ FAULTS: Mapping[str, Fault] = {
     "constant image": constant,
     "clipped image": clipped,
     "few values": few_values,
+    "negative values without a sign": wrapped_values,
     "values of an image": values_of_image,
     "values of a patient": values_of_patient,
     "spacing of an image": spacing_of_image,
