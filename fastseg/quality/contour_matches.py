@@ -55,6 +55,9 @@ STEP_ERROR = 1e-6
 LEAST_ERROR = 1e-6
 # The first moments say where an outline lies.
 PLACES = 2
+# Outlines at one place differ in so many ways at least, if those of their kind do: the
+# neighbours of an unusual one may be those of its own patient, much alike.
+LEAST_WAYS = 2.0
 
 
 class Outlines(NamedTuple):
@@ -442,7 +445,10 @@ def expected_by_chance(
     apart = np.abs(moments[a] - moments[b]).max(axis=1, initial=0).clip(error)
     if len(others) <= LEAST_OTHERS:
         return np.full(len(a), np.inf)
-    ways = np.minimum(_ways(logarithm), usual[kind[a]])
+    ways = _ways(logarithm)
+    if is_placed:
+        ways = np.maximum(ways, LEAST_WAYS)
+    ways = np.minimum(ways, usual[kind[a]])
     count = min(NEIGHBOURS, len(others) - 1)
     expected: NDArray[np.float64]
     expected = len(which) * every * count * (apart / farthest.clip(error)) ** ways

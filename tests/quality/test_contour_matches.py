@@ -155,6 +155,22 @@ def test_copies_are_found_among_many():
         assert (chance < 1).all()
 
 
+def test_a_copy_of_a_contour_that_is_usual_for_its_patient_alone_is_found():
+    """Its neighbours are those of the patient: they say little of chance."""
+    rng = np.random.default_rng(7)
+    rings = [hand_drawn(rng) for _ in range(200)]
+    unusual = 3 * (rings[0] - rings[0].mean(axis=0))
+    for k in range(12):
+        rings[k] = (unusual + (90, 90) + 0.004 * k).round(2)
+    rings[150] = rings[5].copy()
+    outlines = outlines_of(rings)
+    which, owner = outlines.number, np.arange(200) // 12
+    found = same_place_elsewhere(outlines, which, 0.02, owner)
+    kind = np.zeros(200, np.int64)
+    chance = expected_by_chance(outlines, which, kind, found, is_placed=True)
+    assert [5, 150] in found.pairs[chance < 1].tolist()
+
+
 def test_circles_agree_by_chance():
     """The same circles and ellipses everywhere, as of a phantom, are no copies."""
     rng = np.random.default_rng(5)
