@@ -80,7 +80,20 @@ def compare(
     usual = np.column_stack(
         [group_medians(column, group, count)[group] for column in values.T]
     )
-    alone = _deviate(values, floor, group)
+    # Patients.
+    own = number_rows(group, patient)
+    rows = np.unique(own, return_index=True)[1]
+    medians = np.column_stack(
+        [group_medians(column, own, len(rows)) for column in values.T]
+    )
+    patient_far = _deviate(medians, floor[rows], group[rows])[own]
+    # All labels of an unusual patient have one finding, and say nothing of others.
+    is_usual = patient_far <= limit
+    alone = np.where(
+        is_usual,
+        _deviate(values, floor, group, is_usual),
+        _deviate(values, floor, group),
+    )
     far = alone
     if relative_floor is not None:
         beside = _deviate(beside_others(values - usual, sample), relative_floor, group)
@@ -88,14 +101,7 @@ def compare(
         worse = beside + alone / 1000
         is_farthest = worse >= _greatest(worse, sample)
         far = np.where(is_farthest & (beside > limit), np.maximum(alone, beside), alone)
-    # Patients.
-    own = number_rows(group, patient)
-    rows = np.unique(own, return_index=True)[1]
-    medians = np.column_stack(
-        [group_medians(column, own, len(rows)) for column in values.T]
-    )
-    theirs = _deviate(medians, floor[rows], group[rows])
-    return Compared(group, far, usual, theirs[own], medians[own])
+    return Compared(group, far, usual, patient_far, medians[own])
 
 
 def beside_others(off: Floats, sample: Indices) -> Floats:
@@ -126,8 +132,16 @@ def beside_others(off: Floats, sample: Indices) -> Floats:
     return result
 
 
-def _deviate(values: Floats, floor: Floats, group: Indices) -> Floats:
-    """Return the greatest deviation of the numbers of each label; 0 if not known."""
+def _deviate(
+    values: Floats,
+    floor: Floats,
+    group: Indices,
+    is_usual: NDArray[np.bool_] | None = None,
+) -> Floats:
+    """Return the greatest deviation of the numbers of each label; 0 if not known.
+
+    is_usual : which labels say what is usual, if they are enough; by default all
+    """
     far = np.zeros(len(values))
     order = np.argsort(group, kind="stable")
     bounds = np.flatnonzero(np.diff(group[order], prepend=-1, append=-1))
@@ -135,9 +149,13 @@ def _deviate(values: Floats, floor: Floats, group: Indices) -> Floats:
         rows = order[start:stop]
         for column in values[rows].T:
             known = np.isfinite(column)
+            if is_usual is not None:
+                some = known & is_usual[rows]
+                known = some if some.sum() > FEWEST_OTHERS else known
             if known.sum() > FEWEST_OTHERS:
                 least = median(floor[rows][known])
-                off = np.nan_to_num(np.abs(deviations(column, least)))
+                off = deviations(column, least, column[known])
+                off = np.nan_to_num(np.abs(off))
                 far[rows] = np.maximum(far[rows], off)
     return far
 

@@ -16,16 +16,18 @@ FEWEST_IN_TAIL = 40
 SHORTEST_TAIL = 0.6
 
 
-def deviations(values: Floats, floor: float) -> Floats:
+def deviations(values: Floats, floor: float, others: Floats | None = None) -> Floats:
     """Return by how many usual deviations each value lies off the median.
 
     values : float64 (n,); NaN stays NaN
     floor  : the least usual deviation
+    others : float64 (m,), which say what is usual, by default the values
 
     What is usual is estimated on each side of the median for itself, because areas
     and intensities are skewed, see `_spread`. One value in ten may be anything.
     """
-    known = np.sort(values[np.isfinite(values)])
+    others = values if others is None else others
+    known = np.sort(others[np.isfinite(others)])
     count = len(known)
     if not count:
         return np.full(len(values), np.nan)

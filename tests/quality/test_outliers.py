@@ -5,7 +5,7 @@ import pytest
 
 import fastseg
 from fastseg.quality import missing_labels, outliers
-from fastseg.quality.outliers import beside_others
+from fastseg.quality.outliers import beside_others, compare
 from tests.quality.faults.outliers import FAULTS
 from tests.quality.faulty import check, elsewhere, missed, put_all
 
@@ -48,6 +48,22 @@ def test_few_others_say_nothing(cine, tmp_path):
     index, label = kept[0]
     study.contours[index, label] = [ring * 0.4 for ring in study.contours[kept[0]]]
     assert not check(study, outliers.RULES)
+
+
+def test_an_unusual_patient_hides_no_unusual_label_of_another_one():
+    """The labels of the one say nothing of what is usual, and are not found again."""
+    rng = np.random.default_rng(1)
+    values = rng.uniform(-1, 1, (200, 1))
+    patient = np.arange(200) // 10
+    values[patient == 7] += 5
+    values[55] = 3
+    zeros = np.zeros(200, np.int64)
+    compared = compare(
+        values, np.full(200, 0.05), zeros, np.arange(200), patient, limit=5
+    )
+    assert (compared.patient_far > 5).tolist() == (patient == 7).tolist()
+    others = np.flatnonzero(compared.far > 5)
+    assert others[patient[others] != 7].tolist() == [55]
 
 
 def test_labels_are_compared_with_the_others_of_their_sample():
