@@ -25,16 +25,23 @@ from fastseg.sources.aliases import aliases_of_options
 from fastseg.store.reader import Store
 
 Ring = NDArray[np.float64]
+# Elements of headers that faults change and the links of a study depend on.
+LINKED = frozenset({"ImageOrientationPatient", "PixelRepresentation"})
 
 
 class Image(NamedTuple):
-    """An image of a study; `index` is its sample in the store of the clean phantom."""
+    """An image of a study; `index` is its sample in the store of the clean phantom.
+
+    time : -1 if there is one image at each position
+    """
 
     index: int
     path: str
     patient: str
     volume: int
     position: float
+    series: str
+    time: float
 
 
 class Put(NamedTuple):
@@ -59,6 +66,7 @@ class Study:
 
     contours : rings by (index of the image, class); change, add or delete entries
     links    : what `fastseg.link` takes besides the folder
+    has_new_links : whether elements of headers were changed that `link` reads
     """
 
     root: Path
@@ -67,6 +75,10 @@ class Study:
     images: list[Image]
     contours: dict[tuple[int, str], list[Ring]]
     options: dict[str, Any]
+    has_new_links: bool = False
+
+    def __post_init__(self) -> None:
+        self._areas: dict[tuple[int, str], tuple[list[Ring], float]] = {}
 
     @classmethod
     def phantom(
@@ -80,19 +92,29 @@ class Study:
 
         link : options of `fastseg.link`, as {"slices": "series"}
         """
-        root = fastseg.make_phantom(folder / "study", kind=kind, **options)
+        fastseg.make_phantom(folder / "study", kind=kind, **options)
+        return cls.open(folder, kind, link)
+
+    @classmethod
+    def open(
+        cls, folder: Path, kind: str, link: dict[str, Any] | None = None
+    ) -> "Study":
+        """Return the study that `phantom` has made below a folder."""
         rois = {}
         if kind == "rtstruct":
             rois = {
                 "rois": aliases_of_options(None, Path("data/phantom_rt.toml"), False)
             }
-        return cls.read(root, kind, rois | (link or {}))
+        return cls.read(folder / "study", kind, rois | (link or {}))
 
     @classmethod
     def read(cls, root: Path, kind: str, link: dict[str, Any]) -> "Study":
-        """Read the files of a phantom."""
-        table = fastseg.link(root, **link)
-        store = fastseg.open(fastseg.build(table, root.parent / "clean.h5").path)
+        """Read the files of a phantom, or the store that was made of them before."""
+        path = root.parent / "clean.h5"
+        if not path.exists():
+            fastseg.build(fastseg.link(root, **link), path)
+        store = fastseg.open(path)
+        times = np.nan_to_num(store.items["time"], nan=-1.0).tolist()
         images = [
             Image(
                 sample.index,
@@ -100,6 +122,8 @@ class Study:
                 sample.patient,
                 int(sample.meta["volume"]),
                 float(sample.meta["position_mm"]),
+                sample.meta["series"],
+                times[sample.index],
             )
             for sample in store
         ]
@@ -122,6 +146,15 @@ class Study:
     def labelled(self, name: str) -> list[Image]:
         """Return the images that have contours of a class."""
         return [image for image in self.images if (image.index, name) in self.contours]
+
+    def area(self, image: int, name: str) -> float:
+        """Return the area of the largest ring of a class on an image, in pixels."""
+        rings = self.contours[image, name]
+        known = self._areas.get((image, name))
+        if known is None or known[0] is not rings:
+            known = rings, max(abs(signed_area(ring)) for ring in rings)
+            self._areas[image, name] = known
+        return known[1]
 
     def pick(
         self, rng: np.random.Generator, names: Iterable[str] = ()
@@ -154,6 +187,7 @@ class Study:
                 setattr(dataset, keyword, value)
 
         self.change(image.path, change)
+        self.has_new_links |= not LINKED.isdisjoint(elements)
 
     def change(self, path: str, change: Callable[[Dataset], None]) -> None:
         """Write a DICOM file again; another file that is linked to it stays."""
@@ -175,7 +209,7 @@ class Study:
         assert not report.rejects, report.rejects[0]
         return fastseg.open(report.path)
 
-    def _changed(self) -> list[tuple[int, str]]:
+    def changed(self) -> list[tuple[int, str]]:
         """Return the keys of contours that are no longer those of the clean store."""
         keys = {*self.contours}
         before = {
@@ -202,7 +236,7 @@ class Study:
             for link in fastseg.link(self.root, **self.options).links
             if link.label
         }
-        for index, name in self._changed():
+        for index, name in self.changed():
             image = self.images[index]
             rings = self.contours.get((index, name), [])
             assert len(rings) < 2, "a text file holds one ring"
@@ -225,7 +259,7 @@ class Study:
 
     def _write_structure_sets(self) -> None:
         """Write the contours of ROIs that were changed."""
-        changed = self._changed()
+        changed = self.changed()
         if not changed:
             return
         links = fastseg.link(self.root, **self.options).links
@@ -279,6 +313,12 @@ class Study:
                         item.ContourSequence = kept + added.get(roi, [])
 
             self.change(path, change)
+
+
+def signed_area(ring: Ring) -> float:
+    """Return the area of a ring, positive if it turns from x to y."""
+    x, y = (ring - ring[0]).T
+    return float(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2
 
 
 def _numbers(text: str) -> list[int]:

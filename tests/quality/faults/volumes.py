@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tests.quality.study import Fault, Put, Study
+from tests.quality.study import Fault, Put, Study, signed_area
 
 Ring = NDArray[np.float64]
 Track = list[int]  # indices of images
@@ -156,7 +156,7 @@ def contour_of_other_time(study: Study, rng: np.random.Generator) -> Put | None:
     Only of studies that are linked with whole series.
     """
     outlined = {
-        (study.clean[image].meta["series"], time_of(study, image))
+        (study.images[image].series, time_of(study, image))
         for image, _ in study.contours
     }
     free: dict[object, Track] = defaultdict(list)
@@ -197,14 +197,13 @@ def put(study: Study, rule: str, images: Sequence[int], label: str = "") -> Put:
 
 def time_of(study: Study, image: int) -> float:
     """Return the time of an image, -1 if there is one image at each position."""
-    return float(np.nan_to_num(study.clean.items["time"][image], nan=-1.0))
+    return study.images[image].time
 
 
 def place(study: Study, image: int) -> tuple[str, float, float]:
     """Return series, position and time of an image."""
-    series = study.clean.items["series"][image].decode()
-    position = round(study.images[image].position, 1)
-    return series, position, time_of(study, image)
+    known = study.images[image]
+    return known.series, round(known.position, 1), known.time
 
 
 def tracks(study: Study) -> Iterator[tuple[str, Track]]:
@@ -248,7 +247,7 @@ def ends(study: Study) -> list[Key]:
 
 def labels_of(study: Study, image: int) -> list[str]:
     """Return the classes that are outlined on an image."""
-    return [label for other, label in study.contours if other == image]
+    return [label for label in study.clean.classes if (image, label) in study.contours]
 
 
 def pick(choices: Sequence[Any], rng: np.random.Generator) -> Any:
@@ -258,13 +257,7 @@ def pick(choices: Sequence[Any], rng: np.random.Generator) -> Any:
 
 def area(study: Study, image: int, label: str) -> float:
     """Return the area of the largest ring of a label, in pixels."""
-    return max(abs(signed_area(ring)) for ring in study.contours[image, label])
-
-
-def signed_area(ring: Ring) -> float:
-    """Return the area of a ring, positive if it turns from x to y."""
-    x, y = (ring - ring[0]).T
-    return float(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2
+    return study.area(image, label)
 
 
 def width(study: Study, image: int, label: str) -> float:
