@@ -4,7 +4,8 @@ import functools
 import inspect
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -254,7 +255,10 @@ def part(
 
     Example: `fastseg part big.h5.plan 3/64`
     """
-    report = fastseg.build_part(plan, part, threads=threads, progress=output.progress)
+    with _say_kept(output, plan):
+        report = fastseg.build_part(
+            plan, part, threads=threads, progress=output.progress
+        )
     before = report.blocks - report.made
     output.say(
         f"{plan}: part {part}, {many(report.blocks, 'block')}, "
@@ -279,13 +283,29 @@ def finish(
     start = time.perf_counter()
     out = plan.with_suffix("")
     try:
-        report = fastseg.finish_parts(plan, progress=output.progress)
+        with _say_kept(output, plan):
+            report = fastseg.finish_parts(plan, progress=output.progress)
     except fastseg.errors.NothingBuiltError as exc:
         output.rejects(exc.rejects, out, allow=True)
         fail(output, str(exc), EXIT_REJECTS)
     seconds = time.perf_counter() - start
     _print_report(output, report, out, seconds, "the links table")
     output.rejects(report.rejects, out, allow_rejects)
+
+
+@contextmanager
+def _say_kept(output: Output, plan: Path) -> Iterator[None]:
+    """Say how to continue after an interrupt, or what a full disk may raise."""
+    try:
+        yield
+    except OutputError:  # which is an OSError, too
+        raise
+    except (KeyboardInterrupt, OSError):
+        if (plan / "journals").is_dir():
+            output.report(
+                "finished blocks are kept; run the same command again to continue"
+            )
+        raise
 
 
 def _say_left_out(output: Output, count: int, options: dict[str, Any]) -> None:

@@ -81,7 +81,11 @@ class JournalWriter:
         self.path = folder / f"{first}-{stop}-{secrets.token_hex(8)}{SUFFIX}"
         self._file = FileIO(create_work(self.path), "r+")
         header = {"plan": identity, "part": part, "first": first, "stop": stop}
-        self._write(json.dumps(header).encode() + b"\n")
+        try:
+            self._write(json.dumps(header).encode() + b"\n")
+        except OSError:
+            self.close()
+            raise
 
     def append(self, number: int, made: Made) -> None:
         """Append a block; call `flush` before it counts as done."""
@@ -116,11 +120,17 @@ class ChunkFiles:
 
     def __init__(self, paths: Sequence[Path]):
         self.path = paths[0]
-        self._files = [PixelFile(path) for path in paths]
+        self._paths = paths
+        self._open: dict[int, PixelFile] = {}
 
     def read(self, offset: int, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
         """Return an array; its offset names the file, too."""
-        file = self._files[offset >> FILE_BIT]
+        number = offset >> FILE_BIT
+        file = self._open.get(number)
+        if file is None:
+            if len(self._open) == MOST_OPEN:
+                self._open.pop(next(iter(self._open))).close()
+            file = self._open[number] = PixelFile(self._paths[number])
         return file.read(offset & (1 << FILE_BIT) - 1, shape, dtype)
 
     def begin(self, is_new: bool) -> None:
@@ -128,7 +138,7 @@ class ChunkFiles:
 
     def close(self) -> None:
         """Close all files."""
-        for file in self._files:
+        for file in self._open.values():
             file.close()
 
 

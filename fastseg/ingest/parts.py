@@ -9,7 +9,7 @@ time; the store has the bytes that `build` gives it.
 
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -193,7 +193,11 @@ def build_part(
     samples = rejected = 0
     if todo:
         paths = Paths(folder.base)
-        with name_path(folder.path), Pool() as decoders:
+        with (
+            _hint("make the same part again"),
+            name_path(folder.path),
+            Pool() as decoders,
+        ):
             images = ImageReader(
                 paths,
                 decoders,
@@ -218,6 +222,18 @@ def build_part(
         samples=samples,
         rejected=rejected,
     )
+
+
+@contextmanager
+def _hint(remedy: str) -> Iterator[None]:
+    """Add a note to what the system raises, as when a disk is full."""
+    try:
+        yield
+    except OutputError:
+        raise
+    except OSError as exc:
+        exc.add_note(f"what is made is kept: when you can write there, {remedy}")
+        raise
 
 
 def blocks_of(part: Any, blocks: int) -> tuple[int, int]:
@@ -364,7 +380,7 @@ def finish_plan(
     """
     folder.check_software()
     folder.check_index()
-    with name_path(folder.path):
+    with _hint("call it again"), name_path(folder.path):
         if not folder.path.is_dir():
             raise PlanError(f"{folder.path}: somebody else has finished this build")
         journals = Journals(folder.journals, folder.identity, folder.classes)
@@ -441,7 +457,8 @@ def _join(
             *(asdict(folder.rules), folder.software),
         )
     journals.close()
-    permissions = permissions_of(folder.pixels) if not folder.compress else None
+    # Those that any new file gets.
+    permissions = permissions_of(folder.path / "plan.json")
     replace_target(folder.store, complete, force, permissions)
     remove_work(folder.store)
     remove_plan(folder.path)

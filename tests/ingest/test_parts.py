@@ -1,5 +1,6 @@
 """Builds by parts: the same bytes as at once, whatever happens to the parts."""
 
+import contextlib
 import json
 import os
 import random
@@ -9,16 +10,25 @@ import subprocess
 import sys
 import time
 from contextlib import closing
+from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 
 import fastseg
 from fastseg.errors import NothingBuiltError, OptionError, OutputError, PlanError
+from fastseg.ingest import part_journal
+from fastseg.ingest import parts as parts_module
 from fastseg.ingest import plan as plan_module
 from fastseg.ingest.part_journal import Journals
 from fastseg.ingest.parts import blocks_of
 from fastseg.ingest.plan_folder import PlanFolder
+
+try:
+    import resource
+except ImportError:  # on Windows
+    resource = None
 
 
 @pytest.fixture(autouse=True)
@@ -263,6 +273,135 @@ def test_a_plan_may_be_moved_with_its_data(sample_study, whole, tmp_path):
     report = fastseg.finish_parts(moved)
     assert report.path == tmp_path / "there" / "a.h5"
     assert report.path.read_bytes() == whole[False].path.read_bytes()
+
+
+@contextlib.contextmanager
+def limited(kind, most):
+    """Let the system refuse this process larger files, or more open ones."""
+    before = resource.getrlimit(kind)
+    resource.setrlimit(kind, (most, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(kind, before)
+
+
+@pytest.mark.skipif(resource is None, reason="needs limits on the size of files")
+@pytest.mark.parametrize("compress", [False, True])
+def test_a_disk_that_turns_full_costs_what_is_not_noted(
+    links, whole, tmp_path, monkeypatch, compress
+):
+    """Under a part, when it begins or later, and when the parts are joined."""
+    monkeypatch.setattr(parts_module, "NOTED_BYTES", 100_000)
+    plan = fastseg.plan_parts(links, tmp_path / "a.h5", compress=compress)
+    size = whole[compress].path.stat().st_size
+    for most in (1, size // 2, size // 4):
+        with (
+            pytest.raises(OSError, match="File too large") as caught,
+            limited(resource.RLIMIT_FSIZE, most),
+        ):
+            fastseg.build_part(plan, "1/1")
+        assert str(plan) in caught.value.filename
+        assert "make the same part again" in caught.value.__notes__[0]
+    made = fastseg.build_part(plan, "1/1").made
+    assert 0 < made < 20
+    with (
+        pytest.raises(OSError, match="File too large") as caught,
+        limited(resource.RLIMIT_FSIZE, size // 2),
+    ):
+        fastseg.finish_parts(plan)
+    assert "what is made is kept" in caught.value.__notes__[0]
+    report = fastseg.finish_parts(plan)
+    assert report.path.read_bytes() == whole[compress].path.read_bytes()
+    assert [path.name for path in tmp_path.iterdir()] == ["a.h5"]
+    # Anybody may read it whom the umask lets, as a store that was built at once.
+    assert report.path.stat().st_mode == whole[compress].path.stat().st_mode
+
+
+@pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere"
+)
+def test_a_folder_that_turns_read_only(links, whole, tmp_path):
+    """The error names it, and to be allowed again is enough."""
+    plan = fastseg.plan_parts(links, tmp_path / "a.h5")
+    fastseg.build_part(plan, "1/2")
+    for name in ("journals", "pixels"):
+        mode = (plan / name).stat().st_mode
+        (plan / name).chmod(0o555 if name == "journals" else 0o444)
+        with pytest.raises(PermissionError, match=name):
+            fastseg.build_part(plan, "2/2")
+        (plan / name).chmod(mode)
+    fastseg.build_part(plan, "2/2")
+    report = fastseg.finish_parts(plan)
+    assert report.path.read_bytes() == whole[False].path.read_bytes()
+
+
+@pytest.mark.skipif(resource is None, reason="needs limits on the number of files")
+@pytest.mark.parametrize("compress", [False, True])
+def test_parts_may_be_more_than_files_can_be_open(
+    links, whole, tmp_path, monkeypatch, compress
+):
+    """Each has a journal, and a file of pixels if these are compressed."""
+    monkeypatch.setattr(part_journal, "MOST_OPEN", 4)
+    plan = fastseg.plan_parts(links, tmp_path / "a.h5", compress=compress)
+    for k in range(1, 21):
+        fastseg.build_part(plan, f"{k}/20")
+    highest = os.open(os.devnull, os.O_RDONLY)
+    os.close(highest)
+    with limited(resource.RLIMIT_NOFILE, highest + 12):
+        report = fastseg.finish_parts(plan)
+    assert report.path.read_bytes() == whole[compress].path.read_bytes()
+
+
+def test_a_part_opens_no_journals_of_other_parts(links, tmp_path):
+    """With thousands of parts, each would read what all others have written."""
+    plan = fastseg.plan_parts(links, tmp_path / "a.h5")
+    fastseg.build_part(plan, "1/2")
+    (journal,) = (plan / "journals").iterdir()
+    journal.write_bytes(b'{"plan": "of another one", "part": 1, "first": 0, "stop": 1}')
+    assert fastseg.build_part(plan, "2/2").made == 10
+    with pytest.raises(PlanError, match="belongs to another plan"):
+        fastseg.build_part(plan, "2/3")
+
+
+def test_clocks_of_machines_do_not_matter(links, whole, tmp_path):
+    """Whatever the times of files, older or newer than what they depend on."""
+    plan = fastseg.plan_parts(links, tmp_path / "a.h5")
+    for part, second in (("1/2", 0), ("2/2", 2**32), ("1/3", 1)):
+        fastseg.build_part(plan, part)
+        for path in (*(plan / "journals").iterdir(), *plan.iterdir(), plan):
+            os.utime(path, (second, second))
+    report = fastseg.finish_parts(plan)
+    assert report.path.read_bytes() == whole[False].path.read_bytes()
+
+
+def test_a_table_and_files_that_change_after_the_plan(sample_study, tmp_path):
+    """The plan holds the links; files are read when their part is made.
+
+    One of another shape, or that is gone, is rejected.
+    """
+    study = shutil.copytree(sample_study, tmp_path / "study")
+    saved = fastseg.link(study).save(tmp_path / "links.csv")
+    table = fastseg.LinkTable.load(saved)
+    names = sorted({*table.links.dicom_path.values()})
+    plan = fastseg.plan_parts(saved, tmp_path / "a.h5")
+    saved.write_text("not a table any more")
+    (tmp_path / names[0]).write_bytes((tmp_path / names[-1]).read_bytes())
+    (tmp_path / names[1]).unlink()
+    dataset = pydicom.dcmread(tmp_path / names[2])
+    dataset.PixelData = bytes(reversed(dataset.PixelData))
+    dataset.save_as(tmp_path / names[2])
+    reports = [fastseg.build_part(plan, part) for part in ("2/2", "1/2")]
+    assert sum(report.rejected for report in reports) == 2
+    with pytest.warns(fastseg.errors.RejectedWarning):
+        report = fastseg.finish_parts(plan)
+    # So are their contours.
+    rejected = {Path(reject.file).name for reject in report.rejects}
+    images = {name for name in rejected if name.endswith(".dcm")}
+    assert images == {Path(name).name for name in names[:2]}
+    with fastseg.open(report.path) as store:
+        assert len(store) == len(names) - 2
+    assert fastseg.verify(report.path, sources=study).is_valid
 
 
 def test_images_with_several_names_are_found_at_the_end(study, tmp_path):

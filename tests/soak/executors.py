@@ -15,6 +15,7 @@ from tests.soak import Fault
 
 # Seconds from the start of a build to the end of a worker, at most: what a build takes.
 MOST_DELAY = 2.0
+WORKERS = 4
 # So that a few hundred images have many blocks, and tasks.
 plan.BLOCK_SIZE = 5
 
@@ -34,14 +35,16 @@ def run(folder, tries, seed):
 
             cluster = stack.enter_context(
                 LocalCluster(
-                    n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0"
+                    n_workers=WORKERS,
+                    threads_per_worker=1,
+                    dashboard_address="127.0.0.1:0",
                 )
             )
             client = stack.enter_context(cluster.get_client())
         for k in range(tries):
             delay = draw.uniform(0, MOST_DELAY)
             if cluster is not None and k % 2:
-                client.wait_for_workers(2)
+                client.wait_for_workers(WORKERS)
                 workers = [worker.pid for worker in cluster.workers.values()]
                 with killed_after(delay, lambda pids=workers: draw.choice(pids)):
                     fastseg.build(table, output, executor=client)
@@ -68,12 +71,12 @@ def build_on_processes(table, output, draw, delay):
     outcome = "processes were faster"
     with killed_after(delay, victim):
         try:
-            with process_pool(2) as executor:
+            with process_pool(WORKERS) as executor:
                 fastseg.build(table, output, executor=executor)
         except BrokenProcessPool:
             outcome = "processes continued"
     if not output.exists():
-        with process_pool(2) as executor:
+        with process_pool(WORKERS) as executor:
             fastseg.build(table, output, executor=executor)
     return outcome
 
