@@ -255,9 +255,12 @@ class BatchLoader:
 
         So a batch that an interrupt takes away is not counted as one that the consumer
         got. The store is checked again, because the batch may be of bytes that have
-        been changed after the check before it was made.
+        been changed after the check before it was made; all of it for the last batch.
         """
-        self.preprocessing.check_files(pending.entries)
+        if pending.number + 1 < len(self):
+            self.store.check_regularly()
+        else:
+            self.store.check()
         image, mask, entries, corners = pending.release()
         arrays = image, mask, entries, corners
         batch = self.preprocessing.assemble(

@@ -2,12 +2,13 @@
 
 Columns of the files are copied one behind the other, each when it is first used: 8 MB
 for a number of each of a million samples. Pixels are mapped side by side, see
-`joined_map`; rings and histograms are read from the file of their sample. So neither
-pixels, vertices nor histograms are copied, unless their columns are asked for.
+`joined_map`, and so are vertices; histograms are read from the file of their sample. So
+none of them are copied, unless their columns are asked for.
 """
 
 import hashlib
 import os
+import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
@@ -43,6 +44,10 @@ INDICES: Mapping[str, str] = {
 MOVED = ("bucket", "source", "volume", "contours")
 # Columns of n + 1 offsets: the last one of a file is the first one of the next.
 OFFSETS = ("contours/offsets", "histograms/offsets")
+# In a loop over batches, files are looked at as often as this allows: after three of
+# them, not before 3 ms. To look at a file takes up to 5 us, so this is 1 % of the time;
+# before and after each batch, it was a fifth of the time of one from 100 files.
+SECONDS_PER_FILE = 0.001
 
 
 @check_call("fastseg.concat(['site1.h5', 'site2.h5'])")
@@ -126,7 +131,10 @@ class ConcatStore(Store):
         # What a Store of one file has there are other classes, used alike.
         self._joined_pixels, self._pixels = pixels, cast("Any", pixels)
         self._file = cast("Any", self._files)
+        self._rings = JoinedRings(self._files, self._items)
         self._count = self._files.samples
+        # When files are to be looked at again, in seconds of `time.monotonic`.
+        self._next_some = self._next_all = 0.0
 
     @property
     def name(self) -> str:
@@ -144,7 +152,8 @@ class ConcatStore(Store):
         See `Store.close`.
         """
         super().close()
-        self._joined_pixels = cast("Any", self._pixels)  # which refers to nothing now
+        # Which refers to nothing now.
+        self._joined_pixels = self._rings = cast("Any", self._pixels)
         for store in self.files:
             store.close()
 
@@ -168,13 +177,40 @@ class ConcatStore(Store):
                 first = self._files.first[k]
                 yield store, first, some - first
 
-    def check_files(self, samples: NDArray[np.int64]) -> None:
-        """Raise StoreError if a file that has some of the samples has changed."""
-        numbers, _ = self._files.locate_all(samples.reshape(-1))
+    @property
+    def items(self) -> Columns:
+        """Columns of metadata, by name; the first axis is the sample."""
+        return self.tables["items"]
+
+    @property
+    def tables(self) -> Mapping[str, Columns]:
+        """Columns of all files, by table and name; they are copies."""
         if super().is_closed:
-            self.check()
-        for number in np.flatnonzero(np.bincount(numbers)).tolist():
+            self.check()  # raises
+        return self._tables
+
+    def check_files(self, samples: NDArray[np.int64]) -> None:
+        """Raise StoreError if a file that has some of the samples has changed.
+
+        In a fast loop, they are looked at now and then; see SECONDS_PER_FILE.
+        """
+        now = time.monotonic()
+        if now < self._next_some and not super().is_closed:
+            return
+        if super().is_closed:
+            self.check()  # raises
+        numbers = set(self._files.locate_all(samples.reshape(-1))[0].tolist())
+        for number in numbers:
             self.files[number]._file.check()
+        self._next_some = now + SECONDS_PER_FILE * len(numbers)
+
+    def check_regularly(self) -> None:
+        """Raise StoreError if any file has changed, see `check_files`."""
+        now = time.monotonic()
+        if now < self._next_all and not super().is_closed:
+            return
+        self.check()
+        self._next_all = now + SECONDS_PER_FILE * len(self.files)
 
     def check_sample(self, sample: int) -> None:
         """Raise StoreError if the file that has a sample has changed."""
@@ -183,43 +219,8 @@ class ConcatStore(Store):
         self.files[self._files.locate(sample)[0]]._file.check()
 
     def rings(self, samples: NDArray[np.int64]) -> tuple[Columns, NDArray[np.int64]]:
-        """Return columns of rings, and the rows of those of samples, see Store.
-
-        They are those of the file if all samples are of one, else copies of some.
-        """
-        numbers, local = self._files.locate_all(samples)
-        if len(numbers) and (numbers == numbers[0]).all():
-            file: Store = self.files[numbers[0]]
-            return file.rings(local)
-        columns: dict[str, list[NDArray[Any]]] = {
-            name: [] for name in ("points", "offsets", "class", "group")
-        }
-        rows = np.zeros((len(samples), 2), np.int64)
-        points = rings = 0
-        for j, (number, k) in enumerate(
-            zip(numbers.tolist(), local.tolist(), strict=True)
-        ):
-            tables = self.files[number]._tables
-            contours = tables["contours"]
-            start, stop = tables["items"]["contours"][k].tolist()
-            offsets = contours["offsets"][start : stop + 1]
-            low, high = int(offsets[0]), int(offsets[-1])
-            columns["points"].append(contours["points"][low:high])
-            columns["offsets"].append(offsets[:-1] + (points - low))
-            columns["class"].append(contours["class"][start:stop])
-            columns["group"].append(contours["group"][start:stop])
-            points += high - low
-            rows[j] = rings, rings + stop - start
-            rings += stop - start
-        columns["offsets"].append(np.array([points], np.int64))
-        contours = self.files[0]._tables["contours"]
-        joined = {
-            name: np.concatenate([contours[name][:0], *parts])
-            for name, parts in columns.items()
-        }
-        for column in joined.values():
-            column.flags.writeable = False  # as kernels are compiled for
-        return joined, rows
+        """Return columns of rings, and the rows of those of samples, see Store."""
+        return self._rings.of(samples)
 
     def read_ahead(
         self, samples: NDArray[np.int64], rows: NDArray[np.int64] | None = None
@@ -236,6 +237,7 @@ class ConcatStore(Store):
         """Release this process's pages of the maps; the system keeps them."""
         self.check()
         self._joined_pixels.release()
+        self._rings.release()
         for store in self.files:
             store.release()
 
@@ -324,6 +326,7 @@ class Files:
         def make(name: str) -> NDArray[Any]:
             full = f"{table}/{name}"
             parts = []
+            self.check()
             for k, store in enumerate(self.stores):
                 column = store._tables[table][name]
                 is_last = k + 1 == len(self.stores)
@@ -384,6 +387,94 @@ class JoinedColumns(Mapping[str, NDArray[Any]]):
 
     def __len__(self) -> int:
         return len(self._names)
+
+
+class JoinedRings:
+    """The rings of several files.
+
+    items : columns of all samples
+    """
+
+    def __init__(self, files: Files, items: Columns):
+        self._files = files
+        self._items = items
+
+    def of(self, samples: NDArray[np.int64]) -> tuple[Columns, NDArray[np.int64]]:
+        """Return columns of rings, and the rows of those of samples, see Store.
+
+        They are copies of the rings of these samples if vertices cannot be joined.
+        """
+        if self._joined is None:
+            return self._copies(samples)
+        columns, rows, _ = self._joined
+        return columns, rows[samples]
+
+    def release(self) -> None:
+        """Release this process's pages of what is mapped here."""
+        joined = vars(self).get("_joined")
+        if joined is not None:
+            joined[2].release()
+
+    @cached_property
+    def _joined(
+        self,
+    ) -> tuple[Columns, NDArray[np.int64], JoinedArrays] | None:
+        """Columns of all rings, the rows of each sample there, and what was joined.
+
+        Between the rings of two files, there is a row for the gap between their
+        vertices. None if vertices cannot be joined.
+        """
+        stores = self._files.stores
+        contours = [store._tables["contours"] for store in stores]
+        points = join([(_points_of(store),) for store in stores])
+        if points is None:
+            return None
+        offsets = [
+            table["offsets"] + first
+            for table, first in zip(contours, points.first, strict=True)
+        ]
+        columns = {"points": points.arrays[0], "offsets": np.concatenate(offsets)}
+        for name in ("class", "group"):
+            columns[name] = np.concatenate([np.append(t[name], 0) for t in contours])
+        numbers, _ = self._files.locate_all(np.arange(self._files.samples))
+        rows = self._items["contours"] + numbers[:, None]
+        for column in columns.values():
+            column.flags.writeable = False  # as kernels are compiled for
+        return columns, rows, points
+
+    def _copies(self, samples: NDArray[np.int64]) -> tuple[Columns, NDArray[np.int64]]:
+        """Return the same, with copies of the rings of these samples."""
+        numbers, local = self._files.locate_all(samples)
+        stores = self._files.stores
+        columns: dict[str, list[NDArray[Any]]] = {
+            name: [] for name in ("points", "offsets", "class", "group")
+        }
+        rows = np.zeros((len(samples), 2), np.int64)
+        points = rings = 0
+        for j, (number, k) in enumerate(
+            zip(numbers.tolist(), local.tolist(), strict=True)
+        ):
+            tables = stores[number]._tables
+            contours = tables["contours"]
+            start, stop = tables["items"]["contours"][k].tolist()
+            offsets = contours["offsets"][start : stop + 1]
+            low, high = int(offsets[0]), int(offsets[-1])
+            columns["points"].append(contours["points"][low:high])
+            columns["offsets"].append(offsets[:-1] + (points - low))
+            columns["class"].append(contours["class"][start:stop])
+            columns["group"].append(contours["group"][start:stop])
+            points += high - low
+            rows[j] = rings, rings + stop - start
+            rings += stop - start
+        columns["offsets"].append(np.array([points], np.int64))
+        contours = stores[0]._tables["contours"]
+        joined = {
+            name: np.concatenate([contours[name][:0], *parts])
+            for name, parts in columns.items()
+        }
+        for column in joined.values():
+            column.flags.writeable = False  # as kernels are compiled for
+        return joined, rows
 
 
 class ConcatPixels:
@@ -540,6 +631,13 @@ def _file_arrays(store: Store, bucket: str) -> tuple[FileArray, FileArray]:
         FileArray(pixels.images[bucket], handle, images),
         FileArray(pixels.masks[bucket], handle, masks),
     )
+
+
+def _points_of(store: Store) -> FileArray:
+    """Return the vertices of the rings of a file."""
+    handle = cast("MappedFile", store._file).handle
+    points = store._tables["contours"]["points"]
+    return FileArray(points, handle, store.offsets["contours/points"])
 
 
 def _check_alike(files: tuple[Store, ...]) -> None:

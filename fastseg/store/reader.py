@@ -622,6 +622,13 @@ class Store:
         """
         self._file.check()
 
+    def check_regularly(self) -> None:
+        """Raise StoreError if a file has changed, for loops that read many samples.
+
+        As `check` does, but if the store has many files, it looks at them now and then.
+        """
+        self._file.check()
+
     def check_sample(self, sample: int) -> None:
         """Raise StoreError if the file that has a sample has changed."""
         self._file.check()

@@ -287,7 +287,8 @@ def test_a_file_of_another_version_is_refused(built, tmp_path):
         fastseg.concat([built[1], path])
 
 
-def test_a_file_that_changes_while_it_is_open_is_noticed(built, tmp_path):
+def test_a_file_that_changes_while_it_is_open_is_noticed(built, tmp_path, monkeypatch):
+    monkeypatch.setattr("fastseg.store.concat.SECONDS_PER_FILE", 0)
     paths = [Path(shutil.copy(path, tmp_path)) for path in built[1:]]
     parts = fastseg.concat(paths)
     loader = Loader(parts, **OPTIONS)
@@ -306,6 +307,46 @@ def test_a_file_that_changes_while_it_is_open_is_noticed(built, tmp_path):
     # Samples of the other files do not need it.
     parts.check_files(np.arange(len(parts.files[0])))
     assert_array_equal(parts[0].image, parts.files[0][0].image)
+
+
+def test_a_change_is_noticed_at_the_end_of_an_epoch(built, tmp_path, monkeypatch):
+    """However seldom files are looked at, an epoch that ends used no changed bytes."""
+    monkeypatch.setattr("fastseg.store.concat.SECONDS_PER_FILE", 1e6)
+    paths = [Path(shutil.copy(path, tmp_path)) for path in built[1:]]
+    parts = fastseg.concat(paths)
+    loader = Loader(parts, **OPTIONS)
+    count = 0
+    with pytest.raises(StoreError, match=r"2\.h5: was changed"):  # noqa: PT012
+        for _ in loader:
+            count += 1
+            os.utime(paths[1], ns=(count, count))
+    assert count == len(loader) - 1
+    # Where it takes long to make a batch, the next one tells.
+    monkeypatch.setattr("fastseg.store.concat.SECONDS_PER_FILE", 0)
+    batches = iter(Loader(fastseg.concat(paths), **OPTIONS, threads=1, prefetch=1))
+    next(batches)
+    os.utime(paths[1], ns=(0, 0))
+    with pytest.raises(StoreError, match=r"2\.h5: was changed"):
+        next(batches)
+
+
+def test_rings_that_cannot_be_joined_are_copied(whole, parts, monkeypatch):
+    """Batches and contours are the same where vertices cannot be mapped as one."""
+    samples = np.arange(len(parts))[::-3].copy()
+    joined = parts.rings(samples)
+    monkeypatch.setattr("fastseg.store.joined_map.MOST_RESERVED", 0)
+    copied = fastseg.concat(parts.paths).rings(samples)
+    contours, ranges = whole.rings(samples)
+    for columns, rows in (joined, copied):
+        for (low, high), (start, stop) in zip(rows, ranges, strict=True):
+            for name in ("class", "group"):
+                assert_array_equal(columns[name][low:high], contours[name][start:stop])
+            bounds = columns["offsets"][low : high + 1]
+            own = contours["offsets"][start : stop + 1]
+            assert_array_equal(np.diff(bounds), np.diff(own))
+            points = columns["points"][bounds[0] : bounds[-1]]
+            assert_array_equal(points, contours["points"][own[0] : own[-1]])
+        assert not any(column.flags.writeable for column in columns.values())
 
 
 def test_verify_says_to_verify_each_file(parts):
