@@ -15,6 +15,8 @@ FastsegError
 ├── DecoderStartError  (RuntimeError) no process can be started that decodes images
 ├── CompileError       (RuntimeError) a kernel cannot be compiled
 ├── FileChangedError   (OSError)      a file was written to while it was read
+├── RemoteError        (OSError)      an object behind a URL cannot be read or written
+├── NoAnswerError      (RuntimeError) the service behind a URL does not answer
 ├── StateError         (ValueError)   a loader's state belongs to another loader
 ├── StoreError         (ValueError)   a file is not a complete, valid store
 │   └── StoreVersionError             a store has another version of the format
@@ -54,6 +56,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     "codecs-gpl": ("pylibjpeg", "pylibjpeg-libjpeg"),
     "compress": ("zstandard",),
     "dask": ("distributed",),
+    "remote": ("fsspec",),
     "torch": ("torch",),
 }
 
@@ -142,6 +145,14 @@ class CompileError(FastsegError, RuntimeError):
 
 class FileChangedError(FastsegError, OSError):
     """Somebody wrote to a file while it was read."""
+
+
+class RemoteError(FastsegError, OSError):
+    """An object behind a URL is missing, forbidden or cut, or cannot be written."""
+
+
+class NoAnswerError(FastsegError, RuntimeError):
+    """The service behind a URL does not answer; run the same again when it does."""
 
 
 class StateError(FastsegError, ValueError):

@@ -8,14 +8,15 @@ import re
 import stat
 import sys
 from codecs import getincrementaldecoder
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from io import FileIO
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from fastseg.errors import FileChangedError
+from fastseg.urls import url_of
 
 # O_NONBLOCK: opening a pipe does not wait. O_BINARY: Windows does not change line ends.
 READ_ONLY = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
@@ -95,8 +96,12 @@ def open_regular(path: str | os.PathLike[str]) -> FileIO:
 
     Raises OSError. If its `errno` is None, the path is no regular file, and its text
     begins with the path and says what it is instead: to read a pipe could take for
-    ever.
+    ever. The object behind a URL has all methods but `fileno`.
     """
+    if url := url_of(path):
+        from fastseg.remote import RangeFile
+
+        return cast(FileIO, RangeFile(url))
     try:
         _stamp(os.stat(path))  # noqa: PTH116  some devices act when they are opened
         file = FileIO(path, opener=_open)
@@ -116,8 +121,13 @@ def read_file(path: str, most: int) -> tuple[bytes, Stamp]:
     """Return the content of a regular file and its stamp.
 
     Raises OSError, also for a file of more than `most` bytes, and FileChangedError if
-    the file changed while it was read.
+    the file changed while it was read. Of a URL, reads the object.
     """
+    if url := url_of(path):
+        from fastseg.remote import read_object
+
+        data, stamp = read_object(url, most)
+        return data, Stamp(*stamp)
     return read_handle(open_handle(path), most)
 
 
@@ -138,9 +148,36 @@ def read_handle(handle: int, most: int) -> tuple[bytes, Stamp]:
 
 
 def stamp_of(path: str) -> Stamp:
-    """Return the stamp of a regular file, or raise OSError."""
+    """Return the stamp of a regular file, or of the object behind a URL.
+
+    Raises OSError.
+    """
+    if url := url_of(path):
+        from fastseg.remote import info_of
+
+        return Stamp(*info_of(url).stamp)
     # A Path costs more than the system call.
     return _stamp(os.stat(path))  # noqa: PTH116
+
+
+def stamps_of(paths: Sequence[str]) -> list[Stamp | OSError]:
+    """Return what `stamp_of` returns or raises for many files, in less time."""
+    results: list[Stamp | OSError] = []
+    urls = [url for path in paths if (url := url_of(path))]
+    if urls:
+        from fastseg.remote import infos_of
+
+        found = dict(zip(urls, infos_of(urls), strict=True))
+    for path in paths:
+        if url := url_of(path):
+            info = found[url]
+            results.append(info if isinstance(info, OSError) else Stamp(*info.stamp))
+            continue
+        try:
+            results.append(stamp_of(path))
+        except OSError as exc:
+            results.append(exc)
+    return results
 
 
 def identify(path: str) -> tuple[int, int] | None:

@@ -8,13 +8,16 @@ LinkTable  links and what was rejected; reads and writes CSV files
 import math
 import operator
 import os
+import posixpath
 import re
+import shutil
 import sys
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice, pairwise, repeat
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import MappingProxyType
 from typing import Any, NamedTuple, overload
 
@@ -26,7 +29,7 @@ from fastseg.calls import advise_attributes, check_call
 from fastseg.dicom import header
 from fastseg.errors import LinkError, OptionError, PathError, is_iterable, one_of, shown
 from fastseg.escapes import escaped, unquoted
-from fastseg.files import EMPTY, TEXT, kind_of, no_such_file
+from fastseg.files import EMPTY, TEXT, kind_of, no_such_file, open_regular
 from fastseg.outputs import check_target
 from fastseg.paths import Paths, StrPath, as_path, natural_key
 from fastseg.progress import Advance, Progress, silent
@@ -39,12 +42,14 @@ from fastseg.tables import (
     read_csv,
     save_rejects,
 )
+from fastseg.urls import check_url, is_url
 
 
 class Link(NamedTuple):
     """One row: this contour of this class belongs to this image.
 
-    Paths are relative to the table's folder, with forward slashes.
+    Paths are relative to the table's folder, with forward slashes; or they are URLs, as
+    `root` then is, too.
 
     patient      : ID of the patient
     dicom_path   : image file
@@ -84,6 +89,8 @@ class Link(NamedTuple):
 COLUMNS = Link._fields
 REQUIRED = ("patient", "dicom_path", "contour_path", "label")
 PATHS = ("dicom_path", "contour_path")
+# Columns that may hold URLs.
+URLS = (*PATHS, "root")
 # What the header of an image says.
 HEADER_COLUMNS = ("series", "position_mm", "time", "rows", "columns", "dtype")
 DTYPES = tuple(dtype.name for dtype in header.DTYPES.values())
@@ -363,6 +370,18 @@ class Links(Sequence[Link]):
                 columns[name][rows[empty]] = new[empty]
         return replace(self, **columns)
 
+    def moved(self, convert: Callable[[str], str]) -> "Links":
+        """Return the links with converted folders and roots.
+
+        convert : takes "." for the folder of the table
+        """
+        return replace(
+            self,
+            dicom_path=self.dicom_path.moved(convert),
+            contour_path=self.contour_path.moved(convert),
+            root=self.root._replace(texts=tuple(map(convert, self.root.texts))),
+        )
+
     def images(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Group the links by image: by `dicom_path` and `frame`.
 
@@ -470,7 +489,12 @@ def _check_paths(name: str, paths: Sequence[Any]) -> None:
     # Nearly all are short and have no spaces: checked together, in a tenth of the time.
     if {*map(type, paths)} == {str} and 4 * max(map(len, paths)) <= MAX_NAME_BYTES:
         joined = "".join(paths)
-        if joined.isascii() and joined.isprintable() and " " not in joined:
+        if (
+            "://" not in joined
+            and joined.isascii()
+            and joined.isprintable()
+            and " " not in joined
+        ):
             return
     for path in paths:
         check_text(name, path)
@@ -498,6 +522,8 @@ def check_text(name: str, text: object) -> None:
     """
     if not isinstance(text, str):
         raise LinkError(f"{name} is of type {type(text).__name__}, expected text")
+    if name in URLS and is_url(text):
+        check_url(name, text)  # first: what is wrong may be a secret
     if escaped(text) != text:
         raise LinkError(
             f"{name} is '{escaped(text)}', expected text without control or format "
@@ -669,15 +695,46 @@ class LinkTable:
 
         Of a text that begins with ' before =, +, -, @ or more ', that ' is left out.
 
+        The path may be a URL: paths of the table are then relative to its folder, too.
         Rows that cannot be used are in its `rejects`. Raises LinkError for a file that
-        is not a links table, FileNotFoundError.
+        is not a links table, FileNotFoundError; of a URL RemoteError, NoAnswerError.
         """
+        if is_url(path):
+            return _load_url(check_url("path", os.fspath(path)), progress)
         rejects: list[Reject] = []
         source = as_path("path", path)
         _check_is_text(source)
         with progress("read", count_lines(source)) as advance:
             links = Links.of(_read_links(source, rejects, advance))
         return cls(base=source.parent, links=links.sorted(), rejects=rejects)
+
+
+def _load_url(url: str, progress: Progress) -> "LinkTable":
+    """Read a table behind a URL; what is relative in it becomes a URL."""
+    folder = url.rpartition("/")[0]
+    host_end = folder.find("/", folder.index("://") + 3)
+    host, start = (
+        (folder, "") if host_end < 0 else (folder[:host_end], folder[host_end:])
+    )
+
+    def to_url(path: str) -> str:
+        if is_url(path):
+            return path.rstrip("/")
+        below = posixpath.normpath(f"{start or '/'}/{path}").strip("/")
+        return f"{host}/{below}" if below else host
+
+    with TemporaryDirectory(prefix="fastseg-") as working:
+        local = Path(working) / "links.csv"
+        with open_regular(url) as source, local.open("xb") as target:
+            shutil.copyfileobj(source, target, 2**20)
+        try:
+            table = LinkTable.load(local, progress)
+        except LinkError as exc:
+            exc.args = tuple(str(x).replace(str(local), url) for x in exc.args)
+            raise
+    links = table.links.moved(to_url)
+    rejects = [reject._replace(file=url) for reject in table.rejects]
+    return LinkTable(base=".", links=links, rejects=rejects)
 
 
 def _check_is_text(path: Path) -> None:
@@ -763,6 +820,9 @@ def _parse_cell(name: str, cell: str) -> str | float:
 
 
 def _check_relative(name: str, text: str) -> None:
+    if is_url(text):
+        check_url(name, text)
+        return
     if "\\" in text or "\0" in text or ":" in text.partition("/")[0]:
         raise PathError(f"{name} is {text!r}, expected a path with forward slashes")
     if text.startswith("/"):
@@ -776,18 +836,15 @@ def _relative_to(links: Links, base: Path, folder: Path) -> Links:
     end = os.path.realpath(base)
 
     def convert(path: str) -> str:
+        if is_url(path):
+            return path.rstrip("/")
         try:
             relative = os.path.relpath(os.path.join(end, path), start)  # noqa: PTH118
         except ValueError as exc:  # another drive
             raise LinkError(f"no relative path from {start} to {end}: {exc}") from None
         return relative.replace(os.sep, "/")
 
-    moved = replace(
-        links,
-        dicom_path=links.dicom_path.moved(convert),
-        contour_path=links.contour_path.moved(convert),
-        root=links.root._replace(texts=tuple(map(convert, links.root.texts))),
-    )
+    moved = links.moved(convert)
     # The links had valid texts; the folders between may have other characters.
     for name in PATHS:
         for text in getattr(moved, name).folders.texts:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from fastseg.errors import OptionError, PathError, shown
-from fastseg.files import NO_LINK, open_handle
+from fastseg.files import NO_LINK, Stamp, open_handle, read_file, read_handle
+from fastseg.urls import check_url, is_below, is_url
 
 StrPath = str | os.PathLike[str]
 # Last components of a path that name a folder and no file.
@@ -32,13 +33,21 @@ def as_path(name: str, given: Any) -> Path:
     raise OptionError(f"{name} is {shown(given)}, expected a path, as text or a Path")
 
 
+def path_text(name: str, given: Any) -> str:
+    """Return a path or URL that a caller gives as a text, or raise OptionError."""
+    if is_url(given):
+        return check_url(name, given)
+    return os.fspath(as_path(name, given))
+
+
 class Paths:
     """Opens the files of a table and refuses those that lie outside their root.
 
     base : folder of the table
 
     All methods take `path` and `root` as the table holds them: relative to `base`, with
-    forward slashes. A *real path* contains no symbolic link.
+    forward slashes; or both are URLs. A *real path* contains no symbolic link, or is a
+    URL.
     """
 
     def __init__(self, base: Path):
@@ -51,7 +60,7 @@ class Paths:
     def resolve(self, path: str, root: str) -> str:
         """Return the real path of a file, or raise PathError if it is outside root."""
         real = self.locate(path, root)
-        if os.path.islink(real):  # noqa: PTH114
+        if not is_url(real) and os.path.islink(real):  # noqa: PTH114
             real = os.path.realpath(real)
             if not is_inside(real, self._folder(root, root)[0]):
                 raise _outside(path, root)
@@ -63,6 +72,8 @@ class Paths:
         This is the real path of the file unless it is a symbolic link. Raises PathError
         if the folder lies outside root.
         """
+        if is_url(path):
+            return _locate_url(path, root)
         folder, slash, name = path.rpartition("/")
         parent, inside = self._folder(folder + slash, root)
         real = f"{parent}{os.sep}{name}"
@@ -73,8 +84,14 @@ class Paths:
             raise _outside(path, root)
         return real
 
+    def read(self, path: str, root: str, most: int) -> tuple[bytes, Stamp]:
+        """Read a file as `files.read_file` does; raise OSError or PathError."""
+        if is_url(path):
+            return read_file(self.locate(path, root), most)
+        return read_handle(self.open(path, root), most)
+
     def open(self, path: str, root: str) -> int:
-        """Open a file to read and return its handle; raise OSError or PathError."""
+        """Open a file on a disk and return its handle; raise OSError or PathError."""
         real = self.direct(path, root)
         if real is not None:
             try:
@@ -91,6 +108,11 @@ class Paths:
         then refuses to open. This saves the system call by which `resolve` checks the
         file. Where None is returned, `resolve` has to be called.
         """
+        if is_url(path):
+            try:
+                return _locate_url(path, root)
+            except PathError:
+                return None
         folder, slash, name = path.rpartition("/")
         known = self._folders.get((folder + slash, root))
         parent, inside = known or self._folder(folder + slash, root)
@@ -123,6 +145,19 @@ class Paths:
             known = real, is_inside(real, real_root)
             self._folders[folder, root] = known
         return known
+
+
+def _locate_url(url: str, root: str) -> str:
+    """Return a URL that a table holds, or raise PathError."""
+    check_url("a path of the table", url)
+    if not is_url(root):
+        raise PathError(
+            f"{url} is a URL, but its root is {root!r}; write the URL of the folder "
+            "that holds the data into the column root"
+        )
+    if not is_below(url, check_url("a root of the table", root)):
+        raise _outside(url, root)
+    return url
 
 
 def _outside(path: str, root: str) -> PathError:

@@ -30,7 +30,10 @@ from fastseg.errors import OutputError
 from fastseg.reprs import many
 
 LinksArgument = Annotated[
-    Path, typer.Argument(metavar="LINKS", help="Links table, as `link` writes it.")
+    str,
+    typer.Argument(
+        metavar="LINKS", help="Links table, as `link` writes it, or its URL."
+    ),
 ]
 PlanArgument = Annotated[
     Path, typer.Argument(metavar="PLAN", help="Folder of a plan, as `plan` makes it.")
@@ -76,9 +79,10 @@ DecodeTimeout = Annotated[
     typer.Option(help="Reject a compressed image if decoding it takes more seconds."),
 ]
 Root = Annotated[
-    Path | None,
+    str | None,
     typer.Option(
-        help="Refuse a table that names files outside of this folder.",
+        metavar="FOLDER",
+        help="Refuse a table that names files outside of this folder or URL.",
         show_default="any folder",
     ),
 ]
@@ -178,7 +182,7 @@ def build(
             )
     except OutputError:  # which is an OSError, too
         raise
-    except (KeyboardInterrupt, OSError):
+    except (KeyboardInterrupt, OSError, fastseg.errors.NoAnswerError):
         begun = ".partial" if processes is None and dask is None else ".plan"
         if Path(f"{os.path.realpath(out)}{begun}").exists():
             output.report(

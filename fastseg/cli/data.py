@@ -30,7 +30,8 @@ from fastseg.reprs import many
 def link(
     output: Output,
     root: Annotated[
-        Path, typer.Argument(metavar="ROOT", help="Folder of the data set.")
+        str,
+        typer.Argument(metavar="ROOT", help="Folder of the data set, or its URL."),
     ],
     out: Annotated[Path, out_option("Links table to write (CSV).")] = Path("links.csv"),
     label: Annotated[

@@ -51,7 +51,6 @@ from fastseg.dicom.scan import (
     Y,
     Z,
     header_arrays,
-    join_paths,
     note_headers,
     read_headers,
     scan_headers,
@@ -59,7 +58,7 @@ from fastseg.dicom.scan import (
 )
 from fastseg.errors import DicomError, OptionError, shown, whole_number
 from fastseg.files import open_regular
-from fastseg.paths import as_path
+from fastseg.paths import path_text
 
 __all__ = [
     "HEADER_ELEMENTS",
@@ -81,7 +80,6 @@ __all__ = [
     "decode",
     "header_arrays",
     "is_dicom",
-    "join_paths",
     "note_headers",
     "parse",
     "read_frame_headers",
@@ -144,7 +142,7 @@ def read_header(path: str | os.PathLike[str], frame: int = 0) -> Header:
     Raises DicomError unless the header is that of a valid grey-scale image and the
     frame exists, OSError if the file cannot be opened, OptionError.
     """
-    path = os.fspath(as_path("path", path))
+    path = path_text("path", path)
     if type(frame) is not int:
         frame = whole_number("frame", frame, 0)
     with open_regular(path) as file:
@@ -164,7 +162,7 @@ def read_frame_headers(path: str | os.PathLike[str]) -> tuple[Header, ...]:
     the headers are those of a valid grey-scale image of at most `bounds.MAX_FRAMES`
     frames, OSError if the file cannot be opened.
     """
-    path = os.fspath(as_path("path", path))
+    path = path_text("path", path)
     with open_regular(path) as file:
         header = scan.read_header(file)
         if header is None:
@@ -192,10 +190,11 @@ def read_image(
     if its decoder is not installed, OSError if the file cannot be opened,
     DecoderStartError if no process can be started for a decoder, OptionError.
     """
-    name = path = os.fspath(as_path("path", path))
+    name = path = path_text("path", path)
     frame, max_pixel_bytes = _check_options(frame, max_pixel_bytes)
     with open_regular(path) as file:
-        size = os.fstat(file.fileno()).st_size
+        size = file.seek(0, os.SEEK_END)
+        file.seek(0)
         if size > SMALL_FILE:
             image = scan.read_image(file, name, frame, max_pixel_bytes)
             if image is not None:

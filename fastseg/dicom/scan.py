@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastseg._kernels.files import content, system
-from fastseg._kernels.files.content import FileNames, HeaderArrays
+from fastseg._kernels.files.content import HeaderArrays
 from fastseg._kernels.files.elements import (
     CHARACTER_SET,
     CUT,
@@ -49,6 +49,7 @@ from fastseg.dicom.header import (
     linear_window,
 )
 from fastseg.errors import DicomError
+from fastseg.file_batches import FileBatch
 
 # A header scan reads this many bytes of a file, and the next number if the header is
 # longer. Most headers end within the first number, those of CT with private elements
@@ -244,25 +245,18 @@ def header_arrays(count: int, value_bytes: int = VALUE_BYTES) -> HeaderArrays:
     )
 
 
-def join_paths(paths: Iterable[str | None]) -> FileNames:
-    """Return paths as kernels take them; None becomes a path that does not exist."""
-    joined = os.fsencode("\0".join([*(path or "" for path in paths), ""]))
-    data = np.frombuffer(joined, np.uint8)
-    return FileNames(data, np.concatenate([[0], np.flatnonzero(data == 0) + 1]))
-
-
-def scan_headers(names: FileNames) -> HeaderScans:
+def scan_headers(paths: Iterable[str | None]) -> HeaderScans:
     """Scan the headers of many files in one call.
 
-    names : paths without symbolic links
+    paths : as for FileBatch
 
     A file that cannot be read is UNKNOWN.
     """
-    starts = names.starts
+    names = list(paths)
     parts = []
-    for first in range(0, max(len(starts) - 1, 1), MOST_FILES):
-        some = FileNames(names.joined, starts[first : first + MOST_FILES + 1])
-        parts.append(read_headers(_scan_some(some)))
+    for first in range(0, max(len(names), 1), MOST_FILES):
+        batch = FileBatch(names[first : first + MOST_FILES])
+        parts.append(read_headers(_scan_some(batch)))
     if len(parts) == 1:
         return parts[0]
     numbers = np.cumsum([0, *(len(part.headers) for part in parts)])
@@ -280,26 +274,25 @@ def scan_headers(names: FileNames) -> HeaderScans:
     )
 
 
-def _scan_some(names: FileNames) -> HeaderArrays:
+def _scan_some(batch: FileBatch) -> HeaderArrays:
     """Return what headers of files hold, reading as many bytes of each as needed."""
-    count = len(names.starts) - 1
-    arrays = header_arrays(count)
+    arrays = header_arrays(len(batch))
     if not system.AVAILABLE:
         return arrays
     buffer = np.empty(BUFFER_BYTES, np.uint8)
-    file_sizes = _scan_beginnings(names, SIZES[0], buffer, arrays)
-    for before, size in pairwise(SIZES):
+    # Another request takes longer than some more bytes.
+    numbers = SIZES[1:] if batch.is_remote else SIZES
+    file_sizes = _scan_beginnings(batch, numbers[0], buffer, arrays)
+    for before, size in pairwise(numbers):
         is_longer = (arrays.counts == CUT) & (file_sizes > before)
         longer = np.flatnonzero(is_longer)
         if not len(longer):
             break
-        texts = [names.joined[names.starts[k] : names.starts[k + 1]] for k in longer]
-        ends = np.cumsum([0, *map(len, texts)])
         again = header_arrays(len(longer))
         file_sizes[longer] = _scan_beginnings(
-            FileNames(np.concatenate(texts), ends), size, buffer, again
+            batch.pick(longer.tolist()), size, buffer, again
         )
-        # Which file was before in this call, may be another one in `names`.
+        # Which file was before in this call, may be another one in `batch`.
         again.repeats[1:] &= np.diff(longer) == 1
         columns: Any = zip(arrays, again, strict=True)
         for column, values in columns:
@@ -308,7 +301,7 @@ def _scan_some(names: FileNames) -> HeaderArrays:
 
 
 def _scan_beginnings(
-    names: FileNames, size: int, buffer: NDArray[np.uint8], arrays: HeaderArrays
+    batch: FileBatch, size: int, buffer: NDArray[np.uint8], arrays: HeaderArrays
 ) -> NDArray[np.int64]:
     """Read this many bytes of each file, and write what they say; return all sizes.
 
@@ -317,18 +310,17 @@ def _scan_beginnings(
 
     The size of a file that cannot be read is not defined.
     """
-    count = len(names.starts) - 1
+    count = len(batch)
     offsets = np.empty(count, np.int64)
     stamps = np.empty((count, 4), np.int64)
     hashes = np.empty(count, np.uint64)
     sizes = np.empty(count, np.int64)
     first = 0
     while first < count:
-        stop = content.read_files(
-            *(names, first, size, 0, buffer, offsets, stamps, hashes)
-        )
+        stop = batch.read(first, size, 0, buffer, offsets, stamps, hashes)
         sizes[first:stop] = np.minimum(stamps[first:stop, 0], size)
         note_headers(buffer, offsets, sizes, arrays, first=first, stop=stop)
+        batch.keep(np.arange(first, stop))
         first = stop
     return stamps[:, 0].copy()
 

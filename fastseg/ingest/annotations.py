@@ -4,7 +4,6 @@ Kernels read the files that are plain lists of points, many in one call. All oth
 are read and parsed by their reader, each once for all links that name it.
 """
 
-import os
 import threading
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Sequence
@@ -20,10 +19,10 @@ from xxhash import xxh3_64_intdigest
 from fastseg import dicom
 from fastseg._kernels.contours import labels, polygon
 from fastseg._kernels.files import content, system
-from fastseg.dicom import join_paths
 from fastseg.dicom.structure_set import is_structure_set
 from fastseg.errors import ContourError, GeometryError, LinkError
-from fastseg.files import read_handle
+from fastseg.file_batches import FileBatch
+from fastseg.files import open_regular
 from fastseg.ingest.block import Block
 from fastseg.links import Link
 from fastseg.paths import Paths
@@ -221,7 +220,7 @@ class Annotations:
         if not links or not system.AVAILABLE:
             return files
         direct = (self._paths.direct(link.contour_path, link.root) for link in links)
-        names = join_paths(direct)
+        batch = FileBatch(direct)
         if not hasattr(self._local, "text"):
             self._local.text = np.empty(TEXT_BYTES, np.uint8)
             self._local.vertices = np.empty((TEXT_BYTES // 4, 2))
@@ -232,9 +231,7 @@ class Annotations:
         counts = np.empty(len(links), np.int64)
         first = 0
         while first < len(links):
-            stop = content.read_files(
-                *(names, first, content.WHOLE, 0, text, offsets, stamps, hashes)
-            )
+            stop = batch.read(first, content.WHOLE, 0, text, offsets, stamps, hashes)
             labels.parse_files(
                 text, offsets, stamps[:, 0], first, stop, vertices, counts
             )
@@ -326,8 +323,7 @@ class Annotations:
         name = link.contour_path
         try:
             reader = reader_of(link)
-            handle = self._paths.open(name, link.root)
-            data, stamp = read_handle(handle, reader.max_bytes)
+            data, stamp = self._paths.read(name, link.root, reader.max_bytes)
             return File(tuple(stamp), xxh3_64_intdigest(data), reader.parse(data, name))
         except (ContourError, LinkError, OSError) as exc:
             # Not the error itself, which refers to what all callers were doing.
@@ -345,9 +341,9 @@ class Annotations:
         """Return whether the contour file of a link is a structure set."""
         with (
             suppress(LinkError, OSError),
-            os.fdopen(self._paths.open(link.contour_path, link.root), "rb") as file,
+            open_regular(self._paths.resolve(link.contour_path, link.root)) as file,
         ):
-            return is_structure_set(file.read(HEAD_BYTES))
+            return is_structure_set(file.read(HEAD_BYTES) or b"")
         return False
 
     def _groups(self, link: Link, file: File, header: dicom.Header) -> Iterator[Group]:

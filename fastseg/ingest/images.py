@@ -22,8 +22,8 @@ from fastseg._kernels.images import statistics
 from fastseg._kernels.images.statistics import Measures
 from fastseg.bounds import MAX_HEADER_BYTES
 from fastseg.codecs.pool import Pool
-from fastseg.dicom import join_paths
 from fastseg.errors import DicomError
+from fastseg.file_batches import FileBatch
 from fastseg.files import Stamp, read_file, stamp_of
 from fastseg.ingest.block import Block
 from fastseg.paths import Paths
@@ -31,6 +31,7 @@ from fastseg.sources import READERS
 from fastseg.store import layout
 from fastseg.store.layout import Bucket
 from fastseg.store.writing.pixel_writers import PixelWriter
+from fastseg.urls import is_url
 
 # Bytes of each thread's buffer. With half as many, a build takes a twentieth longer,
 # because each call for what is in it costs time. So it does with more of them: images
@@ -124,7 +125,7 @@ class ImageReader:
         measures = new_measures(count)
         headers = dicom.header_arrays(count)
         offsets = np.zeros((count, 2), np.int64)
-        names = join_paths(self._direct(block, k, size) for k in range(count))
+        batch = FileBatch(self._direct(block, k, size) for k in range(count))
         buffer = self._buffer(size + HEADER_BYTES)
         values = buffer.view(dtype)
         in_buffer = np.empty(count, np.int64)
@@ -132,8 +133,8 @@ class ImageReader:
         lead = 0
         first = 0 if system.AVAILABLE else count
         while first < count:
-            stop = content.read_files(
-                *(names, first, content.WHOLE, lead, buffer),
+            stop = batch.read(
+                *(first, content.WHOLE, lead, buffer),
                 *(in_buffer, stamps, file_hashes),
             )
             dicom.note_headers(
@@ -143,6 +144,7 @@ class ImageReader:
                 pixel_bytes=size,
             )
             starts = headers.pixels[first:stop]
+            batch.keep(np.flatnonzero(starts < 0) + first)
             if starts[-1] >= 0:
                 lead = int(starts[-1] - in_buffer[stop - 1])
             if dtype.itemsize > 2:  # everything in a file begins at even offsets
@@ -175,7 +177,8 @@ class ImageReader:
         image: OpenImage | None = None
         if getattr(self._local, "path", None) == path:
             image = self._local.image
-        if image is None or image.stamp != stamp_of(path):
+        # To ask for the stamp of an object takes as long as to read a small one.
+        if image is None or not (is_url(path) or image.stamp == stamp_of(path)):
             limit = self._max_pixel_bytes + MAX_HEADER_BYTES
             data, stamp = read_file(path, limit)
             file = dicom.parse(

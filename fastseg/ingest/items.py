@@ -10,7 +10,7 @@ import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
-from itertools import chain, pairwise
+from itertools import chain, islice, pairwise
 from math import prod
 from typing import Any, NamedTuple
 
@@ -18,13 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
+from fastseg import remote
 from fastseg._kernels.contours import labels
 from fastseg._kernels.files import content, system
 from fastseg._kernels.images import statistics
 from fastseg._kernels.images.statistics import HistogramRows, LabelledImages
-from fastseg.dicom import join_paths
 from fastseg.errors import DicomError, LinkError
-from fastseg.files import stamp_of
+from fastseg.file_batches import FileBatch
+from fastseg.files import stamps_of
 from fastseg.ingest.annotations import Annotations, BlockFiles, Contour
 from fastseg.ingest.block import Block, hash_links, number_files
 from fastseg.ingest.images import (
@@ -112,11 +113,18 @@ class ItemBuilder:
 
         Their files have not changed, and their pixels have the checksums.
         """
-        valid = []
-        for j, k in enumerate(resumable.items.tolist()):
+        items = resumable.items.tolist()
+        paths: list[list[str]] = []
+        for k in items:
             try:
-                stamps = [stamp_of(path) for path in self._real_paths(block.links[k])]
+                paths.append(self._real_paths(block.links[k]))
             except (LinkError, OSError):
+                paths.append([])
+        found = iter(stamps_of(list(chain.from_iterable(paths))))
+        valid = []
+        for j, k in enumerate(items):
+            stamps = list(islice(found, len(paths[j])))
+            if not stamps or any(isinstance(stamp, OSError) for stamp in stamps):
                 continue
             same = np.array_equal(resumable.records.stamps_of(j), np.array(stamps))
             if same and partial.resume(block.slots, resumable, j):
@@ -165,13 +173,12 @@ class ItemBuilder:
         hashes = np.empty(count, np.uint64)
         stamps = np.full((count, 4), -1)
         if system.AVAILABLE:
-            names = join_paths(self._paths.direct(*file) for file in files)
+            batch = FileBatch(self._paths.direct(*file) for file in files)
             buffer = np.empty(HASHED_AT_ONCE, np.uint8)
             first = 0
             while first < count:
-                first = content.read_files(
-                    *(names, first, content.WHOLE, 0, buffer),
-                    *(offsets, stamps, hashes),
+                first = batch.read(
+                    first, content.WHOLE, 0, buffer, offsets, stamps, hashes
                 )
         digests: list[int | None] = [*hashes.tolist()]
         for k in np.flatnonzero(offsets < 0).tolist():
@@ -182,6 +189,7 @@ class ItemBuilder:
                 digests[k] = None
         return digests, stamps
 
+    @remote.keeping()
     def build(
         self, block: Block, pixels: PixelWriter | None, older: OlderStore | None
     ) -> BuiltItems:

@@ -19,8 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from xxhash import xxh3_128_digest
 
-from fastseg import bounds, dicom
-from fastseg.dicom import join_paths
+from fastseg import bounds, dicom, remote
 from fastseg.errors import DicomError, LinkError
 from fastseg.files import identify
 from fastseg.ingest.block import Block, hash_links, reject_image
@@ -32,6 +31,7 @@ from fastseg.store.layout import Bucket
 from fastseg.store.writing.records import Slots
 from fastseg.tables import Reject, reason_of
 from fastseg.threads import map_ordered
+from fastseg.urls import is_url
 
 # Images in a block. Work that is done once for a block costs each image little, and
 # an interrupted build loses only the blocks that are not yet in its journal.
@@ -265,8 +265,10 @@ def _name_file(
     """Return two numbers that all names of a file share, or raise LinkError, OSError.
 
     is_untouched : whether not to look at the file
+
+    An object behind a URL has one name.
     """
-    if is_untouched:
+    if is_untouched or is_url(path):
         digest = xxh3_128_digest(os.fsencode(paths.locate(path, root)))
         high, low = struct.unpack("<qq", digest)
         return high, low
@@ -314,12 +316,13 @@ def _read_headers(
     return headers
 
 
+@remote.keeping()
 def _read_block(
     links: list[Link], paths: Paths, max_pixel_bytes: int
 ) -> list[dicom.Header | str]:
     """Return the header of each image, or why it cannot be used."""
     direct = [paths.direct(link.dicom_path, link.root) for link in links]
-    scans = dicom.scan_headers(join_paths(direct))
+    scans = dicom.scan_headers(direct)
     results: list[dicom.Header | str] = []
     for k, link in enumerate(links):
         file = link.dicom_path

@@ -43,6 +43,7 @@ from fastseg.store.writing.hdf5_index import PixelOffsets, StoreShape, reserve_p
 from fastseg.store.writing.pixel_file import PixelFile
 from fastseg.store.writing.records import Slots
 from fastseg.tables import Reject
+from fastseg.urls import is_url
 
 VERSION = 1
 FORMAT = "fastseg-plan"
@@ -110,7 +111,9 @@ class PlanFolder:
         self.decode_timeout = content["decode_timeout"]
         self.force = content["force"]
         self.left_out = content["left_out"]
-        self.outer_roots = tuple(map(Path, content["outer_roots"]))
+        self.outer_roots = tuple(
+            root if is_url(root) else Path(root) for root in content["outer_roots"]
+        )
         self.formats = frozenset(content["formats"])
         self.request = content["request"]
         self.counts = tuple(

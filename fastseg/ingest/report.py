@@ -56,7 +56,8 @@ class BuildReport:
         and union give different masks
     off_image : contour files whose contour covers no pixel of its image; with class and
         image, if a file holds several contours
-    outer_roots : real paths of the roots of the table that do not lie in its folder
+    outer_roots : real paths of the roots of the table that do not lie in its folder,
+        and those that are URLs
     copies    : files of images that have the same pixels and belong to several
         patients, together in a tuple; images of one value are left out. All are in the
         store: if these patients are one person, a split does not know it
@@ -74,7 +75,7 @@ class BuildReport:
     several_rings: int
     rule_dependent: tuple[tuple[str, str], ...]
     off_image: tuple[str, ...]
-    outer_roots: tuple[Path, ...]
+    outer_roots: tuple[Path | str, ...]
     copies: tuple[tuple[str, ...], ...]
     fingerprint: str
 
@@ -170,7 +171,7 @@ class Tally:
         planned: int,
         left_out: int,
         rejects: tuple[Reject, ...],
-        outer_roots: tuple[Path, ...],
+        outer_roots: tuple[Path | str, ...],
         copies: tuple[tuple[str, ...], ...],
         fingerprint: str,
     ) -> BuildReport:

@@ -24,7 +24,7 @@ from fastseg.ingest.items import ItemBuilder
 from fastseg.ingest.left_out import without_findings
 from fastseg.links import LinkTable
 from fastseg.outputs import check_input, check_target
-from fastseg.paths import Paths, StrPath, as_path, is_inside
+from fastseg.paths import Paths, StrPath, as_path, is_inside, path_text
 from fastseg.progress import Progress
 from fastseg.raster.rules import Rules
 from fastseg.sources import DEFAULT_FORMAT, READERS
@@ -33,6 +33,7 @@ from fastseg.store import compression, layout
 from fastseg.store.layout import Bucket
 from fastseg.store.writing.older_store import STORE
 from fastseg.tables import check_rejects, rejects_path
+from fastseg.urls import is_below, is_url
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +57,7 @@ class BuildOptions:
 
     def __post_init__(self) -> None:
         assert self.rules  # they check themselves
-        root = None if self.root is None else as_path("root", self.root)
+        root = None if self.root is None else path_text("root", self.root)
         checked = {
             "max_pixel_bytes": whole_number("max_pixel_bytes", self.max_pixel_bytes, 1),
             "compress": true_or_false("compress", self.compress),
@@ -89,7 +90,7 @@ class Request:
     target: Path
     options: BuildOptions
     left_out: int
-    outer_roots: tuple[Path, ...]
+    outer_roots: tuple[Path | str, ...]
 
 
 def check_request(
@@ -102,7 +103,7 @@ def check_request(
     output = as_path("output", output)
     if not isinstance(links, LinkTable):
         links = _check_table(links)
-        for written in (output, rejects_path(output)):
+        for written in () if is_url(links) else (output, rejects_path(output)):
             check_input(written, links, "the links table", STORE)
     target = check_target(output, STORE, options.force)
     check_rejects(output, options.force)
@@ -166,10 +167,10 @@ def prepare_kernels(
     prepare(wanted)
 
 
-def _check_table(links: Any) -> Path:
-    """Return the path of a links table, or raise OptionError."""
+def _check_table(links: Any) -> str:
+    """Return the path or URL of a links table, or raise OptionError."""
     if isinstance(links, str | os.PathLike):
-        return as_path("links", links)
+        return path_text("links", links)
     raise OptionError(
         f"links is {shown(links)}, expected a LinkTable, as fastseg.link returns it, "
         "or the path of a saved one"
@@ -192,28 +193,39 @@ def _check_origin(table: LinkTable, rules: Rules) -> None:
             )
 
 
-def _outer_roots(table: LinkTable, folder: StrPath | None) -> tuple[Path, ...]:
+def _outer_roots(table: LinkTable, folder: StrPath | None) -> tuple[Path | str, ...]:
     """Return the real paths of a table's roots that do not lie in its folder, sorted.
 
-    Raises PathError for a root outside of `folder`.
+    Raises PathError for a root outside of `folder`, which may be a URL.
     """
-    if folder is not None and not Path(folder).is_dir():
-        raise OptionError(f"root is {os.fspath(folder)!r}, expected a folder")
+    folder = None if folder is None else os.fspath(folder)
+    is_remote = folder is not None and is_url(folder)
+    if folder is not None and not is_remote and not Path(folder).is_dir():
+        raise OptionError(f"root is {folder!r}, expected a folder")
     base = os.path.realpath(table.base)
     codes, texts = table.links.root
-    outer = set()
+    outer: set[Path | str] = set()
     # Not np.unique, which imports numpy.ma when it is first called: 8 ms.
     for code in np.flatnonzero(np.bincount(codes)).tolist():
-        real = os.path.realpath(table.base / texts[code])
-        if folder is not None and not is_inside(real, os.path.realpath(folder)):
+        text = texts[code]
+        real = text if is_url(text) else os.path.realpath(table.base / text)
+        if folder is not None and is_remote != is_url(text):
+            is_allowed = False
+        elif folder is not None and is_remote:
+            is_allowed = is_below(text, folder)
+        else:
+            is_allowed = folder is None or is_inside(real, os.path.realpath(folder))
+        if not is_allowed:
             raise PathError(
                 f"the table has the root {texts[code]!r}, which is {real} and lies "
                 f"outside {folder}; give the folder that holds the data as root "
                 "(--root), if you trust the table"
             )
-        if not is_inside(real, base):
+        if is_url(text):
+            outer.add(text)
+        elif not is_inside(real, base):
             outer.add(Path(real))
-    return tuple(sorted(outer))
+    return tuple(sorted(outer, key=str))
 
 
 def software_of(compress: bool) -> dict[str, str]:

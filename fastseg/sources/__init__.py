@@ -3,6 +3,7 @@
 base            what a source and a reader must do
 sunnybrook      a source
 tree            all DICOM files below a folder that no source knows
+mirror          the objects below a URL as files of a folder
 structure_sets  those of a tree, and the images of their contours
 set_links       the links of one structure set
 named_series    the series on which the contours of a structure set may lie
@@ -44,16 +45,18 @@ from fastseg.errors import (
 )
 from fastseg.files import name_path
 from fastseg.links import Link, LinkTable
-from fastseg.paths import StrPath, as_path
+from fastseg.paths import StrPath, as_path, path_text
 from fastseg.progress import Progress, silent
 from fastseg.sources.aliases import Aliases, Rois
 from fastseg.sources.base import Reader, Source
+from fastseg.sources.mirror import mirror
 from fastseg.sources.pseudonyms import read_key, with_pseudonyms
 from fastseg.sources.rtstruct import RtStruct
 from fastseg.sources.stacks import check_tolerance
 from fastseg.sources.structure_sets import link_structure_sets
 from fastseg.sources.sunnybrook import Sunnybrook
 from fastseg.sources.tree import STRUCTURE_SET, link_images, read_tree
+from fastseg.urls import is_url
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -100,7 +103,8 @@ def link(
 
     root : folder of a data set that one of the sources knows, or any folder with DICOM
         images and RT structure sets in it or in folders below it, whatever their names;
-        with `slices="all"`, any folder with DICOM images
+        with `slices="all"`, any folder with DICOM images. Or the URL of such a folder,
+        as in s3://bucket/study; the table then holds URLs
     labels : the classes to link, all by default
     slices : "labelled" links images with a contour (the default in layouts that a
         source knows); "series" all images of each series that has one, so that volumes
@@ -147,7 +151,38 @@ def link(
     if names is not None and not is_iterable(names):
         raise OptionError(f"labels is {shown(labels)}, expected classes to link")
     key = None if pseudonyms is None else read_key(as_path("pseudonyms", pseudonyms))
-    folder = as_path("root", root)
+    source = path_text("root", root)
+    classes = None if names is None else list(names)
+    options = _RoiOptions.of(rois, match_case, join, plane_tolerance_mm)
+    if is_url(source):
+        with mirror(source, progress) as objects:
+            found = _link_folder(
+                objects.folder, classes, wanted, options, executor, progress
+            )
+            table = objects.table(found)
+    else:
+        table = _link_folder(Path(source), classes, wanted, options, executor, progress)
+    if key is not None:
+        table = with_pseudonyms(table, key)
+    if table.rejects:
+        warnings.warn(
+            f"{len(table.rejects)} files or rows under {source} cannot be used, "
+            "see `rejects` of the table",
+            RejectedWarning,
+            stacklevel=3,
+        )
+    return table
+
+
+def _link_folder(
+    folder: Path,
+    classes: list[str] | None,
+    slices: Slices | None,
+    options: "_RoiOptions",
+    executor: Any,
+    progress: Progress,
+) -> LinkTable:
+    """Link the files of a folder, by the source that knows it or as a tree."""
     if not folder.is_dir():
         problem = "is not a folder" if folder.exists() else "does not exist"
         raise LinkError(f"{folder}: {problem}, expected the folder of a data set")
@@ -158,8 +193,6 @@ def link(
         raise LinkError(
             f"{folder}: holds several layouts at once; separate them: {layouts}"
         )
-    classes = None if names is None else list(names)
-    options = _RoiOptions.of(rois, match_case, join, plane_tolerance_mm)
     pool = None
     if executor is not None:
         from fastseg.tasks import executor_of  # imports multiprocessing
@@ -171,19 +204,8 @@ def link(
         if seen:
             ((source, outline),) = seen
             options.refuse(f"{folder} has the layout {outline}")
-            table = source.find_links(folder, classes, wanted or "labelled", progress)
-        else:
-            table = _link_tree(folder, classes, wanted, options, pool, progress)
-    if key is not None:
-        table = with_pseudonyms(table, key)
-    if table.rejects:
-        warnings.warn(
-            f"{len(table.rejects)} files or rows under {folder} cannot be used, "
-            "see `rejects` of the table",
-            RejectedWarning,
-            stacklevel=3,
-        )
-    return table
+            return source.find_links(folder, classes, slices or "labelled", progress)
+        return _link_tree(folder, classes, slices, options, pool, progress)
 
 
 @contextmanager

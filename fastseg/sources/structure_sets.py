@@ -49,6 +49,7 @@ from fastseg.sources.tree import (
 )
 from fastseg.tables import Reject, reason_of
 from fastseg.threads import map_ordered, usable_cores
+from fastseg.urls import are_mounted
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -195,7 +196,8 @@ def _iterate_links(
     paths: Sequence[str], linker: "_Linker", executor: "Executor | None"
 ) -> Generator[SetLinks | str, None, None]:
     """Yield the links of each structure set, read here or by workers."""
-    if executor is None:
+    # Workers do not know objects by the files that stand for them here.
+    if executor is None or are_mounted():
         threads = min(usable_cores(), MOST_THREADS, len(paths))
         with closing(map_ordered(linker.link, paths, threads)) as links:
             yield from links

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple, assert_never
 import numpy as np
 from numpy.typing import NDArray
 
-from fastseg import dicom
+from fastseg import dicom, remote
 from fastseg.bounds import MAX_TEXT_BYTES
 from fastseg.dicom import Header, structure_set
 from fastseg.errors import (
@@ -44,6 +44,7 @@ from fastseg.sources.series import (
 )
 from fastseg.tables import Reject, reason_of
 from fastseg.threads import map_ordered, usable_cores
+from fastseg.urls import url_of
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -281,13 +282,16 @@ def _name_task(blocks: list[_Files], threads: int | None) -> str:
 
 def _absolute(names: tuple[str, str]) -> tuple[str, str]:
     path, real = names
+    if url := url_of(path):  # which they do not know by its file here
+        return url, url
     # Path.absolute drops what Path drops.
     return os.path.abspath(path), os.path.abspath(real)  # noqa: PTH100
 
 
+@remote.keeping()
 def _read_files(paths: _Files) -> list[_Content]:
     """Return what each of some files holds, given by path and real path."""
-    scans = dicom.scan_headers(dicom.join_paths(real for _, real in paths))
+    scans = dicom.scan_headers(real for _, real in paths)
     return [
         _content_of((header,)) if header and header.frames == 1 else _read_file(path)
         for header, (path, _) in zip(scans.all_headers(), paths, strict=True)

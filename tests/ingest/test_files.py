@@ -13,8 +13,9 @@ from xxhash import xxh3_64_intdigest
 import fastseg
 from fastseg._kernels.files import content, system
 from fastseg.codecs.pool import Pool
-from fastseg.dicom import join_paths, scan
+from fastseg.dicom import scan
 from fastseg.errors import RejectedWarning
+from fastseg.file_batches import join_paths
 from fastseg.files import stamp_of
 from fastseg.ingest import annotations, images
 from fastseg.ingest.block import Block
@@ -288,7 +289,7 @@ def test_scan_headers_equals_scan_header_for_odd_numbers(
 
 def compare_scans(paths, contents):
     """Compare `scan_headers` with `scan_header`; return how many files it scanned."""
-    scans = scan.scan_headers(join_paths(map(str, paths)))
+    scans = scan.scan_headers(map(str, paths))
     scanned = 0
     for k, number in enumerate(scans.header_index.tolist()):
         single = scan.scan_header(contents[k])
