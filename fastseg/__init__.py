@@ -60,6 +60,9 @@ if TYPE_CHECKING:
     from fastseg.store.split_table import read_split as read_split
     from fastseg.store.split_table import write_split as write_split
     from fastseg.store.splits import hold_out as hold_out
+    from fastseg.store.uploads import UploadReport as UploadReport
+    from fastseg.store.uploads import upload as upload
+    from fastseg.store.uploads import verify_upload as verify_upload
     from fastseg.store.verify import VerifyReport as VerifyReport
     from fastseg.store.verify import verify as verify
     from fastseg.store.volumes import Volume as Volume
@@ -85,6 +88,7 @@ _HOME = {
     "RoiList": "fastseg.sources.roi_list",
     "Sample": "fastseg.store.reader",
     "Store": "fastseg.store.reader",
+    "UploadReport": "fastseg.store.uploads",
     "VerifyReport": "fastseg.store.verify",
     "Volume": "fastseg.store.volumes",
     "Window": "fastseg.sliding_windows",
@@ -110,7 +114,9 @@ _HOME = {
     "show": "fastseg.pictures.picture",
     "signed_distance": "fastseg.raster.distance",
     "stitch": "fastseg.sliding_windows",
+    "upload": "fastseg.store.uploads",
     "verify": "fastseg.store.verify",
+    "verify_upload": "fastseg.store.uploads",
     "windows": "fastseg.sliding_windows",
     "write_findings": "fastseg.quality.findings_file",
     "write_split": "fastseg.store.split_table",

@@ -16,6 +16,7 @@ FastsegError
 ├── CompileError       (RuntimeError) a kernel cannot be compiled
 ├── FileChangedError   (OSError)      a file was written to while it was read
 ├── RemoteError        (OSError)      an object behind a URL cannot be read or written
+│   └── MissingObjectError (FileNotFoundError) there is none behind a URL
 ├── NoAnswerError      (RuntimeError) the service behind a URL does not answer
 ├── StateError         (ValueError)   a loader's state belongs to another loader
 ├── StoreError         (ValueError)   a file is not a complete, valid store
@@ -149,6 +150,10 @@ class FileChangedError(FastsegError, OSError):
 
 class RemoteError(FastsegError, OSError):
     """An object behind a URL is missing, forbidden or cut, or cannot be written."""
+
+
+class MissingObjectError(RemoteError, FileNotFoundError):
+    """There is no object behind a URL."""
 
 
 class NoAnswerError(FastsegError, RuntimeError):

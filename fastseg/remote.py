@@ -17,13 +17,15 @@ import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from io import SEEK_CUR, SEEK_END, RawIOBase
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fastseg.errors import (
     MissingExtraError,
+    MissingObjectError,
     NoAnswerError,
     OptionError,
     RemoteError,
@@ -47,6 +49,11 @@ PAUSE = 0.5
 LISTING_FACTOR = 10
 # Objects are read in ranges of so many bytes: each has TIMEOUT seconds.
 RANGE_BYTES = 2**23
+# Of one object, so many ranges are asked for at once.
+RANGES_AHEAD = 8
+# Objects are written in parts of so many bytes; a service takes so many parts at most.
+PART_BYTES = 2**24
+MOST_PARTS = 9000
 # Bytes that a RangeFile asks for at least.
 LEAST_BYTES = 2**16
 # Bytes of objects that are fetched ahead for one thread, unless one has more.
@@ -175,18 +182,23 @@ def _call(system: Any, name: str, *args: Any, limit: float, **options: Any) -> A
 
         method = getattr(system, f"_{name}")
         return sync(system.loop, method, *args, timeout=limit, **options)
-    # It cannot be interrupted: if it never ends, its thread waits for the process.
+    return _bounded(partial(getattr(system, name), *args, **options), limit)
+
+
+def _bounded(function: Callable[[], Any], limit: float) -> Any:
+    """Call a function in another thread, and raise TimeoutError after some seconds.
+
+    It cannot be interrupted: if it never ends, its thread ends with the process.
+    """
     outcome: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
 
     def run() -> None:
         try:
-            outcome.put((getattr(system, name)(*args, **options), None))
+            outcome.put((function(), None))
         except BaseException as exc:
             outcome.put((None, exc))
 
     threading.Thread(target=run, name="fastseg-request", daemon=True).start()
-    from queue import Empty
-
     try:
         result, error = outcome.get(timeout=limit)
     except Empty:
@@ -268,7 +280,8 @@ def _error(url: str, problem: _Problem, seconds: float) -> Exception:
             "check the network and the URL, and run the same again, with a larger "
             f"{TIMEOUT_VARIABLE} if it is slow"
         )
-    return RemoteError(f"{url}: {problem.text}")
+    kind = MissingObjectError if problem is MISSING else RemoteError
+    return kind(f"{url}: {problem.text}")
 
 
 class _Pool:
@@ -469,16 +482,75 @@ def read_object(url: str, most: int) -> tuple[bytes, Stamp]:
     info = info_of(url)
     if info.size > most:
         raise RemoteError(f"is {info.size} bytes long, over the limit of {most}")
+    return b"".join(read_ranges(url, info)), info.stamp
+
+
+def read_ranges(url: str, info: Info) -> Iterator[bytes]:
+    """Yield the bytes of an object, range by range, RANGES_AHEAD at once.
+
+    Raises RemoteError at the end if the object has changed meanwhile.
+    """
     starts = range(0, info.size, RANGE_BYTES)
 
     def begin(start: int) -> "Future[bytes]":
         stop = min(start + RANGE_BYTES, info.size)
         return submit(_range, url, start, stop, info.size)
 
-    data = b"".join(part.result() for part in ahead(begin, starts, 8))
+    for part in ahead(begin, starts, RANGES_AHEAD):
+        yield part.result()
     if len(starts) > 1 and info.has_version and info_of(url).stamp != info.stamp:
         raise RemoteError(f"{url}: has changed while it was read; try again")
-    return data, info.stamp
+
+
+def exists(url: str) -> bool:
+    """Return whether there is an object; raise RemoteError if nobody may know."""
+    try:
+        info_of(url)
+    except MissingObjectError:
+        return False
+    return True
+
+
+def write_object(url: str, parts: Iterator[bytes], size: int) -> None:
+    """Write an object in parts; if that fails, there is none or the earlier one.
+
+    size : of all parts together
+
+    Raises RemoteError and NoAnswerError, and what `parts` raises.
+    """
+    system, path = system_of(url)
+    block = max(PART_BYTES, -(-size // MOST_PARTS))
+    file = _write(url, partial(system.open, path, "wb", block_size=block))
+    try:
+        for part in parts:
+            _write(url, partial(file.write, part))
+        _write(url, file.close)
+    except BaseException:
+        # To close it would make an object of what was written.
+        if not file.closed:
+            with suppress(AttributeError, RemoteError, NoAnswerError):
+                _write(url, file.discard)
+            file.closed = True
+        raise
+
+
+def remove_object(url: str) -> None:
+    """Remove an object, if it is there."""
+    system, path = system_of(url)
+    if exists(url):
+        _write(url, partial(system.rm_file, path))
+
+
+def _write(url: str, function: Callable[[], Any]) -> Any:
+    """Call what writes to a URL, within LISTING_FACTOR times the usual time."""
+    seconds = LISTING_FACTOR * timeout()
+    try:
+        return _bounded(function, seconds)
+    except Exception as exc:
+        problem = _problem_of(exc)
+    text = problem.text.replace("cannot be read", "cannot be written")
+    text = text.replace("may read it", "may write there")
+    raise _error(url, problem._replace(text=text), seconds)
 
 
 class _Kept(threading.local):
@@ -638,5 +710,5 @@ class RangeFile(RawIOBase):
             last = min(first + RANGE_BYTES, stop)
             return submit(_range, self._url, first, last, self._info.size)
 
-        parts = ahead(begin, range(start, stop, RANGE_BYTES), 8)
+        parts = ahead(begin, range(start, stop, RANGE_BYTES), RANGES_AHEAD)
         self._start, self._data = start, b"".join(part.result() for part in parts)

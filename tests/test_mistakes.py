@@ -367,7 +367,7 @@ PUBLIC = [
 # Users make none of these.
 RECORDS = {
     *("Batch", "BenchReport", "BuildReport", "Finding", "Findings", "Link"),
-    *("PartReport", "RoiList", "Sample"),
+    *("PartReport", "RoiList", "Sample", "UploadReport"),
     *("VerifyReport", "Volume", "Window", "Windows"),
 }
 

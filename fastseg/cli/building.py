@@ -100,6 +100,14 @@ WithoutSeverity = Annotated[
         "one."
     ),
 ]
+Upload = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL",
+        help="Copy the store to this URL when it is complete, with its SHA-256 beside "
+        "it. `fastseg verify URL` says whether it has arrived.",
+    ),
+]
 Compress = Annotated[
     bool,
     typer.Option(
@@ -155,6 +163,7 @@ def build(
     workers: Annotated[str | None, renamed("--threads")] = None,
     processes: Processes = None,
     dask: Dask = None,
+    upload: Upload = None,
     allow_rejects: AllowRejects = False,
 ) -> None:
     """Read the files of a links table and write them into a store.
@@ -169,6 +178,7 @@ def build(
     On several machines: `fastseg plan links.csv -o heart.h5`, or `--dask`
     """
     start = time.perf_counter()
+    _check_upload(upload, options["force"])
     try:
         advice = "run the same command again to continue"
         with executor_of_options(output, processes, dask, advice) as executor:
@@ -194,7 +204,29 @@ def build(
         fail(output, str(exc), EXIT_REJECTS)
     _print_report(output, report, out, time.perf_counter() - start, str(links))
     _say_left_out(output, report.left_out, options)
+    _upload(output, out, upload, options["force"])
     output.rejects(report.rejects, out, allow_rejects)
+
+
+def _check_upload(url: str | None, force: bool) -> None:
+    """Refuse a URL to upload to, before anything is built."""
+    if url is not None:
+        from fastseg.store.uploads import check_upload
+
+        check_upload(url, force, "--upload")
+
+
+def _upload(output: Output, store: Path, url: str | None, force: bool) -> None:
+    """Copy a store to a URL, if there is one."""
+    if url is None:
+        return
+    try:
+        done = fastseg.upload(store, url, force=force, progress=output.progress)
+    except (OSError, fastseg.errors.NoAnswerError):
+        output.report(f"{store} is complete; `fastseg upload {store} {url}` copies it")
+        raise
+    state = "uploaded" if done.sent else "the same is there already"
+    output.say(f"{done.url}: {state}, sha256 {done.sha256}")
 
 
 @command
@@ -278,13 +310,17 @@ def part(
 
 @command
 def finish(
-    output: Output, plan: PlanArgument, allow_rejects: AllowRejects = False
+    output: Output,
+    plan: PlanArgument,
+    upload: Upload = None,
+    allow_rejects: AllowRejects = False,
 ) -> None:
     """Join the parts of a planned build to the store, and remove the plan.
 
     Example: `fastseg finish big.h5.plan`
     """
     start = time.perf_counter()
+    _check_upload(upload, False)
     out = plan.with_suffix("")
     try:
         with _say_kept(output, plan):
@@ -294,6 +330,7 @@ def finish(
         fail(output, str(exc), EXIT_REJECTS)
     seconds = time.perf_counter() - start
     _print_report(output, report, out, seconds, "the links table")
+    _upload(output, out, upload, False)
     output.rejects(report.rejects, out, allow_rejects)
 
 

@@ -30,6 +30,7 @@ from fastseg.errors import OptionError, one_of
 from fastseg.files import read_file
 from fastseg.outputs import check_target
 from fastseg.reprs import listed, many
+from fastseg.urls import is_url
 
 # Most characters of a UID in a table.
 UID_SHOWN = 15
@@ -201,7 +202,12 @@ def _range(values: Sequence[float] | None) -> str:
 @command
 def verify(
     output: Output,
-    store: Annotated[Path, typer.Argument(metavar="STORE", help="Store to check.")],
+    store: Annotated[
+        str,
+        typer.Argument(
+            metavar="STORE", help="Store to check, or the URL of one that was uploaded."
+        ),
+    ],
     sources: Annotated[
         Path | None,
         typer.Option(
@@ -223,8 +229,26 @@ def verify(
     anything has changed.
 
     Example: `fastseg verify heart.h5 --sources data/sunnybrook`
+
+    Of a URL, as `build --upload` writes it, all bytes are compared with the checksum
+    beside it.
     """
     start = time.perf_counter()
+    if is_url(store):
+        if sources is not None or threads is not None:
+            raise OptionError("--sources and --threads are for a store on a disk")
+        found = fastseg.verify_upload(store, progress=output.progress)
+        seconds = time.perf_counter() - start
+        if as_json:
+            output.json(found.as_dict() | {"seconds": seconds})
+        else:
+            state = "valid" if found.is_valid else f"damaged: {found.reason}"
+            size = found.size / 1e9
+            output.say(f"{store}: {state}, {size:.3f} GB in {seconds:.1f} s")
+            output.say(f"sha256 {found.sha256}")
+        if not found.is_valid:
+            raise typer.Exit(EXIT_ERROR)
+        return
     report = fastseg.verify(
         store, sources=sources, threads=threads, progress=output.progress
     )
@@ -237,8 +261,27 @@ def verify(
         raise typer.Exit(EXIT_ERROR)
 
 
+@command
+def upload(
+    output: Output,
+    store: Annotated[Path, typer.Argument(metavar="STORE", help="Store to copy.")],
+    url: Annotated[
+        str, typer.Argument(metavar="URL", help="Where to, as in s3://bucket/heart.h5.")
+    ],
+    force: Force = False,
+) -> None:
+    """Copy a store to a URL, with its SHA-256 beside it.
+
+    Example: `fastseg upload heart.h5 s3://bucket/heart.h5`, and
+    `fastseg verify s3://bucket/heart.h5`
+    """
+    done = fastseg.upload(store, url, force=force, progress=output.progress)
+    state = "uploaded" if done.sent else "the same is there already"
+    output.say(f"{done.url}: {state}, sha256 {done.sha256}")
+
+
 def _print_report(
-    output: Output, store: Path, report: "fastseg.VerifyReport", seconds: float
+    output: Output, store: str, report: "fastseg.VerifyReport", seconds: float
 ) -> None:
     size = report.bytes_read / 1e9
     output.say(

@@ -29,6 +29,10 @@ OFFERED = {
 }
 
 
+# Commands that have no option with a default.
+NO_DEFAULTS = ("info", "rules", "finish", "upload")
+
+
 @pytest.mark.parametrize("width", [60, 100])
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_has_an_example_all_options_and_choices(call, monkeypatch, command, width):
@@ -39,7 +43,9 @@ def test_help_has_an_example_all_options_and_choices(call, monkeypatch, command,
     assert f"Example: `fastseg {command} " in done.out
     parameters = COMMANDS[command].params
     arguments = [p.metavar for p in parameters if p.param_type_name != "option"]
-    assert len(arguments) == {"warmup": 0, "rules": 0, "part": 2}.get(command, 1)
+    assert len(arguments) == {"warmup": 0, "rules": 0, "part": 2, "upload": 2}.get(
+        command, 1
+    )
     usage = " ".join(["Usage: fastseg", command, "[OPTIONS]", *arguments])
     assert done.out.splitlines()[0] == usage
     assert all(len(line) <= width for line in done.out.splitlines())
@@ -49,7 +55,7 @@ def test_help_has_an_example_all_options_and_choices(call, monkeypatch, command,
             assert (shown in done.out) != getattr(option, "hidden", False)
     for offered in OFFERED.get(command, []):
         assert "|".join(get_args(offered)) in done.out
-    assert ("[default:" in done.out) == (command not in ("info", "rules", "finish"))
+    assert ("[default:" in done.out) == (command not in NO_DEFAULTS)
 
 
 def test_all_choices_are_offered():

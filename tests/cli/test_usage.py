@@ -53,6 +53,8 @@ WRONG_VALUES = {
     ("check", "--processes"): ("check heart.h5 --processes 0", "is 0, expected 1 to"),
     ("check", "--dask"): ("check heart.h5 --dask host", "as in tcp://host:8786"),
     ("check", "--threads"): ("check heart.h5 --threads 0", "threads is 0, expected"),
+    ("build", "--upload"): ("build links.csv --upload x.h5", "--upload is 'x.h5', exp"),
+    ("finish", "--upload"): ("finish x.h5.plan --upload x", "--upload is 'x', expect"),
     ("build", "--without"): (
         "build links.csv --without links.csv",
         "no column finding",
