@@ -27,7 +27,7 @@ from fastseg.links import Link, Links, LinkTable
 from fastseg.paths import Paths
 from fastseg.progress import Progress
 from fastseg.sources.series import place_images
-from fastseg.store.layout import Bucket
+from fastseg.store.layout import Bucket, check_buckets
 from fastseg.store.writing.records import Slots
 from fastseg.tables import Reject, reason_of
 from fastseg.threads import map_ordered
@@ -136,7 +136,8 @@ def plan_build(
     identify_all : whether to look at every file, and find all names of it
 
     Returns the images that can be built, and the rejects. The images are in the order
-    of the table; in that of a sorted one if headers had to be read.
+    of the table; in that of a sorted one if headers had to be read. Raises BuildError
+    if they have too many shapes.
     """
     links = table.links
     known = _are_known(links, max_pixel_bytes)
@@ -383,6 +384,7 @@ def _check_images(
     plan = Plan(
         links, image_links.pick(valid), hashes[valid], kinds[valid], list(numbers)
     )
+    check_buckets([bucket for bucket, _ in plan.counts])
     return plan, rejects
 
 

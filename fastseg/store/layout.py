@@ -175,6 +175,9 @@ MAX_CLASSES = 64
 LEAST_SLICES = 2
 # MAX_CLASSES names of this length fit into the 64 KiB that HDF5 allows an attribute.
 MAX_CLASS_BYTES = 1000
+# Of the names of buckets together, each as long as the longest, for the same reason: as
+# many as some 4000.
+MAX_BUCKET_BYTES = 65_000
 # In the column `class` of /histograms: all pixels of an image; those of any class.
 WHOLE_IMAGE = -1
 ANY_CLASS = -2
@@ -228,6 +231,17 @@ def check_classes(classes: Sequence[str]) -> None:
                 f"the class {name[:20]!r}... has a name of {len(name.encode())} bytes, "
                 f"a store holds at most {MAX_CLASS_BYTES}; use a shorter label"
             )
+
+
+def check_buckets(buckets: Sequence[Bucket]) -> None:
+    """Raise BuildError if the images have too many shapes."""
+    longest = max((len(bucket.name) for bucket in buckets), default=0)
+    most = MAX_BUCKET_BYTES // max(longest, 1)
+    if len(buckets) > most:
+        raise BuildError(
+            f"the images have {len(buckets)} shapes and dtypes, a store holds at most "
+            f"{most}; make several stores, or resample the images to fewer shapes"
+        )
 
 
 def mask_dtype(classes: Sequence[str]) -> np.dtype[Any]:

@@ -6,16 +6,19 @@ import shutil
 import tracemalloc
 from dataclasses import replace
 
+import h5py
 import numpy as np
 import pytest
 
 import fastseg
 from fastseg import files
-from fastseg.errors import CopiesWarning, LinkError, RejectedWarning
+from fastseg.errors import BuildError, CopiesWarning, LinkError, RejectedWarning
 from fastseg.ingest import builder, images, plan
 from fastseg.links import HEADER_COLUMNS, Link, LinkTable
 from fastseg.paths import Paths
 from fastseg.progress import silent
+from fastseg.store import layout
+from fastseg.store.writing import hdf5_index
 from tests import steps
 from tests.dicom.test_read_image import dicom_bytes
 
@@ -355,3 +358,25 @@ def test_a_contour_and_its_class_come_together(table, changes):
     link = next(link for link in table.links if link.label)
     with pytest.raises(LinkError, match="must be given together"):
         replace(table, links=[link._replace(**changes)])
+
+
+def test_more_shapes_than_a_store_holds_are_refused_at_the_start(table, tmp_path):
+    """HDF5 would refuse their names when all images are built."""
+    first = table.links[0]
+    links = [
+        first._replace(dicom_path=f"dicoms/PHANTOM0001/{k}.dcm", rows=k, columns=k)
+        for k in range(10_000, 14_500)
+    ]
+    many = LinkTable(base=table.base, links=links)
+    with pytest.raises(BuildError, match=r"4500 shapes and dtypes, .* at most 3611"):
+        fastseg.build(many, tmp_path / "store.h5", max_pixel_bytes=2**40)
+    assert not list(tmp_path.glob("store.h5*"))
+
+
+def test_hdf5_takes_as_many_shapes_as_are_not_refused(tmp_path):
+    """Their names are one attribute, which HDF5 limits to 64 KiB."""
+    name = "10000x10000_uint16"
+    names = [name] * (layout.MAX_BUCKET_BYTES // len(name))
+    with h5py.File(tmp_path / "store.h5", "w") as file:
+        hdf5_index._set_attributes(file, buckets=hdf5_index._texts(names))
+        assert len(file.attrs["buckets"]) == len(names)
