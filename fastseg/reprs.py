@@ -20,6 +20,11 @@ def many(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}{ending}"
 
 
+def digits(value: float) -> str:
+    """Return a number with three digits, all that it has before the point."""
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
 def short(text: str) -> str:
     """Return a text from outside with escapes, cut if it is long."""
     shown = escaped(text)

@@ -21,7 +21,7 @@ from fastseg.quality.robust import (
 )
 from fastseg.quality.rule import Rule, threshold
 from fastseg.quality.tracks import number_rows
-from fastseg.reprs import many
+from fastseg.reprs import digits, many
 from fastseg.store.selection import distinct
 
 FEWEST_OTHERS = 10
@@ -203,8 +203,8 @@ class AreaUnlikeOthers(Rule):
 
         def describe(value: Floats, usual: Floats) -> str:
             return (
-                f"covers {np.exp(value[0]):.3g} {unit}, usually "
-                f"{np.exp(usual[0]):.3g} {unit}"
+                f"covers {digits(np.exp(value[0]))} {unit}, usually "
+                f"{digits(np.exp(usual[0]))} {unit}"
             )
 
         yield from _findings(self, facts, log, compared, self.deviations, describe)
@@ -254,7 +254,7 @@ class PositionUnlikeOthers(Rule):
 
         def describe(value: Floats, usual: Floats) -> str:
             off = np.hypot(*(value - usual))
-            return f"lies {off:.3g} {unit} off its usual position in the image"
+            return f"lies {digits(off)} {unit} off its usual position in the image"
 
         yield from _findings(self, facts, place, compared, self.deviations, describe)
 

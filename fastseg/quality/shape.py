@@ -21,7 +21,7 @@ from fastseg.quality.outlines import (
     spikes_of,
 )
 from fastseg.quality.rule import Rule, threshold
-from fastseg.reprs import many
+from fastseg.reprs import digits, many
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
@@ -64,13 +64,14 @@ class SelfIntersection(Rule):
         for rings, worst in _by_label(places, facts):
             area = worst[0][0]
             severity: Severity = self.severity if area >= self.area else "note"
-            times = many(sum(counts[ring] for ring in rings), "time")
+            number = sum(counts[ring] for ring in rings)
+            times = "once" if number == 1 else f"{number} times"
             yield _finding(
                 facts,
                 self,
                 rings,
                 worst,
-                f"crosses itself {times}; the largest loop has {area:.3g} pixels",
+                f"crosses itself {times}; the largest loop has {digits(area)} pixels",
                 severity=severity,
             )
 
@@ -224,7 +225,7 @@ class OutsideImage(Rule):
                 self,
                 chosen,
                 worst,
-                f"lies outside the image, by {worst[0][0]:.3g} pixels",
+                f"lies outside the image, by {digits(worst[0][0])} pixels",
             )
 
 
@@ -252,7 +253,7 @@ class CutByBorder(Rule):
                 chosen,
                 worst,
                 "is cut by the border of the image: it reaches out by "
-                f"{worst[0][0]:.3g} pixels",
+                f"{digits(worst[0][0])} pixels",
             )
             found.setdefault(int(facts.rings.klass[chosen[0]]), []).append(finding)
         for klass, findings in found.items():
@@ -397,7 +398,7 @@ def _by_label(places: Places, facts: Facts) -> Iterator[tuple[list[int], list[Pl
 
 def _at_most(worst: list[Place]) -> str:
     """Return the greatest amount, for a sentence about all of them."""
-    return f"{'up to ' if len(worst) > 1 else ''}{worst[0][0]:.3g}"
+    return f"{'up to ' if len(worst) > 1 else ''}{digits(worst[0][0])}"
 
 
 def _finding(
