@@ -6,6 +6,7 @@ the finding names, such as twins, or else the neighbours in the volume.
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -111,7 +112,7 @@ def other_panels(store: Store, finding: Finding, box: Box, most: int) -> list[Pa
         slices = store.volumes[volume].samples
         others = [k for k in (first - 1, first + 1) if k in slices]
     panels = []
-    for sample in others[:most]:
+    for sample in in_turn(store, [first, *others])[1 : most + 1]:
         shape = shape_of(store, sample)
         part = box
         if volume < 0 or int(store.items["volume"][sample]) != volume:
@@ -124,6 +125,17 @@ def other_panels(store: Store, finding: Finding, box: Box, most: int) -> list[Pa
             part = box_around(rings, shape, aspect, size=size) or otherwise
         panels.append(Panel(sample, part, relation(store, first, sample)))
     return panels
+
+
+def in_turn(store: Store, samples: list[int]) -> list[int]:
+    """Return samples with those of each series in turn, so that twins come first."""
+    turn: Counter[bytes] = Counter()
+    ranks = []
+    for series in store.items["series"][samples].tolist():
+        ranks.append(turn[series])
+        turn[series] += 1
+    order = sorted(range(len(samples)), key=ranks.__getitem__)
+    return [samples[k] for k in order]
 
 
 def relation(store: Store, first: int, other: int) -> str:

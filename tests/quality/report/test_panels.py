@@ -50,6 +50,19 @@ def test_the_twin_or_the_neighbours_stand_beside(store):
     assert choose_panels(store, finding(samples=())) == []
 
 
+def test_twins_come_before_neighbours(store):
+    """Of a finding about whole series, the images of each are shown in turn."""
+    series = store.items["series"].tolist()
+    first, second = list(dict.fromkeys(series))[:2]
+    ones, others = (
+        [k for k, name in enumerate(series) if name == wanted][:3]
+        for wanted in (first, second)
+    )
+    panels = choose_panels(store, finding(samples=(*ones, *others)))
+    shown = [panel.sample for panel in panels]
+    assert shown == [ones[0], others[0], ones[1], others[1], ones[2]]
+
+
 def test_a_fault_that_is_small_beside_its_class_has_a_detail(store):
     """The large picture shows where that is; points are marked in one of them."""
     sample = int(np.flatnonzero(store.items["labelled"])[0])
