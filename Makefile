@@ -2,6 +2,7 @@
 # make test   run everything that must pass
 # make wheel  make a wheel with compiled kernels inside, in dist/: minutes
 # make docs   build the documentation as a site, in docs/_build/html
+# make rules  draw the pictures of rules in docs/labels.md anew, in docs/rules
 # make soak   try bad input, failing systems and interrupts: up to an hour
 # make bench  time all that is ours, and say what changed since the last run: 5 minutes
 #
@@ -33,7 +34,7 @@ PARALLEL := -n auto --maxprocesses 4 --dist worksteal
 # packages and never imported: 50 s of one core.
 PIP := python -m pip --disable-pip-version-check install --quiet --no-compile
 
-.PHONY: demo test lint wheel docs soak bench bench-epoch bench-raster bench-dicom bench-build \
+.PHONY: demo test lint wheel docs rules soak bench bench-epoch bench-raster bench-dicom bench-build \
 	bench-compress bench-rtstruct bench-scale bench-loader bench-augment bench-volumes \
 	bench-first-use clean
 
@@ -96,6 +97,9 @@ wheel: $(VENV)/.wheel
 docs: $(VENV)/.docs
 	sphinx-build -E -W --keep-going --quiet -b html docs docs/_build/html
 	@echo "The start page is docs/_build/html/index.html."
+
+rules: $(VENV)/.test
+	python -m tests.quality.draw_rules
 
 soak: $(VENV)/.test
 	python -m tests.soak
