@@ -319,9 +319,11 @@ def finish(
 
     Example: `fastseg finish big.h5.plan`
     """
+    from fastseg.ingest.plan_folder import PlanFolder
+
     start = time.perf_counter()
     _check_upload(upload, False)
-    out = plan.with_suffix("")
+    out = PlanFolder(plan).store
     try:
         with _say_kept(output, plan):
             report = fastseg.finish_parts(plan, progress=output.progress)

@@ -80,9 +80,14 @@ class PlanFolder:
         Raises PlanError if the folder is none, or of another version,
         FileNotFoundError.
         """
+        if path.name in ("", ".."):  # as `.` is, from within
+            path = Path(os.path.abspath(path))  # noqa: PTH100
         self.path = path
         try:
             text = (path / "plan.json").read_bytes()
+        except FileNotFoundError as exc:
+            problem = "there is no plan; `fastseg plan` makes one, `finish` removes it"
+            raise FileNotFoundError(exc.errno, problem, os.fspath(path)) from None
         except NotADirectoryError:
             raise PlanError(f"{path}: is no folder of a plan") from None
         try:
@@ -99,9 +104,7 @@ class PlanFolder:
             )
         self.identity = hashlib.sha256(text).hexdigest()[:IDENTITY_DIGITS]
         # The store lies beside the folder, wherever a machine has mounted it.
-        has_name = path.name not in ("", "..")
-        folder = path if has_name else Path(os.path.abspath(path))  # noqa: PTH100
-        self.store = folder.with_name(content["store"])
+        self.store = path.with_name(content["store"])
         self.base = Path(os.path.normpath(path.absolute() / content["base"]))
         self.rules = Rules(**content["rules"])
         self.classes = tuple(content["classes"])

@@ -9,7 +9,13 @@ import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import (
+    CancelledError,
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+)
 from concurrent.futures.process import BrokenProcessPool
 
 import pytest
@@ -25,7 +31,13 @@ from fastseg.errors import (
 from fastseg.ingest import executors
 from fastseg.ingest import plan as plan_module
 from fastseg.ingest.executors import parts_of
-from fastseg.tasks import UNDER_WAY, dask_client, process_pool, workers_of
+from fastseg.tasks import (
+    UNDER_WAY,
+    dask_client,
+    has_lost_workers,
+    process_pool,
+    workers_of,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -188,6 +200,27 @@ def test_the_error_of_a_task_names_its_part(links, tmp_path):
     (note,) = caught.value.__notes__
     assert note.startswith(f"in part 3/4 of {tmp_path / 'a.h5.plan'}; what is made is ")
     assert len(executor.futures) < 5
+
+
+def test_tasks_that_are_forgotten_end_the_build(links, whole, tmp_path):
+    """As those of Dask are if its scheduler is started anew; what is made is kept."""
+
+    class Forgetful(ThreadPoolExecutor):
+        def submit(self, function, *arguments):
+            future = super().submit(function, *arguments)
+            if self._work_queue.qsize() and future.cancel():
+                future.set_running_or_notify_cancel()
+            return future
+
+    output = tmp_path / "a.h5"
+    with Forgetful(1) as executor, pytest.raises(CancelledError) as caught:
+        fastseg.build(links, output, executor=executor)
+    assert has_lost_workers(caught.value)
+    assert "build again with the same table" in caught.value.__notes__[0]
+    assert not output.exists()
+    with ThreadPoolExecutor(1) as executor:
+        report = fastseg.build(links, output, executor=executor)
+    assert report.path.read_bytes() == whole.path.read_bytes()
 
 
 def test_a_plan_continues_only_the_same_build(links, whole, tmp_path, threads):

@@ -404,6 +404,24 @@ def test_a_table_and_files_that_change_after_the_plan(sample_study, tmp_path):
     assert fastseg.verify(report.path, sources=study).is_valid
 
 
+def test_a_plan_may_be_renamed_or_named_from_within(
+    links, whole, fastseg_command, tmp_path
+):
+    """The store keeps the name that was planned, beside the folder."""
+    for inside in (False, True):
+        folder = fastseg.plan_parts(links, tmp_path / "a.h5", force=True)
+        folder = folder.rename(tmp_path / "plan")
+        name, cwd = (".", folder) if inside else ("plan/", tmp_path)
+        assert fastseg_command("part", name, "1/1", cwd=cwd).returncode == 0
+        done = fastseg_command("finish", name, cwd=cwd)
+        assert done.returncode == 0, done.stderr
+        assert "96 samples" in done.stdout
+        assert [path.name for path in tmp_path.iterdir()] == ["a.h5"]
+        assert (tmp_path / "a.h5").read_bytes() == whole[False].path.read_bytes()
+    done = fastseg_command("part", "plan", "1/1")
+    assert "there is no plan; `fastseg plan` makes one" in done.stderr
+
+
 def test_images_with_several_names_are_found_at_the_end(study, tmp_path):
     """`finish` says how to plan then."""
     links = list(fastseg.link(study).links)
