@@ -143,6 +143,7 @@ bench-scale: $(VENV)/.bench
 	python -m benchmarks.store.scale
 	python -m benchmarks.build.plan
 	python -m benchmarks.build.parts
+	python -m benchmarks.build.cluster_simulation
 
 bench-loader: $(VENV)/.peers
 	python -m benchmarks.loader.race

@@ -35,27 +35,27 @@ def versions(packages):
     return ", ".join(words)
 
 
-def publish(name, text):
-    """Write a table to benchmarks/results/<name>.md and into docs/benchmarks.md."""
+def publish(name, text, page=PAGE):
+    """Write a table to benchmarks/results/<name>.md, and between markers of a page."""
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.md").write_text(text, encoding="utf-8")
-    before, after = split_page(name)
-    PAGE.write_text(before + text + after, encoding="utf-8")
+    before, after = split_page(name, page)
+    page.write_text(before + text + after, encoding="utf-8")
 
 
-def split_page(name):
-    """Return docs/benchmarks.md up to a table, and from its end on.
+def split_page(name, page=PAGE):
+    """Return a page up to a table, and from its end on.
 
     A script that publishes calls this first, so that a page without the markers ends it
     before hours of measuring.
     """
     first, last = f"<!-- {name} -->\n", f"<!-- /{name} -->"
-    text = PAGE.read_text(encoding="utf-8") if PAGE.exists() else ""
+    text = page.read_text(encoding="utf-8") if page.exists() else ""
     before, start, rest = text.partition(first)
     _, end, after = rest.partition(last)
     if not (start and end):
         sys.exit(
-            f"{PAGE}: has no table between the lines {first.strip()} and {last}; add "
+            f"{page}: has no table between the lines {first.strip()} and {last}; add "
             "these where the table belongs, or measure with --no-save"
         )
     return before + first, last + after

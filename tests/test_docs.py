@@ -128,13 +128,14 @@ def test_the_readme_is_short():
     [
         *("epoch_rate", "raster", "build", "loader", "augment", "compress", "scale"),
         *(f"structure_sets_{name}" for name in ("peers", "arrays", "link", "build")),
-        *("volumes", "volumes_neighbours"),
+        *("volumes", "volumes_neighbours", "cluster_simulation"),
     ],
 )
 def test_the_tables_are_the_measured_ones(table):
-    """The page of benchmarks shows what the benchmarks wrote."""
+    """The pages of benchmarks and clusters show what the benchmarks wrote."""
     measured = read(PROJECT / f"benchmarks/results/{table}.md").strip()
-    assert f"<!-- {table} -->\n{measured}\n<!-- /{table} -->" in read(BENCHMARKS)
+    page = read(DOCS / "clusters.md" if table == "cluster_simulation" else BENCHMARKS)
+    assert f"<!-- {table} -->\n{measured}\n<!-- /{table} -->" in page
 
 
 def test_the_speeds_of_the_readme_are_measured():
