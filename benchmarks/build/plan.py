@@ -18,7 +18,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.inputs import PROJECT
+from benchmarks.inputs import PROJECT, SIDE
 from benchmarks.tables import publish, table_of
 from fastseg.links import COLUMNS
 
@@ -49,8 +49,11 @@ print(read - start, end - read, int(peak) / 1024, len(plan), len(rejects))
 """
 
 
-def write_table(path, rows):
-    """Write a links table of images and contours that are not there."""
+def write_table(path, rows, side=SIDE):
+    """Write a links table of images and contours that are not there.
+
+    side : pixels of the images in both directions
+    """
     with path.open("w", newline="\n") as file:
         file.write(",".join(COLUMNS) + "\n")
         for k in range(rows):
@@ -60,7 +63,7 @@ def write_table(path, rows):
                 f"SCD{patient:07},dicoms/SCD{patient:07}/{image}.dcm,"
                 f"contourfiles/SC-{patient}/IM-0001-{image:04}-icontour-manual.txt,0,"
                 f"icontour,,sunnybrook,.,1.2.840.113619.2.55.3.{patient},"
-                f"{10 * slice_ - 54.125},{time},256,256,int16\n"
+                f"{10 * slice_ - 54.125},{time},{side},{side},int16\n"
             )
 
 
