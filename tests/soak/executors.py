@@ -6,7 +6,8 @@ import random
 import signal
 import threading
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
+from importlib.util import find_spec
 
 import fastseg
 from fastseg.ingest import plan
@@ -16,6 +17,8 @@ from tests.soak import Fault
 # Seconds from the start of a build to the end of a worker, at most: what a build takes.
 MOST_DELAY = 2.0
 WORKERS = 4
+# Until a worker has started again, at most.
+START_SECONDS = 60
 # So that a few hundred images have many blocks, and tasks.
 plan.BLOCK_SIZE = 5
 
@@ -28,25 +31,14 @@ def run(folder, tries, seed):
     output = folder / "o.h5"
     expected = fastseg.build(table, folder / "reference.h5").path.read_bytes()
     draw = random.Random(seed)
-    with ExitStack() as stack:
-        cluster = None
-        with suppress(ImportError):
-            from distributed import LocalCluster
-
-            cluster = stack.enter_context(
-                LocalCluster(
-                    n_workers=WORKERS,
-                    threads_per_worker=1,
-                    dashboard_address="127.0.0.1:0",
-                )
-            )
-            client = stack.enter_context(cluster.get_client())
+    has_dask = find_spec("distributed") is not None
+    cluster = Cluster()
+    with closing(cluster):
         for k in range(tries):
             delay = draw.uniform(0, MOST_DELAY)
-            if cluster is not None and k % 2:
-                client.wait_for_workers(WORKERS)
-                workers = [worker.pid for worker in cluster.workers.values()]
-                with killed_after(delay, lambda pids=workers: draw.choice(pids)):
+            if has_dask and k % 2:
+                client = cluster.get_client()
+                with killed_after(delay, lambda: draw.choice(cluster.pids())):
                     fastseg.build(table, output, executor=client)
                 outcome = "dask went on"
             else:
@@ -58,6 +50,48 @@ def run(folder, tries, seed):
             else:
                 yield outcome
             output.unlink()
+
+
+class Cluster:
+    """A cluster of Dask that is replaced if it does not replace its workers.
+
+    It gives up one that was killed while it started.
+    """
+
+    def __init__(self):
+        self._stack = ExitStack()
+        self._client = None
+
+    def get_client(self):
+        """Return the client of a cluster that has all of its workers."""
+        from distributed import LocalCluster
+
+        if self._client is not None:
+            try:
+                self._client.wait_for_workers(WORKERS, timeout=START_SECONDS)
+            except TimeoutError:
+                self.close()
+        if self._client is None:
+            self._cluster = self._stack.enter_context(
+                LocalCluster(
+                    n_workers=WORKERS,
+                    threads_per_worker=1,
+                    dashboard_address="127.0.0.1:0",
+                )
+            )
+            self._client = self._stack.enter_context(self._cluster.get_client())
+            self._client.wait_for_workers(WORKERS)
+        return self._client
+
+    def pids(self):
+        """Return the processes of workers."""
+        workers = self._cluster.workers.values()
+        return [worker.pid for worker in workers if worker.pid] or [0]
+
+    def close(self):
+        """End the cluster."""
+        self._stack.close()
+        self._client = None
 
 
 def build_on_processes(table, output, draw, delay):
