@@ -17,6 +17,7 @@ FOLDER_NAMES = ("", ".", "..")
 # each image.
 MOST_FOLDERS = 2**14
 NUMBER = re.compile("[0-9]+")
+COLLAPSED = re.compile(r"[a-z][a-z0-9+.-]+:/")
 
 
 def as_path(name: str, given: Any) -> Path:
@@ -24,12 +25,18 @@ def as_path(name: str, given: Any) -> Path:
 
     name : of the argument
     """
-    if isinstance(given, Path):
-        return given  # making another takes as long as opening a file
     if isinstance(given, str | os.PathLike) and not isinstance(
         path := os.fspath(given), bytes
     ):
-        return Path(path)
+        # A Path of a URL has one slash where that has two.
+        if ":/" in path and (is_url(path) or COLLAPSED.match(path)):
+            raise OptionError(
+                f"{name} is a URL, expected a path: only links tables and the data "
+                "that they name are read from URLs, and `fastseg upload` copies a "
+                "store there"
+            )
+        # Making another takes as long as opening a file.
+        return given if isinstance(given, Path) else Path(path)
     raise OptionError(f"{name} is {shown(given)}, expected a path, as text or a Path")
 
 

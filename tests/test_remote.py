@@ -9,6 +9,8 @@ import sys
 import threading
 import time
 from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import ClassVar
 
@@ -424,6 +426,42 @@ def test_urls_stay_below_their_roots(memory, studies, tmp_path):
     assert fastseg.build(table, tmp_path / "x.h5", root="memory://bucket").samples
     assert is_below("s3://b/a", "s3://b/a")
     assert not is_below("s3://b/ab", "s3://b/a")
+
+
+def test_names_of_rois_are_listed_of_a_url(memory, studies):
+    """The list is that of a copy, but for its root."""
+    upload(memory, studies["rtstruct"], "memory://b/s")
+    found = fastseg.list_rois("memory://b/s").as_dict()
+    assert found == fastseg.list_rois(studies["rtstruct"]).as_dict() | {
+        "root": "memory://b/s"
+    }
+
+
+def test_other_paths_are_no_urls(store, tmp_path, monkeypatch):
+    """Stores and outputs are on disks: the error says so, and quotes no secret."""
+    monkeypatch.chdir(tmp_path)
+    url = f"s3://u:{SECRET}@b/x.h5"
+    for call in (
+        lambda: fastseg.open(url),
+        lambda: fastseg.open(Path(url)),
+        lambda: fastseg.build("links.csv", url),
+        lambda: fastseg.verify(store.path, sources=url),
+        lambda: LinkTable(base=tmp_path, links=[]).save(url),
+    ):
+        with pytest.raises(OptionError, match="is a URL, expected a path") as caught:
+            call()
+        assert SECRET not in str(caught.value)
+
+
+def test_workers_read_objects(server, tmp_path):
+    """Processes of an executor link and build what is behind URLs."""
+    images = f"{server}/dicoms"
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        table = fastseg.link(images, slices="all", executor=pool)
+        fastseg.build(table, tmp_path / "x.h5", executor=pool)
+    assert table.links == fastseg.link(images, slices="all").links
+    fastseg.build(table, tmp_path / "y.h5")
+    assert same_files(tmp_path / "x.h5", tmp_path / "y.h5")
 
 
 def test_a_table_behind_a_url_names_its_neighbours(memory, studies, tmp_path):

@@ -31,7 +31,10 @@ def _in_folder(path: Path | None) -> Path | None:
 def rois(
     output: Output,
     root: Annotated[
-        Path, typer.Argument(metavar="STUDIES", help="Folder with structure sets.")
+        str,
+        typer.Argument(
+            metavar="STUDIES", help="Folder with structure sets, or its URL."
+        ),
     ],
     out: Annotated[
         Path | None,

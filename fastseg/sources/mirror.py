@@ -40,7 +40,7 @@ class Mirror:
 
     def table(self, table: LinkTable) -> LinkTable:
         """Return the links of the folder as links to objects."""
-        rejects = [self._reject(reject) for reject in table.rejects]
+        rejects = list(map(self.reject, table.rejects))
         return LinkTable(
             base=".",
             links=table.links.moved(self._to_url),
@@ -51,7 +51,8 @@ class Mirror:
             notes=map(self.renamed, table.notes),
         )
 
-    def _reject(self, reject: Reject) -> Reject:
+    def reject(self, reject: Reject) -> Reject:
+        """Return a reject of a file as one of its object."""
         file = self.renamed(reject.file)
         reason = self.renamed(reject.reason).removeprefix(f"{file}: ")
         return reject._replace(file=file, reason=reason)

@@ -80,6 +80,7 @@ class SeveralRois:
 class RoiList:
     """The names of ROIs below a folder.
 
+    root     : the folder, or its URL
     names    : those of each class one after the other, with names that are like them;
         then the others. Names that look alike stand together, and frequent ones first
     classes  : of the aliases, in their order
@@ -91,7 +92,7 @@ class RoiList:
     notes    : what else there is, in words
     """
 
-    root: Path
+    root: Path | str
     structure_sets: int
     patients: int
     names: tuple[RoiName, ...]

@@ -6,6 +6,7 @@ folder ── read_tree ──> structure sets ── one by one ──> names, 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,16 +27,18 @@ from fastseg.dicom.structure_set import (
 )
 from fastseg.errors import DicomError, LinkError
 from fastseg.files import name_path, read_file
-from fastseg.paths import StrPath, as_path, natural_key
+from fastseg.paths import StrPath, natural_key, path_text
 from fastseg.progress import Progress, silent
 from fastseg.reprs import many
 from fastseg.sources.aliases import WILDCARDS, Aliases, Rois
 from fastseg.sources.lookalikes import group_names, is_near, spelling_of
+from fastseg.sources.mirror import mirror
 from fastseg.sources.repeats import find_repeated_sets
 from fastseg.sources.roi_list import RoiClass, RoiList, RoiName, SeveralRois
 from fastseg.sources.tree import STRUCTURE_SET, Patients, read_tree
 from fastseg.tables import Reject, reason_of
 from fastseg.threads import map_ordered, usable_cores
+from fastseg.urls import is_url
 
 # Threads that read structure sets, at most: each holds the bytes of one.
 MOST_THREADS = 4
@@ -79,6 +82,7 @@ def list_rois(
 ) -> RoiList:
     """List the names of the ROIs in all structure sets below a folder.
 
+    root       : the folder, or its URL
     rois       : classes with the names that belong to them, to see what they match: as
         for `link`
     match_case : whether upper and lower case differ in `rois`
@@ -87,7 +91,18 @@ def list_rois(
     used; OptionError for other aliases that cannot be used; FileNotFoundError.
     """
     aliases = None if rois is None else Aliases.of(rois, match_case)
-    folder = as_path("root", root)
+    source = path_text("root", root)
+    if not is_url(source):
+        return _list_folder(Path(source), aliases, progress)
+    with mirror(source, progress) as objects:
+        found = _list_folder(objects.folder, aliases, progress)
+        rejects = [*objects.rejects, *map(objects.reject, found.rejects)]
+        notes = tuple(map(objects.renamed, found.notes))
+        return replace(found, root=source, rejects=tuple(rejects), notes=notes)
+
+
+def _list_folder(folder: Path, aliases: Aliases | None, progress: Progress) -> RoiList:
+    """List the names of the ROIs in all structure sets below a folder."""
     if not folder.is_dir():
         problem = "is not a folder" if folder.exists() else "does not exist"
         raise LinkError(f"{folder}: {problem}, expected a folder with structure sets")
