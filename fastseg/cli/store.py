@@ -34,12 +34,26 @@ from fastseg.urls import is_url
 
 # Most characters of a UID in a table.
 UID_SHOWN = 15
+# Most paths of stores in a table.
+STORES_SHOWN = 5
+
+
+def stores_argument(text: str) -> Any:
+    """Return the argument of a command that reads several stores as one."""
+    return typer.Argument(
+        metavar="STORE", help=f"{text}; several are read as one.", show_default=False
+    )
+
+
+def open_as_one(stores: Sequence[Path]) -> "fastseg.Store":
+    """Open a store, or several as one."""
+    return fastseg.open(stores[0]) if len(stores) == 1 else fastseg.concat(stores)
 
 
 @command
 def info(
     output: Output,
-    store: Annotated[Path, typer.Argument(metavar="STORE", help="Store to describe.")],
+    stores: Annotated[list[Path], stores_argument("Store to describe")],
     volumes: Annotated[
         bool, typer.Option("--volumes", help="List the volumes instead.")
     ] = False,
@@ -50,10 +64,14 @@ def info(
     Example: `fastseg info heart.h5`
 
     Its volumes: `fastseg info heart.h5 --volumes`
+
+    Several as one: `fastseg info site1.h5 site2.h5`
     """
-    opened = fastseg.open(store)
+    opened = open_as_one(stores)
     summary = opened.summary()
     if as_json:
+        if len(stores) > 1:
+            summary["files"] = list(map(str, opened.paths))
         if output.verbose:
             summary["patient_ids"] = list(opened.patients)
         if volumes:
@@ -64,7 +82,7 @@ def info(
         _list_volumes(output, opened, summary)
         return
     rows = [
-        ("store", str(store)),
+        ("store" if len(stores) == 1 else "stores", _names(stores, output.verbose)),
         ("samples", str(summary["samples"])),
         ("patients", str(summary["patients"])),
         ("series", str(summary["series"])),
@@ -137,6 +155,13 @@ def _list_volumes(
     output.say(f"volumes: {_volumes(summary)}")
 
 
+def _names(stores: Sequence[Path], is_verbose: bool) -> str:
+    """Return the paths of stores, the first ones of many unless it is verbose."""
+    shown = stores if is_verbose else stores[:STORES_SHOWN]
+    more = len(stores) - len(shown)
+    return ", ".join(map(str, shown)) + (f" and {more} more" if more else "")
+
+
 def _end_of(uid: str) -> str:
     """Return the last characters of a UID, in which series mostly differ."""
     return uid if len(uid) <= UID_SHOWN else f"...{uid[3 - UID_SHOWN :]}"
@@ -202,10 +227,11 @@ def _range(values: Sequence[float] | None) -> str:
 @command
 def verify(
     output: Output,
-    store: Annotated[
-        str,
+    stores: Annotated[
+        list[str],
         typer.Argument(
-            metavar="STORE", help="Store to check, or the URL of one that was uploaded."
+            metavar="STORE",
+            help="Store to check, or the URL of one that was uploaded; or several.",
         ),
     ],
     sources: Annotated[
@@ -226,38 +252,21 @@ def verify(
     """Check that a store is unchanged since it was written.
 
     Reads the whole store and recomputes every checksum. The exit status is 1 if
-    anything has changed.
+    anything has changed, in any of several stores.
 
     Example: `fastseg verify heart.h5 --sources data/sunnybrook`
 
     Of a URL, as `build --upload` writes it, all bytes are compared with the checksum
     beside it.
     """
-    start = time.perf_counter()
-    if is_url(store):
-        if sources is not None or threads is not None:
-            raise OptionError("--sources and --threads are for a store on a disk")
-        found = fastseg.verify_upload(store, progress=output.progress)
-        seconds = time.perf_counter() - start
-        if as_json:
-            output.json(found.as_dict() | {"seconds": seconds})
-        else:
-            state = "valid" if found.is_valid else f"damaged: {found.reason}"
-            size = found.size / 1e9
-            output.say(f"{store}: {state}, {size:.3f} GB in {seconds:.1f} s")
-            output.say(f"sha256 {found.sha256}")
-        if not found.is_valid:
-            raise typer.Exit(EXIT_ERROR)
-        return
-    report = fastseg.verify(
-        store, sources=sources, threads=threads, progress=output.progress
-    )
-    seconds = time.perf_counter() - start
+    results = [
+        _verify_one(output, store, sources, threads, as_json) for store in stores
+    ]
+    is_valid = all(result["is_valid"] for result in results)
     if as_json:
-        output.json(report.as_dict() | {"seconds": seconds})
-    else:
-        _print_report(output, store, report, seconds)
-    if not report.is_valid:
+        several = {"is_valid": is_valid, "stores": results}
+        output.json(several if len(stores) > 1 else results[0])
+    if not is_valid:
         raise typer.Exit(EXIT_ERROR)
 
 
@@ -278,6 +287,31 @@ def upload(
     done = fastseg.upload(store, url, force=force, progress=output.progress)
     state = "uploaded" if done.sent else "the same is there already"
     output.say(f"{done.url}: {state}, sha256 {done.sha256}")
+
+
+def _verify_one(
+    output: Output, store: str, sources: Path | None, threads: int | None, as_json: bool
+) -> dict[str, Any]:
+    """Verify a store or an upload, print the result, and return it for JSON."""
+    start = time.perf_counter()
+    if is_url(store):
+        if sources is not None or threads is not None:
+            raise OptionError("--sources and --threads are for a store on a disk")
+        found = fastseg.verify_upload(store, progress=output.progress)
+        seconds = time.perf_counter() - start
+        if not as_json:
+            state = "valid" if found.is_valid else f"damaged: {found.reason}"
+            size = found.size / 1e9
+            output.say(f"{store}: {state}, {size:.3f} GB in {seconds:.1f} s")
+            output.say(f"sha256 {found.sha256}")
+        return found.as_dict() | {"seconds": seconds}
+    report = fastseg.verify(
+        store, sources=sources, threads=threads, progress=output.progress
+    )
+    seconds = time.perf_counter() - start
+    if not as_json:
+        _print_report(output, store, report, seconds)
+    return report.as_dict() | {"seconds": seconds}
 
 
 def _print_report(
@@ -307,7 +341,7 @@ def _list(output: Output, what: str, rows: Sequence[Any]) -> None:
 @command
 def split(
     output: Output,
-    store: Annotated[Path, typer.Argument(metavar="STORE", help="Store to split.")],
+    stores: Annotated[list[Path], stores_argument("Store to split")],
     part: Annotated[
         list[str] | None,
         typer.Option(
@@ -362,7 +396,7 @@ def split(
             "--folds 5"
         )
     check_target(out, TABLE, force)
-    opened = fastseg.open(store)
+    opened = open_as_one(stores)
     chosen = opened.select(classes=label or None)
     options: Any = {"by": by, "seed": seed, "stratify": stratify, "indices": chosen}
     with output.progress("split", 0):
@@ -418,7 +452,7 @@ def _fractions(parts: list[str]) -> dict[str, float]:
 @command
 def show(
     output: Output,
-    store: Annotated[Path, typer.Argument(metavar="STORE", help="Store to draw from.")],
+    stores: Annotated[list[Path], stores_argument("Store to draw from")],
     out: Annotated[Path, out_option("Picture to write (.png, .pdf, .svg).")] = Path(
         "picture.png"
     ),
@@ -504,7 +538,7 @@ def show(
     """
     from fastseg.pictures.samples import choose_samples
 
-    opened = fastseg.open(store)
+    opened = open_as_one(stores)
     compose: fastseg.augment.Compose | str | None = augment
     if augment is not None and augment not in get_args(Preset):
         if not augment.endswith(".json"):

@@ -42,7 +42,11 @@ def test_help_has_an_example_all_options_and_choices(call, monkeypatch, command,
     assert (done.status, done.err) == (0, "")
     assert f"Example: `fastseg {command} " in done.out
     parameters = COMMANDS[command].params
-    arguments = [p.metavar for p in parameters if p.param_type_name != "option"]
+    arguments = [
+        p.metavar + ("..." if p.nargs < 0 else "")
+        for p in parameters
+        if p.param_type_name != "option"
+    ]
     assert len(arguments) == {"warmup": 0, "rules": 0, "part": 2, "upload": 2}.get(
         command, 1
     )

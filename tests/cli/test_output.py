@@ -61,6 +61,62 @@ def strict(text):
     return json.loads(text, parse_constant=refuse)
 
 
+@pytest.fixture(scope="module")
+def two_stores(sample_study, tmp_path_factory):
+    """Paths of two stores of one data set, and of one of other classes."""
+    folder = tmp_path_factory.mktemp("stores")
+    links = fastseg.link(sample_study).links
+    first = links[0].patient
+    contents = {
+        "first": [link for link in links if link.patient == first],
+        "second": [link for link in links if link.patient != first],
+        "other": [link for link in links if link.label == "icontour"],
+    }
+    paths = []
+    for name, some in contents.items():
+        paths.append(folder / f"{name}.h5")
+        fastseg.build(fastseg.LinkTable(base=sample_study, links=some), paths[-1])
+    return paths
+
+
+def test_commands_read_several_stores_as_one(run, store, two_stores, tmp_path):
+    """`info`, `split` and `show` see all samples; `verify` each file."""
+    first, second, other = two_stores
+    status, out, _ = run("info", first, second, "--json")
+    summary = strict(out)
+    assert (status, summary["samples"]) == (0, len(store))
+    assert summary["files"] == [str(first), str(second)]
+    status, out, _ = run("info", first, second)
+    assert f"{first}, {second}" in out
+    status, _, err = run("info", first, other)
+    assert status == 2
+    assert f"but ('icontour',) in {other}" in err
+    table = tmp_path / "splits.csv"
+    status, out, _ = run("split", first, second, "--folds", 4, "-o", table)
+    assert f"{len(store)} samples by patient" in out
+    last = len(store) - 1
+    status, out, _ = run(
+        "show", first, second, "--index", last, "-o", tmp_path / "a.png"
+    )
+    assert f"1 of {len(store)} samples" in out
+
+
+def test_verify_names_each_of_several_stores(run, two_stores, tmp_path):
+    """One that is damaged makes the exit status 1."""
+    first, second, _ = two_stores
+    status, out, _ = run("verify", first, second)
+    assert status == 0
+    assert all(f"{path}: valid" in out for path in (first, second))
+    damaged = tmp_path / "damaged.h5"
+    whole = bytearray(second.read_bytes())
+    whole[fastseg.open(second).offsets["items/mean"]] ^= 1
+    damaged.write_bytes(whole)
+    status, out, _ = run("verify", damaged, first, "--json")
+    report = strict(out)
+    assert (status, report["is_valid"]) == (1, False)
+    assert [each["is_valid"] for each in report["stores"]] == [False, True]
+
+
 def test_info_as_json_has_what_the_store_holds(run, store):
     """One object on stdout, equal to `Store.summary`, whose numbers are the store's."""
     status, out, err = run("info", store.path, "--json")

@@ -139,7 +139,7 @@ USAGE_ERRORS = [
     ("build links.csv --root nowhere", "expected a folder"),
     ("bench heart.h5", "give the size"),
     ("info", "Missing argument"),
-    ("info heart.h5 heart.h5", "unexpected extra argument"),
+    ("bench heart.h5 heart.h5", "unexpected extra argument"),
     ("info heart.h5 --verbos", "fastseg info --help"),
     ("show heart.h5 --window 1,2,3", "expected two numbers, as in -160,240"),
     ("show heart.h5 --window 2,1", "expected (low, high)"),
