@@ -14,7 +14,7 @@
 # make bench-build     building a store beside a plain loop and the disk's limit
 # make bench-compress  compressed stores beside plain ones
 # make bench-rtstruct  structure sets beside pydicom, the disk and their peers
-# make bench-scale     a store of a million samples, the plan of one, and builds by parts
+# make bench-scale     a store of a million samples, many stores as one, builds by parts
 # make bench-loader    the loader beside its peers (installs them: some GB)
 # make bench-augment   augmentation beside its peers (the same)
 # make bench-volumes   patches and neighbours of volumes beside the peers (the same)
@@ -141,6 +141,7 @@ bench-rtstruct: $(VENV)/.bench
 
 bench-scale: $(VENV)/.bench
 	python -m benchmarks.store.scale
+	python -m benchmarks.store.concat
 	python -m benchmarks.build.plan
 	python -m benchmarks.build.parts
 	python -m benchmarks.build.cluster_simulation
