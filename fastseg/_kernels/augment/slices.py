@@ -26,13 +26,14 @@ from fastseg._kernels.augment.warp import (
     LINEAR,
     empty_field,
     empty_points,
-    fill_ends,
     find_points,
     has_bend,
 )
+from fastseg._kernels.images.prefetch import prefetch_cells
 from fastseg._kernels.jit import INTERPRETED, empty, flat, intrinsic, kernel
 
 F = np.float32
+u64 = np.uint64
 # Slices that are interpolated together.
 GROUP = 8
 # Fewer slices than this are resampled one by one: a group takes the time of three.
@@ -157,6 +158,8 @@ def interleave_rows(images, rows, top, left, right, ranges, starts, packed):
             part = min(count, (right - first) // 8 * 8)
             for s in range(GROUP):
                 starts[s] = (rows[s] * height + top + k) * width + first
+                # Of the next row: each is one of eight that are read.
+                prefetch_cells(cells, starts[s] + width, part)
             at = GROUP * (k * (right - left) + first - left)
             interleave(cells, starts, part, packed, at)
             count -= part
@@ -177,6 +180,7 @@ def warp_groups(images, rows, mapping, bend, sampling, scalings, out):
     others are better resampled one by one.
     """
     (columns_of, low, high) = scalings
+    cells = flat(out)
     _, height, width = images.shape
     depth, out_height, out_width = out.shape
     whole = mapping.whole
@@ -241,15 +245,19 @@ def warp_groups(images, rows, mapping, bend, sampling, scalings, out):
                 packed, points, count, stride, scaling, low, high, lines, step
             )
             for s in range(size):
-                line, fill = out[done + s, row], columns_of[2, done + s]
-                fill_ends(line, first, stop, fill)
-                span, values = line[first:stop], lines[s * step : s * step + count]
-                for k in range(count):
-                    span[k] = values[k]
+                # Indices, as slices of arrays count references: 1.03 times as fast.
+                fill, before = columns_of[2, done + s], s * step - first
+                at = ((done + s) * out_height + row) * out_width
+                for k in range(first):
+                    cells[u64(at + k)] = fill
+                for k in range(stop, out_width):
+                    cells[u64(at + k)] = fill
+                for k in range(first, stop):
+                    cells[u64(at + k)] = lines[u64(before + k)]
                 if bend is not None and is_displaced and border == CONSTANT:
                     fill_row_outside(
                         line_of(whole, row), reach_x, reach_y, field, width - 1.0,
-                        height - 1.0, fill, line,
+                        height - 1.0, fill, out[done + s, row],
                     )  # fmt: skip
         done += size
     return done

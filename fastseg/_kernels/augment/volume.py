@@ -27,6 +27,7 @@ from fastseg._kernels.augment.intensity import STEPS, apply_intensity_to
 from fastseg._kernels.augment.interpolation import STRIP, bilinear, load_pixels
 from fastseg._kernels.augment.noise import KEYS
 from fastseg._kernels.augment.spline import CONSTANT
+from fastseg._kernels.images.prefetch import AHEAD, prefetch_cells
 from fastseg._kernels.images.stream import settle
 from fastseg._kernels.jit import (
     empty,
@@ -323,6 +324,7 @@ def copy_needed(volume, scaling, ranges, bounds, copy):
                 # Indices are faster than slices, as in `add_taps`.
                 source, out = u64(line + start), u64(at + start)
                 stored = min(stop, width - range_x.first) - start
+                prefetch_cells(voxels, line + start + AHEAD * width, stored)
                 for c in range(stored):
                     value = voxels[source + u64(c)]
                     copy[out + u64(c)] = prepared(value, less, times)

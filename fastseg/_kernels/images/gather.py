@@ -19,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from fastseg._kernels.images.prefetch import AHEAD, prefetch_cells
 from fastseg._kernels.images.stream import CHUNK, put, settle
 from fastseg._kernels.jit import empty, entry, flat, inlined, kernel, zeros
 
@@ -189,6 +190,13 @@ def lines_of(slices, j, height, width, to_height, to_width):
 
 
 @inlined
+def prefetch_line(cells, lines, start):
+    """Ask for the line that is AHEAD of the one that begins at `start`."""
+    if lines.number > 1:
+        prefetch_cells(cells, start + AHEAD * lines.step, lines.length)
+
+
+@inlined
 def fill(cells, start, count, value):
     """Write a value to `count` cells."""
     part = cells[start : start + count]
@@ -222,6 +230,7 @@ def gather_images(images, slices, scaling, convert, streams, out):
         shift, gain = scaling.shift[j], scaling.gain[j]
         for y in range(lines.number):
             start = lines.start + y * lines.step
+            prefetch_line(values, lines, start)
             to = j * to_size + lines.to + y * lines.to_step
             for done in range(0, lines.length, CHUNK):
                 count = min(lines.length - done, CHUNK)
@@ -252,6 +261,7 @@ def gather_values(images, slices, pad, streams, out):
             fill(cells, j * to_size, to_size, pad[j])
         for y in range(lines.number):
             start = lines.start + y * lines.step
+            prefetch_line(values, lines, start)
             to = j * to_size + lines.to + y * lines.to_step
             line = values[start : start + lines.length]
             put(line, lines.length, cells, to, streams)
@@ -313,6 +323,7 @@ def gather_classes(masks, slices, classes, missing, streams, out):
                 fill(cells, base, to_size, 0)
             for y in range(lines.number):
                 start = lines.start + y * lines.step
+                prefetch_line(values, lines, start)
                 to = base + lines.to + y * lines.to_step
                 for done in range(0, lines.length, CHUNK):
                     count = min(lines.length - done, CHUNK)
@@ -372,6 +383,7 @@ def gather_labels(masks, slices, priority, missing, streams, out):
             fill(cells, j * to_size, to_size, none)
         for y in range(lines.number):
             start = lines.start + y * lines.step
+            prefetch_line(values, lines, start)
             to = j * to_size + lines.to + y * lines.to_step
             for done in range(0, lines.length, CHUNK):
                 count = min(lines.length - done, CHUNK)

@@ -43,6 +43,24 @@ def fma(typing_context: Any, a: Any, b: Any, c: Any) -> Any:
 
 
 @intrinsic  # type: ignore[untyped-decorator]
+def prefetch(typing_context: Any, cells: Any, index: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> None:
+        byte, flag = ir.IntType(8).as_pointer(), ir.IntType(32)
+        data = _data_of(context, builder, cells, args[0])
+        # Not "inbounds": the cell need not exist.
+        address = builder.bitcast(builder.gep(data, [args[1]]), byte)
+        function = cgutils.get_or_insert_function(
+            builder.module,
+            ir.FunctionType(ir.VoidType(), [byte, flag, flag, flag]),
+            "llvm.prefetch.p0i8",
+        )
+        # To be read, into all caches, data.
+        builder.call(function, [address, flag(0), flag(3), flag(1)])
+
+    return types.void(cells, types.intp), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
 def read_only(typing_context: Any, array: Any) -> Any:
     """Return a view that cannot be written to.
 
