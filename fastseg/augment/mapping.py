@@ -30,6 +30,13 @@ EXTRA_CONTROL_POINTS = 4
 IN_PLANE = np.array([2, 1, 3])
 
 
+def identities(count: int, size: int) -> Matrices:
+    """Return so many identity matrices, float64 (count, size, size)."""
+    matrices = np.zeros((count, size, size))
+    matrices.reshape(count, -1)[:, :: size + 1] = 1
+    return matrices
+
+
 def pixel_ratios(spacing_mm: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return how many times as high as wide pixels are, float64 (b,); 1 if unknown.
 
@@ -145,9 +152,7 @@ class Mappings:
 
     def identities(self) -> Matrices:
         """Return an identity matrix for each sample, float64 (b, 3, 3)."""
-        matrices = np.zeros((len(self.samples), 3, 3))
-        matrices.reshape(len(matrices), 9)[:, ::4] = 1
-        return matrices
+        return identities(len(self.samples), 3)
 
     def compose(self, matrix: Matrices, on: NDArray[np.bool_] | None = None) -> None:
         """Compose the mapping with that of one more transform.
@@ -158,7 +163,7 @@ class Mappings:
         if on is not None and not on.all():
             if not on.any():
                 return
-            matrix = np.where(on[:, None, None], matrix, np.eye(3))
+            matrix = np.where(on[:, None, None], matrix, self.identities())
         self._compose_in_plane(matrix)
         if self.depth:
             self._since = matrix if self._since is None else self._since @ matrix
@@ -179,7 +184,7 @@ class Mappings:
         """
         if not on.any():
             return
-        matrix = np.where(on[:, None, None], matrix, np.eye(4))
+        matrix = np.where(on[:, None, None], matrix, identities(len(on), 4))
         self._in_space = self.in_space @ matrix
         self._compose_in_plane(matrix[:, IN_PLANE[:, None], IN_PLANE])
         across = (matrix[:, 0, 1:3] != 0) | (matrix[:, 1:3, 0] != 0)
@@ -193,28 +198,22 @@ class Mappings:
 
     def begin_patches(
         self,
-        shape: tuple[int, ...],
-        starts: NDArray[np.float64],
-        factors: NDArray[np.float64],
+        depth: int,
+        in_space: Matrices,
+        between_mm: NDArray[np.float64],
         spacing_mm: NDArray[np.float64],
     ) -> None:
-        """Show patches of volumes from now on; nothing may have happened yet.
+        """Show patches of volumes, of this height and width, before all transforms.
 
-        Voxel k of a patch lies at start + factor * k of its volume, along each axis.
-
-        shape           : slices, rows and columns of a patch
-        starts, factors : float64 (b, 3), axes are (z, y, x)
-        spacing_mm      : float64 (b, 3), between slices, rows and columns of the patch
+        depth      : slices of a patch
+        in_space   : float64 (b, 4, 4), to the volume, without turns and shears
+        between_mm : float64 (b,), between slices of the patch
+        spacing_mm : float64 (b, 2), between its rows and columns
         """
-        matrix = np.tile(np.eye(4), (len(self.samples), 1, 1))
-        for axis in range(3):
-            matrix[:, axis, axis] = factors[:, axis]
-            matrix[:, axis, 3] = starts[:, axis]
-        self.depth, *size = shape
-        self._in_space = matrix
-        self._compose_in_plane(matrix[:, IN_PLANE[:, None], IN_PLANE])
-        self.height, self.width = (np.full_like(self.height, n) for n in size)
-        self.between_mm, self.spacing_mm = spacing_mm[:, 0], spacing_mm[:, 1:]
+        self.depth = depth
+        self._in_space = in_space
+        self.outer = self.matrix = in_space[:, IN_PLANE[:, None], IN_PLANE]
+        self.between_mm, self.spacing_mm = between_mm, spacing_mm
 
     def scale(self, factor_y: Any, factor_x: Any) -> None:
         """Make pixels larger by these factors; the outer edges of the image stay."""
@@ -287,7 +286,6 @@ class Mappings:
 
 def _as_spatial(matrix: Matrices) -> Matrices:
     """Return matrices that act on (x, y, 1) as those that act on (z, y, x, 1)."""
-    spatial = np.zeros((len(matrix), 4, 4))
-    spatial[:, 0, 0] = 1
+    spatial = identities(len(matrix), 4)
     spatial[:, IN_PLANE[:, None], IN_PLANE] = matrix
     return spatial

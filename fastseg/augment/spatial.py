@@ -25,7 +25,7 @@ from fastseg.augment.base import (
     set_symmetric,
     transform,
 )
-from fastseg.augment.mapping import Mappings, pixel_ratios
+from fastseg.augment.mapping import Mappings, identities, pixel_ratios
 from fastseg.bounds import MAX_GRID_CELLS, MAX_SPACING_RATIO
 from fastseg.errors import OptionError, is_single, shown, whole_number
 
@@ -252,7 +252,7 @@ class Affine3D(GeometricTransform):
         inverse /= np.stack([scale_z, scale_y, scale_x], axis=1)[:, :, None]
         # From voxels to millimetres, and back; exactly 1 if spacings are equal.
         inverse *= spacing[:, None, :] / spacing[:, :, None]
-        matrix = np.tile(np.eye(4), (len(spacing), 1, 1))
+        matrix = identities(len(spacing), 4)
         matrix[:, :3, :3] = inverse
         depth = np.full_like(mappings.height, mappings.depth)
         centre = (np.stack([depth, mappings.height, mappings.width], axis=1) - 1) / 2
@@ -268,7 +268,7 @@ def _turn(axis: int, degrees: NDArray[np.float64]) -> NDArray[np.float64]:
     angle = np.radians(degrees)
     # The two other axes, as they are seen along this one: to the right and down.
     first, second = ((X, Y), (Z, X), (Y, Z))[axis]
-    matrix = np.tile(np.eye(3), (len(angle), 1, 1))
+    matrix = identities(len(angle), 3)
     matrix[:, first, first] = matrix[:, second, second] = np.cos(angle)
     matrix[:, first, second] = -np.sin(angle)
     matrix[:, second, first] = np.sin(angle)

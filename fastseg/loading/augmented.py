@@ -1,6 +1,6 @@
 """Augmented images and masks: draws the parameters of transforms, calls the kernels."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from time import perf_counter_ns
 from typing import Any, NamedTuple, TypeVar
 
@@ -88,10 +88,11 @@ class AugmentedPreprocessing(Preprocessing):
         # Indices in the Compose: the intensity steps before the first ArrayTransform,
         # then each ArrayTransform with the intensity steps after it.
         self._intensity_groups: list[tuple[int, list[int]]] = [(0, [])]
+        self._geometric: list[tuple[int, GeometricTransform]] = []
         for number, step in enumerate(compose):
             match step:
                 case GeometricTransform():
-                    pass
+                    self._geometric.append((number, step))
                 case IntensityTransform():
                     self._intensity_groups[-1][1].append(number)
                 case ArrayTransform():
@@ -410,9 +411,8 @@ class AugmentedPreprocessing(Preprocessing):
         Raises OptionError if a transform does not fit the shape or spacing of an image.
         """
         mappings = self.begin_mappings(shown, self.size)
-        for step, values in zip(self.compose, drawn.values, strict=True):
-            if isinstance(step, GeometricTransform):
-                step.extend(mappings, values)
+        for number, step in self._geometric:
+            step.extend(mappings, drawn.values[number])
         mappings.crop_or_pad(self.size)
         return mappings
 
@@ -427,8 +427,15 @@ class AugmentedPreprocessing(Preprocessing):
             shown.entries,
             self._stored_sizes(samples),
             store.items["spacing_mm"][samples],
-            lambda name: store.items["bbox"][samples, store.class_index(name)],
+            self._boxes_of(samples),
         )
+
+    def _boxes_of(
+        self, samples: NDArray[np.int64]
+    ) -> Callable[[str], NDArray[np.integer[Any]]]:
+        """Return a function that returns the bounding boxes of a class, (b, 4)."""
+        store = self.store
+        return lambda name: store.items["bbox"][samples, store.class_index(name)]
 
     def _stored_sizes(self, samples: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return height and width of the stored images of samples, int64 (b, 2)."""

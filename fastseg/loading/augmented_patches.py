@@ -98,15 +98,17 @@ class AugmentedPatchPreprocessing(PatchPreprocessing, AugmentedPreprocessing):
 
     def begin_mappings(self, shown: EntrySlices, size: tuple[int, ...]) -> Mappings:
         """Return the mappings of patches: what follows happens to the patch."""
-        mappings = super().begin_mappings(shown, size)
         volumes = self.store.items["volume"][shown.samples]
-        grids = self.grids
+        spacing_mm = self.grids.spacing_mm[volumes]
+        between_mm, in_plane = spacing_mm[:, 0], spacing_mm[:, 1:]
+        matrices = self.grids.to_stored[volumes]
         # Samples that are shown only to check transforms have no corner.
-        corners = np.zeros(3) if shown.corners is None else shown.corners
-        factors = grids.factors[volumes]
-        starts = grids.starts[volumes] + factors * corners
-        shape = shown.slices.shape[1], *size
-        mappings.begin_patches(shape, starts, factors, grids.spacing_mm[volumes])
+        if shown.corners is not None:
+            matrices[:, :3, 3] += self.grids.factors[volumes] * shown.corners
+        sizes = np.full((len(volumes), 2), size)
+        boxes = self._boxes_of(shown.samples)
+        mappings = Mappings(shown.entries, sizes, in_plane, boxes)
+        mappings.begin_patches(shown.slices.shape[1], matrices, between_mm, in_plane)
         return mappings
 
     def _move_slices(

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from fastseg.augment.mapping import identities
 from fastseg.bounds import MAX_GRID_CELLS
 from fastseg.errors import OptionError
 from fastseg.reprs import listed
@@ -23,6 +24,8 @@ class Grids(NamedTuple):
     starts     : float64 (v, 3)
     factors    : float64 (v, 3)
     spacing_mm : float64 (v, 3), between slices, rows and columns
+    to_stored  : float64 (v, 4, 4), from voxels (z, y, x, 1) to stored ones
+    is_stored  : whether all voxels of all volumes are stored ones
     """
 
     shapes: NDArray[np.int64]
@@ -30,6 +33,8 @@ class Grids(NamedTuple):
     starts: NDArray[np.float64]
     factors: NDArray[np.float64]
     spacing_mm: NDArray[np.float64]
+    to_stored: NDArray[np.float64]
+    is_stored: bool
 
     def are_stored(self, volumes: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Return of which volumes each voxel is a stored one, bool (b,)."""
@@ -49,9 +54,10 @@ class Grids(NamedTuple):
 
         slices : int64 (b, d), those beyond a volume have its outermost one
         """
-        start, factor = self.starts[volumes, :1], self.factors[volumes, :1]
-        near = np.floor(start + factor * slices + 0.5).astype(np.int64)
-        return np.clip(near, 0, self.stored[volumes, :1] - 1)
+        if not self.is_stored:
+            start, factor = self.starts[volumes, :1], self.factors[volumes, :1]
+            slices = np.floor(start + factor * slices + 0.5).astype(np.int64)
+        return slices.clip(0, self.stored[volumes, :1] - 1)
 
 
 def find_grids(
@@ -72,7 +78,9 @@ def find_grids(
     stored_mm = np.column_stack([table["spacing_mm"], between])
     factors = np.ones(stored.shape)
     if spacing is None:
-        return Grids(stored, stored, np.zeros(stored.shape), factors, stored_mm)
+        starts = np.zeros(stored.shape)
+        to_stored = _as_matrices(factors, starts)
+        return Grids(stored, stored, starts, factors, stored_mm, to_stored, True)
     is_known = (np.isfinite(stored_mm) & (stored_mm > 0)).all(axis=1)
     unknown = volumes[~is_known[volumes]].tolist()
     if unknown:
@@ -94,6 +102,16 @@ def find_grids(
     counts = np.minimum(counts, MAX_GRID_CELLS)  # of volumes that are not used
     shapes = np.maximum(np.rint(counts), 1).astype(np.int64)
     starts = (stored - 1) / 2 - factors * (shapes - 1) / 2
-    return Grids(
-        shapes, stored, starts, factors, np.broadcast_to(spacing, stored.shape)
-    )
+    spacing_mm = np.broadcast_to(spacing, stored.shape)
+    to_stored = _as_matrices(factors, starts)
+    return Grids(shapes, stored, starts, factors, spacing_mm, to_stored, False)
+
+
+def _as_matrices(
+    factors: NDArray[np.float64], starts: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return start + factor * k as matrices that act on (k, 1), float64 (v, 4, 4)."""
+    matrices = identities(len(factors), 4)
+    matrices[:, range(3), range(3)] = factors
+    matrices[:, :3, 3] = starts
+    return matrices

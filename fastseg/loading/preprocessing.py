@@ -303,6 +303,13 @@ class Preprocessing:
             name += f" (patient {meta['patient']}, {meta['source']})"
         return f"{name} of {self.store.path_of(sample)}"
 
+    def rescale(self, image: NDArray[np.float32], sample: int) -> NDArray[np.float32]:
+        """Return image values of what has been scaled as a sample is, float32."""
+        slope, intercept = (self.store.items[k][sample] for k in ("slope", "intercept"))
+        stored = image / (self._gain[sample] or 1) + self._shift[sample]
+        values: NDArray[np.float32] = (stored * slope + intercept).astype(np.float32)
+        return values
+
     def _scaling(self, samples: NDArray[np.int64]) -> Any:
         """Return what the kernel takes: a Scaling, or for "raw" values the padding."""
         pad = self._pad[samples]
