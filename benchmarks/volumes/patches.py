@@ -11,10 +11,10 @@ moments of what they show in the middle, where no side shows what lies outside o
 crop. The first line of the output lists the tasks of the tool, or names the package
 that is missing.
 
-Every side cuts a patch of SHAPE from the map of the store, scales it to float32, and
-takes the labels of the same voxels as uint8. Ranges of transforms are the same for all.
-A side is set up as its documentation advises; where that leaves a choice, the faster
-one is taken, or both are sides. It imports what it needs.
+Every side cuts patches of SHAPE from the map of the store, scales them to float32,
+and takes the labels of the same voxels as uint8. Ranges of transforms are the same for
+all. A side is set up as its documentation advises; where that leaves a choice, the
+faster one is taken, or both are sides. It imports what it needs.
 """
 
 import json
@@ -28,6 +28,9 @@ from pathlib import Path
 import numpy as np
 
 SHAPE = (32, 128, 128)
+# Patches that a loader makes together: nnU-Net's batches for 3-D have two by default.
+# All other sides make one after the other, as their data loaders do.
+BATCH = 2
 # What is compared: whatever the angle, it shows voxels of the crop.
 MIDDLE = (slice(12, 20), slice(48, 80), slice(48, 80))
 TURN = math.pi  # largest angle in plane
@@ -107,25 +110,31 @@ def by_fastseg(study):
     # All others turn voxels as if they were cubes.
     made = loaders[ANY_AXIS].preprocessing
     made.grids = made.grids._replace(spacing_mm=np.ones((len(study.first), 3)))
-    return {task: our_patch(study, loader) for task, loader in loaders.items()}
+    return {task: our_batches(study, loader) for task, loader in loaders.items()}
 
 
-def our_patch(study, loader):
-    """Return a function that makes the patch at a corner by a PatchLoader."""
+def our_batches(study, loader):
+    """Return a function that makes the patches at BATCH corners by a PatchLoader."""
+    from fastseg.loading.placement import VOLUME_BITS
+
     preprocessing = loader.preprocessing
-    image, mask = np.empty((1, 1, *SHAPE), np.float32), np.empty((1, *SHAPE), np.uint8)
-    numbers = iter(range(2**31))
+    image = np.empty((BATCH, 1, *SHAPE), np.float32)
+    mask = np.empty((BATCH, *SHAPE), np.uint8)
+    repeats = np.arange(BATCH, dtype=np.int64) << VOLUME_BITS
+    epochs, firsts = iter(range(2**31)), np.array(study.first)
 
-    def patch(corner):
-        z, y, x = corner
-        volume = np.searchsorted(study.first, z, side="right") - 1
-        first = np.array([[z - study.first[volume], y, x]])
-        preprocessing.positions.corners = lambda entries, epoch: first
-        # Each epoch draws other parameters.
-        preprocessing.fill(np.array([volume]), image, mask, next(numbers))
-        return image[0, 0], mask[0]
+    def patches(corners):
+        count = len(corners)
+        z, y, x = np.array(corners).T
+        volumes = np.searchsorted(firsts, z, side="right") - 1
+        within = np.stack([z - firsts[volumes], y, x], axis=1)
+        preprocessing.positions.corners = lambda entries, epoch: within
+        # Each epoch draws other parameters, and each repeat.
+        entries = volumes | repeats[:count]
+        preprocessing.fill(entries, image[:count], mask[:count], next(epochs))
+        return zip(image[:count, 0], mask[:count], strict=True)
 
-    return patch
+    return patches
 
 
 def bare_gather(study):
@@ -371,21 +380,26 @@ def moments_of(image, labels):
     return [float(image.mean()), float(image.std()), float((labels > 1).mean())]
 
 
-def make(patch, corners, is_measured):
+def make(patches, corners, is_measured):
     """Make the patches of some corners; return milliseconds, and moments if asked."""
     moments = []
     start = time.process_time()  # of all threads
-    for corner in corners:
-        image, labels = patch(corner)
-        if is_measured:
-            assert image.shape == labels.shape == SHAPE
-            assert image.dtype == np.float32
-            assert np.isfinite(image).all()
-            moments.append(moments_of(image, labels))
+    for first in range(0, len(corners), BATCH):
+        for image, labels in patches(corners[first : first + BATCH]):
+            if is_measured:
+                assert image.shape == labels.shape == SHAPE
+                assert image.dtype == np.float32
+                assert np.isfinite(image).all()
+                moments.append(moments_of(image, labels))
     answer = {"ms": 1000 * (time.process_time() - start) / len(corners)}
     if is_measured:
         answer["moments"] = np.mean(moments, axis=0).tolist()
     return answer
+
+
+def one_by_one(patch):
+    """Return a function of several corners, of one that makes the patch at a corner."""
+    return partial(map, patch)
 
 
 def main():
@@ -398,6 +412,8 @@ def main():
     study = Study(Path(folder))
     try:
         tasks = TOOLS[tool](study)
+        if tool != OURS:
+            tasks = {task: one_by_one(patch) for task, patch in tasks.items()}
     except ImportError as exc:
         print(json.dumps({"missing": exc.name}), file=answers)
         return

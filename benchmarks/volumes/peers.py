@@ -28,7 +28,15 @@ import numpy as np
 
 from benchmarks.inputs import PROJECT
 from benchmarks.tables import publish, split_page, spread, table_of
-from benchmarks.volumes.patches import ANY_AXIS, CROP, IN_PLANE, OURS, SHAPE, TOOLS
+from benchmarks.volumes.patches import (
+    ANY_AXIS,
+    BATCH,
+    CROP,
+    IN_PLANE,
+    OURS,
+    SHAPE,
+    TOOLS,
+)
 from benchmarks.volumes.study import make_study
 
 TASKS = (CROP, IN_PLANE, ANY_AXIS)
@@ -170,7 +178,8 @@ def main():
         f"{VOLUMES} volumes of {SLICES} x {SIDE} x {SIDE}, int16 with five classes, in "
         "a mapped store. Peers cut the patch and augment it, so that its corners are "
         "empty after a turn. Labels are those of the nearest voxels. One thread each, "
-        f"page cache warm, {arguments.rounds} rounds of {arguments.count} patches on "
+        f"page cache warm; fastseg makes batches of {BATCH}, the others patch by "
+        f"patch. {arguments.rounds} rounds of {arguments.count} patches on "
         f"one of {os.cpu_count()} cores ({platform.machine()}), Python "
         f"{platform.python_version()}; {versions_of(arguments.python)}; "
         f"{time.strftime('%Y-%m-%d')}.\n"
