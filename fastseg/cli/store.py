@@ -522,8 +522,8 @@ def show(
         choice_or(
             "FILE",
             Preset,
-            "Draw each sample with six augmented versions of it, by a preset or by a "
-            ".json file of a Compose.",
+            "Draw each sample with six augmented versions of it, or the volume with "
+            "three, by a preset or by a .json file of a Compose.",
         ),
     ] = None,
     force: Force = False,
@@ -535,6 +535,8 @@ def show(
     Chosen samples: `fastseg show heart.h5 --patient PHANTOM0001 --class icontour`
 
     A volume: `fastseg show heart.h5 --volume 0 -o volume.png`
+
+    What a PatchLoader makes of it: add `--augment standard`
     """
     from fastseg.pictures.samples import choose_samples
 

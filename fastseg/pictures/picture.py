@@ -25,7 +25,12 @@ from fastseg.pictures.panels import (
     draw_versions,
     sizes_of,
 )
-from fastseg.pictures.planes import VolumePlane, orthogonal_planes
+from fastseg.pictures.planes import (
+    Augment,
+    VolumePlane,
+    augmented_version,
+    orthogonal_planes,
+)
 from fastseg.pictures.samples import choose_samples, choose_slices
 from fastseg.pictures.style import DARK
 from fastseg.pictures.titles import details_of, details_of_volume
@@ -40,6 +45,8 @@ from fastseg.store.volumes import Volume
 # Of an image with more pixels for one of the picture, some rows and columns are left
 # out: 16 times as many are enough for matplotlib to average.
 OVERSAMPLING = 4
+# Augmented versions of a volume.
+VOLUME_VERSIONS = 3
 
 
 @check_call("show(store, 'picture.png')")
@@ -92,7 +99,9 @@ def show(
     zoom    : show what is labelled, with a margin; what is not labelled is shown whole
     seed    : of the random choice of samples, and of the augmentation
     augment : transforms, as `Loader` takes them. The panels are then the original and
-        six augmented versions of it, each with its contours
+        six augmented versions of it, each with its contours. Of a volume, as
+        `PatchLoader` takes them: below its planes, the same planes of three augmented
+        versions, with the outlines of the masks
     dpi     : pixels per inch; a panel is 3.4 inches wide or high, augmented 2.2
     force   : replace any file; otherwise only a picture that `show` has drawn, or an
         empty file
@@ -106,10 +115,10 @@ def show(
     dpi = real_number("dpi", dpi)
     zoom = true_or_false("zoom", zoom)
     window = check_window(window)
-    compose = None if augment is None else as_compose(augment)
+    compose = None if augment is None or volume is not None else as_compose(augment)
     if volume is not None:
         given = {"count": count, "patients": patients, "indices": indices}
-        for name, option in (given | {"augment": augment}).items():
+        for name, option in given.items():
             if option is not None:
                 raise OptionError(f"{name} is for samples: leave it out with a volume")
     try:
@@ -151,6 +160,11 @@ def show(
         planes = orthogonal_planes(view, of_volume)
         headings = [plane.heading for plane in planes]
         draw = [partial(_volume_block, view, of_volume, planes)]
+        if augment is not None:
+            draw += [
+                partial(_version_block, view, of_volume, augment, seed, epoch)
+                for epoch in range(VOLUME_VERSIONS)
+            ]
     else:
         headings = ["image", "mask", "mask and contours"][: 3 if bits else 1]
         if compose is not None:
@@ -208,6 +222,21 @@ def _volume_block(
     name = f"volume {volume.index}  {short(volume.patient)}"
     details = details_of_volume(volume, limits)
     return Block(axes, name, details, sizes_of(axes, planes))
+
+
+def _version_block(
+    view: View,
+    volume: Volume,
+    augment: Augment,
+    seed: int,
+    epoch: int,
+    axes: list[Any],
+) -> Block:
+    """Draw planes of a volume as it is augmented in an epoch."""
+    version = augmented_version(view.store, volume, augment, seed, epoch)
+    planes = orthogonal_planes(view, volume, version)
+    draw_planes(axes, view, volume, planes)
+    return Block(axes, f"epoch {epoch}", [], sizes_of(axes, planes))
 
 
 def _report_drawing(axis: Any, advance: Advance) -> None:

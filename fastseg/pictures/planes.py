@@ -7,7 +7,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from fastseg.augment import Compose, Transform
+from fastseg.loading.patches import PatchLoader
 from fastseg.pictures.view import ZOOM_MARGIN, ZOOM_PIXELS, Crop, Ring, View, rings_of
+from fastseg.store.reader import Store
 from fastseg.store.volumes import Volume
 
 # Names of the planes whose normals are the axes of the patient, and the directions in
@@ -23,6 +26,8 @@ LETTER_COSINE = 0.5
 # Directions that go up in a picture, where there is a choice.
 UPWARDS = ("H", "A", "R")
 
+# Transforms, as a PatchLoader takes them.
+Augment = Compose | Sequence[Transform] | str
 # From start to before stop.
 Range = tuple[int, int]
 
@@ -48,6 +53,17 @@ class VolumePlane(NamedTuple):
     crop: Crop
     crossing: tuple[int, int]
     letters: tuple[str, str]
+
+
+class Version(NamedTuple):
+    """An augmented version of a volume.
+
+    values : float32 (D, H, W), rescaled values
+    mask   : (D, H, W), bit fields
+    """
+
+    values: NDArray[np.float32]
+    mask: NDArray[Any]
 
 
 class Labelled(NamedTuple):
@@ -81,24 +97,33 @@ def find_labelled(volume: Volume, bits: Sequence[int]) -> Labelled:
 
 
 def orthogonal_planes(
-    view: View, volume: Volume
+    view: View, volume: Volume, version: Version | None = None
 ) -> tuple[VolumePlane, VolumePlane, VolumePlane]:
     """Return the planes along the axes of a volume, through what is labelled.
 
     The first is a slice as it is stored. The others have a row for each slice: heads
     are up, as far as the direction of the slices says.
+
+    version : what is shown instead of the volume itself, in the same planes; without
+        letters, as it may be turned
     """
     centre, ranges = find_labelled(volume, view.bits)
     shown = [(0, side) for side in volume.shape]
     if view.zoom and ranges is not None:
         sides = zip(ranges, volume.shape, strict=True)
         shown = [_widened(part, side) for part, side in sides]
-    image, mask = volume.image, volume.mask
-    slope, intercept = (
-        view.store.items[name][volume.samples][:, None]
-        for name in ("slope", "intercept")
-    )
     z, y, x = centre
+    if version is None:
+        image, mask = volume.image, volume.mask
+        slope, intercept = (
+            view.store.items[name][volume.samples][:, None]
+            for name in ("slope", "intercept")
+        )
+        rings = rings_of(view, view.store[volume.samples[z]].contours)
+    else:
+        image, mask = version
+        slope, intercept = np.ones((len(volume), 1)), np.zeros((len(volume), 1))
+        rings = _outlines_of(mask[z], view.bits)
     spacing = np.array(volume.spacing_mm)
     steps = volume.affine[:3, :3] / spacing
     letters = [_letters(direction) for direction in steps.T]
@@ -112,12 +137,14 @@ def orthogonal_planes(
         rows, crossing = (depth - rows[1], depth - rows[0]), depth - 1 - z
     # Their rows are slices.
     along_rows, along_columns = mask[turn, y], mask[turn, :, x]
+    if version is not None:
+        letters, down = ["", "", ""], ""
     return (
         VolumePlane(
             _heading(steps[:, 0], f"slice {z}"),
             image[z] * slope[z] + intercept[z],
             mask[z],
-            rings_of(view, view.store[volume.samples[z]].contours),
+            rings,
             spacing[1:],
             _crop(shown[1], shown[2]),
             (x, y),
@@ -144,6 +171,29 @@ def orthogonal_planes(
             (letters[1], down),
         ),
     )
+
+
+def augmented_version(
+    store: Store, volume: Volume, augment: Augment, seed: int, epoch: int
+) -> Version:
+    """Return a volume as an epoch of a PatchLoader shows it, in one patch.
+
+    Raises OptionError for transforms that do not fit patches, or this volume.
+    """
+    loader = PatchLoader(
+        store,
+        volume.shape,
+        indices=np.array(volume.samples),
+        centred=0.0,
+        masks="bits",
+        augment=augment,
+        seed=seed,
+    )
+    preprocessing = loader.preprocessing
+    image = np.empty((1, 1, *volume.shape), np.float32)
+    mask = np.empty((1, *volume.shape), preprocessing.mask_dtype)
+    preprocessing.fill(np.array([volume.index]), image, mask, epoch)
+    return Version(preprocessing.rescale(image[0, 0], volume.samples[0]), mask[0])
 
 
 def opposite(letters: str) -> str:

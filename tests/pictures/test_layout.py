@@ -82,6 +82,9 @@ def test_titles_say_which_volume_is_drawn(store, tmp_path):
     assert {*volume.classes} <= {*texts}
     texts = texts_of(store, tmp_path, volume=0, classes="ocontour")
     assert {*volume.classes} & {*texts} == {"ocontour"}
+    texts = texts_of(store, tmp_path, volume=0, augment="light")
+    names = [f"volume 0  {volume.patient}", "epoch 0", "epoch 1", "epoch 2"]
+    assert [text for text in texts if text in names] == names
 
 
 def test_unknown_metadata_are_left_out(tmp_path):

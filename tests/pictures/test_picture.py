@@ -12,7 +12,7 @@ from numpy.testing import assert_array_equal
 
 import fastseg
 from fastseg import make_phantom, show
-from fastseg.augment import Resize, Rot90
+from fastseg.augment import Crop, Resize, Rot90
 from fastseg.errors import MissingExtraError, OptionError, UnknownClassError
 from tests.pictures.helpers import SMALL, build
 
@@ -84,7 +84,11 @@ def test_a_store_without_classes_is_drawn(store, tmp_path):
         ("a.png", {"window": 7}, "expected .low, high"),
         ("a.png", {"window": {1, 2}}, "expected .low, high"),
         ("a.png", {"volume": 0}, "count is for samples: leave it out with a volume"),
-        ("a.png", {"count": None, "volume": 0, "augment": "light"}, "augment is for"),
+        (
+            "a.png",
+            {"count": None, "volume": 0, "augment": Crop(8)},
+            "augment has Crop, but patches have the size",
+        ),
         ("a.xyz", {}, "a.xyz: .*png"),
         ("a", {}, "png"),
     ],

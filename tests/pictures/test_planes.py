@@ -9,9 +9,11 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import fastseg
 from fastseg import rasterize
+from fastseg.augment import Affine3D, Brightness
 from fastseg.links import LinkTable
 from fastseg.pictures.planes import (
     LETTERS,
+    augmented_version,
     find_labelled,
     opposite,
     orthogonal_planes,
@@ -103,6 +105,32 @@ def test_planes_show_the_voxels_of_the_volume(store):
         assert_allclose(plane.spacing_mm, lengths)
     assert planes[1].letters[1][0] in "FPL"
     assert planes[1].letters[1] == planes[2].letters[1]
+
+
+def test_a_version_of_a_volume_is_shown_in_the_same_planes(store):
+    """Half a turn about the first column's axis, and twice the values of a loader."""
+    (volume,) = store.volumes
+    steps = [
+        Affine3D(rotate_x=(180, 180), inplane="never"),
+        Brightness(multiply=2, p=1),
+    ]
+    version = augmented_version(store, volume, steps, 0, 0)
+    factors = np.arange(1, 6)[:, None, None]
+    values = (volume.image * factors + 1.0 - factors)[::-1, ::-1]
+    # A loader's values have the mean 0, which brightness leaves as it is.
+    expected = 2 * values - values.mean()
+    assert_allclose(version.values, expected, rtol=1e-4, atol=0.1)
+    assert_array_equal(version.mask, volume.mask[::-1, ::-1])
+    view = View(store, (0, 1), "auto", False, 10**6)
+    planes = orthogonal_planes(view, volume, version)
+    for plane, original, voxels in zip(
+        planes, planes_of(store, (0, 1)), voxels_of(volume), strict=True
+    ):
+        where = tuple(np.moveaxis(voxels, -1, 0))
+        assert_array_equal(plane.values, version.values[where])
+        assert_array_equal(plane.mask, version.mask[where])
+        assert plane.letters == ("", "")
+        assert plane[5:7] == original[5:7]  # crop and crossing
 
 
 def test_planes_have_the_name_of_the_axis_across_them(tmp_path):
