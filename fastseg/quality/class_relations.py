@@ -9,7 +9,7 @@ from fastseg.choices import Severity
 from fastseg.quality.facts import Facts
 from fastseg.quality.findings import MOST_POINTS, Finding
 from fastseg.quality.overlaps import LEAST_IMAGES, Bools, Floats, Indices
-from fastseg.quality.rule import AGAINST_THE_REST, Rule, threshold
+from fastseg.quality.rule import AGAINST_THE_REST, ALONG_VOLUMES, Rule, threshold
 from fastseg.reprs import many
 
 # A class that lies inside another on fewer images than this may be meant to leave it.
@@ -84,7 +84,7 @@ class Overlap(Rule):
     title = "Two classes overlap that should not"
     severity = "warning"
     needs = "masks"
-    pixels: float = threshold(4, "pixels", "shared, or a quarter of a class", least=1)
+    pixels: float = threshold(4, "pixels", "shared, or a fifth of a class", least=1)
     apart: float = threshold(
         90,
         "percent",
@@ -100,7 +100,7 @@ class Overlap(Rule):
             if len(shared) < LEAST_IMAGES or 100 * apart < self.apart * len(shared):
                 continue
             smaller = np.minimum(overlaps.of_first[rows], overlaps.of_second[rows])
-            broken = shared >= np.minimum(self.pixels, np.maximum(smaller / 4, 1))
+            broken = shared >= np.minimum(self.pixels, np.maximum(smaller / 5, 1))
             broken &= ~facts.swapped[rows]
             names = facts.classes[first], facts.classes[second]
             for samples, counts in by_patient(facts, sample, shared, broken):
@@ -129,15 +129,7 @@ class SwappedLabels(Rule):
     title = "Two classes whose labels seem to be swapped"
     severity = "error"
     needs = "masks"
-    explains = (
-        "area-jump",
-        "centre-jump",
-        "overlap-jump",
-        "slices-swapped",
-        "end-slice-unlike-rest",
-        "time-jump",
-        *AGAINST_THE_REST,
-    )
+    explains = (*ALONG_VOLUMES, *AGAINST_THE_REST)
 
     def find(self, facts: Facts) -> Iterator[Finding]:
         """Return a finding for each patient and two classes."""

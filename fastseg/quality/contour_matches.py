@@ -55,9 +55,6 @@ STEP_ERROR = 1e-6
 LEAST_ERROR = 1e-6
 # The first moments say where an outline lies.
 PLACES = 2
-# Outlines at one place differ in so many ways at least, if those of their kind do: the
-# neighbours of an unusual one may be those of its own patient, much alike.
-LEAST_WAYS = 2.0
 
 
 class Outlines(NamedTuple):
@@ -405,6 +402,7 @@ def expected_by_chance(
     found: Matches,
     *,
     is_placed: bool,
+    owner: NDArray[np.int64] | None = None,
 ) -> NDArray[np.float64]:
     """Return how many pairs of rows would be as near as these by chance, float64 (m,).
 
@@ -412,6 +410,9 @@ def expected_by_chance(
     kind      : int64 (n,), rows of one kind are different in as many ways
     found     : pairs of rows
     is_placed : whether they agree without being moved
+    owner     : int64 (n,), if all pairs are of different ones: who each row belongs to.
+        Those of one owner, such as neighbouring slices, are much alike, and say nothing
+        of others
 
     The other outlines say how many to expect. Their number within a distance r of one
     grows like r**k, where k is how many ways they have of being different: few if they
@@ -424,16 +425,22 @@ def expected_by_chance(
     # Each outline once: of equal ones, all but one are copies.
     used = np.flatnonzero(np.bincount(which))
     every = max(len(used) // MOST_OTHERS, 1)
-    others = outlines.moments[used[::every], first:]
+    used = used[::every]
+    others = _Others(
+        outlines.moments[used, first:],
+        None
+        if owner is None
+        else owner[np.unique(which, return_index=True)[1]][::every],
+    )
     a, b = found.pairs.T
     # Rows all over the store: those of the pairs may be unusual ones of their kind.
     usual = np.full(kind.max(initial=0) + 1, np.inf)
     for k in np.flatnonzero(np.bincount(kind[a])).tolist():
         rows = np.flatnonzero(kind == k)
         rows = rows[:: max(len(rows) // SAMPLED, 1)]
-        _, logarithm = _neighbours(moments, others, rows)
-        usual[k] = _ways(logarithm.mean())
-    farthest, logarithm = _neighbours(moments, others, a)
+        near = others.neighbours(moments, rows, owner)
+        usual[k] = _ways(near.logarithm.mean())
+    near = others.neighbours(moments, a, owner)
     error = np.array(
         [
             rounding_error(outlines.vertices(k), is_equal=largest <= STEP_ERROR)
@@ -443,15 +450,10 @@ def expected_by_chance(
         ]
     )
     apart = np.abs(moments[a] - moments[b]).max(axis=1, initial=0).clip(error)
-    if len(others) <= LEAST_OTHERS:
-        return np.full(len(a), np.inf)
-    ways = _ways(logarithm)
-    if is_placed:
-        ways = np.maximum(ways, LEAST_WAYS)
-    ways = np.minimum(ways, usual[kind[a]])
-    count = min(NEIGHBOURS, len(others) - 1)
-    expected: NDArray[np.float64]
-    expected = len(which) * every * count * (apart / farthest.clip(error)) ** ways
+    ways = np.minimum(_ways(near.logarithm), usual[kind[a]])
+    ratio = apart / near.farthest.clip(error)
+    expected: NDArray[np.float64] = len(which) * every * near.number * ratio**ways
+    expected[near.number < LEAST_OTHERS] = np.inf
     return expected
 
 
@@ -460,33 +462,66 @@ def _ways(logarithm: Any) -> Any:
     return math.log(2) / np.maximum(logarithm, LEAST_ERROR)
 
 
-def _neighbours(
-    moments: NDArray[np.float64],
-    others: NDArray[np.float64],
-    rows: NDArray[np.int64],
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the distance within which each row has its neighbours, float64 (m,).
+class _Neighbours(NamedTuple):
+    """The nearest others of rows.
 
-    moments, others : float64 (n, d) and (o, d), of all rows and of some
-    rows            : int64 (m,)
-
-    The second result is the logarithm of its ratio to that with half as many.
+    number    : int64 (m,), NEIGHBOURS, or how many others there are
+    farthest  : float64 (m,), the distance within which there are so many
+    logarithm : float64 (m,), of its ratio to that with half as many
     """
-    farthest, logarithm = np.zeros(len(rows)), np.zeros(len(rows))
-    most = min(NEIGHBOURS, len(others) - 1)
-    half = (most + 1) // 2
-    for first in range(0, len(rows), ROWS_AT_ONCE):
-        chosen = rows[first : first + ROWS_AT_ONCE]
-        away = np.zeros((len(chosen), len(others)))
-        for k in range(moments.shape[1]):
-            np.maximum(away, np.abs(others[:, k] - moments[chosen, k, None]), out=away)
-        # The nearest one is most often the row itself.
-        nearest = np.partition(away, sorted({half, most}), axis=1)
-        far = nearest[:, most].clip(LEAST_ERROR)
-        farthest[first : first + ROWS_AT_ONCE] = far
-        near = nearest[:, half].clip(LEAST_ERROR)
-        logarithm[first : first + ROWS_AT_ONCE] = np.log(far / near)
-    return farthest, logarithm
+
+    number: NDArray[np.int64]
+    farthest: NDArray[np.float64]
+    logarithm: NDArray[np.float64]
+
+
+class _Others(NamedTuple):
+    """Some outlines, with which rows are compared.
+
+    moments : float64 (o, d)
+    owner   : int64 (o,), or None if it does not matter
+    """
+
+    moments: NDArray[np.float64]
+    owner: NDArray[np.int64] | None
+
+    def neighbours(
+        self,
+        moments: NDArray[np.float64],
+        rows: NDArray[np.int64],
+        owner: NDArray[np.int64] | None,
+    ) -> _Neighbours:
+        """Return the neighbours of some rows, without those of their owner.
+
+        moments : float64 (n, d), of all rows
+        rows    : int64 (m,)
+        owner   : int64 (n,), of all rows, or None
+        """
+        most = min(NEIGHBOURS, len(self.moments) - 1)
+        found = _Neighbours(
+            np.full(len(rows), most), np.zeros(len(rows)), np.zeros(len(rows))
+        )
+        for first in range(0, len(rows), ROWS_AT_ONCE):
+            part = slice(first, first + ROWS_AT_ONCE)
+            chosen = rows[part]
+            away = np.zeros((len(chosen), len(self.moments)))
+            for k in range(moments.shape[1]):
+                off = np.abs(self.moments[:, k] - moments[chosen, k, None])
+                np.maximum(away, off, out=away)
+            if self.owner is not None and owner is not None:
+                is_own = self.owner == owner[chosen, None]
+                away[is_own] = np.inf
+                known = len(self.moments) - is_own.sum(axis=1)
+                found.number[part] = np.clip(known - 1, 0, most)
+            # The nearest one is most often the row itself, or its copy.
+            nearest = np.sort(np.partition(away, most, axis=1)[:, : most + 1], axis=1)
+            each = np.arange(len(chosen))
+            count = found.number[part]
+            far = nearest[each, count].clip(LEAST_ERROR)
+            found.farthest[part] = far
+            half = nearest[each, (count + 1) // 2].clip(LEAST_ERROR)
+            found.logarithm[part] = np.log(far / half)
+        return found
 
 
 def rounding_error(vertices: Points, *, is_equal: bool) -> float:

@@ -23,9 +23,17 @@ from fastseg.quality.facts import Facts, Indices
 from fastseg.quality.findings import Finding
 from fastseg.quality.image_matches import Rescaled, find_rescaled, same_pixels
 from fastseg.quality.near_pairs import join_pairs, members_of
-from fastseg.quality.rule import Rule, threshold
+from fastseg.quality.rule import (
+    AGAINST_CLASSES,
+    AGAINST_THE_REST,
+    ALONG_VOLUMES,
+    Rule,
+    threshold,
+)
+from fastseg.quality.tracks import number_rows
 from fastseg.reprs import many
 
+Floats = NDArray[np.float64]
 # Rings of a class that are the same, by the class and their samples, and whether they
 # are at one place or moved.
 Repeated = dict[tuple[int, tuple[int, ...]], tuple[list[int], str]]
@@ -139,6 +147,7 @@ class ContourAcrossPatients(ContourRule):
     name = "contour-across-patients"
     title = "The same contour in several patients"
     severity = "error"
+    explains = (*AGAINST_CLASSES, *ALONG_VOLUMES, *AGAINST_THE_REST)
     tolerance: float = threshold(
         0.05, "pixels", "distance up to which contours are equal"
     )
@@ -176,17 +185,17 @@ class ContourAcrossPatients(ContourRule):
                 seen.add(known)
                 is_same = how == "at one place" and largest <= self.tolerance
                 detail = (
-                    "moved, with the same vertices"
+                    f"moved by {_how_far(facts, rings):.3g} pixels"
                     if how == "moved"
-                    else "at the same place"
+                    else "at the same position"
                     if is_same
-                    else f"but for at most {largest:.2f} pixels"
+                    else f"within {largest:.2f} pixels"
                 )
                 yield self.finding(
                     facts,
                     rings,
-                    f"{_listed(facts, rings)}: the same contour, {detail}, on "
-                    f"{many(len(known), 'image')} of {many(patients, 'patient')}.",
+                    f"{many(len(known), 'image')} of {many(patients, 'patient')} have "
+                    f"the same contour of {_listed(facts, rings)}, {detail}.",
                     severity="error" if is_same else "warning",
                 )
 
@@ -197,6 +206,7 @@ class ContourOfTwoClasses(ContourRule):
     name = "contour-of-two-classes"
     title = "One contour for two classes"
     severity = "error"
+    explains = (*AGAINST_CLASSES, *ALONG_VOLUMES, *AGAINST_THE_REST)
     tolerance: float = threshold(
         0.05, "pixels", "distance up to which contours are equal"
     )
@@ -236,8 +246,8 @@ class ContourOfTwoClasses(ContourRule):
             yield self.finding(
                 facts,
                 rings,
-                f"{_listed(facts, rings)}: the same contour on "
-                f"{many(len(samples), 'image')} of a series, for another class each.",
+                f"{many(len(samples), 'image')} of a series have the same contour, "
+                f"each of another class: {_listed(facts, rings)}.",
                 severity="warning",
             )
 
@@ -260,14 +270,14 @@ class ContourOfTwoClasses(ContourRule):
             yield self.finding(
                 facts,
                 rings,
-                f"{names}: the same contours on {len(found)} of the "
-                f"{many(len(both), 'image')} of a patient that have both.",
+                f"{names} have the same contours on {len(found)} of the "
+                f"{many(len(both), 'image')} of a patient with both.",
                 severity="warning" if is_usual else "note",
             )
             return
         for some in found.values():
             yield self.finding(
-                facts, np.array(sorted({*some})), f"{names}: the same contour."
+                facts, np.array(sorted({*some})), f"{names} have the same contour."
             )
 
 
@@ -282,6 +292,7 @@ class ContourRepeated(ContourRule):
     name = "contour-repeated"
     title = "The same contour on several images of a patient"
     severity = "note"
+    explains = (*AGAINST_CLASSES, *ALONG_VOLUMES, *AGAINST_THE_REST)
     tolerance: float = threshold(
         0.05, "pixels", "distance up to which contours are equal"
     )
@@ -318,17 +329,21 @@ class ContourRepeated(ContourRule):
         apart = _are_apart(facts, copies, found, self.chance)
         for key, (kept, how) in found.items():
             klass, samples = key
-            where = f"on {many(len(samples), 'image')} of a patient"
-            name = facts.name_of(klass)
+            rings = np.array(sorted({*kept}))
             severity: Severity = "note"
-            text = f"{name}: the same contour {where}."
+            detail = ""
             if how == "moved":
-                text = f"{name}: the same vertices, moved, {where}."
+                detail = f", moved by {_how_far(facts, rings):.3g} pixels"
             elif key in apart:
                 severity = "warning"
-                text = f"{name}: the same contour {where}, with others between them."
-            rings = np.array(sorted({*kept}))
-            yield self.finding(facts, rings, text, severity=severity)
+                detail = ", and other images between them have another one"
+            yield self.finding(
+                facts,
+                rings,
+                f"{many(len(samples), 'image')} of a patient have the same contour of "
+                f"{facts.name_of(klass)}{detail}.",
+                severity=severity,
+            )
 
 
 class ImageRule(Rule):
@@ -361,6 +376,7 @@ class ImageAcrossPatients(ImageRule):
     name = "image-across-patients"
     title = "The same image in several patients"
     severity = "error"
+    explains = (*AGAINST_THE_REST, "values-unlike-rest", "few-values")
 
     def find(self, facts: Facts) -> Iterator[Finding]:
         """Return a finding for each image that several patients have."""
@@ -369,8 +385,8 @@ class ImageAcrossPatients(ImageRule):
             if patients > 1:
                 yield self.finding(
                     samples.tolist(),
-                    f"The same pixels in {many(len(samples), 'image')} of "
-                    f"{many(patients, 'patient')}.",
+                    f"{many(len(samples), 'image')} of {many(patients, 'patient')} "
+                    "have the same pixels.",
                 )
 
 
@@ -380,6 +396,7 @@ class ImageRepeated(ImageRule):
     name = "image-repeated"
     title = "The same image twice in a patient"
     severity = "warning"
+    explains = (*AGAINST_THE_REST, "values-unlike-rest", "few-values")
 
     def find(self, facts: Facts) -> Iterator[Finding]:
         """Return a finding for each image that a patient has several times."""
@@ -388,11 +405,11 @@ class ImageRepeated(ImageRule):
             for one in np.flatnonzero(np.bincount(patient) > 1).tolist():
                 samples = everywhere[patient == one]
                 labels = {*facts.items["mask_xxh3"][samples].tolist()}
-                rest = ", whose masks differ" if len(labels) > 1 else ""
+                rest = ", but their masks differ" if len(labels) > 1 else ""
                 yield self.finding(
                     samples.tolist(),
-                    f"The same pixels in {many(len(samples), 'image')} of a "
-                    f"patient{rest}.",
+                    f"{many(len(samples), 'image')} of a patient have the same "
+                    f"pixels{rest}.",
                 )
 
 
@@ -405,6 +422,7 @@ class ImageRescaled(ImageRule):
     name = "image-rescaled"
     title = "The same image but for scale and offset"
     severity = "warning"
+    explains = (*AGAINST_THE_REST, "values-unlike-rest", "few-values")
 
     def find(self, facts: Facts) -> Iterator[Finding]:
         """Return a finding for each such image; of several patients, it is an error."""
@@ -424,9 +442,9 @@ class ImageRescaled(ImageRule):
             scale, offset = found.scale[k], found.offset[k]
             yield self.finding(
                 samples.tolist(),
-                f"The same pixels but for a scale of {scale:.4g} and an offset of "
-                f"{offset:.4g} in {many(len(samples), 'image')} of "
-                f"{many(patients, 'patient')}.",
+                f"{many(len(samples), 'image')} of {many(patients, 'patient')} have "
+                f"the same pixels, but for a scale of {scale:.4g} and an offset of "
+                f"{offset:.4g}.",
                 severity="error" if patients > 1 else "warning",
             )
 
@@ -441,6 +459,7 @@ class SeriesRepeated(ImageRule):
     name = "series-repeated"
     title = "A series stored twice"
     severity = "warning"
+    explains = (*AGAINST_THE_REST, "values-unlike-rest", "few-values")
 
     def find(self, facts: Facts) -> Iterator[Finding]:
         """Return a finding for the series that have the same images."""
@@ -487,7 +506,7 @@ def _rows_of_patients(copies: Copies) -> Indices:
 @lru_cache(maxsize=8)
 def _matches(
     facts: Facts, tolerance: float, distance: float, is_placed: bool
-) -> tuple[Pairs, NDArray[np.float64]]:
+) -> tuple[Pairs, Floats]:
     """Return pairs of `_rows_of_patients`, and how many to expect by chance."""
     copies = find_copies(facts, tolerance)
     rows = _rows_of_patients(copies)
@@ -498,9 +517,68 @@ def _matches(
         found = moved(copies.outlines, which, distance)
     kind = facts.rings.klass[copies.rings[rows]]
     chance = expected_by_chance(
-        copies.outlines, which, kind, found, is_placed=is_placed
+        copies.outlines,
+        which,
+        kind,
+        found,
+        is_placed=is_placed,
+        owner=patient if is_placed else None,
     )
+    a, b = patient[found.pairs].T
+    across = np.flatnonzero(a != b)
+    if not is_placed and len(across):
+        # Few neighbours say how many ways shapes differ in: the better of two answers.
+        chance[across] = np.minimum(
+            chance[across],
+            expected_by_chance(
+                copies.outlines,
+                which,
+                kind,
+                Matches(found.pairs[across], found.largest[across], found.rms[across]),
+                is_placed=False,
+                owner=patient,
+            ),
+        )
+    if is_placed:
+        sample = facts.rings.sample[copies.rings[rows]]
+        equal = np.flatnonzero(found.largest <= tolerance)
+        chance[equal] = _with_other_classes(
+            chance[equal], found.pairs[equal], kind, sample
+        )
     return Pairs(found.pairs, found.largest), chance
+
+
+def _with_other_classes(
+    chance: Floats, pairs: Indices, kind: Indices, sample: Indices
+) -> Floats:
+    """Return how many pairs to expect where two classes of two images are the same.
+
+    chance : float64 (m,), how many to expect of each pair
+    pairs  : int64 (m, 2), rows
+    kind, sample : int64 (n,), class and sample of each row
+
+    Classes that lie alike on both images are taken to do so by chance independently of
+    each other, but not more than two of them: how large a patient is changes them all.
+    """
+    if not len(pairs):
+        return chance
+    images = number_rows(*np.sort(sample[pairs], axis=1).T)
+    classes = number_rows(images, *kind[pairs].T)
+    # The rarest pair of two classes on two images, then the two rarest of these.
+    order = np.lexsort((chance, classes))
+    order = order[np.append(True, np.diff(classes[order]) > 0)]
+    order = order[np.lexsort((chance[order], images[order]))]
+    first = np.flatnonzero(np.append(True, np.diff(images[order]) > 0))
+    second = np.minimum(first + 1, len(order) - 1)
+    has_two = images[order[second]] == images[order[first]]
+    has_two &= second > first
+    rows = len(sample)
+    rare = np.minimum(chance[order] / rows, 1)
+    both = np.full(int(images.max()) + 1, np.inf)
+    some = first[has_two]
+    both[images[order[some]]] = rows * rare[some] * rare[some + 1]
+    result: Floats = np.minimum(chance, both[images])
+    return result
 
 
 def _certain(
@@ -544,6 +622,12 @@ def _class_names(facts: Facts, rings: Indices) -> tuple[str, ...]:
 
 def _listed(facts: Facts, rings: Indices) -> str:
     return " and ".join(_class_names(facts, rings))
+
+
+def _how_far(facts: Facts, rings: Indices) -> float:
+    """Return the largest distance between two rings that are the same, in pixels."""
+    low = facts.rings.low[rings]
+    return float(np.hypot(*(low - low[0]).T).max())
 
 
 def _signatures(facts: Facts, copies: Copies) -> dict[tuple[int, int], Counter[int]]:

@@ -12,6 +12,14 @@ from fastseg.quality.findings import Finding
 
 # Rules whose findings often follow from a contour that is wrong, for `explains`.
 AGAINST_CLASSES = ("not-inside", "overlap")
+ALONG_VOLUMES = (
+    "area-jump",
+    "centre-jump",
+    "overlap-jump",
+    "slices-swapped",
+    "end-slice-unlike-rest",
+    "time-jump",
+)
 AGAINST_THE_REST = (
     "area-unlike-others",
     "position-unlike-others",

@@ -167,7 +167,9 @@ def test_a_copy_of_a_contour_that_is_usual_for_its_patient_alone_is_found():
     which, owner = outlines.number, np.arange(200) // 12
     found = same_place_elsewhere(outlines, which, 0.02, owner)
     kind = np.zeros(200, np.int64)
-    chance = expected_by_chance(outlines, which, kind, found, is_placed=True)
+    chance = expected_by_chance(
+        outlines, which, kind, found, is_placed=True, owner=owner
+    )
     assert [5, 150] in found.pairs[chance < 1].tolist()
 
 
