@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from io import SEEK_CUR, SEEK_END, RawIOBase
-from queue import Empty, SimpleQueue
+from queue import Empty, Queue, SimpleQueue
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fastseg.errors import (
@@ -43,6 +43,8 @@ REQUESTS = 32
 TIMEOUT = 60.0
 TIMEOUT_VARIABLE = "FASTSEG_REMOTE_TIMEOUT"
 ATTEMPTS = 3
+# A thread that has made no request for so many seconds ends.
+IDLE = 5.0
 # Seconds between the first two attempts; four times as many before the next one.
 PAUSE = 0.5
 # A listing of a folder takes many requests, and may take so many times as long.
@@ -285,11 +287,12 @@ def _error(url: str, problem: _Problem, seconds: float) -> Exception:
 
 
 class _Pool:
-    """The threads that make requests: REQUESTS at most. They end with the process."""
+    """The threads that make requests, REQUESTS at most. They end when they are idle."""
 
     def __init__(self) -> None:
         self.process = os.getpid()
-        self._tasks: SimpleQueue[tuple[Any, Callable[..., Any], Any]] = SimpleQueue()
+        # No SimpleQueue: of several threads that wait, some may miss their timeout.
+        self._tasks: Queue[tuple[Any, Callable[..., Any], Any]] = Queue()
         self._lock = threading.Lock()
         self._threads = 0
 
@@ -298,8 +301,8 @@ class _Pool:
         from concurrent.futures import Future  # takes 10 ms, with logging
 
         future: Future[Any] = Future()
-        self._tasks.put((future, function, args))
         with self._lock:
+            self._tasks.put((future, function, args))
             is_new = self._threads < REQUESTS
             self._threads += is_new
         if is_new:
@@ -309,7 +312,14 @@ class _Pool:
 
     def _run(self) -> None:
         while True:
-            future, function, args = self._tasks.get()
+            try:
+                future, function, args = self._tasks.get(timeout=IDLE)
+            except Empty:
+                with self._lock:
+                    if not self._tasks.empty():  # since then
+                        continue
+                    self._threads -= 1
+                return
             if not future.set_running_or_notify_cancel():
                 continue
             try:

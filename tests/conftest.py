@@ -4,12 +4,15 @@ import gc
 import os
 import shutil
 import signal
+import threading
+import time
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 import fastseg
+from fastseg import remote
 from fastseg._kernels import jit
 from tests.commands import run_command
 from tests.strategies import MOST_INTERPRETED
@@ -88,6 +91,18 @@ def real_data():
     if not (folder / "sunnybrook").is_dir():
         pytest.skip(f"no real data at {folder}; set FASTSEG_REAL_DATA to its folder")
     return folder
+
+
+@pytest.fixture
+def requests(monkeypatch):
+    """Let threads that make requests end soon; there are none after the test."""
+    monkeypatch.setattr(remote, "IDLE", 0.05)
+    yield
+    names = ("fastseg-remote", "fastseg-request")
+    deadline = time.monotonic() + 10
+    while left := [t for t in threading.enumerate() if t.name.startswith(names)]:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.01)
 
 
 @pytest.fixture

@@ -36,6 +36,7 @@ from tests.series import write_image
 fsspec = pytest.importorskip("fsspec")
 memory_module = pytest.importorskip("fsspec.implementations.memory")
 
+pytestmark = pytest.mark.usefixtures("requests")
 SECRET = "verysecret12345"
 PHANTOM = Path(__file__).parents[1] / "data" / "phantom"
 

@@ -9,6 +9,7 @@ import fastseg
 
 fsspec = pytest.importorskip("fsspec")
 URL = "memory://bucket/heart.h5"
+pytestmark = pytest.mark.usefixtures("requests")
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ fsspec = pytest.importorskip("fsspec")
 memory_module = pytest.importorskip("fsspec.implementations.memory")
 SECRET = "verysecret12345"
 URL = "memory://bucket/heart.h5"
+pytestmark = pytest.mark.usefixtures("requests")
 
 
 @pytest.fixture
