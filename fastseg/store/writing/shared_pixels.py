@@ -80,7 +80,8 @@ class SharedWriter(PlannedWriter):
             if low < high:
                 places.append(low)
                 parts.append(buffers[j][low - start : high - start])
-            self._keep(start, buffers[j])
+            if start < whole or stop > whole_stop:
+                self._keep(start, buffers[j])
         self._file.write_all(places, parts)
         return offsets
 
