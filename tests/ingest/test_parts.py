@@ -352,9 +352,11 @@ def test_parts_may_be_more_than_files_can_be_open(
     plan = fastseg.plan_parts(links, tmp_path / "a.h5", compress=compress)
     for k in range(1, 21):
         fastseg.build_part(plan, f"{k}/20")
-    highest = os.open(os.devnull, os.O_RDONLY)
-    os.close(highest)
-    with limited(resource.RLIMIT_NOFILE, highest + 12):
+    # So that twelve more files can be opened, whatever is open.
+    opened = [os.open(os.devnull, os.O_RDONLY) for _ in range(12)]
+    for file in opened:
+        os.close(file)
+    with limited(resource.RLIMIT_NOFILE, max(opened) + 1):
         report = fastseg.finish_parts(plan)
     assert report.path.read_bytes() == whole[compress].path.read_bytes()
 
