@@ -35,21 +35,26 @@ def versions(packages):
     return ", ".join(words)
 
 
-def publish(name, text, page=PAGE):
-    """Write a table to benchmarks/results/<name>.md, and between markers of a page."""
+def publish(name, text, page=None):
+    """Write a table to benchmarks/results/<name>.md, and between markers of a page.
+
+    page : by default that of benchmarks
+    """
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.md").write_text(text, encoding="utf-8")
     before, after = split_page(name, page)
+    page = page or PAGE
     page.write_text(before + text + after, encoding="utf-8")
 
 
-def split_page(name, page=PAGE):
-    """Return a page up to a table, and from its end on.
+def split_page(name, page=None):
+    """Return a page up to a table, and from its end on; see `publish`.
 
     A script that publishes calls this first, so that a page without the markers ends it
     before hours of measuring.
     """
     first, last = f"<!-- {name} -->\n", f"<!-- /{name} -->"
+    page = page or PAGE
     text = page.read_text(encoding="utf-8") if page.exists() else ""
     before, start, rest = text.partition(first)
     _, end, after = rest.partition(last)
