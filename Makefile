@@ -156,6 +156,7 @@ bench-augment: $(VENV)/.peers
 bench-volumes: $(VENV)/.peers
 	python -m benchmarks.volumes.peers
 	python -m benchmarks.volumes.neighbours
+	python -m benchmarks.volumes.memory
 
 clean:
 	rm -rf $(VENV) demo dist docs/_build
