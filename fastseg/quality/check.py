@@ -7,7 +7,15 @@ from dataclasses import replace
 from typing import Any, NamedTuple, TypeVar
 
 from fastseg.calls import check_call
-from fastseg.errors import LinkError, OptionError, choice, is_iterable, one_of, shown
+from fastseg.errors import (
+    LinkError,
+    OptionError,
+    StoreError,
+    choice,
+    is_iterable,
+    one_of,
+    shown,
+)
 from fastseg.findings_table import IDENTITY_DIGITS
 from fastseg.paths import StrPath
 from fastseg.progress import Progress, silent
@@ -17,8 +25,10 @@ from fastseg.quality.findings import MOST_POINTS, Finding, Findings
 from fastseg.quality.findings_file import read_accepted
 from fastseg.quality.rule import Rule, thresholds_of
 from fastseg.quality.rules import RULES
+from fastseg.reprs import many
 from fastseg.store.reader import Store, as_store
 from fastseg.store.split_table import read_parts
+from fastseg.store.verify import verify
 from fastseg.threads import check_threads, usable_cores
 
 T = TypeVar("T")
@@ -58,17 +68,21 @@ def check(
         threads. They need the same path of the store and the same packages. The
         findings are the same
 
-    The store is not verified: a damaged file gives wrong findings, see `verify`.
+    The store is verified first, which reads all of it: what is damaged is no fault of
+    labels.
 
     Raises OptionError for an unknown rule or threshold, or a table that is none of this
-    store; UnknownClassError, FileNotFoundError, and what `open` raises.
+    store; StoreError if the file is damaged; UnknownClassError, FileNotFoundError, and
+    what `open` raises.
     """
     opened = as_store(store)
     chosen = _choose(rules, skip, thresholds or {})
     threads = None if threads is None else check_threads(threads)
+    pairs = _pairs(opened, inside)
+    _verify(opened, threads, progress)
     facts = Facts(
         opened,
-        inside=_pairs(opened, inside),
+        inside=pairs,
         splits=None if splits is None else _read(read_parts, splits, opened)[0],
         threads=threads or usable_cores(),
         progress=progress,
@@ -91,6 +105,19 @@ def check(
     if accept is None:
         return findings
     return findings.accepting(_read(read_accepted, accept, facts))
+
+
+def _verify(store: Store, threads: int | None, progress: Progress) -> None:
+    """Raise StoreError if a file of a store is damaged, or is another one by now."""
+    for path in store.paths:
+        report = verify(path, threads=threads, progress=progress)
+        if report.damages:
+            raise StoreError(
+                f"{path}: {report.damages[0]}, so that findings would be wrong; "
+                f"{many(len(report.damages), 'damage')} in all, which `fastseg verify` "
+                "lists: build the store again"
+            )
+    store.check()
 
 
 class _Answer(NamedTuple):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import fastseg
-from fastseg.errors import LinkError, OptionError, UnknownClassError
+from fastseg.errors import LinkError, OptionError, StoreError, UnknownClassError
 from fastseg.findings_table import read_rows
 from fastseg.quality.check import _identified
 from fastseg.quality.facts import Facts
@@ -52,6 +52,17 @@ def test_clean_data_have_no_error(store):
     findings = fastseg.check(store)
     assert findings.counts()["error"] == 0
     assert {*findings.rules} == {*RULES}
+
+
+@pytest.mark.parametrize("column", ["contours/points", "items/spacing_mm"])
+def test_a_damaged_store_is_not_checked(store, tmp_path, column):
+    """Its columns are in order, but some numbers are others."""
+    path = tmp_path / "damaged.h5"
+    data = bytearray(store.path.read_bytes())
+    data[store.offsets[column] + 15] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(StoreError, match=r"damaged.h5: .*findings would be wrong; 1 "):
+        fastseg.check(path)
 
 
 def test_findings_are_sorted_counted_and_chosen(store):
