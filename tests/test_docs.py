@@ -129,7 +129,7 @@ def test_the_readme_is_short():
         *("epoch_rate", "raster", "build", "loader", "augment", "compress", "scale"),
         *(f"structure_sets_{name}" for name in ("peers", "arrays", "link", "build")),
         *("volumes", "volumes_neighbours", "volumes_memory"),
-        *("cluster_simulation", "concat"),
+        *("cluster_simulation", "concat", "parts"),
     ],
 )
 def test_the_tables_are_the_measured_ones(table):
