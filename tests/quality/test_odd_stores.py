@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import fastseg
+from fastseg.links import LinkTable
 from fastseg.quality.rules import RULES
 from tests.quality.study import Study
 
@@ -77,6 +78,32 @@ def test_contours_off_the_image_and_empty_masks(study, tmp_path):
         study.contours[key] = [study.contours[key][0] + 500]
     findings = fastseg.check(study.store())
     assert {*findings.rules} == {*RULES}
+
+
+def test_hundreds_of_rings_on_an_image(chests, tmp_path):
+    """Specks that lie all over a contour."""
+    study = chests.copy(tmp_path)
+    image = study.labelled("heart")[0]
+    (ring,) = study.contours[image.index, "heart"]
+    middle = ring.mean(axis=0)
+    moves = np.random.default_rng(0).uniform(-0.6, 0.6, (300, 1))
+    specks = [middle + (ring - middle) * 0.03 + (ring[0] - middle) * k for k in moves]
+    study.contours[image.index, "heart"] = [ring, *specks]
+    findings = fastseg.check(study.store())
+    assert len(findings.store[image.index].contours["heart"]) == 301
+    assert image.index in findings.samples(severity="note")
+
+
+def test_64_classes(study, tmp_path):
+    """As many as a store may have, all with the same contour."""
+    links = [link for link in fastseg.link(study.root).links if link.contour_path]
+    of_image = {link.dicom_path: link for link in links}
+    links = [
+        link._replace(label=f"c{k}") for link in of_image.values() for k in range(64)
+    ]
+    findings = check_all(LinkTable(base=study.root, links=links), tmp_path)
+    assert len(findings.store.classes) == 64
+    assert "contour-of-two-classes" in {f.rule for f in findings}
 
 
 def test_a_ring_of_many_vertices_in_noise(chests, tmp_path):
