@@ -106,6 +106,22 @@ def requests(monkeypatch):
 
 
 @pytest.fixture
+def memory(requests, monkeypatch):
+    """An empty file system of fsspec behind memory://, and quick attempts."""
+    fsspec = pytest.importorskip("fsspec")
+    system = fsspec.filesystem("memory")
+
+    def clear():
+        system.store.clear()
+        system.pseudo_dirs[:] = [""]
+
+    clear()
+    monkeypatch.setattr(remote, "PAUSE", 0.001)
+    yield system
+    clear()
+
+
+@pytest.fixture
 def fastseg_command(tmp_path):
     """Runs the command line in tmp_path and returns the finished process."""
 

@@ -41,18 +41,6 @@ SECRET = "verysecret12345"
 PHANTOM = Path(__file__).parents[1] / "data" / "phantom"
 
 
-@pytest.fixture
-def memory(monkeypatch):
-    """An empty file system behind memory://, and quick attempts."""
-    system = fsspec.filesystem("memory")
-    system.store.clear()
-    system.pseudo_dirs[:] = [""]
-    monkeypatch.setattr(remote, "PAUSE", 0.001)
-    yield system
-    system.store.clear()
-    system.pseudo_dirs[:] = [""]
-
-
 def upload(system, folder, url):
     """Copy a folder to memory://."""
     for path in sorted(Path(folder).rglob("*")):

@@ -12,15 +12,6 @@ URL = "memory://bucket/heart.h5"
 pytestmark = pytest.mark.usefixtures("requests")
 
 
-@pytest.fixture
-def memory():
-    """An empty file system behind memory://."""
-    system = fsspec.filesystem("memory")
-    system.store.clear()
-    yield system
-    system.store.clear()
-
-
 def test_commands_upload_and_verify(memory, call, sample_study, tmp_path, monkeypatch):
     """`build --upload`, `finish --upload`, `upload`, and `verify` of a URL."""
     monkeypatch.chdir(tmp_path)

@@ -25,15 +25,6 @@ URL = "memory://bucket/heart.h5"
 pytestmark = pytest.mark.usefixtures("requests")
 
 
-@pytest.fixture
-def memory():
-    """An empty file system behind memory://."""
-    system = fsspec.filesystem("memory")
-    system.store.clear()
-    yield system
-    system.store.clear()
-
-
 def sha256_of(path):
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
