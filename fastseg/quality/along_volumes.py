@@ -674,7 +674,7 @@ class ContourOfOtherTime(Rule):
         row: int,
     ) -> Iterator[Finding]:
         """Return a finding if a time that is outlined lacks the slice of a label."""
-        place = int(slice_[row])
+        number = int(slice_[row])
         times = sorted(
             set(tracks.slot[main].tolist()),
             key=lambda time: abs(time - int(tracks.slot[row])),
@@ -682,8 +682,8 @@ class ContourOfOtherTime(Rule):
         for time in times:
             there = main[tracks.slot[main] == time]
             slices = slice_[there]
-            beside = there[np.abs(slices - place) == 1]
-            if place in slices.tolist() or not len(beside):
+            beside = there[np.abs(slices - number) == 1]
+            if number in slices.tolist() or not len(beside):
                 continue
             klass = facts.name_of(int(shapes.klass[row]))
             samples = facts.labels.sample[tracks.label[[row, *beside.tolist()]]]

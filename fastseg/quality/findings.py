@@ -70,9 +70,9 @@ class Findings(Sequence[Finding]):
         thresholds: Mapping[str, float] = MappingProxyType({}),
     ):
         order = {severity: k for k, severity in enumerate(SEVERITIES)}
-        place = {name: k for k, name in enumerate(rules)}
+        rank = {name: k for k, name in enumerate(rules)}
         self._found = sorted(
-            found, key=lambda f: (order[f.severity], place[f.rule], f.samples)
+            found, key=lambda f: (order[f.severity], rank[f.rule], f.samples)
         )
         self.facts = facts
         self.store = facts.store

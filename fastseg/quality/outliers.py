@@ -234,7 +234,7 @@ class PositionUnlikeOthers(Rule):
             spacing = np.ones_like(spacing)
         unit = "mm" if has_mm else "pixels"
         middle = (facts.shapes[labels.sample, ::-1] - 1) / 2
-        place = (labels.centroid - middle) * spacing[:, ::-1]
+        position = (labels.centroid - middle) * spacing[:, ::-1]
         width = np.sqrt(labels.pixels * spacing.prod(1))
         width[labels.pixels == 0] = np.nan
         count = len(facts.classes)
@@ -243,7 +243,7 @@ class PositionUnlikeOthers(Rule):
             np.sqrt(spacing.prod(1)),
         )
         compared = compare(
-            place,
+            position,
             floor,
             labels.klass,
             labels.sample,
@@ -256,7 +256,7 @@ class PositionUnlikeOthers(Rule):
             off = np.hypot(*(value - usual))
             return f"lies {digits(off)} {unit} off its usual position in the image"
 
-        yield from _findings(self, facts, place, compared, self.deviations, describe)
+        yield from _findings(self, facts, position, compared, self.deviations, describe)
 
 
 class IntensityUnlikeOthers(Rule):
